@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# The modules of lib/, lowest floor first. A module is a folder lib/<name>; every .c and .S file
+# below it belongs to it. Which module may include which is checked by tests/meta/check_floors.py.
+set(VMC_MODULES base pack wire sched balloon sharing vmfs disk mmu cpu irq bus dev virtio boot vm
+    pc snap)
+
+# Modules that may run while a guest's x87/SSE/AVX state is live in the host's registers: they are
+# compiled without any use of those registers (docs/architecture.md, "Guest FPU state").
+set(VMC_GENERAL_REGS_MODULES base mmu cpu irq bus dev virtio vm pc)
+
+function(vmc_add_modules)
+  foreach(m IN LISTS VMC_MODULES)
+    file(GLOB_RECURSE src CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/lib/${m}/*.c
+         ${CMAKE_SOURCE_DIR}/lib/${m}/*.S)
+    if(NOT src)
+      continue()
+    endif()
+    add_library(vmc_${m} OBJECT ${src})
+    target_include_directories(vmc_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
+                                                ${CMAKE_SOURCE_DIR}/lib)
+    target_compile_options(vmc_${m} PRIVATE ${VMC_WARNINGS} ${VMC_LIB_FLAGS})
+    if(m IN_LIST VMC_GENERAL_REGS_MODULES AND NOT VMC_SANITIZE)
+      target_compile_options(vmc_${m} PRIVATE -mgeneral-regs-only)
+    endif()
+    set_property(GLOBAL APPEND PROPERTY VMC_MODULE_TARGETS vmc_${m})
+  endforeach()
+endfunction()
+
+function(vmc_add_library)
+  get_property(mods GLOBAL PROPERTY VMC_MODULE_TARGETS)
+  set(objs "")
+  foreach(m IN LISTS mods)
+    list(APPEND objs $<TARGET_OBJECTS:${m}>)
+  endforeach()
+  foreach(kind STATIC SHARED)
+    string(TOLOWER vmcore_${kind} t)
+    add_library(${t} ${kind} ${objs})
+    set_target_properties(${t} PROPERTIES OUTPUT_NAME vmcore VERSION ${PROJECT_VERSION}
+                          SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+    target_include_directories(${t} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
+                               $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+    target_link_libraries(${t} PRIVATE ${VMC_FOREIGN_LIBS})
+  endforeach()
+endfunction()
