@@ -24,6 +24,9 @@
 /** printf-style checking for message functions. */
 #define VMC_PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
 
+/** Alignment of a member, in C and C++. */
+#define VMC_ALIGNED(n) __attribute__((aligned(n)))
+
 #define VMC_PAGE_SHIFT 12
 #define VMC_PAGE_SIZE  4096u
 

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * The interface between the VM layer and what executes guest instructions.
+ *
+ * An engine executes and reports; it knows no device and decides no policy. Unstable: it may
+ * change in a minor release.
+ */
+#ifndef VMCORE_ENGINE_H
+#define VMCORE_ENGINE_H
+
+#include <vmcore/cpuid.h>
+#include <vmcore/exit.h>
+#include <vmcore/memory.h>
+#include <vmcore/x86_state.h>
+
+VMC_BEGIN_DECLS
+
+#define VMC_ENGINE_ABI 1
+
+/** What an engine can do. */
+enum vmc_cap {
+    VMC_CAP_RETIRED = 1u << 0,  /**< exact instruction counts; max_insns of any size */
+    VMC_CAP_IRQCHIP = 1u << 1,  /**< owns the local APICs; the VM layer sends MSIs and lines to it */
+    VMC_CAP_DEADLINE = 1u << 2, /**< run returns at deadline_ns by itself */
+    VMC_CAP_CPUID_EXIT = 1u << 3,
+    VMC_CAP_MSR_EXIT = 1u << 4,
+    VMC_CAP_STEP = 1u << 5,       /**< max_insns == 1 */
+    VMC_CAP_BREAKPOINT = 1u << 6, /**< set_debug */
+    VMC_CAP_DIRTY_LOG = 1u << 7,  /**< dirty pages must be collected by dirty_fetch */
+    VMC_CAP_IRQ_PULL = 1u << 8,   /**< takes interrupts by vmc_engine_io.irq_* during run */
+};
+
+/** Answers of vmc_engine_io callbacks. */
+#define VMC_IO_DONE 0 /**< handled; data is valid */
+#define VMC_IO_EXIT 1 /**< not claimed: end the instruction without effect and exit to the embedder */
+#define VMC_IO_GP   2 /**< msr only: #GP(0) */
+
+/**
+ * What an engine that runs in this address space may call while it executes, so that a claimed
+ * device access needs no exit. Engines that exit for every access (KVM) do not use it.
+ * All of it runs on the vCPU's thread. The guest's FPU state must have been saved before a call
+ * to anything that may leave the library.
+ */
+struct vmc_engine_io {
+    void *ctx; /**< the vCPU of the VM layer */
+    int (*pio)(void *ctx, bool write, uint16_t port, unsigned bytes, uint32_t *data);
+    int (*mmio)(void *ctx, bool write, uint64_t gpa, unsigned bytes, uint64_t *data);
+    /** MSRs that the machine owns: APIC base, x2APIC, TSC deadline, paravirtual clock ... */
+    int (*msr)(void *ctx, bool write, uint32_t index, uint64_t *value);
+    /** Highest-priority interrupt ready for delivery, or -1. Does not change anything. */
+    int (*irq_pending)(void *ctx);
+    /** Accept it: returns the vector (or -1 when it went away). */
+    int (*irq_ack)(void *ctx);
+    uint64_t (*get_tpr)(void *ctx); /**< CR8: task priority bits 7:4, right-justified */
+    void (*set_tpr)(void *ctx, uint64_t cr8);
+};
+
+struct vmc_run_limits {
+    uint32_t size;
+    uint32_t flags;     /**< VMC_RUN_* */
+    uint32_t exit_mask; /**< bits 1 << kind: return these even when the VM layer could handle them */
+    uint32_t pad;
+    uint64_t max_insns;   /**< 0: no limit */
+    uint64_t deadline_ns; /**< of the platform's clock; 0: none */
+};
+
+struct vmc_engine_info {
+    uint32_t size;
+    uint32_t caps; /**< VMC_CAP_* */
+    size_t vm_bytes, vcpu_bytes; /**< storage that the VM layer allocates, zeroed, 64-byte aligned */
+    uint32_t max_vcpus;
+    uint32_t pad;
+    struct vmc_cpu_policy ceiling; /**< the most that set_policy accepts */
+};
+
+/** A breakpoint or watchpoint for set_debug. */
+struct vmc_breakpoint {
+    uint64_t gva;
+    uint32_t bytes; /**< 1 for execution, 1..8 for data */
+    uint32_t kind;  /**< VMC_BP_* */
+};
+#define VMC_BP_EXEC  0
+#define VMC_BP_WRITE 1
+#define VMC_BP_RW    2
+#define VMC_BP_READ  3
+
+/** Fixed inputs of vm_init. All borrowed for the VM's life. */
+struct vmc_engine_vm_config {
+    uint32_t size;
+    uint32_t max_vcpus;
+    const struct vmc_platform *platform;
+    struct vmc_mem *mem;
+    const void *engine_config; /**< engine-specific, or NULL */
+};
+
+/**
+ * The operations of an engine. Unless said otherwise they are called by the thread that owns the
+ * vCPU and never during run. Negative results mean that the host failed.
+ */
+struct vmc_engine_ops {
+    uint32_t abi; /**< VMC_ENGINE_ABI */
+    const char *name;
+    /** Can it work here? err says what is missing. */
+    int (*probe)(const struct vmc_platform *pf, struct vmc_engine_info *out,
+                 struct vmc_error *err);
+    int (*vm_init)(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc_error *err);
+    void (*vm_fini)(void *evm);
+    /** io is NULL where the engine does not use it. The vCPU starts in the state after RESET. */
+    int (*vcpu_init)(void *evm, void *ev, uint32_t index, const struct vmc_engine_io *io,
+                     struct vmc_error *err);
+    void (*vcpu_fini)(void *ev);
+    /** Before the first run; VMC_ENOTSUP names the leaf that is too much. */
+    int (*set_policy)(void *evm, const struct vmc_cpu_policy *policy, struct vmc_error *err);
+    /** Execute. 0: *out says why it stopped. */
+    int (*run)(void *ev, const struct vmc_run_limits *lim, struct vmc_exit *out);
+    /** Finish an exit that needs completion: the instruction retires here, or by the next run. */
+    int (*complete)(void *ev, const struct vmc_exit *done);
+    int (*get_state)(void *ev, uint32_t groups, struct vmc_x86_state *st);
+    int (*set_state)(void *ev, uint32_t groups, const struct vmc_x86_state *st);
+    /** 0: e would be delivered before the next instruction; VMC_EAGAIN: blocked. */
+    int (*can_inject)(void *ev, const struct vmc_event *e);
+    int (*inject)(void *ev, const struct vmc_event *e);
+    /** Exit with IRQ_WINDOW as soon as an interrupt can be injected. */
+    int (*want_window)(void *ev, bool on);
+    /** Make run return soon; sticky: a kick before run ends that run. Any thread, signal-safe. */
+    void (*kick)(void *ev);
+    /** Look at irq_pending soon. Any thread. Engines with VMC_CAP_IRQ_PULL. */
+    void (*irq_notify)(void *ev);
+    /** The memory map changed (while quiesced): re-read it. */
+    int (*mem_changed)(void *evm);
+    /** Or the engine's dirty bits into a slot's bitmap. VMC_CAP_DIRTY_LOG. */
+    int (*dirty_fetch)(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
+    int (*irq_line)(void *evm, uint32_t gsi, bool level);  /**< VMC_CAP_IRQCHIP */
+    int (*msi)(void *evm, uint64_t addr, uint32_t data);   /**< VMC_CAP_IRQCHIP. Any thread. */
+    int (*set_debug)(void *ev, const struct vmc_breakpoint *bp, size_t n); /**< VMC_CAP_BREAKPOINT */
+    /** Counters as name/value pairs for statistics; returns how many exist. May be NULL. */
+    size_t (*stats)(void *ev, const char **names, uint64_t *values, size_t max);
+};
+
+/** The software CPU: exact interpreter. Works on any x86-64 host. */
+VMC_API const struct vmc_engine_ops *vmc_engine_soft(void);
+
+VMC_END_DECLS
+
+#endif

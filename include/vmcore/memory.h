@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * Guest-physical memory: slots, accessors, dirty log.
+ *
+ * The map is edited while the VM is quiesced; everything else may be called from any thread.
+ * Accessors are the only way to touch guest memory: they check bounds, mark pages dirty and keep
+ * translated code coherent.
+ */
+#ifndef VMCORE_MEMORY_H
+#define VMCORE_MEMORY_H
+
+#include <vmcore/platform.h>
+
+VMC_BEGIN_DECLS
+
+struct vmc_mem;
+
+enum vmc_mem_attr {
+    VMC_MEM_RAM = 1u << 0, /**< readable, writable */
+    VMC_MEM_ROM = 1u << 1, /**< readable; guest writes have no effect, vmc_mem_load may fill it */
+};
+
+/** A range of guest-physical memory. gpa and bytes are multiples of the page size. */
+struct vmc_mem_slot {
+    uint32_t size; /**< sizeof(struct vmc_mem_slot) */
+    uint32_t attr; /**< VMC_MEM_RAM or VMC_MEM_ROM */
+    uint64_t gpa;
+    uint64_t bytes;
+    void *backing; /**< page-aligned host memory, borrowed until removed; NULL: the library allocates */
+};
+
+#define VMC_MEM_MAX_SLOTS 32
+#define VMC_GPA_BITS      46 /**< guest-physical addresses are below 2^46 */
+
+/** Create an empty map. VMC_ENOMEM, VMC_EINVAL. */
+VMC_API VMC_MUST_CHECK int vmc_mem_create(const struct vmc_platform *pf, struct vmc_mem **out,
+                                          struct vmc_error *err);
+/** Destroy the map and the memory that the library allocated for it. NULL is allowed. */
+VMC_API void vmc_mem_destroy(struct vmc_mem *mem);
+
+/**
+ * Add a slot. While quiesced. VMC_EEXIST overlap, VMC_ELIMIT too many slots, VMC_EINVAL alignment
+ * or attributes, VMC_ERANGE beyond VMC_GPA_BITS, VMC_ENOMEM.
+ */
+VMC_API VMC_MUST_CHECK int vmc_mem_add(struct vmc_mem *mem, const struct vmc_mem_slot *slot,
+                                       struct vmc_error *err);
+/** Remove the slot that starts at gpa. While quiesced. VMC_ENOENT. */
+VMC_API VMC_MUST_CHECK int vmc_mem_remove(struct vmc_mem *mem, uint64_t gpa);
+/** Describe slot number index in ascending order of gpa. VMC_ENOENT past the last. */
+VMC_API VMC_MUST_CHECK int vmc_mem_slot_at(const struct vmc_mem *mem, unsigned index,
+                                           struct vmc_mem_slot *out);
+
+/** Copy from guest memory. VMC_ERANGE when any byte is not RAM or ROM (dst then undefined). */
+VMC_API VMC_MUST_CHECK int vmc_mem_read(struct vmc_mem *mem, uint64_t gpa, void *dst, size_t bytes);
+/** Copy to guest RAM and mark dirty. VMC_ERANGE when any byte is not RAM: nothing is written. */
+VMC_API VMC_MUST_CHECK int vmc_mem_write(struct vmc_mem *mem, uint64_t gpa, const void *src,
+                                         size_t bytes);
+/** Like vmc_mem_write, but fills ROM too: for loaders. */
+VMC_API VMC_MUST_CHECK int vmc_mem_load(struct vmc_mem *mem, uint64_t gpa, const void *src,
+                                        size_t bytes);
+/** Fill guest RAM or ROM with a byte. VMC_ERANGE. */
+VMC_API VMC_MUST_CHECK int vmc_mem_set(struct vmc_mem *mem, uint64_t gpa, int byte, uint64_t bytes);
+
+/**
+ * A direct window onto guest memory, for I/O without a copy.
+ * On success *hva points at gpa and *got (1..bytes) says how much is contiguous in the host; a
+ * longer transfer takes several windows. A writable window is marked dirty now and again by
+ * vmc_mem_unref. The pointer is valid until the slot is removed. VMC_ERANGE.
+ */
+VMC_API VMC_MUST_CHECK int vmc_mem_ref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes,
+                                       bool write, void **hva, uint64_t *got);
+/** End a window of vmc_mem_ref, with the same gpa, the length used, and write. */
+VMC_API void vmc_mem_unref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write);
+
+/* ---- dirty log ----------------------------------------------------------------------------- */
+
+#define VMC_DIRTY_CLIENTS 4
+
+/** Start logging for a client (0..VMC_DIRTY_CLIENTS-1); every page starts dirty. VMC_EBUSY. */
+VMC_API VMC_MUST_CHECK int vmc_mem_dirty_start(struct vmc_mem *mem, unsigned client);
+VMC_API void vmc_mem_dirty_stop(struct vmc_mem *mem, unsigned client);
+/**
+ * Take and clear one client's dirty bits of a range (multiple of 64 pages from a slot's start).
+ * bitmap gets one bit a page, words is its length in uint64_t. Writes of vCPUs, devices and
+ * loaders all count. VMC_ERANGE, VMC_ESTATE when the client is not started.
+ */
+VMC_API VMC_MUST_CHECK int vmc_mem_dirty_take(struct vmc_mem *mem, unsigned client, uint64_t gpa,
+                                              uint64_t pages, uint64_t *bitmap, size_t words);
+/** Put bits back that were taken but not used (an aborted migration pass). */
+VMC_API VMC_MUST_CHECK int vmc_mem_dirty_merge(struct vmc_mem *mem, unsigned client, uint64_t gpa,
+                                               uint64_t pages, const uint64_t *bitmap,
+                                               size_t words);
+
+VMC_END_DECLS
+
+#endif

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * A virtual machine: memory, board, vCPUs, and their life cycle.
+ */
+#ifndef VMCORE_VM_H
+#define VMCORE_VM_H
+
+#include <vmcore/device.h>
+#include <vmcore/engine.h>
+
+VMC_BEGIN_DECLS
+
+struct vmc_vm;
+struct vmc_vcpu;
+
+enum vmc_vm_flags {
+    /** No local APIC, IOAPIC or PIC: interrupts are injected by the embedder alone. */
+    VMC_VM_NO_IRQCHIP = 1u << 0,
+    /** Time follows retired instructions; all vCPUs run on one thread (engines with RETIRED). */
+    VMC_VM_DETERMINISTIC = 1u << 1,
+    /** Port accesses that no device claims exit to the embedder instead of floating. */
+    VMC_VM_PIO_EXITS = 1u << 2,
+    /** The same for MMIO. */
+    VMC_VM_MMIO_EXITS = 1u << 3,
+};
+
+struct vmc_vm_config {
+    uint32_t size;
+    uint32_t max_vcpus;
+    const struct vmc_platform *platform; /**< borrowed */
+    const struct vmc_engine_ops *engine; /**< borrowed */
+    const void *engine_config;           /**< engine-specific or NULL; borrowed */
+    const struct vmc_cpu_policy *policy; /**< copied; NULL: the engine's ceiling */
+    uint32_t flags;                      /**< enum vmc_vm_flags */
+    uint32_t pad;
+};
+
+VMC_API VMC_MUST_CHECK int vmc_vm_create(const struct vmc_vm_config *cfg, struct vmc_vm **out,
+                                         struct vmc_error *err);
+/** While quiesced. Destroys its vCPUs, devices and memory. NULL is allowed. */
+VMC_API void vmc_vm_destroy(struct vmc_vm *vm);
+VMC_API struct vmc_mem *vmc_vm_mem(struct vmc_vm *vm);
+VMC_API struct vmc_board *vmc_vm_board(struct vmc_vm *vm);
+VMC_API const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm);
+
+/** Wire of a global system interrupt (0-23: IOAPIC pins; 0-15 also reach the PIC pair). */
+VMC_API struct vmc_irq_line vmc_vm_gsi(struct vmc_vm *vm, uint32_t gsi);
+
+/** A device asks for the end of the run: every vCPU's run returns SHUTDOWN. Any thread. */
+VMC_API void vmc_vm_request_stop(struct vmc_vm *vm, enum vmc_stop why, uint64_t detail);
+/** True once a stop was requested. */
+VMC_API bool vmc_vm_stopped(const struct vmc_vm *vm, uint32_t *why, uint64_t *detail);
+
+/** Freeze topology and policy and hand them to the engine. While quiesced. */
+VMC_API VMC_MUST_CHECK int vmc_vm_start(struct vmc_vm *vm, struct vmc_error *err);
+/** Ask every vCPU to leave run with KICKED and stay out; does not wait. Any thread. */
+VMC_API void vmc_vm_pause(struct vmc_vm *vm);
+/** No vCPU is inside run. Any thread. */
+VMC_API bool vmc_vm_quiesced(const struct vmc_vm *vm);
+/** Wait for it; needs platform.sync. VMC_ENOTSUP, VMC_EAGAIN after deadline_ns. */
+VMC_API VMC_MUST_CHECK int vmc_vm_pause_wait(struct vmc_vm *vm, uint64_t deadline_ns);
+VMC_API void vmc_vm_resume(struct vmc_vm *vm);
+/** All vCPUs and devices to the state after power-on; a stop request is cleared. While quiesced. */
+VMC_API VMC_MUST_CHECK int vmc_vm_reset(struct vmc_vm *vm);
+
+/* ---- vCPUs --------------------------------------------------------------------------------- */
+
+#define VMC_RUN_PARK 1u /**< vmc_run_limits.flags: sleep inside run while idle (platform.sync) */
+#define VMC_RUN_SELF_TIMED 2u /**< advance the VM's timer queue between entries */
+
+VMC_API VMC_MUST_CHECK int vmc_vcpu_create(struct vmc_vm *vm, uint32_t index,
+                                           struct vmc_vcpu **out, struct vmc_error *err);
+/** vCPU number index, or NULL. */
+VMC_API struct vmc_vcpu *vmc_vm_vcpu(struct vmc_vm *vm, uint32_t index);
+/**
+ * Run until something the library does not handle. 0: *exit says what; negative: the host failed.
+ * A thread owns a vCPU while inside; ownership may move between calls. VMC_ESTATE: a completion
+ * is owed.
+ */
+VMC_API VMC_MUST_CHECK int vmc_vcpu_run(struct vmc_vcpu *v, const struct vmc_run_limits *lim,
+                                        struct vmc_exit *exit);
+/** Finish the exit that run returned. VMC_ESTATE when none is owed. */
+VMC_API VMC_MUST_CHECK int vmc_vcpu_complete(struct vmc_vcpu *v, const struct vmc_exit *exit);
+VMC_API VMC_MUST_CHECK int vmc_vcpu_get_state(struct vmc_vcpu *v, uint32_t groups,
+                                              struct vmc_x86_state *st);
+VMC_API VMC_MUST_CHECK int vmc_vcpu_set_state(struct vmc_vcpu *v, uint32_t groups,
+                                              const struct vmc_x86_state *st);
+VMC_API VMC_MUST_CHECK int vmc_vcpu_inject(struct vmc_vcpu *v, const struct vmc_event *e);
+/** Make run return KICKED soon; a kick before run is not lost. Any thread, signal-safe. */
+VMC_API void vmc_vcpu_kick(struct vmc_vcpu *v);
+/** Breakpoints and watchpoints; DEBUG exits report them. VMC_ENOTSUP. */
+VMC_API VMC_MUST_CHECK int vmc_vcpu_set_debug(struct vmc_vcpu *v, const struct vmc_breakpoint *bp,
+                                              size_t n);
+
+/** Exits counted by kind, and time. */
+struct vmc_vcpu_stats {
+    uint32_t size;
+    uint32_t pad;
+    uint64_t exits[32]; /**< by enum vmc_exit_kind, handled inside or returned */
+    uint64_t retired;   /**< instructions, where the engine counts */
+    uint64_t guest_ns;  /**< inside the engine */
+    uint64_t idle_ns;   /**< parked */
+    uint64_t irqs;      /**< interrupts delivered */
+    uint64_t pio, mmio; /**< device accesses, with or without an exit */
+};
+VMC_API void vmc_vcpu_get_stats(struct vmc_vcpu *v, struct vmc_vcpu_stats *out);
+/** The engine's own counters; returns how many exist. */
+VMC_API size_t vmc_vcpu_engine_stats(struct vmc_vcpu *v, const char **names, uint64_t *values,
+                                     size_t max);
+
+VMC_END_DECLS
+
+#endif

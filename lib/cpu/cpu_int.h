@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The software CPU: one state, used by the interpreter, the translator and single-instruction
+ * emulation alike.
+ *
+ * Result convention of everything that can fail inside an instruction (no setjmp, no unwinding):
+ *   0           done
+ *   VMCI_FAULT  an exception is recorded in cpu->exc; the instruction has had no effect that the
+ *               architecture does not define
+ *   VMCI_EXIT   the embedder must act (cpu->exit says on what); the instruction is executed again
+ *               after completion and finds the answer in the replay log
+ * A handler that gets non-zero from a helper returns it at once.
+ */
+#ifndef CPU_INT_H
+#define CPU_INT_H
+
+#include "mmu/mmu_int.h"
+#include <vmcore/engine.h>
+#include <vmcore/x86.h>
+
+#define VMCI_FAULT 1
+#define VMCI_EXIT  2
+
+/* ---- software TLB ---------------------------------------------------------------------------- */
+
+/*
+ * One direct-mapped table per access mode, so that a change of CPL or of EFLAGS.AC flushes nothing.
+ * A tag is the page's linear address, or has bit 0 set when the access needs the slow path. The
+ * host address of a byte is linear address + addend.
+ */
+enum vmci_tlb_mode {
+    VMCI_TLB_SUP,    /* supervisor, SMAP in force (AC clear, or implicit access) */
+    VMCI_TLB_SUP_AC, /* supervisor, user pages allowed */
+    VMCI_TLB_USER,
+    VMCI_TLB_MODES,
+};
+#define VMCI_TLB_BITS 10
+#define VMCI_TLB_SIZE (1u << VMCI_TLB_BITS)
+
+struct vmci_tlbe {
+    uint64_t rd, wr, ex; /* tags; VMCI_TLB_NONE: not valid */
+    uintptr_t addend;
+};
+#define VMCI_TLB_NONE (~0ull)
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+/* An exception raised by an instruction. */
+struct vmci_exc {
+    bool pending;
+    bool has_code;
+    uint8_t vector;
+    uint8_t soft; /* 0: fault or trap of the processor; else VMC_EV_SOFT_INT, _SOFT_EXC, _PRIV_SOFT_EXC */
+    uint32_t code;
+    uint64_t payload; /* #PF: linear address; #DB: DR6 bits */
+};
+
+/* Requests from other threads (cpu->request, atomic): looked at between blocks. */
+#define VMCI_REQ_KICK  0x01u /* leave run */
+#define VMCI_REQ_IRQ   0x02u /* ask io->irq_pending */
+#define VMCI_REQ_FLUSH 0x04u /* drop the software TLB */
+#define VMCI_REQ_CODE  0x08u /* code pages were invalidated: drop links to their blocks */
+/* Own conditions that end a block (cpu->request too, set by the vCPU's thread). */
+#define VMCI_REQ_TRAP  0x10u /* pending debug trap, TF, or inhibited window to step through */
+#define VMCI_REQ_NMI   0x20u
+
+struct vmci_fp;  /* fpu/: guest x87/SSE/AVX state and thunks */
+struct vmci_soft_vm; /* engine_soft.c: what the vCPUs of a VM share */
+
+struct vmci_cpu {
+    /* -- hot: reached by small displacements from translated code -- */
+    uint64_t gpr[16];
+    uint64_t rip;    /* of the next instruction, at instruction boundaries */
+    uint64_t rflags; /* always exact at instruction boundaries; bit 1 set */
+    uint32_t request; /* (a) VMCI_REQ_* */
+    uint8_t cpl;
+    uint8_t code_bits;  /* 16, 32 or 64: default operand/address size of CS */
+    uint8_t stack_bits; /* 16, 32 or 64: size of SP */
+    uint8_t tlb_mode;   /* enum vmci_tlb_mode of explicit data accesses now */
+    struct vmc_segment seg[VMC_SREGS];
+    uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
+    uint64_t retired; /* instructions retired since creation */
+
+    /* -- system state -- */
+    struct vmc_table gdtr, idtr;
+    uint64_t pdpte[4];
+    uint64_t dr[4], dr6, dr7;
+    struct vmc_x86_msrs msr;
+    struct vmci_exc exc;
+    uint64_t pending_db; /* DR6 bits of a trap to deliver after this instruction */
+    uint8_t irq_shadow;  /* 1: interrupts (STI), 3: and debug traps, NMI (MOV SS): until after the
+                            next instruction */
+    uint8_t nmi_blocked, nmi_pending;
+    uint8_t delivering;  /* vector+1 of the event being delivered, for double faults; 0: none */
+    struct vmc_event injected;
+    uint32_t activity;   /* enum vmc_activity */
+    int64_t tsc_offset;  /* guest TSC = clock source + offset */
+    uint32_t apic_id;
+
+    /* -- environment -- */
+    const struct vmc_platform *pf;
+    struct vmc_mem *mem;
+    const struct vmc_engine_io *io;
+    struct vmci_soft_vm *vm;
+    const struct vmc_cpu_policy *policy;
+    uint32_t phys_bits;
+    uint32_t index;
+    struct vmc_exit exit; /* filled when VMCI_EXIT is returned */
+    struct vmci_fp *fp;
+
+    struct vmci_tlbe tlb[VMCI_TLB_MODES][VMCI_TLB_SIZE];
+};
+
+static inline bool vmci_long_mode(const struct vmci_cpu *cpu)
+{
+    return (cpu->efer & VMC_EFER_LMA) != 0;
+}
+static inline bool vmci_prot_mode(const struct vmci_cpu *cpu)
+{
+    return (cpu->cr0 & VMC_CR0_PE) != 0;
+}
+static inline bool vmci_v86_mode(const struct vmci_cpu *cpu)
+{
+    return (cpu->rflags & VMC_FLAG_VM) != 0;
+}
+static inline unsigned vmci_iopl(const struct vmci_cpu *cpu)
+{
+    return (unsigned)((cpu->rflags & VMC_FLAG_IOPL) >> VMC_FLAG_IOPL_SHIFT);
+}
+static inline bool vmci_canonical(uint64_t la)
+{
+    return (uint64_t)((int64_t)(la << 16) >> 16) == la;
+}
+
+/* ---- exceptions (sys/event.c) ---------------------------------------------------------------- */
+
+/* Record an exception and return VMCI_FAULT. */
+int vmci_raise(struct vmci_cpu *cpu, unsigned vector);
+int vmci_raise_code(struct vmci_cpu *cpu, unsigned vector, uint32_t code);
+int vmci_raise_pf(struct vmci_cpu *cpu, uint64_t la, uint32_t code);
+
+/*
+ * Deliver the recorded exception through the IDT (real, protected, virtual-8086, long mode; task
+ * gates), turning faults during delivery into double and triple faults. 0; VMCI_EXIT (triple
+ * fault: cpu->exit is SHUTDOWN; or an access needs the embedder). rip must be that of the faulting
+ * (or next, for traps) instruction.
+ */
+int vmci_deliver_exception(struct vmci_cpu *cpu);
+/* Deliver an external interrupt, NMI or injected event. */
+int vmci_deliver_event(struct vmci_cpu *cpu, const struct vmc_event *ev);
+
+/* ---- memory by linear address (softtlb.c) ---------------------------------------------------- */
+
+/* With the rights of the current CPL and AC. All little-endian, any alignment, page crossings exact:
+   a write that faults on its second page has written nothing. */
+int vmci_rd(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out); /* 1,2,4,8 */
+int vmci_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v);
+/* Any length up to 64; for SIMD, descriptors, fxsave pieces. */
+int vmci_rd_block(struct vmci_cpu *cpu, uint64_t la, void *dst, unsigned bytes);
+int vmci_wr_block(struct vmci_cpu *cpu, uint64_t la, const void *src, unsigned bytes);
+/* Would a write of [la, la+bytes) fault? Raises the fault it would. */
+int vmci_probe_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes);
+/* Implicit supervisor accesses: descriptor tables, TSS, IDT. */
+int vmci_rd_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out);
+int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v);
+/* With the rights of a given CPL: pushes onto the stack of another privilege level. */
+int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out);
+int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v);
+int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes);
+
+void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too);
+void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la);
+
+/*
+ * Segmentation: linear address of seg:offset for an access, with limit, type and canonical checks
+ * (#GP or #SS). offset is already cut to the address size.
+ */
+int vmci_seg_la(struct vmci_cpu *cpu, unsigned seg, uint64_t offset, unsigned bytes, bool write,
+                uint64_t *la);
+
+/* ---- system helpers (sys/) ------------------------------------------------------------------- */
+
+/* After any change of CR0, CR4, EFER, CS, SS, RFLAGS.VM/AC or CPL: recompute cpl, code_bits,
+   stack_bits, tlb_mode. */
+void vmci_update_mode(struct vmci_cpu *cpu);
+
+/* RFLAGS as POPF/IRET change it: bits outside mask keep their value; VM and RF never by POPF. */
+void vmci_set_rflags(struct vmci_cpu *cpu, uint64_t value, uint64_t mask);
+
+/* MOV/POP/Lxx to a data segment register or SS (never CS). */
+int vmci_load_sreg(struct vmci_cpu *cpu, unsigned seg, uint16_t selector);
+int vmci_lldt(struct vmci_cpu *cpu, uint16_t selector);
+int vmci_ltr(struct vmci_cpu *cpu, uint16_t selector);
+/* opbytes: operand size 2, 4 or 8. next: address of the next instruction (return address). */
+int vmci_far_jmp(struct vmci_cpu *cpu, uint16_t selector, uint64_t offset, unsigned opbytes,
+                 uint64_t next);
+int vmci_far_call(struct vmci_cpu *cpu, uint16_t selector, uint64_t offset, unsigned opbytes,
+                  uint64_t next);
+int vmci_far_ret(struct vmci_cpu *cpu, unsigned opbytes, uint16_t release);
+int vmci_iret(struct vmci_cpu *cpu, unsigned opbytes, uint64_t next);
+/* INT n, INT3, INTO, INT1: soft is VMC_EV_SOFT_INT, _SOFT_EXC or _PRIV_SOFT_EXC. */
+int vmci_soft_int(struct vmci_cpu *cpu, unsigned vector, unsigned soft, uint64_t next);
+int vmci_syscall(struct vmci_cpu *cpu, uint64_t next);
+int vmci_sysret(struct vmci_cpu *cpu, unsigned opbytes);
+int vmci_sysenter(struct vmci_cpu *cpu);
+int vmci_sysexit(struct vmci_cpu *cpu, unsigned opbytes);
+
+/* LAR, LSL, VERR, VERW: *zf says whether the selector qualifies. */
+int vmci_lar(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf);
+int vmci_lsl(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf);
+int vmci_verrw(struct vmci_cpu *cpu, uint16_t selector, bool write, bool *zf);
+
+/* MOV CR/DR, LMSW, CLTS and XSETBV, all checks included. */
+int vmci_cr_read(struct vmci_cpu *cpu, unsigned n, uint64_t *out);
+int vmci_cr_write(struct vmci_cpu *cpu, unsigned n, uint64_t v);
+int vmci_dr_read(struct vmci_cpu *cpu, unsigned n, uint64_t *out);
+int vmci_dr_write(struct vmci_cpu *cpu, unsigned n, uint64_t v);
+int vmci_lmsw(struct vmci_cpu *cpu, uint16_t v);
+int vmci_clts(struct vmci_cpu *cpu);
+int vmci_xsetbv(struct vmci_cpu *cpu, uint32_t index, uint64_t v);
+int vmci_xgetbv(struct vmci_cpu *cpu, uint32_t index, uint64_t *out);
+
+/* RDMSR, WRMSR after the privilege check; machine MSRs go to io->msr. */
+int vmci_msr_read(struct vmci_cpu *cpu, uint32_t index, uint64_t *out);
+int vmci_msr_write(struct vmci_cpu *cpu, uint32_t index, uint64_t v);
+void vmci_cpuid(struct vmci_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+uint64_t vmci_tsc(struct vmci_cpu *cpu);
+
+int vmci_invlpg(struct vmci_cpu *cpu, uint64_t la);
+int vmci_invpcid(struct vmci_cpu *cpu, uint64_t type, uint64_t pcid, uint64_t la);
+
+/* May the current CPL use the port (IOPL, I/O permission map)? 0 or #GP. */
+int vmci_io_check(struct vmci_cpu *cpu, uint16_t port, unsigned bytes);
+/* IN/OUT after the check; through io->pio and the replay log (softtlb.c owns the log). */
+int vmci_pio(struct vmci_cpu *cpu, bool write, uint16_t port, unsigned bytes, uint32_t *data);
+
+/* Debug registers: does a data access or the instruction at la hit a breakpoint? Sets pending_db for
+   data; vmci_dr_exec_hit raises #DB. Called only when DR7 enables something. */
+void vmci_dr_data_hit(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool write);
+int vmci_dr_exec_hit(struct vmci_cpu *cpu, uint64_t la);
+
+/* Set the state after RESET or INIT. */
+void vmci_cpu_reset(struct vmci_cpu *cpu, bool init);
+
+#endif

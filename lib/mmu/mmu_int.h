@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Guest-physical memory as the engines see it: slots, page flags, listeners. */
+#ifndef MMU_INT_H
+#define MMU_INT_H
+
+#include "base/base_int.h"
+#include <vmcore/memory.h>
+#include <vmcore/paging.h>
+#include <vmcore/x86.h>
+
+/* Per-page flags, one byte a page, changed atomically. */
+#define VMCI_PG_CODE 0x01u /* an engine caches decoded code of this page: report writes to it */
+
+struct vmci_mem_slot {
+    uint64_t gpa, bytes;
+    uint32_t attr; /* VMC_MEM_* */
+    bool owned;    /* the library allocated backing */
+    unsigned char *hva;
+    uint8_t *flags;                      /* VMCI_PG_*, one a page */
+    uint64_t *dirty[VMC_DIRTY_CLIENTS]; /* NULL: client not started */
+};
+
+/*
+ * Who caches host addresses or code of guest pages. Called from any thread that changes memory, with
+ * no lock of vmc_mem held. flush is asynchronous: a listener that holds direct write access to a
+ * page when it gets round to the flush must mark the page dirty and its code stale again.
+ */
+struct vmci_mem_listener {
+    struct vmci_mem_listener *next;
+    void *ctx;
+    /* Bytes of a VMCI_PG_CODE page were written by an accessor (device, loader, debugger). */
+    void (*code_write)(void *ctx, uint64_t gpa, uint64_t bytes);
+    /* Cached host pointers and write permissions for the range must go (bytes 0: everything). */
+    void (*flush)(void *ctx, uint64_t gpa, uint64_t bytes);
+};
+
+struct vmc_mem {
+    const struct vmc_platform *pf;
+    struct vmci_lock lock; /* dirty clients, listeners */
+    unsigned count;
+    uint32_t dirty_clients; /* bit mask of started clients (a) */
+    struct vmci_mem_listener *listeners;
+    struct vmci_mem_slot slot[VMC_MEM_MAX_SLOTS]; /* ascending gpa; edited while quiesced */
+};
+
+/* Slot that holds gpa, or NULL (a hole: MMIO). */
+static inline struct vmci_mem_slot *vmci_mem_find(struct vmc_mem *mem, uint64_t gpa)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        struct vmci_mem_slot *s = &mem->slot[i];
+        if (gpa - s->gpa < s->bytes)
+            return s;
+    }
+    return NULL;
+}
+
+/* A guest page resolved for direct access by an engine. */
+struct vmci_page {
+    unsigned char *hva;   /* start of the page */
+    uint8_t *flags;       /* its VMCI_PG_* byte */
+    bool writable;        /* RAM (a write to ROM has no effect) */
+};
+
+/*
+ * Resolve the page of gpa. write: the page is marked dirty for every client, and stays to be taken
+ * as dirty for as long as the engine may write to it without asking again.
+ * VMC_OK or VMC_ENOENT (hole).
+ */
+int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_page *out);
+void vmci_mem_mark_dirty(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
+void vmci_mem_listen(struct vmc_mem *mem, struct vmci_mem_listener *l);
+void vmci_mem_unlisten(struct vmc_mem *mem, struct vmci_mem_listener *l);
+
+#endif
