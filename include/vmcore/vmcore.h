@@ -16,6 +16,7 @@
 #include <vmcore/memory.h>
 #include <vmcore/platform.h>
 #include <vmcore/paging.h>
+#include <vmcore/pci.h>
 #include <vmcore/status.h>
 #include <vmcore/timer.h>
 #include <vmcore/types.h>
