@@ -70,5 +70,7 @@ int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_
 void vmci_mem_mark_dirty(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 void vmci_mem_listen(struct vmc_mem *mem, struct vmci_mem_listener *l);
 void vmci_mem_unlisten(struct vmc_mem *mem, struct vmci_mem_listener *l);
+void vmci_mem_notify_code(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
+void vmci_mem_notify_flush(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 
 #endif
