@@ -14,6 +14,7 @@
 #ifndef CPU_INT_H
 #define CPU_INT_H
 
+#include "cpu/decode/insn.h"
 #include "mmu/mmu_int.h"
 #include <vmcore/engine.h>
 #include <vmcore/x86.h>
@@ -69,8 +70,8 @@ struct vmci_soft_vm; /* engine_soft.c: what the vCPUs of a VM share */
 
 struct vmci_cpu {
     /* -- hot: reached by small displacements from translated code -- */
-    uint64_t gpr[16];
-    uint64_t rip;    /* of the next instruction, at instruction boundaries */
+    uint64_t gpr[18]; /* [VMCI_REG_ZERO] is always 0; [VMCI_REG_IP]: start of the running block */
+    uint64_t rip;     /* of the next instruction, at block boundaries; see vmci_insn_rip */
     uint64_t rflags; /* always exact at instruction boundaries; bit 1 set */
     uint32_t request; /* (a) VMCI_REQ_* */
     uint8_t cpl;
@@ -79,7 +80,8 @@ struct vmci_cpu {
     uint8_t tlb_mode;   /* enum vmci_tlb_mode of explicit data accesses now */
     struct vmc_segment seg[VMC_SREGS];
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
-    uint64_t retired; /* instructions retired since creation */
+    uint64_t retired; /* instructions retired since creation; within a block up to its start */
+    uint64_t features; /* 1 << VMCI_FEAT_*: the policy as a mask */
 
     /* -- system state -- */
     struct vmc_table gdtr, idtr;
@@ -107,6 +109,7 @@ struct vmci_cpu {
     uint32_t index;
     struct vmc_exit exit; /* filled when VMCI_EXIT is returned */
     struct vmci_fp *fp;
+    struct vmci_decoder *dec;
 
     struct vmci_tlbe tlb[VMCI_TLB_MODES][VMCI_TLB_SIZE];
 };
@@ -130,6 +133,28 @@ static inline unsigned vmci_iopl(const struct vmci_cpu *cpu)
 static inline bool vmci_canonical(uint64_t la)
 {
     return (uint64_t)((int64_t)(la << 16) >> 16) == la;
+}
+
+/*
+ * Within a block cpu->rip is stale: an executor finds its own address here. The engine sets
+ * cpu->rip to the faulting instruction before it delivers an exception.
+ */
+static inline uint64_t vmci_next_rip(const struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    return cpu->gpr[VMCI_REG_IP] + in->next;
+}
+static inline uint64_t vmci_insn_rip(const struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    return cpu->gpr[VMCI_REG_IP] + in->next - in->len;
+}
+
+/* Effective address of the memory operand: offset in its segment, cut to the address size. */
+static inline uint64_t vmci_ea(const struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    uint64_t ea = cpu->gpr[in->base] + (cpu->gpr[in->index] << in->scale) + (uint64_t)in->disp;
+    if (in->addrsize == 8)
+        return ea;
+    return in->addrsize == 4 ? (uint32_t)ea : (uint16_t)ea;
 }
 
 /* ---- exceptions (sys/event.c) ---------------------------------------------------------------- */
