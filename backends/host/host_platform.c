@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* struct vmc_platform of a Linux process. */
+#define _GNU_SOURCE
+#include <vmcore/host.h>
+
+#include <cpuid.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+/* Larger blocks come straight from the kernel: zero on demand, and given back when freed. */
+#define MMAP_THRESHOLD (1u << 20)
+#define CALIBRATE_NS   10000000u
+
+static uint64_t now_of(clockid_t clock)
+{
+    struct timespec ts;
+    clock_gettime(clock, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t host_now_ns(void *ctx)
+{
+    (void)ctx;
+    return now_of(CLOCK_MONOTONIC);
+}
+
+static int64_t host_wall_s(void *ctx)
+{
+    (void)ctx;
+    return (int64_t)time(NULL);
+}
+
+static size_t round_page(size_t bytes)
+{
+    return (bytes + VMC_PAGE_SIZE - 1) & ~(size_t)(VMC_PAGE_SIZE - 1);
+}
+
+static void *host_alloc(void *ctx, size_t bytes, size_t align)
+{
+    (void)ctx;
+    if (bytes >= MMAP_THRESHOLD && align <= VMC_PAGE_SIZE) {
+        void *p = mmap(NULL, round_page(bytes), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    void *p = NULL;
+    if (align < sizeof(void *))
+        align = sizeof(void *);
+    return posix_memalign(&p, align, bytes != 0 ? bytes : 1) == 0 ? p : NULL;
+}
+
+static void host_free(void *ctx, void *ptr, size_t bytes, size_t align)
+{
+    (void)ctx;
+    if (bytes >= MMAP_THRESHOLD && align <= VMC_PAGE_SIZE)
+        munmap(ptr, round_page(bytes));
+    else
+        free(ptr);
+}
+
+static void log_stderr(int level, const char *module, const char *text)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    const char *name = level >= 0 && level < 4 ? names[level] : "?";
+    fprintf(stderr, "vmcore: %s: %s: %s\r\n", name, module, text);
+}
+
+static void host_log(void *ctx, int level, const char *module, const char *text)
+{
+    const struct vmc_host_log *log = ctx;
+    int max = log != NULL ? log->max_level : VMC_LOG_WARN;
+
+    if (level > max)
+        return;
+    if (log != NULL && log->line != NULL)
+        log->line(log->ctx, level, module, text);
+    else
+        log_stderr(level, module, text);
+}
+
+static void host_bug(void *ctx, const char *file, int line, const char *text)
+{
+    char msg[512];
+    snprintf(msg, sizeof(msg), "internal error at %s:%d: %s", file, line, text);
+    host_log(ctx, VMC_LOG_ERROR, "bug", msg);
+}
+
+/* ---- code memory: one memfd, mapped twice --------------------------------------------------- */
+
+static int exec_reserve(void *ctx, size_t bytes, void **rw, const void **rx)
+{
+    (void)ctx;
+    int fd = memfd_create("vmcore-code", MFD_CLOEXEC);
+    if (fd < 0)
+        return VMC_EHOST;
+    void *w = MAP_FAILED;
+    void *x = MAP_FAILED;
+    if (ftruncate(fd, (off_t)bytes) == 0) {
+        w = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        x = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    close(fd);
+    if (w == MAP_FAILED || x == MAP_FAILED) {
+        if (w != MAP_FAILED)
+            munmap(w, bytes);
+        if (x != MAP_FAILED)
+            munmap(x, bytes);
+        return VMC_ENOMEM;
+    }
+    *rw = w;
+    *rx = x;
+    return VMC_OK;
+}
+
+static void exec_release(void *ctx, void *rw, const void *rx, size_t bytes)
+{
+    (void)ctx;
+    munmap(rw, bytes);
+    munmap((void *)(uintptr_t)rx, bytes);
+}
+
+/* ---- locks and parking ---------------------------------------------------------------------- */
+
+static int sync_lock_init(void *ctx, void *lock)
+{
+    (void)ctx;
+    return pthread_mutex_init(lock, NULL) == 0 ? VMC_OK : VMC_EHOST;
+}
+
+static void sync_lock_fini(void *ctx, void *lock)
+{
+    (void)ctx;
+    pthread_mutex_destroy(lock);
+}
+
+static void sync_lock(void *ctx, void *lock)
+{
+    (void)ctx;
+    pthread_mutex_lock(lock);
+}
+
+static void sync_unlock(void *ctx, void *lock)
+{
+    (void)ctx;
+    pthread_mutex_unlock(lock);
+}
+
+static void sync_park(void *ctx, const uint32_t *word, uint32_t expect, uint64_t deadline_ns)
+{
+    struct timespec ts = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                          .tv_nsec = (long)(deadline_ns % 1000000000u)};
+    (void)ctx;
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, expect,
+            deadline_ns == UINT64_MAX ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+static void sync_wake(void *ctx, const uint32_t *word)
+{
+    (void)ctx;
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+static int entropy_fill(void *ctx, void *dst, size_t bytes)
+{
+    unsigned char *p = dst;
+    (void)ctx;
+    while (bytes > 0) {
+        ssize_t n = getrandom(p, bytes, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return VMC_EHOST;
+        p += n;
+        bytes -= (size_t)n;
+    }
+    return VMC_OK;
+}
+
+static const struct vmc_exec_ops exec_ops = {.reserve = exec_reserve, .release = exec_release};
+static const struct vmc_entropy_ops entropy_ops = {.fill = entropy_fill};
+static const struct vmc_sync_ops sync_ops = {
+    .lock_bytes = sizeof(pthread_mutex_t),
+    .lock_init = sync_lock_init,
+    .lock_fini = sync_lock_fini,
+    .lock = sync_lock,
+    .unlock = sync_unlock,
+    .park = sync_park,
+    .wake = sync_wake,
+};
+_Static_assert(sizeof(pthread_mutex_t) <= VMC_LOCK_BYTES, "a mutex fits a lock object");
+
+/* ---- the TSC -------------------------------------------------------------------------------- */
+
+static uint64_t tsc_hz;
+static pthread_once_t tsc_once = PTHREAD_ONCE_INIT;
+
+/* Only an invariant TSC (CPUID 80000007H:EDX[8]) can be a guest's clock. */
+static bool tsc_invariant(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(0x80000007u, &a, &b, &c, &d) && (d & (1u << 8)) != 0;
+}
+
+/* A pair of readings taken close together: the tightest of a few tries. */
+static void read_pair(uint64_t *tsc, uint64_t *ns)
+{
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 8; i++) {
+        uint64_t before = __rdtsc();
+        uint64_t t = now_of(CLOCK_MONOTONIC);
+        uint64_t after = __rdtsc();
+        if (after - before < best) {
+            best = after - before;
+            *tsc = before + (after - before) / 2;
+            *ns = t;
+        }
+    }
+}
+
+static void calibrate_tsc(void)
+{
+    uint64_t c0, c1, t0, t1;
+
+    if (!tsc_invariant())
+        return;
+    read_pair(&c0, &t0);
+    struct timespec nap = {.tv_nsec = CALIBRATE_NS};
+    nanosleep(&nap, NULL);
+    read_pair(&c1, &t1);
+    unsigned __int128 hz = (unsigned __int128)(c1 - c0) * 1000000000u / (t1 - t0);
+    tsc_hz = (uint64_t)hz / 1000 * 1000;
+}
+
+int vmc_host_platform_init(struct vmc_platform *pf, const struct vmc_host_log *log,
+                           struct vmc_error *err)
+{
+    pthread_once(&tsc_once, calibrate_tsc);
+    *pf = (struct vmc_platform){
+        .size = sizeof(*pf),
+        .ctx = (void *)(uintptr_t)log,
+        .alloc = host_alloc,
+        .free = host_free,
+        .now_ns = host_now_ns,
+        .log = host_log,
+        .bug = host_bug,
+        .exec = &exec_ops,
+        .sync = &sync_ops,
+        .entropy = &entropy_ops,
+        .tsc_hz = tsc_hz,
+        .wall_s = host_wall_s,
+    };
+    return vmc_platform_check(pf, err);
+}
+
+static int fail(struct vmc_error *err, int code, size_t bytes)
+{
+    if (err != NULL) {
+        err->code = code;
+        err->host_code = errno;
+        err->site = "host/guest_memory";
+        snprintf(err->text, sizeof(err->text), "cannot reserve %zu MiB of guest memory: %s",
+                 bytes >> 20, strerror(errno));
+    }
+    return code;
+}
+
+int vmc_host_guest_memory(size_t bytes, int *shared_fd, void **out, struct vmc_error *err)
+{
+    int fd = -1;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+    if (shared_fd != NULL) {
+        fd = memfd_create("vmcore-guest", MFD_CLOEXEC);
+        if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0) {
+            int rc = fail(err, VMC_ENOMEM, bytes);
+            if (fd >= 0)
+                close(fd);
+            return rc;
+        }
+        flags = MAP_SHARED | MAP_NORESERVE;
+    }
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (p == MAP_FAILED) {
+        int rc = fail(err, VMC_ENOMEM, bytes);
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    madvise(p, bytes, MADV_HUGEPAGE); /* only a hint */
+    madvise(p, bytes, MADV_DONTDUMP);
+    if (shared_fd != NULL)
+        *shared_fd = fd;
+    *out = p;
+    return VMC_OK;
+}
+
+void vmc_host_guest_memory_free(void *mem, size_t bytes)
+{
+    if (mem != NULL)
+        munmap(mem, bytes);
+}
