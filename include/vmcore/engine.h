@@ -55,6 +55,10 @@ struct vmc_engine_io {
     void (*set_tpr)(void *ctx, uint64_t cr8);
 };
 
+/** vmc_run_limits.flags. The first two are for vmc_vcpu_run; engines ignore them. */
+#define VMC_RUN_PARK       1u /**< sleep inside run while idle (needs platform.sync) */
+#define VMC_RUN_SELF_TIMED 2u /**< advance the VM's timer queue between entries */
+
 struct vmc_run_limits {
     uint32_t size;
     uint32_t flags;     /**< VMC_RUN_* */
@@ -62,6 +66,7 @@ struct vmc_run_limits {
     uint32_t pad;
     uint64_t max_insns;   /**< 0: no limit */
     uint64_t deadline_ns; /**< of the platform's clock; 0: none */
+    uint64_t virtual_ns;  /**< VMC_ENGINE_VIRTUAL_TIME: the VM's clock at the start of this run */
 };
 
 struct vmc_engine_info {
@@ -91,7 +96,17 @@ struct vmc_engine_vm_config {
     const struct vmc_platform *platform;
     struct vmc_mem *mem;
     const void *engine_config; /**< engine-specific, or NULL */
+    uint32_t flags;            /**< VMC_ENGINE_* */
+    uint32_t pad;
 };
+/**
+ * Deterministic mode, for engines with VMC_CAP_RETIRED: an instruction takes one nanosecond. The
+ * TSC runs at 1 GHz and equals vmc_run_limits.virtual_ns plus the instructions retired since the
+ * start of run (plus what the guest wrote to it); nothing depends on the host's clock.
+ */
+#define VMC_ENGINE_VIRTUAL_TIME 1u
+/** The VM layer has no interrupt controllers: the engine must not create any either. */
+#define VMC_ENGINE_NO_IRQCHIP 2u
 
 /**
  * The operations of an engine. Unless said otherwise they are called by the thread that owns the
@@ -113,7 +128,10 @@ struct vmc_engine_ops {
     int (*set_policy)(void *evm, const struct vmc_cpu_policy *policy, struct vmc_error *err);
     /** Execute. 0: *out says why it stopped. */
     int (*run)(void *ev, const struct vmc_run_limits *lim, struct vmc_exit *out);
-    /** Finish an exit that needs completion: the instruction retires here, or by the next run. */
+    /**
+     * Finish an exit that needs completion: the instruction retires here, or by the next run.
+     * VMC_ESTATE when none is owed; run and set_state answer VMC_ESTATE while one is.
+     */
     int (*complete)(void *ev, const struct vmc_exit *done);
     int (*get_state)(void *ev, uint32_t groups, struct vmc_x86_state *st);
     int (*set_state)(void *ev, uint32_t groups, const struct vmc_x86_state *st);
@@ -122,9 +140,15 @@ struct vmc_engine_ops {
     int (*inject)(void *ev, const struct vmc_event *e);
     /** Exit with IRQ_WINDOW as soon as an interrupt can be injected. */
     int (*want_window)(void *ev, bool on);
-    /** Make run return soon; sticky: a kick before run ends that run. Any thread, signal-safe. */
+    /**
+     * Make run return KICKED soon; sticky: a kick before run ends that run at once. Kicks that
+     * were not yet reported collapse into one. Any thread, signal-safe.
+     */
     void (*kick)(void *ev);
-    /** Look at irq_pending soon. Any thread. Engines with VMC_CAP_IRQ_PULL. */
+    /**
+     * Look at irq_pending soon; a halted vCPU wakes. Sticky until irq_pending was called. Any
+     * thread, signal-safe. Engines with VMC_CAP_IRQ_PULL.
+     */
     void (*irq_notify)(void *ev);
     /** The memory map changed (while quiesced): re-read it. */
     int (*mem_changed)(void *evm);
@@ -132,6 +156,18 @@ struct vmc_engine_ops {
     int (*dirty_fetch)(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
     int (*irq_line)(void *evm, uint32_t gsi, bool level);  /**< VMC_CAP_IRQCHIP */
     int (*msi)(void *evm, uint64_t addr, uint32_t data);   /**< VMC_CAP_IRQCHIP. Any thread. */
+    /**
+     * VMC_CAP_IRQCHIP: the message that IOAPIC pin now sends, so that the engine knows which
+     * vectors need an EOI exit (level: it does). Any thread. May be NULL.
+     */
+    int (*ioapic_route)(void *evm, uint32_t pin, uint64_t addr, uint32_t data, bool level);
+    /**
+     * The guest's TSC at this moment, and its frequency. On the vCPU's thread, also from inside
+     * vmc_engine_io callbacks. With VMC_ENGINE_VIRTUAL_TIME, *clock is the VM's clock now
+     * (virtual_ns + instructions retired in this run), which the guest cannot change.
+     * clock may be NULL. Not needed from engines with VMC_CAP_IRQCHIP.
+     */
+    int (*read_tsc)(void *ev, uint64_t *tsc, uint64_t *hz, uint64_t *clock);
     int (*set_debug)(void *ev, const struct vmc_breakpoint *bp, size_t n); /**< VMC_CAP_BREAKPOINT */
     /** Counters as name/value pairs for statistics; returns how many exist. May be NULL. */
     size_t (*stats)(void *ev, const char **names, uint64_t *values, size_t max);

@@ -16,12 +16,19 @@ struct vmc_vcpu;
 enum vmc_vm_flags {
     /** No local APIC, IOAPIC or PIC: interrupts are injected by the embedder alone. */
     VMC_VM_NO_IRQCHIP = 1u << 0,
-    /** Time follows retired instructions; all vCPUs run on one thread (engines with RETIRED). */
+    /**
+     * Time follows retired instructions, and all vCPUs run on one thread by vmc_vm_run: two runs
+     * of the same guest are the same, instruction by instruction (engines with VMC_CAP_RETIRED).
+     */
     VMC_VM_DETERMINISTIC = 1u << 1,
     /** Port accesses that no device claims exit to the embedder instead of floating. */
     VMC_VM_PIO_EXITS = 1u << 2,
     /** The same for MMIO. */
     VMC_VM_MMIO_EXITS = 1u << 3,
+    /** The same for MSRs that neither the engine nor the machine knows, instead of #GP. */
+    VMC_VM_MSR_EXITS = 1u << 4,
+    /** No hypervisor CPUID leaves and no paravirtual clock. */
+    VMC_VM_NO_PARAVIRT = 1u << 5,
 };
 
 struct vmc_vm_config {
@@ -43,7 +50,12 @@ VMC_API struct vmc_mem *vmc_vm_mem(struct vmc_vm *vm);
 VMC_API struct vmc_board *vmc_vm_board(struct vmc_vm *vm);
 VMC_API const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm);
 
-/** Wire of a global system interrupt (0-23: IOAPIC pins; 0-15 also reach the PIC pair). */
+/**
+ * A new source on the wire of global system interrupt gsi (0-23). Sources of one wire are or-ed, so
+ * devices may share it. Wires 0-15 reach the PIC pair too. As on every PC, wire 0 (the PIT) is
+ * IOAPIC pin 2; pin 0 carries the PIC's output. Not connected when gsi is out of range or
+ * the VM has VMC_VM_NO_IRQCHIP. While quiesced.
+ */
 VMC_API struct vmc_irq_line vmc_vm_gsi(struct vmc_vm *vm, uint32_t gsi);
 
 /** A device asks for the end of the run: every vCPU's run returns SHUTDOWN. Any thread. */
@@ -65,9 +77,6 @@ VMC_API VMC_MUST_CHECK int vmc_vm_reset(struct vmc_vm *vm);
 
 /* ---- vCPUs --------------------------------------------------------------------------------- */
 
-#define VMC_RUN_PARK 1u /**< vmc_run_limits.flags: sleep inside run while idle (platform.sync) */
-#define VMC_RUN_SELF_TIMED 2u /**< advance the VM's timer queue between entries */
-
 VMC_API VMC_MUST_CHECK int vmc_vcpu_create(struct vmc_vm *vm, uint32_t index,
                                            struct vmc_vcpu **out, struct vmc_error *err);
 /** vCPU number index, or NULL. */
@@ -79,6 +88,17 @@ VMC_API struct vmc_vcpu *vmc_vm_vcpu(struct vmc_vm *vm, uint32_t index);
  */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_run(struct vmc_vcpu *v, const struct vmc_run_limits *lim,
                                         struct vmc_exit *exit);
+/**
+ * Run every vCPU of the VM on this thread in turns, each for a slice of instructions, until
+ * something the library does not handle; *who is the vCPU that the exit is about. For machines
+ * without threads, and the only way to run a VMC_VM_DETERMINISTIC VM, whose clock it drives (while
+ * every vCPU is idle it jumps to the next timer). max_insns and deadline_ns count for the VM as a
+ * whole; VMC_RUN_SELF_TIMED is implied. VMC_ENOTSUP: the engine has no VMC_CAP_RETIRED.
+ */
+VMC_API VMC_MUST_CHECK int vmc_vm_run(struct vmc_vm *vm, const struct vmc_run_limits *lim,
+                                      struct vmc_vcpu **who, struct vmc_exit *exit);
+/** Number of a vCPU. */
+VMC_API uint32_t vmc_vcpu_index(const struct vmc_vcpu *v);
 /** Finish the exit that run returned. VMC_ESTATE when none is owed. */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_complete(struct vmc_vcpu *v, const struct vmc_exit *exit);
 VMC_API VMC_MUST_CHECK int vmc_vcpu_get_state(struct vmc_vcpu *v, uint32_t groups,

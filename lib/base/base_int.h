@@ -273,6 +273,18 @@ static inline bool vmci_bit_set_atomic(uint64_t *map, uint64_t bit)
 #define vmci_exchange(p, v)      __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL)
 #define vmci_fence_seq()         __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
+/* ---- timer queue ---------------------------------------------------------------------------- */
+
+struct vmc_timerq;
+/* A second hook like vmc_timerq_set_notify, for the VM that owns the queue. */
+void vmci_timerq_set_owner_notify(struct vmc_timerq *q, void (*fn)(void *ctx), void *ctx);
+
+/* One turn of a busy wait. */
+static inline void vmci_cpu_relax(void)
+{
+    __builtin_ia32_pause();
+}
+
 /* ---- checksums and hashes ------------------------------------------------------------------ */
 
 uint32_t vmci_crc32c(uint32_t seed, const void *data, size_t bytes);
