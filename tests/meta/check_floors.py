@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Fail when a file includes what its floor does not allow (docs/architecture.md, "Floors")."""
+import pathlib
+import re
+import sys
+
+FREESTANDING = {"stddef.h", "stdint.h", "stdbool.h", "stdarg.h", "limits.h", "stdatomic.h",
+                "stdalign.h", "cpuid.h"}
+FUNNELS = {  # foreign header -> the only file that may include it
+    "capstone/": "lib/cpu/decode/dec_capstone.c",
+    "zstd": "lib/pack/pack_zstd.c",
+    "xxhash.h": "lib/base/hash_xxh.c",
+}
+MODULES = {  # module -> modules whose internal headers it may include
+    "base": set(),
+    "pack": {"base"},
+    "wire": {"base"},
+    "sched": {"base"},
+    "balloon": {"base", "pack"},
+    "sharing": {"base", "pack"},
+    "vmfs": {"base"},
+    "disk": {"base", "pack"},
+    "mmu": {"base", "wire"},
+    "cpu": {"base", "wire", "mmu"},
+    "irq": {"base", "wire"},
+    "bus": {"base", "wire"},
+    "dev": {"base", "wire", "mmu", "irq", "bus"},
+    "virtio": {"base", "wire", "mmu", "irq", "bus"},
+    "boot": {"base", "mmu"},
+    "vm": {"base", "pack", "wire", "sched", "balloon", "sharing", "mmu", "cpu", "irq", "bus",
+           "dev", "virtio", "boot"},
+    "pc": {"base", "wire", "mmu", "cpu", "irq", "bus", "dev", "virtio", "boot", "vm"},
+    "snap": {"base", "pack", "wire", "mmu", "cpu", "irq", "bus", "dev", "virtio", "boot", "vm"},
+}
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def foreign_owner(name):
+    for prefix, owner in FUNNELS.items():
+        if name.startswith(prefix):
+            return owner
+    return None
+
+
+def check_lib(root, path, errors):
+    module = path.relative_to(root / "lib").parts[0]
+    rel = path.relative_to(root).as_posix()
+    if module not in MODULES:
+        errors.append(f"{rel}: module '{module}' is not in the table of check_floors.py")
+        return
+    for kind, name in INCLUDE.findall(path.read_text()):
+        if kind == "<":
+            if name.startswith("vmcore/") or name in FREESTANDING:
+                continue
+            if foreign_owner(name) == rel:
+                continue
+            errors.append(f"{rel}: includes <{name}>, not allowed in lib/")
+            continue
+        if "/" not in name:
+            if (path.parent / name).exists():
+                continue
+            errors.append(f'{rel}: includes "{name}", which names no module')
+            continue
+        target = name.split("/")[0]
+        if target != module and target not in MODULES[module]:
+            errors.append(f'{rel}: module {module} includes "{name}" of a module it may not use')
+        if target != module and name.endswith("_priv.h"):
+            errors.append(f'{rel}: includes the private header "{name}" of another module')
+
+
+def check_outside(root, folder, errors):
+    """The command and the examples see only public headers."""
+    for path in (root / folder).rglob("*.[ch]"):
+        for kind, name in INCLUDE.findall(path.read_text()):
+            if kind == '"' and not (path.parent / name).exists():
+                errors.append(f'{path.relative_to(root)}: includes "{name}", not its own file')
+            if kind == "<" and name.split("/")[0] in MODULES and "/" in name:
+                errors.append(f"{path.relative_to(root)}: includes <{name}> from lib/")
+
+
+def main():
+    root = pathlib.Path(sys.argv[1]).resolve()
+    errors = []
+    files = [p for p in sorted((root / "lib").rglob("*")) if p.suffix in (".c", ".h", ".S")]
+    for path in files:
+        check_lib(root, path, errors)
+    for path in sorted((root / "include").rglob("*.h")):
+        for kind, name in INCLUDE.findall(path.read_text()):
+            if kind == '"' or not (name.startswith("vmcore/") or name in FREESTANDING):
+                errors.append(f"{path.relative_to(root)}: includes {name}: public headers include "
+                              "only public headers")
+    for folder in ("tools", "examples"):
+        if (root / folder).exists():
+            check_outside(root, folder, errors)
+    for e in errors:
+        print(e)
+    print(f"{len(files)} files of lib/ checked, {len(errors)} errors")
+    return 1 if errors or not files else 0
+
+
+sys.exit(main())
