@@ -74,7 +74,10 @@ struct vmc_pci_bus_config {
     void *reset_port_dev;
 };
 
-/** Create the root bus: takes ports 0xcf8-0xcff. The functions of bus 0 are created on it. */
+/**
+ * Create the root bus: takes ports 0xcf8-0xcff. It is a device of the board and destroyed with it,
+ * after the functions that were created on it later.
+ */
 VMC_API VMC_MUST_CHECK int vmc_pci_bus_create(struct vmc_board *bd,
                                               const struct vmc_pci_bus_config *cfg,
                                               struct vmc_pci_bus **out, struct vmc_error *err);
