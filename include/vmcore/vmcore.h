@@ -5,9 +5,11 @@
 #ifndef VMCORE_VMCORE_H
 #define VMCORE_VMCORE_H
 
+#include <vmcore/boot.h>
 #include <vmcore/bus.h>
 #include <vmcore/cpuid.h>
 #include <vmcore/device.h>
+#include <vmcore/devices.h>
 #include <vmcore/engine.h>
 #include <vmcore/exit.h>
 #include <vmcore/io.h>
@@ -16,6 +18,7 @@
 #include <vmcore/memory.h>
 #include <vmcore/platform.h>
 #include <vmcore/paging.h>
+#include <vmcore/pc.h>
 #include <vmcore/pci.h>
 #include <vmcore/status.h>
 #include <vmcore/timer.h>
