@@ -21,6 +21,8 @@
 
 #define VMCI_FAULT 1
 #define VMCI_EXIT  2
+/* From executors to the engine only: not finished (a long REP), run it again. */
+#define VMCI_AGAIN 3
 
 /* ---- software TLB ---------------------------------------------------------------------------- */
 
@@ -33,6 +35,7 @@ enum vmci_tlb_mode {
     VMCI_TLB_SUP,    /* supervisor, SMAP in force (AC clear, or implicit access) */
     VMCI_TLB_SUP_AC, /* supervisor, user pages allowed */
     VMCI_TLB_USER,
+    VMCI_TLB_ALIGN, /* CPL 3, CR0.AM and EFLAGS.AC: never filled, so that every access is checked */
     VMCI_TLB_MODES,
 };
 #define VMCI_TLB_BITS 10
@@ -78,6 +81,9 @@ struct vmci_cpu {
     uint8_t code_bits;  /* 16, 32 or 64: default operand/address size of CS */
     uint8_t stack_bits; /* 16, 32 or 64: size of SP */
     uint8_t tlb_mode;   /* enum vmci_tlb_mode of explicit data accesses now */
+    const struct vmci_insn *cur;     /* the instruction being executed */
+    const struct vmci_insn *blk;     /* first instruction of its block */
+    const struct vmci_insn *blk_end; /* the block is left here; moved by vmci_stop_block */
     struct vmc_segment seg[VMC_SREGS];
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
     uint64_t retired; /* instructions retired since creation; within a block up to its start */
@@ -148,6 +154,18 @@ static inline uint64_t vmci_insn_rip(const struct vmci_cpu *cpu, const struct vm
     return cpu->gpr[VMCI_REG_IP] + in->next - in->len;
 }
 
+/* Instructions retired before the current one. */
+static inline uint64_t vmci_retired_now(const struct vmci_cpu *cpu)
+{
+    return cpu->retired + (uint64_t)(cpu->cur - cpu->blk);
+}
+/* Leave the block after the current instruction, for the engine to look at what has changed. */
+static inline void vmci_stop_block(struct vmci_cpu *cpu)
+{
+    cpu->blk_end = cpu->cur + 1;
+    (void)vmci_fetch_or(&cpu->request, VMCI_REQ_TRAP);
+}
+
 /* Effective address of the memory operand: offset in its segment, cut to the address size. */
 static inline uint64_t vmci_ea(const struct vmci_cpu *cpu, const struct vmci_insn *in)
 {
@@ -192,6 +210,14 @@ int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v);
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out);
 int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v);
 int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes);
+
+/*
+ * An access to a device: through vmc_engine_io, or an exit, by way of the replay log. A read fills
+ * *data. addr: port, guest-physical address or MSR number. 0; VMCI_FAULT (MSR: #GP); VMCI_EXIT.
+ */
+enum vmci_io_kind { VMCI_IO_PIO, VMCI_IO_MMIO, VMCI_IO_MSR };
+int vmci_io_access(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uint64_t addr,
+                   unsigned bytes, uint64_t *data);
 
 void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too);
 void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la);
@@ -256,7 +282,7 @@ int vmci_invpcid(struct vmci_cpu *cpu, uint64_t type, uint64_t pcid, uint64_t la
 
 /* May the current CPL use the port (IOPL, I/O permission map)? 0 or #GP. */
 int vmci_io_check(struct vmci_cpu *cpu, uint16_t port, unsigned bytes);
-/* IN/OUT after the check; through io->pio and the replay log (softtlb.c owns the log). */
+/* IN/OUT after the check, I/O breakpoints included; through vmci_io_access. */
 int vmci_pio(struct vmci_cpu *cpu, bool write, uint16_t port, unsigned bytes, uint32_t *data);
 
 /* Debug registers: does a data access or the instruction at la hit a breakpoint? Sets pending_db for

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Corrections of the disassembly library's view. Each row is covered by a case of
+ * tests/unit/cpu/test_decode.c.
+ */
+#include "cpu/decode/dec_int.h"
+
+#include <vmcore/x86_state.h>
+
+/*
+ * Encodings that the library refuses or reads wrongly, but reads right in another spelling that
+ * means the same to a processor. opcode points at the last opcode byte.
+ */
+void dec_fix_bytes(const struct dec_scan *s, uint8_t *opcode, unsigned avail)
+{
+    uint8_t *modrm = avail > 1 ? opcode + 1 : NULL;
+
+    if (s->vex || modrm == NULL)
+        return;
+    if (s->map == VMCI_MAP_0F) {
+        /* MOV to and from CR and DR ignore ModR/M.mod: always a register (SDM 2B, MOV). */
+        if (*opcode >= 0x20 && *opcode <= 0x23)
+            *modrm |= 0xc0;
+        /* Hint NOPs and prefetches with any ModR/M (SDM 2D appendix A, 0F 0D and 0F 18..1F). */
+        if (*opcode == 0x0d || (*opcode >= 0x18 && *opcode <= 0x1f)) {
+            *opcode = 0x1f;
+            *modrm &= 0xc7;
+        }
+    } else if (s->map == VMCI_MAP_1B) {
+        unsigned reg = (*modrm >> 3) & 7u;
+        /* TEST has an alias at /1, SHL at /6 (SDM 2D table A-6). */
+        if ((*opcode == 0xf6 || *opcode == 0xf7) && reg == 1)
+            *modrm &= 0xc7;
+        bool shift = *opcode == 0xc0 || *opcode == 0xc1 || (*opcode >= 0xd0 && *opcode <= 0xd3);
+        if (shift && reg == 6)
+            *modrm = (uint8_t)((*modrm & 0xc7) | 4 << 3);
+    }
+}
+
+/* Instructions newer than the library, and those that it gives the identity of another. */
+struct fix_row {
+    uint8_t map, opcode;
+    uint8_t pp;                /* 0 none, 1 66, 2 F3, 3 F2, ANY */
+    uint8_t mask, value;       /* of ModR/M */
+    bool modrm;                /* has a ModR/M byte (when the library knows nothing) */
+    uint16_t op;
+    uint8_t feature;
+    struct vmci_opnd opnd;     /* KEEP: as the library has it */
+};
+#define ANY 0xff
+#define KEEP 0xff
+
+/* clang-format off */
+static const struct fix_row rows[] = {
+    /* MOVSD and CMPSD share their identity with the SSE2 instructions of the same name. */
+    {VMCI_MAP_1B, 0xa5, ANY, 0, 0, false, VMCI_OP_MOVS, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_1B, 0xa7, ANY, 0, 0, false, VMCI_OP_CMPS, VMCI_FEAT_NONE, {0, 0, 0}},
+    /* CLZERO, SERIALIZE, RDPID: unknown to it. */
+    {VMCI_MAP_0F, 0x01, ANY, 0xff, 0xfc, true, VMCI_OP_CLZERO, VMCI_FEAT_CLZERO, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x01, 0, 0xff, 0xe8, true, VMCI_OP_SERIALIZE, VMCI_FEAT_SERIALIZE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0xc7, 2, 0xf8, 0xf8, true, VMCI_OP_RDPID, VMCI_FEAT_RDPID,
+     {VMCI_OPND_GPR, 0, 0}},
+    /* UD0 and UD1 have a ModR/M byte, and may have memory operands (SDM 2B, UD). */
+    {VMCI_MAP_0F, 0xff, ANY, 0, 0, true, VMCI_OP_UD, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0xb9, ANY, 0, 0, true, VMCI_OP_UD, VMCI_FEAT_NONE, {0, 0, 0}},
+};
+/* clang-format on */
+
+void dec_fix_facts(const struct dec_scan *s, const uint8_t *opcode, struct dec_facts *f)
+{
+    if (s->vex)
+        return;
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(rows); i++) {
+        const struct fix_row *r = &rows[i];
+        if (r->map != s->map || r->opcode != s->opcode || (r->pp != ANY && r->pp != s->pp) ||
+            (opcode[1] & r->mask) != r->value)
+            continue;
+        f->op = r->op;
+        f->feature = r->feature;
+        f->has_modrm = r->modrm;
+        if (r->opnd.kind != KEEP) {
+            f->nopnd = r->opnd.kind != VMCI_OPND_NONE;
+            f->opnd[0] = r->opnd;
+            if (r->opnd.kind == VMCI_OPND_GPR) {
+                f->opnd[0].reg = (uint8_t)((opcode[1] & 7) | (s->rex & 1) << 3);
+                f->opnd[0].size = s->bits == 64 ? 8 : 4;
+            }
+        }
+        return;
+    }
+}
