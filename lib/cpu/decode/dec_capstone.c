@@ -175,9 +175,6 @@ static void operands(const cs_x86 *x, struct dec_facts *f)
                                     reg_rows[o->reg].reg};
         } else if (o->type == X86_OP_MEM) {
             n->kind = VMCI_OPND_MEM;
-            if (o->mem.index > 0 && o->mem.index < X86_REG_ENDING &&
-                reg_rows[o->mem.index].kind == VMCI_OPND_XMM)
-                f->vsib_index = (uint8_t)(1 + reg_rows[o->mem.index].reg);
         } else {
             n->kind = VMCI_OPND_IMM;
             f->imm = o->imm;

@@ -39,7 +39,7 @@ struct dec_facts {
     struct vmci_opnd opnd[4];
     uint8_t acc[4]; /* VMCI_MEM_* for each operand */
     int64_t imm;    /* of an immediate that has no bytes (SHL reg, 1) */
-    uint8_t vsib_index;
+    uint8_t imm_bytes; /* of an encoding that is known from the FP table */
 };
 
 struct dec_backend;
@@ -51,6 +51,13 @@ bool dec_backend_facts(struct dec_backend *be, unsigned bits, const uint8_t *b,
                        struct dec_facts *f);
 unsigned dec_backend_text(struct dec_backend *be, unsigned bits, const uint8_t *b, unsigned n,
                           uint64_t rip, char *text, size_t size);
+
+/*
+ * x87, MMX, SSE and AVX (dec_fp.c): the table of encodings that may reach the host's unit decides,
+ * the library is not asked. facts: false: not in the table. finish: false: not a valid form.
+ */
+bool dec_fp_facts(const struct dec_scan *s, struct dec_facts *f);
+bool dec_fp_finish(const struct dec_scan *s, struct vmci_insn *in);
 
 /* Corrections (dec_fix.c): before the library sees the opcode, and of what it says. */
 void dec_fix_bytes(const struct dec_scan *s, uint8_t *opcode, unsigned avail);

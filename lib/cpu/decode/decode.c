@@ -486,25 +486,6 @@ static uint16_t prefix_flags(const struct dec_scan *s)
                       (s->seg != VMC_SREGS ? VMCI_IF_SEG : 0));
 }
 
-/* FP: the use of memory and of general registers. */
-static void fp_operands(struct vmci_insn *in, const struct dec_facts *f)
-{
-    for (unsigned i = 0; i < f->nopnd; i++) {
-        const struct vmci_opnd *o = &f->opnd[i];
-        if (o->kind == VMCI_OPND_MEM) {
-            in->mem_bytes = o->size;
-            in->mem_acc = f->acc[i] != 0 ? f->acc[i] : VMCI_MEM_READ;
-        } else if (o->kind == VMCI_OPND_GPR) {
-            in->gpr_rd |= (uint16_t)((f->acc[i] & VMCI_MEM_READ ? 1u : 0) << o->reg);
-            in->gpr_wr |= (uint16_t)((f->acc[i] & VMCI_MEM_WRITE ? 1u : 0) << o->reg);
-        }
-    }
-    if (f->vsib_index != 0) {
-        in->index = (uint8_t)(f->vsib_index - 1);
-        in->flags |= VMCI_IF_VSIB;
-    }
-}
-
 /* ---- the decoder ----------------------------------------------------------------------------- */
 
 static int undefined(struct vmci_insn *in, const struct dec_scan *s, const uint8_t *b,
@@ -570,8 +551,8 @@ static int assemble(const struct dec_scan *s, const struct dec_facts *f, const u
         in->disp += (int64_t)len;
     in->next = (uint16_t)len;
     in->flags |= ending(in);
-    if (in->op >= VMCI_OP_FP_FIRST)
-        fp_operands(in, f);
+    if (in->op >= VMCI_OP_FP_FIRST && !dec_fp_finish(s, in))
+        return undefined(in, s, raw, len);
     if (!valid(s, in, features))
         return undefined(in, s, raw, len);
     return (int)len;
@@ -596,7 +577,8 @@ int vmci_decode(struct vmci_decoder *dec, const struct vmci_dec_mode *mode, cons
     unsigned op_at = head + s.opcode_off - body;
     dec_fix_bytes(&s, canon + op_at, n - s.opcode_off);
 
-    bool known = !s.evex && !s.xop && dec_backend_facts(dec->be, mode->bits, canon, &f);
+    bool known = !s.evex && !s.xop &&
+                 (dec_fp_facts(&s, &f) || dec_backend_facts(dec->be, mode->bits, canon, &f));
     if (!known) {
         memset(&f, 0, sizeof(f));
         f.op = VMCI_OP_UD;
@@ -619,6 +601,7 @@ int vmci_decode(struct vmci_decoder *dec, const struct vmci_dec_mode *mode, cons
         unsigned end = dec_modrm(&s, b, s.opcode_off + 1u, &probe);
         len = VMCI_MAX(len, end);
     }
+    len += f.imm_bytes;
     if (len > VMCI_INSN_MAX)
         return VMCI_DEC_TOO_LONG;
     if (len > n)

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* MXCSR, FXSAVE/FXRSTOR and the XSAVE family (SDM 1 chapters 10.5 and 13; APM 2 11.5). */
+#include "fp_int.h"
+
+#define XCOMP_COMPACT (1ull << 63)
+#define LEGACY_REGS   32u /* offset of st[] */
+#define LEGACY_XMM    160u
+
+/* Memory image under construction: which parts are written. */
+struct image {
+    VMC_ALIGNED(64) uint8_t b[sizeof(struct vmci_xsave)];
+    struct {
+        uint16_t at, bytes;
+    } part[8];
+    unsigned parts;
+};
+
+static void part(struct image *im, unsigned at, unsigned bytes)
+{
+    im->part[im->parts].at = (uint16_t)at;
+    im->part[im->parts].bytes = (uint16_t)bytes;
+    im->parts++;
+}
+
+/* All or nothing: every page is probed before the first byte is written. */
+static int write_image(struct vmci_cpu *cpu, uint64_t la, const struct image *im)
+{
+    int r = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < im->parts && r == 0; i++) {
+            unsigned end = im->part[i].at + im->part[i].bytes;
+            for (unsigned at = im->part[i].at; at < end && r == 0; at += 64) {
+                unsigned n = VMCI_MIN(64u, end - at);
+                r = pass == 0 ? vmci_probe_wr(cpu, la + at, n)
+                              : vmci_wr_block(cpu, la + at, im->b + at, n);
+            }
+        }
+    }
+    return r;
+}
+
+static int read_image(struct vmci_cpu *cpu, uint64_t la, uint8_t *dst, unsigned from, unsigned to)
+{
+    int r = 0;
+    for (unsigned at = from; at < to && r == 0; at += 64)
+        r = vmci_rd_block(cpu, la + at, dst + at, VMCI_MIN(64u, to - at));
+    return r;
+}
+
+/* ---- pieces ---------------------------------------------------------------------------------- */
+
+static bool wide(const struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    return cpu->code_bits == 64 && (in->rex & 8);
+}
+
+/* XMM and YMM registers that exist in the current mode. */
+static unsigned vector_regs(const struct vmci_cpu *cpu)
+{
+    return cpu->code_bits == 64 ? 16 : 8;
+}
+
+static bool vendor_amd(struct vmci_cpu *cpu)
+{
+    uint32_t r[4];
+    vmci_cpuid(cpu, 0, 0, r);
+    return r[1] == 0x68747541u; /* "Auth" */
+}
+
+bool vmci_fp_no_selectors(struct vmci_cpu *cpu)
+{
+    uint32_t r[4];
+    vmci_cpuid(cpu, 7, 0, r);
+    return (r[1] >> 13) & 1;
+}
+
+/*
+ * AMD processors save the pointers only while an exception is pending, else zeros (APM 2 11.5.9 and
+ * CPUID 8000_0008 EBX[2]); Intel's always save them.
+ */
+static void put_x87(struct vmci_cpu *cpu, uint8_t *p, bool w)
+{
+    const struct vmci_fp *fp = cpu->fp;
+    const struct vmci_xsave *a = &fp->area;
+    vmci_fp_zero(p, 24);
+    vmci_st_le16(p, a->fcw);
+    vmci_st_le16(p + 2, a->fsw);
+    p[4] = a->ftw;
+    if ((a->fsw & VMCI_FSW_ES) || !vendor_amd(cpu)) {
+        vmci_st_le16(p + 6, fp->fop);
+        vmci_st_le64(p + 8, fp->fip);
+        vmci_st_le64(p + 16, fp->fdp);
+        if (!w) {
+            bool zero = vmci_fp_no_selectors(cpu);
+            vmci_st_le32(p + 12, zero ? 0 : fp->fcs);
+            vmci_st_le32(p + 20, zero ? 0 : fp->fds);
+        }
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        vmci_fp_copy(p + LEGACY_REGS + i * 16, a->st[i], 10);
+        vmci_fp_zero(p + LEGACY_REGS + i * 16 + 10, 6);
+    }
+}
+
+static void get_x87(struct vmci_cpu *cpu, const uint8_t *p, bool w)
+{
+    struct vmci_fp *fp = cpu->fp;
+    struct vmci_xsave *a = &fp->area;
+    a->fcw = (vmci_ld_le16(p) & 0x1f7f) | 0x40;
+    a->fsw = vmci_ld_le16(p + 2);
+    a->ftw = p[4];
+    fp->fop = vmci_ld_le16(p + 6) & 0x7ff;
+    fp->fip = w ? vmci_ld_le64(p + 8) : vmci_ld_le32(p + 8);
+    fp->fdp = w ? vmci_ld_le64(p + 16) : vmci_ld_le32(p + 16);
+    fp->fcs = w ? 0 : vmci_ld_le16(p + 12);
+    fp->fds = w ? 0 : vmci_ld_le16(p + 20);
+    for (unsigned i = 0; i < 8; i++)
+        vmci_fp_copy(a->st[i], p + LEGACY_REGS + i * 16, 10);
+}
+
+static void init_component(struct vmci_cpu *cpu, unsigned i)
+{
+    struct vmci_fp *fp = cpu->fp;
+    switch (i) {
+    case 0:
+        fp->area.fcw = VMCI_FCW_INIT;
+        fp->area.fsw = 0;
+        fp->area.ftw = 0;
+        fp->fip = fp->fdp = 0;
+        fp->fcs = fp->fds = fp->fop = 0;
+        vmci_fp_zero(fp->area.st, sizeof(fp->area.st));
+        break;
+    case 1:
+        vmci_fp_zero(fp->area.xmm, vector_regs(cpu) * 16);
+        break;
+    default:
+        vmci_fp_zero(fp->area.ymmh, vector_regs(cpu) * 16);
+        break;
+    }
+}
+
+static bool all_zero(const uint8_t *p, size_t n)
+{
+    uint64_t m = 0;
+    for (size_t i = 0; i < n; i += 8)
+        m |= vmci_ld_le64(p + i);
+    return m == 0;
+}
+
+/* Components that are not in their initial state; by content, so that it is deterministic. */
+static uint64_t in_use(const struct vmci_cpu *cpu)
+{
+    const struct vmci_fp *fp = cpu->fp;
+    const struct vmci_xsave *a = &fp->area;
+    uint64_t m = 0;
+    if (a->fcw != VMCI_FCW_INIT || a->fsw || a->ftw || fp->fip || fp->fdp || fp->fop || fp->fcs ||
+        fp->fds || !all_zero(a->st[0], sizeof(a->st)))
+        m |= VMC_XCR0_X87;
+    if (!all_zero(a->xmm[0], vector_regs(cpu) * 16))
+        m |= VMC_XCR0_SSE;
+    if (!all_zero(a->ymmh[0], vector_regs(cpu) * 16))
+        m |= VMC_XCR0_AVX;
+    return m;
+}
+
+static uint64_t requested(const struct vmci_cpu *cpu, bool supervisor)
+{
+    uint64_t mask = (cpu->gpr[VMC_RDX] << 32) | (uint32_t)cpu->gpr[VMC_RAX];
+    return mask & (cpu->xcr0 | (supervisor ? cpu->msr.xss : 0)) & VMCI_FP_XCR0;
+}
+
+/* ---- MXCSR ----------------------------------------------------------------------------------- */
+
+static int load_mxcsr(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    struct vmci_fp *fp = cpu->fp;
+    uint64_t la, v;
+    int r = vmci_fp_operand(cpu, in, 4, 0, false, &la);
+    if (r == 0)
+        r = vmci_rd(cpu, la, 4, &v);
+    if (r != 0)
+        return r;
+    if (v & ~(uint64_t)fp->mx_valid)
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    vmci_fp_park(cpu);
+    fp->area.mxcsr = (uint32_t)v;
+    vmci_fp_refresh(fp);
+    return 0;
+}
+
+static int store_mxcsr(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    uint64_t la;
+    int r = vmci_fp_operand(cpu, in, 4, 0, true, &la);
+    if (r != 0)
+        return r;
+    vmci_fp_park(cpu);
+    return vmci_wr(cpu, la, 4, cpu->fp->area.mxcsr);
+}
+
+/* ---- FXSAVE, FXRSTOR ------------------------------------------------------------------------- */
+
+/* SSE state takes part only with OSFXSR, and not in AMD's fast mode of privileged code. */
+static bool fx_sse(const struct vmci_cpu *cpu)
+{
+    if ((cpu->efer & VMC_EFER_FFXSR) && cpu->cpl == 0 && cpu->code_bits == 64)
+        return false;
+    return (cpu->cr4 & VMC_CR4_OSFXSR) != 0;
+}
+
+static int do_fxsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la)
+{
+    struct vmci_fp *fp = cpu->fp;
+    struct image im = {.parts = 0};
+    vmci_fp_park(cpu);
+    put_x87(cpu, im.b, wide(cpu, in));
+    if (cpu->cr4 & VMC_CR4_OSFXSR) {
+        vmci_st_le32(im.b + 24, fp->area.mxcsr);
+        vmci_st_le32(im.b + 28, fp->mx_valid);
+        part(&im, 0, LEGACY_XMM);
+    } else {
+        part(&im, 0, 24);
+        part(&im, LEGACY_REGS, LEGACY_XMM - LEGACY_REGS);
+    }
+    if (fx_sse(cpu)) {
+        vmci_fp_copy(im.b + LEGACY_XMM, fp->area.xmm, sizeof(fp->area.xmm));
+        part(&im, LEGACY_XMM, vector_regs(cpu) * 16);
+    }
+    return write_image(cpu, la, &im);
+}
+
+static int do_fxrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la)
+{
+    struct vmci_fp *fp = cpu->fp;
+    uint8_t b[LEGACY_XMM + 256];
+    int r = read_image(cpu, la, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
+    if (r != 0)
+        return r;
+    bool mx = (cpu->cr4 & VMC_CR4_OSFXSR) != 0;
+    if (mx && (vmci_ld_le32(b + 24) & ~fp->mx_valid))
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    vmci_fp_park(cpu);
+    get_x87(cpu, b, wide(cpu, in));
+    if (mx)
+        fp->area.mxcsr = vmci_ld_le32(b + 24);
+    if (fx_sse(cpu))
+        vmci_fp_copy(fp->area.xmm, b + LEGACY_XMM, vector_regs(cpu) * 16);
+    vmci_fp_refresh(fp);
+    return 0;
+}
+
+/* ---- XSAVE, XSAVEOPT, XSAVEC, XSAVES --------------------------------------------------------- */
+
+static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la, uint64_t rfbm)
+{
+    struct vmci_fp *fp = cpu->fp;
+    struct image im = {.parts = 0};
+    bool compact = in->op == VMCI_OP_XSAVEC || in->op == VMCI_OP_XSAVES;
+    uint64_t header = 0;
+    if (!compact) {
+        int r = vmci_rd(cpu, la + VMCI_XSAVE_LEGACY, 8, &header);
+        if (r != 0)
+            return r;
+    }
+    vmci_fp_park(cpu);
+    uint64_t used = in_use(cpu) & rfbm;
+    if (compact && (rfbm & VMC_XCR0_SSE) && fp->area.mxcsr != VMCI_MXCSR_INIT)
+        used |= VMC_XCR0_SSE;
+    uint64_t write = in->op == VMCI_OP_XSAVE ? rfbm : used;
+    if (write & VMC_XCR0_X87) {
+        put_x87(cpu, im.b, wide(cpu, in));
+        part(&im, 0, 24);
+        part(&im, LEGACY_REGS, LEGACY_XMM - LEGACY_REGS);
+    }
+    if (compact ? (write & VMC_XCR0_SSE) : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX))) {
+        vmci_st_le32(im.b + 24, fp->area.mxcsr);
+        vmci_st_le32(im.b + 28, fp->mx_valid);
+        part(&im, 24, 8);
+    }
+    if (write & VMC_XCR0_SSE) {
+        vmci_fp_copy(im.b + LEGACY_XMM, fp->area.xmm, sizeof(fp->area.xmm));
+        part(&im, LEGACY_XMM, vector_regs(cpu) * 16);
+    }
+    vmci_st_le64(im.b + VMCI_XSAVE_LEGACY, (header & ~rfbm) | used);
+    vmci_st_le64(im.b + VMCI_XSAVE_LEGACY + 8, rfbm | XCOMP_COMPACT);
+    part(&im, VMCI_XSAVE_LEGACY, compact ? 16 : 8);
+    if (write & VMC_XCR0_AVX) {
+        vmci_fp_copy(im.b + VMCI_XSAVE_AVX, fp->area.ymmh, sizeof(fp->area.ymmh));
+        part(&im, VMCI_XSAVE_AVX, vector_regs(cpu) * 16);
+    }
+    return write_image(cpu, la, &im);
+}
+
+/* ---- XRSTOR, XRSTORS ------------------------------------------------------------------------- */
+
+static bool header_valid(const struct vmci_cpu *cpu, const struct vmci_insn *in, const uint8_t *h)
+{
+    uint64_t bv = vmci_ld_le64(h), comp = vmci_ld_le64(h + 8);
+    if (comp & XCOMP_COMPACT) {
+        uint64_t allowed = cpu->xcr0 | (in->op == VMCI_OP_XRSTORS ? cpu->msr.xss : 0);
+        if (!((cpu->features >> VMCI_FEAT_XSAVEC) & 1))
+            return false;
+        return !(comp & ~XCOMP_COMPACT & ~allowed) && !(bv & ~comp) && all_zero(h + 16, 48);
+    }
+    if (in->op == VMCI_OP_XRSTORS)
+        return false;
+    return !(bv & ~cpu->xcr0) && all_zero(h + 8, 16);
+}
+
+static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la, uint64_t rfbm)
+{
+    struct vmci_fp *fp = cpu->fp;
+    uint8_t b[sizeof(struct vmci_xsave)];
+    int r = read_image(cpu, la, b, VMCI_XSAVE_LEGACY, VMCI_XSAVE_AVX);
+    if (r != 0)
+        return r;
+    if (!header_valid(cpu, in, b + VMCI_XSAVE_LEGACY))
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    bool compact = (vmci_ld_le64(b + VMCI_XSAVE_LEGACY + 8) & XCOMP_COMPACT) != 0;
+    uint64_t bv = vmci_ld_le64(b + VMCI_XSAVE_LEGACY);
+    bool mx = compact ? (rfbm & bv & VMC_XCR0_SSE) != 0
+                      : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX)) != 0;
+    if ((rfbm & bv & (VMC_XCR0_X87 | VMC_XCR0_SSE)) || mx) {
+        r = read_image(cpu, la, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
+        if (r != 0)
+            return r;
+    }
+    if (rfbm & bv & VMC_XCR0_AVX) {
+        r = read_image(cpu, la, b, VMCI_XSAVE_AVX, VMCI_XSAVE_AVX + vector_regs(cpu) * 16);
+        if (r != 0)
+            return r;
+    }
+    if (mx && (vmci_ld_le32(b + 24) & ~fp->mx_valid))
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    vmci_fp_park(cpu);
+    for (unsigned i = 0; i < 3; i++) {
+        if ((rfbm & ~bv) >> i & 1)
+            init_component(cpu, i);
+    }
+    if (rfbm & bv & VMC_XCR0_X87)
+        get_x87(cpu, b, wide(cpu, in));
+    if (rfbm & bv & VMC_XCR0_SSE)
+        vmci_fp_copy(fp->area.xmm, b + LEGACY_XMM, vector_regs(cpu) * 16);
+    if (rfbm & bv & VMC_XCR0_AVX)
+        vmci_fp_copy(fp->area.ymmh, b + VMCI_XSAVE_AVX, vector_regs(cpu) * 16);
+    if (mx)
+        fp->area.mxcsr = vmci_ld_le32(b + 24);
+    else if (compact && (rfbm & VMC_XCR0_SSE))
+        fp->area.mxcsr = VMCI_MXCSR_INIT;
+    vmci_fp_refresh(fp);
+    return 0;
+}
+
+/* ---- dispatch -------------------------------------------------------------------------------- */
+
+static int mxcsr_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    bool vex = (in->flags & VMCI_IF_VEX) != 0;
+    int r = vmci_fp_check(cpu, vex ? VMCI_FK_AVX : VMCI_FK_SSE);
+    if (r != 0)
+        return r;
+    return in->op == VMCI_OP_LDMXCSR ? load_mxcsr(cpu, in) : store_mxcsr(cpu, in);
+}
+
+static int fx_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    uint64_t la;
+    if (cpu->cr0 & (VMC_CR0_EM | VMC_CR0_TS))
+        return vmci_raise(cpu, VMC_VEC_NM);
+    int r = vmci_fp_operand(cpu, in, 512, 16, in->op == VMCI_OP_FXSAVE, &la);
+    if (r != 0)
+        return r;
+    return in->op == VMCI_OP_FXSAVE ? do_fxsave(cpu, in, la) : do_fxrstor(cpu, in, la);
+}
+
+static int xsave_family(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    bool load = in->op == VMCI_OP_XRSTOR || in->op == VMCI_OP_XRSTORS;
+    bool supervisor = in->op == VMCI_OP_XSAVES || in->op == VMCI_OP_XRSTORS;
+    uint64_t la;
+    if (!(cpu->cr4 & VMC_CR4_OSXSAVE))
+        return vmci_raise(cpu, VMC_VEC_UD);
+    if (cpu->cr0 & VMC_CR0_TS)
+        return vmci_raise(cpu, VMC_VEC_NM);
+    if (supervisor && cpu->cpl != 0)
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    uint64_t rfbm = requested(cpu, supervisor);
+    unsigned bytes = (rfbm & VMC_XCR0_AVX) ? VMCI_XSAVE_AVX + vector_regs(cpu) * 16
+                                           : VMCI_XSAVE_AVX;
+    int r = vmci_fp_operand(cpu, in, bytes, 64, !load, &la);
+    if (r != 0)
+        return r;
+    return load ? do_xrstor(cpu, in, la, rfbm) : do_xsave(cpu, in, la, rfbm);
+}
+
+int vmci_fp_xsave_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    if ((in->flags & VMCI_IF_LOCK) || !(in->flags & VMCI_IF_MEM))
+        return vmci_raise(cpu, VMC_VEC_UD);
+    switch (in->op) {
+    case VMCI_OP_LDMXCSR:
+    case VMCI_OP_STMXCSR:
+        return mxcsr_op(cpu, in);
+    case VMCI_OP_FXSAVE:
+    case VMCI_OP_FXRSTOR:
+        return fx_op(cpu, in);
+    default:
+        return xsave_family(cpu, in);
+    }
+}
