@@ -36,6 +36,8 @@ enum vmc_answer {
     VMC_ANSWER_DONE = 0, /**< data is filled in */
     VMC_ANSWER_GP = 1,   /**< inject #GP(0) instead */
     VMC_ANSWER_UD = 2,   /**< inject #UD instead */
+    /** Handle it as if vmc_run_limits.exit_mask had not asked for it. Not for engines. */
+    VMC_ANSWER_DEFAULT = 3,
 };
 
 /** Why a SHUTDOWN exit happened (vmc_exit.u.stop.why). */

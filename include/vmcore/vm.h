@@ -65,6 +65,8 @@ VMC_API bool vmc_vm_stopped(const struct vmc_vm *vm, uint32_t *why, uint64_t *de
 
 /** Freeze topology and policy and hand them to the engine. While quiesced. */
 VMC_API VMC_MUST_CHECK int vmc_vm_start(struct vmc_vm *vm, struct vmc_error *err);
+/** The memory map was edited: tell the engine. While quiesced: VMC_EBUSY. */
+VMC_API VMC_MUST_CHECK int vmc_vm_memory_changed(struct vmc_vm *vm);
 /** Ask every vCPU to leave run with KICKED and stay out; does not wait. Any thread. */
 VMC_API void vmc_vm_pause(struct vmc_vm *vm);
 /** No vCPU is inside run. Any thread. */

@@ -150,6 +150,10 @@
 #define VMC_MSR_KERNEL_GS_BASE 0xc0000102u
 #define VMC_MSR_TSC_AUX        0xc0000103u
 
+/* Paravirtual clock, as KVM defines it (Documentation/virt/kvm/x86/msr.rst) */
+#define VMC_MSR_KVM_WALL_CLOCK  0x4b564d00u
+#define VMC_MSR_KVM_SYSTEM_TIME 0x4b564d01u
+
 #define VMC_APIC_BASE_BSP    0x100ull
 #define VMC_APIC_BASE_X2APIC 0x400ull
 #define VMC_APIC_BASE_ENABLE 0x800ull

@@ -81,6 +81,7 @@ struct vmc_x86_msrs {
     uint64_t mtrr_def_type;
     uint64_t mtrr_fixed[11];
     uint64_t mtrr_base[VMC_MTRR_VARIABLE], mtrr_mask[VMC_MTRR_VARIABLE];
+    uint64_t tsc_deadline; /**< 0: not armed */
 };
 
 /** Types of vmc_event.type: the encoding of VMX interruption information (SDM 3C 25.8.3). */

@@ -231,6 +231,8 @@ void vmci_lapic_set_tpr(struct vmci_lapic *l, uint64_t cr8);
 /* The register page of struct vmc_x86_state. */
 void vmci_lapic_get_page(struct vmci_lapic *l, uint8_t page[1024]);
 void vmci_lapic_set_page(struct vmci_lapic *l, const uint8_t page[1024]);
+/* The page after RESET, for engines that own the APIC. */
+void vmci_lapic_reset_page(uint8_t page[1024], uint32_t id);
 
 /* Timer registers (lapic_timer.c). */
 void vmci_apic_timer_reset(struct vmci_lapic *l);

@@ -384,3 +384,17 @@ void vmci_lapic_set_page(struct vmci_lapic *l, const uint8_t page[1024])
     vmci_apic_timer_set_current(l, vmci_ld_le32(page + VMCI_APIC_TIMER_CURRENT));
     vmci_lapic_update(l);
 }
+
+void vmci_lapic_reset_page(uint8_t page[1024], uint32_t id)
+{
+    memset(page, 0, 1024);
+    vmci_st_le32(page + VMCI_APIC_ID, id << 24);
+    vmci_st_le32(page + VMCI_APIC_VERSION, VERSION);
+    vmci_st_le32(page + VMCI_APIC_DFR, 0xffffffffu);
+    vmci_st_le32(page + VMCI_APIC_SVR, 0xff);
+    for (uint32_t n = 0; n < VMCI_LVTS; n++)
+        vmci_st_le32(page + VMCI_APIC_LVT_TIMER + n * 16, VMCI_LVT_MASKED);
+    if (id == 0) /* virtual wire mode, as vmci_lapic_reset */
+        vmci_st_le32(page + VMCI_APIC_LVT_LINT0,
+                     (uint32_t)VMCI_IRQ_EXTINT << VMCI_LVT_MODE_SHIFT);
+}

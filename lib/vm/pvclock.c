@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Paravirtual clock and hypervisor CPUID leaves, as KVM defines them (Linux,
+ * Documentation/virt/kvm/x86/msr.rst and cpuid.rst): the guest reads time from the TSC with a scale
+ * that we give it, and needs no calibration.
+ */
+#include "vm/vm_priv.h"
+
+#define LEAF_BASE     0x40000000u
+#define LEAF_FEATURES 0x40000001u
+#define LEAF_TIMING   0x40000010u
+
+#define FEATURE_NOP_IO_DELAY (1u << 1)
+#define FEATURE_CLOCKSOURCE2 (1u << 3)
+#define FEATURE_EXT_DEST_ID  (1u << 15)
+#define FEATURE_STABLE       (1u << 24)
+
+#define CPUID_HYPERVISOR (1u << 31)
+
+#define TIME_ENABLE    1u
+#define TIME_STABLE    1u /* flag: the TSCs of all vCPUs are one */
+#define TIME_BYTES     32u
+#define WALL_BYTES     12u
+
+#define NS_PER_S 1000000000u
+
+/* ---- CPUID --------------------------------------------------------------------------------- */
+
+void vmci_pvclock_cpuid(struct vmc_vm *vm)
+{
+    struct vmc_cpuid_leaf base = {
+        .leaf = LEAF_BASE,
+        .eax = LEAF_TIMING,
+        .ebx = 0x4b4d564b, /* "KVMKVMKVM" */
+        .ecx = 0x564b4d56,
+        .edx = 0x4d,
+    };
+    struct vmc_cpuid_leaf features = {
+        .leaf = LEAF_FEATURES,
+        .eax = FEATURE_NOP_IO_DELAY | FEATURE_CLOCKSOURCE2 | FEATURE_EXT_DEST_ID | FEATURE_STABLE,
+    };
+    struct vmc_cpuid_leaf timing = {
+        .leaf = LEAF_TIMING,
+        .eax = (uint32_t)(vm->tsc_hz / 1000),
+        .ebx = VMCI_APIC_BUS_HZ / 1000,
+    };
+    const struct vmc_cpuid_leaf *one = vmc_cpu_policy_find(&vm->policy, 1, 0);
+
+    if (vmc_cpu_policy_find(&vm->policy, LEAF_BASE, 0) != NULL || one == NULL)
+        return; /* the embedder, or the engine, has leaves of its own */
+    if (vm->tsc_hz == 0 || vm->ops->read_tsc == NULL)
+        features.eax &= ~(FEATURE_CLOCKSOURCE2 | FEATURE_STABLE);
+    struct vmc_cpuid_leaf first = *one;
+    first.ecx |= CPUID_HYPERVISOR;
+    if (vmc_cpu_policy_set(&vm->policy, &first) != VMC_OK ||
+        vmc_cpu_policy_set(&vm->policy, &base) != VMC_OK ||
+        vmc_cpu_policy_set(&vm->policy, &features) != VMC_OK ||
+        vmc_cpu_policy_set(&vm->policy, &timing) != VMC_OK)
+        vmci_log(vm->pf, VMC_LOG_WARN, "vm", "no room in the CPU policy for hypervisor leaves");
+}
+
+/* ---- clock --------------------------------------------------------------------------------- */
+
+/* mul and shift such that ns = (ticks << shift) * mul >> 32, for ticks of hz. */
+static void time_scale(uint64_t hz, uint32_t *mul, int8_t *shift)
+{
+    int s = 0;
+
+    /* Bring hz into (10^9, 2 * 10^9], where the factor has its full 32 bits. */
+    while (hz > 2ull * NS_PER_S) {
+        hz >>= 1;
+        s--;
+    }
+    while (hz <= NS_PER_S) {
+        hz <<= 1;
+        s++;
+    }
+    *mul = (uint32_t)(((uint64_t)NS_PER_S << 32) / hz);
+    *shift = (int8_t)s;
+}
+
+/* One pair of TSC and time for all vCPUs, taken by the first that asks. */
+static bool take_reference(struct vmc_vcpu *v)
+{
+    struct vmc_vm *vm = v->vm;
+    uint64_t hz = 0;
+
+    vmci_lock(&vm->pv_lock);
+    if (!vm->pv_valid && vm->ops->read_tsc != NULL &&
+        vm->ops->read_tsc(v->ev, &vm->pv_tsc, &hz, NULL) == VMC_OK && hz != 0) {
+        vm->pv_ns = vmc_timerq_now(vm->board.timers);
+        time_scale(hz, &vm->pv_mul, &vm->pv_shift);
+        vm->pv_valid = true;
+    }
+    bool valid = vm->pv_valid;
+    vmci_unlock(&vm->pv_lock);
+    return valid;
+}
+
+/* Write all but the version between an odd and an even version. */
+static int write_versioned(struct vmc_vcpu *v, uint64_t gpa, uint8_t *rec, size_t bytes)
+{
+    struct vmc_mem *mem = v->vm->mem;
+
+    v->pv.version = (v->pv.version + 1) | 1;
+    vmci_st_le32(rec, v->pv.version);
+    int rc = vmc_mem_write(mem, gpa, rec, 4);
+    if (rc == VMC_OK)
+        rc = vmc_mem_write(mem, gpa + 4, rec + 4, bytes - 4);
+    vmci_st_le32(rec, ++v->pv.version);
+    return rc == VMC_OK ? vmc_mem_write(mem, gpa, rec, 4) : rc;
+}
+
+static int set_system_time(struct vmc_vcpu *v, uint64_t value)
+{
+    struct vmc_vm *vm = v->vm;
+    uint8_t rec[TIME_BYTES] = {0};
+
+    v->pv.msr = value;
+    if (!(value & TIME_ENABLE))
+        return VMC_IO_DONE;
+    if (!take_reference(v))
+        return VMC_IO_GP;
+    vmci_st_le64(rec + 8, vm->pv_tsc);
+    vmci_st_le64(rec + 16, vm->pv_ns);
+    vmci_st_le32(rec + 24, vm->pv_mul);
+    rec[28] = (uint8_t)vm->pv_shift;
+    rec[29] = TIME_STABLE;
+    return write_versioned(v, value & ~(uint64_t)TIME_ENABLE, rec, sizeof(rec)) == VMC_OK
+               ? VMC_IO_DONE
+               : VMC_IO_GP;
+}
+
+/* Wall clock time at which the system time was zero. */
+static int set_wall_clock(struct vmc_vcpu *v, uint64_t value)
+{
+    struct vmc_vm *vm = v->vm;
+    const struct vmc_platform *pf = vm->pf;
+    uint8_t rec[WALL_BYTES] = {0};
+    uint64_t now = vmc_timerq_now(vm->board.timers);
+    uint64_t wall = 946684800; /* 2000-01-01, like the RTC */
+
+    v->pv.wall = value;
+    if (vmci_pf_has(pf, wall_s) && !(vm->flags & VMC_VM_DETERMINISTIC))
+        wall = (uint64_t)pf->wall_s(pf->ctx);
+    uint64_t boot = wall * NS_PER_S - now;
+    vmci_st_le32(rec + 4, (uint32_t)(boot / NS_PER_S));
+    vmci_st_le32(rec + 8, (uint32_t)(boot % NS_PER_S));
+    return write_versioned(v, value, rec, sizeof(rec)) == VMC_OK ? VMC_IO_DONE : VMC_IO_GP;
+}
+
+int vmci_pvclock_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value)
+{
+    if (v->vm->flags & VMC_VM_NO_PARAVIRT)
+        return VMC_IO_GP;
+    if (index == VMC_MSR_KVM_SYSTEM_TIME) {
+        if (write)
+            return set_system_time(v, *value);
+        *value = v->pv.msr;
+    } else {
+        if (write)
+            return set_wall_clock(v, *value);
+        *value = v->pv.wall;
+    }
+    return VMC_IO_DONE;
+}
+
+void vmci_pvclock_reset(struct vmc_vcpu *v)
+{
+    v->pv = (struct pvclock){0};
+}

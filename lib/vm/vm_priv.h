@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The VM object and its vCPUs. Members: (c) constant after create or start, (v) the thread that owns
+ * the vCPU, (a) atomic, (q) while quiesced.
+ */
+#ifndef VM_PRIV_H
+#define VM_PRIV_H
+
+#include "base/base_int.h"
+#include "irq/irq_int.h"
+#include <vmcore/vm.h>
+#include <vmcore/x86.h>
+
+/* vmc_vcpu.request: why the run loop should look up. */
+#define REQ_KICK  0x01u /* the embedder wants the thread back */
+#define REQ_PAUSE 0x02u /* the VM pauses */
+#define REQ_STOP  0x04u /* the VM stops */
+#define REQ_INIT  0x08u
+#define REQ_SIPI  0x10u
+#define REQ_NMI   0x20u
+#define REQ_IRQ   0x40u /* ask the interrupt controllers */
+#define REQ_TIMER 0x80u /* an earlier timer was armed */
+/* A parked vCPU that one of these wakes leaves the idle state by way of the loop. */
+#define REQ_LOOP (REQ_KICK | REQ_PAUSE | REQ_STOP | REQ_INIT | REQ_SIPI | REQ_NMI)
+
+/* Paravirtual clock of one vCPU (pvclock.c). */
+struct pvclock {
+    uint64_t msr;    /* (v) last value of the MSR */
+    uint64_t wall;   /* (v) */
+    uint32_t version; /* (v) */
+};
+
+struct vmc_vcpu {
+    struct vmc_vm *vm;
+    uint32_t index;
+    void *ev;
+    struct vmc_engine_io io;
+    struct vmci_lapic *lapic; /* (c) NULL: none, or in the engine */
+
+    uint32_t request;   /* (a) REQ_*; parking waits on it */
+    uint32_t parked;    /* (a) */
+    uint32_t in_engine; /* (a) */
+    uint32_t in_run;    /* (a) a thread is inside run */
+    uint32_t sipi;      /* (a) vector of the last start-up IPI */
+
+    bool wait_sipi;  /* (v) */
+    bool owed;       /* (v) an exit waits for its completion */
+    bool window;     /* (v) an IRQ_WINDOW exit is asked for */
+    uint32_t owed_kind;
+    uint32_t exit_mask; /* (v) of the current run */
+    uint32_t halted_off; /* (a) in HLT with interrupts off */
+    int dead;        /* (v) why it cannot run any more, or 0 */
+    uint64_t cr8;    /* (v) task priority, where there is no local APIC */
+    struct pvclock pv;
+    struct vmc_vcpu_stats stats; /* (v); read by others without a lock */
+    struct vmci_loglimit loglimit;
+};
+
+/* vmc_vm.in_turns: what a thread does in vmc_vm_run. */
+#define TURNS_NONE    0u
+#define TURNS_RUNNING 1u
+#define TURNS_PARKED  2u
+
+struct vmc_vm {
+    const struct vmc_platform *pf;
+    const struct vmc_engine_ops *ops;
+    void *evm;
+    uint32_t flags; /* (c) VMC_VM_* */
+    uint32_t max_vcpus;
+    struct vmc_engine_info info;
+    struct vmc_cpu_policy policy;
+    struct vmc_mem *mem;
+    struct vmc_board board;
+    struct vmci_irqchip chip; /* board NULL: there is none */
+    bool engine_inited;
+    bool started; /* (q) */
+    uint64_t tsc_hz;
+
+    struct vmci_lock stop_lock;
+    uint32_t stop_why; /* (a) 0: none */
+    uint64_t stop_detail;
+
+    uint32_t paused;     /* (a) */
+    uint32_t running;    /* (a) vCPUs inside run; pause_wait parks on it */
+    uint32_t self_timed; /* (a) vCPUs that advance the timers */
+
+    /* Paravirtual clock: one reference for all vCPUs, so that it is the same everywhere. */
+    struct vmci_lock pv_lock;
+    bool pv_valid;
+    uint64_t pv_tsc, pv_ns;
+    uint32_t pv_mul;
+    int8_t pv_shift;
+
+    /* vmc_vm_run */
+    uint32_t in_turns;   /* (a) TURNS_* */
+    uint32_t turn_wakes; /* (a) counts requests that found it parked; it parks on this */
+    uint32_t turn;      /* (v) vCPU whose slice it is */
+    uint64_t clock_ns;  /* (v) virtual time, in deterministic mode */
+
+    struct vmc_vcpu **vcpu; /* max_vcpus entries */
+};
+
+static inline bool engine_has(const struct vmc_vm *vm, uint32_t cap)
+{
+    return (vm->info.caps & cap) != 0;
+}
+
+/* Counters have one writer; readers may see them late, but never torn. */
+static inline void count(uint64_t *counter, uint64_t n)
+{
+    vmci_store_relaxed(counter, *counter + n);
+}
+
+/* ---- vcpu.c -------------------------------------------------------------------------------- */
+
+/* Set request bits and get the vCPU's attention. Any thread, signal-safe. */
+void vmci_vcpu_request(struct vmc_vcpu *v, uint32_t bits);
+void vmci_vcpu_destroy(struct vmc_vcpu *v);
+int vmci_vcpu_reset(struct vmc_vcpu *v);
+
+int vmci_vcpu_do_init(struct vmc_vcpu *v);
+int vmci_vcpu_do_sipi(struct vmc_vcpu *v);
+
+/* ---- vm_irq.c ------------------------------------------------------------------------------ */
+
+extern const struct vmci_irqchip_ops vmci_vm_irq_ops;        /* local APICs in here */
+extern const struct vmci_irqchip_ops vmci_vm_irq_engine_ops; /* in the engine */
+/* For engines that do not pull: inject what is pending, or ask for a window. */
+int vmci_vcpu_deliver(struct vmc_vcpu *v);
+/* Is there an interrupt that could end HLT? */
+int vmci_vcpu_irq_pending(struct vmc_vcpu *v);
+int vmci_vcpu_irq_ack(struct vmc_vcpu *v);
+
+/* ---- vm_io.c ------------------------------------------------------------------------------- */
+
+extern const struct vmc_engine_io vmci_vm_engine_io;
+/* A port, memory or MSR access by the machine: VMC_IO_*. */
+int vmci_vcpu_pio(struct vmc_vcpu *v, bool write, uint16_t port, unsigned bytes, uint32_t *data);
+int vmci_vcpu_mmio(struct vmc_vcpu *v, bool write, uint64_t gpa, unsigned bytes, uint64_t *data);
+int vmci_vcpu_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value);
+
+/* ---- pvclock.c ----------------------------------------------------------------------------- */
+
+int vmci_pvclock_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value);
+void vmci_pvclock_cpuid(struct vmc_vm *vm);
+void vmci_pvclock_reset(struct vmc_vcpu *v);
+
+/* ---- exit_table.c -------------------------------------------------------------------------- */
+
+/* What becomes of an exit. */
+enum exit_action {
+    EXIT_RESUME, /* handled: run on */
+    EXIT_RETURN, /* the embedder's */
+    EXIT_OWED,   /* the embedder's, and it must complete it */
+    EXIT_IDLE,   /* nothing to run until an interrupt comes */
+};
+/* Negative: the host failed. */
+int vmci_vcpu_dispatch(struct vmc_vcpu *v, const struct vmc_run_limits *lim, struct vmc_exit *x);
+/* Handle an exit that was returned to the embedder, which wants the default after all. */
+int vmci_vcpu_default(struct vmc_vcpu *v, const struct vmc_exit *x);
+
+/* ---- run.c --------------------------------------------------------------------------------- */
+
+/* What one pass of the loop takes from its caller. */
+struct slice {
+    const struct vmc_run_limits *lim; /* of the caller of run */
+    uint64_t max_insns;               /* 0: no limit */
+    uint64_t deadline_ns;             /* 0: none */
+    uint64_t virtual_ns;
+};
+/*
+ * One pass: requests, interrupts, engine, dispatch. enum exit_action or negative; *x is valid for
+ * every action but RESUME, and x->retired is what the engine retired in any case.
+ */
+int vmci_vcpu_pass(struct vmc_vcpu *v, const struct slice *s, struct vmc_exit *x);
+/* Enter and leave the state of being run; false: the VM is paused, *x says KICKED. */
+bool vmci_vcpu_enter(struct vmc_vcpu *v, struct vmc_exit *x);
+void vmci_vcpu_leave(struct vmc_vcpu *v);
+/* Check a vCPU and limits before a run. */
+int vmci_vcpu_check_run(const struct vmc_vcpu *v, const struct vmc_run_limits *lim);
+/* Fill an IDLE exit; or SHUTDOWN, when nothing can ever wake the VM. */
+void vmci_vcpu_idle_exit(struct vmc_vcpu *v, struct vmc_exit *x);
+static inline void set_exit(struct vmc_exit *x, uint32_t kind)
+{
+    memset(x, 0, sizeof(*x));
+    x->kind = kind;
+}
+
+#endif
