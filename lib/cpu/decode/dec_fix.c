@@ -34,6 +34,9 @@ void dec_fix_bytes(const struct dec_scan *s, uint8_t *opcode, unsigned avail)
         bool shift = *opcode == 0xc0 || *opcode == 0xc1 || (*opcode >= 0xd0 && *opcode <= 0xd3);
         if (shift && reg == 6)
             *modrm = (uint8_t)((*modrm & 0xc7) | 4 << 3);
+        /* MOV to and from segment registers ignores REX.R. */
+        if ((*opcode == 0x8c || *opcode == 0x8e) && s->rex != 0)
+            opcode[-1] &= (uint8_t)~4;
     }
 }
 
@@ -60,6 +63,16 @@ static const struct fix_row rows[] = {
     {VMCI_MAP_0F, 0x01, 0, 0xff, 0xe8, true, VMCI_OP_SERIALIZE, VMCI_FEAT_SERIALIZE, {0, 0, 0}},
     {VMCI_MAP_0F, 0xc7, 2, 0xf8, 0xf8, true, VMCI_OP_RDPID, VMCI_FEAT_RDPID,
      {VMCI_OPND_GPR, 0, 0}},
+    /* Hint NOPs: the library knows few of their register forms. */
+    {VMCI_MAP_0F, 0x0d, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x18, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x19, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x1a, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x1b, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x1c, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x1d, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x1e, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x1f, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
     /* UD0 and UD1 have a ModR/M byte, and may have memory operands (SDM 2B, UD). */
     {VMCI_MAP_0F, 0xff, ANY, 0, 0, true, VMCI_OP_UD, VMCI_FEAT_NONE, {0, 0, 0}},
     {VMCI_MAP_0F, 0xb9, ANY, 0, 0, true, VMCI_OP_UD, VMCI_FEAT_NONE, {0, 0, 0}},
