@@ -57,6 +57,7 @@ struct vmci_exc {
     uint8_t soft; /* 0: fault or trap of the processor; else VMC_EV_SOFT_INT, _SOFT_EXC, _PRIV_SOFT_EXC */
     uint32_t code;
     uint64_t payload; /* #PF: linear address; #DB: DR6 bits */
+    bool rip_set; /* a task switch was committed: cpu->rip is the right one already, leave it */
 };
 
 /* Requests from other threads (cpu->request, atomic): looked at between blocks. */
@@ -67,6 +68,12 @@ struct vmci_exc {
 /* Own conditions that end a block (cpu->request too, set by the vCPU's thread). */
 #define VMCI_REQ_TRAP  0x10u /* pending debug trap, TF, or inhibited window to step through */
 #define VMCI_REQ_NMI   0x20u
+
+enum vmci_tsc_source {
+    VMCI_TSC_HOST, /* the host's invariant TSC */
+    VMCI_TSC_NS,   /* platform.now_ns, scaled */
+    VMCI_TSC_VIRTUAL,
+};
 
 struct vmci_fp;  /* fpu/: guest x87/SSE/AVX state and thunks */
 struct vmci_soft_vm; /* engine_soft.c: what the vCPUs of a VM share */
@@ -104,6 +111,14 @@ struct vmci_cpu {
     uint32_t activity;   /* enum vmc_activity */
     int64_t tsc_offset;  /* guest TSC = clock source + offset */
     uint32_t apic_id;
+
+    /* -- from the policy (vmci_apply_policy) -- */
+    uint64_t cr4_allowed, efer_allowed, xcr0_allowed; /* bits that the guest may set */
+    uint64_t tsc_hz;
+    uint64_t tsc_mult;  /* TSC ticks a nanosecond, 32.32 fixed point */
+    uint64_t tsc_base;  /* VMCI_TSC_VIRTUAL: clock source = tsc_base + retired; engine_soft.c sets it */
+    uint8_t tsc_source; /* enum vmci_tsc_source */
+    bool amd;           /* vendor of the CPU model, where Intel and AMD differ */
 
     /* -- environment -- */
     const struct vmc_platform *pf;
@@ -290,7 +305,29 @@ int vmci_pio(struct vmci_cpu *cpu, bool write, uint16_t port, unsigned bytes, ui
 void vmci_dr_data_hit(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool write);
 int vmci_dr_exec_hit(struct vmci_cpu *cpu, uint64_t la);
 
-/* Set the state after RESET or INIT. */
+/* Set the state after RESET or INIT (everything but the FP state, which fpu/ resets). */
 void vmci_cpu_reset(struct vmci_cpu *cpu, bool init);
+
+/* ---- CPU model and state transfer (sys/) ----------------------------------------------------- */
+
+/*
+ * The most that the software CPU can run. fp_features: vmci_fp_host_features(), or 0 without FP.
+ * Executes CPUID.
+ */
+void vmci_soft_ceiling(struct vmc_cpu_policy *out, uint64_t fp_features);
+/*
+ * Make policy (kept by the caller) the CPU's model: features, phys_bits, allowed bits, TSC rate.
+ * To be called before the first vmci_cpu_reset, and again when the policy changes; tsc_source is
+ * left alone when it is VMCI_TSC_VIRTUAL.
+ */
+void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy);
+
+/*
+ * Between struct vmci_cpu and the transfer format: all groups but VMC_ST_FPU and VMC_ST_LAPIC.
+ * set checks everything first: VMC_EINVAL and no change for a state that no processor can be in.
+ * set flushes the TLB as needed.
+ */
+void vmci_cpu_get_state(struct vmci_cpu *cpu, uint32_t groups, struct vmc_x86_state *st);
+int vmci_cpu_set_state(struct vmci_cpu *cpu, uint32_t groups, const struct vmc_x86_state *st);
 
 #endif

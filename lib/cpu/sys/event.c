@@ -77,8 +77,8 @@ void vmci_set_rflags(struct vmci_cpu *cpu, uint64_t value, uint64_t mask)
 int sys_event_real(struct vmci_cpu *cpu, const struct sys_event *e)
 {
     uint32_t at = (uint32_t)e->vector * 4;
-    struct sys_stack s;
-    uint64_t entry;
+    struct sys_stack s = {0};
+    uint64_t entry = 0;
     int r;
 
     if (at + 3 > cpu->idtr.limit)

@@ -14,8 +14,8 @@ struct gate64 {
 static int read_gate(struct vmci_cpu *cpu, const struct sys_event *e, struct gate64 *g)
 {
     uint32_t at = (uint32_t)e->vector * 16;
-    uint64_t lo;
-    uint64_t hi;
+    uint64_t lo = 0;
+    uint64_t hi = 0;
     unsigned type;
     int r;
 
@@ -62,9 +62,9 @@ static int read_target(struct vmci_cpu *cpu, const struct sys_event *e, const st
 
 int sys_event_long(struct vmci_cpu *cpu, const struct sys_event *e)
 {
-    struct sys_target t;
-    struct sys_stack s;
-    struct gate64 g;
+    struct sys_target t = {0};
+    struct sys_stack s = {0};
+    struct gate64 g = {0};
     unsigned cpl;
     int r = read_gate(cpu, e, &g);
 

@@ -7,7 +7,7 @@
 static int read_gate(struct vmci_cpu *cpu, const struct sys_event *e, struct sys_desc *g)
 {
     uint32_t at = (uint32_t)e->vector * 8;
-    uint64_t raw;
+    uint64_t raw = 0;
     int r;
 
     if (at + 7 > cpu->idtr.limit)
@@ -119,9 +119,9 @@ static void enter(struct vmci_cpu *cpu, const struct sys_target *t, const struct
 
 int sys_event_prot(struct vmci_cpu *cpu, const struct sys_event *e)
 {
-    struct sys_target t;
-    struct sys_stack s;
-    struct sys_desc g;
+    struct sys_target t = {0};
+    struct sys_stack s = {0};
+    struct sys_desc g = {0};
     unsigned bytes;
     unsigned items;
     unsigned cpl;
@@ -190,8 +190,8 @@ int sys_event_v86_redirect(struct vmci_cpu *cpu, const struct sys_event *e)
 {
     bool virtual_if = vmci_iopl(cpu) < 3;
     uint64_t image = e->rflags;
-    struct sys_stack s;
-    uint64_t entry;
+    struct sys_stack s = {0};
+    uint64_t entry = 0;
     int r = vmci_rd(cpu, (uint64_t)e->vector * 4, 4, &entry);
 
     if (r != 0)

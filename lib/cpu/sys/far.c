@@ -66,7 +66,7 @@ static int real_jmp(struct vmci_cpu *cpu, uint16_t sel, uint64_t ip)
 static int real_call(struct vmci_cpu *cpu, uint16_t sel, uint64_t ip, unsigned opbytes,
                      uint64_t next)
 {
-    struct sys_stack s;
+    struct sys_stack s = {0};
     int r;
 
     sys_stack_current(cpu, &s);
@@ -86,9 +86,9 @@ static int real_call(struct vmci_cpu *cpu, uint16_t sel, uint64_t ip, unsigned o
 
 static int real_ret(struct vmci_cpu *cpu, unsigned opbytes, uint16_t release)
 {
-    struct sys_stack s;
-    uint64_t ip;
-    uint64_t sel;
+    struct sys_stack s = {0};
+    uint64_t ip = 0;
+    uint64_t sel = 0;
     int r;
 
     sys_stack_current(cpu, &s);
@@ -126,7 +126,7 @@ static int check_direct(struct vmci_cpu *cpu, uint16_t sel, struct sys_target *t
 static int call_push_and_enter(struct vmci_cpu *cpu, struct sys_target *t, unsigned bytes,
                                uint64_t next)
 {
-    struct sys_stack s;
+    struct sys_stack s = {0};
     int r;
 
     sys_stack_current(cpu, &s);
@@ -209,7 +209,7 @@ static int gate_target(struct vmci_cpu *cpu, uint16_t sel, struct sys_target *t,
 
 static int jmp_gate(struct vmci_cpu *cpu, uint16_t sel, struct sys_target *t)
 {
-    struct gate g;
+    struct gate g = {0};
     int r = gate_target(cpu, sel, t, &g);
 
     if (r != 0)
@@ -226,8 +226,8 @@ static int jmp_gate(struct vmci_cpu *cpu, uint16_t sel, struct sys_target *t)
 static int push_inner_frame(struct vmci_cpu *cpu, struct sys_stack *s, const struct gate *g,
                             uint64_t next)
 {
-    struct sys_stack old;
-    uint64_t param[31];
+    struct sys_stack old = {0};
+    uint64_t param[31] = {0};
     int r = 0;
 
     sys_stack_current(cpu, &old);
@@ -250,7 +250,7 @@ static int call_gate_inner(struct vmci_cpu *cpu, struct sys_target *t, const str
                            uint64_t next)
 {
     unsigned dpl = sys_d_dpl(&t->d);
-    struct sys_stack s;
+    struct sys_stack s = {0};
     int r;
 
     if (vmci_long_mode(cpu)) {
@@ -282,7 +282,7 @@ static int call_gate_inner(struct vmci_cpu *cpu, struct sys_target *t, const str
 
 static int call_gate(struct vmci_cpu *cpu, uint16_t sel, struct sys_target *t, uint64_t next)
 {
-    struct gate g;
+    struct gate g = {0};
     int r = gate_target(cpu, sel, t, &g);
 
     if (r != 0)
@@ -425,10 +425,10 @@ int sys_return_ss(struct vmci_cpu *cpu, uint16_t sel, const struct sys_target *t
 static int ret_outer(struct vmci_cpu *cpu, struct sys_stack *s, struct sys_target *t,
                      unsigned opbytes, uint16_t release)
 {
-    struct vmc_segment ss;
-    struct sys_desc d;
-    uint64_t sp;
-    uint64_t sel;
+    struct vmc_segment ss = {0};
+    struct sys_desc d = {0};
+    uint64_t sp = 0;
+    uint64_t sel = 0;
     int r;
 
     s->sp += release;
@@ -457,9 +457,9 @@ static int ret_outer(struct vmci_cpu *cpu, struct sys_stack *s, struct sys_targe
 
 int vmci_far_ret(struct vmci_cpu *cpu, unsigned opbytes, uint16_t release)
 {
-    struct sys_target t;
-    struct sys_stack s;
-    uint64_t sel;
+    struct sys_target t = {0};
+    struct sys_stack s = {0};
+    uint64_t sel = 0;
     int r;
 
     if (legacy_real(cpu))

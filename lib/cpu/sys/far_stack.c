@@ -112,7 +112,7 @@ static int read_tss_stack(struct vmci_cpu *cpu, unsigned dpl, unsigned ext, uint
     bool tss32 = (tr->attr & SYS_TYPE_32) != 0;
     unsigned bytes = tss32 ? 4 : 2;
     uint32_t at = tss32 ? 4 + 8 * dpl : 2 + 4 * dpl;
-    uint64_t v;
+    uint64_t v = 0;
     int r;
 
     if (at + bytes + 1 > tr->limit)
@@ -127,8 +127,8 @@ static int read_tss_stack(struct vmci_cpu *cpu, unsigned dpl, unsigned ext, uint
 
 int sys_stack_from_tss(struct vmci_cpu *cpu, unsigned dpl, unsigned ext, struct sys_stack *s)
 {
-    struct sys_desc d;
-    uint16_t sel;
+    struct sys_desc d = {0};
+    uint16_t sel = 0;
     int r = read_tss_stack(cpu, dpl, ext, &sel, &s->sp);
 
     if (r != 0)

@@ -32,10 +32,10 @@ static int pop3(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint6
 static int iret_real(struct vmci_cpu *cpu, unsigned opbytes)
 {
     uint64_t mask = FLAGS_STATUS | VMC_FLAG_IF | VMC_FLAG_IOPL;
-    struct sys_stack s;
-    uint64_t ip;
-    uint64_t cs;
-    uint64_t flags;
+    struct sys_stack s = {0};
+    uint64_t ip = 0;
+    uint64_t cs = 0;
+    uint64_t flags = 0;
     int r;
 
     sys_stack_current(cpu, &s);
@@ -58,10 +58,10 @@ static int iret_v86(struct vmci_cpu *cpu, unsigned opbytes)
 {
     bool vme = vmci_iopl(cpu) < 3;
     uint64_t mask = FLAGS_STATUS | VMC_FLAG_IF;
-    struct sys_stack s;
-    uint64_t ip;
-    uint64_t cs;
-    uint64_t flags;
+    struct sys_stack s = {0};
+    uint64_t ip = 0;
+    uint64_t cs = 0;
+    uint64_t flags = 0;
     int r;
 
     if (vme && ((cpu->cr4 & VMC_CR4_VME) == 0 || opbytes != 2))
@@ -94,7 +94,7 @@ static int iret_task(struct vmci_cpu *cpu, uint64_t next)
 {
     const struct vmc_segment *tr = &cpu->seg[VMC_TR];
     struct sys_task t = {.how = SYS_TASK_IRET, .rip = next, .rflags = cpu->rflags & ~VMC_FLAG_RF};
-    uint64_t link;
+    uint64_t link = 0;
     int r = vmci_rd_sys(cpu, tr->base, 2, &link);
 
     if (r != 0)
@@ -111,7 +111,7 @@ static int iret_to_v86(struct vmci_cpu *cpu, struct sys_stack *s, uint64_t ip, u
 {
     static const uint8_t order[] = {VMC_SS, VMC_ES, VMC_DS, VMC_FS, VMC_GS};
     uint64_t sel[VMCI_ARRAY_SIZE(order)];
-    uint64_t sp;
+    uint64_t sp = 0;
     int r = sys_pop(cpu, s, 4, &sp);
 
     for (unsigned i = 0; r == 0 && i < VMCI_ARRAY_SIZE(order); i++)
@@ -151,15 +151,15 @@ static uint64_t flags_mask(const struct vmci_cpu *cpu, unsigned opbytes)
 
 static int iret_prot(struct vmci_cpu *cpu, unsigned opbytes)
 {
-    struct vmc_segment ss;
-    struct sys_target t;
-    struct sys_stack s;
+    struct vmc_segment ss = {0};
+    struct sys_target t = {0};
+    struct sys_stack s = {0};
     struct sys_desc d = {.hi = SEG_ACCESSED << 8};
-    uint64_t cs;
-    uint64_t flags;
+    uint64_t cs = 0;
+    uint64_t flags = 0;
     uint64_t mask;
     uint64_t sp = 0;
-    uint64_t sel;
+    uint64_t sel = 0;
     bool outer;
     bool has_ss;
     int r;

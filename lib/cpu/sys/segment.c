@@ -29,7 +29,7 @@ bool sys_desc_addr(const struct vmci_cpu *cpu, uint16_t sel, unsigned bytes, uin
 int sys_desc_read(struct vmci_cpu *cpu, uint16_t sel, unsigned vector, unsigned ext,
                   struct sys_desc *d)
 {
-    uint64_t raw;
+    uint64_t raw = 0;
     int r;
 
     if (!sys_desc_addr(cpu, sel, 8, &d->la))
@@ -46,7 +46,7 @@ int sys_desc_read(struct vmci_cpu *cpu, uint16_t sel, unsigned vector, unsigned 
 int sys_desc_read_hi(struct vmci_cpu *cpu, uint16_t sel, unsigned vector, unsigned ext,
                      struct sys_desc *d)
 {
-    uint64_t raw;
+    uint64_t raw = 0;
     uint64_t la;
     int r;
 
@@ -63,7 +63,7 @@ int sys_desc_read_hi(struct vmci_cpu *cpu, uint16_t sel, unsigned vector, unsign
 
 int sys_desc_mark(struct vmci_cpu *cpu, struct sys_desc *d, unsigned type_bits)
 {
-    uint64_t access;
+    uint64_t access = 0;
     int r = vmci_rd_sys(cpu, d->la + 5, 1, &access);
 
     /* Only the byte that changes is written: other processors may edit the rest. */
@@ -163,7 +163,7 @@ void sys_drop_data_segs(struct vmci_cpu *cpu, unsigned cpl)
 int sys_load_data(struct vmci_cpu *cpu, unsigned seg, uint16_t sel, unsigned cpl, unsigned vector,
                   unsigned ext)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     unsigned type;
     int r;
 
@@ -191,7 +191,7 @@ int sys_load_data(struct vmci_cpu *cpu, unsigned seg, uint16_t sel, unsigned cpl
 
 static int load_ss(struct vmci_cpu *cpu, uint16_t sel)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     int r;
 
     if (sys_null(sel)) {
@@ -244,7 +244,7 @@ static int check_system_insn(struct vmci_cpu *cpu)
 
 int vmci_lldt(struct vmci_cpu *cpu, uint16_t selector)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     struct vmc_segment s;
     int r = check_system_insn(cpu);
 
@@ -277,7 +277,7 @@ int vmci_lldt(struct vmci_cpu *cpu, uint16_t selector)
 
 int vmci_ltr(struct vmci_cpu *cpu, uint16_t selector)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     struct vmc_segment s;
     unsigned type;
     int r = check_system_insn(cpu);
@@ -324,7 +324,7 @@ int vmci_ltr(struct vmci_cpu *cpu, uint16_t selector)
 /* The descriptor, and whether a program at this CPL may look at it. */
 static int peek(struct vmci_cpu *cpu, uint16_t sel, struct sys_desc *d, bool *ok)
 {
-    uint64_t raw;
+    uint64_t raw = 0;
     int r;
 
     *ok = false;
@@ -358,7 +358,7 @@ static bool system_type_ok(const struct vmci_cpu *cpu, uint16_t sel, const struc
 
 int vmci_lar(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     int r = peek(cpu, selector, &d, zf);
 
     if (r != 0 || !*zf)
@@ -371,7 +371,7 @@ int vmci_lar(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf)
 
 int vmci_lsl(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     int r = peek(cpu, selector, &d, zf);
 
     if (r != 0 || !*zf)
@@ -384,7 +384,7 @@ int vmci_lsl(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf)
 
 int vmci_verrw(struct vmci_cpu *cpu, uint16_t selector, bool write, bool *zf)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     unsigned type;
     int r = peek(cpu, selector, &d, zf);
 

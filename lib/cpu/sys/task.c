@@ -83,7 +83,7 @@ static int read_image(struct vmci_cpu *cpu, const struct sys_desc *d, struct tss
 {
     const struct tss_format *f = format_of(sys_d_type(d));
     uint64_t base = desc_base(d);
-    uint64_t v;
+    uint64_t v = 0;
     int r;
 
     memset(im, 0, sizeof(*im));
@@ -148,7 +148,7 @@ static int save_old(struct vmci_cpu *cpu, const struct sys_task *t)
 
 static int clear_busy(struct vmci_cpu *cpu, uint64_t la)
 {
-    uint64_t access;
+    uint64_t access = 0;
     int r = vmci_rd_sys(cpu, la + 5, 1, &access);
 
     return r != 0 ? r : vmci_wr_sys(cpu, la + 5, 1, access & ~(uint64_t)SYS_TYPE_BUSY);
@@ -231,7 +231,7 @@ static void load_registers(struct vmci_cpu *cpu, struct sys_task *t, const struc
 
 static int load_ldt(struct vmci_cpu *cpu, uint16_t sel, unsigned ext)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     int r;
 
     if (sys_null(sel))
@@ -249,7 +249,7 @@ static int load_ldt(struct vmci_cpu *cpu, uint16_t sel, unsigned ext)
 
 static int load_cs(struct vmci_cpu *cpu, uint16_t sel, unsigned ext)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     unsigned rpl = sys_rpl(sel);
     int r;
 
@@ -271,7 +271,7 @@ static int load_cs(struct vmci_cpu *cpu, uint16_t sel, unsigned ext)
 
 static int load_ss(struct vmci_cpu *cpu, uint16_t sel, unsigned cpl, unsigned ext)
 {
-    struct sys_desc d;
+    struct sys_desc d = {0};
     int r;
 
     if (sys_null(sel))
@@ -315,7 +315,7 @@ static int load_segments(struct vmci_cpu *cpu, const struct tss_image *im, unsig
 static int push_code(struct vmci_cpu *cpu, const struct sys_task *t)
 {
     unsigned bytes = (sys_d_type(&t->d) & SYS_TYPE_32) != 0 ? 4 : 2;
-    struct sys_stack s;
+    struct sys_stack s = {0};
     int r;
 
     sys_stack_current(cpu, &s);
@@ -328,7 +328,7 @@ static int push_code(struct vmci_cpu *cpu, const struct sys_task *t)
 
 int sys_task_switch(struct vmci_cpu *cpu, struct sys_task *t)
 {
-    struct plan p;
+    struct plan p = {0};
     int r = prepare(cpu, t, &p);
 
     if (r == 0)
@@ -342,15 +342,14 @@ int sys_task_switch(struct vmci_cpu *cpu, struct sys_task *t)
         r = sys_task_set_cr3(cpu, p.im.cr3);
     if (r == 0)
         r = load_segments(cpu, &p.im, t->ext);
-    if (r != 0)
-        return r;
-    if (p.im.trap) {
+    if (r == 0 && p.im.trap) {
         cpu->pending_db |= VMC_DR6_BT;
         sys_request(cpu, VMCI_REQ_TRAP);
     }
-    if (t->has_code)
+    if (r == 0 && t->has_code)
         r = push_code(cpu, t);
     if (r == 0 && cpu->rip > cpu->seg[VMC_CS].limit)
         r = vmci_raise_code(cpu, VMC_VEC_GP, t->ext);
+    cpu->exc.rip_set = r == VMCI_FAULT;
     return r;
 }
