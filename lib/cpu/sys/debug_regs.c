@@ -97,7 +97,7 @@ static void trap(struct vmci_cpu *cpu, uint64_t hits)
     if (hits == 0)
         return;
     cpu->pending_db |= hits;
-    sys_request(cpu, VMCI_REQ_TRAP);
+    vmci_stop_block(cpu);
 }
 
 void vmci_dr_data_hit(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool write)

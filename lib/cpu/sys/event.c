@@ -53,7 +53,9 @@ void vmci_update_mode(struct vmci_cpu *cpu)
         cpu->code_bits = (cs->attr & VMC_SEG_DB) != 0 ? 32 : 16;
     cpu->stack_bits = (uint8_t)sys_stack_bits(&cpu->seg[VMC_SS], cpu->code_bits == 64);
     if (cpu->cpl == 3)
-        cpu->tlb_mode = VMCI_TLB_USER;
+        cpu->tlb_mode = (cpu->cr0 & VMC_CR0_AM) != 0 && (cpu->rflags & VMC_FLAG_AC) != 0
+                            ? VMCI_TLB_ALIGN
+                            : VMCI_TLB_USER;
     else
         cpu->tlb_mode = (cpu->rflags & VMC_FLAG_AC) != 0 ? VMCI_TLB_SUP_AC : VMCI_TLB_SUP;
 }

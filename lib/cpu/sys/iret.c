@@ -95,7 +95,7 @@ static int iret_task(struct vmci_cpu *cpu, uint64_t next)
     const struct vmc_segment *tr = &cpu->seg[VMC_TR];
     struct sys_task t = {.how = SYS_TASK_IRET, .rip = next, .rflags = cpu->rflags & ~VMC_FLAG_RF};
     uint64_t link = 0;
-    int r = vmci_rd_sys(cpu, tr->base, 2, &link);
+    int r = vmci_rd_sys(cpu, sys_la(cpu, tr->base), 2, &link);
 
     if (r != 0)
         return r;

@@ -110,6 +110,12 @@ static inline unsigned sys_attr_dpl(uint32_t attr)
     return (attr & VMC_SEG_DPL) >> VMC_SEG_DPL_SHIFT;
 }
 
+/* Linear addresses of system structures wrap at 4 GiB outside long mode. */
+static inline uint64_t sys_la(const struct vmci_cpu *cpu, uint64_t la)
+{
+    return vmci_long_mode(cpu) ? la : (uint32_t)la;
+}
+
 static inline void sys_request(struct vmci_cpu *cpu, uint32_t bits)
 {
     (void)vmci_fetch_or(&cpu->request, bits);
