@@ -23,6 +23,12 @@
 #include <vmcore/status.h>
 #include <vmcore/timer.h>
 #include <vmcore/types.h>
+#include <vmcore/virtio.h>
+#include <vmcore/virtio_balloon.h>
+#include <vmcore/virtio_blk.h>
+#include <vmcore/virtio_console.h>
+#include <vmcore/virtio_net.h>
+#include <vmcore/virtio_rng.h>
 #include <vmcore/vm.h>
 #include <vmcore/x86.h>
 #include <vmcore/x86_state.h>

@@ -1,0 +1,582 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Virtio block device (virtio 1.2, 5.2). A request is taken from the ring under the queue's lock,
+ * given to the back end with no lock held, and completed from whatever thread finishes it. Data
+ * moves between guest memory and the back end directly.
+ *
+ * Threats (tests/unit/virtio/test_blk.c, fuzz/virtio_blk.c)
+ *
+ * | guest input                 | bound                                                          |
+ * |-----------------------------|----------------------------------------------------------------|
+ * | sector, length              | range within the disk, whole sectors, else IOERR               |
+ * | request type                | known and negotiated, else UNSUPP                              |
+ * | header or status missing    | completed with IOERR, or with length 0 without a status byte   |
+ * | discard segments            | at most DISCARD_SEGS, each within the disk                     |
+ * | number of requests          | storage for one queue's worth, made at creation                |
+ */
+#include <vmcore/virtio_blk.h>
+
+#include "virtio/virtio_int.h"
+
+#define DEVICE_ID   2u
+#define SECTOR      512u
+#define HEADER      16u
+#define SEG_MAX     126u /* data segments of a request; header and status come on top */
+#define SEG_SLACK   10u  /* header, status, and pieces that cross memory slots */
+#define DISCARD_SEGS    16u
+#define DISCARD_SECTORS (1u << 22)
+#define DISCARD_BYTES   16u /* one segment descriptor */
+
+/* Feature bits (5.2.3). */
+#define F_SEG_MAX      VMCI_BIT(2)
+#define F_RO           VMCI_BIT(5)
+#define F_BLK_SIZE     VMCI_BIT(6)
+#define F_FLUSH        VMCI_BIT(9)
+#define F_TOPOLOGY     VMCI_BIT(10)
+#define F_CONFIG_WCE   VMCI_BIT(11)
+#define F_MQ           VMCI_BIT(12)
+#define F_DISCARD      VMCI_BIT(13)
+#define F_WRITE_ZEROES VMCI_BIT(14)
+
+/* Configuration (5.2.4). */
+enum config_reg {
+    CFG_CAPACITY = 0,
+    CFG_SEG_MAX = 12,
+    CFG_BLK_SIZE = 20,
+    CFG_PHYSICAL_EXP = 24,
+    CFG_MIN_IO = 26,
+    CFG_OPT_IO = 28,
+    CFG_WRITEBACK = 32,
+    CFG_NUM_QUEUES = 34,
+    CFG_DISCARD_SECTORS = 36,
+    CFG_DISCARD_SEGS = 40,
+    CFG_DISCARD_ALIGN = 44,
+    CFG_ZEROES_SECTORS = 48,
+    CFG_ZEROES_SEGS = 52,
+    CFG_ZEROES_UNMAP = 56,
+    CFG_BYTES = 60,
+};
+
+/* Request types and results (5.2.6). */
+enum req_type { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_ZEROES = 13 };
+enum req_status { S_OK, S_IOERR, S_UNSUPP };
+#define ZEROES_UNMAP 1u
+
+struct blk_dev;
+
+struct blk_req {
+    struct vmci_chain ch;
+    struct vmc_block_req io;
+    struct blk_req *next; /* free list, or the batch it is in */
+    struct vmci_vq *q;
+    unsigned char *status; /* in guest memory; NULL: nowhere */
+    uint32_t result;       /* enum req_status */
+    bool flush_after;      /* a write while the cache is off */
+    uint16_t seg, segs;    /* of discard and write zeroes */
+    unsigned char ranges[DISCARD_SEGS * DISCARD_BYTES];
+};
+
+struct blk_queue {
+    struct blk_req *req;
+    struct blk_req *free; /* (l: the queue's lock) */
+    unsigned char *sg;
+};
+
+struct blk_dev {
+    struct vmc_virtio v;
+    struct vmc_blockdev disk;
+    struct vmc_block_info info;
+    uint64_t bytes; /* (a) capacity, whole sectors of the disk */
+    bool read_only;
+    bool writethrough; /* at reset */
+    unsigned char serial[VMC_VIRTIO_BLK_SERIAL];
+    unsigned queues, queue_size, seg_cap;
+    struct blk_queue queue[VMC_VIRTIO_BLK_QUEUES_MAX];
+};
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+static bool write_cache(struct blk_dev *d)
+{
+    if (vmci_virtio_has(&d->v, F_CONFIG_WCE))
+        return vmci_load_relaxed(&d->v.config[CFG_WRITEBACK]) != 0;
+    return vmci_virtio_has(&d->v, F_FLUSH); /* 5.2.6.2 */
+}
+
+static bool in_disk(struct blk_dev *d, uint64_t sector, uint64_t bytes, uint64_t *offset)
+{
+    return !vmci_mul_ovf(sector, (uint64_t)SECTOR, offset) &&
+           vmci_range_ok(*offset, bytes, vmci_load_relaxed(&d->bytes)) &&
+           (*offset | bytes) % d->info.sector_bytes == 0;
+}
+
+static void set_io(struct blk_req *r, uint32_t op, uint64_t offset, uint64_t bytes)
+{
+    r->io.op = op;
+    r->io.flags = 0;
+    r->io.offset = offset;
+    r->io.bytes = bytes;
+    r->io.status = VMC_OK;
+    if (op != VMC_BLOCK_READ && op != VMC_BLOCK_WRITE) {
+        r->io.iov = NULL;
+        r->io.iov_count = 0;
+    }
+}
+
+/* Each prepare function leaves an I/O to be submitted (true) or a result (false). */
+static bool answer(struct blk_req *r, enum req_status status)
+{
+    r->result = status;
+    return false;
+}
+
+static bool prepare_rw(struct blk_dev *d, struct blk_req *r, uint64_t sector, bool write)
+{
+    struct vmc_iovec *iov = r->ch.iov;
+    unsigned n;
+    uint64_t bytes;
+    uint64_t offset;
+
+    if (write) {
+        bytes = r->ch.out_bytes - HEADER;
+        n = vmci_iov_drop_front(&iov, r->ch.out_n, HEADER);
+    } else {
+        iov += r->ch.out_n;
+        bytes = r->ch.in_bytes - 1;
+        n = vmci_iov_drop_back(iov, r->ch.in_n, 1);
+    }
+    if ((write && d->read_only) || bytes % SECTOR != 0 || !in_disk(d, sector, bytes, &offset))
+        return answer(r, S_IOERR);
+    if (bytes == 0)
+        return answer(r, S_OK);
+    set_io(r, write ? VMC_BLOCK_WRITE : VMC_BLOCK_READ, offset, bytes);
+    r->io.iov = iov;
+    r->io.iov_count = n;
+    r->flush_after = write && !write_cache(d);
+    return true;
+}
+
+static uint32_t range_sectors(const struct blk_req *r, unsigned seg)
+{
+    return vmci_ld_le32(r->ranges + seg * DISCARD_BYTES + 8);
+}
+
+/* The next segment of a discard or write zeroes that has any length. */
+static bool next_range(struct blk_req *r)
+{
+    while (r->seg < r->segs && range_sectors(r, r->seg) == 0)
+        r->seg++;
+    if (r->seg == r->segs)
+        return false;
+    set_io(r, r->io.op, vmci_ld_le64(r->ranges + r->seg * DISCARD_BYTES) * SECTOR,
+           (uint64_t)range_sectors(r, r->seg) * SECTOR);
+    r->seg++;
+    return true;
+}
+
+static bool prepare_ranges(struct blk_dev *d, struct blk_req *r, bool zeroes)
+{
+    uint64_t bytes = r->ch.out_bytes - HEADER;
+    uint32_t known = zeroes ? ZEROES_UNMAP : 0;
+
+    if (!vmci_virtio_has(&d->v, zeroes ? F_WRITE_ZEROES : F_DISCARD))
+        return answer(r, S_UNSUPP);
+    if (d->read_only || bytes == 0 || bytes % DISCARD_BYTES != 0 || bytes > sizeof(r->ranges))
+        return answer(r, S_IOERR);
+    (void)vmci_chain_read(&r->ch, HEADER, r->ranges, (size_t)bytes); /* there: out_bytes says so */
+    r->seg = 0;
+    r->segs = (uint16_t)(bytes / DISCARD_BYTES);
+    for (unsigned i = 0; i < r->segs; i++) {
+        const unsigned char *seg = r->ranges + i * DISCARD_BYTES;
+        uint64_t offset;
+        if ((vmci_ld_le32(seg + 12) & ~known) != 0)
+            return answer(r, S_UNSUPP); /* 5.2.6.2 */
+        if (range_sectors(r, i) > DISCARD_SECTORS ||
+            !in_disk(d, vmci_ld_le64(seg), (uint64_t)range_sectors(r, i) * SECTOR, &offset))
+            return answer(r, S_IOERR);
+    }
+    r->io.op = zeroes ? VMC_BLOCK_WRITE_ZEROES : VMC_BLOCK_DISCARD;
+    r->flush_after = zeroes && !write_cache(d);
+    return next_range(r) ? true : answer(r, S_OK);
+}
+
+static bool prepare(struct blk_dev *d, struct blk_req *r)
+{
+    unsigned char header[HEADER];
+
+    r->status = NULL;
+    r->flush_after = false;
+    r->seg = r->segs = 0;
+    if (r->ch.malformed || r->ch.in_bytes == 0) {
+        (void)vmci_fetch_add(&d->v.stat_malformed, 1);
+        return answer(r, S_IOERR);
+    }
+    const struct vmc_iovec *last = &r->ch.iov[r->ch.out_n + r->ch.in_n - 1];
+    r->status = (unsigned char *)last->base + last->bytes - 1;
+    if (vmci_chain_read(&r->ch, 0, header, sizeof(header)) != sizeof(header)) {
+        (void)vmci_fetch_add(&d->v.stat_malformed, 1);
+        return answer(r, S_IOERR);
+    }
+    uint64_t sector = vmci_ld_le64(header + 8);
+    switch (vmci_ld_le32(header)) {
+    case T_IN:
+        return prepare_rw(d, r, sector, false);
+    case T_OUT:
+        return prepare_rw(d, r, sector, true);
+    case T_FLUSH:
+        set_io(r, VMC_BLOCK_FLUSH, 0, 0);
+        return true;
+    case T_GET_ID:
+        if (r->ch.in_bytes - 1 < sizeof(d->serial))
+            return answer(r, S_IOERR);
+        (void)vmci_chain_write(&r->ch, 0, d->serial, sizeof(d->serial)); /* fits: checked above */
+        return answer(r, S_OK);
+    case T_DISCARD:
+        return prepare_ranges(d, r, false);
+    case T_ZEROES:
+        return prepare_ranges(d, r, true);
+    default:
+        return answer(r, S_UNSUPP);
+    }
+}
+
+/* An I/O of the request ended; true: another one follows. */
+static bool follow_up(struct blk_req *r)
+{
+    if (r->io.status != VMC_OK) {
+        r->result = r->io.status == VMC_ENOTSUP ? S_UNSUPP : S_IOERR;
+        return false;
+    }
+    r->result = S_OK;
+    if (r->seg < r->segs && next_range(r))
+        return true;
+    if (!r->flush_after)
+        return false;
+    r->flush_after = false;
+    set_io(r, VMC_BLOCK_FLUSH, 0, 0);
+    return true;
+}
+
+/* True: finished here. False: the back end has it and may have finished it already. */
+static bool submit(struct blk_dev *d, struct blk_req *r)
+{
+    do {
+        if (d->disk.ops->submit(d->disk.ctx, &r->io) == VMC_BLOCK_PENDING)
+            return false;
+    } while (follow_up(r));
+    return true;
+}
+
+/* Put the results of finished requests into guest memory and their chains into the used ring. */
+static void finish(struct blk_dev *d, struct blk_req *list)
+{
+    struct vmci_vq *q = list->q;
+    struct blk_queue *bq = &d->queue[q->index];
+    unsigned n = 0;
+    bool irq = false;
+
+    for (struct blk_req *r = list; r != NULL; r = r->next) {
+        if (r->status != NULL)
+            *r->status = (unsigned char)r->result;
+        vmci_chain_release(d->v.mem, &r->ch);
+    }
+    vmci_lock(&q->lock);
+    while (list != NULL) {
+        struct blk_req *next = list->next;
+        if (vmci_vq_usable(q))
+            vmci_vq_stage(q, &list->ch, list->status != NULL ? (uint32_t)list->ch.in_bytes : 0);
+        list->next = bq->free;
+        bq->free = list;
+        list = next;
+        n++;
+    }
+    if (vmci_vq_usable(q)) {
+        vmci_vq_publish(q);
+        irq = vmci_vq_want_irq(q);
+    }
+    vmci_unlock(&q->lock);
+    (void)vmci_fetch_add(&d->v.stat_requests, n);
+    if (irq)
+        vmci_vq_irq(q);
+}
+
+static void kick_disk(struct blk_dev *d)
+{
+    if (d->disk.ops->kick != NULL)
+        d->disk.ops->kick(d->disk.ctx);
+}
+
+static void io_done(struct vmc_block_req *io)
+{
+    struct blk_req *r = io->opaque;
+    struct blk_dev *d = VMCI_CONTAINER_OF(r->q->dev, struct blk_dev, v);
+
+    if (follow_up(r) && !submit(d, r)) {
+        kick_disk(d);
+        return;
+    }
+    r->next = NULL;
+    finish(d, r);
+    vmci_virtio_leave(&d->v);
+}
+
+/* Take up to a batch of chains; NULL when there are none. */
+static struct blk_req *take(struct blk_dev *d, struct vmci_vq *q, unsigned *count)
+{
+    struct blk_queue *bq = &d->queue[q->index];
+    struct blk_req *first = NULL;
+    struct blk_req **tail = &first;
+
+    *count = 0;
+    vmci_lock(&q->lock);
+    while (*count < VMCI_VBATCH && bq->free != NULL && vmci_vq_usable(q)) {
+        struct blk_req *r = bq->free;
+        if (vmci_vq_pop(q, &r->ch) != 1)
+            break;
+        bq->free = r->next;
+        r->next = NULL;
+        *tail = r;
+        tail = &r->next;
+        ++*count;
+    }
+    vmci_unlock(&q->lock);
+    return first;
+}
+
+static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
+{
+    struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
+    struct blk_req *finished = NULL;
+    struct blk_req **tail = &finished;
+    unsigned count;
+    unsigned done = 0;
+    struct blk_req *r = take(d, q, &count);
+
+    if (r == NULL)
+        return VMCI_VWORK_EMPTY;
+    vmci_virtio_hold(v, count);
+    while (r != NULL) {
+        struct blk_req *next = r->next;
+        if (!prepare(d, r) || submit(d, r)) {
+            r->next = NULL;
+            *tail = r;
+            tail = &r->next;
+            done++;
+        }
+        r = next;
+    }
+    if (done < count)
+        kick_disk(d);
+    if (finished != NULL)
+        finish(d, finished);
+    /* Not the last ones inside: the caller is. */
+    (void)__atomic_fetch_sub(&v->active, done, __ATOMIC_SEQ_CST);
+    return count == VMCI_VBATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
+}
+
+/* ---- configuration and life cycle ---------------------------------------------------------- */
+
+static void blk_reset(struct vmc_virtio *v)
+{
+    struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
+
+    vmci_virtio_config_begin(v);
+    v->config[CFG_WRITEBACK] = !d->writethrough;
+    vmci_virtio_config_end(v, false);
+}
+
+static void blk_config_written(struct vmc_virtio *v, unsigned offset, unsigned bytes)
+{
+    (void)offset;
+    (void)bytes;
+    vmci_lock(&v->lock);
+    /* Without the feature the field is read-only; with it, it is a truth value. */
+    if (!vmci_virtio_has(v, F_CONFIG_WCE)) {
+        struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
+        v->config[CFG_WRITEBACK] = !d->writethrough;
+    } else {
+        v->config[CFG_WRITEBACK] = v->config[CFG_WRITEBACK] != 0;
+    }
+    vmci_unlock(&v->lock);
+}
+
+static void blk_drain(struct vmc_virtio *v)
+{
+    kick_disk(VMCI_CONTAINER_OF(v, struct blk_dev, v));
+}
+
+static void free_queues(struct blk_dev *d, const struct vmc_platform *pf)
+{
+    for (unsigned i = 0; i < d->queues; i++) {
+        vmci_free_aligned(pf, d->queue[i].sg, d->queue_size * vmci_chain_bytes(d->seg_cap), 16);
+        vmci_free(pf, d->queue[i].req, d->queue_size * sizeof(struct blk_req));
+    }
+}
+
+static void blk_destroy(struct vmc_virtio *v)
+{
+    struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
+    const struct vmc_platform *pf = v->pf;
+
+    vmci_virtio_fini(v);
+    free_queues(d, pf);
+    vmci_free(pf, d, sizeof(*d));
+}
+
+static const struct vmci_virtio_class blk_class = {
+    .device = {.name = "virtio-blk"},
+    .device_id = DEVICE_ID,
+    .pci_class = 0x010000, /* SCSI storage controller, as other implementations say */
+    .config_bytes = CFG_BYTES,
+    .config_writable = VMCI_BIT(CFG_WRITEBACK),
+    .work = blk_work,
+    .config_written = blk_config_written,
+    .reset = blk_reset,
+    .drain = blk_drain,
+    .destroy = blk_destroy,
+};
+
+static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
+{
+    size_t stride = vmci_chain_bytes(d->seg_cap);
+
+    for (unsigned i = 0; i < d->queues; i++) {
+        struct blk_queue *bq = &d->queue[i];
+
+        bq->req = vmci_zalloc(pf, d->queue_size * sizeof(struct blk_req));
+        bq->sg = vmci_alloc_aligned(pf, d->queue_size * stride, 16);
+        if (bq->req == NULL || bq->sg == NULL)
+            return VMC_ENOMEM;
+        for (unsigned j = 0; j < d->queue_size; j++) {
+            struct blk_req *r = &bq->req[j];
+            vmci_chain_place(&r->ch, bq->sg + j * stride, d->seg_cap);
+            r->io.done = io_done;
+            r->io.opaque = r;
+            r->next = bq->free;
+            bq->free = r;
+        }
+    }
+    return VMC_OK;
+}
+
+static void fill_config(struct blk_dev *d)
+{
+    unsigned char *c = d->v.config;
+    uint32_t blk = d->info.sector_bytes;
+    uint32_t optimal = d->info.optimal_bytes;
+
+    vmci_st_le64(c + CFG_CAPACITY, d->bytes / SECTOR);
+    vmci_st_le32(c + CFG_SEG_MAX, d->seg_cap - SEG_SLACK);
+    vmci_st_le32(c + CFG_BLK_SIZE, blk);
+    while (vmci_is_pow2(optimal) && (blk << c[CFG_PHYSICAL_EXP]) < VMCI_MIN(optimal, 4096u))
+        c[CFG_PHYSICAL_EXP]++;
+    vmci_st_le16(c + CFG_MIN_IO, (uint16_t)(1u << c[CFG_PHYSICAL_EXP]));
+    vmci_st_le32(c + CFG_OPT_IO, optimal / blk);
+    c[CFG_WRITEBACK] = !d->writethrough;
+    vmci_st_le16(c + CFG_NUM_QUEUES, (uint16_t)d->queues);
+    vmci_st_le32(c + CFG_DISCARD_SECTORS, DISCARD_SECTORS);
+    vmci_st_le32(c + CFG_DISCARD_SEGS, DISCARD_SEGS);
+    vmci_st_le32(c + CFG_DISCARD_ALIGN, VMCI_MAX(blk, 4096u) / SECTOR);
+    vmci_st_le32(c + CFG_ZEROES_SECTORS, DISCARD_SECTORS);
+    vmci_st_le32(c + CFG_ZEROES_SEGS, DISCARD_SEGS);
+    c[CFG_ZEROES_UNMAP] = 1;
+}
+
+static uint64_t features_of(const struct blk_dev *d)
+{
+    uint64_t f = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_CONFIG_WCE;
+
+    if (d->queues > 1)
+        f |= F_MQ;
+    if (d->read_only)
+        return f | F_RO;
+    if (d->info.can_discard)
+        f |= F_DISCARD;
+    if (d->info.can_write_zeroes)
+        f |= F_WRITE_ZEROES;
+    return f;
+}
+
+/* Check the configuration and what the disk says of itself. */
+static int configure(struct blk_dev *d, const struct vmc_virtio_blk_config *cfg, uint16_t size,
+                     struct vmc_error *err)
+{
+    const char *site = "virtio-blk/create";
+    const char *serial = cfg->serial != NULL ? cfg->serial : "vmcore";
+    size_t len = vmci_strlen(serial);
+
+    if (cfg->disk.ops == NULL)
+        return vmci_error(err, VMC_EINVAL, site, "no disk");
+    if (len > sizeof(d->serial))
+        return vmci_error(err, VMC_EINVAL, site, "the serial \"%.32s\" is longer than %u bytes",
+                          serial, VMC_VIRTIO_BLK_SERIAL);
+    if (cfg->queues > VMC_VIRTIO_BLK_QUEUES_MAX)
+        return vmci_error(err, VMC_EINVAL, site, "%u queues, at most %u are possible", cfg->queues,
+                          VMC_VIRTIO_BLK_QUEUES_MAX);
+    d->disk = cfg->disk;
+    int rc = d->disk.ops->info(d->disk.ctx, &d->info);
+    if (rc != VMC_OK)
+        return vmci_error(err, rc, site, "the disk does not tell its size");
+    if (!vmci_is_pow2(d->info.sector_bytes) || d->info.sector_bytes < SECTOR ||
+        d->info.sector_bytes > 4096)
+        return vmci_error(err, VMC_EINVAL, site, "sectors of %u bytes", d->info.sector_bytes);
+    d->bytes = vmci_align_down(d->info.bytes, d->info.sector_bytes);
+    d->read_only = cfg->read_only || d->info.read_only;
+    d->writethrough = cfg->writethrough;
+    memcpy(d->serial, serial, len);
+    d->queues = cfg->queues != 0 ? cfg->queues : 1;
+    d->queue_size = size;
+    d->seg_cap = VMCI_MIN(SEG_MAX, size - 2u) + SEG_SLACK;
+    return VMC_OK;
+}
+
+int vmc_virtio_blk_create(struct vmc_board *bd, const struct vmc_virtio_blk_config *cfg,
+                          struct vmc_virtio **out, struct vmc_error *err)
+{
+    const struct vmc_platform *pf = bd->platform;
+    uint16_t size;
+    int rc = vmci_virtio_check_config(&cfg->virtio, &size, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    struct blk_dev *d = vmci_zalloc(pf, sizeof(*d));
+    if (d == NULL)
+        return vmci_error(err, VMC_ENOMEM, "virtio-blk/create", "no memory");
+    rc = configure(d, cfg, size, err);
+    if (rc == VMC_OK && (rc = alloc_queues(d, pf)) != VMC_OK)
+        vmci_error(err, rc, "virtio-blk/create", "no memory for %u queues of %u requests",
+                   d->queues, d->queue_size);
+    if (rc == VMC_OK) {
+        fill_config(d);
+        rc = vmci_virtio_init(&d->v, bd, &cfg->virtio, &blk_class, features_of(d), d->queues, err);
+    }
+    if (rc != VMC_OK) {
+        free_queues(d, pf);
+        vmci_free(pf, d, sizeof(*d));
+        return rc;
+    }
+    for (unsigned i = 0; i < d->queues; i++)
+        for (unsigned j = 0; j < d->queue_size; j++)
+            d->queue[i].req[j].q = &d->v.queue[i];
+    *out = &d->v;
+    return VMC_OK;
+}
+
+int vmc_virtio_blk_resized(struct vmc_virtio *v)
+{
+    struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
+    struct vmc_block_info info;
+    int rc;
+
+    if (v->cls != &blk_class)
+        return VMC_EINVAL;
+    rc = d->disk.ops->info(d->disk.ctx, &info);
+    if (rc != VMC_OK)
+        return rc;
+    uint64_t bytes = vmci_align_down(info.bytes, d->info.sector_bytes);
+    vmci_virtio_config_begin(v);
+    vmci_store_relaxed(&d->bytes, bytes);
+    vmci_st_le64(v->config + CFG_CAPACITY, bytes / SECTOR);
+    vmci_virtio_config_end(v, true);
+    return VMC_OK;
+}
