@@ -172,7 +172,7 @@ struct vmci_vdesc {
     uint16_t flags;
     uint16_t next; /* split: next; packed: buffer ID */
 };
-void vmci_vdesc_fetch(const unsigned char *p, struct vmci_vdesc *d);
+void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct vmci_vdesc *d);
 int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
 int vmci_chain_add_indirect(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
 /* The driver's side of event index arithmetic (2.7.10): was event passed going from old to new? */

@@ -29,15 +29,16 @@ void vmci_chain_place(struct vmci_chain *ch, void *storage, unsigned cap)
     ch->ref = (struct vmci_vref *)(void *)(ch->iov + cap);
 }
 
-void vmci_vdesc_fetch(const unsigned char *p, struct vmci_vdesc *d)
+/* Split: address, length, flags, next (2.7.5). Packed: address, length, ID, flags (2.8.13). */
+void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct vmci_vdesc *d)
 {
     const uint64_t *w = (const uint64_t *)(const void *)p;
     uint64_t rest = vmci_load_relaxed(&w[1]);
 
     d->addr = vmci_load_relaxed(&w[0]);
     d->len = (uint32_t)rest;
-    d->flags = (uint16_t)(rest >> 32);
-    d->next = (uint16_t)(rest >> 48);
+    d->flags = (uint16_t)(packed ? rest >> 48 : rest >> 32);
+    d->next = (uint16_t)(packed ? rest >> 32 : rest >> 48);
 }
 
 int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d)
@@ -83,12 +84,12 @@ static int fetch_indirect(struct vmci_vq *q, const unsigned char *window, uint64
     _Alignas(8) unsigned char copy[VMCI_VD_BYTES];
 
     if (window != NULL) {
-        vmci_vdesc_fetch(window + (size_t)i * VMCI_VD_BYTES, d);
+        vmci_vdesc_fetch(window + (size_t)i * VMCI_VD_BYTES, q->packed, d);
         return VMC_OK;
     }
     if (vmc_mem_read(q->dev->mem, gpa + (uint64_t)i * VMCI_VD_BYTES, copy, sizeof(copy)) != VMC_OK)
         return vmci_vq_break(q, "indirect table outside guest memory");
-    vmci_vdesc_fetch(copy, d);
+    vmci_vdesc_fetch(copy, q->packed, d);
     return VMC_OK;
 }
 

@@ -49,7 +49,7 @@ static int walk(struct vmci_vq *q, struct vmci_chain *ch, unsigned *slots)
         struct vmci_vdesc d;
         int rc;
 
-        vmci_vdesc_fetch(slot_at(q, slot), &d);
+        vmci_vdesc_fetch(slot_at(q, slot), true, &d);
         if ((d.flags & VMCI_VD_INDIRECT) != 0)
             rc = vmci_chain_add_indirect(q, ch, &d);
         else

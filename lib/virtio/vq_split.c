@@ -39,7 +39,7 @@ static int walk(struct vmci_vq *q, struct vmci_chain *ch, unsigned head)
     for (unsigned steps = 0; steps < q->size; steps++) {
         struct vmci_vdesc d;
 
-        vmci_vdesc_fetch(q->desc + (size_t)i * VMCI_VD_BYTES, &d);
+        vmci_vdesc_fetch(q->desc + (size_t)i * VMCI_VD_BYTES, false, &d);
         if (unlikely((d.flags & VMCI_VD_INDIRECT) != 0))
             return vmci_chain_add_indirect(q, ch, &d);
         int rc = vmci_chain_add(q, ch, &d);

@@ -64,8 +64,7 @@ void vd_board_init(struct vd_board *b, bool threads)
 
 void vd_board_fini(struct vd_board *b)
 {
-    vmc_board_destroy_devices(&b->bd);
-    vmc_pci_bus_destroy(b->pci);
+    vmc_board_destroy_devices(&b->bd); /* the PCI bus is one of them */
     vmc_timerq_destroy(b->bd.timers);
     vmc_bus_destroy(b->bd.mmio);
     vmc_bus_destroy(b->bd.pio);
@@ -289,12 +288,19 @@ void vd_raw_avail(struct vd *v, unsigned queue, uint16_t head)
     vd_raw_avail_idx(v, queue, (uint16_t)(q->avail_idx + 1));
 }
 
+/* Entries of a packed table carry the flags behind the ID, and no NEXT. */
 static void put_table(struct vd *v, uint64_t at, const struct vd_buf *buf, unsigned n)
 {
-    for (unsigned i = 0; i < n; i++)
-        put_desc(v, at + i * 16, buf[i].gpa, buf[i].len,
-                 (uint16_t)((buf[i].write ? VD_WRITE : 0) | (i + 1 < n ? VD_NEXT : 0)),
-                 (uint16_t)(i + 1));
+    bool packed = (v->features & VD_F_PACKED) != 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint16_t flags = buf[i].write ? VD_WRITE : 0;
+        if (packed)
+            put_desc(v, at + i * 16, buf[i].gpa, buf[i].len, 0, flags);
+        else
+            put_desc(v, at + i * 16, buf[i].gpa, buf[i].len,
+                     (uint16_t)(flags | (i + 1 < n ? VD_NEXT : 0)), (uint16_t)(i + 1));
+    }
 }
 
 static unsigned add_split(struct vd *v, struct vd_queue *q, const struct vd_buf *buf, unsigned n,
@@ -321,7 +327,6 @@ static unsigned add_packed(struct vd *v, struct vd_queue *q, const struct vd_buf
 {
     unsigned head = q->avail_idx;
     unsigned used = indirect != 0 ? 1 : n;
-    bool head_wrap = q->avail_wrap;
     uint16_t head_flags = 0;
 
     if (indirect != 0)
@@ -347,7 +352,6 @@ static unsigned add_packed(struct vd *v, struct vd_queue *q, const struct vd_buf
             q->avail_wrap = !q->avail_wrap;
         }
     }
-    (void)head_wrap;
     q->slots[head] = (uint16_t)used;
     put16(v, q->desc + (uint64_t)head * 16 + 14, head_flags);
     return head;

@@ -34,7 +34,7 @@ struct vd_board {
 };
 
 void vd_board_init(struct vd_board *b, bool threads);
-/* Destroys devices, bus and memory. */
+/* Destroys devices, the PCI bus among them, buses and memory. */
 void vd_board_fini(struct vd_board *b);
 /* Host address of guest memory, or NULL. */
 void *vd_ptr(struct vd_board *b, uint64_t gpa);
