@@ -256,7 +256,9 @@ void vmci_pic_reset(struct vmci_pic *p)
 {
     for (unsigned i = 0; i < 2; i++) {
         uint8_t lines = p->unit[i].lines;
-        p->unit[i] = (struct vmci_pic_unit){.lines = lines, .lowest = 7};
+        /* The mask is undefined until ICW1 clears it; closed, nothing comes with a vector that
+           nobody has programmed. */
+        p->unit[i] = (struct vmci_pic_unit){.lines = lines, .lowest = 7, .imr = 0xff};
     }
     (void)update(p); /* nothing is requested after a reset */
 }
