@@ -67,6 +67,11 @@ struct vmc_blockdev_ops {
      */
     int (*compare_write)(void *ctx, uint64_t offset, const void *expect, const void *data,
                          size_t bytes);
+    /**
+     * Look for completions and call their done; how a caller without threads waits. NULL when
+     * completions come by themselves. Any thread.
+     */
+    void (*poll)(void *ctx);
 };
 
 /** A block device: operations and their context, by value. */

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Synchronous I/O on the devices and on the logical volume. */
+#include "vmfs/vmfs_priv.h"
+
+struct wait {
+    uint32_t done;
+    const struct vmc_platform *pf;
+};
+
+static void wait_done(struct vmc_block_req *req)
+{
+    struct wait *w = req->opaque;
+    const struct vmc_platform *pf = w->pf;
+
+    vmci_store_release(&w->done, 1);
+    /* w may be gone from here on: wake only uses the address. */
+    if (vmci_pf_has(pf, sync))
+        pf->sync->wake(pf->ctx, &w->done);
+}
+
+static void wait_for(const struct vmc_blockdev *bd, struct wait *w)
+{
+    if (bd->ops->kick != NULL)
+        bd->ops->kick(bd->ctx);
+    while (!vmci_load_acquire(&w->done)) {
+        if (bd->ops->poll != NULL)
+            bd->ops->poll(bd->ctx);
+        else if (vmci_pf_has(w->pf, sync))
+            w->pf->sync->park(w->pf->ctx, &w->done, 0, UINT64_MAX);
+        else
+            __builtin_ia32_pause();
+    }
+}
+
+int vmci_fs_dev_io(const struct vmc_platform *pf, const struct vmc_blockdev *bd, uint32_t op,
+                   uint64_t off, void *buf, uint64_t bytes, struct vmc_error *err)
+{
+    static const char *const names[] = {"read", "write", "flush", "discard", "write zeroes"};
+    struct vmc_iovec iov = {.base = buf, .bytes = bytes};
+    struct wait w = {.pf = pf};
+    struct vmc_block_req req = {
+        .op = op,
+        .offset = off,
+        .bytes = bytes,
+        .iov = &iov,
+        .iov_count = buf != NULL ? 1 : 0,
+        .done = wait_done,
+        .opaque = &w,
+    };
+
+    if (bd->ops->submit(bd->ctx, &req) == VMC_BLOCK_PENDING)
+        wait_for(bd, &w);
+    if (unlikely(req.status != VMC_OK))
+        return vmci_error(err, req.status, SITE("io"), "%s of %llu bytes at device offset 0x%llx failed: %s",
+                          op < VMCI_ARRAY_SIZE(names) ? names[op] : "request",
+                          (unsigned long long)bytes, (unsigned long long)off,
+                          vmc_strerror(req.status));
+    return VMC_OK;
+}
+
+const struct fs_seg *vmci_fs_seg(const struct vmc_vmfs *v, uint64_t lv)
+{
+    uint32_t lo = 0, hi = v->nsegs;
+
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        const struct fs_seg *s = &v->seg[mid];
+        if (lv < s->lv)
+            hi = mid;
+        else if (lv - s->lv >= s->bytes)
+            lo = mid + 1;
+        else
+            return s;
+    }
+    return NULL;
+}
+
+static int lv_io(struct vmc_vmfs *v, uint32_t op, uint64_t lv, uint8_t *buf, uint64_t bytes,
+                 struct vmc_error *err)
+{
+    while (bytes > 0) {
+        const struct fs_seg *s = vmci_fs_seg(v, lv);
+        if (unlikely(s == NULL))
+            return vmci_error(err, VMC_EFORMAT, SITE("io"),
+                              "volume offset 0x%llx is outside of the extents",
+                              (unsigned long long)lv);
+        uint64_t n = VMCI_MIN(bytes, s->lv + s->bytes - lv);
+        int rc = vmci_fs_dev_io(v->pf, &v->dev[s->dev].bd, op, s->dev_off + (lv - s->lv), buf, n,
+                                err);
+        if (rc != VMC_OK)
+            return rc;
+        lv += n;
+        bytes -= n;
+        if (buf != NULL)
+            buf += n;
+    }
+    return VMC_OK;
+}
+
+int vmci_fs_read(struct vmc_vmfs *v, uint64_t lv, void *buf, uint64_t bytes, struct vmc_error *err)
+{
+    return lv_io(v, VMC_BLOCK_READ, lv, buf, bytes, err);
+}
+
+int vmci_fs_write(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t bytes,
+                  struct vmc_error *err)
+{
+    if (unlikely(v->ro))
+        return vmci_error(err, VMC_EPERM, SITE("io"), "the volume is mounted read-only");
+    return lv_io(v, VMC_BLOCK_WRITE, lv, (uint8_t *)(uintptr_t)buf, bytes, err);
+}
+
+int vmci_fs_zero(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_error *err)
+{
+    const struct fs_seg *s = vmci_fs_seg(v, lv);
+
+    if (s != NULL && v->dev[s->dev].info.can_write_zeroes)
+        return lv_io(v, VMC_BLOCK_WRITE_ZEROES, lv, NULL, bytes, err);
+    while (bytes > 0) {
+        uint64_t n = VMCI_MIN(bytes, FS_ZERO_BYTES);
+        int rc = vmci_fs_write(v, lv, v->zeros, n, err);
+        if (rc != VMC_OK)
+            return rc;
+        lv += n;
+        bytes -= n;
+    }
+    return VMC_OK;
+}
+
+int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    for (uint32_t i = 0; i < v->ndevs; i++) {
+        int rc = vmci_fs_dev_io(v->pf, &v->dev[i].bd, VMC_BLOCK_FLUSH, 0, NULL, 0, err);
+        if (rc != VMC_OK)
+            return rc;
+    }
+    return VMC_OK;
+}
+
+/* Without help from the device: read, compare, write, inside a mutual exclusion between hosts. */
+static int caw_emulated(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
+                        struct vmc_error *err)
+{
+    uint8_t now[FS_SECTOR];
+    int rc = v->exclusive ? VMC_OK : vmci_fs_bakery_enter(v, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmci_fs_read(v, lv, now, FS_SECTOR, err);
+    if (rc == VMC_OK && memcmp(now, expect, FS_SECTOR) != 0)
+        rc = VMC_EAGAIN;
+    if (rc == VMC_OK)
+        rc = vmci_fs_write(v, lv, data, FS_SECTOR, err);
+    if (v->exclusive)
+        return rc;
+    int rc2 = vmci_fs_bakery_leave(v, err);
+    return rc != VMC_OK ? rc : rc2;
+}
+
+int vmci_fs_caw(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
+                struct vmc_error *err)
+{
+    const struct fs_seg *s = vmci_fs_seg(v, lv);
+
+    if (unlikely(s == NULL))
+        return vmci_error(err, VMC_EFORMAT, SITE("io"),
+                          "lock at volume offset 0x%llx is outside of the extents",
+                          (unsigned long long)lv);
+    if (!v->caw)
+        return caw_emulated(v, lv, expect, data, err);
+    const struct vmc_blockdev *bd = &v->dev[s->dev].bd;
+    int rc = bd->ops->compare_write(bd->ctx, s->dev_off + (lv - s->lv), expect, data, FS_SECTOR);
+    if (unlikely(rc != VMC_OK && rc != VMC_EAGAIN))
+        return vmci_error(err, rc, SITE("io"), "compare and write at volume offset 0x%llx failed",
+                          (unsigned long long)lv);
+    return rc;
+}
+
+uint64_t vmci_fs_now(const struct vmc_vmfs *v)
+{
+    return v->pf->now_ns(v->pf->ctx);
+}
+
+uint32_t vmci_fs_wall(const struct vmc_vmfs *v)
+{
+    if (vmci_pf_has(v->pf, wall_s))
+        return (uint32_t)v->pf->wall_s(v->pf->ctx);
+    /* Without a clock, time goes on from where the volume was made. */
+    return vmci_ld_le32(v->desc + FSD_CREATED) + (uint32_t)(vmci_fs_now(v) / 1000000000u);
+}
+
+bool vmci_fs_sleep(struct vmc_vmfs *v, uint64_t ns)
+{
+    if (v->sleep_ns != NULL) {
+        v->sleep_ns(v->sleep_ctx, ns);
+        return true;
+    }
+    if (!vmci_pf_has(v->pf, sync))
+        return false;
+    uint32_t word = 0;
+    v->pf->sync->park(v->pf->ctx, &word, 0, vmci_fs_now(v) + ns);
+    return true;
+}

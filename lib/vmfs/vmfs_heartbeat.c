@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Sessions: the heartbeat slot of this host, and judging those of others. A slot's generation
+ * rises when the slot is cleared, so (slot, generation, owner) names one session. Clocks of
+ * different hosts are never compared: a watcher measures with its own clock for how long
+ * another's stamp did not move.
+ */
+#include "vmfs/vmfs_priv.h"
+
+static const char site[] = SITE("heartbeat");
+
+#define MS 1000000ull
+
+static int read_slot(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vmc_error *err)
+{
+    int rc = vmci_fs_read(v, vmci_fs_hb_lv(v, slot), hb, FS_SECTOR, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    uint32_t state = vmci_ld_le32(hb + HB_STATE);
+    if ((state != HB_FREE && state != HB_USED) ||
+        vmci_ld_le64(hb + HB_SELF) != vmci_fs_hb_lv(v, slot))
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "heartbeat slot %u: state is 0x%x, own address 0x%llx", slot, state,
+                          (unsigned long long)vmci_ld_le64(hb + HB_SELF));
+    return VMC_OK;
+}
+
+static int busy(const uint8_t *hb, uint32_t slot, struct vmc_error *err)
+{
+    char uuid[VMC_VMFS_UUID_TEXT];
+    struct vmc_vmfs_uuid u;
+
+    memcpy(u.b, hb + HB_OWNER, 16);
+    vmc_vmfs_uuid_text(&u, uuid);
+    return vmci_error(err, VMC_EBUSY, site, "held by host %.*s (%s, heartbeat slot %u)",
+                      (int)HB_NAME_BYTES - 1, hb[HB_NAME] ? (const char *)hb + HB_NAME : "unnamed", uuid, slot);
+}
+
+int vmci_fs_session_dead(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
+                         const uint8_t *owner, struct vmc_error *err)
+{
+    uint8_t hb[FS_SECTOR];
+    struct fs_observation *o = &v->obs[slot];
+    int rc = read_slot(v, slot, hb, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    if (vmci_ld_le32(hb + HB_STATE) == HB_FREE || vmci_ld_le64(hb + HB_GENERATION) != generation ||
+        memcmp(hb + HB_OWNER, owner, 16) != 0)
+        return VMC_OK;
+    uint64_t now = vmci_fs_now(v), stamp = vmci_ld_le64(hb + HB_STAMP);
+    if (o->since_ns == 0 || o->stamp != stamp || o->generation != generation) {
+        *o = (struct fs_observation){.stamp = stamp, .generation = generation, .since_ns = now | 1};
+        return busy(hb, slot, err);
+    }
+    if (now - o->since_ns < (v->lease_ms + v->window_ms) * MS)
+        return busy(hb, slot, err);
+    return vmci_fs_session_recover(v, slot, generation, err);
+}
+
+/* A journal that is not ours can only be replayed by the host software that wrote it. */
+static int check_foreign_journal(struct vmc_vmfs *v, const uint8_t *hb, uint32_t slot,
+                                 struct vmc_error *err)
+{
+    uint8_t s[FS_SECTOR];
+    uint64_t lv = vmci_ld_le64(hb + HB_JOURNAL_LV);
+
+    if (lv == 0)
+        lv = (uint64_t)(vmci_ld_le32(hb + HB_JOURNAL) >> 6) * v->g.fb_bytes;
+    if (lv == 0)
+        return VMC_OK;
+    int rc = vmci_fs_read(v, vmci_align_down(lv, FS_SECTOR), s, FS_SECTOR, err);
+    if (rc != VMC_OK)
+        return rc;
+    for (uint32_t i = 0; i < FS_SECTOR; i++)
+        if (s[i] != 0)
+            return vmci_error(err, VMC_EPERM, site,
+                              "heartbeat slot %u left a journal at volume offset 0x%llx that only "
+                              "its own host software can replay",
+                              slot, (unsigned long long)lv);
+    return VMC_OK;
+}
+
+static void clear_slot(uint8_t *hb)
+{
+    vmci_st_le32(hb + HB_STATE, HB_FREE);
+    vmci_st_le64(hb + HB_GENERATION, vmci_ld_le64(hb + HB_GENERATION) + 1);
+    memset(hb + HB_OWNER, 0, 16);
+    vmci_st_le32(hb + HB_JOURNAL, 0);
+    memset(hb + HB_NAME, 0, HB_NAME_BYTES);
+    memset(hb + HB_JOURNAL_LV, 0, 8 + 16);
+    memset(hb + HB_REPLAY_HB, 0, 16);
+}
+
+/* Mark the slot as being replayed by us, so that a second rescuer waits for the first. */
+static int mark_replay(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vmc_error *err)
+{
+    uint8_t next[FS_SECTOR];
+    uint64_t by = vmci_ld_le64(hb + HB_REPLAY_HB);
+
+    if (by >= FS_HB_LV && (by - FS_HB_LV) % v->g.hb_bytes == 0 &&
+        (by - FS_HB_LV) / v->g.hb_bytes < v->g.hb_slots && by != vmci_fs_hb_lv(v, slot) &&
+        by != v->s.hb_lv) {
+        /* One more level only: a dead rescuer's own slot is recovered in its turn. */
+        uint8_t other[FS_SECTOR];
+        uint32_t s = (uint32_t)((by - FS_HB_LV) / v->g.hb_bytes);
+        int rc = read_slot(v, s, other, err);
+        if (rc != VMC_OK)
+            return rc;
+        struct fs_observation *o = &v->obs[s];
+        uint64_t gen = vmci_ld_le64(hb + HB_REPLAY_GEN), stamp = vmci_ld_le64(other + HB_STAMP);
+        uint64_t now = vmci_fs_now(v);
+        bool over = vmci_ld_le32(other + HB_STATE) == HB_FREE ||
+                    vmci_ld_le64(other + HB_GENERATION) != gen;
+        if (!over && (o->since_ns == 0 || o->stamp != stamp || o->generation != gen)) {
+            *o = (struct fs_observation){.stamp = stamp, .generation = gen, .since_ns = now | 1};
+            return busy(other, s, err);
+        }
+        if (!over && now - o->since_ns < (v->lease_ms + v->window_ms) * MS)
+            return busy(other, s, err);
+    }
+    memcpy(next, hb, FS_SECTOR);
+    memcpy(next + HB_REPLAYER, v->host_uuid.b, 16);
+    vmci_st_le64(next + HB_REPLAY_HB, v->s.hb_lv);
+    vmci_st_le64(next + HB_REPLAY_GEN, v->s.generation);
+    int rc = vmci_fs_caw(v, vmci_fs_hb_lv(v, slot), hb, next, err);
+    if (rc == VMC_EAGAIN)
+        return busy(hb, slot, err); /* it beat, or another rescuer was faster */
+    if (rc == VMC_OK)
+        memcpy(hb, next, FS_SECTOR);
+    return rc;
+}
+
+int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
+                            struct vmc_error *err)
+{
+    uint8_t hb[FS_SECTOR], next[FS_SECTOR];
+    bool ours;
+    uint32_t fb;
+    int rc = read_slot(v, slot, hb, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    if (vmci_ld_le32(hb + HB_STATE) == HB_FREE || vmci_ld_le64(hb + HB_GENERATION) != generation)
+        return VMC_OK;
+    if (v->ro)
+        return busy(hb, slot, err);
+    rc = vmci_fs_host_record(v, slot, generation, &ours, &fb, err);
+    if (rc == VMC_OK && !ours)
+        rc = check_foreign_journal(v, hb, slot, err);
+    if (rc == VMC_OK)
+        rc = mark_replay(v, slot, hb, err);
+    if (rc == VMC_OK && ours)
+        rc = vmci_fs_journal_replay(v, slot, generation, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, err);
+    if (rc != VMC_OK)
+        return rc;
+    memcpy(next, hb, FS_SECTOR);
+    clear_slot(next);
+    rc = vmci_fs_caw(v, vmci_fs_hb_lv(v, slot), hb, next, err);
+    if (rc == VMC_EAGAIN)
+        return busy(hb, slot, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, err);
+    if (rc == VMC_OK)
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "recovered the session in heartbeat slot %u", slot);
+    return rc;
+}
+
+/* ---- our own slot ------------------------------------------------------------------------------ */
+
+static int beat(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    uint8_t next[FS_SECTOR];
+    uint64_t now = vmci_fs_now(v);
+    uint64_t stamp = VMCI_MAX(now / 1000, v->s.stamp + 1);
+
+    memcpy(next, v->s.image, FS_SECTOR);
+    vmci_st_le64(next + HB_STAMP, stamp);
+    int rc = vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err);
+    if (rc == VMC_EAGAIN) {
+        v->s.fenced = true;
+        return vmci_error(err, VMC_EFENCED, site,
+                          "heartbeat slot %u was taken from us: the lease had expired", v->s.slot);
+    }
+    if (rc != VMC_OK)
+        return rc;
+    memcpy(v->s.image, next, FS_SECTOR);
+    v->s.stamp = stamp;
+    vmci_store_release(&v->s.beat_ns, now);
+    return VMC_OK;
+}
+
+int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    if (unlikely(v->s.fenced))
+        return vmci_error(err, VMC_EFENCED, site, "this session lost its lease and must unmount");
+    if (v->exclusive || vmci_fs_now(v) - v->s.beat_ns < v->beat_ms * MS)
+        return VMC_OK;
+    /*
+     * Late or not: the compare-and-write succeeds only if no rescuer has marked the slot, and
+     * then no rescuer will before a whole lease has passed from now.
+     */
+    return beat(v, err);
+}
+
+int vmc_vmfs_beat(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    int rc = VMC_OK;
+
+    vmci_lock(&v->lock);
+    if (v->s.active && v->s.fenced)
+        rc = vmci_fs_session_check(v, err);
+    else if (v->s.active && !v->exclusive)
+        rc = beat(v, err);
+    vmci_unlock(&v->lock);
+    return rc;
+}
+
+/* Slots of hosts that are not ours: none may be alive, none may have left work. */
+static int check_foreign(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb,
+                         struct vmc_error *err)
+{
+    bool ours;
+    uint32_t fb;
+    uint64_t gen = vmci_ld_le64(hb + HB_GENERATION);
+    int rc = vmci_fs_host_record(v, slot, gen, &ours, &fb, err);
+
+    if (rc != VMC_OK || ours)
+        return rc;
+    rc = check_foreign_journal(v, hb, slot, err);
+    if (rc != VMC_OK || v->exclusive)
+        return rc;
+    struct fs_observation first = {.stamp = vmci_ld_le64(hb + HB_STAMP)};
+    uint64_t end = vmci_fs_now(v) + (v->lease_ms + v->window_ms) * MS;
+    while (vmci_fs_now(v) < end) {
+        uint8_t now[FS_SECTOR];
+        /* A host of ours that is just mounting writes its record right after the slot. */
+        rc = vmci_fs_host_record(v, slot, gen, &ours, &fb, err);
+        if (rc != VMC_OK || ours)
+            return rc;
+        rc = read_slot(v, slot, now, err);
+        if (rc != VMC_OK)
+            return rc;
+        if (vmci_ld_le64(now + HB_STAMP) != first.stamp || !vmci_fs_sleep(v, 500 * MS))
+            return vmci_error(err, VMC_EBUSY, site,
+                              "heartbeat slot %u is in use by a host of other software (%.*s)", slot,
+                              (int)HB_NAME_BYTES - 1, (const char *)hb + HB_NAME);
+    }
+    return VMC_OK;
+}
+
+static int survey(struct vmc_vmfs *v, uint8_t *all, struct vmc_error *err)
+{
+    int rc = vmci_fs_read(v, FS_HB_LV, all, FS_HB_BYTES, err);
+
+    for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
+        const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
+        v->gen_at_mount[i] = vmci_ld_le64(hb + HB_GENERATION);
+        if (vmci_ld_le32(hb + HB_STATE) == HB_USED)
+            rc = check_foreign(v, i, hb, err);
+    }
+    return rc;
+}
+
+static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vmc_error *err)
+{
+    uint8_t *next = v->s.image;
+    uint64_t now = vmci_fs_now(v);
+
+    memcpy(next, hb, FS_SECTOR);
+    vmci_st_le32(next + HB_STATE, HB_USED);
+    v->s.stamp = VMCI_MAX(now / 1000, vmci_ld_le64(hb + HB_STAMP) + 1);
+    vmci_st_le64(next + HB_STAMP, v->s.stamp);
+    memcpy(next + HB_OWNER, v->host_uuid.b, 16);
+    vmci_st_le32(next + HB_JOURNAL, 0);
+    vmci_st_le32(next + HB_MAJOR, v->g.major);
+    next[HB_MINOR] = (uint8_t)v->g.minor;
+    next[HB_LOCK_IMPL] = v->g.version == 3 ? 0 : 3;
+    memset(next + HB_NAME, 0, HB_NAME_BYTES);
+    if (v->g.version != 3)
+        memcpy(next + HB_NAME, v->host_name, HB_NAME_BYTES);
+    vmci_st_le64(next + HB_JOURNAL_LV, 0);
+    memset(next + HB_REPLAYER, 0, 16);
+    v->s.slot = slot;
+    v->s.hb_lv = vmci_fs_hb_lv(v, slot);
+    v->s.generation = vmci_ld_le64(hb + HB_GENERATION);
+    v->s.beat_ns = now;
+    if (v->caw || v->exclusive)
+        return vmci_fs_caw(v, v->s.hb_lv, hb, next, err);
+    /*
+     * Nothing atomic to be had and no slot yet to take part in the bakery with: claim, wait until
+     * whoever claimed at the same time has written too, and see who was last.
+     */
+    uint8_t seen[FS_SECTOR];
+    int rc = vmci_fs_write(v, v->s.hb_lv, next, FS_SECTOR, err);
+    if (rc == VMC_OK && !vmci_fs_sleep(v, v->window_ms * MS))
+        return vmci_error(err, VMC_ENOTSUP, site,
+                          "a shared device without compare-and-write needs a platform that can sleep");
+    if (rc == VMC_OK)
+        rc = vmci_fs_read(v, v->s.hb_lv, seen, FS_SECTOR, err);
+    if (rc == VMC_OK && memcmp(seen, next, FS_SECTOR) != 0)
+        rc = VMC_EAGAIN;
+    return rc;
+}
+
+int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    uint8_t *all = vmci_alloc_aligned(v->pf, FS_HB_BYTES, FS_PAGE);
+    int rc;
+
+    if (all == NULL)
+        return vmci_error(err, VMC_ENOMEM, site, "no memory for the heartbeat region");
+    rc = survey(v, all, err);
+    for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
+        const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
+        if (vmci_ld_le32(hb + HB_STATE) != HB_FREE || vmci_ld_le64(hb + HB_SELF) != vmci_fs_hb_lv(v, i))
+            continue;
+        rc = claim(v, i, hb, err);
+        if (rc == VMC_OK) {
+            v->s.active = true;
+            v->gen_at_mount[i] = v->s.generation;
+            break;
+        }
+        if (rc == VMC_EAGAIN)
+            rc = VMC_OK; /* another host was faster: the next slot */
+    }
+    vmci_free_aligned(v->pf, all, FS_HB_BYTES, FS_PAGE);
+    if (rc == VMC_OK && !v->s.active)
+        rc = vmci_error(err, VMC_ELIMIT, site, "all %u heartbeat slots are in use", v->g.hb_slots);
+    if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, err);
+    return rc;
+}
+
+int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    uint8_t next[FS_SECTOR];
+
+    if (!v->s.active || v->s.fenced)
+        return VMC_OK;
+    int rc = vmci_fs_flush(v, err);
+    if (rc != VMC_OK)
+        return rc;
+    memcpy(next, v->s.image, FS_SECTOR);
+    clear_slot(next);
+    rc = vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err);
+    v->s.active = false;
+    if (rc == VMC_EAGAIN)
+        return vmci_error(err, VMC_EFENCED, site, "heartbeat slot %u was taken from us", v->s.slot);
+    if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, err);
+    return rc;
+}
+
+int vmc_vmfs_heartbeats(struct vmc_vmfs *v, uint32_t *cookie, struct vmc_vmfs_heartbeat *out,
+                        struct vmc_error *err)
+{
+    uint8_t hb[FS_PAGE];
+    int rc = VMC_OK;
+
+    vmci_lock(&v->lock);
+    for (; *cookie < v->g.hb_slots; (*cookie)++) {
+        uint32_t fb;
+        bool ours = false;
+        rc = vmci_fs_read(v, vmci_fs_hb_lv(v, *cookie), hb, v->g.hb_bytes, err);
+        if (rc != VMC_OK)
+            break;
+        bool used = vmci_ld_le32(hb + HB_STATE) == HB_USED;
+        uint64_t gen = vmci_ld_le64(hb + HB_GENERATION);
+        if (!used && gen == 0)
+            continue;
+        if (used)
+            rc = vmci_fs_host_record(v, *cookie, gen, &ours, &fb, err);
+        memset(out, 0, sizeof(*out));
+        out->slot = (*cookie)++;
+        out->in_use = used;
+        out->ours = ours;
+        out->self = v->s.active && out->slot == v->s.slot;
+        out->generation = gen;
+        out->stamp_us = vmci_ld_le64(hb + HB_STAMP);
+        memcpy(out->owner.b, hb + HB_OWNER, 16);
+        memcpy(out->host_name, hb + HB_NAME, HB_NAME_BYTES - 1);
+        vmci_unlock(&v->lock);
+        return rc == VMC_OK ? 1 : rc;
+    }
+    vmci_unlock(&v->lock);
+    return rc;
+}

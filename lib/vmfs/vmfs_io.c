@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The fast path: a file as a block device. A request in allocated space is a look-up in the
+ * file's map and one request to the device, without a lock.
+ *
+ * Each request in flight owns a slot of its file. Whoever takes blocks away from the file first
+ * makes the map say so and then waits until every slot that was busy has been given back
+ * (vmci_fs_ios_drain): no I/O can still go to those blocks. Taking a slot is a locked
+ * instruction, hence a full barrier between it and the look-up.
+ */
+#include "vmfs/vmfs_priv.h"
+
+#define STRIPES    4u
+#define SLOT_IOVS  16u
+
+struct fs_io_slot {
+    struct vmc_block_req child;
+    struct vmc_iovec iov[SLOT_IOVS];
+    struct fs_inode *ino;
+    struct vmc_block_req *parent;
+    uint64_t at; /* bytes of the parent done or being done */
+    uint64_t *busy;
+    uint64_t bit;
+    uint32_t generation;
+};
+
+struct fs_io_slots {
+    struct {
+        _Alignas(VMCI_CACHELINE) uint64_t busy;
+    } stripe[STRIPES];
+    struct fs_io_slot slot[STRIPES][64];
+};
+
+int vmci_fs_ios_create(struct fs_inode *ino, struct vmc_error *err)
+{
+    if (ino->ios != NULL)
+        return VMC_OK;
+    struct fs_io_slots *s = vmci_alloc_aligned(ino->v->pf, sizeof(*s), VMCI_CACHELINE);
+    if (s == NULL)
+        return vmci_error(err, VMC_ENOMEM, SITE("io"), "no memory for I/O");
+    memset(s, 0, sizeof(*s));
+    for (uint32_t i = 0; i < STRIPES; i++)
+        for (uint32_t k = 0; k < 64; k++) {
+            s->slot[i][k].ino = ino;
+            s->slot[i][k].busy = &s->stripe[i].busy;
+            s->slot[i][k].bit = 1ull << k;
+        }
+    ino->ios = s;
+    return VMC_OK;
+}
+
+void vmci_fs_ios_destroy(struct fs_inode *ino)
+{
+    if (ino->ios != NULL)
+        vmci_free_aligned(ino->v->pf, ino->ios, sizeof(*ino->ios), VMCI_CACHELINE);
+    ino->ios = NULL;
+}
+
+static inline struct fs_io_slot *slot_get(struct fs_inode *ino, const struct vmc_block_req *req)
+{
+    struct fs_io_slots *s = ino->ios;
+    uint32_t first = (uint32_t)((uintptr_t)req >> 7);
+
+    for (uint32_t i = 0; i < STRIPES; i++) {
+        uint32_t k = (first + i) % STRIPES;
+        uint64_t free = ~vmci_load_relaxed(&s->stripe[k].busy);
+        while (free != 0) {
+            unsigned n = (unsigned)__builtin_ctzll(free);
+            uint64_t bit = 1ull << n;
+            if (likely(!(__atomic_fetch_or(&s->stripe[k].busy, bit, __ATOMIC_SEQ_CST) & bit))) {
+                struct fs_io_slot *slot = &s->slot[k][n];
+                vmci_store_relaxed(&slot->generation, slot->generation + 1);
+                return slot;
+            }
+            free &= free - 1;
+        }
+    }
+    return NULL;
+}
+
+static inline void slot_put(struct fs_io_slot *slot)
+{
+    __atomic_fetch_and(slot->busy, ~slot->bit, __ATOMIC_RELEASE);
+}
+
+static void poll_devices(struct vmc_vmfs *v)
+{
+    for (uint32_t i = 0; i < v->ndevs; i++)
+        if (v->dev[i].bd.ops->poll != NULL)
+            v->dev[i].bd.ops->poll(v->dev[i].bd.ctx);
+    __builtin_ia32_pause();
+}
+
+void vmci_fs_ios_drain(struct fs_inode *ino)
+{
+    struct fs_io_slots *s = ino->ios;
+
+    if (s == NULL)
+        return;
+    vmci_fence_seq();
+    for (uint32_t i = 0; i < STRIPES; i++) {
+        uint64_t seen = vmci_load_acquire(&s->stripe[i].busy);
+        while (seen != 0) {
+            unsigned n = (unsigned)__builtin_ctzll(seen);
+            uint32_t g = vmci_load_relaxed(&s->slot[i][n].generation);
+            /* Gone, or already somebody else's who started after the map had changed. */
+            while ((vmci_load_acquire(&s->stripe[i].busy) >> n & 1) &&
+                   vmci_load_relaxed(&s->slot[i][n].generation) == g)
+                poll_devices(ino->v);
+            seen &= seen - 1;
+        }
+    }
+}
+
+/* May data still be written? The lease has to outlast the request by the window. */
+static inline bool lease_ok(struct vmc_vmfs *v)
+{
+    if (v->exclusive)
+        return true;
+    if (unlikely(vmci_load_relaxed(&v->s.fenced)))
+        return false;
+    return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) <
+           (uint64_t)(v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2)) * 1000000ull;
+}
+
+/* ---- requests that need the volume's lock ------------------------------------------------------ */
+
+static int slow_rw(struct fs_inode *ino, struct vmc_block_req *req, struct vmc_error *err)
+{
+    uint64_t off = req->offset;
+
+    for (uint32_t i = 0; i < req->iov_count; i++) {
+        const struct vmc_iovec *io = &req->iov[i];
+        int64_t n = req->op == VMC_BLOCK_READ
+                        ? vmci_fs_read_slow(ino, io->base, io->bytes, off, err)
+                        : vmci_fs_write_slow(ino, io->base, io->bytes, off, err);
+        if (n < 0)
+            return (int)n;
+        if (req->op == VMC_BLOCK_READ && (size_t)n < io->bytes)
+            memset((uint8_t *)io->base + n, 0, io->bytes - (size_t)n);
+        off += io->bytes;
+    }
+    return VMC_OK;
+}
+
+static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
+{
+    struct vmc_vmfs *v = f->v;
+    struct vmc_error err;
+    int rc = VMC_OK;
+
+    vmci_lock(&v->lock);
+    if (req->op != VMC_BLOCK_READ)
+        rc = vmci_fs_session_check(v, &err);
+    if (rc == VMC_OK && (req->op == VMC_BLOCK_READ || req->op == VMC_BLOCK_WRITE))
+        rc = slow_rw(f->ino, req, &err);
+    else if (rc == VMC_OK && req->op == VMC_BLOCK_DISCARD)
+        rc = vmci_fs_punch(f->ino, req->offset, req->bytes, false, &err);
+    else if (rc == VMC_OK && req->op == VMC_BLOCK_WRITE_ZEROES)
+        rc = vmci_fs_zero_range(f->ino, req->offset, req->bytes, &err);
+    else if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, &err);
+    if (rc == VMC_OK && req->op <= VMC_BLOCK_WRITE && f->ino->shift != 0 &&
+        req->offset < f->ino->length)
+        rc = vmci_fs_leaf_load(f->ino, req->offset >> f->ino->shift, &err);
+    vmci_fs_cache_trim(v);
+    vmci_unlock(&v->lock);
+    if (rc != VMC_OK)
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "I/O on file 0x%08x at 0x%llx: %s", f->ino->addr,
+                 (unsigned long long)req->offset, err.text);
+    req->status = rc;
+    return VMC_BLOCK_COMPLETE;
+}
+
+/* ---- the fast path ----------------------------------------------------------------------------- */
+
+/* A contiguous piece of the file from off on. False: the slow path has to look. */
+static inline bool piece(const struct fs_inode *ino, uint64_t off, uint64_t bytes, uint32_t *state,
+                         uint64_t *lv, uint64_t *len)
+{
+    uint32_t shift = ino->shift, st;
+    uint64_t blk = off >> shift, fb, next;
+
+    if (unlikely(shift == 0) || !vmci_fs_leaf_get(ino, blk, state, &fb))
+        return false;
+    uint64_t in = off & ((1ull << shift) - 1);
+    *lv = (fb << shift) + in;
+    *len = (1ull << shift) - in;
+    /* Across blocks as long as they follow each other, or are all holes. */
+    for (uint64_t n = 1; unlikely(*len < bytes); n++) {
+        if (!vmci_fs_leaf_get(ino, blk + n, &st, &next) || st != *state ||
+            (st == MAP_BLOCK && next != fb + n))
+            break;
+        *len += 1ull << shift;
+    }
+    *len = VMCI_MIN(*len, bytes);
+    return true;
+}
+
+static bool all_mapped(const struct fs_inode *ino, const struct vmc_block_req *req)
+{
+    uint64_t at = 0, lv, len;
+    uint32_t state;
+
+    while (at < req->bytes) {
+        if (!piece(ino, req->offset + at, req->bytes - at, &state, &lv, &len) ||
+            state == MAP_OTHER || (req->op == VMC_BLOCK_WRITE && state != MAP_BLOCK))
+            return false;
+        at += len;
+    }
+    return true;
+}
+
+/* The iovec of bytes at .. at + len of the parent; returns how many bytes fitted. */
+static uint64_t sub_iov(struct fs_io_slot *s, uint64_t at, uint64_t len, uint32_t *count)
+{
+    const struct vmc_block_req *p = s->parent;
+    uint64_t done = 0;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < p->iov_count && n < SLOT_IOVS && done < len; i++) {
+        uint64_t have = p->iov[i].bytes;
+        if (at >= have) {
+            at -= have;
+            continue;
+        }
+        uint64_t take = VMCI_MIN(have - at, len - done);
+        s->iov[n++] = (struct vmc_iovec){.base = (uint8_t *)p->iov[i].base + at, .bytes = take};
+        done += take;
+        at = 0;
+    }
+    *count = n;
+    return done;
+}
+
+static void child_done(struct vmc_block_req *child);
+
+/* Go on with the parent from s->at. Returns PENDING while a child is out. */
+static int advance(struct fs_io_slot *s)
+{
+    struct vmc_block_req *p = s->parent;
+    struct vmc_vmfs *v = s->ino->v;
+
+    while (s->at < p->bytes) {
+        uint64_t lv, len;
+        uint32_t state, count;
+        if (!piece(s->ino, p->offset + s->at, p->bytes - s->at, &state, &lv, &len)) {
+            p->status = VMC_EIO; /* the map was complete when the request came in */
+            return VMC_BLOCK_COMPLETE;
+        }
+        len = sub_iov(s, s->at, len, &count);
+        if (state != MAP_BLOCK) {
+            for (uint32_t i = 0; i < count; i++)
+                memset(s->iov[i].base, 0, s->iov[i].bytes);
+            s->at += len;
+            continue;
+        }
+        const struct fs_seg *seg = vmci_fs_seg(v, lv);
+        if (seg == NULL) {
+            p->status = VMC_EIO;
+            return VMC_BLOCK_COMPLETE;
+        }
+        if (len > seg->lv + seg->bytes - lv)
+            len = sub_iov(s, s->at, seg->lv + seg->bytes - lv, &count);
+        s->child = (struct vmc_block_req){.op = p->op,
+                                          .flags = p->flags,
+                                          .offset = seg->dev_off + (lv - seg->lv),
+                                          .bytes = len,
+                                          .iov = s->iov,
+                                          .iov_count = count,
+                                          .done = child_done,
+                                          .opaque = s};
+        const struct vmc_blockdev *bd = &v->dev[seg->dev].bd;
+        if (bd->ops->submit(bd->ctx, &s->child) == VMC_BLOCK_PENDING)
+            return VMC_BLOCK_PENDING;
+        if (s->child.status != VMC_OK) {
+            p->status = s->child.status;
+            return VMC_BLOCK_COMPLETE;
+        }
+        s->at += len;
+    }
+    p->status = VMC_OK;
+    return VMC_BLOCK_COMPLETE;
+}
+
+static void child_done(struct vmc_block_req *child)
+{
+    struct fs_io_slot *s = child->opaque;
+    struct vmc_block_req *p = s->parent;
+
+    s->at += child->bytes;
+    if (child->status != VMC_OK)
+        p->status = child->status;
+    else if (s->at < p->bytes && advance(s) == VMC_BLOCK_PENDING)
+        return;
+    else if (s->at >= p->bytes)
+        p->status = VMC_OK;
+    slot_put(s);
+    p->done(p);
+}
+
+/* The usual case: inside one block, on a volume of one extent. */
+static inline int submit_one(struct fs_io_slot *s, struct vmc_block_req *req)
+{
+    const struct fs_inode *ino = s->ino;
+    struct vmc_vmfs *v = ino->v;
+    uint32_t shift = ino->shift, state;
+    uint64_t fb, in = req->offset & ((1ull << shift) - 1);
+
+    if (unlikely(shift == 0 || v->nsegs != 1 || in + req->bytes > 1ull << shift) ||
+        !vmci_fs_leaf_get(ino, req->offset >> shift, &state, &fb) || unlikely(state != MAP_BLOCK))
+        return -1;
+    struct vmc_block_req *c = &s->child;
+    c->op = req->op;
+    c->flags = req->flags;
+    c->offset = v->seg[0].dev_off + (fb << shift) + in;
+    c->bytes = req->bytes;
+    c->iov = req->iov;
+    c->iov_count = req->iov_count;
+    c->done = child_done;
+    c->opaque = s;
+    s->parent = req;
+    s->at = 0;
+    const struct vmc_blockdev *bd = &v->dev[0].bd;
+    if (bd->ops->submit(bd->ctx, c) == VMC_BLOCK_PENDING)
+        return VMC_BLOCK_PENDING;
+    req->status = c->status;
+    slot_put(s);
+    return VMC_BLOCK_COMPLETE;
+}
+
+static int fail(struct vmc_block_req *req, int status)
+{
+    req->status = status;
+    return VMC_BLOCK_COMPLETE;
+}
+
+static int file_submit(void *ctx, struct vmc_block_req *req)
+{
+    struct vmc_vmfs_file *f = ctx;
+    struct fs_inode *ino = f->ino;
+
+    if (unlikely(req->op == VMC_BLOCK_FLUSH))
+        return slow(f, req);
+    if (unlikely(!vmci_range_ok(req->offset, req->bytes, vmci_load_acquire(&ino->length))))
+        return fail(req, VMC_ERANGE);
+    if (req->op != VMC_BLOCK_READ) {
+        if (unlikely(!(f->flags & VMC_VMFS_WRITE)))
+            return fail(req, VMC_EPERM);
+        if (unlikely(req->op != VMC_BLOCK_WRITE || !lease_ok(f->v)))
+            return slow(f, req);
+    }
+    struct fs_io_slot *s = slot_get(ino, req);
+    if (unlikely(s == NULL))
+        return slow(f, req);
+    int rc = submit_one(s, req);
+    if (likely(rc >= 0))
+        return rc;
+    if (!all_mapped(ino, req)) {
+        slot_put(s);
+        return slow(f, req);
+    }
+    s->parent = req;
+    s->at = 0;
+    rc = advance(s);
+    if (rc == VMC_BLOCK_COMPLETE)
+        slot_put(s);
+    return rc;
+}
+
+static int file_info(void *ctx, struct vmc_block_info *out)
+{
+    struct vmc_vmfs_file *f = ctx;
+
+    *out = (struct vmc_block_info){
+        .bytes = vmci_align_down(vmci_load_acquire(&f->ino->length), FS_SECTOR),
+        .sector_bytes = FS_SECTOR,
+        .optimal_bytes = (uint32_t)f->v->g.fb_bytes,
+        .read_only = !(f->flags & VMC_VMFS_WRITE),
+        .can_discard = (f->flags & VMC_VMFS_WRITE) != 0,
+        .can_write_zeroes = (f->flags & VMC_VMFS_WRITE) != 0,
+    };
+    return VMC_OK;
+}
+
+static void file_kick(void *ctx)
+{
+    struct vmc_vmfs_file *f = ctx;
+
+    for (uint32_t i = 0; i < f->v->ndevs; i++)
+        if (f->v->dev[i].bd.ops->kick != NULL)
+            f->v->dev[i].bd.ops->kick(f->v->dev[i].bd.ctx);
+}
+
+static void file_poll(void *ctx)
+{
+    struct vmc_vmfs_file *f = ctx;
+
+    poll_devices(f->v);
+}
+
+/* Completions come by themselves, or have to be looked for: as with the devices below. */
+static const struct vmc_blockdev_ops file_ops = {
+    .info = file_info,
+    .submit = file_submit,
+    .kick = file_kick,
+};
+static const struct vmc_blockdev_ops file_ops_polled = {
+    .info = file_info,
+    .submit = file_submit,
+    .kick = file_kick,
+    .poll = file_poll,
+};
+
+int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, struct vmc_error *err)
+{
+    if (vmci_load_acquire(&f->ino->length) < FS_SECTOR)
+        return vmci_error(err, VMC_EINVAL, SITE("io"), "a file of %llu bytes is no disk",
+                          (unsigned long long)f->ino->length);
+    bool polled = false;
+    for (uint32_t i = 0; i < f->v->ndevs; i++)
+        polled = polled || f->v->dev[i].bd.ops->poll != NULL;
+    *out = (struct vmc_blockdev){.ops = polled ? &file_ops_polled : &file_ops, .ctx = f};
+    return VMC_OK;
+}

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * On-disk locks of file descriptors and clusters.
+ *
+ * The cached image of a lock sector doubles as a version of what the lock covers: contents are
+ * only read after the image, every acquisition changes the image (its token), so an acquisition
+ * by compare-and-write against the cached image proves in one request both that the lock was free
+ * and that the cached contents are current.
+ *
+ * Before a lock is taken over from another session the devices are flushed. So whatever that
+ * session wrote under the lock is durable when the lock names us, and its journal no longer
+ * matters for this object (vmfs_journal.c relies on it).
+ */
+#include "vmfs/vmfs_priv.h"
+
+static const char site[] = SITE("lock");
+
+#define LOCK_TRIES   1000000u /* bound of the retry loop; time bounds it first */
+#define BACKOFF_NS   1000000ull
+#define BACKOFF_MAX  64000000ull
+#define HOLDING_WAIT_MS 20ull
+
+static bool same_session(const struct vmc_vmfs *v, const uint8_t *hb, const uint8_t *gen)
+{
+    return v->s.active && vmci_ld_le64(hb) == v->s.hb_lv && vmci_ld_le64(gen) == v->s.generation;
+}
+
+bool vmci_fs_lock_mine(const struct vmc_vmfs *v, const uint8_t *lk)
+{
+    return same_session(v, lk + LK_HB, lk + LK_HB_GEN);
+}
+
+static int slot_of(const struct vmc_vmfs *v, uint64_t hb, uint32_t *slot)
+{
+    uint64_t off = hb - FS_HB_LV;
+
+    if (hb < FS_HB_LV || off % v->g.hb_bytes != 0 || off / v->g.hb_bytes >= v->g.hb_slots)
+        return VMC_EFORMAT;
+    *slot = (uint32_t)(off / v->g.hb_bytes);
+    return VMC_OK;
+}
+
+/* Is the session gone that a holder names? A holder that names no slot is nobody. */
+static int holder_gone(struct vmc_vmfs *v, const uint8_t *hb, const uint8_t *gen,
+                       const uint8_t *owner, struct vmc_error *err)
+{
+    uint32_t slot;
+
+    if (same_session(v, hb, gen) || slot_of(v, vmci_ld_le64(hb), &slot) != VMC_OK)
+        return VMC_OK;
+    return vmci_fs_session_dead(v, slot, vmci_ld_le64(gen), owner, err);
+}
+
+int vmci_fs_lock_contended(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk,
+                           struct vmc_error *err)
+{
+    uint32_t mode = vmci_ld_le32(lk + LK_MODE);
+    uint32_t n = VMCI_MIN(vmci_ld_le32(lk + LK_HOLDERS), LK_HOLDER_MAX);
+    int rc = VMC_OK;
+
+    (void)lv;
+    if (mode == LK_MODE_EXCL)
+        return holder_gone(v, lk + LK_HB, lk + LK_HB_GEN, lk + LK_OWNER, err);
+    for (uint32_t i = 0; i < n && rc == VMC_OK; i++) {
+        const uint8_t *h = lk + LK_HOLDER + i * LK_HOLDER_LEN;
+        rc = holder_gone(v, h, h + 8, h + 16, err);
+    }
+    return rc;
+}
+
+/* Can a lock in its present state be taken in this mode? Joining readers need a free entry. */
+static int may_take(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk, uint32_t mode,
+                    struct vmc_error *err)
+{
+    uint32_t now = vmci_ld_le32(lk + LK_MODE);
+
+    if (now == LK_MODE_FREE)
+        return VMC_OK;
+    if (now == LK_MODE_EXCL && vmci_fs_lock_mine(v, lk))
+        return VMC_OK;
+    if (now == mode && mode != LK_MODE_EXCL &&
+        vmci_ld_le32(lk + LK_HOLDERS) < LK_HOLDER_MAX)
+        return VMC_OK;
+    return vmci_fs_lock_contended(v, lv, lk, err);
+}
+
+static void set_holder(uint8_t *h, const struct vmc_vmfs *v)
+{
+    vmci_st_le64(h, v->s.hb_lv);
+    vmci_st_le64(h + 8, v->s.generation);
+    memcpy(h + 16, v->host_uuid.b, 16);
+}
+
+static void build_taken(const struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t mode,
+                        const uint8_t *old, uint8_t *lk)
+{
+    uint32_t was = vmci_ld_le32(old + LK_MODE);
+    uint32_t n = 0;
+
+    memcpy(lk, old, FS_SECTOR);
+    vmci_st_le32(lk + LK_TYPE, type);
+    vmci_st_le64(lk + LK_SELF, lv);
+    vmci_st_le64(lk + LK_HB, v->s.hb_lv);
+    vmci_st_le64(lk + LK_HB_GEN, v->s.generation);
+    vmci_st_le64(lk + LK_TOKEN, vmci_ld_le64(old + LK_TOKEN) + 1);
+    vmci_st_le32(lk + LK_MODE, mode);
+    memcpy(lk + LK_OWNER, v->host_uuid.b, 16);
+    if (mode != LK_MODE_EXCL && was == mode)
+        n = VMCI_MIN(vmci_ld_le32(old + LK_HOLDERS), LK_HOLDER_MAX - 1);
+    memset(lk + LK_HOLDER + n * LK_HOLDER_LEN, 0, (LK_HOLDER_MAX - n) * LK_HOLDER_LEN);
+    if (mode != LK_MODE_EXCL)
+        set_holder(lk + LK_HOLDER + n++ * LK_HOLDER_LEN, v);
+    vmci_st_le32(lk + LK_HOLDERS, n);
+}
+
+/* What the previous session wrote under the lock has to be durable before the lock names us. */
+static int take_over(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk, struct vmc_error *err)
+{
+    uint32_t slot;
+
+    if (vmci_fs_lock_mine(v, lk) || slot_of(v, vmci_ld_le64(lk + LK_HB), &slot) != VMC_OK ||
+        vmci_ld_le64(lk + LK_HB_GEN) < v->gen_at_mount[slot])
+        return VMC_OK;
+    int rc = vmci_fs_flush(v, err);
+    if (rc != VMC_OK)
+        return rc;
+    v->j.tail = v->j.seq;
+    for (uint32_t i = 0; i < v->j.last_locks; i++)
+        if (v->j.last_lock[i] == lv)
+            return vmci_fs_journal_checkpoint(v, err);
+    return VMC_OK;
+}
+
+static int reread(struct vmc_vmfs *v, uint64_t lv, uint32_t span, struct fs_page *p, bool *changed,
+                  struct vmc_error *err)
+{
+    uint8_t now[FS_SECTOR];
+    uint8_t *lk = vmci_fs_at(p, lv);
+    uint8_t bit = (uint8_t)vmci_fs_sector_mask(lv, FS_SECTOR);
+    int rc = vmci_fs_read(v, lv, now, FS_SECTOR, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    if (!(p->valid & bit) || memcmp(now, lk, FS_SECTOR) != 0) {
+        memcpy(lk, now, FS_SECTOR);
+        p->valid &= (uint8_t)~vmci_fs_sector_mask(lv, span);
+        p->valid |= bit;
+        *changed = true;
+    }
+    return VMC_OK;
+}
+
+static int check_image(const struct vmc_vmfs *v, uint64_t lv, uint32_t type, const uint8_t *lk,
+                       struct vmc_error *err)
+{
+    uint32_t is = vmci_ld_le32(lk + LK_TYPE);
+
+    if (v->flags & VMC_VMFS_REPAIR)
+        return VMC_OK;
+    if (is == 0 && type == LK_FD) /* a file descriptor that was never used */
+        return VMC_OK;
+    if (is != type || vmci_ld_le64(lk + LK_SELF) != lv)
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "lock at volume offset 0x%llx has type 0x%x and address 0x%llx, expected "
+                          "type 0x%x",
+                          (unsigned long long)lv, is, (unsigned long long)vmci_ld_le64(lk + LK_SELF),
+                          type);
+    return VMC_OK;
+}
+
+/* True: slept, try again. */
+static bool back_off(struct vmc_vmfs *v, uint64_t deadline, uint64_t *pause)
+{
+    if (vmci_fs_now(v) >= deadline || !vmci_fs_sleep(v, *pause))
+        return false;
+    *pause = VMCI_MIN(*pause * 2, BACKOFF_MAX);
+    return true;
+}
+
+int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t span, uint32_t mode,
+                      bool *changed, struct vmc_error *err)
+{
+    struct fs_page *p;
+    uint8_t bit = (uint8_t)vmci_fs_sector_mask(lv, FS_SECTOR);
+    uint8_t image[FS_SECTOR];
+    uint64_t pause = BACKOFF_NS, deadline = 0;
+    int rc = vmci_fs_page(v, lv, &p, err);
+
+    *changed = false;
+    if (rc != VMC_OK)
+        return rc;
+    uint8_t *lk = vmci_fs_at(p, lv);
+    bool fresh = false; /* image comes from the device, not from memory */
+    for (uint32_t i = 0; i < LOCK_TRIES; i++) {
+        if (fresh || !(p->valid & bit)) {
+            rc = reread(v, lv, span, p, changed, err);
+            if (rc != VMC_OK)
+                return rc;
+            fresh = true;
+        }
+        rc = check_image(v, lv, type, lk, err);
+        if (rc == VMC_OK)
+            rc = may_take(v, lv, lk, mode, err);
+        if (rc != VMC_OK && !fresh) {
+            fresh = true;
+            continue;
+        }
+        if (rc == VMC_EBUSY) {
+            /* Holding other locks, do not wait for long: the transaction is tried again. */
+            if (deadline == 0)
+                deadline = vmci_fs_now(v) +
+                           (v->txn.locks > 0 ? HOLDING_WAIT_MS : v->lock_wait_ms) * 1000000ull;
+            if (back_off(v, deadline, &pause))
+                continue;
+        }
+        if (rc == VMC_OK)
+            rc = take_over(v, lv, lk, err);
+        if (rc != VMC_OK)
+            return rc;
+        build_taken(v, lv, type, mode, lk, image);
+        rc = vmci_fs_caw(v, lv, lk, image, err);
+        if (rc == VMC_OK) {
+            memcpy(lk, image, FS_SECTOR);
+            return VMC_OK;
+        }
+        if (rc != VMC_EAGAIN)
+            return rc;
+        fresh = true;
+    }
+    return vmci_error(err, VMC_EBUSY, site, "lock at volume offset 0x%llx keeps changing",
+                      (unsigned long long)lv);
+}
+
+/* The image after we let go, or went down from exclusive to a shared mode. */
+static void build_dropped(const struct vmc_vmfs *v, uint32_t mode, const uint8_t *old, uint8_t *lk)
+{
+    uint32_t n = VMCI_MIN(vmci_ld_le32(old + LK_HOLDERS), LK_HOLDER_MAX);
+    uint32_t kept = 0;
+
+    memcpy(lk, old, FS_SECTOR);
+    if (vmci_ld_le32(old + LK_MODE) == LK_MODE_EXCL)
+        n = 0;
+    memset(lk + LK_HOLDER, 0, LK_HOLDER_MAX * LK_HOLDER_LEN);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *h = old + LK_HOLDER + i * LK_HOLDER_LEN;
+        if (!same_session(v, h, h + 8))
+            memcpy(lk + LK_HOLDER + kept++ * LK_HOLDER_LEN, h, LK_HOLDER_LEN);
+    }
+    if (mode != LK_MODE_FREE)
+        set_holder(lk + LK_HOLDER + kept++ * LK_HOLDER_LEN, v);
+    vmci_st_le32(lk + LK_HOLDERS, kept);
+    if (kept == 0) {
+        vmci_st_le32(lk + LK_MODE, LK_MODE_FREE);
+        memset(lk + LK_OWNER, 0, 16);
+    } else if (mode != LK_MODE_FREE) {
+        vmci_st_le32(lk + LK_MODE, mode);
+    }
+}
+
+int vmci_fs_lock_drop(struct vmc_vmfs *v, uint64_t lv, uint32_t mode, struct vmc_error *err)
+{
+    struct fs_page *p;
+    uint8_t image[FS_SECTOR];
+    bool changed;
+    int rc = vmci_fs_page(v, lv, &p, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    uint8_t *lk = vmci_fs_at(p, lv);
+    uint8_t bit = (uint8_t)vmci_fs_sector_mask(lv, FS_SECTOR);
+    for (uint32_t i = 0; i < LOCK_TRIES; i++) {
+        if (!(p->valid & bit)) {
+            rc = reread(v, lv, FS_SECTOR, p, &changed, err);
+            if (rc != VMC_OK)
+                return rc;
+        }
+        build_dropped(v, mode, lk, image);
+        rc = vmci_fs_caw(v, lv, lk, image, err);
+        if (rc == VMC_OK) {
+            memcpy(lk, image, FS_SECTOR);
+            return VMC_OK;
+        }
+        if (rc != VMC_EAGAIN)
+            return rc;
+        if (vmci_ld_le32(lk + LK_MODE) == LK_MODE_EXCL) {
+            v->s.fenced = true;
+            return vmci_error(err, VMC_EFENCED, site,
+                              "lock at volume offset 0x%llx was broken by another host",
+                              (unsigned long long)lv);
+        }
+        p->valid &= (uint8_t)~bit; /* other readers came or went */
+    }
+    return vmci_error(err, VMC_EBUSY, site, "lock at volume offset 0x%llx keeps changing",
+                      (unsigned long long)lv);
+}
+
+int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool strict,
+                          bool *changed, struct vmc_error *err)
+{
+    struct fs_page *p;
+    uint64_t pause = BACKOFF_NS, deadline = 0;
+    int rc = vmci_fs_page(v, lv, &p, err);
+
+    *changed = false;
+    if (rc != VMC_OK)
+        return rc;
+    uint8_t *lk = vmci_fs_at(p, lv);
+    for (;;) {
+        rc = reread(v, lv, span, p, changed, err);
+        if (rc != VMC_OK || vmci_ld_le32(lk + LK_MODE) != LK_MODE_EXCL || vmci_fs_lock_mine(v, lk))
+            return rc;
+        /* Somebody may be changing it. What we keep must not outlive that. */
+        p->valid &= (uint8_t)~(vmci_fs_sector_mask(lv, span) & ~vmci_fs_sector_mask(lv, FS_SECTOR));
+        *changed = true;
+        if (!strict || v->ro)
+            return VMC_OK;
+        rc = vmci_fs_lock_contended(v, lv, lk, err);
+        if (rc == VMC_OK) {
+            /* The holder is gone and its journal replayed: read what is there now. */
+            return VMC_OK;
+        }
+        if (rc != VMC_EBUSY)
+            return rc;
+        if (deadline == 0)
+            deadline = vmci_fs_now(v) + v->lock_wait_ms * 1000000ull;
+        if (!back_off(v, deadline, &pause))
+            return rc;
+    }
+}
