@@ -42,12 +42,18 @@ int vmci_dr_write(struct vmci_cpu *cpu, unsigned n, uint64_t v)
         return r;
     if (n >= 6 && (v >> 32) != 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    if (n == 6) {
+        cpu->dr6 = (v & DR6_WRITABLE) | VMC_DR6_FIXED;
+        return 0;
+    }
+    bool watched = (cpu->dr7 & DR7_ENABLES) != 0;
     if (n < 4)
         cpu->dr[n] = v;
-    else if (n == 6)
-        cpu->dr6 = (v & DR6_WRITABLE) | VMC_DR6_FIXED;
     else
         cpu->dr7 = (v & DR7_WRITABLE) | VMC_DR7_FIXED;
+    /* The software TLB knows which pages are watched. */
+    if (watched || (cpu->dr7 & DR7_ENABLES) != 0)
+        vmci_tlb_flush(cpu, true);
     return 0;
 }
 

@@ -278,7 +278,7 @@ int vmci_cpu_set_state(struct vmci_cpu *cpu, uint32_t groups, const struct vmc_x
         cpu->activity = st->activity;
     cpu->exc.pending = false;
     vmci_update_mode(cpu);
-    if ((groups & (VMC_ST_CTRL | VMC_ST_SEG)) != 0)
+    if ((groups & (VMC_ST_CTRL | VMC_ST_SEG | VMC_ST_DEBUG)) != 0)
         vmci_tlb_flush(cpu, true);
     sys_request(cpu, VMCI_REQ_TRAP | VMCI_REQ_IRQ | (cpu->nmi_pending != 0 ? VMCI_REQ_NMI : 0));
     return VMC_OK;
