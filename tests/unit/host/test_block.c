@@ -202,7 +202,7 @@ static void direct_io_takes_buffers_of_any_alignment(void **state)
         struct vmc_blockdev b = vmc_host_disk_blockdev(d);
         struct vmc_block_info info;
         assert_int_equal(b.ops->info(b.ctx, &info), VMC_OK);
-        unsigned char *a;
+        unsigned char *a = NULL;
         assert_int_equal(posix_memalign((void **)&a, 4096, 32768), 0);
         for (unsigned i = 0; i < 16384; i++)
             a[i + 3] = (unsigned char)(i * 13 + e);
