@@ -79,6 +79,7 @@ struct vmc_boot_config {
     const struct vmc_image_src *image;
     const struct vmc_image_src *initrd;  /**< or NULL; Linux and PVH */
     const char *cmdline;                 /**< or NULL */
+    const char *name; /**< of the image, or NULL; Multiboot puts it before the command line */
     const struct vmc_boot_module *modules; /**< Multiboot */
     uint32_t module_count;
     uint32_t memmap_count;

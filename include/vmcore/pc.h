@@ -64,6 +64,7 @@ struct vmc_pc_boot {
     const struct vmc_image_src *kernel;   /**< with firmware: offered through fw_cfg */
     const struct vmc_image_src *initrd;
     const char *cmdline;
+    const char *name; /**< of the kernel, or NULL; Multiboot puts it before the command line */
     const struct vmc_boot_module *modules;
     uint32_t module_count;
     uint32_t flat_mode;
