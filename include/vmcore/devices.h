@@ -161,6 +161,7 @@ struct vmc_fw_cfg;
 #define VMC_FW_CFG_SETUP_SIZE  0x17
 #define VMC_FW_CFG_SETUP_DATA  0x18
 #define VMC_FW_CFG_FILE_DIR    0x19
+#define VMC_FW_CFG_IRQ0_OVERRIDE 0x8002 /**< keys of the architecture begin at 0x8000 */
 #define VMC_FW_CFG_FILE_FIRST  0x20
 #define VMC_FW_CFG_MAX_FILES   64
 #define VMC_FW_CFG_NAME        56 /**< with the terminator */
@@ -180,7 +181,7 @@ struct vmc_fw_cfg_item {
 /** The firmware configuration device of QEMU: ports 0x510-0x511, DMA at 0x514-0x51b. */
 VMC_API VMC_MUST_CHECK int vmc_fw_cfg_create(struct vmc_board *bd, struct vmc_fw_cfg **out,
                                              struct vmc_error *err);
-/** Set the item of a key below VMC_FW_CFG_FILE_FIRST, or replace it. While quiesced. */
+/** Set the item of a key below VMC_FW_CFG_FILE_FIRST, or of 0x8000-0x800f. While quiesced. */
 VMC_API VMC_MUST_CHECK int vmc_fw_cfg_set(struct vmc_fw_cfg *fw, uint16_t key,
                                           const struct vmc_fw_cfg_item *item);
 /** Set a small integer item of bytes 2, 4 or 8 (little-endian), which is copied. */

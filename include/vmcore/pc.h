@@ -23,6 +23,7 @@ enum vmc_pc_flags {
 
 #define VMC_PC_MIN_RAM  (1ull << 20)
 #define VMC_PC_MAX_RAM  (1ull << 44)
+#define VMC_PC_MAX_CPUS 1024
 
 /** Configuration of the machine. Copied; what pointers refer to is borrowed for its life. */
 struct vmc_pc_config {
@@ -42,7 +43,10 @@ struct vmc_pc_config {
 /** Build the machine on a VM that has not started. VMC_EINVAL, VMC_ENOMEM, VMC_EEXIST. */
 VMC_API VMC_MUST_CHECK int vmc_pc_create(struct vmc_vm *vm, const struct vmc_pc_config *cfg,
                                          struct vmc_pc **out, struct vmc_error *err);
-/** The devices go with the VM's board: call this before vmc_vm_destroy. NULL is allowed. */
+/**
+ * The devices stay with the VM's board: call this after vmc_vm_destroy, or once the VM will not run
+ * again. NULL is allowed.
+ */
 VMC_API void vmc_pc_destroy(struct vmc_pc *pc);
 
 /** The root bus, for virtio and other functions. */

@@ -27,7 +27,10 @@
 #define CHUNK      4096u
 
 #define KEY_MASK 0x3fffu /* above: write channel and architecture-specific items */
-#define KEYS     (VMC_FW_CFG_FILE_FIRST + VMC_FW_CFG_MAX_FILES)
+#define KEY_ARCH 0x8000u
+#define ARCH_FIRST (VMC_FW_CFG_FILE_FIRST + VMC_FW_CFG_MAX_FILES)
+#define ARCH_KEYS  16u
+#define KEYS       (ARCH_FIRST + ARCH_KEYS)
 #define DIR_ENTRY_BYTES 64
 #define DIR_BYTES (4 + VMC_FW_CFG_MAX_FILES * DIR_ENTRY_BYTES)
 
@@ -59,12 +62,21 @@ struct vmc_fw_cfg {
 
 /* ---- items --------------------------------------------------------------------------------- */
 
-static const struct vmc_fw_cfg_item *item_of(const struct vmc_fw_cfg *fw, uint16_t key)
+/* Place of a key in the item table, KEYS: there is none. */
+static size_t key_index(uint16_t key)
 {
     size_t k = key & KEY_MASK;
 
-    /* Architecture-specific keys (0x8000) are not used on this machine: they are empty. */
-    if ((key & 0x8000) != 0 || k >= KEYS)
+    if ((key & KEY_ARCH) != 0)
+        return k < ARCH_KEYS ? ARCH_FIRST + k : KEYS;
+    return k < ARCH_FIRST ? k : KEYS;
+}
+
+static const struct vmc_fw_cfg_item *item_of(const struct vmc_fw_cfg *fw, uint16_t key)
+{
+    size_t k = key_index(key);
+
+    if (k >= KEYS)
         return NULL;
     k = vmci_nospec_index(k, KEYS);
     return fw->item[k].present ? &fw->item[k].item : NULL;
@@ -245,20 +257,32 @@ static bool item_ok(const struct vmc_fw_cfg_item *it)
     return (it->data != NULL) != (it->read != NULL) || it->bytes == 0;
 }
 
+/* Keys that the machine's builder may set: neither files nor their directory. */
+static size_t settable_index(uint16_t key)
+{
+    size_t k = key_index(key);
+
+    return k == VMC_FW_CFG_FILE_DIR || (k >= VMC_FW_CFG_FILE_FIRST && k < ARCH_FIRST) ? KEYS : k;
+}
+
 int vmc_fw_cfg_set(struct vmc_fw_cfg *fw, uint16_t key, const struct vmc_fw_cfg_item *item)
 {
-    if (key >= VMC_FW_CFG_FILE_FIRST || key == VMC_FW_CFG_FILE_DIR || !item_ok(item))
+    size_t k = settable_index(key);
+
+    if (k >= KEYS || !item_ok(item))
         return VMC_EINVAL;
-    fw->item[key].item = *item;
-    fw->item[key].present = true;
+    fw->item[k].item = *item;
+    fw->item[k].present = true;
     return VMC_OK;
 }
 
 int vmc_fw_cfg_set_int(struct vmc_fw_cfg *fw, uint16_t key, uint64_t value, unsigned bytes)
 {
-    if (key >= VMC_FW_CFG_FILE_FIRST || (bytes != 2 && bytes != 4 && bytes != 8))
+    size_t k = settable_index(key);
+
+    if (k >= KEYS || (bytes != 2 && bytes != 4 && bytes != 8))
         return VMC_EINVAL;
-    struct fw_item *it = &fw->item[key];
+    struct fw_item *it = &fw->item[k];
     vmci_st_le64(it->small, value);
     it->item = (struct vmc_fw_cfg_item){.data = it->small, .bytes = bytes};
     it->present = true;

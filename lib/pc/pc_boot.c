@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Starting the machine: what firmware would have left behind, or firmware itself. */
+#include <vmcore/x86.h>
+
+#include "pc/pc_priv.h"
+
+#define RNG_SEED_BYTES 32
+#define XBAR_ENABLE    1u
+#define MCH_PCIEXBAR   0x60
+#define LPC_PIRQ_A     0x60
+#define LPC_PIRQ_E     0x68
+#define PIRQ_ROUTES    0x0b0b0a0au /* A, B (E, F): 10; C, D (G, H): 11 */
+
+#define MTRR_ENABLED   0xc06ull /* fixed ranges on, default write-back */
+#define MTRR_WB        0x0606060606060606ull
+#define MTRR_FIX16K_A  2 /* of mtrr_fixed: 0xa0000-0xbffff, not cached */
+
+/* ---- memory map ---------------------------------------------------------------------------- */
+
+static void map_add(struct vmc_pc *pc, uint64_t base, uint64_t end, uint32_t type)
+{
+    if (end > base)
+        pc->memmap[pc->memmap_count++] =
+            (struct vmc_memmap){.base = base, .bytes = end - base, .type = type};
+}
+
+void vmci_pc_memmap(struct vmc_pc *pc, bool firmware)
+{
+    pc->memmap_count = 0;
+    if (firmware) {
+        map_add(pc, 0, pc->low_bytes, VMC_MEMMAP_RAM);
+    } else {
+        map_add(pc, 0, PC_EBDA, VMC_MEMMAP_RAM);
+        map_add(pc, PC_EBDA, PC_VGA_BASE, VMC_MEMMAP_RESERVED);
+        map_add(pc, PC_BIOS_BASE, PC_1M, VMC_MEMMAP_RESERVED);
+        map_add(pc, PC_1M, pc->low_bytes, VMC_MEMMAP_RAM);
+        map_add(pc, PC_ECAM_BASE, PC_ECAM_BASE + PC_ECAM_BYTES, VMC_MEMMAP_RESERVED);
+        map_add(pc, PC_RESERVED_BASE, PC_4G, VMC_MEMMAP_RESERVED);
+    }
+    map_add(pc, PC_4G, pc_ram_end(pc), VMC_MEMMAP_RAM);
+}
+
+void vmci_pc_windows(struct vmc_pc *pc, struct vmc_pci_windows *win)
+{
+    uint64_t ecam = 0, bytes = 0;
+
+    vmc_pci_bus_ecam(vmc_chipset_pci(pc->chipset), &ecam, &bytes);
+    uint64_t base = VMCI_MAX(pc->low_bytes, PC_LOW_MAX);
+    if (bytes != 0 && ecam + bytes > base && ecam < PC_HOLE_END)
+        base = ecam + bytes;
+    if (base >= PC_HOLE_END)
+        base = PC_LOW_MAX;
+    *win = (struct vmc_pci_windows){
+        .io_base = PC_PCI_IO_BASE,
+        .io_bytes = PC_PCI_IO_BYTES,
+        .mem_base = base,
+        .mem_bytes = PC_HOLE_END - base,
+        .mem64_base = vmci_align_up(pc_ram_end(pc), PC_MEM64_ALIGN),
+        .mem64_bytes = PC_MEM64_BYTES,
+    };
+}
+
+/* ---- without firmware ---------------------------------------------------------------------- */
+
+/* Chipset and PCI as firmware leaves them. */
+static int program_chipset(struct vmc_pc *pc, struct vmc_error *err)
+{
+    static const uint8_t line_irq[4] = {10, 10, 11, 11};
+    struct vmc_pci_bus *bus = vmc_chipset_pci(pc->chipset);
+    struct vmc_pci_windows win;
+    const uint8_t mch = VMC_PCI_DEVFN(0, 0), lpc = VMC_PCI_DEVFN(0x1f, 0);
+
+    vmc_pci_config_write(bus, mch, MCH_PCIEXBAR + 4, 4, 0);
+    vmc_pci_config_write(bus, mch, MCH_PCIEXBAR, 4, (uint32_t)PC_ECAM_BASE | XBAR_ENABLE);
+    vmc_pci_config_write(bus, lpc, LPC_PIRQ_A, 4, PIRQ_ROUTES);
+    vmc_pci_config_write(bus, lpc, LPC_PIRQ_E, 4, PIRQ_ROUTES);
+    vmci_pc_windows(pc, &win);
+    return vmc_pci_bus_assign(bus, &win, line_irq, err);
+}
+
+/* All processors get the memory types that firmware would set (SDM 3A 11.11). */
+static int set_mtrrs(struct vmc_pc *pc, struct vmc_x86_state *st, struct vmc_error *err)
+{
+    for (unsigned i = 0; i < pc->cfg.cpus; i++) {
+        struct vmc_vcpu *v = vmc_vm_vcpu(pc->vm, i);
+        if (v == NULL)
+            return vmci_error(err, VMC_ESTATE, "pc/boot", "vCPU %u does not exist", i);
+        int rc = vmc_vcpu_get_state(v, VMC_ST_MSR, st);
+        if (rc == VMC_OK) {
+            st->msr.mtrr_def_type = MTRR_ENABLED;
+            for (unsigned n = 0; n < VMCI_ARRAY_SIZE(st->msr.mtrr_fixed); n++)
+                st->msr.mtrr_fixed[n] = n == MTRR_FIX16K_A ? 0 : MTRR_WB;
+            rc = vmc_vcpu_set_state(v, VMC_ST_MSR, st);
+        }
+        if (rc != VMC_OK)
+            return vmci_error(err, rc, "pc/boot", "cannot set the MTRRs of vCPU %u", i);
+    }
+    return VMC_OK;
+}
+
+static int load_kernel(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vmc_x86_state *st,
+                       struct vmc_boot_result *out, struct vmc_error *err)
+{
+    uint8_t seed[RNG_SEED_BYTES];
+    struct vmc_boot_config cfg = {
+        .size = sizeof(cfg),
+        .kind = b->kind,
+        .image = b->kernel,
+        .initrd = b->initrd,
+        .cmdline = b->cmdline,
+        .name = b->name,
+        .modules = b->modules,
+        .module_count = b->module_count,
+        .memmap = pc->memmap,
+        .memmap_count = pc->memmap_count,
+        .rsdp = PC_BIOS_BASE,
+        .flat_mode = b->flat_mode,
+        .flat_gpa = b->flat_gpa,
+        .flat_entry = b->flat_entry,
+    };
+
+    if (vmci_pf_has(pc->pf, entropy) &&
+        pc->pf->entropy->fill(pc->pf->ctx, seed, sizeof(seed)) == VMC_OK) {
+        cfg.rng_seed = seed;
+        cfg.rng_seed_bytes = sizeof(seed);
+    }
+    return vmc_boot_load(pc->pf, pc->bd->mem, &cfg, st, out, err);
+}
+
+static int boot_direct(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vmc_x86_state *st,
+                       struct vmc_boot_result *out, struct vmc_error *err)
+{
+    int rc = program_chipset(pc, err);
+
+    if (rc == VMC_OK)
+        rc = vmci_pc_fw_cfg(pc, err);
+    if (rc == VMC_OK)
+        rc = vmci_acpi_build(pc, err);
+    if (rc == VMC_OK)
+        rc = vmci_acpi_place(pc, PC_BIOS_BASE, err);
+    if (rc == VMC_OK) /* fw_cfg keeps its own copy: the tables with offsets */
+        rc = vmci_acpi_build(pc, err);
+    if (rc == VMC_OK)
+        rc = set_mtrrs(pc, st, err);
+    vmci_pc_memmap(pc, false);
+    if (rc == VMC_OK)
+        rc = load_kernel(pc, b, st, out, err);
+    return rc;
+}
+
+/* ---- with firmware ------------------------------------------------------------------------- */
+
+static int boot_firmware(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vmc_x86_state *st,
+                         struct vmc_boot_result *out, struct vmc_error *err)
+{
+    struct vmc_boot_config cfg = {
+        .size = sizeof(cfg), .kind = VMC_BOOT_FIRMWARE, .image = b->firmware};
+    int rc = vmci_pc_fw_cfg(pc, err);
+
+    if (rc == VMC_OK)
+        rc = vmc_boot_load(pc->pf, pc->bd->mem, &cfg, st, out, err);
+    return rc;
+}
+
+/* ---- start --------------------------------------------------------------------------------- */
+
+#define START_GROUPS (VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL)
+
+int vmc_pc_boot(struct vmc_pc *pc, const struct vmc_pc_boot *boot, struct vmc_boot_result *out,
+                struct vmc_error *err)
+{
+    struct vmc_vcpu *v = vmc_vm_vcpu(pc->vm, 0);
+
+    if (boot->size != sizeof(*boot) || (boot->firmware == NULL && boot->kernel == NULL))
+        return vmci_error(err, VMC_EINVAL, "pc/boot", "neither firmware nor a kernel to boot");
+    if (v == NULL)
+        return vmci_error(err, VMC_ESTATE, "pc/boot", "vCPU 0 does not exist");
+    struct vmc_x86_state *st = vmci_alloc_aligned(pc->pf, sizeof(*st), 64);
+    if (st == NULL)
+        return vmci_error(err, VMC_ENOMEM, "pc/boot", "no memory for the start state");
+    memset(st, 0, sizeof(*st));
+    pc->boot = *boot;
+    int rc = boot->firmware != NULL ? boot_firmware(pc, boot, st, out, err)
+                                    : boot_direct(pc, boot, st, out, err);
+    if (rc == VMC_OK) {
+        rc = vmc_vcpu_set_state(v, START_GROUPS, st);
+        if (rc != VMC_OK)
+            vmci_error(err, rc, "pc/boot", "cannot set the state of vCPU 0");
+    }
+    vmci_free_aligned(pc->pf, st, sizeof(*st), 64);
+    return rc;
+}
