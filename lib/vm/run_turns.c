@@ -29,7 +29,7 @@ static void set_clock(struct turns *t, uint64_t now)
 /* Length of the next slice: a turn, the caller's rest, and not past the next timer. */
 static uint64_t slice_insns(const struct turns *t)
 {
-    uint64_t n = SLICE_INSNS;
+    uint64_t n = t->vm->slice_left;
     uint64_t timer;
 
     if (t->lim->max_insns != 0)
@@ -63,6 +63,7 @@ static int turn(struct turns *t, struct vmc_vcpu *v, struct vmc_exit *x)
     if (action < 0)
         return action;
     t->retired += x->retired;
+    vm->slice_left -= VMCI_MIN(x->retired, vm->slice_left);
     if (t->det)
         set_clock(t, vm->clock_ns + x->retired);
     vmc_timerq_advance(vm->board.timers, clock_now(t));
@@ -87,6 +88,7 @@ static struct vmc_vcpu *next_vcpu(struct vmc_vm *vm)
     do {
         vm->turn = (vm->turn + 1) % vm->max_vcpus;
     } while (vm->vcpu[vm->turn] == NULL); /* vCPU 0 exists */
+    vm->slice_left = SLICE_INSNS;
     return vm->vcpu[vm->turn];
 }
 
@@ -138,22 +140,21 @@ static int turns_loop(struct turns *t, struct vmc_vcpu **who, struct vmc_exit *x
         *who = v;
         if (action < 0 || action == EXIT_RETURN || action == EXIT_OWED)
             break;
+        bool is_idle = action == EXIT_IDLE;
+        idle = is_idle && !wakes(v, x) ? idle + 1 : 0;
+        /* The turn does not depend on where the caller's limits cut the run. */
+        if (is_idle || vm->slice_left == 0)
+            v = next_vcpu(vm);
         if (spent(t)) {
             set_exit(x, VMC_EXIT_BUDGET);
             break;
         }
-        if (action == EXIT_IDLE && !wakes(v, x))
-            idle++;
-        else
-            idle = 0;
         if (idle > vm->max_vcpus) {
             bool go_on = pass_time(t, v, x);
             vmci_store_release(&vm->in_turns, TURNS_RUNNING);
             if (!go_on)
                 break;
         }
-        if (action == EXIT_IDLE || x->kind == VMC_EXIT_BUDGET)
-            v = next_vcpu(vm);
     }
     x->retired = t->retired;
     return action < 0 ? action : VMC_OK;
@@ -178,6 +179,8 @@ int vmc_vm_run(struct vmc_vm *vm, const struct vmc_run_limits *lim, struct vmc_v
     if (!vmci_vcpu_enter(v, exit))
         return VMC_OK;
     vmci_store_release(&vm->in_turns, TURNS_RUNNING);
+    if (vm->slice_left == 0)
+        vm->slice_left = SLICE_INSNS;
     int rc = turns_loop(&t, who, exit);
     vmci_store_release(&vm->in_turns, TURNS_NONE);
     vmci_vcpu_leave(v);

@@ -253,12 +253,12 @@ int vmc_vm_start(struct vmc_vm *vm, struct vmc_error *err)
     if (rc != VMC_OK)
         return vmci_error(err, rc, "vm/start", "engine %s cannot map the guest's memory: %s",
                           vm->ops->name, vmc_strerror(rc));
+    vm->started = true;
     if (vm->chip.board != NULL) {
         vmci_lock(&vm->chip.lock);
         vmci_ioapic_publish(&vm->chip.ioapic);
         vmci_unlock(&vm->chip.lock);
     }
-    vm->started = true;
     return VMC_OK;
 }
 

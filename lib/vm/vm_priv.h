@@ -94,7 +94,8 @@ struct vmc_vm {
     /* vmc_vm_run */
     uint32_t in_turns;   /* (a) TURNS_* */
     uint32_t turn_wakes; /* (a) counts requests that found it parked; it parks on this */
-    uint32_t turn;      /* (v) vCPU whose slice it is */
+    uint32_t turn;       /* (v) vCPU whose slice it is */
+    uint64_t slice_left; /* (v) instructions left of it */
     uint64_t clock_ns;  /* (v) virtual time, in deterministic mode */
 
     struct vmc_vcpu **vcpu; /* max_vcpus entries */
