@@ -48,11 +48,14 @@ static int guest(struct null_vcpu *v, const struct vmc_run_limits *lim, struct v
         int vec = null_take_irq(v);
         if (vec >= 0) {
             uint64_t zero = 0;
+            v->scratch[6] = 0;
             trace.irqs++;
             mix(v->index * 1000 + (unsigned)vec);
             mix(v->retired);
             (void)v->io->mmio(v->io->ctx, true, 0xfee000b0, 4, &zero);
         }
+        if (v->scratch[6] != 0) /* still halted */
+            return null_hlt(v, out);
         if (null_poll(v, lim, out))
             return 0;
         null_retire(v, 1);
@@ -61,7 +64,8 @@ static int guest(struct null_vcpu *v, const struct vmc_run_limits *lim, struct v
             (void)v->io->mmio(v->io->ctx, false, 0xe0000000, 8, &now);
             mix(now);
         }
-        if (v->retired % 1100 == 0)
+        v->scratch[6] = v->retired % 1100 == 0;
+        if (v->scratch[6] != 0)
             return null_hlt(v, out);
     }
 }
