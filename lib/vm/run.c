@@ -37,12 +37,13 @@ int vmci_vcpu_check_run(const struct vmc_vcpu *v, const struct vmc_run_limits *l
 bool vmci_vcpu_enter(struct vmc_vcpu *v, struct vmc_exit *x)
 {
     struct vmc_vm *vm = v->vm;
+    uint32_t gate = __atomic_load_n(&vm->gate, __ATOMIC_SEQ_CST);
 
-    /* Ordered against vmc_vm_pause, which sets paused and then looks at running. */
-    __atomic_fetch_add(&vm->running, 1, __ATOMIC_SEQ_CST);
-    if (!__atomic_load_n(&vm->paused, __ATOMIC_SEQ_CST))
-        return true;
-    vmci_vcpu_leave(v);
+    while ((gate & GATE_PAUSED) == 0) {
+        if (__atomic_compare_exchange_n(&vm->gate, &gate, gate + 1, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST))
+            return true;
+    }
     vmci_fetch_and(&v->request, ~REQ_KICK);
     set_exit(x, VMC_EXIT_KICKED);
     return false;
@@ -52,11 +53,9 @@ void vmci_vcpu_leave(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
 
-    if (__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) == 0 ||
-        __atomic_load_n(&vm->paused, __ATOMIC_SEQ_CST)) {
-        if (vmci_pf_has(vm->pf, sync))
-            vm->pf->sync->wake(vm->pf->ctx, &vm->running);
-    }
+    if (__atomic_sub_fetch(&vm->gate, 1, __ATOMIC_SEQ_CST) == GATE_PAUSED &&
+        vmci_pf_has(vm->pf, sync))
+        vm->pf->sync->wake(vm->pf->ctx, &vm->gate);
 }
 
 /* ---- requests ------------------------------------------------------------------------------ */

@@ -305,13 +305,13 @@ bool vmc_vm_stopped(const struct vmc_vm *vm, uint32_t *why, uint64_t *detail)
 
 void vmc_vm_pause(struct vmc_vm *vm)
 {
-    __atomic_store_n(&vm->paused, 1u, __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&vm->gate, GATE_PAUSED, __ATOMIC_SEQ_CST);
     request_all(vm, REQ_PAUSE);
 }
 
 bool vmc_vm_quiesced(const struct vmc_vm *vm)
 {
-    return __atomic_load_n(&vm->running, __ATOMIC_SEQ_CST) == 0;
+    return (__atomic_load_n(&vm->gate, __ATOMIC_SEQ_CST) & ~GATE_PAUSED) == 0;
 }
 
 int vmc_vm_pause_wait(struct vmc_vm *vm, uint64_t deadline_ns)
@@ -320,20 +320,20 @@ int vmc_vm_pause_wait(struct vmc_vm *vm, uint64_t deadline_ns)
 
     vmc_vm_pause(vm);
     for (;;) {
-        uint32_t running = __atomic_load_n(&vm->running, __ATOMIC_SEQ_CST);
-        if (running == 0)
+        uint32_t gate = __atomic_load_n(&vm->gate, __ATOMIC_SEQ_CST);
+        if ((gate & ~GATE_PAUSED) == 0)
             return VMC_OK;
         if (!vmci_pf_has(pf, sync))
             return VMC_ENOTSUP;
         if (deadline_ns != UINT64_MAX && pf->now_ns(pf->ctx) >= deadline_ns)
             return VMC_EAGAIN;
-        pf->sync->park(pf->ctx, &vm->running, running, deadline_ns);
+        pf->sync->park(pf->ctx, &vm->gate, gate, deadline_ns);
     }
 }
 
 void vmc_vm_resume(struct vmc_vm *vm)
 {
-    __atomic_store_n(&vm->paused, 0u, __ATOMIC_SEQ_CST);
+    __atomic_fetch_and(&vm->gate, ~GATE_PAUSED, __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < vm->max_vcpus; i++) {
         if (vm->vcpu[i] != NULL)
             vmci_fetch_and(&vm->vcpu[i]->request, ~REQ_PAUSE);

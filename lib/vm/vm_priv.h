@@ -56,6 +56,9 @@ struct vmc_vcpu {
     struct vmci_loglimit loglimit;
 };
 
+/* vmc_vm.gate: nobody may enter. In one word with the count, so that quiesced stays quiesced. */
+#define GATE_PAUSED 0x80000000u
+
 /* vmc_vm.in_turns: what a thread does in vmc_vm_run. */
 #define TURNS_NONE    0u
 #define TURNS_RUNNING 1u
@@ -80,8 +83,7 @@ struct vmc_vm {
     uint32_t stop_why; /* (a) 0: none */
     uint64_t stop_detail;
 
-    uint32_t paused;     /* (a) */
-    uint32_t running;    /* (a) vCPUs inside run; pause_wait parks on it */
+    uint32_t gate;       /* (a) vCPUs inside run, and GATE_PAUSED; pause_wait parks on it */
     uint32_t self_timed; /* (a) vCPUs that advance the timers */
 
     /* Paravirtual clock: one reference for all vCPUs, so that it is the same everywhere. */
