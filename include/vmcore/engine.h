@@ -173,6 +173,18 @@ struct vmc_engine_ops {
     size_t (*stats)(void *ev, const char **names, uint64_t *values, size_t max);
 };
 
+/** vmc_engine_vm_config.engine_config of the software CPU; all members may be 0. */
+struct vmc_soft_config {
+    uint32_t size;
+    uint32_t flags; /**< must be 0 */
+    /**
+     * Called before each instruction with its disassembly: "vcpu cs:rip text". Slow. On the vCPU's
+     * thread; must not call back into the library.
+     */
+    void (*trace)(void *ctx, uint32_t vcpu, const char *line);
+    void *trace_ctx;
+};
+
 /** The software CPU: exact interpreter. Works on any x86-64 host. */
 VMC_API const struct vmc_engine_ops *vmc_engine_soft(void);
 

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the parts of the software CPU's engine share: TLB details, decoded blocks, replay log. */
+#ifndef INTERP_SOFT_INT_H
+#define INTERP_SOFT_INT_H
+
+#include "cpu/cpu_int.h"
+
+#define PAGE_MASK (~(uint64_t)(VMC_PAGE_SIZE - 1))
+
+/* ---- software TLB, the part that only the slow path reads ------------------------------------ */
+
+#define TLB_FILLED 3 /* modes that are ever filled: all but VMCI_TLB_ALIGN */
+
+#define TLB_R 1u
+#define TLB_W 2u
+#define TLB_X 4u
+
+struct tlb_info {
+    uint64_t la;  /* page, or VMCI_TLB_NONE */
+    uint64_t gpa; /* page */
+    uint8_t *hva; /* NULL: device */
+    uint8_t *flags;
+    uint8_t rights; /* TLB_*: walked for these */
+    bool writable;  /* RAM */
+    bool global;
+    bool watched; /* a data breakpoint lies in the page: no direct access */
+};
+
+/* Non-global entries filled since the last flush; more than these: all are looked at. */
+#define TLB_LOG 256
+/* Which 2 MiB and 1 GiB pages may be in the TLB in pieces (Bloom filter by address). */
+#define TLB_LARGE_WORDS 16
+
+/* ---- decoded blocks -------------------------------------------------------------------------- */
+
+#define BLK_MAX_INSNS 64
+#define BLK_JC_BITS   13
+#define BLK_HASH_BITS 14
+#define BLK_PAGE_BITS 11
+#define BLK_CHUNK     (1u << 20)
+#define BLK_CHUNKS    48 /* at most: 48 MiB of decoded code a vCPU */
+
+struct code_page {
+    struct code_page *next; /* hash chain */
+    uint64_t gpa;
+    uint64_t chunks;       /* 64-byte pieces that hold decoded bytes */
+    struct block *blocks;  /* that start here; linked by page_next */
+    struct block *tails;   /* whose one instruction ends here; linked by tail_next */
+    uint32_t misses;       /* writes beside the code */
+    uint32_t patience;     /* how many before the code is dropped */
+    bool adopted;          /* counted in slot_pages */
+};
+
+struct block {
+    uint64_t la;  /* where it was last found to be mapped */
+    uint64_t key; /* mode and TLB epoch of that; 0: stale, never matches */
+    uint64_t gpa;
+    uint64_t gpa2; /* second page of a block that is one instruction across pages; else NONE */
+    struct block *hash_next, *page_next, *tail_next;
+    uint64_t seq; /* tentative until every vCPU has passed this flush; 0: not tentative */
+    uint32_t bytes;
+    uint16_t n;
+    uint8_t bits;
+    bool clipped; /* decoded for a single step: longer code follows */
+    bool dead;    /* invalidated */
+    struct vmci_insn insn[];
+};
+#define GPA_NONE (~0ull)
+
+struct block_cache {
+    struct block *jc[1u << BLK_JC_BITS]; /* by linear address */
+    struct block *hash[1u << BLK_HASH_BITS];
+    struct code_page *page[1u << BLK_PAGE_BITS];
+    unsigned char *chunk[BLK_CHUNKS];
+    unsigned chunks, cur;
+    size_t used; /* of chunk[cur] */
+};
+
+/* Invalidations from other threads: page address | 1, or 0 for a free slot. */
+#define INVAL_SLOTS 32
+/* Who caches code of which page is kept by hash of the page. */
+#define OWNER_SLOTS 4096u
+
+/* ---- replay log ------------------------------------------------------------------------------ */
+
+#define IO_LOG_MAX 160
+
+struct io_log {
+    uint64_t stamp; /* vmci_retired_now of the instruction it belongs to */
+    unsigned n, pos;
+    bool overflow;
+    struct {
+        uint64_t addr, data;
+        uint8_t kind, bytes;
+        bool write;
+    } e[IO_LOG_MAX];
+};
+
+/* ---- read-modify-write of memory ------------------------------------------------------------- */
+
+struct rmw {
+    bool slow;   /* rmw_end has something to do */
+    bool bounce; /* buf holds the operand: to be written back */
+    bool locked; /* holds the VM's split lock */
+    uint8_t bytes;
+    uint64_t la;
+    uint64_t code_gpa; /* memory was modified in place on a page with code */
+    _Alignas(16) uint8_t buf[16];
+};
+
+/* ---- the vCPU and the VM --------------------------------------------------------------------- */
+
+enum soft_stat {
+    STAT_BLOCKS,      /* decoded blocks built */
+    STAT_DECODED,     /* instructions decoded */
+    STAT_LOOKUPS,     /* jump cache misses */
+    STAT_TLB_FILLS,
+    STAT_TLB_FLUSHES,
+    STAT_CODE_WRITES, /* stores to pages with code */
+    STAT_INVALS,      /* blocks dropped */
+    STAT_CACHE_FLUSHES,
+    STAT_EXCEPTIONS,
+    STAT_IRQS,
+    STAT_MMIO,
+    STAT_PIO,
+    STAT_STEPS, /* instructions executed one at a time */
+    STAT_COUNT,
+};
+
+#define SOFT_MAX_BP 32
+
+struct vmci_soft_cpu {
+    struct vmci_cpu cpu; /* first: engine code converts between the two */
+
+    struct rmw rmw;
+    struct tlb_info info[TLB_FILLED][VMCI_TLB_SIZE];
+    uint32_t tlb_log_n; /* > TLB_LOG: overflowed */
+    uint16_t tlb_log[TLB_LOG];
+    uint64_t large_2m[TLB_LARGE_WORDS], large_1g[TLB_LARGE_WORDS];
+    uint64_t epoch; /* counts TLB flushes; part of block keys */
+
+    uint64_t key;        /* of blocks that may run now */
+    uint64_t insn_stop;  /* cpu.retired at which the run loop looks up */
+    uint64_t insn_limit; /* ... at which run returns */
+    uint64_t deadline_ns;
+    struct block_cache code;
+    uint64_t inval[INVAL_SLOTS]; /* (a) */
+    uint32_t inval_all;          /* (a) */
+    uint16_t slot_pages[OWNER_SLOTS]; /* adopted pages by owner slot */
+    uint64_t ack_seq;            /* (a) code flushes seen; UINT64_MAX: not running */
+
+    struct io_log log;
+    bool owed;      /* an exit waits for completion */
+    bool want_window;
+    bool irq_wait;  /* an interrupt was pending when it could not be taken */
+    bool one_shot;  /* REP executes one iteration */
+    uint8_t outcome;     /* what the last instruction that gave up returned */
+    uint8_t exit_len;    /* of the instruction that made a hypercall */
+    uint64_t seen_dr7, seen_dr[4]; /* what the TLB knows of */
+    uint64_t run_start;  /* cpu.retired when run was entered */
+    uint64_t skip_bp;    /* breakpoint at this address was reported: go over it once */
+
+    struct vmc_breakpoint bp[SOFT_MAX_BP];
+    unsigned bps;
+    bool bp_exec, bp_data;
+    bool watch_hit;
+    uint64_t watch_la;
+
+    uint64_t stat[STAT_COUNT];
+};
+
+#define SOFT_MAX_CPUS 64
+
+struct vmci_soft_vm {
+    const struct vmc_platform *pf;
+    struct vmc_mem *mem;
+    struct vmci_mem_listener listener;
+    struct vmc_cpu_policy policy;
+    uint32_t count;
+    bool virtual_time;
+    void (*trace)(void *ctx, uint32_t vcpu, const char *line); /* of every instruction */
+    void *trace_ctx;
+    uint32_t split_lock;          /* (a) held by locked accesses across pages */
+    uint64_t code_seq;            /* (a) counts requests to give up write access to code pages */
+    uint64_t owners[OWNER_SLOTS]; /* (a) by hash of the page: vCPUs that may cache its code */
+    struct vmci_soft_cpu *cpu[SOFT_MAX_CPUS];
+};
+
+static inline struct vmci_soft_cpu *soft_of(struct vmci_cpu *cpu)
+{
+    return (struct vmci_soft_cpu *)(void *)cpu;
+}
+
+/* ---- softtlb.c ------------------------------------------------------------------------------- */
+
+void soft_tlb_init(struct vmci_soft_cpu *sc);
+/*
+ * Translate a page. acc: TLB_R, TLB_W or TLB_X; mode: a filled one. 0 or VMCI_FAULT (#PF recorded).
+ */
+int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc, uint32_t extra,
+                 struct tlb_info **out);
+/* Give up direct write access to one page (own thread), or to all. */
+void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa);
+/* The memory map or dirty log asks: drop everything that was cached of guest memory. */
+void soft_tlb_forget(struct vmci_soft_cpu *sc);
+
+int vmci_ld_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, void *dst);
+int vmci_st_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, const void *src);
+/* See rmw_begin in mem.h. */
+void *vmci_rmw_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool lock, int *rc);
+int vmci_rmw_end(struct vmci_cpu *cpu);
+int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea,
+                     unsigned bytes, bool write, uint64_t *la);
+
+/* ---- iolog.c --------------------------------------------------------------------------------- */
+
+void io_log_reset(struct vmci_soft_cpu *sc);
+/* Enter the embedder's answer to cpu->exit. */
+void io_log_answer(struct vmci_soft_cpu *sc, uint64_t data);
+
+/* ---- blocks.c, smc.c ------------------------------------------------------------------------- */
+
+/* The block at cpu->rip: 0 and *out, or VMCI_FAULT. max: instructions wanted (1: single step). */
+int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out);
+void block_flush_all(struct vmci_soft_cpu *sc);
+void block_cache_free(struct vmci_soft_cpu *sc);
+void block_kill(struct vmci_soft_cpu *sc, struct block *b);
+struct code_page *code_page_find(struct vmci_soft_cpu *sc, uint64_t gpa);
+/* Still what the memory holds? */
+bool block_verify(struct vmci_soft_cpu *sc, struct block *b);
+
+/* This vCPU is about to cache code of the page: every writer will tell. */
+void smc_adopt_page(struct vmci_soft_cpu *sc, struct code_page *p, uint8_t *flags);
+/* The last block of a page is gone; or of all pages. */
+void smc_disown_page(struct vmci_soft_cpu *sc, struct code_page *p);
+void smc_disown_all(struct vmci_soft_cpu *sc);
+/* This vCPU wrote bytes of a page that is flagged VMCI_PG_CODE. */
+void smc_written(struct vmci_soft_cpu *sc, uint64_t gpa, unsigned bytes, uint8_t *flags);
+/* Any thread: code of these bytes is stale. */
+void smc_notify(struct vmci_soft_vm *vm, uint64_t gpa, uint64_t bytes,
+                const struct vmci_soft_cpu *except);
+/* Process what other threads asked for (VMCI_REQ_CODE). */
+void smc_process(struct vmci_soft_cpu *sc);
+/* Have all vCPUs passed the flush seq? */
+bool smc_settled(const struct vmci_soft_vm *vm, uint64_t seq);
+void smc_enter(struct vmci_soft_cpu *sc);
+void smc_leave(struct vmci_soft_cpu *sc);
+
+static inline uint64_t code_bits_key(const struct vmci_cpu *cpu)
+{
+    return (cpu->code_bits == 64 ? 2u : cpu->code_bits == 32 ? 1u : 0u) |
+           (cpu->cpl == 3 ? 4u : 0u);
+}
+static inline uint64_t soft_key(const struct vmci_soft_cpu *sc)
+{
+    return sc->epoch << 8 | 0x80 | code_bits_key(&sc->cpu);
+}
+
+/* Linear address of rip. */
+static inline uint64_t soft_code_la(const struct vmci_cpu *cpu)
+{
+    if (likely(cpu->code_bits == 64))
+        return cpu->rip;
+    return (uint32_t)(cpu->seg[VMC_CS].base + cpu->rip);
+}
+
+static inline unsigned jc_slot(uint64_t la)
+{
+    return (unsigned)((la ^ (la >> 12)) & ((1u << BLK_JC_BITS) - 1));
+}
+
+#endif

@@ -1,0 +1,664 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The software TLB: filling, flushing, and every access that is not a plain hit: page crossings,
+ * devices, ROM, pages with cached code, watched pages, alignment checks.
+ */
+#include "cpu/interp/mem.h"
+
+/* ---- entries --------------------------------------------------------------------------------- */
+
+static struct vmci_tlbe *tags(struct vmci_soft_cpu *sc, const struct tlb_info *i)
+{
+    size_t at = (size_t)(i - &sc->info[0][0]);
+    return &sc->cpu.tlb[at / VMCI_TLB_SIZE][at % VMCI_TLB_SIZE];
+}
+
+/*
+ * Writes through the entry were not seen by the dirty log since it was last read: whoever drops
+ * write access marks the page once more.
+ */
+static void drop_wr(struct vmci_soft_cpu *sc, struct tlb_info *i, struct vmci_tlbe *e)
+{
+    if (e->wr != VMCI_TLB_NONE && vmci_load_relaxed(&sc->cpu.mem->dirty_clients) != 0)
+        vmci_mem_mark_dirty(sc->cpu.mem, i->gpa, VMC_PAGE_SIZE);
+    e->wr = VMCI_TLB_NONE;
+}
+
+static void evict(struct vmci_soft_cpu *sc, struct tlb_info *i)
+{
+    struct vmci_tlbe *e = tags(sc, i);
+
+    drop_wr(sc, i, e);
+    e->rd = e->ex = VMCI_TLB_NONE;
+    i->la = VMCI_TLB_NONE;
+    i->rights = 0;
+}
+
+void soft_tlb_init(struct vmci_soft_cpu *sc)
+{
+    for (unsigned m = 0; m < VMCI_TLB_MODES; m++)
+        for (unsigned i = 0; i < VMCI_TLB_SIZE; i++)
+            sc->cpu.tlb[m][i] = (struct vmci_tlbe){VMCI_TLB_NONE, VMCI_TLB_NONE, VMCI_TLB_NONE, 0};
+    for (unsigned m = 0; m < TLB_FILLED; m++)
+        for (unsigned i = 0; i < VMCI_TLB_SIZE; i++)
+            sc->info[m][i] = (struct tlb_info){.la = VMCI_TLB_NONE};
+    sc->tlb_log_n = 0;
+    sc->epoch = 1;
+}
+
+static void flush_matching(struct vmci_soft_cpu *sc, bool globals_too)
+{
+    for (unsigned m = 0; m < TLB_FILLED; m++)
+        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+            struct tlb_info *i = &sc->info[m][n];
+            if (i->la != VMCI_TLB_NONE && (globals_too || !i->global))
+                evict(sc, i);
+        }
+}
+
+void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+
+    sc->stat[STAT_TLB_FLUSHES]++;
+    if (globals_too || sc->tlb_log_n > TLB_LOG) {
+        flush_matching(sc, globals_too);
+    } else {
+        for (unsigned n = 0; n < sc->tlb_log_n; n++) {
+            struct tlb_info *i = &sc->info[0][0] + sc->tlb_log[n];
+            if (i->la != VMCI_TLB_NONE && !i->global)
+                evict(sc, i);
+        }
+    }
+    sc->tlb_log_n = 0;
+    if (globals_too) {
+        memset(sc->large_2m, 0, sizeof(sc->large_2m));
+        memset(sc->large_1g, 0, sizeof(sc->large_1g));
+    }
+    sc->epoch++;
+    sc->key = soft_key(sc);
+}
+
+static unsigned large_bit(uint64_t unit)
+{
+    return (unsigned)((unit * 0x9e3779b97f4a7c15ull) >> 54); /* 10 bits */
+}
+
+void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+
+    if (vmci_bit_test(sc->large_2m, large_bit(la >> 21)) ||
+        vmci_bit_test(sc->large_1g, large_bit(la >> 30))) {
+        vmci_tlb_flush(cpu, true);
+        return;
+    }
+    for (unsigned m = 0; m < TLB_FILLED; m++) {
+        struct tlb_info *i = &sc->info[m][(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1)];
+        if (i->la == (la & PAGE_MASK))
+            evict(sc, i);
+    }
+    sc->epoch++;
+    sc->key = soft_key(sc);
+}
+
+void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa)
+{
+    for (unsigned m = 0; m < TLB_FILLED; m++)
+        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+            struct vmci_tlbe *e = &sc->cpu.tlb[m][n];
+            if (e->wr != VMCI_TLB_NONE && (gpa == GPA_NONE || sc->info[m][n].gpa == gpa))
+                drop_wr(sc, &sc->info[m][n], e);
+        }
+}
+
+void soft_tlb_forget(struct vmci_soft_cpu *sc)
+{
+    vmci_tlb_flush(&sc->cpu, true);
+}
+
+/* ---- filling --------------------------------------------------------------------------------- */
+
+static bool range_touches(uint64_t page, uint64_t la, unsigned bytes)
+{
+    return (la & PAGE_MASK) == page || ((la + bytes - 1) & PAGE_MASK) == page;
+}
+
+static bool watched(const struct vmci_soft_cpu *sc, uint64_t page)
+{
+    const struct vmci_cpu *cpu = &sc->cpu;
+
+    if (unlikely((cpu->dr7 & 0xff) != 0)) {
+        for (unsigned n = 0; n < 4; n++) {
+            bool on = (cpu->dr7 >> (2 * n) & 3) != 0;
+            unsigned rw = (unsigned)(cpu->dr7 >> (16 + 4 * n)) & 3u;
+            if (on && (rw & 1) != 0 && range_touches(page, cpu->dr[n] & ~7ull, 8))
+                return true;
+        }
+    }
+    for (unsigned n = 0; unlikely(sc->bp_data) && n < sc->bps; n++)
+        if (sc->bp[n].kind != VMC_BP_EXEC && range_touches(page, sc->bp[n].gva, sc->bp[n].bytes))
+            return true;
+    return false;
+}
+
+static uint32_t walk_access(unsigned mode, unsigned acc, uint32_t extra)
+{
+    uint32_t a = acc == TLB_W ? VMC_ACC_WRITE : acc == TLB_X ? VMC_ACC_FETCH : VMC_ACC_READ;
+
+    if (mode == VMCI_TLB_USER)
+        a |= VMC_ACC_USER;
+    else if (mode == VMCI_TLB_SUP_AC)
+        a |= VMC_ACC_AC;
+    return a | extra;
+}
+
+static int walk(struct vmci_cpu *cpu, uint64_t la, uint32_t access, struct vmc_walk *w)
+{
+    struct vmc_paging pg = {
+        .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
+        .phys_bits = cpu->phys_bits,
+    };
+    for (unsigned i = 0; i < 4; i++)
+        pg.pdpte[i] = cpu->pdpte[i];
+    int rc = vmc_walk_gva(cpu->mem, &pg, la, access, w);
+    return rc == 0 ? 0 : vmci_raise_pf(cpu, la, w->fault_code);
+}
+
+static void note_filled(struct vmci_soft_cpu *sc, const struct tlb_info *i, uint64_t page_bytes)
+{
+    if (!i->global && sc->tlb_log_n <= TLB_LOG) {
+        if (sc->tlb_log_n < TLB_LOG)
+            sc->tlb_log[sc->tlb_log_n] = (uint16_t)(i - &sc->info[0][0]);
+        sc->tlb_log_n++;
+    }
+    if (page_bytes >= 1u << 30)
+        vmci_bit_set(sc->large_1g, large_bit(i->la >> 30));
+    else if (page_bytes > VMC_PAGE_SIZE) { /* 4 MiB pages: INVLPG of either half flushes all */
+        vmci_bit_set(sc->large_2m, large_bit(i->la >> 21));
+        vmci_bit_set(sc->large_2m, large_bit((i->la >> 21) ^ 1));
+    }
+}
+
+static void set_tags(struct vmci_soft_cpu *sc, struct tlb_info *i, unsigned acc)
+{
+    struct vmci_tlbe *e = tags(sc, i);
+
+    if (i->hva == NULL || i->watched) {
+        /* Fetches of watched pages are direct: instruction breakpoints are checked elsewhere. */
+        if (i->hva != NULL && acc == TLB_X) {
+            e->addend = (uintptr_t)i->hva - (uintptr_t)i->la;
+            e->ex = i->la;
+        }
+        return;
+    }
+    e->addend = (uintptr_t)i->hva - (uintptr_t)i->la;
+    if (acc == TLB_X)
+        e->ex = i->la;
+    else
+        e->rd = i->la;
+    if (acc == TLB_W && i->writable && (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0)
+        e->wr = i->la;
+}
+
+/* Of an operand in the stack segment #SS; pushes and pops correct it themselves. */
+static unsigned noncanonical_vector(const struct vmci_cpu *cpu, unsigned acc)
+{
+    const struct vmci_insn *in = cpu->cur;
+
+    if (acc != TLB_X && in != NULL && (in->flags & VMCI_IF_MEM) != 0 && in->seg == VMC_SS)
+        return VMC_VEC_SS;
+    return VMC_VEC_GP;
+}
+
+int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc, uint32_t extra,
+                 struct tlb_info **out)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+    struct tlb_info *i = &sc->info[mode][(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1)];
+    uint64_t page = la & PAGE_MASK;
+    struct vmc_walk w;
+
+    *out = i;
+    if (i->la == page && (i->rights & acc) != 0) {
+        /* A page that lost its code becomes directly writable again. */
+        if (acc == TLB_W && i->hva != NULL && tags(sc, i)->wr == VMCI_TLB_NONE && i->writable &&
+            (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0) {
+            struct vmci_page again;
+            (void)vmci_mem_resolve(cpu->mem, i->gpa, true, &again); /* for the dirty log */
+            set_tags(sc, i, acc);
+        }
+        return 0;
+    }
+    if (unlikely(vmci_long_mode(cpu) && !vmci_canonical(la)))
+        return vmci_raise_code(cpu, noncanonical_vector(cpu, acc), 0);
+    int rc = walk(cpu, la, walk_access(mode, acc, extra), &w);
+    if (rc != 0)
+        return rc;
+
+    uint64_t gpa = w.gpa & PAGE_MASK;
+    if (i->la != page || i->gpa != gpa) {
+        if (i->la != VMCI_TLB_NONE)
+            evict(sc, i);
+        i->la = page;
+        i->gpa = gpa;
+        i->global = (w.rights & VMC_RIGHT_GLOBAL) != 0 && (cpu->cr4 & VMC_CR4_PGE) != 0;
+        i->watched = watched(sc, page);
+        note_filled(sc, i, w.page_bytes);
+    }
+    struct vmci_page pg = {0};
+    if (vmci_mem_resolve(cpu->mem, gpa, acc == TLB_W, &pg) != VMC_OK)
+        pg.hva = NULL;
+    i->hva = pg.hva;
+    i->flags = pg.flags;
+    i->writable = pg.writable;
+    i->rights |= (uint8_t)(acc == TLB_W ? TLB_R | TLB_W : acc);
+    set_tags(sc, i, acc);
+    sc->stat[STAT_TLB_FILLS]++;
+    return 0;
+}
+
+/* ---- accesses piece by piece ----------------------------------------------------------------- */
+
+/* An access within one or two pages, translated. */
+struct span {
+    struct tlb_info i[2]; /* copies: a fill may evict the first */
+    unsigned n;
+    unsigned len[2];
+    unsigned off;
+};
+
+/* Rights to access memory with: a filled mode and extra bits for the walk. */
+struct how {
+    uint8_t mode;
+    bool aligned; /* #AC applies */
+    uint32_t extra;
+};
+
+static struct how how_now(const struct vmci_cpu *cpu)
+{
+    bool align = cpu->tlb_mode == VMCI_TLB_ALIGN;
+    return (struct how){align ? VMCI_TLB_USER : cpu->tlb_mode, align, 0};
+}
+static struct how how_sys(void)
+{
+    return (struct how){VMCI_TLB_SUP, false, VMC_ACC_IMPLICIT};
+}
+static struct how how_cpl(const struct vmci_cpu *cpu, unsigned cpl)
+{
+    if (cpl == 3)
+        return (struct how){VMCI_TLB_USER, false, 0};
+    bool ac = (cpu->rflags & VMC_FLAG_AC) != 0 && cpu->cpl < 3;
+    return (struct how){ac ? VMCI_TLB_SUP_AC : VMCI_TLB_SUP, false, 0};
+}
+
+static uint64_t wrap(const struct vmci_cpu *cpu, uint64_t la)
+{
+    return vmci_long_mode(cpu) && (cpu->code_bits == 64 || la >> 32 > 1) ? la : (uint32_t)la;
+}
+
+static int translate(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned bytes, unsigned acc,
+                     struct span *s)
+{
+    struct tlb_info *i;
+
+    s->off = la & (VMC_PAGE_SIZE - 1);
+    s->len[0] = VMCI_MIN(bytes, VMC_PAGE_SIZE - s->off);
+    s->len[1] = bytes - s->len[0];
+    s->n = s->len[1] != 0 ? 2 : 1;
+    int rc = soft_tlb_get(cpu, h.mode, la, acc, h.extra, &i);
+    if (rc != 0)
+        return rc;
+    s->i[0] = *i;
+    if (s->n == 2) {
+        rc = soft_tlb_get(cpu, h.mode, wrap(cpu, la + s->len[0]), acc, h.extra, &i);
+        if (rc != 0)
+            return rc;
+        s->i[1] = *i;
+    }
+    return 0;
+}
+
+/* Copies of up to 64 bytes; sizes of operands go as one access. */
+static void copy_in(void *dst, const uint8_t *src, unsigned n)
+{
+    switch (n) {
+    case 1:
+        *(uint8_t *)dst = *(const volatile uint8_t *)src;
+        return;
+    case 2:
+        *(u16_u *)dst = *(const volatile u16_u *)(const void *)src;
+        return;
+    case 4:
+        *(u32_u *)dst = *(const volatile u32_u *)(const void *)src;
+        return;
+    case 8:
+        *(u64_u *)dst = *(const volatile u64_u *)(const void *)src;
+        return;
+    default:
+        copy_bytes(dst, src, n);
+    }
+}
+
+static void copy_out(uint8_t *dst, const void *src, unsigned n)
+{
+    switch (n) {
+    case 1:
+        *(volatile uint8_t *)dst = *(const uint8_t *)src;
+        return;
+    case 2:
+        *(volatile u16_u *)(void *)dst = *(const u16_u *)src;
+        return;
+    case 4:
+        *(volatile u32_u *)(void *)dst = *(const u32_u *)src;
+        return;
+    case 8:
+        *(volatile u64_u *)(void *)dst = *(const u64_u *)src;
+        return;
+    default:
+        copy_bytes(dst, src, n);
+    }
+}
+
+/* Device accesses are at most 8 bytes, powers of two. */
+static unsigned mmio_piece(unsigned left)
+{
+    return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+static int piece(struct vmci_cpu *cpu, const struct tlb_info *i, unsigned off, uint8_t *data,
+                 unsigned bytes, bool write)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+
+    if (likely(i->hva != NULL)) {
+        if (!write) {
+            copy_in(data, i->hva + off, bytes);
+        } else if (i->writable) {
+            copy_out(i->hva + off, data, bytes);
+            vmci_fence_seq(); /* the bytes before the look at who caches them */
+            if ((vmci_load_acquire(i->flags) & VMCI_PG_CODE) != 0)
+                smc_written(sc, i->gpa + off, bytes, i->flags);
+        }
+        return 0;
+    }
+    while (bytes != 0) {
+        unsigned n = mmio_piece(bytes);
+        uint64_t v = 0;
+        copy_bytes(&v, data, n);
+        int rc = vmci_io_access(cpu, VMCI_IO_MMIO, write, i->gpa + off, n, &v);
+        if (rc != 0)
+            return rc;
+        if (!write)
+            copy_bytes(data, &v, n);
+        data += n;
+        off += n;
+        bytes -= n;
+    }
+    return 0;
+}
+
+static void watch(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool write)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+
+    if ((cpu->dr7 & 0xff) != 0) {
+        vmci_dr_data_hit(cpu, la, bytes, write);
+        if (cpu->pending_db != 0)
+            vmci_stop_block(cpu);
+    }
+    for (unsigned n = 0; sc->bp_data && n < sc->bps; n++) {
+        const struct vmc_breakpoint *b = &sc->bp[n];
+        bool kind = b->kind == VMC_BP_RW || b->kind == (write ? VMC_BP_WRITE : VMC_BP_READ);
+        if (kind && la < b->gva + b->bytes && b->gva < la + bytes) {
+            sc->watch_hit = true;
+            sc->watch_la = b->gva;
+            vmci_stop_block(cpu);
+        }
+    }
+}
+
+static int access_span(struct vmci_cpu *cpu, const struct span *s, uint64_t la, void *data,
+                       bool write)
+{
+    int rc = piece(cpu, &s->i[0], s->off, data, s->len[0], write);
+
+    if (rc == 0 && s->n == 2)
+        rc = piece(cpu, &s->i[1], 0, (uint8_t *)data + s->len[0], s->len[1], write);
+    if (rc == 0 && unlikely(s->i[0].watched || (s->n == 2 && s->i[1].watched)))
+        watch(cpu, la, s->len[0] + s->len[1], write);
+    return rc;
+}
+
+static int access_mem(struct vmci_cpu *cpu, struct how h, uint64_t la, void *data, unsigned bytes,
+                      bool write)
+{
+    struct span s;
+
+    if (unlikely(h.aligned) && (la & (bytes - 1)) != 0 && vmci_is_pow2(bytes) && bytes <= 8)
+        return vmci_raise_code(cpu, VMC_VEC_AC, 0);
+    int rc = translate(cpu, h, la, bytes, write ? TLB_W : TLB_R, &s);
+    return rc != 0 ? rc : access_span(cpu, &s, la, data, write);
+}
+
+int vmci_ld_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, void *dst)
+{
+    return access_mem(cpu, how_now(cpu), la, dst, bytes, false);
+}
+
+int vmci_st_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, const void *src)
+{
+    uint8_t copy[8] = {0};
+
+    copy_bytes(copy, src, bytes);
+    return access_mem(cpu, how_now(cpu), la, copy, bytes, true);
+}
+
+/* ---- by value -------------------------------------------------------------------------------- */
+
+int vmci_rd(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out)
+{
+    const struct vmci_tlbe *e = tlb_entry(cpu, la);
+
+    *out = 0;
+    if (likely(((la + bytes - 1) & PAGE_MASK) == e->rd)) {
+        copy_in(out, (const uint8_t *)(e->addend + la), bytes);
+        return 0;
+    }
+    return vmci_ld_slow(cpu, la, bytes, out);
+}
+
+int vmci_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
+{
+    const struct vmci_tlbe *e = tlb_entry(cpu, la);
+
+    if (likely(((la + bytes - 1) & PAGE_MASK) == e->wr)) {
+        copy_out((uint8_t *)(e->addend + la), &v, bytes);
+        return 0;
+    }
+    return vmci_st_slow(cpu, la, bytes, &v);
+}
+
+int vmci_rd_block(struct vmci_cpu *cpu, uint64_t la, void *dst, unsigned bytes)
+{
+    struct how h = how_now(cpu);
+    h.aligned = false; /* the callers have alignment rules of their own */
+    return access_mem(cpu, h, la, dst, bytes, false);
+}
+
+int vmci_wr_block(struct vmci_cpu *cpu, uint64_t la, const void *src, unsigned bytes)
+{
+    struct how h = how_now(cpu);
+    uint8_t copy[64];
+
+    if (bytes > sizeof(copy))
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    h.aligned = false;
+    copy_bytes(copy, src, bytes);
+    return access_mem(cpu, h, la, copy, bytes, true);
+}
+
+int vmci_probe_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes)
+{
+    struct span s;
+    return translate(cpu, how_now(cpu), la, bytes, TLB_W, &s);
+}
+
+int vmci_rd_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out)
+{
+    *out = 0;
+    return access_mem(cpu, how_sys(), la, out, bytes, false);
+}
+
+int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
+{
+    return access_mem(cpu, how_sys(), la, &v, bytes, true);
+}
+
+int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out)
+{
+    *out = 0;
+    return access_mem(cpu, how_cpl(cpu, cpl), la, out, bytes, false);
+}
+
+int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v)
+{
+    return access_mem(cpu, how_cpl(cpu, cpl), la, &v, bytes, true);
+}
+
+int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes)
+{
+    struct span s;
+    return translate(cpu, how_cpl(cpu, cpl), la, bytes, TLB_W, &s);
+}
+
+/* ---- read-modify-write ----------------------------------------------------------------------- */
+
+static void split_lock(struct vmci_soft_cpu *sc)
+{
+    if (sc->rmw.locked || sc->cpu.vm == NULL)
+        return;
+    while (vmci_exchange(&sc->cpu.vm->split_lock, 1u) != 0)
+        __builtin_ia32_pause();
+    sc->rmw.locked = true;
+}
+
+static void split_unlock(struct vmci_soft_cpu *sc)
+{
+    if (sc->rmw.locked)
+        vmci_store_release(&sc->cpu.vm->split_lock, 0u);
+    sc->rmw.locked = false;
+}
+
+void *vmci_rmw_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool lock, int *rc)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+    struct rmw *m = &sc->rmw;
+    struct how h = how_now(cpu);
+    struct span s;
+
+    if (h.aligned && (la & (bytes - 1)) != 0) {
+        *rc = vmci_raise_code(cpu, VMC_VEC_AC, 0);
+        return NULL;
+    }
+    *rc = translate(cpu, h, la, bytes, TLB_W, &s);
+    if (*rc != 0)
+        return NULL;
+    m->bytes = (uint8_t)bytes;
+    m->la = la;
+    m->code_gpa = GPA_NONE;
+    if (s.n == 1 && s.i[0].hva != NULL && s.i[0].writable) {
+        /* In place, so that it is atomic; what watches the page is told afterwards. */
+        m->bounce = false;
+        m->code_gpa = s.i[0].gpa + s.off;
+        m->slow = true;
+        return s.i[0].hva + s.off;
+    }
+    if (lock)
+        split_lock(sc);
+    *rc = access_span(cpu, &s, la, m->buf, false);
+    if (*rc != 0) {
+        split_unlock(sc);
+        return NULL;
+    }
+    m->bounce = true;
+    m->slow = true;
+    return m->buf;
+}
+
+int vmci_rmw_end(struct vmci_cpu *cpu)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+    struct rmw *m = &sc->rmw;
+    struct how h = how_now(cpu);
+    struct span s;
+
+    m->slow = false;
+    h.aligned = false;
+    int rc = translate(cpu, h, m->la, m->bytes, TLB_W, &s); /* translated before: no fault */
+    if (rc == 0 && m->bounce) {
+        rc = access_span(cpu, &s, m->la, m->buf, true);
+        split_unlock(sc);
+    } else if (rc == 0) {
+        vmci_fence_seq();
+        if ((vmci_load_acquire(s.i[0].flags) & VMCI_PG_CODE) != 0)
+            smc_written(sc, m->code_gpa, m->bytes, s.i[0].flags);
+        if (s.i[0].watched)
+            watch(cpu, m->la, m->bytes, true);
+    }
+    return rc;
+}
+
+/* ---- segmentation ---------------------------------------------------------------------------- */
+
+#define SEG_W 2u
+#define SEG_E 4u
+#define SEG_CODE 8u
+
+static int seg_fault(struct vmci_cpu *cpu, unsigned seg)
+{
+    return vmci_raise_code(cpu, seg == VMC_SS ? VMC_VEC_SS : VMC_VEC_GP, 0);
+}
+
+int vmci_seg_la(struct vmci_cpu *cpu, unsigned seg, uint64_t offset, unsigned bytes, bool write,
+                uint64_t *la)
+{
+    const struct vmc_segment *s = &cpu->seg[seg];
+
+    if (cpu->code_bits == 64) {
+        *la = offset + (seg == VMC_FS || seg == VMC_GS ? s->base : 0);
+        if (unlikely(!vmci_canonical(*la) || !vmci_canonical(*la + (bytes != 0 ? bytes - 1 : 0))))
+            return seg_fault(cpu, seg);
+        return 0;
+    }
+    uint64_t last = offset + (bytes != 0 ? bytes - 1 : 0);
+    uint32_t attr = s->attr;
+    *la = (uint32_t)(s->base + offset);
+    /* The usual case: a present, writable, expand-up data segment. */
+    if (likely((attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | SEG_CODE | SEG_E | SEG_W)) ==
+               (VMC_SEG_P | VMC_SEG_S | SEG_W))) {
+        if (likely(last <= s->limit || (s->limit == 0xffffffffu && (uint32_t)last == last)))
+            return 0;
+        /* A flat segment lets an access wrap around 4 GiB. */
+        return s->limit == 0xffffffffu ? 0 : seg_fault(cpu, seg);
+    }
+    if ((attr & (VMC_SEG_UNUSABLE | VMC_SEG_P)) != VMC_SEG_P)
+        return seg_fault(cpu, seg);
+    if ((attr & SEG_CODE) != 0) {
+        bool real = !vmci_prot_mode(cpu) || vmci_v86_mode(cpu);
+        if (!real && (write || (attr & SEG_W) == 0)) /* bit 1 of a code type: readable */
+            return seg_fault(cpu, seg);
+    } else if (write && (attr & SEG_W) == 0) {
+        return seg_fault(cpu, seg);
+    } else if ((attr & SEG_E) != 0) {
+        uint64_t top = (attr & VMC_SEG_DB) != 0 ? 0xffffffffu : 0xffffu;
+        return offset > s->limit && last <= top ? 0 : seg_fault(cpu, seg);
+    }
+    return last <= s->limit || s->limit == 0xffffffffu ? 0 : seg_fault(cpu, seg);
+}
+
+int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea,
+                     unsigned bytes, bool write, uint64_t *la)
+{
+    return vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
+}
