@@ -158,7 +158,8 @@ struct feat_bit {
 
 /* clang-format off */
 static const struct feat_bit feat_bits[] = {
-    {3, 0, VMCI_FEAT_FPU}, {3, 15, VMCI_FEAT_CMOV}, {3, 23, VMCI_FEAT_MMX}, {3, 25, VMCI_FEAT_SSE},
+    {3, 0, VMCI_FEAT_FPU}, {3, 15, VMCI_FEAT_CMOV}, {3, 23, VMCI_FEAT_MMX},
+    {3, 24, VMCI_FEAT_FXSR}, {11, 22, VMCI_FEAT_MMXEXT}, {3, 25, VMCI_FEAT_SSE},
     {3, 26, VMCI_FEAT_SSE2}, {2, 0, VMCI_FEAT_SSE3}, {2, 1, VMCI_FEAT_PCLMUL},
     {2, 9, VMCI_FEAT_SSSE3}, {2, 19, VMCI_FEAT_SSE41}, {2, 20, VMCI_FEAT_SSE42},
     {2, 25, VMCI_FEAT_AES}, {5, 29, VMCI_FEAT_SHA}, {10, 6, VMCI_FEAT_SSE4A},
@@ -203,6 +204,9 @@ static void host_probe(struct host_caps *fp)
         fp->has_avx = true;
         fp->rfbm = VMCI_FP_XCR0;
         fp->features |= gather(avx_bits, VMCI_ARRAY_SIZE(avx_bits), r);
+        /* These are done without the host's own (fp_xsave.c). */
+        fp->features |= VMCI_BIT(VMCI_FEAT_XSAVE) | VMCI_BIT(VMCI_FEAT_XSAVEOPT) |
+                        VMCI_BIT(VMCI_FEAT_XSAVEC) | VMCI_BIT(VMCI_FEAT_XSAVES);
     }
 }
 
