@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "run_options.h"
+
+#include "vmcore_cmd.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <vmcore/cpuid.h>
+
+enum key {
+    KEY_ENGINE = 0x100,
+    KEY_NAME,
+    KEY_KERNEL,
+    KEY_INITRD,
+    KEY_CMDLINE,
+    KEY_MODULE,
+    KEY_FIRMWARE,
+    KEY_LOAD_AT,
+    KEY_MEM,
+    KEY_CPUS,
+    KEY_DISK,
+    KEY_NET,
+    KEY_SERIAL,
+    KEY_DEBUGCON,
+    KEY_CPU,
+    KEY_EXIT_PORT,
+    KEY_TIMEOUT,
+    KEY_STATS,
+    KEY_CONTROL,
+    KEY_GDB,
+    KEY_TRACE_INSN,
+    KEY_DETERMINISTIC,
+    KEY_NO_SANDBOX,
+    KEY_VERBOSE,
+};
+
+static const struct argp_option option_table[] = {
+    {NULL, 0, NULL, 0, "What runs:", 1},
+    {"kernel", KEY_KERNEL, "FILE", 0,
+     "Linux bzImage, ELF (PVH, 64-bit entry or Multiboot) or Multiboot image", 0},
+    {"initrd", KEY_INITRD, "FILE", 0, "Initial RAM disk", 0},
+    {"cmdline", KEY_CMDLINE, "STR", 0, "Kernel command line", 0},
+    {"module", KEY_MODULE, "FILE[,ARGS]", 0, "Multiboot module (may be repeated)", 0},
+    {"firmware", KEY_FIRMWARE, "FILE", 0, "ROM image started at the reset vector", 0},
+    {"load-at", KEY_LOAD_AT, "ADDR", 0,
+     "Take --kernel as a flat binary, loaded and started at ADDR in real mode", 0},
+    {NULL, 0, NULL, 0, "The machine:", 2},
+    {"engine", KEY_ENGINE, "auto|kvm|soft", 0, "What executes guest code (default: auto)", 0},
+    {"name", KEY_NAME, "N", 0, "Name of the VM", 0},
+    {"mem", KEY_MEM, "SIZE", 0, "Memory, with suffix K, M (default), G or T (default: 512M)", 0},
+    {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
+    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0,
+     "CPU model; \"help\" lists the presets", 0},
+    {"disk", KEY_DISK, "PATH[,ro][,serial=S]", 0, "virtio disk (may be repeated)", 0},
+    {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
+    {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
+     "First serial port (default: stdio)", 0},
+    {"debugcon", KEY_DEBUGCON, "stdio|file:PATH", 0, "Debug console on port 0xe9", 0},
+    {"exit-port", KEY_EXIT_PORT, "PORT", 0,
+     "A guest write of V there ends the run with exit status (V << 1) | 1", 0},
+    {NULL, 0, NULL, 0, "Running:", 3},
+    {"timeout", KEY_TIMEOUT, "SECONDS", 0, "End the run with exit status 124", 0},
+    {"stats", KEY_STATS, "FILE", 0, "Write statistics as JSON at the end", 0},
+    {"control", KEY_CONTROL, "SOCKET", 0, "Serve JSON-RPC 2.0 on a Unix socket", 0},
+    {"gdb", KEY_GDB, "PORT", 0, "Wait for gdb on 127.0.0.1:PORT (software engine)", 0},
+    {"trace-insn", KEY_TRACE_INSN, "FILE", 0,
+     "Write every instruction executed, disassembled (software engine)", 0},
+    {"deterministic", KEY_DETERMINISTIC, NULL, 0,
+     "All processors on one thread, time from retired instructions (software engine)", 0},
+    {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
+    {"verbose", KEY_VERBOSE, NULL, 0, "Say more on standard error", 0},
+    {NULL, 0, NULL, 0, NULL, 0},
+};
+
+static const char doc[] =
+    "Start a virtual machine.\v"
+    "Exit status: 0 the guest powered off; (V << 1) | 1 it wrote V to the exit port; 2 bad "
+    "arguments; 4 another error; 6 the guest crashed (triple fault); 124 timeout.\n\n"
+    "On a terminal, Ctrl-A x leaves and Ctrl-A h helps.";
+
+static char *dup(const char *s)
+{
+    char *d = strdup(s);
+    if (d == NULL) {
+        fprintf(stderr, "vmcore run: out of memory\n");
+        exit(EXIT_ERROR);
+    }
+    return d;
+}
+
+static void set(char **where, const char *value)
+{
+    free(*where);
+    *where = dup(value);
+}
+
+static bool parse_u64(const char *s, uint64_t *out, char **end)
+{
+    if (*s < '0' || *s > '9')
+        return false;
+    errno = 0;
+    *out = strtoull(s, end, 0);
+    return errno == 0 && *end != s;
+}
+
+static void parse_mem(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    char *end;
+    uint64_t v = 0;
+    unsigned shift = 20;
+
+    if (!parse_u64(arg, &v, &end))
+        argp_error(st, "--mem %s: not a size", arg);
+    switch (*end) {
+    case 'k':
+    case 'K':
+        shift = 10;
+        end++;
+        break;
+    case 'm':
+    case 'M':
+        end++;
+        break;
+    case 'g':
+    case 'G':
+        shift = 30;
+        end++;
+        break;
+    case 't':
+    case 'T':
+        shift = 40;
+        end++;
+        break;
+    default:
+        break;
+    }
+    if (strcmp(end, "") != 0 && strcmp(end, "B") != 0 && strcmp(end, "iB") != 0)
+        argp_error(st, "--mem %s: unknown suffix '%s'", arg, end);
+    if (v > RUN_MAX_MEM >> shift || v << shift < RUN_MIN_MEM)
+        argp_error(st, "--mem %s: must be between 1M and 4T", arg);
+    o->mem_bytes = (v << shift) & ~0xfffull;
+}
+
+static uint64_t parse_range(const char *opt, const char *arg, uint64_t min, uint64_t max,
+                            struct argp_state *st)
+{
+    char *end;
+    uint64_t v = 0;
+
+    if (!parse_u64(arg, &v, &end) || *end != '\0' || v < min || v > max)
+        argp_error(st, "--%s %s: must be a number from %llu to %llu", opt, arg,
+                   (unsigned long long)min, (unsigned long long)max);
+    return v;
+}
+
+static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
+{
+    if (o->disk_count == RUN_MAX_DISKS)
+        argp_error(st, "--disk: at most %d disks", RUN_MAX_DISKS);
+    struct run_disk *d = &o->disks[o->disk_count++];
+    char *copy = dup(arg);
+    char *rest = copy;
+    d->path = dup(strsep(&rest, ","));
+    while (rest != NULL) {
+        const char *word = strsep(&rest, ",");
+        if (strcmp(word, "ro") == 0)
+            d->read_only = true;
+        else if (strncmp(word, "serial=", 7) == 0 && strlen(word + 7) <= 20)
+            set(&d->serial, word + 7);
+        else if (strncmp(word, "serial=", 7) == 0)
+            argp_error(st, "--disk %s: a serial number has at most 20 characters", arg);
+        else
+            argp_error(st, "--disk %s: unknown option '%s' (ro, serial=S)", arg, word);
+    }
+    if (d->path[0] == '\0')
+        argp_error(st, "--disk %s: no path", arg);
+    free(copy);
+}
+
+static void parse_net(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    if (o->net_count == RUN_MAX_NETS)
+        argp_error(st, "--net: at most %d network cards", RUN_MAX_NETS);
+    struct run_net *n = &o->nets[o->net_count++];
+    if (strncmp(arg, "tap:", 4) == 0 && arg[4] != '\0') {
+        n->tap = true;
+        n->ifname = dup(arg + 4);
+    } else if (strcmp(arg, "user") != 0) {
+        argp_error(st, "--net %s: expected user or tap:IFNAME", arg);
+    }
+}
+
+static void parse_module(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    if (o->module_count == RUN_MAX_MODULES)
+        argp_error(st, "--module: at most %d modules", RUN_MAX_MODULES);
+    struct run_module *m = &o->modules[o->module_count++];
+    const char *comma = strchr(arg, ',');
+    m->path = dup(arg);
+    if (comma != NULL) {
+        m->path[comma - arg] = '\0';
+        m->args = dup(comma + 1);
+    }
+    if (m->path[0] == '\0')
+        argp_error(st, "--module %s: no path", arg);
+}
+
+static void parse_chr(const char *opt, const char *arg, bool full, struct argp_state *st,
+                      struct run_chr *c)
+{
+    free(c->path);
+    c->path = NULL;
+    if (strcmp(arg, "stdio") == 0) {
+        c->kind = RUN_CHR_STDIO;
+    } else if (strncmp(arg, "file:", 5) == 0 && arg[5] != '\0') {
+        c->kind = RUN_CHR_FILE;
+        c->path = dup(arg + 5);
+    } else if (full && strncmp(arg, "unix:", 5) == 0 && arg[5] != '\0') {
+        c->kind = RUN_CHR_UNIX;
+        c->path = dup(arg + 5);
+    } else if (full && strcmp(arg, "pty") == 0) {
+        c->kind = RUN_CHR_PTY;
+    } else if (strcmp(arg, "none") == 0) {
+        c->kind = RUN_CHR_NONE;
+    } else {
+        argp_error(st, "--%s %s: expected stdio, file:PATH%s", opt, arg,
+                   full ? ", unix:PATH, pty or none" : " or none");
+    }
+}
+
+static void list_cpus(void)
+{
+    const char *about;
+    const char *name;
+
+    for (unsigned i = 0; (name = vmc_cpu_preset_name(i, &about)) != NULL; i++)
+        printf("%-14s %s\n", name, about);
+    exit(EXIT_OK);
+}
+
+static void parse_timeout(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    char *end;
+
+    errno = 0;
+    o->timeout_s = strtod(arg, &end);
+    if (errno != 0 || end == arg || *end != '\0' || !isfinite(o->timeout_s) || o->timeout_s <= 0 ||
+        o->timeout_s > 1e9)
+        argp_error(st, "--timeout %s: must be a positive number of seconds", arg);
+}
+
+static void parse_engine(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    if (strcmp(arg, "auto") == 0)
+        o->engine = RUN_ENGINE_AUTO;
+    else if (strcmp(arg, "kvm") == 0)
+        o->engine = RUN_ENGINE_KVM;
+    else if (strcmp(arg, "soft") == 0)
+        o->engine = RUN_ENGINE_SOFT;
+    else
+        argp_error(st, "--engine %s: expected auto, kvm or soft", arg);
+}
+
+static void check(struct argp_state *st, struct run_options *o)
+{
+    if (o->kernel == NULL && o->firmware == NULL)
+        argp_error(st, "nothing to run: give --kernel FILE or --firmware FILE");
+    if (o->kernel == NULL && (o->initrd != NULL || o->module_count > 0))
+        argp_error(st, "--initrd and --module need --kernel");
+    if (o->load_flat && o->kernel == NULL)
+        argp_error(st, "--load-at needs --kernel");
+    if (o->engine == RUN_ENGINE_KVM && (o->gdb_port != 0 || o->trace_path != NULL ||
+                                        o->deterministic))
+        argp_error(st, "--gdb, --trace-insn and --deterministic need --engine soft");
+    if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic)
+        o->engine = RUN_ENGINE_SOFT;
+}
+
+static error_t parse_opt(int key, char *arg, struct argp_state *st)
+{
+    struct run_options *o = st->input;
+
+    switch (key) {
+    case KEY_ENGINE:
+        parse_engine(arg, st, o);
+        break;
+    case KEY_NAME:
+        set(&o->name, arg);
+        break;
+    case KEY_KERNEL:
+        set(&o->kernel, arg);
+        break;
+    case KEY_INITRD:
+        set(&o->initrd, arg);
+        break;
+    case KEY_CMDLINE:
+        set(&o->cmdline, arg);
+        break;
+    case KEY_MODULE:
+        parse_module(arg, st, o);
+        break;
+    case KEY_FIRMWARE:
+        set(&o->firmware, arg);
+        break;
+    case KEY_LOAD_AT:
+        o->load_at = parse_range("load-at", arg, 0, 0xfffff, st);
+        o->load_flat = true;
+        break;
+    case KEY_MEM:
+        parse_mem(arg, st, o);
+        break;
+    case KEY_CPUS:
+        o->cpus = (unsigned)parse_range("cpus", arg, 1, RUN_MAX_CPUS, st);
+        break;
+    case KEY_DISK:
+        parse_disk(arg, st, o);
+        break;
+    case KEY_NET:
+        parse_net(arg, st, o);
+        break;
+    case KEY_SERIAL:
+        parse_chr("serial", arg, true, st, &o->serial);
+        break;
+    case KEY_DEBUGCON:
+        parse_chr("debugcon", arg, false, st, &o->debugcon);
+        break;
+    case KEY_CPU:
+        if (strcmp(arg, "help") == 0)
+            list_cpus();
+        set(&o->cpu_model, arg);
+        break;
+    case KEY_EXIT_PORT:
+        o->exit_port = (int)parse_range("exit-port", arg, 0, 0xffff, st);
+        break;
+    case KEY_TIMEOUT:
+        parse_timeout(arg, st, o);
+        break;
+    case KEY_STATS:
+        set(&o->stats_path, arg);
+        break;
+    case KEY_CONTROL:
+        set(&o->control_path, arg);
+        break;
+    case KEY_GDB:
+        o->gdb_port = (int)parse_range("gdb", arg, 1, 65535, st);
+        break;
+    case KEY_TRACE_INSN:
+        set(&o->trace_path, arg);
+        break;
+    case KEY_DETERMINISTIC:
+        o->deterministic = true;
+        break;
+    case KEY_NO_SANDBOX:
+        o->no_sandbox = true;
+        break;
+    case KEY_VERBOSE:
+        o->verbose = true;
+        break;
+    case ARGP_KEY_ARG:
+        argp_error(st, "unexpected argument '%s'", arg);
+        break;
+    case ARGP_KEY_END:
+        check(st, o);
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+int run_options_parse(int argc, char **argv, struct run_options *o)
+{
+    static const struct argp argp = {.options = option_table, .parser = parse_opt, .doc = doc};
+    static char name[] = "vmcore run";
+
+    memset(o, 0, sizeof(*o));
+    o->mem_bytes = 512ull << 20;
+    o->cpus = 1;
+    o->exit_port = -1;
+    o->serial.kind = RUN_CHR_STDIO;
+    argp_err_exit_status = EXIT_BAD_ARGS;
+    argv[0] = name;
+    if (argp_parse(&argp, argc, argv, 0, NULL, o) != 0)
+        return EXIT_BAD_ARGS;
+    if (o->name == NULL)
+        set(&o->name, "vm");
+    return -1;
+}
+
+void run_options_free(struct run_options *o)
+{
+    for (unsigned i = 0; i < o->disk_count; i++) {
+        free(o->disks[i].path);
+        free(o->disks[i].serial);
+    }
+    for (unsigned i = 0; i < o->net_count; i++)
+        free(o->nets[i].ifname);
+    for (unsigned i = 0; i < o->module_count; i++) {
+        free(o->modules[i].path);
+        free(o->modules[i].args);
+    }
+    free(o->name);
+    free(o->kernel);
+    free(o->initrd);
+    free(o->cmdline);
+    free(o->firmware);
+    free(o->serial.path);
+    free(o->debugcon.path);
+    free(o->cpu_model);
+    free(o->stats_path);
+    free(o->control_path);
+    free(o->trace_path);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The command line of "vmcore run", checked and in units. */
+#ifndef RUN_OPTIONS_H
+#define RUN_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define RUN_MAX_DISKS   16
+#define RUN_MAX_NETS    8
+#define RUN_MAX_MODULES 16
+#define RUN_MAX_CPUS    64
+#define RUN_MAX_MEM     (1ull << 42)
+#define RUN_MIN_MEM     (1ull << 20)
+
+enum run_engine { RUN_ENGINE_AUTO, RUN_ENGINE_KVM, RUN_ENGINE_SOFT };
+
+struct run_disk {
+    char *path;
+    char *serial; /* or NULL */
+    bool read_only;
+};
+
+struct run_net {
+    bool tap;
+    char *ifname; /* of a TAP */
+};
+
+struct run_module {
+    char *path;
+    char *args; /* or NULL */
+};
+
+/* Where a character device goes. */
+enum run_chr_kind { RUN_CHR_NONE, RUN_CHR_STDIO, RUN_CHR_FILE, RUN_CHR_UNIX, RUN_CHR_PTY };
+struct run_chr {
+    enum run_chr_kind kind;
+    char *path;
+};
+
+struct run_options {
+    enum run_engine engine;
+    char *name;
+    char *kernel, *initrd, *cmdline, *firmware;
+    uint64_t load_at; /* flat binaries: where to load and start, with load_flat */
+    bool load_flat;
+    struct run_module modules[RUN_MAX_MODULES];
+    unsigned module_count;
+    uint64_t mem_bytes;
+    unsigned cpus;
+    struct run_disk disks[RUN_MAX_DISKS];
+    unsigned disk_count;
+    struct run_net nets[RUN_MAX_NETS];
+    unsigned net_count;
+    struct run_chr serial, debugcon;
+    char *cpu_model; /* PRESET[,+f|,-f]... */
+    int exit_port;   /* -1: none */
+    double timeout_s; /* 0: none */
+    char *stats_path, *control_path;
+    int gdb_port; /* 0: none */
+    char *trace_path;
+    bool deterministic;
+    bool no_sandbox;
+    bool verbose;
+};
+
+/*
+ * Parse; prints a message and returns EXIT_BAD_ARGS when the arguments are wrong, -1 when all is
+ * well. --help exits. Strings are owned by *o; run_options_free releases them.
+ */
+int run_options_parse(int argc, char **argv, struct run_options *o);
+void run_options_free(struct run_options *o);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE
+#include "sandbox.h"
+
+#include <errno.h>
+#include <seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <termios.h>
+
+/* What the run loop, the block and character back ends and libc's memory and threads use. */
+static const int base_calls[] = {
+    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
+    SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2),
+    SCMP_SYS(pwritev2), SCMP_SYS(lseek), SCMP_SYS(close), SCMP_SYS(fsync), SCMP_SYS(fdatasync),
+    SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
+    SCMP_SYS(fcntl), SCMP_SYS(unlink), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(select),
+    SCMP_SYS(pselect6), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl),
+    SCMP_SYS(eventfd2), SCMP_SYS(timerfd_settime), SCMP_SYS(timerfd_gettime),
+    SCMP_SYS(io_uring_enter), SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(nanosleep),
+    SCMP_SYS(clock_nanosleep), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
+    SCMP_SYS(getrandom), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(getrusage),
+    SCMP_SYS(getcpu), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(sigaltstack), SCMP_SYS(tgkill), SCMP_SYS(restart_syscall), SCMP_SYS(rseq),
+    SCMP_SYS(set_robust_list), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
+    SCMP_SYS(brk), SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto),
+    SCMP_SYS(sendmsg), SCMP_SYS(shutdown), SCMP_SYS(exit), SCMP_SYS(exit_group),
+};
+
+static const int network_calls[] = {
+    SCMP_SYS(socket),      SCMP_SYS(connect),     SCMP_SYS(bind),   SCMP_SYS(listen),
+    SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(accept), SCMP_SYS(setsockopt),
+    SCMP_SYS(getsockopt),
+};
+
+static int allow(scmp_filter_ctx ctx, const int *calls, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* New memory is never executable, but for code caches made after confinement. */
+static int allow_memory(scmp_filter_ctx ctx, bool code)
+{
+    if (code) {
+        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 0);
+        if (rc == 0)
+            rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(memfd_create), 0);
+        if (rc != 0)
+            return rc;
+    } else {
+        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+                                  SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+        if (rc != 0)
+            return rc;
+    }
+    return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+                            SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+}
+
+static int allow_ioctls(scmp_filter_ctx ctx, bool kvm)
+{
+    static const unsigned long tty[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};
+
+    if (kvm) {
+        /* KVM's ioctls have type 0xae in bits 15:8. */
+        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                                  SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0xae00));
+        if (rc != 0)
+            return rc;
+    }
+    for (size_t i = 0; i < sizeof(tty) / sizeof(tty[0]); i++) {
+        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                                  SCMP_A1(SCMP_CMP_EQ, tty[i]));
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+int sandbox_enter(const struct sandbox_needs *needs)
+{
+    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+    int rc = ctx == NULL ? -ENOMEM : seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+
+    if (rc == 0)
+        rc = allow(ctx, base_calls, sizeof(base_calls) / sizeof(base_calls[0]));
+    if (rc == 0 && needs->network)
+        rc = allow(ctx, network_calls, sizeof(network_calls) / sizeof(network_calls[0]));
+    if (rc == 0)
+        rc = allow_memory(ctx, needs->code_memory);
+    if (rc == 0)
+        rc = allow_ioctls(ctx, needs->kvm);
+    if (rc == 0 && prctl(PR_SET_DUMPABLE, 0) != 0)
+        rc = -errno;
+    if (rc == 0)
+        rc = seccomp_load(ctx);
+    seccomp_release(ctx);
+    if (rc != 0)
+        fprintf(stderr, "vmcore run: cannot confine the process: %s (--no-sandbox goes without)\n",
+                strerror(-rc));
+    return rc == 0 ? 0 : -1;
+}
