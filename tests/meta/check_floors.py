@@ -28,6 +28,7 @@ MODULES = {  # module -> modules whose internal headers it may include
     "dev": {"base", "wire", "mmu", "irq", "bus"},
     "virtio": {"base", "wire", "mmu", "irq", "bus"},
     "boot": {"base", "mmu"},
+    "gdb": {"base", "mmu"},
     "vm": {"base", "pack", "wire", "sched", "balloon", "sharing", "mmu", "cpu", "irq", "bus",
            "dev", "virtio", "boot"},
     "pc": {"base", "wire", "mmu", "cpu", "irq", "bus", "dev", "virtio", "boot", "vm"},
