@@ -1,9 +1,63 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+/* "vmcore run". */
+#define _GNU_SOURCE
+#include "run_vm.h"
+
 #include "vmcore_cmd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static int run(struct run_vm *r)
+{
+    int stats_fd = -1;
+
+    r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (r->wake_fd < 0) {
+        fprintf(stderr, "vmcore run: eventfd: %s\n", strerror(errno));
+        return EXIT_ERROR;
+    }
+    if (r->opt.stats_path != NULL) {
+        stats_fd = open(r->opt.stats_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (stats_fd < 0) {
+            fprintf(stderr, "vmcore run: --stats %s: %s\n", r->opt.stats_path, strerror(errno));
+            return EXIT_ERROR;
+        }
+    }
+    if (chr_open(&r->serial, &r->opt.serial, "serial", r->wake_fd) != 0 ||
+        chr_open(&r->debugcon, &r->opt.debugcon, "debugcon", r->wake_fd) != 0)
+        return EXIT_ERROR;
+    int rc = run_vm_create(r);
+    if (rc == 0) {
+        if (isatty(STDERR_FILENO) && r->opt.serial.kind == RUN_CHR_STDIO)
+            fprintf(stderr, "vmcore: engine %s; Ctrl-A x leaves, Ctrl-A h helps\n",
+                    r->engine->name);
+        rc = run_loop(r, stats_fd);
+    }
+    run_vm_destroy(r);
+    chr_close(&r->serial);
+    chr_close(&r->debugcon);
+    if (stats_fd >= 0)
+        close(stats_fd);
+    close(r->wake_fd);
+    return rc;
+}
 
 int cmd_run(int argc, char **argv)
 {
-    (void)argc;
-    (void)argv;
-    return EXIT_ERROR;
+    static struct run_vm r = {.kernel.fd = -1, .initrd.fd = -1, .firmware.fd = -1,
+                              .lock = PTHREAD_MUTEX_INITIALIZER,
+                              .changed = PTHREAD_COND_INITIALIZER};
+
+    for (unsigned i = 0; i < RUN_MAX_MODULES; i++)
+        r.modules[i].fd = -1;
+    int rc = run_options_parse(argc, argv, &r.opt);
+    if (rc < 0)
+        rc = run(&r);
+    run_options_free(&r.opt);
+    return rc;
 }

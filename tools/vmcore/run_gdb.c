@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* --gdb: a TCP connection of the loopback interface in front of the library's stub. */
+#define _GNU_SOURCE
+#include "run_vm.h"
+
+#include "vmcore_cmd.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <vmcore/gdb.h>
+
+struct run_gdb {
+    struct run_vm *r;
+    struct vmc_gdb *stub;
+    int listen_fd, fd;
+};
+
+static void gdb_send(void *ctx, const void *data, size_t bytes)
+{
+    struct run_gdb *g = ctx;
+    const char *p = data;
+
+    while (bytes > 0 && g->fd >= 0) {
+        ssize_t n = send(g->fd, p, bytes, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return; /* the next read finds the connection closed */
+        p += n;
+        bytes -= (size_t)n;
+    }
+}
+
+int run_gdb_create(struct run_vm *r, struct run_gdb **out)
+{
+    struct vmc_error err = {0};
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)r->opt.gdb_port),
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct run_gdb *g = calloc(1, sizeof(*g));
+    int one = 1;
+
+    if (g == NULL)
+        return EXIT_ERROR;
+    g->r = r;
+    g->fd = -1;
+    g->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (g->listen_fd < 0 ||
+        setsockopt(g->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
+        bind(g->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
+        listen(g->listen_fd, 1) != 0) {
+        fprintf(stderr, "vmcore run: --gdb %d: %s\n", r->opt.gdb_port, strerror(errno));
+        run_gdb_destroy(g);
+        return EXIT_ERROR;
+    }
+    struct vmc_gdb_config cfg = {.size = sizeof(cfg), .vcpus = r->opt.cpus, .vm = r->vm,
+                                 .send = gdb_send, .ctx = g};
+    if (vmc_gdb_create(&r->pf, &cfg, &g->stub, &err) != VMC_OK) {
+        run_gdb_destroy(g);
+        return run_vm_fail("--gdb", &err);
+    }
+    fprintf(stderr, "vmcore: waiting for gdb: target remote 127.0.0.1:%d\n", r->opt.gdb_port);
+    *out = g;
+    return 0;
+}
+
+static void hang_up(struct run_gdb *g)
+{
+    if (g->fd >= 0)
+        close(g->fd);
+    g->fd = -1;
+}
+
+void run_gdb_destroy(struct run_gdb *g)
+{
+    if (g == NULL)
+        return;
+    hang_up(g);
+    if (g->listen_fd >= 0)
+        close(g->listen_fd);
+    vmc_gdb_destroy(g->stub);
+    free(g);
+}
+
+nfds_t run_gdb_poll_fds(struct run_gdb *g, struct pollfd *fds)
+{
+    if (g == NULL)
+        return 0;
+    fds[0] = (struct pollfd){.fd = g->fd >= 0 ? g->fd : g->listen_fd, .events = POLLIN};
+    return 1;
+}
+
+static void accept_debugger(struct run_gdb *g)
+{
+    int one = 1;
+
+    g->fd = accept4(g->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    if (g->fd < 0)
+        return;
+    setsockopt(g->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    run_threads_pause(g->r);
+    vmc_gdb_connected(g->stub);
+}
+
+/* One instruction of one vCPU, on this thread, while all others stand. */
+static void step(struct run_gdb *g)
+{
+    unsigned vcpu = vmc_gdb_step_vcpu(g->stub);
+    struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = 1};
+    struct vmc_exit x = {0};
+
+    vmc_vm_resume(g->r->vm);
+    if (vmc_vcpu_run(vmc_vm_vcpu(g->r->vm, vcpu), &lim, &x) < 0)
+        x.kind = VMC_EXIT_BUDGET;
+    vmc_vm_pause(g->r->vm);
+    vmc_gdb_stopped(g->stub, vcpu, &x);
+}
+
+static bool act(struct run_gdb *g, enum vmc_gdb_action action)
+{
+    switch (action) {
+    case VMC_GDB_NONE:
+        break;
+    case VMC_GDB_CONTINUE:
+        run_threads_resume(g->r);
+        break;
+    case VMC_GDB_STEP:
+        step(g);
+        break;
+    case VMC_GDB_INTERRUPT:
+        run_threads_pause(g->r);
+        vmc_gdb_stopped(g->stub, 0, NULL);
+        break;
+    case VMC_GDB_DETACH:
+        hang_up(g);
+        run_threads_resume(g->r);
+        break;
+    case VMC_GDB_KILL:
+        hang_up(g);
+        return true;
+    }
+    return false;
+}
+
+bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count)
+{
+    char buf[4096];
+
+    if (g == NULL || count == 0 || fds[0].revents == 0)
+        return false;
+    if (g->fd < 0) {
+        accept_debugger(g);
+        return false;
+    }
+    ssize_t n = recv(g->fd, buf, sizeof(buf), 0);
+    if (n <= 0) {
+        hang_up(g);
+        run_threads_resume(g->r);
+        return false;
+    }
+    for (size_t at = 0; at < (size_t)n;) {
+        size_t used = 0;
+        enum vmc_gdb_action a = vmc_gdb_input(g->stub, buf + at, (size_t)n - at, &used);
+        at += used;
+        if (act(g, a))
+            return true;
+        if (g->fd < 0)
+            break;
+    }
+    return false;
+}
+
+void run_gdb_stopped(struct run_gdb *g, unsigned vcpu, const struct vmc_exit *exit)
+{
+    if (g != NULL && g->fd >= 0)
+        vmc_gdb_stopped(g->stub, vcpu, exit);
+}

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The main thread: timers, signals, consoles, the control socket, the debugger, the end. */
+#define _GNU_SOURCE
+#include "run_vm.h"
+
+#include "control_socket.h"
+#include "sandbox.h"
+#include "vmcore_cmd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+struct loop {
+    struct run_vm *r;
+    int timer_fd, limit_fd, signal_fd;
+    struct control *control;
+    struct run_gdb *gdb;
+    bool user_paused; /* by the control socket */
+    bool done;
+    int status;
+};
+
+static void end(struct loop *l, int status)
+{
+    if (!l->done)
+        l->status = status;
+    l->done = true;
+}
+
+/* ---- timers -------------------------------------------------------------------------------- */
+
+static void arm(int fd, uint64_t deadline_ns)
+{
+    struct itimerspec its = {.it_value = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                                          .tv_nsec = (long)(deadline_ns % 1000000000u)}};
+    if (deadline_ns == 0)
+        its.it_value.tv_nsec = 1; /* zero would disarm */
+    timerfd_settime(fd, TFD_TIMER_ABSTIME, &its, NULL);
+}
+
+/* An earlier timer was armed, on whatever thread: the descriptor is enough to tell the loop. */
+static void timer_notify(void *ctx)
+{
+    struct loop *l = ctx;
+    uint64_t deadline;
+
+    if (vmc_timerq_next(vmc_vm_board(l->r->vm)->timers, &deadline))
+        arm(l->timer_fd, deadline);
+}
+
+static void run_timers(struct loop *l)
+{
+    uint64_t count;
+
+    if (read(l->timer_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        return;
+    vmc_timerq_advance(vmc_vm_board(l->r->vm)->timers, l->r->pf.now_ns(l->r->pf.ctx));
+    timer_notify(l);
+}
+
+/* ---- what the control socket can do ---------------------------------------------------------- */
+
+static struct json_object *rpc_status(void *ctx, struct json_object *params, const char **message)
+{
+    struct loop *l = ctx;
+    struct json_object *o = json_object_new_object();
+
+    (void)params;
+    (void)message;
+    json_object_object_add(o, "name", json_object_new_string(l->r->opt.name));
+    json_object_object_add(o, "engine", json_object_new_string(l->r->engine->name));
+    json_object_object_add(o, "state",
+                           json_object_new_string(l->user_paused ? "paused" : "running"));
+    json_object_object_add(o, "cpus", json_object_new_int((int)l->r->opt.cpus));
+    json_object_object_add(o, "memory_bytes", json_object_new_uint64(l->r->opt.mem_bytes));
+    return o;
+}
+
+static struct json_object *rpc_pause(void *ctx, struct json_object *params, const char **message)
+{
+    struct loop *l = ctx;
+
+    (void)params;
+    (void)message;
+    if (!l->user_paused)
+        run_threads_pause(l->r);
+    l->user_paused = true;
+    return json_object_new_boolean(true);
+}
+
+static struct json_object *rpc_resume(void *ctx, struct json_object *params, const char **message)
+{
+    struct loop *l = ctx;
+
+    (void)params;
+    (void)message;
+    if (l->user_paused)
+        run_threads_resume(l->r);
+    l->user_paused = false;
+    return json_object_new_boolean(true);
+}
+
+static struct json_object *rpc_stats(void *ctx, struct json_object *params, const char **message)
+{
+    struct loop *l = ctx;
+
+    (void)params;
+    (void)message;
+    return run_stats_json(l->r);
+}
+
+static struct json_object *rpc_quit(void *ctx, struct json_object *params, const char **message)
+{
+    (void)params;
+    (void)message;
+    end(ctx, EXIT_OK);
+    return json_object_new_boolean(true);
+}
+
+static struct json_object *rpc_powerdown(void *ctx, struct json_object *params,
+                                         const char **message)
+{
+    struct loop *l = ctx;
+
+    (void)params;
+    (void)message;
+    vmc_pc_power_button(l->r->pc);
+    return json_object_new_boolean(true);
+}
+
+static const struct rpc_method methods[] = {
+    {"status", rpc_status}, {"pause", rpc_pause}, {"resume", rpc_resume},
+    {"stats", rpc_stats},   {"quit", rpc_quit},   {"powerdown", rpc_powerdown},
+};
+
+/* ---- the end of a run, or of one boot --------------------------------------------------------- */
+
+static void reboot(struct loop *l)
+{
+    run_threads_pause(l->r);
+    if (vmc_vm_reset(l->r->vm) != VMC_OK || run_vm_boot(l->r) != 0) {
+        fprintf(stderr, "\r\nvmcore: the reset failed\r\n");
+        end(l, EXIT_ERROR);
+        return;
+    }
+    run_threads_resume(l->r);
+}
+
+static void guest_stopped(struct loop *l, uint32_t why, uint64_t detail)
+{
+    struct vmc_exit x = {.kind = VMC_EXIT_SHUTDOWN, .u.stop = {.why = why, .detail = detail}};
+
+    if (why != VMC_STOP_RESET)
+        run_gdb_stopped(l->gdb, 0, &x);
+    switch (why) {
+    case VMC_STOP_RESET:
+        reboot(l);
+        break;
+    case VMC_STOP_POWER_OFF:
+        end(l, EXIT_OK);
+        break;
+    case VMC_STOP_EXIT_PORT:
+        end(l, (int)((detail << 1) | 1) & 0xff);
+        break;
+    case VMC_STOP_TRIPLE_FAULT:
+        fprintf(stderr, "\r\nvmcore: the guest crashed (triple fault)\r\n");
+        end(l, EXIT_GUEST_CRASH);
+        break;
+    case VMC_STOP_HALT_FOREVER:
+        fprintf(stderr, "\r\nvmcore: the guest halted with interrupts off\r\n");
+        end(l, EXIT_OK);
+        break;
+    default:
+        end(l, EXIT_ERROR);
+        break;
+    }
+}
+
+static void look_at_threads(struct loop *l)
+{
+    struct run_vm *r = l->r;
+    uint64_t count;
+    uint32_t why;
+    uint64_t detail;
+
+    if (read(r->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        return;
+    pthread_mutex_lock(&r->lock);
+    bool failed = r->failed;
+    bool debug = r->debug_stop;
+    pthread_mutex_unlock(&r->lock);
+    if (failed) {
+        end(l, EXIT_ERROR);
+    } else if (vmc_vm_stopped(r->vm, &why, &detail)) {
+        guest_stopped(l, why, detail);
+    } else if (debug && l->gdb != NULL) {
+        run_threads_pause(r);
+        pthread_mutex_lock(&r->lock);
+        bool stopped = r->debug_stop;
+        r->debug_stop = false;
+        pthread_mutex_unlock(&r->lock);
+        if (stopped)
+            run_gdb_stopped(l->gdb, r->debug_vcpu, &r->debug_exit);
+    }
+}
+
+/* ---- poll ---------------------------------------------------------------------------------- */
+
+#define MAX_POLL (4 + 2 * (CHR_MAX_POLL + 1) + CONTROL_MAX_CLIENTS + 1 + RUN_GDB_MAX_POLL)
+
+static void turn(struct loop *l)
+{
+    struct run_vm *r = l->r;
+    struct pollfd fds[MAX_POLL];
+    nfds_t n = 0;
+
+    fds[n++] = (struct pollfd){.fd = r->wake_fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = l->timer_fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = l->signal_fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = l->limit_fd, .events = POLLIN};
+    nfds_t serial = n;
+    n += chr_poll_fds(&r->serial, fds + n);
+    nfds_t debugcon = n;
+    n += chr_poll_fds(&r->debugcon, fds + n);
+    nfds_t control = n;
+    n += control_poll_fds(l->control, fds + n);
+    nfds_t gdb = n;
+    n += run_gdb_poll_fds(l->gdb, fds + n);
+
+    if (poll(fds, n, -1) < 0)
+        return;
+    if (fds[1].revents != 0)
+        run_timers(l);
+    if (chr_handle(&r->serial, fds + serial, debugcon - serial) == CHR_KEY_QUIT)
+        end(l, EXIT_OK);
+    chr_handle(&r->debugcon, fds + debugcon, control - debugcon);
+    if (l->control != NULL)
+        control_handle(l->control, fds + control, gdb - control);
+    if (run_gdb_handle(l->gdb, fds + gdb, n - gdb))
+        end(l, EXIT_OK);
+    if (fds[0].revents != 0)
+        look_at_threads(l);
+    if (fds[3].revents != 0) {
+        fprintf(stderr, "\r\nvmcore: timeout after %g s\r\n", r->opt.timeout_s);
+        end(l, EXIT_TIMEOUT);
+    }
+    if (fds[2].revents != 0)
+        end(l, EXIT_ERROR);
+}
+
+static int open_fds(struct loop *l)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    l->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    l->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    l->limit_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (l->signal_fd < 0 || l->timer_fd < 0 || l->limit_fd < 0) {
+        fprintf(stderr, "vmcore run: cannot create descriptors: %s\n", strerror(errno));
+        return EXIT_ERROR;
+    }
+    if (l->r->opt.timeout_s > 0)
+        arm(l->limit_fd, l->r->start_ns + (uint64_t)(l->r->opt.timeout_s * 1e9));
+    return 0;
+}
+
+static void write_stats(struct run_vm *r, int fd)
+{
+    struct json_object *o = run_stats_json(r);
+    const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
+
+    if (dprintf(fd, "%s\n", text) < 0)
+        fprintf(stderr, "vmcore run: --stats %s: %s\n", r->opt.stats_path, strerror(errno));
+    json_object_put(o);
+}
+
+int run_loop(struct run_vm *r, int stats_fd)
+{
+    struct loop l = {.r = r, .timer_fd = -1, .limit_fd = -1, .signal_fd = -1};
+    struct rpc_server server = {.methods = methods,
+                                .count = sizeof(methods) / sizeof(methods[0]), .ctx = &l};
+
+    r->start_ns = r->pf.now_ns(r->pf.ctx);
+    int rc = open_fds(&l);
+    if (rc == 0 && r->opt.control_path != NULL) {
+        l.control = control_open(r->opt.control_path, &server);
+        rc = l.control == NULL ? EXIT_ERROR : 0;
+    }
+    if (rc == 0 && r->opt.gdb_port != 0)
+        rc = run_gdb_create(r, &l.gdb);
+    if (rc == 0)
+        rc = run_threads_start(r, true);
+    struct sandbox_needs needs = {.network = run_io_uses_network(r),
+                                  .kvm = strcmp(r->engine->name, "kvm") == 0};
+    if (rc == 0 && !r->opt.no_sandbox && sandbox_enter(&needs) != 0)
+        rc = EXIT_ERROR;
+    if (rc == 0) {
+        if (!r->opt.deterministic) {
+            vmc_timerq_set_notify(vmc_vm_board(r->vm)->timers, timer_notify, &l);
+            timer_notify(&l);
+        }
+        if (l.gdb == NULL)
+            run_threads_resume(r);
+        while (!l.done)
+            turn(&l);
+        rc = l.status;
+    }
+    if (r->thread_count > 0) {
+        run_threads_pause(r);
+        run_threads_stop(r);
+    }
+    if (!r->opt.deterministic)
+        vmc_timerq_set_notify(vmc_vm_board(r->vm)->timers, NULL, NULL);
+    if (stats_fd >= 0)
+        write_stats(r, stats_fd);
+    run_gdb_destroy(l.gdb);
+    control_close(l.control);
+    if (l.timer_fd >= 0)
+        close(l.timer_fd);
+    if (l.limit_fd >= 0)
+        close(l.limit_fd);
+    if (l.signal_fd >= 0)
+        close(l.signal_fd);
+    return rc;
+}

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Put the machine together from the options. */
+#define _GNU_SOURCE
+#include "run_vm.h"
+
+#include "vmcore_cmd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#ifdef VMC_HAVE_KVM
+#include <vmcore/kvm.h>
+#endif
+
+int run_vm_fail(const char *what, const struct vmc_error *err)
+{
+    fprintf(stderr, "vmcore run: %s: %s\n", what, err->text);
+    return EXIT_ERROR;
+}
+
+/* ---- images -------------------------------------------------------------------------------- */
+
+static int image_read(void *ctx, uint64_t offset, void *dst, size_t bytes)
+{
+    const struct run_image *img = ctx;
+    char *d = dst;
+
+    while (bytes > 0) {
+        ssize_t n = pread(img->fd, d, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return VMC_EIO;
+        d += n;
+        offset += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return VMC_OK;
+}
+
+static int image_open(struct run_image *img, const char *opt, const char *path)
+{
+    static const struct vmc_image_ops ops = {.read = image_read};
+    struct stat st;
+
+    img->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (img->fd < 0 || fstat(img->fd, &st) != 0) {
+        fprintf(stderr, "vmcore run: --%s %s: %s\n", opt, path, strerror(errno));
+        return EXIT_ERROR;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        fprintf(stderr, "vmcore run: --%s %s: not a regular file\n", opt, path);
+        return EXIT_ERROR;
+    }
+    img->src = (struct vmc_image_src){.ops = &ops, .ctx = img, .bytes = (uint64_t)st.st_size};
+    return 0;
+}
+
+static void image_close(struct run_image *img)
+{
+    if (img->fd >= 0)
+        close(img->fd);
+    img->fd = -1;
+}
+
+static int open_images(struct run_vm *r)
+{
+    const struct run_options *o = &r->opt;
+    int rc = 0;
+
+    if (o->kernel != NULL)
+        rc = image_open(&r->kernel, "kernel", o->kernel);
+    if (rc == 0 && o->initrd != NULL)
+        rc = image_open(&r->initrd, "initrd", o->initrd);
+    if (rc == 0 && o->firmware != NULL)
+        rc = image_open(&r->firmware, "firmware", o->firmware);
+    for (unsigned i = 0; rc == 0 && i < o->module_count; i++) {
+        rc = image_open(&r->modules[i], "module", o->modules[i].path);
+        r->boot_modules[i] =
+            (struct vmc_boot_module){.image = r->modules[i].src, .args = o->modules[i].args};
+    }
+    return rc;
+}
+
+/* ---- engine -------------------------------------------------------------------------------- */
+
+static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
+{
+    struct vmc_error err = {0};
+    const char *why = NULL;
+
+#ifdef VMC_HAVE_KVM
+    if (r->opt.engine != RUN_ENGINE_SOFT) {
+        r->engine = vmc_engine_kvm();
+        memset(info, 0, sizeof(*info));
+        info->size = sizeof(*info);
+        if (r->engine->probe(&r->pf, info, &err) == VMC_OK)
+            return 0;
+        why = err.text;
+    }
+#else
+    why = "this build has no KVM engine";
+#endif
+    if (r->opt.engine == RUN_ENGINE_KVM) {
+        fprintf(stderr, "vmcore run: --engine kvm: %s\n", why);
+        return EXIT_ERROR;
+    }
+    if (r->opt.engine == RUN_ENGINE_AUTO && r->opt.verbose)
+        fprintf(stderr, "vmcore: not using KVM: %s\n", why);
+    r->engine = vmc_engine_soft();
+    memset(info, 0, sizeof(*info));
+    info->size = sizeof(*info);
+    if (r->engine->probe(&r->pf, info, &err) != VMC_OK)
+        return run_vm_fail("the software engine does not work here", &err);
+    return 0;
+}
+
+/* PRESET[,+feature|,-feature]... */
+static int build_policy(struct run_vm *r, const struct vmc_cpu_policy *ceiling)
+{
+    struct vmc_error err = {0};
+    char *copy = strdup(r->opt.cpu_model != NULL ? r->opt.cpu_model : "default");
+    char *rest = copy;
+    const char *preset = copy == NULL ? NULL : strsep(&rest, ",");
+
+    if (preset == NULL)
+        return EXIT_ERROR;
+    int rc = vmc_cpu_policy_preset(&r->policy, preset, ceiling, &err);
+    while (rc == VMC_OK && rest != NULL) {
+        const char *f = strsep(&rest, ",");
+        if (f[0] != '+' && f[0] != '-') {
+            fprintf(stderr, "vmcore run: --cpu: '%s' must start with + or -\n", f);
+            free(copy);
+            return EXIT_BAD_ARGS;
+        }
+        rc = vmc_cpu_policy_feature(&r->policy, f + 1, f[0] == '+', ceiling, &err);
+    }
+    free(copy);
+    if (rc == VMC_OK)
+        rc = vmc_cpu_policy_topology(&r->policy, r->opt.cpus);
+    if (rc != VMC_OK) {
+        run_vm_fail("--cpu", &err);
+        return EXIT_BAD_ARGS;
+    }
+    return 0;
+}
+
+/* ---- the machine --------------------------------------------------------------------------- */
+
+static int check_memory(const struct run_vm *r)
+{
+    struct sysinfo si;
+
+    if (sysinfo(&si) != 0)
+        return 0;
+    uint64_t have = (uint64_t)(si.totalram + si.totalswap) * si.mem_unit;
+    if (r->opt.mem_bytes <= have)
+        return 0;
+    fprintf(stderr, "vmcore run: --mem: %llu MiB asked for, this host has %llu MiB\n",
+            (unsigned long long)(r->opt.mem_bytes >> 20), (unsigned long long)(have >> 20));
+    return EXIT_ERROR;
+}
+
+static size_t serial_input(void *ctx, const void *data, size_t bytes)
+{
+    struct run_vm *r = ctx;
+    return vmc_uart_input(vmc_pc_serial(r->pc), data, bytes);
+}
+
+static void serial_output_ready(void *ctx)
+{
+    struct run_vm *r = ctx;
+    vmc_uart_output_ready(vmc_pc_serial(r->pc));
+}
+
+static void serial_input_ready(void *ctx)
+{
+    struct run_vm *r = ctx;
+    uint64_t one = 1;
+    if (write(r->wake_fd, &one, sizeof(one)) < 0)
+        return; /* full: the loop is awake anyway */
+}
+
+static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
+{
+    struct vmc_error err = {0};
+
+    if (r->opt.cpus > info->max_vcpus) {
+        fprintf(stderr, "vmcore run: --cpus %u: the %s engine runs at most %u\n", r->opt.cpus,
+                r->engine->name, info->max_vcpus);
+        return EXIT_ERROR;
+    }
+    struct vmc_vm_config vc = {
+        .size = sizeof(vc),
+        .max_vcpus = r->opt.cpus,
+        .platform = &r->pf,
+        .engine = r->engine,
+        .policy = &r->policy,
+        .flags = r->opt.deterministic ? VMC_VM_DETERMINISTIC : 0,
+    };
+    if (vmc_vm_create(&vc, &r->vm, &err) != VMC_OK)
+        return run_vm_fail("cannot create the VM", &err);
+    if (vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
+        return run_vm_fail("--mem", &err);
+
+    r->serial.input = serial_input;
+    r->serial.output_ready = serial_output_ready;
+    r->serial.ctx = r;
+    struct vmc_pc_config pc = {
+        .size = sizeof(pc),
+        .ram_bytes = r->opt.mem_bytes,
+        .ram = r->ram,
+        .cpus = r->opt.cpus,
+        .exit_port = r->opt.exit_port > 0 ? (uint32_t)r->opt.exit_port : 0,
+        .serial = chr_device(&r->serial),
+        .debugcon = chr_device(&r->debugcon),
+    };
+    if (vmc_pc_create(r->vm, &pc, &r->pc, &err) != VMC_OK)
+        return run_vm_fail("cannot create the machine", &err);
+    vmc_uart_set_input_ready(vmc_pc_serial(r->pc), serial_input_ready, r);
+    int rc = run_io_create(r);
+    if (rc != 0)
+        return rc;
+    for (unsigned i = 0; i < r->opt.cpus; i++) {
+        struct vmc_vcpu *v;
+        if (vmc_vcpu_create(r->vm, i, &v, &err) != VMC_OK)
+            return run_vm_fail("cannot create a vCPU", &err);
+    }
+    return 0;
+}
+
+int run_vm_boot(struct run_vm *r)
+{
+    struct vmc_error err = {0};
+    struct vmc_boot_result done;
+    struct vmc_pc_boot b = {
+        .size = sizeof(b),
+        .kind = r->opt.load_flat ? VMC_BOOT_FLAT : VMC_BOOT_AUTO,
+        .firmware = r->firmware.fd >= 0 ? &r->firmware.src : NULL,
+        .kernel = r->kernel.fd >= 0 ? &r->kernel.src : NULL,
+        .initrd = r->initrd.fd >= 0 ? &r->initrd.src : NULL,
+        .cmdline = r->opt.cmdline,
+        .modules = r->boot_modules,
+        .module_count = r->opt.module_count,
+        .flat_mode = VMC_FLAT_REAL,
+        .flat_gpa = r->opt.load_at,
+    };
+    if (vmc_pc_boot(r->pc, &b, &done, &err) != VMC_OK)
+        return run_vm_fail(r->opt.kernel != NULL ? r->opt.kernel : r->opt.firmware, &err);
+    if (r->opt.verbose)
+        fprintf(stderr, "vmcore: %s, entry at 0x%llx\n", vmc_boot_kind_name(done.kind),
+                (unsigned long long)done.entry);
+    return 0;
+}
+
+int run_vm_create(struct run_vm *r)
+{
+    struct vmc_error err = {0};
+    struct vmc_engine_info *info = calloc(1, sizeof(*info));
+
+    r->log.max_level = r->opt.verbose ? VMC_LOG_INFO : VMC_LOG_WARN;
+    int rc = info == NULL ? EXIT_ERROR : check_memory(r);
+    if (rc == 0 && vmc_host_platform_init(&r->pf, &r->log, &err) != VMC_OK)
+        rc = run_vm_fail("platform", &err);
+    if (rc == 0)
+        rc = open_images(r);
+    if (rc == 0)
+        rc = choose_engine(r, info);
+    if (rc == 0)
+        rc = build_policy(r, &info->ceiling);
+    if (rc == 0)
+        rc = create_machine(r, info);
+    if (rc == 0)
+        rc = run_vm_boot(r);
+    if (rc == 0 && vmc_vm_start(r->vm, &err) != VMC_OK)
+        rc = run_vm_fail("cannot start the VM", &err);
+    free(info);
+    return rc;
+}
+
+void run_vm_destroy(struct run_vm *r)
+{
+    run_io_destroy(r);
+    vmc_pc_destroy(r->pc);
+    vmc_vm_destroy(r->vm);
+    vmc_host_guest_memory_free(r->ram, r->opt.mem_bytes);
+    image_close(&r->kernel);
+    image_close(&r->initrd);
+    image_close(&r->firmware);
+    for (unsigned i = 0; i < RUN_MAX_MODULES; i++)
+        image_close(&r->modules[i]);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A virtual machine as "vmcore run" builds it, and its threads. */
+#ifndef RUN_VM_H
+#define RUN_VM_H
+
+#include "run_chr.h"
+#include "run_options.h"
+
+#include <json-c/json.h>
+#include <pthread.h>
+
+#include <vmcore/boot.h>
+#include <vmcore/host.h>
+#include <vmcore/pc.h>
+#include <vmcore/vmcore.h>
+
+/* An image file, read by offset. */
+struct run_image {
+    int fd; /* -1: none */
+    struct vmc_image_src src;
+};
+
+struct run_vm {
+    struct run_options opt;
+    struct vmc_host_log log;
+    struct vmc_platform pf;
+    const struct vmc_engine_ops *engine;
+    struct vmc_cpu_policy policy;
+    struct vmc_vm *vm;
+    struct vmc_pc *pc;
+    void *ram;
+    struct run_image kernel, initrd, firmware, modules[RUN_MAX_MODULES];
+    struct vmc_boot_module boot_modules[RUN_MAX_MODULES];
+    struct chr serial, debugcon;
+    struct run_io *io; /* run_io.c: disks, network cards */
+
+    int wake_fd; /* eventfd: something for the poll loop to look at */
+    uint64_t start_ns;
+
+    /* Threads, under lock. A parked thread is outside vmc_vcpu_run. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    pthread_t threads[RUN_MAX_CPUS];
+    unsigned thread_count, parked;
+    bool paused, quit;
+    bool debug_stop;           /* a vCPU stopped with debug_exit */
+    unsigned debug_vcpu;
+    struct vmc_exit debug_exit;
+    bool failed;               /* a vCPU's run failed: message printed */
+};
+
+/* run_vm.c. 0, or an exit status after a message on standard error. */
+int run_vm_create(struct run_vm *r);
+int run_vm_boot(struct run_vm *r);
+void run_vm_destroy(struct run_vm *r);
+/* Print what a failed library call said. Returns EXIT_ERROR. */
+int run_vm_fail(const char *what, const struct vmc_error *err);
+
+/* run_io.c: virtio devices of the options. */
+int run_io_create(struct run_vm *r);
+void run_io_destroy(struct run_vm *r);
+bool run_io_uses_network(const struct run_vm *r);
+
+/* run_threads.c */
+int run_threads_start(struct run_vm *r, bool paused);
+/* Returns when no vCPU is inside run and no device has I/O in flight. */
+void run_threads_pause(struct run_vm *r);
+void run_threads_resume(struct run_vm *r);
+void run_threads_stop(struct run_vm *r);
+
+/* run_stats.c */
+struct json_object *run_stats_json(struct run_vm *r);
+
+/* run_gdb.c: a debugger on a TCP port of the loopback interface. */
+struct run_gdb;
+#define RUN_GDB_MAX_POLL 2
+int run_gdb_create(struct run_vm *r, struct run_gdb **out);
+void run_gdb_destroy(struct run_gdb *g);
+nfds_t run_gdb_poll_fds(struct run_gdb *g, struct pollfd *fds);
+/* true: the debugger asks for the end of the VM. */
+bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count);
+/* A vCPU stopped, or the VM ended (exit tells). */
+void run_gdb_stopped(struct run_gdb *g, unsigned vcpu, const struct vmc_exit *exit);
+
+/* run_loop.c: the main thread until the VM ends; returns the exit status. */
+int run_loop(struct run_vm *r, int stats_fd);
+
+#endif
