@@ -40,5 +40,10 @@ function(vmc_add_library)
     target_include_directories(${t} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
     target_link_libraries(${t} PRIVATE ${VMC_FOREIGN_LIBS})
+    if(kind STREQUAL SHARED)
+      target_link_options(${t} PRIVATE -Wl,--no-undefined
+        -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/vmcore.map)
+      set_property(TARGET ${t} APPEND PROPERTY LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/vmcore.map)
+    endif()
   endforeach()
 endfunction()
