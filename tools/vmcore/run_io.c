@@ -1,24 +1,163 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The virtio devices of a run: disks, network cards. */
+/* The virtio devices of a run: disks, network cards, entropy, balloon. */
 #include "run_vm.h"
 
 #include "vmcore_cmd.h"
 
 #include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <vmcore/host_block.h>
+#include <vmcore/host_net.h>
+#include <vmcore/virtio_balloon.h>
+#include <vmcore/virtio_blk.h>
+#include <vmcore/virtio_net.h>
+#include <vmcore/virtio_rng.h>
 
 struct run_io {
-    unsigned dummy;
+    struct run_vm *r;
+    struct vmc_host_disk *disks[RUN_MAX_DISKS];
+    struct nic {
+        struct vmc_host_net *net;
+        struct vmc_virtio *dev;
+    } nics[RUN_MAX_NETS];
+    struct vmc_virtio *balloon;
 };
+
+static struct vmc_virtio_config place(struct run_vm *r)
+{
+    return (struct vmc_virtio_config){.size = sizeof(struct vmc_virtio_config),
+                                      .pci = vmc_pc_pci(r->pc),
+                                      .slot = VMC_PCI_ANY_SLOT};
+}
+
+static int add_disk(struct run_vm *r, unsigned i)
+{
+    const struct run_disk *d = &r->opt.disks[i];
+    struct vmc_error err = {0};
+    struct vmc_host_disk_config hc = {.size = sizeof(hc), .path = d->path,
+                                      .read_only = d->read_only};
+
+    if (vmc_host_disk_open(&hc, &r->io->disks[i], &err) != VMC_OK)
+        return run_vm_fail("--disk", &err);
+    struct vmc_virtio_blk_config bc = {.virtio = place(r),
+                                       .disk = vmc_host_disk_blockdev(r->io->disks[i]),
+                                       .serial = d->serial,
+                                       .read_only = d->read_only};
+    struct vmc_virtio *dev;
+    if (vmc_virtio_blk_create(vmc_vm_board(r->vm), &bc, &dev, &err) != VMC_OK)
+        return run_vm_fail("--disk", &err);
+    return 0;
+}
+
+static int nic_receive(void *ctx, const struct vmc_iovec *iov, uint32_t iov_count)
+{
+    struct nic *n = ctx;
+    return vmc_virtio_net_receive(n->dev, iov, iov_count);
+}
+
+static void nic_rx_ready(void *ctx)
+{
+    struct nic *n = ctx;
+    vmc_host_net_rx_ready(n->net);
+}
+
+static int open_net(const struct run_net *spec, struct vmc_host_net **out, struct vmc_error *err)
+{
+    struct vmc_host_tap_config tap = {.size = sizeof(tap), .ifname = spec->ifname};
+    struct vmc_host_user_net_config user = {.size = sizeof(user)};
+
+    return spec->tap ? vmc_host_tap_open(&tap, out, err) : vmc_host_user_net_open(&user, out, err);
+}
+
+static int add_nic(struct run_vm *r, unsigned i)
+{
+    struct nic *n = &r->io->nics[i];
+    struct vmc_error err = {0};
+
+    if (open_net(&r->opt.nets[i], &n->net, &err) != VMC_OK)
+        return run_vm_fail("--net", &err);
+    struct vmc_virtio_net_config nc = {.virtio = place(r),
+                                       .net = vmc_host_net_dev(n->net),
+                                       .mac = {0x52, 0x54, 0x00, 0x12, 0x34, (uint8_t)(0x56 + i)},
+                                       .rx_ready = nic_rx_ready,
+                                       .ctx = n};
+    if (vmc_virtio_net_create(vmc_vm_board(r->vm), &nc, &n->dev, &err) != VMC_OK ||
+        vmc_host_net_start(n->net, nic_receive, n, &err) != VMC_OK)
+        return run_vm_fail("--net", &err);
+    return 0;
+}
+
+/* Pages that the guest gives up go back to the host at once; it reads zeroes if it uses them. */
+static void give_back(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    struct run_vm *r = ctx;
+    void *hva;
+    uint64_t got;
+
+    while (bytes > 0 && vmc_mem_ref(vmc_vm_mem(r->vm), gpa, bytes, true, &hva, &got) == VMC_OK) {
+        madvise(hva, got, MADV_DONTNEED); /* failure costs memory, nothing else */
+        vmc_mem_unref(vmc_vm_mem(r->vm), gpa, got, true);
+        gpa += got;
+        bytes -= got;
+    }
+}
+
+static int add_rng_and_balloon(struct run_vm *r)
+{
+    static const struct vmc_balloon_ops ops = {.inflate = give_back, .report = give_back};
+    struct vmc_error err = {0};
+    struct vmc_virtio *rng;
+    struct vmc_virtio_rng_config rc = {.virtio = place(r)};
+    struct vmc_virtio_balloon_config bc = {.virtio = place(r), .ops = &ops, .ctx = r,
+                                           .deflate_on_oom = true, .free_page_reporting = true};
+
+    if (vmc_virtio_rng_create(vmc_vm_board(r->vm), &rc, &rng, &err) != VMC_OK)
+        return run_vm_fail("entropy device", &err);
+    if (vmc_virtio_balloon_create(vmc_vm_board(r->vm), &bc, &r->io->balloon, &err) != VMC_OK)
+        return run_vm_fail("balloon device", &err);
+    return 0;
+}
 
 int run_io_create(struct run_vm *r)
 {
-    (void)r;
-    return 0;
+    int rc = 0;
+
+    r->io = calloc(1, sizeof(*r->io));
+    if (r->io == NULL)
+        return EXIT_ERROR;
+    r->io->r = r;
+    for (unsigned i = 0; rc == 0 && i < r->opt.disk_count; i++)
+        rc = add_disk(r, i);
+    for (unsigned i = 0; rc == 0 && i < r->opt.net_count; i++)
+        rc = add_nic(r, i);
+    return rc == 0 ? add_rng_and_balloon(r) : rc;
+}
+
+void run_io_stop(struct run_vm *r)
+{
+    if (r->io == NULL)
+        return;
+    for (unsigned i = 0; i < RUN_MAX_NETS; i++) {
+        vmc_host_net_close(r->io->nics[i].net);
+        r->io->nics[i].net = NULL;
+    }
 }
 
 void run_io_destroy(struct run_vm *r)
 {
-    (void)r;
+    if (r->io == NULL)
+        return;
+    for (unsigned i = 0; i < RUN_MAX_DISKS; i++)
+        vmc_host_disk_close(r->io->disks[i]);
+    free(r->io);
+    r->io = NULL;
+}
+
+struct vmc_virtio *run_io_balloon(struct run_vm *r)
+{
+    return r->io->balloon;
 }
 
 bool run_io_uses_network(const struct run_vm *r)

@@ -285,9 +285,10 @@ int run_vm_create(struct run_vm *r)
 
 void run_vm_destroy(struct run_vm *r)
 {
-    run_io_destroy(r);
+    run_io_stop(r);
     vmc_pc_destroy(r->pc);
     vmc_vm_destroy(r->vm);
+    run_io_destroy(r);
     vmc_host_guest_memory_free(r->ram, r->opt.mem_bytes);
     image_close(&r->kernel);
     image_close(&r->initrd);

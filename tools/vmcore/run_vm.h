@@ -58,7 +58,11 @@ int run_vm_fail(const char *what, const struct vmc_error *err);
 
 /* run_io.c: virtio devices of the options. */
 int run_io_create(struct run_vm *r);
+/* Ends the network threads: before the machine is destroyed. */
+void run_io_stop(struct run_vm *r);
+/* Closes the disks: after it. */
 void run_io_destroy(struct run_vm *r);
+struct vmc_virtio *run_io_balloon(struct run_vm *r);
 bool run_io_uses_network(const struct run_vm *r);
 
 /* run_threads.c */
