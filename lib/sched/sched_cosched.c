@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Skew between the vCPUs of a VM. The plan keeps siblings together; what remains for run time is
+ * the case that the plan could not be carried out: a CPU came late, or a sibling took idle time.
+ *
+ * Progress is time received plus time asleep while siblings ran, so a sleeping vCPU never holds
+ * the others back (VMware, "The CPU Scheduler in VMware ESX", 2010, relaxed co-scheduling). A vCPU
+ * that leads the last runnable sibling by costop_ns is stopped, and starts again below costart_ns.
+ */
+#include "sched_priv.h"
+
+/* Progress of the last sibling that could run; what it was is remembered as a lower bound. */
+static uint64_t find_floor(const struct vmc_sched *s, struct sched_vm *m, uint64_t now)
+{
+    uint64_t least = UINT64_MAX;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if ((vmci_load_acquire(&o->st) & ST_READY) != 0)
+            least = VMCI_MIN(least, vcpu_progress_at(o, now));
+    }
+    if (least != UINT64_MAX)
+        vmci_store_relaxed(&m->floor, least);
+    return least;
+}
+
+/* The vCPU is about to run here: must it wait for its siblings? The last of them never does. */
+bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t now)
+{
+    struct sched_vm *m = &s->vm[vm];
+    struct sched_vcpu *v = &s->vcpu[vcpu];
+    uint64_t floor = find_floor(s, m, now);
+    uint64_t own = vcpu_progress_at(v, now);
+    uint64_t skew = floor < own ? own - floor : 0;
+    uint64_t since = vmci_load_relaxed(&v->costop_since);
+
+    if (skew > (since != 0 ? s->costart : s->costop)) {
+        if (since == 0) {
+            vmci_store_relaxed(&v->costop_since, now == 0 ? 1 : now);
+            (void)vmci_fetch_add(&v->costops, 1);
+        }
+        return true;
+    }
+    if (since != 0 && vmci_exchange(&v->costop_since, (uint64_t)0) != 0 && now > since)
+        (void)vmci_fetch_add(&v->costop_ns, now - since);
+    return false;
+}
+
+/* Planner: remember how far apart the runnable vCPUs are. */
+void vmci_sched_note_skew(struct vmc_sched *s, struct sched_vm *m, uint64_t now)
+{
+    uint64_t least = UINT64_MAX;
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if ((vmci_load_acquire(&o->st) & ST_READY) == 0)
+            continue;
+        uint64_t p = vcpu_progress_at(o, now);
+        least = VMCI_MIN(least, p);
+        most = VMCI_MAX(most, p);
+    }
+    if (least == UINT64_MAX)
+        return;
+    vmci_store_relaxed(&m->floor, least);
+    vmci_store_relaxed(&m->skew_ns, most - least);
+    if (most - least > m->max_skew_ns)
+        vmci_store_relaxed(&m->max_skew_ns, most - least);
+}

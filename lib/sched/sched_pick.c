@@ -1,0 +1,578 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Dispatch: what a CPU does at each decision. Everything here is local to the CPU, apart from the
+ * state word of the vCPUs it takes and releases.
+ */
+#include "sched_priv.h"
+
+/* A piece that begins this soon has begun: timers fire a little early. */
+#define EARLY_NS 1000u
+/* A vCPU that should run here is just leaving another CPU: wait so long. */
+#define HANDOVER_NS 2000u
+/* CPUs looked at for one that a woken vCPU may preempt. */
+#define SHARED_SCAN 16u
+
+/* ---- taking and releasing a vCPU ------------------------------------------------------------- */
+
+static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_t vcpu,
+                  uint64_t now)
+{
+    struct sched_vcpu *v = &s->vcpu[vcpu];
+    uint32_t st = ST_READY;
+
+    if (!__atomic_compare_exchange_n(&v->st, &st, ST_RUNNING, false, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_RELAXED))
+        return false;
+    if (now > v->ts)
+        vmci_store_relaxed(&v->ready_ns, v->ready_ns + (now - v->ts));
+    if (unlikely(v->woken_at != 0)) {
+        uint64_t wait = now > v->woken_at ? now - v->woken_at : 0;
+        vmci_store_relaxed(&v->max_wake_ns, VMCI_MAX(v->max_wake_ns, wait));
+        v->woken_at = 0;
+    }
+    if (v->cpu != cpu) {
+        vmci_store_relaxed(&v->cpu, cpu);
+        add_relaxed64(&v->migrations, 1);
+    }
+    add_relaxed64(&v->switches, 1);
+    vmci_store_relaxed(&v->ts, now);
+    vmci_store_relaxed(&v->run_since, now);
+    v->extra = 0;
+    v->boosted = 0;
+    c->cur_since = now;
+    vmci_store_relaxed(&c->cur, vcpu);
+    return true;
+}
+
+/* Add the time since the last charge to what the current vCPU received. */
+static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint64_t stolen)
+{
+    struct sched_vcpu *v = &s->vcpu[c->cur];
+    uint64_t used = now - c->cur_since;
+    /* a leap of the clock, or a CPU that was away: nobody ran that long */
+    uint64_t most = (c->slice_end > c->cur_since && c->slice_end != UINT64_MAX
+                         ? c->slice_end - c->cur_since
+                         : 0) +
+                    s->frame_ns;
+
+    if (unlikely(c->slice_end != UINT64_MAX && used > most)) {
+        stolen += used - most;
+        used = most;
+        if (stolen > used)
+            stolen -= VMCI_MIN(stolen, used);
+    } else if (unlikely(stolen != 0)) {
+        stolen = VMCI_MIN(stolen, used);
+        used -= stolen;
+    }
+    if (unlikely(stolen != 0))
+        add_relaxed64(&v->stolen_ns, stolen);
+    vmci_store_relaxed(&v->served, v->served + used);
+    vmci_store_relaxed(&v->run_since, now);
+    vmci_store_relaxed(&c->stats.busy_ns, c->stats.busy_ns + used);
+    if (unlikely(v->extra))
+        add_relaxed64(&v->extra_ns, used);
+    if (unlikely(v->boosted)) {
+        c->boost_left -= VMCI_MIN(c->boost_left, used);
+        vmci_store_relaxed(&v->tokens, v->tokens - VMCI_MIN(v->tokens, used));
+    }
+    c->cur_since = now;
+}
+
+static void release(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now)
+{
+    uint32_t vcpu = c->cur;
+    struct sched_vcpu *v = &s->vcpu[vcpu];
+
+    vmci_store_relaxed(&v->run_since, (uint64_t)0);
+    vmci_store_relaxed(&v->ts, now);
+    vmci_store_relaxed(&c->cur, NONE);
+    c->last = vcpu;
+    if (s->ring_size != 0)
+        vmci_sched_trace(s, c, cpu, now, VMC_SCHED_EV_STOP, vcpu);
+    (void)__atomic_fetch_and(&v->st, ~(ST_ONCPU | ST_PENDING), __ATOMIC_RELEASE);
+}
+
+/* The CPU's clock never goes back. */
+static uint64_t advance(struct sched_cpu *c, uint64_t now)
+{
+    if (now < c->now)
+        return c->now;
+    c->now = now;
+    return now;
+}
+
+/* ---- choosing -------------------------------------------------------------------------------- */
+
+/* May the vCPU run now on this CPU? If so it is current, or becomes it. */
+static bool take(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_t vcpu,
+                 uint32_t vm, uint64_t now)
+{
+    const struct sched_vm *m = &s->vm[vm];
+
+    if (m->mode != VMC_SCHED_CO_NONE && m->n > 1 &&
+        unlikely(vcpu_progress(&s->vcpu[vcpu]) >
+                 vmci_load_relaxed(&m->floor) + s->costart) &&
+        vmci_sched_costop(s, vm, vcpu, now))
+        return false;
+    if (c->cur == vcpu) {
+        if (unlikely((vmci_load_relaxed(&s->vcpu[vcpu].st) & ST_DEAD) != 0))
+            return false;
+        s->vcpu[vcpu].extra = 0;
+        s->vcpu[vcpu].boosted = 0;
+        return true;
+    }
+    if (c->cur != NONE)
+        release(s, c, cpu, now);
+    return claim(s, c, cpu, vcpu, now);
+}
+
+static bool may_fill(const struct vmc_sched *s, uint32_t vcpu, uint32_t cpu)
+{
+    uint32_t vm = vmci_load_relaxed(&s->vcpu[vcpu].vm);
+
+    return !vmci_load_relaxed(&s->vm[vm].no_extra) && vm_allows(s, vm, cpu);
+}
+
+/* Time that has no owner: give it to the vCPU that lacks most among those in reach. */
+static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
+                             const struct sched_tab *tab)
+{
+    uint32_t best = NONE;
+    int64_t best_lag = INT64_MIN;
+    uint32_t own = tab != NULL ? tab->end : 0;
+    uint32_t total = own + VMCI_MIN(FILL_SCAN, s->max_vcpus);
+
+    for (uint32_t i = 0; i < total; i++) {
+        uint32_t vcpu;
+        if (i < own) {
+            vcpu = tab->e[i].vcpu;
+        } else {
+            vcpu = c->fill_cursor;
+            c->fill_cursor = vcpu + 1 < s->max_vcpus ? vcpu + 1 : 0;
+        }
+        const struct sched_vcpu *v = &s->vcpu[vcpu];
+        uint32_t st = vmci_load_acquire(&v->st);
+        if (st != ST_READY && vcpu != c->cur)
+            continue;
+        const struct sched_vm *m = &s->vm[vmci_load_relaxed(&v->vm)];
+        if (!may_fill(s, vcpu, cpu))
+            continue;
+        int64_t lag = (int64_t)(vmci_load_relaxed(&m->g_ns) - vmci_load_relaxed(&v->served)) +
+                      vmci_load_relaxed(&v->off);
+        if (lag > best_lag) {
+            best_lag = lag;
+            best = vcpu;
+        }
+        if (i >= own && best != NONE && i >= own + 8)
+            break;
+    }
+    return best;
+}
+
+static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
+                 const struct sched_tab *tab, uint64_t now, uint64_t end)
+{
+    /* a short gap: who runs goes on, a switch would cost more than it corrects */
+    if (c->cur != NONE && end - now < s->sigma && may_fill(s, c->cur, cpu) &&
+        take(s, c, cpu, c->cur, vmci_load_relaxed(&s->vcpu[c->cur].vm), now)) {
+        s->vcpu[c->cur].extra = 1;
+        add_relaxed64(&c->stats.fills, 1);
+        return true;
+    }
+    for (uint32_t tries = 0; tries < 3; tries++) {
+        uint32_t vcpu = best_to_fill(s, c, cpu, tab);
+        if (vcpu == NONE)
+            return false;
+        if (take(s, c, cpu, vcpu, vmci_load_relaxed(&s->vcpu[vcpu].vm), now)) {
+            s->vcpu[vcpu].extra = 1;
+            add_relaxed64(&c->stats.fills, 1);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A vCPU that was just woken and has not used its share may go first. */
+static bool boost(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, bool owned,
+                  uint64_t now, uint64_t *end)
+{
+    uint32_t bits = vmci_load_relaxed(&c->boosts);
+
+    while (bits != 0) {
+        uint32_t slot = (uint32_t)__builtin_ctz(bits);
+        bits &= bits - 1;
+        if (owned && (c->boost_left < s->min_piece || vmci_load_relaxed(&c->dedicated)))
+            return false;
+        uint32_t vcpu = vmci_exchange(&c->boost[slot], NONE);
+        (void)vmci_fetch_and(&c->boosts, ~(1u << slot));
+        if (vcpu == NONE)
+            continue;
+        struct sched_vcpu *v = &s->vcpu[vcpu];
+        uint64_t tokens = vmci_load_relaxed(&v->tokens);
+        if (owned && tokens < s->min_piece)
+            continue;
+        if (!take(s, c, cpu, vcpu, vmci_load_relaxed(&v->vm), now))
+            continue;
+        v->boosted = 1;
+        if (owned)
+            *end = VMCI_MIN(*end, now + VMCI_MIN(tokens, c->boost_left));
+        add_relaxed64(&c->stats.boosts, 1);
+        return true;
+    }
+    return false;
+}
+
+static void enter_frame(struct vmc_sched *s, struct sched_cpu *c, uint64_t now)
+{
+    c->frame = frame_of(s, now);
+    c->frame_start = s->start + c->frame * s->frame_ns;
+    c->frame_end = c->frame_start + s->frame_ns;
+    c->pos = 0;
+    c->yield_next = NONE;
+    c->boost_left = s->frame_ns / 4;
+}
+
+/* Nothing to run: sleep until the plan can hold something. */
+static uint64_t idle_until(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
+                           const struct sched_tab *tab, uint64_t end, uint64_t now)
+{
+    bool more = tab != NULL && c->pos < tab->end;
+    uint32_t state = 1;
+
+    if (!more && vmci_load_relaxed(&s->runnable) == 0 && vmci_load_relaxed(&s->evt_head) == NONE)
+        state = 2;
+    if (vmci_load_relaxed(&c->idle) == 0)
+        c->idle_since = now;
+    __atomic_store_n(&c->idle, state, __ATOMIC_SEQ_CST);
+    (void)vmci_fetch_or(&s->idle_map[cpu / 64], 1ull << (cpu % 64));
+    if (vmci_load_relaxed(&c->boosts) != 0) /* a wake that came before idle_map said so */
+        return now;
+    if (state == 2)
+        return UINT64_MAX;
+    if (vmci_load_relaxed(&s->runnable) > s->online)
+        end = VMCI_MIN(end, now + s->frame_ns / 8);
+    return end;
+}
+
+static void leave_idle(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now)
+{
+    vmci_store_relaxed(&c->stats.idle_ns, c->stats.idle_ns + (now - c->idle_since));
+    vmci_store_relaxed(&c->idle, 0u);
+    (void)vmci_fetch_and(&s->idle_map[cpu / 64], ~(1ull << (cpu % 64)));
+}
+
+/* Ask the caller to plan: once per frame, or always while there is no plan at all. */
+static uint32_t plan_due(struct vmc_sched *s, const struct sched_cpu *c, uint64_t now,
+                         uint64_t *end)
+{
+    uint64_t planned = vmci_load_acquire(&s->planned);
+
+    if (planned != USING_NONE && planned > c->frame)
+        return 0;
+    if (planned == USING_NONE || planned < c->frame)
+        return VMC_SCHED_PLAN_DUE;
+    uint64_t half = c->frame_start + s->frame_ns / 2;
+    if (now < half) {
+        *end = VMCI_MIN(*end, half);
+        return 0;
+    }
+    uint64_t want = c->frame + 1;
+    return vmci_exchange(&s->claimed, want) != want ? VMC_SCHED_PLAN_DUE : 0;
+}
+
+/* The piece that covers now; NULL: none, and *end is where the next begins. */
+static const struct tab_entry *piece_at(struct sched_cpu *c, const struct sched_tab *tab,
+                                        uint64_t now, uint64_t *end)
+{
+    uint32_t t = (uint32_t)(now - c->frame_start);
+
+    while (c->pos < tab->end && tab->e[c->pos].end <= t)
+        c->pos++;
+    if (c->pos == tab->end)
+        return NULL;
+    const struct tab_entry *e = &tab->e[c->pos];
+    if (e->start > t + EARLY_NS) {
+        *end = c->frame_start + e->start;
+        return NULL;
+    }
+    *end = c->frame_start + e->end;
+    return e;
+}
+
+static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
+                   const struct sched_tab *tab, uint64_t now, uint64_t *end)
+{
+    const struct tab_entry *e = tab != NULL ? piece_at(c, tab, now, end) : NULL;
+
+    if (unlikely(vmci_load_relaxed(&c->boosts) != 0) && boost(s, c, cpu, e != NULL, now, end))
+        return true;
+    if (unlikely(c->yield_next != NONE)) {
+        uint32_t to = c->yield_next;
+        c->yield_next = NONE;
+        if (take(s, c, cpu, to, vmci_load_relaxed(&s->vcpu[to].vm), now))
+            return true;
+    }
+    if (likely(e != NULL)) {
+        if (likely(take(s, c, cpu, e->vcpu, e->vm, now)))
+            return true;
+        if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0) {
+            bool first = c->waited_for != e->vcpu || c->waited_frame != c->frame;
+            c->waited_for = e->vcpu;
+            c->waited_frame = c->frame;
+            *end = VMCI_MIN(*end, now + (first ? HANDOVER_NS : s->frame_ns / 16));
+            if (first)
+                return false;
+        }
+    }
+    if (tab == NULL)
+        *end = VMCI_MIN(*end, now + s->frame_ns / 8);
+    return fill(s, c, cpu, tab, now, *end);
+}
+
+void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_sched_slice *out)
+{
+    struct sched_cpu *c = &s->cpu[cpu];
+    uint32_t before = c->cur;
+
+    now = advance(c, now);
+    if (before != NONE)
+        charge(s, c, now, 0);
+    if (now >= c->frame_end || now < c->frame_start)
+        enter_frame(s, c, now);
+    __atomic_store_n(&c->using, c->frame, __ATOMIC_SEQ_CST);
+    const struct sched_tab *tab = &c->tab[c->frame & 1];
+    if (unlikely(__atomic_load_n(&tab->frame, __ATOMIC_ACQUIRE) != c->frame)) {
+        tab = NULL;
+        add_relaxed64(&c->stats.late_plans, 1);
+    }
+    uint64_t end = c->frame_end;
+    bool online = vmci_load_relaxed(&c->online) != 0;
+    bool found = online && choose(s, c, cpu, tab, now, &end);
+
+    if (!found && c->cur != NONE)
+        release(s, c, cpu, now);
+    out->flags = online ? plan_due(s, c, now, &end) : 0;
+    out->vcpu = found ? c->cur : NONE;
+    if (unlikely(!found))
+        end = online ? idle_until(s, c, cpu, tab, end, now) : UINT64_MAX;
+    else if (unlikely(vmci_load_relaxed(&c->idle) != 0))
+        leave_idle(s, c, cpu, now);
+    c->slice_end = end;
+    out->end_ns = end;
+    vmci_store_relaxed(&c->stats.picks, c->stats.picks + 1);
+    if (c->cur != before) {
+        vmci_store_relaxed(&c->stats.switches, c->stats.switches + 1);
+        if (s->ring_size != 0)
+            vmci_sched_trace(s, c, cpu, now, found ? VMC_SCHED_EV_RUN : VMC_SCHED_EV_IDLE,
+                             out->vcpu);
+    }
+    __atomic_store_n(&c->using, USING_NONE, __ATOMIC_RELEASE);
+}
+
+void vmc_sched_account(struct vmc_sched *s, uint32_t cpu, uint64_t now, uint64_t stolen)
+{
+    struct sched_cpu *c = &s->cpu[cpu];
+
+    now = advance(c, now);
+    if (c->cur != NONE)
+        charge(s, c, now, stolen);
+}
+
+/* ---- blocking and waking --------------------------------------------------------------------- */
+
+int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
+{
+    struct sched_cpu *c = &s->cpu[cpu];
+    uint32_t vcpu = c->cur;
+
+    if (vcpu == NONE)
+        return VMC_ESTATE;
+    now = advance(c, now);
+    charge(s, c, now, 0);
+    struct sched_vcpu *v = &s->vcpu[vcpu];
+    vmci_store_relaxed(&v->run_since, (uint64_t)0);
+    vmci_store_relaxed(&v->ts, now);
+    vmci_store_relaxed(&v->blocked_at, now);
+    c->last = vcpu;
+    uint32_t st = ST_RUNNING;
+    if (!__atomic_compare_exchange_n(&v->st, &st, ST_BLOCKED, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED)) {
+        bool dead = (st & ST_DEAD) != 0;
+        if (!dead) {
+            (void)vmci_fetch_and(&v->st, ~ST_PENDING);
+            vmci_store_relaxed(&v->run_since, now);
+            return VMC_EAGAIN;
+        }
+        (void)vmci_fetch_and(&v->st, ~(ST_RUNNING | ST_PENDING));
+    }
+    vmci_store_relaxed(&c->cur, NONE);
+    if (s->ring_size != 0)
+        vmci_sched_trace(s, c, cpu, now, VMC_SCHED_EV_BLOCK, vcpu);
+    vmci_sched_push_event(s, vcpu);
+    return VMC_OK;
+}
+
+/* Entitlement earned since the last wake, at most a quarter of a frame. */
+static void refill(struct vmc_sched *s, struct sched_vcpu *v, const struct sched_vm *m,
+                   uint64_t now)
+{
+    uint64_t most = s->frame_ns / 4;
+    uint64_t at = vmci_load_relaxed(&v->tokens_at);
+    uint64_t ns = VMCI_MIN(now > at ? now - at : 0, 64 * s->frame_ns);
+    uint64_t earned = ((vmci_load_relaxed(&m->hint) >> C_SHIFT) * ns) / s->frame_ns;
+
+    vmci_store_relaxed(&v->tokens, VMCI_MIN(vmci_load_relaxed(&v->tokens) + earned, most));
+    vmci_store_relaxed(&v->tokens_at, now);
+}
+
+/* Asleep counts as progressing: come back level with the sibling that leads. */
+static void catch_up(struct vmc_sched *s, struct sched_vcpu *v, const struct sched_vm *m,
+                     uint64_t now)
+{
+    uint64_t lead = 0;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if ((vmci_load_relaxed(&o->st) & ST_READY) != 0)
+            lead = VMCI_MAX(lead, vcpu_progress_at(o, now));
+    }
+    uint64_t own = vcpu_progress(v);
+    if (lead > own)
+        add_relaxed64(&v->prog_adj, lead - own);
+}
+
+static bool offer(struct sched_cpu *c, uint32_t vcpu)
+{
+    for (uint32_t slot = 0; slot < BOOST_SLOTS; slot++) {
+        uint32_t none = NONE;
+        if (__atomic_compare_exchange_n(&c->boost[slot], &none, vcpu, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED)) {
+            (void)vmci_fetch_or(&c->boosts, 1u << slot);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* An idle CPU the VM may use, nearest in number to its last; taken out of the idle set. */
+static uint32_t take_idle(struct vmc_sched *s, uint32_t vm, uint32_t last)
+{
+    uint32_t words = s->mask_words;
+
+    for (uint32_t k = 0; k <= words; k++) {
+        uint32_t w = (last / 64 + k) % words;
+        uint64_t bits = vmci_load_relaxed(&s->idle_map[w]);
+        if (vmci_load_relaxed(&s->vm[vm].restricted))
+            bits &= vmci_load_relaxed(&vm_mask(s, vm)[w]);
+        if (k == 0 && (bits >> (last % 64)) != 0) /* the last one itself, then those after it */
+            bits &= ~0ull << (last % 64);
+        while (bits != 0) {
+            uint64_t low = bits & -bits;
+            if ((vmci_fetch_and(&s->idle_map[w], ~low) & low) != 0)
+                return w * 64 + (uint32_t)__builtin_ctzll(low);
+            bits &= bits - 1;
+        }
+    }
+    return NONE;
+}
+
+/* A CPU whose current vCPU can make up for being preempted: the last one, or one near it. */
+static uint32_t shared_cpu(const struct vmc_sched *s, uint32_t vm, uint32_t last)
+{
+    for (uint32_t i = 0; i < VMCI_MIN(s->ncpus, SHARED_SCAN); i++) {
+        uint32_t cpu = last + i < s->ncpus ? last + i : last + i - s->ncpus;
+        const struct sched_cpu *c = &s->cpu[cpu];
+        if (vmci_load_relaxed(&c->online) && !vmci_load_relaxed(&c->dedicated) &&
+            vm_allows(s, vm, cpu))
+            return cpu;
+    }
+    return NONE;
+}
+
+int vmc_sched_wake(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint32_t *kick_cpu)
+{
+    *kick_cpu = NONE;
+    if (vcpu >= s->max_vcpus)
+        return VMC_ENOENT;
+    struct sched_vcpu *v = &s->vcpu[vcpu];
+    uint32_t st = vmci_load_acquire(&v->st);
+    for (;;) {
+        if ((st & (ST_FREE | ST_DEAD)) != 0)
+            return VMC_ENOENT;
+        if ((st & ST_WAKING) != 0 || st == ST_READY || (st & ST_PENDING) != 0)
+            return VMC_OK;
+        uint32_t want = (st & ST_ONCPU) != 0 ? st | ST_PENDING : ST_WAKING;
+        if (__atomic_compare_exchange_n(&v->st, &st, want, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            if (want != ST_WAKING)
+                return VMC_OK;
+            break;
+        }
+    }
+    struct sched_vm *m = &s->vm[vmci_load_relaxed(&v->vm)];
+    uint64_t since = vmci_load_relaxed(&v->ts);
+    now = VMCI_MAX(now, since);
+    add_relaxed64(&v->wait_ns, now - since);
+    if (vmci_load_relaxed(&v->in_fluid))
+        (void)vmci_fetch_add(&v->idle_acc, now - since);
+    vmci_store_relaxed(&v->ts, now);
+    vmci_store_relaxed(&v->wake_ns, now);
+    vmci_store_relaxed(&v->wake_served, vmci_load_relaxed(&v->served));
+    v->woken_at = now;
+    add_relaxed64(&v->wakes, 1);
+    refill(s, v, m, now);
+    if (m->n > 1)
+        catch_up(s, v, m, now);
+    uint32_t last = vmci_load_relaxed(&v->cpu);
+    uint32_t vm = vmci_load_relaxed(&v->vm);
+    bool credit = vmci_load_relaxed(&v->tokens) >= s->min_piece;
+    /* WAKING -> READY, keeping a DEAD that came meanwhile */
+    (void)__atomic_fetch_xor(&v->st, ST_WAKING | ST_READY, __ATOMIC_ACQ_REL);
+    vmci_sched_push_event(s, vcpu);
+
+    uint32_t cpu = take_idle(s, vm, last);
+    if (cpu == NONE && credit)
+        cpu = shared_cpu(s, vm, last);
+    if (cpu != NONE && offer(&s->cpu[cpu], vcpu))
+        *kick_cpu = cpu;
+    return VMC_OK;
+}
+
+/* ---- directed yield -------------------------------------------------------------------------- */
+
+int vmc_sched_yield_to(struct vmc_sched *s, uint32_t cpu, uint32_t vcpu, uint64_t now)
+{
+    struct sched_cpu *c = &s->cpu[cpu];
+
+    (void)now;
+    if (c->cur == NONE || vcpu >= s->max_vcpus)
+        return VMC_ENOENT;
+    if (vmci_load_acquire(&s->vcpu[vcpu].st) != ST_READY)
+        return VMC_EBUSY;
+    if (!vm_allows(s, vmci_load_relaxed(&s->vcpu[vcpu].vm), cpu))
+        return VMC_EBUSY;
+    c->yield_next = vcpu;
+    add_relaxed64(&s->vcpu[c->cur].yields, 1);
+    if (s->ring_size != 0)
+        vmci_sched_trace(s, c, cpu, c->now, VMC_SCHED_EV_YIELD, c->cur);
+    return VMC_OK;
+}
+
+int vmc_sched_spin(struct vmc_sched *s, uint32_t cpu, uint64_t now)
+{
+    struct sched_cpu *c = &s->cpu[cpu];
+
+    if (c->cur == NONE)
+        return VMC_ENOENT;
+    const struct sched_vm *m = &s->vm[s->vcpu[c->cur].vm];
+    uint32_t best = NONE;
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if (vmci_load_relaxed(&o->st) == ST_READY && vcpu_progress(o) < least) {
+            least = vcpu_progress(o);
+            best = m->first + i;
+        }
+    }
+    return best == NONE ? VMC_ENOENT : vmc_sched_yield_to(s, cpu, best, now);
+}

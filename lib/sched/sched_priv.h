@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Inside of the CPU scheduler. Who writes what:
+ *   (c) constant after create   (p) the planner, under plan_lock   (o) the CPU on which the vCPU is
+ *   current, or the winner of a state change   (a) anybody, atomically   (k) the CPU itself
+ */
+#ifndef SCHED_PRIV_H
+#define SCHED_PRIV_H
+
+#include "base/base_int.h"
+#include <vmcore/sched.h>
+
+#define NONE VMC_SCHED_NONE
+
+/* State of a vCPU. Only the transitions in docs/scheduling.md, "States", exist. */
+#define ST_BLOCKED 0x00u
+#define ST_READY   0x01u
+#define ST_ONCPU   0x02u
+#define ST_RUNNING (ST_READY | ST_ONCPU)
+#define ST_WAKING  0x04u
+#define ST_PENDING 0x08u /* woken while running: block must not sleep */
+#define ST_DEAD    0x10u /* its VM is being removed */
+#define ST_FREE    0x20u
+
+/* Virtual time of the light class: frames, with this many fraction bits. */
+#define V_SHIFT 20
+/* Entitlements: ns per frame, with this many fraction bits. */
+#define C_SHIFT 16
+
+#define TAB_ENTRIES  64u /* pieces of one CPU in one frame */
+#define PIECES       4u  /* pieces of one vCPU in one frame */
+#define BOOST_SLOTS  8u
+#define WHEEL_BUCKETS 1024u
+#define EARLY_BUCKETS 64u  /* how far ahead of its time work is taken when a CPU would idle */
+#define FILL_SCAN    64u   /* vCPUs looked at to fill a hole */
+#define USING_NONE   UINT64_MAX
+
+struct piece {
+    uint32_t start, end; /* ns within the frame */
+};
+
+struct tab_entry {
+    uint32_t start, end; /* ns within the frame */
+    uint32_t vcpu;
+    uint32_t vm;
+};
+
+/* The plan of one CPU for one frame; entries[first..TAB_ENTRIES) or [0..count), in order of time. */
+struct sched_tab {
+    uint64_t frame; /* (a) whose plan this is; USING_NONE while it is written */
+    uint32_t first, end;
+    struct tab_entry e[TAB_ENTRIES];
+};
+
+struct sched_vcpu {
+    uint32_t st;       /* (a) */
+    uint32_t vm;       /* (p) */
+    uint32_t cpu;      /* (o) where it runs or ran last */
+    uint16_t index;    /* (p) number in its VM */
+    uint8_t extra;     /* (o) this slice is beyond the plan */
+    uint8_t boosted;   /* (o) this slice is paid from tokens */
+    uint64_t served;   /* (o) ns received in all */
+    uint64_t run_since; /* (o) 0: not running */
+    uint64_t ts;       /* (o) of the last change of state */
+    uint64_t ready_ns; /* (o) */
+    uint64_t woken_at; /* (o) 0: has run since */
+    uint64_t prog_adj; /* (o) progress credited while asleep, for skew */
+
+    /* the planner's */
+    int64_t off;           /* (p) ideal received = g_ns of the VM + off */
+    uint64_t plan_frame;   /* (p) frame of the pieces below */
+    struct piece piece[PIECES];
+    uint32_t npieces;      /* (p) */
+    uint32_t evt_next;     /* (a) list of changed vCPUs */
+    uint32_t evt_queued;   /* (a) */
+    uint32_t in_fluid;     /* (p), read by wake */
+    int64_t leave_lag;     /* (p) kept while out of the fluid, never positive */
+    uint64_t leave_frame;  /* (p) */
+    uint64_t idle_acc;     /* (a) slept while in the fluid */
+    uint64_t blocked_at;   /* (o) */
+    uint64_t wake_ns;      /* (o) of the last wake */
+    uint64_t wake_served;  /* (o) served at that time */
+
+    /* tokens: how much of its entitlement it may take at once after a wake */
+    uint64_t tokens, tokens_at; /* (o) */
+
+    uint64_t wait_ns, costop_ns, stolen_ns, extra_ns, max_wake_ns; /* (o) */
+    uint64_t switches, wakes, migrations, costops, yields;         /* (o) */
+    uint64_t costop_since; /* (o) 0: not co-stopped */
+} __attribute__((aligned(VMCI_CACHELINE)));
+
+enum vm_class { CLS_IDLE, CLS_HEAVY, CLS_LIGHT };
+
+struct sched_vm {
+    /* read by pick */
+    uint32_t mode;     /* (p) enum vmc_sched_coscheduling */
+    uint32_t n;        /* (p) vCPUs */
+    uint32_t first;    /* (p) entity of vCPU 0; its vCPUs are consecutive */
+    uint32_t no_extra; /* (p) at its limit */
+    uint64_t floor;    /* (a) progress of the last runnable sibling, a lower bound */
+    uint64_t g_ns;     /* (p) ideal CPU time handed out so far, per vCPU */
+    uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
+    uint64_t hint;     /* (p) the last credit that was not 0 */
+    uint32_t restricted; /* (p) has an affinity mask */
+    uint32_t used;       /* (p) 0 free, 1 in use, 2 dying */
+
+    /* the planner's */
+    uint32_t parent;
+    uint32_t cls;
+    uint32_t active; /* vCPUs in the fluid */
+    uint32_t g_frac;
+    uint64_t cap;  /* per vCPU and frame, C_SHIFT */
+    uint64_t lo, hi, rate, hi_affinity;
+    uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
+    uint32_t heap_pos;      /* NONE: not in the heap */
+    uint32_t wheel_bucket, wheel_next, wheel_prev;
+    uint32_t heavy_pos;
+    uint32_t vcpu_cap;
+    uint64_t skew_ns, max_skew_ns;
+    int64_t lag_ns;
+    struct vmc_sched_share share;
+} __attribute__((aligned(VMCI_CACHELINE)));
+
+struct sched_group {
+    uint32_t used, parent, depth;
+    uint32_t limited; /* (p) it, or a group above it, is at its limit */
+    uint32_t child_first, child_end; /* in children[] */
+    uint64_t lo, hi, rate;
+    struct vmc_sched_share share;
+};
+
+struct sched_cpu {
+    /* (k) */
+    uint64_t now, frame, frame_start, frame_end;
+    uint64_t slice_end;
+    uint64_t using; /* (a) frame whose table pick reads now, or USING_NONE */
+    uint32_t cur;   /* (a) read by others for vmc_sched_vcpu_cpu */
+    uint32_t last;
+    uint32_t pos;
+    uint32_t yield_next;
+    uint32_t waited_for; /* vCPU that was still elsewhere, in waited_frame */
+    uint64_t waited_frame;
+    uint64_t cur_since, cur_start;
+    uint64_t boost_left;
+    uint32_t fill_cursor;
+    uint32_t idle; /* (a) has nothing to run */
+    uint64_t idle_since;
+    uint32_t boosts; /* (a) bits of used slots */
+    uint32_t online; /* (p) */
+    uint32_t dedicated; /* (p) one vCPU has it for the whole frame */
+    uint32_t boost[BOOST_SLOTS]; /* (a) */
+    struct vmc_sched_cpu_stats stats;
+    struct vmc_sched_event *ring;
+    uint64_t ring_head; /* (a) written by the CPU */
+    uint64_t ring_tail; /* (a) written by the reader */
+    uint64_t ring_lost; /* (a) written by the CPU */
+    struct sched_tab tab[2];
+} __attribute__((aligned(VMCI_CACHELINE)));
+
+struct heap_item {
+    uint64_t key;
+    uint32_t vm;
+    uint32_t pad;
+};
+
+struct item {
+    uint32_t vcpu;
+    uint32_t amount; /* ns */
+};
+
+struct gang {
+    uint32_t vm, first, n; /* items[first .. first + n) */
+    uint32_t len;          /* ns that all its members share */
+};
+
+struct vmc_sched {
+    const struct vmc_platform *pf;
+    uint32_t ncpus, max_groups, max_vms, max_vcpus;
+    uint64_t frame_ns, sigma, start, costop, costart;
+    uint32_t min_piece, mask_words, ring_size;
+
+    struct sched_cpu *cpu;
+    struct sched_vcpu *vcpu;
+    struct sched_vm *vm;
+    struct sched_group *group; /* [0] is the root */
+    uint64_t *mask;            /* (p) mask_words for each VM */
+    uint64_t *idle_map;        /* (a) idle CPUs */
+    uint64_t *kick_map;        /* (a) CPUs to kick */
+
+    uint32_t evt_head; /* (a) changed vCPUs */
+    uint64_t planned;  /* (a) last frame laid out; USING_NONE: none yet */
+    uint64_t claimed;  /* (a) frame whose planning pick has asked for */
+    uint32_t runnable; /* (p) vCPUs in the fluid */
+
+    /* the planner's, under plan_lock */
+    struct vmci_lock plan_lock;
+    bool dirty;     /* entitlements have to be computed again */
+    bool dirty_tree; /* children[] too */
+    uint32_t online;
+    uint32_t *col_cpu;   /* column -> CPU, neighbours adjacent */
+    uint32_t *children;  /* VM number, or group number with the top bit */
+    uint32_t *order;     /* groups, parents first */
+    uint32_t norder;
+    uint64_t *wf_w, *wf_lo, *wf_hi, *wf_out; /* scratch of water filling */
+    uint8_t *wf_fixed;
+    uint32_t *heavy;
+    uint32_t nheavy;
+    uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
+    uint32_t nlight, nrestricted, ndying;
+    uint64_t v;         /* virtual time of the light class */
+    int64_t bank;       /* ns: what the light class is owed altogether */
+    struct heap_item *heap;
+    uint32_t heap_n;
+    uint32_t wheel[WHEEL_BUCKETS];
+    uint32_t *joined; /* vCPUs that joined since the last plan */
+    uint32_t njoined;
+    struct item *items;
+    uint32_t nitems;
+    struct gang *gangs;
+    uint32_t ngangs;
+    uint32_t *level; /* by column, ns */
+    uint32_t *gang_order;
+    uint32_t *vms_list; /* VMs in use */
+    uint32_t nvms;
+};
+
+#define GROUP_BIT 0x80000000u
+
+static inline void add_relaxed64(uint64_t *p, uint64_t v)
+{
+    vmci_store_relaxed(p, vmci_load_relaxed(p) + v);
+}
+
+static inline uint64_t *vm_mask(const struct vmc_sched *s, uint32_t vm)
+{
+    return s->mask + (size_t)vm * s->mask_words;
+}
+
+static inline bool vm_allows(const struct vmc_sched *s, uint32_t vm, uint32_t cpu)
+{
+    return !vmci_load_relaxed(&s->vm[vm].restricted) ||
+           ((vmci_load_relaxed(&vm_mask(s, vm)[cpu / 64]) >> (cpu % 64)) & 1) != 0;
+}
+
+/* Progress for skew: what it received, and what its siblings received while it slept. */
+static inline uint64_t vcpu_progress(const struct sched_vcpu *v)
+{
+    return vmci_load_relaxed(&v->served) + vmci_load_relaxed(&v->prog_adj);
+}
+
+/* The same, with the slice in progress. */
+static inline uint64_t vcpu_progress_at(const struct sched_vcpu *v, uint64_t now)
+{
+    uint64_t since = vmci_load_relaxed(&v->run_since);
+
+    return vcpu_progress(v) + (since != 0 && now > since ? now - since : 0);
+}
+
+static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
+{
+    return now <= s->start ? 0 : (now - s->start) / s->frame_ns;
+}
+
+/* sched_share.c */
+void vmci_sched_fill(struct vmc_sched *s);
+void vmci_sched_rebuild_tree(struct vmc_sched *s);
+/* sched_light.c */
+void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm);
+void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm);
+void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit);
+void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m);
+void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t scale);
+/* sched_plan.c */
+void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most,
+                     uint64_t *room);
+int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m);
+int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
+                       const struct sched_vcpu *v, uint64_t now);
+void vmci_sched_push_event(struct vmc_sched *s, uint32_t vcpu);
+void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls);
+/* sched_pack.c */
+void vmci_sched_pack(struct vmc_sched *s, uint64_t frame);
+/* sched_cosched.c */
+bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t now);
+void vmci_sched_note_skew(struct vmc_sched *s, struct sched_vm *m, uint64_t now);
+/* sched_stats.c */
+void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now,
+                      uint32_t type, uint32_t vcpu);
+
+#endif

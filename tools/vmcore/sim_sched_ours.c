@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* lib/sched behind the simulator's policy interface. */
+#include "sim_sched.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct ours {
+    struct vmc_platform pf;
+    struct vmc_sched *sched;
+    uint32_t *entity;  /* by vCPU of the simulator */
+    uint32_t *by_entity;
+};
+
+static void *pf_alloc(void *ctx, size_t bytes, size_t align)
+{
+    void *p = NULL;
+
+    (void)ctx;
+    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, bytes) == 0 ? p
+                                                                                           : NULL;
+}
+
+static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
+{
+    (void)ctx;
+    (void)bytes;
+    (void)align;
+    free(p);
+}
+
+static uint64_t pf_now(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static bool add_all(struct sim *s, struct ours *o, const struct sim_policy *p,
+                    struct vmc_error *err)
+{
+    uint32_t *pool = calloc(s->sc->npools + 1, sizeof(*pool));
+    bool ok = true;
+
+    for (uint32_t i = 0; ok && i < s->sc->npools; i++) {
+        uint32_t up = s->sc->pools[i].parent;
+        ok = vmc_sched_group_add(o->sched, up == SIM_NONE ? VMC_SCHED_ROOT : pool[up],
+                                 &s->sc->pools[i].share, &pool[i], err) == VMC_OK;
+    }
+    for (uint32_t i = 0; ok && i < s->nvms; i++) {
+        const struct sim_vm_spec *spec = &s->sc->vms[i];
+        struct vmc_sched_vm_config cfg = {
+            .size = sizeof(cfg),
+            .vcpus = spec->vcpus,
+            .coscheduling = p->variant < 0 ? spec->coscheduling : (uint32_t)p->variant,
+            .vcpu_cap = spec->vcpu_cap,
+            .share = spec->share,
+        };
+        uint32_t vm;
+        ok = vmc_sched_vm_add(o->sched, spec->pool == SIM_NONE ? VMC_SCHED_ROOT : pool[spec->pool],
+                              &cfg, &vm, err) == VMC_OK;
+        for (uint32_t k = 0; ok && k < spec->vcpus; k++) {
+            o->entity[s->vm[i].first + k] = vmc_sched_vcpu(o->sched, vm, k);
+            o->by_entity[vmc_sched_vcpu(o->sched, vm, k)] = s->vm[i].first + k;
+        }
+    }
+    free(pool);
+    return ok;
+}
+
+static void ours_destroy(struct sim *s, void *pol)
+{
+    struct ours *o = pol;
+
+    (void)s;
+    vmc_sched_destroy(o->sched);
+    free(o->entity);
+    free(o->by_entity);
+    free(o);
+}
+
+static void *ours_create(struct sim *s, const struct sim_policy *p)
+{
+    struct ours *o = calloc(1, sizeof(*o));
+    struct vmc_error err = {0};
+
+    o->pf = (struct vmc_platform){.size = sizeof(o->pf), .alloc = pf_alloc, .free = pf_free,
+                                  .now_ns = pf_now};
+    o->entity = calloc(s->nvcpus, sizeof(*o->entity));
+    o->by_entity = calloc(s->nvcpus, sizeof(*o->by_entity));
+    struct vmc_sched_config cfg = {
+        .size = sizeof(cfg),
+        .cpus = s->ncpus,
+        .max_groups = s->sc->npools,
+        .max_vms = s->nvms,
+        .max_vcpus = s->nvcpus,
+        .quantum_ns = s->sc->quantum_ns,
+    };
+    if (vmc_sched_create(&o->pf, &cfg, &o->sched, &err) != VMC_OK || !add_all(s, o, p, &err)) {
+        fprintf(stderr, "sim: %s\n", err.text);
+        ours_destroy(s, o);
+        return NULL;
+    }
+    return o;
+}
+
+static void kick_all(struct sim *s, struct ours *o)
+{
+    uint32_t cpu;
+
+    while ((cpu = vmc_sched_take_kick(o->sched)) != VMC_SCHED_NONE)
+        sim_kick(s, cpu);
+}
+
+static uint32_t ours_pick(struct sim *s, void *pol, uint32_t cpu, uint64_t *end)
+{
+    struct ours *o = pol;
+    struct vmc_sched_slice sl;
+
+    vmc_sched_pick(o->sched, cpu, s->now, &sl);
+    if ((sl.flags & VMC_SCHED_PLAN_DUE) != 0) {
+        bool late = vmc_sched_plan_ns(o->sched) + vmc_sched_frame_ns(o->sched) / 2 <= s->now;
+        (void)vmc_sched_plan(o->sched, s->now);
+        kick_all(s, o);
+        if (late) /* the frame in progress was laid out only now */
+            vmc_sched_pick(o->sched, cpu, s->now, &sl);
+    }
+    *end = sl.end_ns <= s->now ? s->now + 1 : sl.end_ns;
+    return sl.vcpu == VMC_SCHED_NONE ? SIM_NONE : o->by_entity[sl.vcpu];
+}
+
+static void ours_block(struct sim *s, void *pol, uint32_t cpu, uint32_t vcpu)
+{
+    struct ours *o = pol;
+
+    (void)vcpu;
+    if (vmc_sched_block(o->sched, cpu, s->now) != VMC_OK) {
+        fprintf(stderr, "sim: block refused\n");
+        abort();
+    }
+}
+
+static void ours_wake(struct sim *s, void *pol, uint32_t vcpu)
+{
+    struct ours *o = pol;
+    uint32_t kick;
+
+    if (vmc_sched_wake(o->sched, o->entity[vcpu], s->now, &kick) == VMC_OK &&
+        kick != VMC_SCHED_NONE)
+        sim_kick(s, kick);
+}
+
+static bool ours_spin(struct sim *s, void *pol, uint32_t cpu, uint32_t vcpu)
+{
+    struct ours *o = pol;
+
+    (void)vcpu;
+    return vmc_sched_spin(o->sched, cpu, s->now) == VMC_OK;
+}
+
+struct vmc_sched *sim_ours_sched(struct sim *s)
+{
+    return ((struct ours *)s->pol)->sched;
+}
+
+#define OURS(ident, text, about_text, mode)                                                        \
+    const struct sim_policy ident = {                                                              \
+        .name = text,                                                                              \
+        .about = about_text,                                                                       \
+        .create = ours_create,                                                                     \
+        .destroy = ours_destroy,                                                                   \
+        .pick = ours_pick,                                                                         \
+        .block = ours_block,                                                                       \
+        .wake = ours_wake,                                                                         \
+        .spin = ours_spin,                                                                         \
+        .variant = mode,                                                                           \
+    }
+
+extern const struct sim_policy sim_ours, sim_ours_none, sim_ours_relaxed, sim_ours_strict;
+OURS(sim_ours, "vmcore", "this library, co-scheduling as each VM says", -1);
+OURS(sim_ours_none, "vmcore-none", "this library without co-scheduling", VMC_SCHED_CO_NONE);
+OURS(sim_ours_relaxed, "vmcore-relaxed", "this library, relaxed", VMC_SCHED_CO_RELAXED);
+OURS(sim_ours_strict, "vmcore-strict", "this library, strict", VMC_SCHED_CO_STRICT);
