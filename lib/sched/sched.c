@@ -47,6 +47,7 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(heavy, vms);
     BLOCK(heap, vms);
     BLOCK(joined, vcpus);
+    BLOCK(left, vcpus);
     BLOCK(items, vcpus);
     BLOCK(gangs, vcpus);
     BLOCK(level, cpus);

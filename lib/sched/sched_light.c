@@ -126,27 +126,31 @@ void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm)
 }
 
 /*
- * The entitlement changed: keep the lag, credit * (v - ve), and let the pending job run at the new
- * pace. Small changes wait for the next job: they move the deadline by less than an eighth of it.
+ * The entitlement changed: keep the lag, credit * (v - ve), add what the change makes up since it
+ * came into force, and let the pending job run at the new pace. After small changes it keeps its
+ * place in the queue: they move the deadline by less than an eighth of a job.
  */
 void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit)
 {
     struct sched_vm *m = &s->vm[vm];
     uint64_t diff = m->credit > old_credit ? m->credit - old_credit : old_credit - m->credit;
+    bool small = diff < m->credit / 8;
 
-    if (diff < m->credit / 8) {
-        m->job_v = ((s->sigma << C_SHIFT) << V_SHIFT) / m->credit;
-        return;
-    }
-    vmci_sched_light_remove(s, vm);
-    /* credits are below sigma << C_SHIFT < 2^37; the ratio keeps 20 bits, distances stay < 2^43 */
+    if (!small)
+        vmci_sched_light_remove(s, vm);
+    /* credits are below 2^37, so the ratio keeps 20 bits */
     uint64_t dist = m->ve > s->v ? m->ve - s->v : s->v - m->ve;
     dist = VMCI_MIN(dist, (uint64_t)1 << 43);
-    uint64_t ratio = VMCI_MIN((old_credit << V_SHIFT) / m->credit, (uint64_t)1 << 30);
-    uint64_t moved = ratio >= (1u << V_SHIFT) ? (dist >> 10) * (ratio >> 10)
-                                              : (dist * ratio) >> V_SHIFT;
-    m->ve = m->ve > s->v ? s->v + moved : s->v - VMCI_MIN(moved, s->v);
-    vmci_sched_light_insert(s, vm);
+    uint64_t ratio = VMCI_MIN(((old_credit << V_SHIFT) + m->credit / 2) / m->credit,
+                              (uint64_t)1 << 30);
+    uint64_t moved = (uint64_t)(((unsigned __int128)dist * ratio) >> V_SHIFT);
+    m->ve = m->ve > s->v ? s->v + moved : s->v - moved;
+    int64_t frames = s->retro * (1 << 10) / (int64_t)s->frame_ns; /* 10 fraction bits */
+    int64_t gain = ((1 << V_SHIFT) - (int64_t)ratio) / (1 << 10) * frames;
+    m->ve -= (uint64_t)gain;
+    vmci_sched_light_set_job(s, m);
+    if (!small)
+        enqueue(s, vm);
 }
 
 /* Everything whose eligible time has come goes to the heap. */
@@ -156,9 +160,13 @@ static void drain_wheel(struct vmc_sched *s, uint64_t from, uint64_t to)
         uint32_t vm = s->wheel[b % WHEEL_BUCKETS];
         while (vm != NONE) {
             uint32_t next = s->vm[vm].wheel_next;
-            if ((s->vm[vm].ve >> V_SHIFT) <= b) { /* else it is a later turn of the wheel */
+            uint64_t due = s->vm[vm].ve >> V_SHIFT;
+            if (due <= b) {
                 wheel_del(s, vm);
                 heap_push(s, vm);
+            } else if (due - b < WHEEL_BUCKETS) { /* it moved; else a later turn of the wheel */
+                wheel_del(s, vm);
+                wheel_add(s, vm);
             }
             vm = next;
         }
@@ -215,7 +223,8 @@ static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room)
 void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t scale)
 {
     uint32_t served = NONE; /* list through wheel_next */
-    int64_t dv = VMCI_MIN((1 << V_SHIFT) + scale, 16 << V_SHIFT);
+    int64_t whole = VMCI_MIN((1 << V_SHIFT) + scale, 16 << V_SHIFT);
+    int64_t dv = whole * (int64_t)(s->frame_ns - s->base) / (int64_t)s->frame_ns;
     uint64_t from = s->v >> V_SHIFT;
     uint64_t ahead = 1;
 

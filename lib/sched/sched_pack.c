@@ -44,7 +44,8 @@ static void open_tables(struct pack *p)
         struct sched_cpu *c = &s->cpu[cpu];
         __atomic_store_n(&c->tab[p->buf].frame, USING_NONE, __ATOMIC_SEQ_CST);
         uint64_t using = __atomic_load_n(&c->using, __ATOMIC_SEQ_CST);
-        if (using != USING_NONE && using + 2 <= p->frame)
+        /* in a frame laid out again, the table may be read right now */
+        if (using != USING_NONE && (using + 2 <= p->frame || (s->base != 0 && using == p->frame)))
             continue;
         /* usable columns first, in the same order; the others keep their place at the end */
         for (uint32_t j = i; j > p->ncol; j--)
@@ -59,7 +60,7 @@ static void start_attempt(struct pack *p)
 
     p->open = 0;
     for (uint32_t i = 0; i < p->ncol; i++) {
-        s->level[i] = 0;
+        s->level[i] = s->base;
         tab_of(p, i)->first = 0;
         tab_of(p, i)->end = 0;
     }
@@ -131,7 +132,7 @@ static bool lay_set(struct pack *p, const struct gang *g)
     const uint32_t *level = p->s->level;
     uint32_t first = window(p, p->open, g->n);
 
-    if (g->len > p->limit || first == NONE)
+    if (g->len > p->limit - p->s->base || first == NONE)
         return false;
     if (level[first] + g->len <= p->limit) {
         place_set(p, g, first, 0, g->len);
@@ -245,7 +246,7 @@ static uint32_t longest_single(const struct pack *p, uint32_t sets)
 
     for (uint32_t i = sets; i < s->ngangs; i++) {
         uint32_t len = s->gangs[s->gang_order[i]].len;
-        if (len + SLIVER < p->frame_ns)
+        if (len + SLIVER < p->frame_ns - s->base)
             most = VMCI_MAX(most, len);
     }
     return most;
@@ -302,13 +303,13 @@ static void lay_whole_frames(struct pack *p)
 
     for (uint32_t i = 0; i < s->ngangs; i++) {
         struct gang *g = &s->gangs[i];
-        if (g->len + SLIVER < p->frame_ns || s->vm[g->vm].restricted)
+        if (g->len + SLIVER < p->frame_ns - s->base || s->vm[g->vm].restricted)
             continue;
         for (uint32_t k = 0; k < g->n; k++) {
             const struct item *it = &s->items[g->first + k];
             uint32_t col = column_of(p, vmci_load_relaxed(&s->vcpu[it->vcpu].cpu));
-            if (col == NONE || s->level[col] != 0) {
-                while (back > 0 && s->level[back - 1] != 0)
+            if (col == NONE || s->level[col] != s->base) {
+                while (back > 0 && s->level[back - 1] != s->base)
                     back--;
                 if (back == 0)
                     return;
@@ -410,7 +411,7 @@ void vmci_sched_pack(struct vmc_sched *s, uint64_t frame)
     for (p.attempt = TRY_SETS; p.attempt < ATTEMPTS; p.attempt++) {
         if (p.attempt == TRY_SHORT_SETS) {
             uint32_t most = longest_single(&p, sets);
-            p.limit = p.frame_ns - VMCI_MIN(most, p.frame_ns);
+            p.limit = p.frame_ns - VMCI_MIN(most, p.frame_ns - s->base);
             if (sets == 0)
                 continue;
         } else {
@@ -419,7 +420,7 @@ void vmci_sched_pack(struct vmc_sched *s, uint64_t frame)
         if (try_pack(&p, sets))
             break;
     }
-    if ((frame & 1) != 0)
+    if ((frame & 1) != 0 && s->base == 0)
         mirror(&p);
     publish(&p);
 }

@@ -269,6 +269,9 @@ static uint32_t plan_due(struct vmc_sched *s, const struct sched_cpu *c, uint64_
 
     if (planned != USING_NONE && planned > c->frame)
         return 0;
+    if (unlikely(vmci_load_relaxed(&s->runnable) == 0) && planned == c->frame &&
+        vmci_load_relaxed(&s->evt_head) != NONE)
+        return VMC_SCHED_PLAN_DUE; /* laid out when there was nothing to run */
     if (planned == USING_NONE || planned < c->frame)
         return VMC_SCHED_PLAN_DUE;
     uint64_t half = c->frame_start + s->frame_ns / 2;
@@ -425,16 +428,15 @@ static void refill(struct vmc_sched *s, struct sched_vcpu *v, const struct sched
     vmci_store_relaxed(&v->tokens_at, now);
 }
 
-/* Asleep counts as progressing: come back level with the sibling that leads. */
+/* Asleep counts as progressing: come back level with the sibling that leads, or led. */
 static void catch_up(struct vmc_sched *s, struct sched_vcpu *v, const struct sched_vm *m,
                      uint64_t now)
 {
     uint64_t lead = 0;
 
     for (uint32_t i = 0; i < m->n; i++) {
-        const struct sched_vcpu *o = &s->vcpu[m->first + i];
-        if ((vmci_load_relaxed(&o->st) & ST_READY) != 0)
-            lead = VMCI_MAX(lead, vcpu_progress_at(o, now));
+        uint64_t p = vcpu_progress_at(&s->vcpu[m->first + i], now);
+        lead = VMCI_MAX(lead, p);
     }
     uint64_t own = vcpu_progress(v);
     if (lead > own)
@@ -516,8 +518,14 @@ int vmc_sched_wake(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint32_t *k
     if (vmci_load_relaxed(&v->in_fluid))
         (void)vmci_fetch_add(&v->idle_acc, now - since);
     vmci_store_relaxed(&v->ts, now);
-    vmci_store_relaxed(&v->wake_ns, now);
-    vmci_store_relaxed(&v->wake_served, vmci_load_relaxed(&v->served));
+    if (vmci_load_relaxed(&v->evt_queued) && !vmci_load_relaxed(&v->in_fluid)) {
+        /* second visit since the last plan: count it with the first, as one */
+        uint64_t awake = vmci_load_relaxed(&v->blocked_at) - vmci_load_relaxed(&v->wake_ns);
+        vmci_store_relaxed(&v->wake_ns, now - VMCI_MIN(awake, now));
+    } else {
+        vmci_store_relaxed(&v->wake_ns, now);
+        vmci_store_relaxed(&v->wake_served, vmci_load_relaxed(&v->served));
+    }
     v->woken_at = now;
     add_relaxed64(&v->wakes, 1);
     refill(s, v, m, now);

@@ -114,20 +114,56 @@ static int64_t clamp_debt(const struct vmc_sched *s, int64_t lag)
     return VMCI_MAX(VMCI_MIN(lag, 0), -(int64_t)(s->frame_ns / 2));
 }
 
-static void leave(struct vmc_sched *s, struct sched_vcpu *v, uint64_t now, uint64_t frame)
+static uint64_t begin_of(const struct vmc_sched *s, uint64_t frame)
 {
-    struct sched_vm *m = &s->vm[v->vm];
-    int64_t lag = (int64_t)(m->g_ns - served_now(v, now)) + v->off + vmci_sched_light_lag(s, m);
+    return s->start + frame * s->frame_ns + s->base;
+}
 
-    v->leave_lag = clamp_debt(s, lag);
-    v->leave_frame = frame;
-    vmci_store_relaxed(&v->in_fluid, 0u);
-    m->active--;
-    s->runnable--;
+/* Ideal less received now, with what a light VM has not been granted yet. */
+static int64_t fluid_lag(const struct vmc_sched *s, const struct sched_vcpu *v, uint64_t now)
+{
+    const struct sched_vm *m = &s->vm[v->vm];
+
+    return (int64_t)(m->g_ns - served_now(v, now)) + v->off + vmci_sched_light_lag(s, m);
+}
+
+/* One more change for the mean of their times, by weight of what they change. */
+static void add_mean(struct vmc_sched *s, uint64_t credit, int64_t retro)
+{
+    int64_t w = (int64_t)(credit >> C_SHIFT) / 16 + 1;
+
+    s->mean_sum += w * retro;
+    s->mean_weight += w;
+}
+
+static int64_t take_mean(struct vmc_sched *s)
+{
+    int64_t mean = s->mean_weight == 0 ? 0 : s->mean_sum / s->mean_weight;
+
+    s->mean_sum = 0;
+    s->mean_weight = 0;
+    return mean;
+}
+
+/*
+ * Those that slept for a while and are back: the others were entitled to more meanwhile. Divide
+ * once without them, for the length of their sleep.
+ */
+static void settle_slept(struct vmc_sched *s)
+{
+    if (s->nslept == 0)
+        return;
+    s->retro = take_mean(s);
+    for (uint32_t i = 1; i <= s->nslept; i++)
+        s->vm[s->vcpu[s->joined[s->max_vcpus - i]].vm].active--;
+    vmci_sched_fill(s);
+    for (uint32_t i = 1; i <= s->nslept; i++)
+        s->vm[s->vcpu[s->joined[s->max_vcpus - i]].vm].active++;
     s->dirty = true;
 }
 
-static void changed(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint64_t frame)
+/* Sort the vCPUs whose state changed into those that joined and those that left. */
+static void changed(struct vmc_sched *s, uint32_t vcpu, uint64_t now)
 {
     struct sched_vcpu *v = &s->vcpu[vcpu];
     uint32_t st = vmci_load_acquire(&v->st);
@@ -135,60 +171,112 @@ static void changed(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint64_t f
     struct sched_vm *m = &s->vm[v->vm];
     uint64_t idle = vmci_exchange(&v->idle_acc, (uint64_t)0);
 
-    if ((st & ST_FREE) != 0)
+    if ((st & (ST_FREE | ST_DEAD)) != 0)
         return;
-    if (runnable && !v->in_fluid) {
-        vmci_store_relaxed(&v->in_fluid, 1u);
+    if (!v->in_fluid) {
+        s->joined[s->njoined++] = vcpu;
         m->active++;
         s->runnable++;
         s->dirty = true;
-        s->joined[s->njoined++] = vcpu;
-    } else if (!runnable && v->in_fluid) {
-        leave(s, v, now, frame);
-    } else if (!runnable) { /* it came and went between two plans */
-        uint64_t got = vmci_load_relaxed(&v->served) - vmci_load_relaxed(&v->wake_served);
-        v->leave_lag = clamp_debt(s, rejoin_lag(s, v, m, frame) - (int64_t)got);
-        v->leave_frame = frame;
-        if (m->hint == 0)
-            vmci_store_relaxed(&m->hint, (s->frame_ns << C_SHIFT) / (s->runnable + 1));
-    } else if (idle != 0) { /* slept a while: what it would have got meanwhile went to others */
-        int64_t lag = (int64_t)(m->g_ns - served_now(v, now)) + v->off + vmci_sched_light_lag(s, m);
+    } else if (runnable && idle != 0) { /* what it would have got in its sleep went to others */
+        int64_t lag = fluid_lag(s, v, now);
         int64_t lost = (int64_t)per_frame(s, m->credit, idle);
         if (lag > 0)
             v->off -= VMCI_MIN(lag, lost);
+        if (lag > -lost / 2 && idle > s->frame_ns / 16) { /* else the ideal never let it go */
+            add_mean(s, m->credit, (int64_t)VMCI_MIN(idle, 2 * s->frame_ns));
+            s->joined[s->max_vcpus - ++s->nslept] = vcpu;
+        }
     }
+    if (!runnable)
+        s->left[s->nleft++] = vcpu;
 }
 
-static void drain_events(struct vmc_sched *s, uint64_t now, uint64_t frame)
+static void drain_events(struct vmc_sched *s, uint64_t now)
 {
     uint32_t i = vmci_exchange(&s->evt_head, NONE);
 
     s->njoined = 0;
+    s->nleft = 0;
+    s->nslept = 0;
     while (i != NONE) {
         uint32_t next = vmci_load_relaxed(&s->vcpu[i].evt_next);
         (void)vmci_exchange(&s->vcpu[i].evt_queued, 0u); /* before its state is read */
-        changed(s, i, now, frame);
+        changed(s, i, now);
         i = next;
     }
 }
 
-/* Those that joined are entitled from the moment they woke, not from the next frame. */
+/* ns from a change to the beginning of the frame, within two frames either way */
+static int64_t retro_ns(const struct vmc_sched *s, uint64_t begin, uint64_t t, int64_t late)
+{
+    int64_t most = (int64_t)(2 * s->frame_ns);
+
+    return VMCI_MAX(VMCI_MIN((int64_t)(begin - t) - late, most), -most);
+}
+
+/*
+ * Joined vCPUs are entitled from the moment they woke, and the others to less from that moment,
+ * not from the next frame.
+ */
 static void settle_joined(struct vmc_sched *s, uint64_t frame)
 {
-    uint64_t begin = s->start + frame * s->frame_ns;
+    uint64_t begin = begin_of(s, frame);
 
+    for (uint32_t i = 0; i < s->njoined; i++) {
+        const struct sched_vcpu *v = &s->vcpu[s->joined[i]];
+        add_mean(s, s->vm[v->vm].hint, retro_ns(s, begin, vmci_load_relaxed(&v->wake_ns), 0));
+    }
+    for (uint32_t i = 1; i <= s->nslept; i++)
+        add_mean(s, s->vm[s->vcpu[s->joined[s->max_vcpus - i]].vm].hint, 0);
+    s->retro = take_mean(s);
+    if (s->dirty)
+        vmci_sched_fill(s);
     for (uint32_t i = 0; i < s->njoined; i++) {
         struct sched_vcpu *v = &s->vcpu[s->joined[i]];
         struct sched_vm *m = &s->vm[v->vm];
-        if (!v->in_fluid)
-            continue;
         vmci_store_relaxed(&m->hint, m->credit);
         uint64_t woke = vmci_load_relaxed(&v->wake_ns);
-        uint64_t since = begin > woke ? VMCI_MIN(begin - woke, 2 * s->frame_ns) : 0;
-        int64_t lag = rejoin_lag(s, v, m, frame) + (int64_t)per_frame(s, m->credit, since);
-        v->off = (int64_t)(vmci_load_relaxed(&v->wake_served) - m->g_ns) - vmci_sched_light_lag(s, m) + lag;
+        int64_t since = VMCI_MAX(retro_ns(s, begin, woke, 0), 0);
+        int64_t lag = rejoin_lag(s, v, m, frame) + (int64_t)per_frame(s, m->credit, (uint64_t)since);
+        v->off = (int64_t)(vmci_load_relaxed(&v->wake_served) - m->g_ns) -
+                 vmci_sched_light_lag(s, m) + lag;
+        vmci_store_relaxed(&v->in_fluid, 1u);
     }
 }
+
+/*
+ * A vCPU that left ahead of its ideal counts as leaving when the ideal has caught up with it: the
+ * others get what it had from then on. What it left unclaimed is spread over all (scale_to_room).
+ */
+static void settle_left(struct vmc_sched *s, uint64_t now, uint64_t frame)
+{
+    uint64_t begin = begin_of(s, frame);
+
+    if (s->nleft == 0)
+        return;
+    for (uint32_t i = 0; i < s->nleft; i++) {
+        struct sched_vcpu *v = &s->vcpu[s->left[i]];
+        struct sched_vm *m = &s->vm[v->vm];
+        uint64_t t = VMCI_MIN(vmci_load_relaxed(&v->blocked_at), begin);
+        /* granted up to begin, but it was runnable up to t only */
+        int64_t lag = fluid_lag(s, v, now);
+        lag -= (int64_t)per_frame(s, m->credit, begin - t);
+        v->leave_lag = clamp_debt(s, lag);
+        v->leave_frame = frame;
+        uint64_t c = (m->credit >> C_SHIFT) + 1;
+        uint64_t debt = (uint64_t)-v->leave_lag;
+        add_mean(s, m->credit, retro_ns(s, begin, t, (int64_t)(debt * s->frame_ns / c)));
+        vmci_store_relaxed(&v->in_fluid, 0u);
+        m->active--;
+        s->runnable--;
+    }
+    s->retro = take_mean(s);
+    vmci_sched_fill(s);
+}
+
+/* No more than this part of the entitlements is taken or added in one frame. */
+#define MOST_SCALE ((1 << V_SHIFT) / 8)
 
 /* ---- amounts --------------------------------------------------------------------------------- */
 
@@ -259,29 +347,35 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     split_gang(s, vm, first, n, longest);
 }
 
+/* Entitlement for what is left of the frame. */
+static uint64_t part(const struct vmc_sched *s, uint64_t credit)
+{
+    if (likely(s->base == 0))
+        return credit;
+    return credit / s->frame_ns * (s->frame_ns - s->base);
+}
+
 /*
  * What the heavy class needs in this frame to have received its ideal at the end of it; a vCPU
- * cannot need less than nothing or more than the frame. Also the sum of the grants.
+ * cannot need less than nothing or more than the frame. *scalable: grants of those who can grow.
  */
-static uint64_t heavy_need(struct vmc_sched *s, uint64_t now, uint64_t *grants, uint64_t *scalable)
+static uint64_t heavy_need(const struct vmc_sched *s, uint64_t now, uint64_t *scalable)
 {
     uint64_t need = 0;
 
-    *grants = 0;
     *scalable = 0;
     for (uint32_t k = 0; k < s->nheavy; k++) {
-        struct sched_vm *m = &s->vm[s->heavy[k]];
-        uint64_t c = m->credit >> C_SHIFT;
+        const struct sched_vm *m = &s->vm[s->heavy[k]];
+        uint64_t c = part(s, m->credit) >> C_SHIFT;
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             if (!v->in_fluid)
                 continue;
             int64_t want = (int64_t)c + vmci_sched_lag(s, m, v, now);
             if (want > 0)
-                need += VMCI_MIN((uint64_t)want, s->frame_ns);
+                need += VMCI_MIN((uint64_t)want, s->frame_ns - s->base);
         }
-        *grants += c * m->active;
-        if (!m->no_extra && c < (m->cap >> C_SHIFT))
+        if (!m->no_extra && m->credit < m->cap)
             *scalable += c * m->active;
     }
     return need;
@@ -289,19 +383,19 @@ static uint64_t heavy_need(struct vmc_sched *s, uint64_t now, uint64_t *grants, 
 
 /*
  * Add this frame's entitlement, scaled by 1 + scale / 2^V_SHIFT, to what the VM has been given.
- * VMs at a limit or at whole CPUs keep theirs, as they do in the ideal, unless "all" must change.
+ * VMs at a limit or at whole CPUs keep theirs, as they do in the ideal.
  */
-static void grant(struct vmc_sched *s, struct sched_vm *m, int64_t scale, bool all)
+static void grant(struct vmc_sched *s, struct sched_vm *m, int64_t scale)
 {
-    uint64_t acc = m->g_frac + m->credit;
+    uint64_t acc = m->g_frac + part(s, m->credit);
     uint64_t ns = acc >> C_SHIFT;
 
     m->g_frac = (uint32_t)(acc & ((1u << C_SHIFT) - 1));
-    if (all || (!m->no_extra && m->credit < m->cap)) {
+    if (!m->no_extra && m->credit < m->cap) {
         int64_t more = ((int64_t)ns * scale) / (1 << V_SHIFT);
         int64_t sum = (int64_t)ns + more;
         ns = (uint64_t)VMCI_MAX(sum, 0);
-        ns = VMCI_MIN(ns, s->frame_ns);
+        ns = VMCI_MIN(ns, s->frame_ns - s->base);
     }
     vmci_store_relaxed(&m->g_ns, m->g_ns + ns);
 }
@@ -310,39 +404,59 @@ static void grant(struct vmc_sched *s, struct sched_vm *m, int64_t scale, bool a
  * What the ideal server hands out in a frame is what the CPUs really have: where vCPUs left ahead
  * of or behind their share, the difference is spread over everyone in proportion.
  */
-static int64_t scale_to_room(struct vmc_sched *s, uint64_t now, uint64_t room, bool *all)
+static int64_t scale_to_room(struct vmc_sched *s, uint64_t now, uint64_t room)
 {
-    uint64_t grants = 0;
     uint64_t scalable = 0;
-    uint64_t light = s->light_sum >> C_SHIFT;
+    uint64_t light = part(s, s->light_sum) >> C_SHIFT;
     int64_t bound = 2 * (int64_t)room;
     s->bank = s->nlight == 0 ? 0 : VMCI_MAX(VMCI_MIN(s->bank, bound), -bound);
-    uint64_t need = heavy_need(s, now, &grants, &scalable);
+    uint64_t need = heavy_need(s, now, &scalable);
     int64_t spare = (int64_t)room - (int64_t)(need + light) - s->bank;
     uint64_t base = scalable + light;
 
-    spare = VMCI_MAX(VMCI_MIN(spare, 2 * bound), -2 * bound);
-    *all = spare < 0 && (uint64_t)-spare > base - base / 8;
-    if (*all)
-        base = grants + light;
+    s->tight = spare < 0;
     if (base == 0)
         return 0;
+    spare = VMCI_MAX(VMCI_MIN(spare, bound), -bound);
     int64_t scale = (spare * (1 << V_SHIFT)) / (int64_t)base;
-    return VMCI_MAX(scale, -(1 << V_SHIFT));
+    return VMCI_MAX(VMCI_MIN(scale, MOST_SCALE), -MOST_SCALE);
+}
+
+/*
+ * The heavy class takes what it lacks: first those who are entitled to a whole CPU, because they
+ * could never make up for a loss; where the frame does not hold it all, the rest of what the
+ * others lack waits in their lag, each frame another's.
+ */
+static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64_t *room)
+{
+    uint32_t n = s->nheavy;
+    uint32_t from = n == 0 ? 0 : (uint32_t)(frame % n);
+    uint64_t length = s->frame_ns - s->base;
+
+    for (uint32_t k = 0; k < n; k++) {
+        struct sched_vm *m = &s->vm[s->heavy[k]];
+        if (m->credit >= m->cap)
+            vmci_sched_emit(s, s->heavy[k], now, length, room);
+    }
+    bool tight = s->tight;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = tight ? (from + k < n ? from + k : from + k - n) : k;
+        const struct sched_vm *m = &s->vm[s->heavy[i]];
+        if (m->credit < m->cap)
+            vmci_sched_emit(s, s->heavy[i], now, length, room);
+    }
 }
 
 static void lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
 {
-    uint64_t room = (uint64_t)s->online * s->frame_ns;
+    uint64_t room = (uint64_t)s->online * (s->frame_ns - s->base);
 
     s->nitems = 0;
     s->ngangs = 0;
-    bool all = false;
-    int64_t scale = scale_to_room(s, now, room, &all);
-    for (uint32_t k = 0; k < s->nheavy; k++) {
-        grant(s, &s->vm[s->heavy[k]], scale, all);
-        vmci_sched_emit(s, s->heavy[k], now, s->frame_ns, &room);
-    }
+    int64_t scale = scale_to_room(s, now, room);
+    for (uint32_t k = 0; k < s->nheavy; k++)
+        grant(s, &s->vm[s->heavy[k]], scale);
+    emit_heavy(s, now, frame, &room);
     if (s->nlight != 0)
         vmci_sched_light_pick(s, now, room, scale);
     vmci_sched_pack(s, frame);
@@ -370,17 +484,29 @@ static void reap(struct vmc_sched *s)
 
 /* ---- entry points ---------------------------------------------------------------------------- */
 
-/* Which frame to lay out now, or USING_NONE. Half a frame ahead, so that wakes still count. */
+/* The frame in progress was laid out when nothing was runnable, and now something is. */
+static bool stale(const struct vmc_sched *s, uint64_t planned, uint64_t frame)
+{
+    return planned == frame && vmci_load_relaxed(&s->runnable) == 0 &&
+           vmci_load_relaxed(&s->evt_head) != NONE;
+}
+
+/*
+ * Which frame to lay out now, or USING_NONE. As a rule the next one, half a frame ahead, so that
+ * wakes up to then still count; the one in progress if it has no plan, or an empty one.
+ */
 static uint64_t next_frame(const struct vmc_sched *s, uint64_t now)
 {
     uint64_t f = frame_of(s, now);
     uint64_t planned = vmci_load_relaxed(&s->planned);
-    uint64_t next = planned == USING_NONE ? f : planned + 1;
+    bool late = now >= s->start + f * s->frame_ns + s->frame_ns / 2;
+    bool missing = planned == USING_NONE || planned < f || stale(s, planned, f);
 
-    if (next <= f)
+    if (missing && !late)
         return f;
-    uint64_t half = s->start + f * s->frame_ns + s->frame_ns / 2;
-    return next == f + 1 && now >= half ? next : USING_NONE;
+    if (late && (missing || planned == f))
+        return f + 1;
+    return USING_NONE;
 }
 
 bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
@@ -388,12 +514,14 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
     vmci_lock(&s->plan_lock);
     uint64_t frame = next_frame(s, now);
     if (frame != USING_NONE) {
-        drain_events(s, now, frame);
+        uint64_t begin = s->start + frame * s->frame_ns;
+        s->base = now > begin ? (uint32_t)(now - begin) : 0;
         if (s->dirty_tree)
             vmci_sched_rebuild_tree(s);
-        if (s->dirty)
-            vmci_sched_fill(s);
+        drain_events(s, now);
+        settle_slept(s);
         settle_joined(s, frame);
+        settle_left(s, now, frame);
         if (s->ndying != 0)
             reap(s);
         lay_out(s, now, frame);

@@ -205,15 +205,22 @@ struct vmc_sched {
     uint8_t *wf_fixed;
     uint32_t *heavy;
     uint32_t nheavy;
+    bool tight; /* the frame does not hold all that the heavy class lacks */
     uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
     uint32_t nlight, nrestricted, ndying;
     uint64_t v;         /* virtual time of the light class */
+    int64_t retro;      /* ns from the mean time of the changes to the frame laid out now */
+    uint32_t base;      /* ns of that frame that have already passed */
     int64_t bank;       /* ns: what the light class is owed altogether */
     struct heap_item *heap;
     uint32_t heap_n;
     uint32_t wheel[WHEEL_BUCKETS];
     uint32_t *joined; /* vCPUs that joined since the last plan */
     uint32_t njoined;
+    uint32_t *left; /* vCPUs that left since the last plan */
+    uint32_t nleft;
+    uint32_t nslept; /* at the end of joined[]: slept and came back between two plans */
+    int64_t mean_sum, mean_weight;
     struct item *items;
     uint32_t nitems;
     struct gang *gangs;
@@ -268,6 +275,7 @@ void vmci_sched_rebuild_tree(struct vmc_sched *s);
 void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit);
+int64_t vmci_sched_retro(const struct vmc_sched *s, uint64_t new_credit, uint64_t old_credit);
 void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m);
 void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t scale);
 /* sched_plan.c */

@@ -189,6 +189,8 @@ void sim_fluid_destroy(struct sim_fluid *f);
 /* Time passes; running[vm] CPUs served each VM since the last call. */
 void sim_fluid_advance(struct sim_fluid *f, const struct sim *s, uint64_t now);
 void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vm);
+/* Ideal less received, ns, of all the VM's vCPUs. */
+double sim_fluid_lag(const struct sim_fluid *f, uint32_t vm);
 void sim_fluid_report(const struct sim_fluid *f, struct sim_fluid_report *out);
 
 /* ---- output ---------------------------------------------------------------------------------- */

@@ -174,8 +174,6 @@ static void do_wake(struct sim *s, uint32_t vcpu)
     measure(s);
     for (uint32_t i = 0; i < m->n; i++) {
         const struct sim_vcpu *o = &s->vcpu[m->first + i];
-        if (o->state == SIM_BLOCKED)
-            continue;
         uint64_t p = o->served + o->adj;
         p += o->state == SIM_RUNNING ? s->now - s->last[o->cpu] : 0;
         lead = p > lead ? p : lead;

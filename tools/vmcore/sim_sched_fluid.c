@@ -24,9 +24,7 @@ struct node {
 };
 
 struct fluid_vm {
-    double ideal;          /* given since the beginning */
-    double received;       /* S, as of the last advance */
-    double lag;
+    double lag;            /* ideal less received */
     double lo, hi;         /* extremes of the lag since it became backlogged */
     uint32_t width;        /* vCPUs that count for its upper bound */
     bool active, draining;
@@ -36,7 +34,6 @@ struct sim_fluid {
     uint32_t npools, nvms; /* node 0 is the root, then pools, then VMs */
     struct node *node;
     struct fluid_vm *vm;
-    uint32_t *running; /* CPUs that serve each VM now */
     uint64_t at;
     bool dirty;
     double cpus;
@@ -179,17 +176,26 @@ static struct node *vm_node(struct sim_fluid *f, uint32_t vm)
     return &f->node[1 + f->npools + vm];
 }
 
-/* Give "ns" to the active VMs in proportion to their rates. */
+/* Can the VM go faster, or is it held by its limit or its number of CPUs, or a pool's? */
+static bool elastic(struct sim_fluid *f, uint32_t vm)
+{
+    for (uint32_t i = 1 + f->npools + vm; i != 0; i = f->node[i].parent)
+        if (f->node[i].rate >= f->node[i].hi - 1e-9)
+            return false;
+    return f->vm[vm].active;
+}
+
+/* Give "ns" to the VMs that would have gone faster, in proportion to their rates. */
 static void spread(struct sim_fluid *f, double ns)
 {
     double sum = 0;
 
     for (uint32_t i = 0; i < f->nvms; i++)
-        sum += f->vm[i].active ? vm_node(f, i)->rate : 0;
+        sum += elastic(f, i) ? vm_node(f, i)->rate : 0;
     if (sum <= 0)
         return;
     for (uint32_t i = 0; i < f->nvms; i++)
-        if (f->vm[i].active)
+        if (elastic(f, i))
             f->vm[i].lag += ns * vm_node(f, i)->rate / sum;
 }
 
@@ -287,4 +293,9 @@ void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vm)
 void sim_fluid_report(const struct sim_fluid *f, struct sim_fluid_report *out)
 {
     *out = f->rep;
+}
+
+double sim_fluid_lag(const struct sim_fluid *f, uint32_t vm)
+{
+    return f->vm[vm].lag;
 }

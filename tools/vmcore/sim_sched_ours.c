@@ -118,10 +118,9 @@ static uint32_t ours_pick(struct sim *s, void *pol, uint32_t cpu, uint64_t *end)
 
     vmc_sched_pick(o->sched, cpu, s->now, &sl);
     if ((sl.flags & VMC_SCHED_PLAN_DUE) != 0) {
-        bool late = vmc_sched_plan_ns(o->sched) + vmc_sched_frame_ns(o->sched) / 2 <= s->now;
-        (void)vmc_sched_plan(o->sched, s->now);
+        bool planned = vmc_sched_plan(o->sched, s->now);
         kick_all(s, o);
-        if (late) /* the frame in progress was laid out only now */
+        if (planned) /* it may have been the frame in progress */
             vmc_sched_pick(o->sched, cpu, s->now, &sl);
     }
     *end = sl.end_ns <= s->now ? s->now + 1 : sl.end_ns;
