@@ -14,6 +14,7 @@ static const struct command {
     const char *about;
 } commands[] = {
     {"run", cmd_run, "start a virtual machine"},
+    {"sim", cmd_sim, "simulate scheduling"},
     {"help", cmd_help, "list the commands"},
     {"version", cmd_version, "print the version"},
 };

@@ -111,6 +111,18 @@ static bool queued_on(const struct sim *s, const struct peer *p, uint32_t i, uin
     return p->v[i].q == cpu && s->vcpu[i].state != SIM_BLOCKED;
 }
 
+/* Make an idle CPU pick, one that has not been told already; false: none is idle. */
+static bool kick_idle(struct sim *s)
+{
+    for (uint32_t c = 0; c < s->ncpus; c++) {
+        if (s->cur[c] == SIM_NONE && s->slice_end[c] == SIM_NEVER) {
+            sim_kick(s, c);
+            return true;
+        }
+    }
+    return false;
+}
+
 static double load_of(const struct sim *s, const struct peer *p, uint32_t cpu)
 {
     double sum = 0;
@@ -288,12 +300,8 @@ static void credit_wake(struct sim *s, struct peer *p, uint32_t vcpu)
     v->since = ++p->seq;
     if (v->prio == UNDER)
         v->prio = BOOST;
-    for (uint32_t c = 0; c < s->ncpus; c++) {
-        if (s->cur[c] == SIM_NONE) {
-            sim_kick(s, c);
-            return;
-        }
-    }
+    if (kick_idle(s))
+        return;
     uint32_t cur = s->cur[v->q];
     if (cur != SIM_NONE && p->v[cur].prio > v->prio)
         sim_kick(s, v->q);
@@ -352,11 +360,11 @@ static void credit2_wake(struct sim *s, struct peer *p, uint32_t vcpu)
 {
     uint32_t worst = 0;
 
+    if (kick_idle(s))
+        return;
     for (uint32_t c = 0; c < s->ncpus; c++) {
-        if (s->cur[c] == SIM_NONE) {
-            sim_kick(s, c);
-            return;
-        }
+        if (s->cur[c] == SIM_NONE)
+            return; /* one is about to pick */
         if (p->v[s->cur[c]].credit < p->v[s->cur[worst]].credit)
             worst = c;
     }
@@ -505,8 +513,8 @@ static void peer_wake(struct sim *s, void *pol, uint32_t vcpu)
         credit2_wake(s, p, vcpu);
         return;
     case RTDS:
-        for (uint32_t c = 0; c < s->ncpus; c++) {
-            if (s->cur[c] == SIM_NONE || p->v[s->cur[c]].budget == 0) {
+        for (uint32_t c = 0; !kick_idle(s) && c < s->ncpus; c++) {
+            if (s->cur[c] != SIM_NONE && p->v[s->cur[c]].budget == 0) {
                 sim_kick(s, c);
                 return;
             }

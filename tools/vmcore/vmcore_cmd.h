@@ -13,5 +13,6 @@ enum {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_sim(int argc, char **argv);
 
 #endif
