@@ -80,7 +80,6 @@ static void osc_method(struct aml *a)
     size_t b = aml_buffer(a);
     aml_bytes(a, uuid, sizeof(uuid));
     aml_buffer_end(a, b);
-    osc_field(a, 4, "CDW2");
     osc_field(a, 8, "CDW3");
     aml_op(a, AML_STORE);
     aml_path(a, "CDW3");
