@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The software CPU as an engine. */
 #include "cpu/fpu/fp.h"
-#include "cpu/interp/run.h"
+#include "cpu/interp/soft_loop.h"
 
 #define SITE "soft"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What to say when a guest shuts itself down. */
 #include "cpu/interp/exec.h"
-#include "cpu/interp/run.h"
+#include "cpu/interp/soft_loop.h"
 
 #define SITE "cpu"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Between the engine's operations and the run loop. */
-#ifndef INTERP_RUN_H
-#define INTERP_RUN_H
+#ifndef INTERP_SOFT_LOOP_H
+#define INTERP_SOFT_LOOP_H
 
 #include "cpu/interp/soft_int.h"
 

@@ -4,7 +4,7 @@
  * instruction boundary (SDM 3A table 6-2 gives the order).
  */
 #include "cpu/interp/exec.h"
-#include "cpu/interp/run.h"
+#include "cpu/interp/soft_loop.h"
 
 /* Instructions between two looks at the clock, while there is a deadline. */
 #define CLOCK_PERIOD 16384u
