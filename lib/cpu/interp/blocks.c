@@ -275,7 +275,9 @@ static void finish_insn(struct vmci_soft_cpu *sc, struct vmci_insn *in, unsigned
     sc->stat[STAT_DECODED]++;
 }
 
-/* Decode the instruction at offset `at`. 1: done; 0: it does not fit the block; or VMCI_FAULT. */
+#define NO_FIT (-1)
+
+/* Decode the instruction at offset `at`. 0; NO_FIT: not in this block; VMCI_FAULT. */
 static int decode_at(struct vmci_soft_cpu *sc, struct fetch *f, unsigned at, struct vmci_insn *in)
 {
     struct vmci_dec_mode mode = {sc->cpu.code_bits, sc->cpu.features};
@@ -287,7 +289,7 @@ static int decode_at(struct vmci_soft_cpu *sc, struct fetch *f, unsigned at, str
     int len = vmci_decode(sc->cpu.dec, &mode, bytes, n, in);
     if (len == VMCI_DEC_MORE) {
         if (at != 0)
-            return 0;
+            return NO_FIT;
         int rc = fetch_second(sc, f);
         if (rc != 0)
             return rc;
@@ -297,7 +299,7 @@ static int decode_at(struct vmci_soft_cpu *sc, struct fetch *f, unsigned at, str
     if (len <= 0)
         too_long(in, bytes);
     finish_insn(sc, in, at);
-    return 1;
+    return 0;
 }
 
 #define ROOM (sizeof(struct block) + (BLK_MAX_INSNS + 1) * sizeof(struct vmci_insn))
@@ -317,9 +319,9 @@ static int fill(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct 
         struct vmci_insn *in = &b->insn[b->n];
         memset(in, 0, sizeof(*in));
         int rc = decode_at(sc, f, b->bytes, in);
-        if (rc == 0)
+        if (rc == NO_FIT)
             break;
-        if (rc != 1)
+        if (rc != 0)
             return rc;
         b->n++;
         b->bytes += in->len;

@@ -230,6 +230,27 @@ static void instructions_across_pages(void **state)
     }
 }
 
+static void fetch_faults_on_the_second_page(void **state)
+{
+    (void)state;
+    static const uint8_t code[] = {0x90, 0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4};
+    uint64_t pt = 0x40000, page = 0x400000;
+
+    /* 4 KiB pages from 4 MiB on: the first maps RIG_DATA's page, the second nothing. */
+    cpu_rig_mode(&rig, 64, 0);
+    uint64_t pde = pt | 7, pte = CPU_RIG_DATA | 7;
+    memcpy(rig.ram + CPU_RIG_PML4 + 0x2000 + 8 * (page >> 21), &pde, 8);
+    memcpy(rig.ram + pt, &pte, 8);
+    cpu_rig_code(&rig, CPU_RIG_DATA + 0xffc, code, 4);
+    rig.st.rip = page + 0xffc;
+    assert_int_equal(cpu_rig_run(&rig, 0), VMC_EXIT_IDLE);
+    assert_int_equal(rig.st.rip, CPU_RIG_TRAPS + VMC_VEC_PF + 1);
+    assert_int_equal(rig.st.cr2, page + 0x1000);
+    uint64_t frame[2];
+    memcpy(frame, rig.ram + rig.st.gpr[VMC_RSP], sizeof(frame));
+    assert_int_equal(frame[1], page + 0xffd);
+}
+
 static void rep_strings(void **state)
 {
     (void)state;
@@ -371,6 +392,7 @@ int main(void)
         cmocka_unit_test(stores_into_the_running_block),
         cmocka_unit_test(device_writes_reach_cached_code),
         cmocka_unit_test(instructions_across_pages),
+        cmocka_unit_test(fetch_faults_on_the_second_page),
         cmocka_unit_test(rep_strings),
         cmocka_unit_test(kick_ends_a_long_rep),
         cmocka_unit_test(interrupts_wait_for_the_shadow),
