@@ -152,7 +152,12 @@ struct vmc_engine_ops {
     void (*irq_notify)(void *ev);
     /** The memory map changed (while quiesced): re-read it. */
     int (*mem_changed)(void *evm);
-    /** Or the engine's dirty bits into a slot's bitmap. VMC_CAP_DIRTY_LOG. */
+    /** Start or stop logging writes of vCPUs. While quiesced. VMC_CAP_DIRTY_LOG. */
+    int (*dirty_log)(void *evm, bool on);
+    /**
+     * Take the engine's dirty bits of a range that lies in one slot: or-ed into bitmap, one bit a
+     * page from gpa on. Any thread. VMC_CAP_DIRTY_LOG.
+     */
     int (*dirty_fetch)(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
     int (*irq_line)(void *evm, uint32_t gsi, bool level);  /**< VMC_CAP_IRQCHIP */
     int (*msi)(void *evm, uint64_t addr, uint32_t data);   /**< VMC_CAP_IRQCHIP. Any thread. */

@@ -48,6 +48,8 @@ VMC_API VMC_MUST_CHECK int vmc_vm_create(const struct vmc_vm_config *cfg, struct
 VMC_API void vmc_vm_destroy(struct vmc_vm *vm);
 VMC_API struct vmc_mem *vmc_vm_mem(struct vmc_vm *vm);
 VMC_API struct vmc_board *vmc_vm_board(struct vmc_vm *vm);
+/** The engine's own object, for what the engine's header offers; NULL before creation ends. */
+VMC_API void *vmc_vm_engine(struct vmc_vm *vm);
 VMC_API const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm);
 
 /**

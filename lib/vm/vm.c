@@ -195,6 +195,11 @@ struct vmc_board *vmc_vm_board(struct vmc_vm *vm)
     return &vm->board;
 }
 
+void *vmc_vm_engine(struct vmc_vm *vm)
+{
+    return vm->evm;
+}
+
 const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm)
 {
     return &vm->info;

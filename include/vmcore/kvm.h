@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * The engine on Linux's /dev/kvm. Library: vmcore_kvm.
+ *
+ * A thread that calls vmc_vcpu_run on this engine gets the kick signal (default SIGURG) blocked; it
+ * is open only inside KVM_RUN, so that no handler is installed and no kick is lost.
+ */
+#ifndef VMCORE_KVM_H
+#define VMCORE_KVM_H
+
+#include <vmcore/engine.h>
+
+VMC_BEGIN_DECLS
+
+/**
+ * The engine, with the split interrupt controller: local APICs in the kernel, PIC and IOAPIC in
+ * the library.
+ */
+VMC_API const struct vmc_engine_ops *vmc_engine_kvm(void);
+/** The same with the local APICs in the library too: for tests, and for old kernels. */
+VMC_API const struct vmc_engine_ops *vmc_engine_kvm_user_apic(void);
+
+/** vmc_vm_config.engine_config of both engines; NULL: defaults. */
+struct vmc_kvm_config {
+    uint32_t size;
+    uint32_t kick_signal; /**< 0: SIGURG. Its default action must be to be ignored. */
+};
+
+/** What vmc_kvm_check found. */
+struct vmc_kvm_report {
+    uint32_t size;
+    uint32_t api_version;      /**< of /dev/kvm, 0: cannot be opened */
+    bool complete;             /**< every ability the engine needs is there */
+    bool runs_kernels;         /**< kernel-mode code runs, and at the speed of hardware */
+    uint32_t insns_per_us;     /**< speed of kernel-mode code in the self-test */
+    char missing[240];         /**< one sentence about the first thing that is wrong; "" if none */
+};
+
+/**
+ * Can KVM really run a kernel here? Looks at /dev/kvm and its abilities, then runs a small guest in
+ * kernel mode with interrupts, SSE and paging (a few milliseconds; at most 100). VMC_OK when
+ * report->runs_kernels; VMC_ENOTSUP otherwise, and report->missing and err say why. Any thread.
+ */
+VMC_API VMC_MUST_CHECK int vmc_kvm_check(const struct vmc_platform *pf,
+                                         struct vmc_kvm_report *report, struct vmc_error *err);
+
+/* ---- shortcuts past the vCPU's thread; evm is vmc_vm_engine(vm) ----------------------------- */
+
+/**
+ * Guest writes of bytes (0: any width; 1, 2, 4, 8) to addr signal the eventfd fd instead of
+ * exiting; match: only writes of this value, or NULL. add false takes it back. VMC_EHOST.
+ */
+VMC_API VMC_MUST_CHECK int vmc_kvm_ioeventfd(void *evm, bool pio, uint64_t addr, uint32_t bytes,
+                                             const uint64_t *match, int fd, bool add);
+/**
+ * A signal on the eventfd fd sends the interrupt message (as an MSI). route is a number from 0 to
+ * VMC_KVM_ROUTES - 1 that the caller chooses. fd < 0 takes it back. VMC_ERANGE, VMC_EHOST.
+ */
+VMC_API VMC_MUST_CHECK int vmc_kvm_irqfd(void *evm, uint32_t route, int fd, uint64_t addr,
+                                         uint32_t data);
+#define VMC_KVM_ROUTES 512
+/**
+ * Guest writes to [addr, addr+bytes) are gathered in the kernel, and reach the bus, in order, with
+ * the next exit of any kind. For registers whose writes have no immediate effect. VMC_ENOTSUP.
+ */
+VMC_API VMC_MUST_CHECK int vmc_kvm_coalesce(void *evm, bool pio, uint64_t addr, uint32_t bytes,
+                                            bool add);
+
+VMC_END_DECLS
+
+#endif
