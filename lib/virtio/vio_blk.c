@@ -90,7 +90,7 @@ struct blk_dev {
     bool read_only;
     bool writethrough; /* at reset */
     unsigned char serial[VMC_VIRTIO_BLK_SERIAL];
-    unsigned queues, queue_size, seg_cap;
+    unsigned queues, requests, seg_cap; /* requests: storage of a queue */
     struct blk_queue queue[VMC_VIRTIO_BLK_QUEUES_MAX];
 };
 
@@ -408,8 +408,8 @@ static void blk_drain(struct vmc_virtio *v)
 static void free_queues(struct blk_dev *d, const struct vmc_platform *pf)
 {
     for (unsigned i = 0; i < d->queues; i++) {
-        vmci_free_aligned(pf, d->queue[i].sg, d->queue_size * vmci_chain_bytes(d->seg_cap), 16);
-        vmci_free(pf, d->queue[i].req, d->queue_size * sizeof(struct blk_req));
+        vmci_free_aligned(pf, d->queue[i].sg, d->requests * vmci_chain_bytes(d->seg_cap), 16);
+        vmci_free(pf, d->queue[i].req, d->requests * sizeof(struct blk_req));
     }
 }
 
@@ -443,11 +443,11 @@ static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
     for (unsigned i = 0; i < d->queues; i++) {
         struct blk_queue *bq = &d->queue[i];
 
-        bq->req = vmci_zalloc(pf, d->queue_size * sizeof(struct blk_req));
-        bq->sg = vmci_alloc_aligned(pf, d->queue_size * stride, 16);
+        bq->req = vmci_zalloc(pf, d->requests * sizeof(struct blk_req));
+        bq->sg = vmci_alloc_aligned(pf, d->requests * stride, 16);
         if (bq->req == NULL || bq->sg == NULL)
             return VMC_ENOMEM;
-        for (unsigned j = 0; j < d->queue_size; j++) {
+        for (unsigned j = 0; j < d->requests; j++) {
             struct blk_req *r = &bq->req[j];
             vmci_chain_place(&r->ch, bq->sg + j * stride, d->seg_cap);
             r->io.done = io_done;
@@ -525,7 +525,7 @@ static int configure(struct blk_dev *d, const struct vmc_virtio_blk_config *cfg,
     d->writethrough = cfg->writethrough;
     memcpy(d->serial, serial, len);
     d->queues = cfg->queues != 0 ? cfg->queues : 1;
-    d->queue_size = size;
+    d->requests = size + 1u; /* one more than can be in use, to find a driver out that tries */
     d->seg_cap = VMCI_MIN(SEG_MAX, size - 2u) + SEG_SLACK;
     return VMC_OK;
 }
@@ -545,7 +545,7 @@ int vmc_virtio_blk_create(struct vmc_board *bd, const struct vmc_virtio_blk_conf
     rc = configure(d, cfg, size, err);
     if (rc == VMC_OK && (rc = alloc_queues(d, pf)) != VMC_OK)
         vmci_error(err, rc, "virtio-blk/create", "no memory for %u queues of %u requests",
-                   d->queues, d->queue_size);
+                   d->queues, d->requests);
     if (rc == VMC_OK) {
         fill_config(d);
         rc = vmci_virtio_init(&d->v, bd, &cfg->virtio, &blk_class, features_of(d), d->queues, err);
@@ -556,7 +556,7 @@ int vmc_virtio_blk_create(struct vmc_board *bd, const struct vmc_virtio_blk_conf
         return rc;
     }
     for (unsigned i = 0; i < d->queues; i++)
-        for (unsigned j = 0; j < d->queue_size; j++)
+        for (unsigned j = 0; j < d->requests; j++)
             d->queue[i].req[j].q = &d->v.queue[i];
     *out = &d->v;
     return VMC_OK;
