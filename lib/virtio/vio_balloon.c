@@ -56,6 +56,7 @@ struct balloon_dev {
     struct vmc_balloon_stats stats; /* (l: v.lock) */
 
     uint32_t hint_id;     /* (a) current round, or HINT_STOP, HINT_DONE */
+    uint32_t hint_last;   /* (a) the latest round; none is used again soon */
     uint32_t hint_active; /* (a) the guest took the round up */
 
     struct vmci_chain ch[ROLES]; /* by queue index; its worker's */
@@ -215,8 +216,11 @@ int vmc_virtio_balloon_hint_start(struct vmc_virtio *v)
 
     if (!vmc_virtio_live(v) || !vmci_virtio_has(v, F_FREE_PAGE_HINT))
         return VMC_ENOTSUP;
-    uint32_t id = vmci_load_acquire(&d->hint_id) + 1;
-    set_hint_id(d, id < HINT_FIRST ? HINT_FIRST : id);
+    uint32_t id = vmci_load_acquire(&d->hint_last) + 1;
+    if (id < HINT_FIRST)
+        id = HINT_FIRST;
+    vmci_store_release(&d->hint_last, id);
+    set_hint_id(d, id);
     return VMC_OK;
 }
 
@@ -446,6 +450,7 @@ static void balloon_save(struct vmc_virtio *v, struct vmci_vsave *s)
     struct balloon_dev *d = balloon(v);
 
     vmci_vsave_u64(s, d->hint_id);
+    vmci_vsave_u64(s, d->hint_last);
     vmci_vsave_u64(s, d->hint_active);
     vmci_vsave_u64(s, d->want_stats);
     vmci_vsave_u64(s, d->asked_stats);
@@ -458,14 +463,14 @@ static int balloon_load(struct vmc_virtio *v, struct vmci_vload *l, bool commit,
                         struct vmc_error *err)
 {
     struct balloon_dev *d = balloon(v);
-    uint64_t f[5];
+    uint64_t f[6];
     uint64_t count = 0;
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(f); i++)
         f[i] = vmci_vload_u64(l);
-    if (f[0] > UINT32_MAX || (f[1] | f[2] | f[3]) > 1 || f[4] != d->limit)
+    if ((f[0] | f[1]) > UINT32_MAX || (f[2] | f[3] | f[4]) > 1 || f[5] != d->limit)
         return vmci_error(err, VMC_EFORMAT, "virtio-balloon/load",
-                          "state of a machine with %llu pages, not %llu", (unsigned long long)f[4],
+                          "state of a machine with %llu pages, not %llu", (unsigned long long)f[5],
                           (unsigned long long)d->limit);
     for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(d->limit); w++) {
         uint64_t bits = vmci_vload_u64(l);
@@ -482,9 +487,10 @@ static int balloon_load(struct vmc_virtio *v, struct vmci_vload *l, bool commit,
     }
     if (commit) {
         vmci_store_relaxed(&d->hint_id, (uint32_t)f[0]);
-        vmci_store_relaxed(&d->hint_active, (uint32_t)f[1]);
-        vmci_store_relaxed(&d->want_stats, (uint32_t)f[2]);
-        vmci_store_relaxed(&d->asked_stats, (uint32_t)f[3]);
+        vmci_store_relaxed(&d->hint_last, (uint32_t)f[1]);
+        vmci_store_relaxed(&d->hint_active, (uint32_t)f[2]);
+        vmci_store_relaxed(&d->want_stats, (uint32_t)f[3]);
+        vmci_store_relaxed(&d->asked_stats, (uint32_t)f[4]);
         vmci_store_relaxed(&d->held_pages, count);
         find_roles(d);
     }
