@@ -68,8 +68,6 @@ static void vex_fields(const uint8_t *b, unsigned i, struct dec_scan *s)
         s->rex &= 0x48;
     s->vex = true;
     s->vex_v = (uint8_t)((~last >> 3) & 15);
-    if (s->bits != 64)
-        s->vex_v &= 7;
     s->vex_lpp = (uint8_t)((last & 4) | (last & 3));
     s->opcode_off = (uint8_t)(i + (three ? 3 : 2));
 }

@@ -54,29 +54,31 @@ static bool alignment_checked(const struct vmci_cpu *cpu)
     return cpu->cpl == 3 && (cpu->cr0 & VMC_CR0_AM) && (cpu->rflags & VMC_FLAG_AC);
 }
 
-/* Natural alignment for #AC: of the datum, at most 8 (SDM 3A table 6-7); 0: not checked. */
+/* Alignment that #AC asks for: the operand's size, or that of its parts (SDM 3A table 6-7). */
 static unsigned natural_alignment(unsigned bytes)
 {
     switch (bytes) {
-    case 2: case 14: case 94:
-        return 2;
-    case 4: case 28: case 108:
-        return 4;
-    case 8: case 10:
+    case 10:
         return 8;
+    case 14: case 94:
+        return 2;
+    case 28: case 108:
+        return 4;
     default:
-        return 0;
+        return bytes <= 32 ? VMCI_MIN(bytes, 16u) : 0;
     }
 }
 
 int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
                     unsigned align, bool write, uint64_t *la)
 {
-    int r = vmci_seg_la(cpu, in->seg, vmci_ea(cpu, in), bytes, write, la);
+    uint64_t ea = vmci_ea(cpu, in);
+    /* An operand that must be aligned is checked for that first. */
+    if (align != 0 && ((cpu->seg[in->seg].base + ea) & (align - 1)))
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    int r = vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
     if (r != 0)
         return r;
-    if (align != 0 && (*la & (align - 1)))
-        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     if (unlikely(alignment_checked(cpu))) {
         unsigned n = natural_alignment(bytes);
         if (n != 0 && (*la & (n - 1)))
@@ -108,6 +110,14 @@ static uint32_t run_flags(struct vmci_cpu *cpu, struct vmci_thunk *t, void *mem,
     return fp->area.mxcsr & VMCI_MXCSR_FLAGS;
 }
 
+/* What an MMX instruction does to the x87 state besides its result: top 0, no register empty. */
+static void enter_mmx(struct vmci_fp *fp)
+{
+    vmci_fp_rotate(fp, 8u - ((fp->area.fsw >> 11) & 7));
+    fp->area.fsw &= (uint16_t)~0x3800;
+    fp->area.ftw = 0xff;
+}
+
 /*
  * Run with all exceptions masked and flags clear, then decide (SDM 1 11.5.2, 11.5.3). With
  * underflow unmasked a tiny exact result faults too, which only flush-to-zero makes visible; FZ
@@ -134,11 +144,15 @@ int vmci_fp_run_checked(struct vmci_cpu *cpu, struct vmci_thunk *t, void *mem, u
     uint32_t unmasked = flags & ~(mx >> 7) & VMCI_MXCSR_FLAGS;
     if (unmasked & VMCI_MX_PRE)
         flags &= VMCI_MX_PRE;
+    else if (unmasked & VMCI_MX_UE)
+        flags &= ~0x20u;
     if (unmasked != 0)
         vmci_fp_copy(&fp->area, &fp->undo, sizeof(fp->area));
     fp->area.mxcsr = mx | flags;
     if (unmasked == 0)
         return 0;
+    if (t->kind == VMCI_FK_MMX_XMM)
+        enter_mmx(fp);
     return vmci_raise(cpu, (cpu->cr4 & VMC_CR4_OSXMMEXCPT) ? VMC_VEC_XM : VMC_VEC_UD);
 }
 
@@ -211,10 +225,22 @@ static int load_operand(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la,
 {
     struct vmci_fp *fp = cpu->fp;
     *mem = direct(cpu, la, t->form.mem_bytes, false);
+    /* The host may insist on an alignment that the guest's model does not. */
+    if (unlikely((t->form.flags & VMCI_FO_LOOSE) && (la & 15)))
+        *mem = NULL;
     if (likely(*mem != NULL))
         return 0;
     *mem = fp->bounce;
     return vmci_rd_block(cpu, la, fp->bounce, t->form.mem_bytes);
+}
+
+/* AMD: with MXCSR.MM set only explicitly aligned moves insist on alignment (APM 1 4.2.2). */
+static bool misaligned_allowed(struct vmci_cpu *cpu, const struct vmci_thunk *t)
+{
+    if (t->form.flags & VMCI_FO_ALIGNX)
+        return false;
+    vmci_fp_park(cpu);
+    return (cpu->fp->area.mxcsr & VMCI_MXCSR_MM) != 0;
 }
 
 /* Address of the operand, segment and alignment checked; the fast path is flat 64-bit code. */
@@ -227,7 +253,11 @@ static inline int operand(struct vmci_cpu *cpu, const struct vmci_insn *in, stru
                    (t->form.align == 0 || !(*la & (t->form.align - 1u)))))
             return 0;
     }
-    return vmci_fp_operand(cpu, in, t->form.mem_bytes, t->form.align, write, la);
+    unsigned align = t->form.align;
+    if (align != 0 && ((cpu->seg[in->seg].base + vmci_ea(cpu, in)) & (align - 1)) &&
+        misaligned_allowed(cpu, t))
+        align = 0;
+    return vmci_fp_operand(cpu, in, t->form.mem_bytes, align, write, la);
 }
 
 static inline void set_results(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t out)

@@ -90,6 +90,7 @@ enum vmci_fp_mem {
 #define VMCI_FO_IS4    0x100000u /* imm8[7:4] names a register */
 #define VMCI_FO_EXC    0x200000u /* may raise SIMD floating-point exceptions */
 #define VMCI_FO_X87    0x400000u /* an x87 instruction */
+#define VMCI_FO_LOOSE  0x800000u /* AMD's processors do not insist on the alignment */
 
 /* What executes it, besides the plain path. */
 enum vmci_fp_special {
@@ -170,9 +171,9 @@ struct vmci_fp {
     bool live;      /* the state is in the host's registers; area is stale */
     bool mx_check;  /* the guest has unmasked SIMD exceptions: MXCSR runs with all masked */
     bool x87_check; /* the guest has unmasked x87 exceptions: look at ES before waiting */
-    bool has_xsave, has_avx;
+    bool has_xsave, has_avx, host_amd;
     uint32_t mx_masks;  /* the guest's mask bits of MXCSR while mx_check */
-    uint32_t mx_valid;  /* bits of MXCSR that the guest may set */
+    uint32_t mx_valid;  /* bits of MXCSR that the host has */
     uint32_t host_mxcsr;
     uint16_t host_fcw;
     uint64_t rfbm; /* components to load and save */
@@ -219,9 +220,14 @@ int vmci_fp_check(struct vmci_cpu *cpu, unsigned kind);
 int vmci_fp_check_mf(struct vmci_cpu *cpu);
 /* The CPU model deprecates FCS and FDS: they are saved as 0. */
 bool vmci_fp_no_selectors(struct vmci_cpu *cpu);
+bool vmci_fp_vendor_amd(struct vmci_cpu *cpu);
+/* Bits of MXCSR that the guest may set. */
+uint32_t vmci_fp_mx_valid(struct vmci_cpu *cpu);
 
 /* After area was written by software: mx_check, x87_check, ES. Not live. */
 void vmci_fp_refresh(struct vmci_fp *fp);
+/* area.st after the top of the stack grew by n: ST(i) is what ST(i + n) was. */
+void vmci_fp_rotate(struct vmci_fp *fp, unsigned n);
 
 int vmci_fp_x87_ctl(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t);
 int vmci_fp_special(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t);

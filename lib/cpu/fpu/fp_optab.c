@@ -17,6 +17,7 @@
 #define MO VMCI_FO_MEM
 #define AL VMCI_FO_ALIGN
 #define AX (VMCI_FO_ALIGN | VMCI_FO_ALIGNX)
+#define SH (VMCI_FO_ALIGN | VMCI_FO_LOOSE)
 #define ST VMCI_FO_STORE
 #define GR VMCI_FO_GREG
 #define GS VMCI_FO_GRMR
@@ -187,9 +188,9 @@ static const struct vmci_fp_op map_0f38[] = {
     SPC(0x92, P66, NONE, AVX2, AVX2, W, GATHER, V3 | MO),
     SPC(0x93, P66, NONE, AVX2, AVX2, W, GATHER, V3 | MO),
     FMA16(0x96), FMA16(0xa6), FMA16(0xb6),
-    ROW(0xc8, NP, SHA, NONE, NONE, V, AL), ROW(0xc9, NP, SHA, NONE, NONE, V, AL),
-    ROW(0xca, NP, SHA, NONE, NONE, V, AL), ROW(0xcb, NP, SHA, NONE, NONE, V, AL),
-    ROW(0xcc, NP, SHA, NONE, NONE, V, AL), ROW(0xcd, NP, SHA, NONE, NONE, V, AL),
+    ROW(0xc8, NP, SHA, NONE, NONE, V, SH), ROW(0xc9, NP, SHA, NONE, NONE, V, SH),
+    ROW(0xca, NP, SHA, NONE, NONE, V, SH), ROW(0xcb, NP, SHA, NONE, NONE, V, SH),
+    ROW(0xcc, NP, SHA, NONE, NONE, V, SH), ROW(0xcd, NP, SHA, NONE, NONE, V, SH),
     ROW(0xcf, P66, GFNI, GFNI, GFNI, V, AL | V3 | W0),
     ROW(0xdb, P66, AES, AES, NONE, V, AL), ROW(0xdc, P66, AES, AES, VAES, V, AL | V3),
     ROW(0xdd, P66, AES, AES, VAES, V, AL | V3), ROW(0xde, P66, AES, AES, VAES, V, AL | V3),
@@ -223,7 +224,7 @@ static const struct vmci_fp_op map_0f3a[] = {
     ROW(0x4c, P66, NONE, AVX, AVX2, V, V3 | W0 | I8 | VMCI_FO_IS4),
     SPC(0x60, P66, SSE42, AVX, NONE, V, PCMPSTR, I8), SPC(0x61, P66, SSE42, AVX, NONE, V, PCMPSTR, I8),
     SPC(0x62, P66, SSE42, AVX, NONE, V, PCMPSTR, I8), SPC(0x63, P66, SSE42, AVX, NONE, V, PCMPSTR, I8),
-    ROW(0xcc, NP, SHA, NONE, NONE, V, AL | I8),
+    ROW(0xcc, NP, SHA, NONE, NONE, V, SH | I8),
     ROW(0xce, P66, GFNI, GFNI, GFNI, V, AL | V3 | W1 | I8),
     ROW(0xcf, P66, GFNI, GFNI, GFNI, V, AL | V3 | W1 | I8),
     ROW(0xdf, P66, AES, AES, NONE, V, AL | I8),
@@ -303,11 +304,11 @@ static bool vex_valid(const struct vmci_insn *in, const struct vmci_fp_op *op, u
     form->feature = (l && !(op->flags & VMCI_FO_LIG)) ? op->v256 : op->v128;
     if (l && !(op->flags & VMCI_FO_LIG))
         form->vl = 32;
+    if (form->feature == VMCI_FEAT_NONE)
+        return false;
     /* Broadcasts from a register came with AVX2. */
     if (in->map == VMCI_MAP_0F38 && !mem && (op->opcode == 0x18 || op->opcode == 0x19))
         form->feature = VMCI_FEAT_AVX2;
-    if (form->feature == VMCI_FEAT_NONE)
-        return false;
     if ((op->flags & VMCI_FO_W0) && w)
         return false;
     if ((op->flags & VMCI_FO_W1) && !w)
@@ -315,9 +316,17 @@ static bool vex_valid(const struct vmci_insn *in, const struct vmci_fp_op *op, u
     if (op->special == VMCI_FS_EMMS) /* VZEROUPPER, VZEROALL: no ModR/M */
         return in->vex_v == 0;
     bool v3 = (op->flags & VMCI_FO_V3) || ((op->flags & VMCI_FO_V3REG) && !mem);
-    if (!v3 && (bits == 64 ? in->vex_v : in->vex_v & 7) != 0)
+    if (!v3 && in->vex_v != 0)
         return false;
-    return true;
+    /* VPEXTRQ and VPINSRQ exist in 64-bit mode only. */
+    return bits == 64 || !w || in->map != VMCI_MAP_0F3A || !(op->flags & VMCI_FO_GW);
+}
+
+/* 16-bit operand size: what environments are sized by. */
+static bool operand16(const struct vmci_insn *in, unsigned bits)
+{
+    bool p66 = (in->flags & VMCI_IF_66) != 0;
+    return bits == 64 ? p66 && !(in->rex & 8) : p66 != (bits == 16);
 }
 
 bool vmci_fp_classify(const struct vmci_insn *in, unsigned bits, struct vmci_fp_form *form)
@@ -329,8 +338,7 @@ bool vmci_fp_classify(const struct vmci_insn *in, unsigned bits, struct vmci_fp_
     if (in->flags & VMCI_IF_LOCK)
         return false;
     if (in->map == VMCI_MAP_1B && !(in->flags & VMCI_IF_VEX))
-        return vmci_fp_x87_form(opcode, modrm, (in->flags & VMCI_IF_66) ? bits != 16 : bits == 16,
-                                form);
+        return vmci_fp_x87_form(opcode, modrm, operand16(in, bits), form);
     bool vex = (in->flags & VMCI_IF_VEX) != 0;
     unsigned pp = vex ? in->vex_lpp & 3u : legacy_pp(in);
     const struct vmci_fp_op *op = vmci_fp_lookup(in->map, pp, opcode);

@@ -48,18 +48,35 @@ static unsigned implicit_segment(const struct vmci_cpu *cpu, const struct vmci_i
     return seg;
 }
 
-/* Write the chosen elements of data: all are probed first. */
-static int write_elements(struct vmci_cpu *cpu, uint64_t la, const uint8_t *data, uint32_t chosen,
-                          unsigned elements, unsigned bytes)
+/* Linear address of element i of an operand at ea. Only elements that are accessed are checked. */
+static int element_la(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned seg, uint64_t ea,
+                      unsigned bytes, bool write, uint64_t *la)
 {
+    if (in->addrsize != 8)
+        ea = in->addrsize == 4 ? (uint32_t)ea : (uint16_t)ea;
+    return vmci_seg_la(cpu, seg, ea, bytes, write, la);
+}
+
+/* Write the chosen elements of data: all are probed first. */
+static int write_elements(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned seg,
+                          uint64_t ea, const uint8_t *data, uint32_t chosen, unsigned elements,
+                          unsigned bytes)
+{
+    uint64_t la, first = ea;
     int r = 0;
     for (int pass = 0; pass < 2; pass++) {
         for (unsigned i = 0; i < elements && r == 0; i++) {
             if (!(chosen >> i & 1))
                 continue;
-            uint64_t at = la + i * bytes;
-            r = pass == 0 ? vmci_probe_wr(cpu, at, bytes)
-                          : vmci_wr_block(cpu, at, data + i * bytes, bytes);
+            r = element_la(cpu, in, seg, ea + i * bytes, bytes, true, &la);
+            if (r != 0)
+                break;
+            if (pass == 1)
+                r = vmci_wr_block(cpu, la, data + i * bytes, bytes);
+            else if (bytes == 1) /* MASKMOV: the fault names the operand, not the byte */
+                r = vmci_probe_wr(cpu, VMCI_MAX(la - (ea + i - first), la & ~0xfffull), 1);
+            else
+                r = vmci_probe_wr(cpu, la, bytes);
         }
     }
     return r;
@@ -67,7 +84,7 @@ static int write_elements(struct vmci_cpu *cpu, uint64_t la, const uint8_t *data
 
 /*
  * MASKMOVQ, MASKMOVDQU: run twice on buffers with different contents; bytes that come out equal
- * are those that were written.
+ * are those that were written. MASKMOVQ enters MMX mode even when its store faults.
  */
 static int maskmov(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t)
 {
@@ -75,9 +92,6 @@ static int maskmov(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci
     uint8_t a[16], b[16];
     unsigned n = (t->form.flags & VMCI_FO_MMX) ? 8 : 16;
     uint32_t chosen = 0;
-    uint64_t ea = cpu->gpr[VMC_RDI], la;
-    vmci_fp_park(cpu);
-    vmci_fp_copy(&fp->undo, &fp->area, sizeof(fp->area));
     for (unsigned i = 0; i < n; i++) {
         a[i] = 0;
         b[i] = 0xff;
@@ -86,16 +100,14 @@ static int maskmov(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci
     vmci_fp_run(fp, t->fn, b, 0);
     for (unsigned i = 0; i < n; i++)
         chosen |= (uint32_t)(a[i] == b[i]) << i;
-    if (in->addrsize != 8)
-        ea = in->addrsize == 4 ? (uint32_t)ea : (uint16_t)ea;
-    int r = vmci_seg_la(cpu, implicit_segment(cpu, in), ea, n, true, &la);
-    if (r == 0)
-        r = write_elements(cpu, la, a, chosen, n, 1);
-    if (r != 0) {
-        vmci_fp_park(cpu);
-        vmci_fp_copy(&fp->area, &fp->undo, sizeof(fp->area));
-    }
-    return r;
+    unsigned seg = implicit_segment(cpu, in);
+    uint64_t la;
+    int r = element_la(cpu, in, seg, cpu->gpr[VMC_RDI], n, true, &la);
+    if (r == 0) /* faults even if nothing is to be written (SDM 2B leaves it open) */
+        r = vmci_probe_wr(cpu, la, 1);
+    if (r != 0)
+        return r;
+    return write_elements(cpu, in, seg, cpu->gpr[VMC_RDI], a, chosen, n, 1);
 }
 
 static unsigned element_bytes(const struct vmci_insn *in)
@@ -128,19 +140,20 @@ static int vmaskmov(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmc
     unsigned bytes = element_bytes(in), n = t->form.vl / bytes;
     unsigned v = cpu->code_bits == 64 ? in->vex_v : in->vex_v & 7u;
     uint32_t chosen = mask_of(fp, v, n, bytes);
-    uint64_t la;
-    int r = vmci_fp_operand(cpu, in, t->form.mem_bytes, 0, !load, &la);
-    if (r != 0)
-        return r;
+    uint64_t la, ea = vmci_ea(cpu, in);
+    int r = 0;
     vmci_fp_zero(fp->bounce, sizeof(fp->bounce));
     for (unsigned i = 0; load && i < n && r == 0; i++) {
-        if (chosen >> i & 1)
-            r = vmci_rd_block(cpu, la + i * bytes, fp->bounce + i * bytes, bytes);
+        if (!(chosen >> i & 1))
+            continue;
+        r = element_la(cpu, in, in->seg, ea + i * bytes, bytes, false, &la);
+        if (r == 0)
+            r = vmci_rd_block(cpu, la, fp->bounce + i * bytes, bytes);
     }
     if (r != 0)
         return r;
     vmci_fp_run(fp, t->fn, fp->bounce, 0);
-    return load ? 0 : write_elements(cpu, la, fp->bounce, chosen, n, bytes);
+    return load ? 0 : write_elements(cpu, in, in->seg, ea, fp->bounce, chosen, n, bytes);
 }
 
 /* ---- gathers --------------------------------------------------------------------------------- */
@@ -169,9 +182,7 @@ static int gather_element(struct vmci_cpu *cpu, const struct vmci_insn *in, stru
     int64_t x = g->idx == 8 ? (int64_t)vmci_ld_le64(g->index + i * 8)
                             : (int32_t)vmci_ld_le32(g->index + i * 4);
     uint64_t ea = cpu->gpr[in->base] + ((uint64_t)x << in->scale) + (uint64_t)in->disp;
-    if (in->addrsize == 4)
-        ea = (uint32_t)ea;
-    int r = vmci_seg_la(cpu, in->seg, ea, g->data, false, &la);
+    int r = element_la(cpu, in, in->seg, ea, g->data, false, &la);
     if (r == 0)
         r = vmci_rd(cpu, la, g->data, &v);
     if (r == 0)

@@ -111,6 +111,14 @@ void vmci_fp_park(struct vmci_cpu *cpu)
         vzeroupper();
 }
 
+void vmci_fp_rotate(struct vmci_fp *fp, unsigned n)
+{
+    uint8_t st[8][16];
+    vmci_fp_copy(st, fp->area.st, sizeof(st));
+    for (unsigned i = 0; i < 8; i++)
+        vmci_fp_copy(fp->area.st[i], st[(i + n) & 7], 16);
+}
+
 void vmci_fp_refresh(struct vmci_fp *fp)
 {
     struct vmci_xsave *a = &fp->area;
@@ -121,7 +129,7 @@ void vmci_fp_refresh(struct vmci_fp *fp)
     if (a->fsw & ~a->fcw & VMCI_FCW_MASKS)
         a->fsw |= VMCI_FSW_ES | VMCI_FSW_B;
     /* What the unit does not have must not stop the area from being loaded. */
-    a->mxcsr &= fp->mx_valid;
+    a->mxcsr &= fp->mx_valid; /* the host's; what the guest may set is checked before */
     a->xstate_bv = fp->rfbm;
     a->xcomp_bv = 0;
 }
@@ -184,7 +192,7 @@ static uint64_t gather(const struct feat_bit *t, size_t n, const uint32_t *r)
 
 struct host_caps {
     uint64_t features, rfbm;
-    bool has_xsave, has_avx;
+    bool has_xsave, has_avx, amd;
 };
 
 static void host_probe(struct host_caps *fp)
@@ -197,6 +205,7 @@ static void host_probe(struct host_caps *fp)
     cpuid(0x80000000u, 0, ext);
     if (ext[0] >= 0x80000001u)
         cpuid(0x80000001u, 0, r + 8);
+    fp->amd = max[1] == 0x68747541u; /* "Auth" */
     fp->features = gather(feat_bits, VMCI_ARRAY_SIZE(feat_bits), r);
     fp->rfbm = VMC_XCR0_X87 | VMC_XCR0_SSE;
     fp->has_xsave = (r[2] >> 27) & 1; /* OSXSAVE */
@@ -237,9 +246,9 @@ int vmci_fp_create(struct vmci_cpu *cpu, struct vmc_error *err)
     fp->rfbm = caps.rfbm;
     fp->has_xsave = caps.has_xsave;
     fp->has_avx = caps.has_avx;
+    fp->host_amd = caps.amd;
     fxsave(&fp->area);
-    fp->mx_valid = fp->area.mxcsr_mask ? fp->area.mxcsr_mask : 0xffbfu;
-    fp->mx_valid &= ~VMCI_MXCSR_MM;
+    fp->mx_valid = fp->area.mxcsr_mask ? fp->area.mxcsr_mask : 0xffbfu; /* SDM 1 11.6.6 */
     vmci_thunk_init(fp);
     cpu->fp = fp;
     vmci_fp_reset(cpu, false);
@@ -272,7 +281,7 @@ unsigned vmci_fp_get_xsave(struct vmci_cpu *cpu, void *dst)
     out->fdp = fp->fdp;
     out->fop = fp->fop;
     out->rsvd0 = 0;
-    out->mxcsr_mask = fp->mx_valid;
+    out->mxcsr_mask = vmci_fp_mx_valid(cpu);
     vmci_fp_zero(out->rsvd1, sizeof(out->rsvd1) + sizeof(out->avail));
     /* The 64-bit format has no room for the selectors: the library keeps them where software may. */
     vmci_st_le16(out->avail, fp->fcs);
@@ -295,7 +304,7 @@ int vmci_fp_set_xsave(struct vmci_cpu *cpu, const void *src, unsigned bytes)
     uint64_t bv = bytes >= VMCI_XSAVE_AVX ? in->xstate_bv : VMC_XCR0_X87 | VMC_XCR0_SSE;
     if (bytes < sizeof(*in))
         bv &= ~VMC_XCR0_AVX;
-    if ((bv & ~fp->rfbm) || (in->mxcsr & ~fp->mx_valid))
+    if ((bv & ~fp->rfbm) || (in->mxcsr & ~vmci_fp_mx_valid(cpu)))
         return VMC_EINVAL;
     vmci_fp_park(cpu);
     init_x87(fp);

@@ -177,7 +177,8 @@ static bool is_fcmov(const struct vmci_insn *in, const struct vmci_fp_form *f)
            in->raw[in->modrm_off] < 0xe0;
 }
 
-static unsigned kind_of(const struct vmci_insn *in, const struct vmci_fp_form *f)
+static unsigned kind_of(const struct vmci_fp *fp, const struct vmci_insn *in,
+                        const struct vmci_fp_form *f)
 {
     if (f->flags & VMCI_FO_X87)
         return f->special >= VMCI_FS_FLDCW && f->special <= VMCI_FS_FNOP0 ? VMCI_FK_X87_CTL
@@ -188,8 +189,9 @@ static unsigned kind_of(const struct vmci_insn *in, const struct vmci_fp_form *f
         return VMCI_FK_SSE;
     if (!(f->flags & VMCI_FO_XMM))
         return VMCI_FK_MMX;
-    /* CVTPI2PD from memory touches no MMX register. */
-    if (in->raw[in->opcode_off] == 0x2a && (in->flags & VMCI_IF_MEM) && legacy_prefix(in) == 0x66)
+    /* CVTPI2PD, on AMD's also CVTPI2PS, does not enter MMX mode for an operand in memory. */
+    if (in->raw[in->opcode_off] == 0x2a && (in->flags & VMCI_IF_MEM) &&
+        (legacy_prefix(in) == 0x66 || fp->host_amd))
         return VMCI_FK_SSE;
     return VMCI_FK_MMX_XMM;
 }
@@ -285,8 +287,10 @@ struct vmci_thunk *vmci_thunk_get(struct vmci_cpu *cpu, const struct vmci_insn *
         return NULL;
     if (!((fp->host_features & cpu->features) >> want.form.feature & 1))
         return NULL;
+    if ((want.form.flags & VMCI_FO_LOOSE) && vmci_fp_vendor_amd(cpu))
+        want.form.align = 0;
     encode(&key, in, &want.form, bits);
-    want.kind = (uint8_t)kind_of(in, &want.form);
+    want.kind = (uint8_t)kind_of(fp, in, &want.form);
     name_gprs(in, &want, bits);
     if (want.form.flags & VMCI_FO_X87)
         want.fop = (uint16_t)(((in->raw[in->opcode_off] & 7u) << 8) | in->raw[in->modrm_off]);

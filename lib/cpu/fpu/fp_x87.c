@@ -172,6 +172,7 @@ static int wr_pieces(struct vmci_cpu *cpu, uint64_t la, const uint8_t *p, unsign
 
 static void init_unit(struct vmci_fp *fp)
 {
+    vmci_fp_rotate(fp, 8u - ((fp->area.fsw >> 11) & 7));
     fp->area.fcw = VMCI_FCW_INIT;
     fp->area.fsw = 0;
     fp->area.ftw = 0;
@@ -214,9 +215,12 @@ static int load_env(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la, boo
     if (r != 0)
         return r;
     vmci_fp_park(cpu);
+    unsigned top = (fp->area.fsw >> 11) & 7;
+    get_env(cpu, buf, op16);
+    if (!regs) /* another top: the same registers by other names */
+        vmci_fp_rotate(fp, ((fp->area.fsw >> 11) - top) & 7);
     for (unsigned i = 0; regs && i < 8; i++)
         vmci_fp_copy(fp->area.st[i], buf + env + i * 10, 10);
-    get_env(cpu, buf, op16);
     return 0;
 }
 

@@ -60,11 +60,20 @@ static unsigned vector_regs(const struct vmci_cpu *cpu)
     return cpu->code_bits == 64 ? 16 : 8;
 }
 
-static bool vendor_amd(struct vmci_cpu *cpu)
+bool vmci_fp_vendor_amd(struct vmci_cpu *cpu)
 {
     uint32_t r[4];
     vmci_cpuid(cpu, 0, 0, r);
     return r[1] == 0x68747541u; /* "Auth" */
+}
+
+uint32_t vmci_fp_mx_valid(struct vmci_cpu *cpu)
+{
+    uint32_t r[4], valid = cpu->fp->mx_valid;
+    vmci_cpuid(cpu, 0x80000001u, 0, r);
+    if (!((r[2] >> 7) & 1)) /* MISALIGNSSE */
+        valid &= ~VMCI_MXCSR_MM;
+    return valid;
 }
 
 bool vmci_fp_no_selectors(struct vmci_cpu *cpu)
@@ -86,7 +95,7 @@ static void put_x87(struct vmci_cpu *cpu, uint8_t *p, bool w)
     vmci_st_le16(p, a->fcw);
     vmci_st_le16(p + 2, a->fsw);
     p[4] = a->ftw;
-    if ((a->fsw & VMCI_FSW_ES) || !vendor_amd(cpu)) {
+    if ((a->fsw & VMCI_FSW_ES) || !vmci_fp_vendor_amd(cpu)) {
         vmci_st_le16(p + 6, fp->fop);
         vmci_st_le64(p + 8, fp->fip);
         vmci_st_le64(p + 16, fp->fdp);
@@ -180,7 +189,7 @@ static int load_mxcsr(struct vmci_cpu *cpu, const struct vmci_insn *in)
         r = vmci_rd(cpu, la, 4, &v);
     if (r != 0)
         return r;
-    if (v & ~(uint64_t)fp->mx_valid)
+    if ((v & 0xffff0000u) && (v & ~(uint64_t)vmci_fp_mx_valid(cpu)))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     vmci_fp_park(cpu);
     fp->area.mxcsr = (uint32_t)v;
@@ -216,7 +225,7 @@ static int do_fxsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
     put_x87(cpu, im.b, wide(cpu, in));
     if (cpu->cr4 & VMC_CR4_OSFXSR) {
         vmci_st_le32(im.b + 24, fp->area.mxcsr);
-        vmci_st_le32(im.b + 28, fp->mx_valid);
+        vmci_st_le32(im.b + 28, vmci_fp_mx_valid(cpu));
         part(&im, 0, LEGACY_XMM);
     } else {
         part(&im, 0, 24);
@@ -237,7 +246,7 @@ static int do_fxrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t
     if (r != 0)
         return r;
     bool mx = (cpu->cr4 & VMC_CR4_OSFXSR) != 0;
-    if (mx && (vmci_ld_le32(b + 24) & ~fp->mx_valid))
+    if (mx && (vmci_ld_le32(b + 24) & ~vmci_fp_mx_valid(cpu)))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     vmci_fp_park(cpu);
     get_x87(cpu, b, wide(cpu, in));
@@ -274,7 +283,7 @@ static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t l
     }
     if (compact ? (write & VMC_XCR0_SSE) : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX))) {
         vmci_st_le32(im.b + 24, fp->area.mxcsr);
-        vmci_st_le32(im.b + 28, fp->mx_valid);
+        vmci_st_le32(im.b + 28, vmci_fp_mx_valid(cpu));
         part(&im, 24, 8);
     }
     if (write & VMC_XCR0_SSE) {
@@ -330,7 +339,7 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
         if (r != 0)
             return r;
     }
-    if (mx && (vmci_ld_le32(b + 24) & ~fp->mx_valid))
+    if (mx && (vmci_ld_le32(b + 24) & ~vmci_fp_mx_valid(cpu)))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     vmci_fp_park(cpu);
     for (unsigned i = 0; i < 3; i++) {

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * diff_run: random user-mode code on two executors, results compared.
+ *
+ *   -t SECONDS     CPU time to spend (default 20)        -n CASES   or so many cases
+ *   -s SEED        first seed (default: from the clock; printed)
+ *   -m 16,32,64    modes                                 -a, -b NAME   executors (native, soft)
+ *   -f             walk the forms: every instruction form in turn instead of sequences
+ *   -r FILE        replay the vectors of FILE            -o DIR     keep failures there
+ *   -x             keep going after a failure            -v         show what passes by
+ *   -i PERCENT     share of integer instructions (default 50)
+ *   -z             compare executor a with itself (is it deterministic?)
+ */
+#include "cpu/decode/insn.h"
+#include "diff.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BATCH     64u
+#define FAIL_SHOW 10u
+
+struct run {
+    struct diff_gen *gen;
+    const struct diff_executor *ex[2];
+    void *ctx[2];
+    const char *keep;
+    bool forms, go_on, verbose;
+    unsigned modes[3], nmodes;
+    unsigned long cases, failures, faults, hangs;
+    struct diff_case c[BATCH];
+    struct diff_result r[2][BATCH];
+};
+
+static const struct diff_executor *const executors[] = {&diff_native, &diff_soft};
+
+static const struct diff_executor *executor(const char *name)
+{
+    for (unsigned i = 0; i < sizeof(executors) / sizeof(executors[0]); i++)
+        if (strcmp(executors[i]->name, name) == 0)
+            return executors[i];
+    return NULL;
+}
+
+static bool differs(struct run *run, const struct diff_case *c)
+{
+    static struct diff_result r[2];
+    for (unsigned k = 0; k < 2; k++)
+        run->ex[k]->run(run->ctx[k], c, &r[k], 1);
+    return !diff_same(run->gen, c, &r[0], &r[1], NULL, 0);
+}
+
+/* Drop what the failure does not need: instructions, then register contents. */
+static void minimise(struct run *run, struct diff_case *c)
+{
+    struct diff_case t;
+    for (unsigned i = c->insns; i-- > 0 && c->insns > 1;) {
+        t = *c;
+        diff_case_drop(&t, i);
+        diff_case_finish(&t);
+        if (differs(run, &t))
+            *c = t;
+    }
+    for (unsigned i = 0; i < 16; i++) {
+        t = *c;
+        t.in.gpr[i] = 0;
+        if (i != 4 && differs(run, &t))
+            *c = t;
+    }
+    t = *c;
+    t.in.fp.mxcsr = 0x1f80;
+    t.in.fp.fcw = 0x37f;
+    t.in.fp.fsw = 0;
+    if (differs(run, &t))
+        *c = t;
+}
+
+static void failure(struct run *run, const struct diff_case *orig)
+{
+    static struct diff_result r[2];
+    static char text[8192];
+    struct diff_case c = *orig;
+    run->failures++;
+    if (run->failures > FAIL_SHOW)
+        return;
+    minimise(run, &c);
+    for (unsigned k = 0; k < 2; k++)
+        run->ex[k]->run(run->ctx[k], &c, &r[k], 1);
+    text[0] = '\0';
+    if (diff_same(run->gen, &c, &r[0], &r[1], text, sizeof(text))) {
+        c = *orig;
+        strcpy(text, "  (does not happen again by itself)\n");
+    }
+    printf("# %s / %s differ:\n", run->ex[0]->name, run->ex[1]->name);
+    diff_case_print(stdout, run->gen, &c);
+    printf("%s  ended by %u at %" PRIx64 " / %u at %" PRIx64 "\n\n", text, r[0].vector,
+           r[0].out.rip, r[1].vector, r[1].out.rip);
+    fflush(stdout);
+    if (run->keep != NULL) {
+        char path[512];
+        snprintf(path, sizeof(path), "%s/%016" PRIx64 ".vec", run->keep, c.seed);
+        FILE *f = fopen(path, "w");
+        if (f != NULL) {
+            diff_case_print(f, run->gen, &c);
+            fclose(f);
+        }
+    }
+}
+
+static void run_batch(struct run *run, unsigned n)
+{
+    for (unsigned k = 0; k < 2; k++)
+        run->ex[k]->run(run->ctx[k], run->c, run->r[k], n);
+    for (unsigned i = 0; i < n; i++) {
+        run->cases++;
+        run->faults += run->r[0][i].vector < 32;
+        run->hangs += run->r[0][i].vector > DIFF_END;
+        if (run->verbose)
+            diff_case_print(stdout, run->gen, &run->c[i]);
+        if (!diff_same(run->gen, &run->c[i], &run->r[0][i], &run->r[1][i], NULL, 0))
+            failure(run, &run->c[i]);
+    }
+}
+
+static bool enough(const struct run *run, unsigned long max_cases, double seconds)
+{
+    if (run->failures != 0 && !run->go_on)
+        return true;
+    if (max_cases != 0)
+        return run->cases >= max_cases;
+    return (double)clock() / CLOCKS_PER_SEC >= seconds;
+}
+
+static void random_cases(struct run *run, uint64_t seed, unsigned long max_cases, double seconds)
+{
+    unsigned form = 0, round = 0;
+    while (!enough(run, max_cases, seconds)) {
+        for (unsigned i = 0; i < BATCH; i++, seed++) {
+            unsigned bits = run->modes[round % run->nmodes];
+            if (!run->forms) {
+                diff_gen_case(run->gen, bits, seed, &run->c[i]);
+            } else {
+                diff_gen_form(run->gen, bits, form, seed, &run->c[i]);
+                if (++form == diff_gen_forms(run->gen, bits)) {
+                    form = 0;
+                    round++;
+                }
+            }
+            if (run->c[i].insns == 0)
+                i--;
+        }
+        if (!run->forms)
+            round++;
+        run_batch(run, BATCH);
+    }
+}
+
+static int replay(struct run *run, const char *file)
+{
+    FILE *f = fopen(file, "r");
+    bool bad;
+    if (f == NULL) {
+        perror(file);
+        return 2;
+    }
+    while (diff_case_read(f, &run->c[0], &bad)) {
+        if (bad) {
+            printf("%s: not a vector\n", file);
+            fclose(f);
+            return 2;
+        }
+        if (run->ex[0]->has_bits(run->ctx[0], run->c[0].bits))
+            run_batch(run, 1);
+    }
+    fclose(f);
+    return 0;
+}
+
+static void modes_of(struct run *run, const char *list)
+{
+    static const unsigned all[] = {64, 32, 16};
+    for (unsigned i = 0; i < 3; i++) {
+        char name[4];
+        snprintf(name, sizeof(name), "%u", all[i]);
+        if (strstr(list, name) == NULL)
+            continue;
+        if (!run->ex[0]->has_bits(run->ctx[0], all[i]) ||
+            !run->ex[1]->has_bits(run->ctx[1], all[i]))
+            printf("%u-bit code cannot run here\n", all[i]);
+        else
+            run->modes[run->nmodes++] = all[i];
+    }
+}
+
+static uint64_t clock_seed(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return ((uint64_t)ts.tv_sec << 30) ^ (uint64_t)ts.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+    static struct run run;
+    const char *names[2] = {"native", "soft"}, *why, *modes = "64,32,16", *vectors[64];
+    unsigned nvectors = 0, mix = 50;
+    uint64_t seed = clock_seed();
+    unsigned long max_cases = 0;
+    double seconds = 20;
+    bool self = false;
+    int c, rc = 0;
+    while ((c = getopt(argc, argv, "t:n:s:m:a:b:fr:o:xvzi:")) != -1) {
+        switch (c) {
+        case 't': seconds = atof(optarg); break;
+        case 'n': max_cases = strtoul(optarg, NULL, 0); break;
+        case 's': seed = strtoull(optarg, NULL, 0); break;
+        case 'm': modes = optarg; break;
+        case 'a': names[0] = optarg; break;
+        case 'b': names[1] = optarg; break;
+        case 'i': mix = (unsigned)atoi(optarg); break;
+        case 'f': run.forms = true; break;
+        case 'r': if (nvectors < 64) vectors[nvectors++] = optarg; break;
+        case 'o': run.keep = optarg; break;
+        case 'x': run.go_on = true; break;
+        case 'v': run.verbose = true; break;
+        case 'z': self = true; break;
+        default: return 2;
+        }
+    }
+    while (optind < argc && nvectors != 0 && nvectors < 64)
+        vectors[nvectors++] = argv[optind++];
+    if (self)
+        names[1] = names[0];
+    for (unsigned k = 0; k < 2; k++) {
+        run.ex[k] = executor(names[k]);
+        if (run.ex[k] == NULL)
+            return 2;
+        run.ctx[k] = run.ex[k]->create(&why);
+        if (run.ctx[k] == NULL) {
+            printf("%s: %s\n", names[k], why);
+            return 77;
+        }
+    }
+    run.gen = diff_gen_create(diff_features());
+    if (run.gen == NULL)
+        return 2;
+    diff_gen_mix(run.gen, mix);
+    if (nvectors != 0) {
+        run.go_on = true;
+        for (unsigned i = 0; i < nvectors && rc == 0; i++)
+            rc = replay(&run, vectors[i]);
+    } else {
+        modes_of(&run, modes);
+        if (run.nmodes == 0)
+            return 77;
+        printf("seed %" PRIu64 "\n", seed);
+        fflush(stdout);
+        random_cases(&run, seed, max_cases, seconds);
+    }
+    printf("%lu cases, %lu of them ended by an exception, %lu unfinished; %lu differ\n", run.cases,
+           run.faults, run.hangs, run.failures);
+    diff_gen_destroy(run.gen);
+    for (unsigned k = 0; k < 2; k++)
+        run.ex[k]->destroy(run.ctx[k]);
+    return rc != 0 ? rc : run.failures != 0;
+}
