@@ -189,7 +189,7 @@ static int load_mxcsr(struct vmci_cpu *cpu, const struct vmci_insn *in)
         r = vmci_rd(cpu, la, 4, &v);
     if (r != 0)
         return r;
-    if ((v & 0xffff0000u) && (v & ~(uint64_t)vmci_fp_mx_valid(cpu)))
+    if ((v & 0xffff0040u) && (v & ~(uint64_t)vmci_fp_mx_valid(cpu)))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     vmci_fp_park(cpu);
     fp->area.mxcsr = (uint32_t)v;
