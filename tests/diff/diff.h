@@ -139,8 +139,8 @@ void diff_case_memory(const struct diff_case *c, uint8_t mem[DIFF_MEM_BYTES]);
 /* The code with the jump to DIFF_EXIT behind it; returns its length. */
 unsigned diff_case_code(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX + 16]);
 
-/* Flags that are undefined after the case, by the table of the instructions' undefined flags. */
-uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c);
+/* Flags that are undefined before the instruction at rip (or at the end of the case). */
+uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uint64_t rip);
 
 /* Does instruction i access more than 64 bytes (FXSAVE, FNSAVE ...)? */
 bool diff_wide_operand(struct diff_gen *g, const struct diff_case *c, unsigned i);

@@ -171,7 +171,7 @@ bool diff_same(struct diff_gen *g, const struct diff_case *c, const struct diff_
 {
     struct report r = {text, bytes, true};
     uint64_t flags = (VMC_FLAG_ARITH | VMC_FLAG_DF | VMC_FLAG_AC | VMC_FLAG_NT | VMC_FLAG_ID) &
-                     ~diff_undefined_flags(g, c);
+                     ~diff_undefined_flags(g, c, a->out.rip);
     uint32_t codes = ~0u;
     if (a->vector != b->vector)
         differ(&r, "  vector: %u / %u\n", a->vector, b->vector);

@@ -452,6 +452,9 @@ static bool acceptable(const struct diff_case *c, const struct vmci_insn *in, ui
     /* Shifts by more than the operand's size leave it undefined. */
     if ((in->op == VMCI_OP_SHLD || in->op == VMCI_OP_SHRD) && in->opsize == 2)
         return false;
+    /* The register form of 0F 0D is a NOP for Intel, #UD for AMD. */
+    if (in->map == VMCI_MAP_0F && in->raw[in->opcode_off] == 0x0d && in->raw[in->modrm_off] >= 0xc0)
+        return false;
     /* Vendors differ in what 66 does to near branches in 64-bit mode. */
     if (c->bits == 64 && (in->flags & VMCI_IF_BRANCH) && (in->flags & VMCI_IF_66))
         return false;
@@ -550,11 +553,11 @@ void diff_gen_form(struct diff_gen *g, unsigned bits, unsigned form, uint64_t se
     diff_case_finish(c);
 }
 
-uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c)
+uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uint64_t rip)
 {
     uint64_t undef = 0;
     bool branch = false;
-    for (unsigned i = 0, at = 0; i < c->insns; at += c->len[i++]) {
+    for (unsigned i = 0, at = 0; i < c->insns && c->in.rip + at != rip; at += c->len[i++]) {
         struct vmci_insn in;
         if (decode(g, c->bits, c->code + at, c->len[i], &in) <= 0)
             continue;

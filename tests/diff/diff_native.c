@@ -192,13 +192,6 @@ static void fp_load(const struct diff_fp *fp)
 {
     __asm__ volatile("xrstor64 (%0)" : : "r"(fp), "a"(7), "d"(0) : "memory");
 }
-static void fp_store(struct diff_fp *fp)
-{
-    memset(xsave_area, 0, 832);
-    __asm__ volatile("xsave64 (%0)" : : "r"(xsave_area), "a"(7), "d"(0) : "memory");
-    memcpy(fp, xsave_area, sizeof(*fp));
-}
-
 static uint8_t *const page_of[2] = {(uint8_t *)(uintptr_t)DIFF_DATA,
                                     (uint8_t *)(uintptr_t)DIFF_STACK};
 

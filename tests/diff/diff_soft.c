@@ -15,7 +15,8 @@
 #include <vmcore/engine.h>
 #include <vmcore/x86.h>
 
-/* Guest-physical layout; below CODE_PA linear addresses are the same. */
+/* Guest-physical layout. The first pages are the kernel's, at KERNEL in the upper half. */
+#define KERNEL     0xffff800000000000ull
 #define MEM_BYTES  0x100000u
 #define GDT_PA     0x1000u
 #define LDT_PA     0x1800u
@@ -28,6 +29,8 @@
 #define PDPT_PA    0x11000u
 #define PD_PA      0x12000u
 #define PT_PA      0x13000u /* four: kernel, code, data, stack */
+#define KPDPT_PA   0x17000u
+#define KPD_PA     0x18000u
 #define CODE_PA    0x80000u
 #define DATA_PA    0x82000u
 #define STACK_PA   0x85000u
@@ -78,14 +81,17 @@ static void build_tables(struct soft *s)
     put64(s, GDT_PA + 0x28, descriptor(0, 0xfffff, 0xc0f3)); /* DIFF_DS */
     put64(s, GDT_PA + 0x30, descriptor(0, 0xfffff, 0xa0fb)); /* DIFF_CS64 */
     put64(s, GDT_PA + TSS_SEL, descriptor(TSS_PA, 0x67, 0x8b));
+    put64(s, GDT_PA + TSS_SEL + 8, KERNEL >> 32);
     put64(s, GDT_PA + LDT_SEL, descriptor(LDT_PA, 0x17, 0x82));
+    put64(s, GDT_PA + LDT_SEL + 8, KERNEL >> 32);
     put64(s, LDT_PA, descriptor(DIFF_CODE, 0xffff, 0xfb));
     put64(s, LDT_PA + 8, descriptor(DIFF_DATA, 0xffff, 0xf3));
     put64(s, LDT_PA + 16, descriptor(DIFF_STACK, DIFF_PAGE - 1, 0xf3));
-    put64(s, TSS_PA + 4, KSTACK_TOP);
+    put64(s, TSS_PA + 4, KERNEL + KSTACK_TOP);
     for (unsigned v = 0; v < 256; v++) {
         uint64_t h = HANDLER_PA + v * 16;
-        put64(s, IDT_PA + v * 16, (h & 0xffff) | KCS << 16 | 0x8e00ull << 32 | (h >> 16) << 48);
+        put64(s, IDT_PA + v * 16 + 8, KERNEL >> 32);
+        put64(s, IDT_PA + v * 16, (h & 0xffff) | KCS << 16 | (v == 3 || v == 4 ? 0xee00ull : 0x8e00ull) << 32 | (h >> 16) << 48);
         put(s, h, "\xf4\xeb\xfd", 3); /* hlt; jmp to it */
     }
 }
@@ -94,7 +100,9 @@ static void build_pages(struct soft *s)
 {
     put64(s, PML4_PA, PDPT_PA | 7);
     put64(s, PDPT_PA, PD_PA | 7);
-    put64(s, PD_PA, PT_PA | 7);
+    put64(s, PML4_PA + 256 * 8, KPDPT_PA | 3);
+    put64(s, KPDPT_PA, KPD_PA | 3);
+    put64(s, KPD_PA, PT_PA | 3);
     put64(s, PD_PA + (DIFF_CODE >> 21) * 8, (PT_PA + 0x1000) | 7);
     put64(s, PD_PA + (DIFF_DATA >> 21) * 8, (PT_PA + 0x2000) | 7);
     put64(s, PD_PA + (DIFF_STACK >> 21) * 8, (PT_PA + 0x3000) | 7);
@@ -124,12 +132,12 @@ static void base_state(struct soft *s)
              VMC_CR4_FSGSBASE;
     b->efer = VMC_EFER_SCE | VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_NX;
     b->xcr0 = 7;
-    b->gdtr.base = GDT_PA;
+    b->gdtr.base = KERNEL + GDT_PA;
     b->gdtr.limit = 0x5f;
-    b->idtr.base = IDT_PA;
+    b->idtr.base = KERNEL + IDT_PA;
     b->idtr.limit = 0xfff;
-    segment(&b->seg[VMC_TR], TSS_SEL, TSS_PA, 0x67, 0x8b);
-    segment(&b->seg[VMC_LDTR], LDT_SEL, LDT_PA, 0x17, 0x82);
+    segment(&b->seg[VMC_TR], TSS_SEL, KERNEL + TSS_PA, 0x67, 0x8b);
+    segment(&b->seg[VMC_LDTR], LDT_SEL, KERNEL + LDT_PA, 0x17, 0x82);
     b->activity = VMC_RUN_RUNNING;
     b->xsave_bytes = sizeof(struct diff_fp);
 }
@@ -277,7 +285,7 @@ static void read_frame(struct soft *s, struct diff_result *r)
     static const uint32_t with_code = 1u << 8 | 0x1fu << 10 | 1u << 17;
     uint64_t f[6] = {0};
     bool has_code = with_code >> r->vector & 1;
-    if (vmc_mem_read(s->mem, s->st.gpr[VMC_RSP], f + !has_code, has_code ? 48 : 40) != VMC_OK) {
+    if (vmc_mem_read(s->mem, s->st.gpr[VMC_RSP] - KERNEL, f + !has_code, has_code ? 48 : 40) != VMC_OK) {
         r->vector = DIFF_DEAD;
         return;
     }
@@ -310,11 +318,11 @@ static void run_case(struct soft *s, const struct diff_case *c, struct diff_resu
     memcpy(&r->out.fp, s->st.xsave, sizeof(r->out.fp));
     if (x.kind == VMC_EXIT_BUDGET) {
         r->vector = DIFF_HANG;
-    } else if (s->st.rip - HANDLER_PA >= 256 * 16 || (s->st.rip & 15) > 3) {
+    } else if (s->st.rip - KERNEL - HANDLER_PA >= 256 * 16 || (s->st.rip & 15) > 3) {
         r->vector = DIFF_DEAD; /* not a halted handler */
         r->code = x.kind;
     } else {
-        r->vector = (uint32_t)(s->st.rip - HANDLER_PA) / 16;
+        r->vector = (uint32_t)(s->st.rip - KERNEL - HANDLER_PA) / 16;
         read_frame(s, r);
     }
     if (vmc_mem_read(s->mem, DATA_PA, r->mem, 3 * DIFF_PAGE) != VMC_OK ||

@@ -102,3 +102,37 @@ void dec_fix_facts(const struct dec_scan *s, const uint8_t *opcode, struct dec_f
         return;
     }
 }
+
+/* Instructions for which 66, F2 or F3 select another encoding: with the wrong one they are #UD. */
+bool dec_prefix_valid(const struct dec_scan *s, unsigned op)
+{
+    switch (op) {
+    case VMCI_OP_XGETBV:
+    case VMCI_OP_XSETBV:
+    case VMCI_OP_FENCE:
+    case VMCI_OP_MOVNTI:
+    case VMCI_OP_CLFLUSH:
+    case VMCI_OP_LDMXCSR:
+    case VMCI_OP_STMXCSR:
+    case VMCI_OP_FXSAVE:
+    case VMCI_OP_FXRSTOR:
+    case VMCI_OP_XSAVE:
+    case VMCI_OP_XSAVEOPT:
+    case VMCI_OP_XSAVEC:
+    case VMCI_OP_XSAVES:
+    case VMCI_OP_XRSTOR:
+    case VMCI_OP_XRSTORS:
+        return s->pp == 0;
+    case VMCI_OP_CLFLUSHOPT:
+    case VMCI_OP_CLWB:
+        return s->pp == 1;
+    case VMCI_OP_RDRAND:
+        return s->pp < 2;
+    case VMCI_OP_RDSEED:
+        return s->pp != 3;
+    case VMCI_OP_MOVBE:
+        return s->pp != 2;
+    default:
+        return true;
+    }
+}

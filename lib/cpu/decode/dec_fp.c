@@ -58,8 +58,8 @@ bool dec_fp_finish(const struct dec_scan *s, struct vmci_insn *in)
 
     if (in->op == VMCI_OP_FWAIT)
         return true;
-    if (in->op >= VMCI_OP_LDMXCSR) /* 66, F2 and F3 make other instructions of these */
-        return s->pp == 0 && s->vex_v == 0 && !(s->vex_lpp & 4);
+    if (in->op >= VMCI_OP_LDMXCSR)
+        return s->vex_v == 0 && !(s->vex_lpp & 4);
     const struct vmci_fp_op *op = vmci_fp_lookup(s->map, s->pp, s->opcode);
     if (op != NULL && op->special == VMCI_FS_GATHER) {
         if (in->sib_off == 0)

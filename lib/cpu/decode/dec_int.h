@@ -62,5 +62,6 @@ bool dec_fp_finish(const struct dec_scan *s, struct vmci_insn *in);
 /* Corrections (dec_fix.c): before the library sees the opcode, and of what it says. */
 void dec_fix_bytes(const struct dec_scan *s, uint8_t *opcode, unsigned avail);
 void dec_fix_facts(const struct dec_scan *s, const uint8_t *opcode, struct dec_facts *f);
+bool dec_prefix_valid(const struct dec_scan *s, unsigned op);
 
 #endif

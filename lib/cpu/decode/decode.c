@@ -402,7 +402,7 @@ static bool valid(const struct dec_scan *s, const struct vmci_insn *in, uint64_t
 {
     bool mem = has_kind(in, VMCI_OPND_MEM);
 
-    if (s->bad || s->evex || s->xop)
+    if (s->bad || s->evex || s->xop || !dec_prefix_valid(s, in->op))
         return false;
     if (in->feature != VMCI_FEAT_NONE && !(features >> in->feature & 1))
         return false;

@@ -249,7 +249,7 @@ static EXEC(setcc)
         if (a == old) {                                                                            \
             put_r##W(cpu, &in->opnd[0], v);                                                        \
         } else {                                                                                   \
-            put_r##W(cpu, &in->opnd[0], old);                                                      \
+            /* the destination is not written: bits 63:32 stay */                                  \
             put_gpr(cpu, VMC_RAX, sizeof(u##W), old);                                              \
         }                                                                                          \
         return 0;                                                                                  \

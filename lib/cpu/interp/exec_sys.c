@@ -238,6 +238,8 @@ static EXEC(clts)
 static EXEC(lmsw)
 {
     u64 v;
+    if (cpu->cpl != 0) /* before the operand is read */
+        return gp0(cpu);
     int rc = exec_src(cpu, in, 0, 2, &v);
     return rc != 0 ? rc : vmci_lmsw(cpu, (u16)v);
 }
