@@ -16,7 +16,7 @@ $(OBJ): %.o: $(ROOT)/%
 	@mkdir -p $(dir $@)
 	gcc -std=gnu17 -O2 -ffreestanding -fno-stack-protector -mno-red-zone -fno-pic -nostdlib \
 	  $(if $(filter lib/base/% lib/mmu/% lib/cpu/% lib/irq/% lib/bus/% lib/dev/% lib/virtio/% lib/vm/% lib/pc/%,$@),-mgeneral-regs-only) \
-	  -fno-strict-aliasing -I$(ROOT)/include -I$(ROOT)/lib -MMD -c $< -o $@
+	  -fno-strict-aliasing -I$(ROOT)/include -I$(ROOT)/lib -MMD -MP -c $< -o $@
 -include $(OBJ:.o=.d)
 MK
 make -s -j2 -C "$out" ROOT="$root" all.o
