@@ -59,6 +59,7 @@ static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struc
     vm->mem = cfg->mem;
     vm->virtual_time = (cfg->flags & VMC_ENGINE_VIRTUAL_TIME) != 0;
     if (sc != NULL) {
+        vm->translate = (sc->flags & VMC_SOFT_TRANSLATE) != 0;
         vm->trace = sc->trace;
         vm->trace_ctx = sc->trace_ctx;
     }
@@ -113,6 +114,7 @@ static void soft_vcpu_fini(void *ev)
         return;
     sc->cpu.vm->cpu[sc->cpu.index] = NULL;
     block_cache_free(sc);
+    bt_fini(sc);
     vmci_fp_destroy(&sc->cpu);
     vmci_decoder_destroy(sc->cpu.dec);
     sc->cpu.vm = NULL;
@@ -151,6 +153,12 @@ static int soft_vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_
     vmci_cpu_reset(cpu, false);
     if (cpu->fp != NULL)
         vmci_fp_reset(cpu, false);
+    if (vm->translate && cpu->fp != NULL && bt_init(sc) == VMC_ENOMEM) {
+        vmci_fp_destroy(cpu);
+        vmci_decoder_destroy(cpu->dec);
+        cpu->vm = NULL;
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory for translated code");
+    }
     cpu->injected.type = VMC_EV_NONE;
     vm->cpu[index] = sc;
     vm->count = VMCI_MAX(vm->count, index + 1);
@@ -355,16 +363,27 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         [STAT_STEPS] = "soft.single_steps",
     };
     const struct vmci_soft_cpu *sc = ev;
+    const struct vmci_bt *bt = &sc->bt;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } more[] = {
+        {"soft.retired", sc->cpu.retired},
+        {"bt.translated", bt->st_translated}, {"bt.bytes", bt->used},
+        {"bt.callouts", bt->st_calls},        {"bt.links", bt->st_links},
+        {"bt.lookups", bt->st_lookups},       {"bt.slices", bt->st_slices},
+        {"bt.flushes", bt->st_flushes},
+    };
 
     for (size_t i = 0; i < STAT_COUNT && i < max; i++) {
         names[i] = name[i];
         values[i] = sc->stat[i];
     }
-    if (max > STAT_COUNT) {
-        names[STAT_COUNT] = "soft.retired";
-        values[STAT_COUNT] = sc->cpu.retired;
+    for (size_t i = 0; i < VMCI_ARRAY_SIZE(more) && STAT_COUNT + i < max; i++) {
+        names[STAT_COUNT + i] = more[i].name;
+        values[STAT_COUNT + i] = more[i].value;
     }
-    return STAT_COUNT + 1;
+    return STAT_COUNT + VMCI_ARRAY_SIZE(more);
 }
 
 const struct vmc_engine_ops *vmc_engine_soft(void)

@@ -35,6 +35,7 @@ enum key {
     KEY_GDB,
     KEY_TRACE_INSN,
     KEY_DETERMINISTIC,
+    KEY_TRANSLATE,
     KEY_NO_SANDBOX,
     KEY_VERBOSE,
 };
@@ -72,6 +73,8 @@ static const struct argp_option option_table[] = {
      "Write every instruction executed, disassembled (software engine)", 0},
     {"deterministic", KEY_DETERMINISTIC, NULL, 0,
      "All processors on one thread, time from retired instructions (software engine)", 0},
+    {"translate", KEY_TRANSLATE, NULL, 0,
+     "Binary translation of hot 64-bit code (software engine; experimental)", 0},
     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
     {"verbose", KEY_VERBOSE, NULL, 0, "Say more on standard error", 0},
     {NULL, 0, NULL, 0, NULL, 0},
@@ -354,6 +357,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         break;
     case KEY_DETERMINISTIC:
         o->deterministic = true;
+        break;
+    case KEY_TRANSLATE:
+        o->translate = true;
         break;
     case KEY_NO_SANDBOX:
         o->no_sandbox = true;

@@ -60,6 +60,7 @@ struct run_options {
     int gdb_port; /* 0: none */
     char *trace_path;
     bool deterministic;
+    bool translate; /* binary translation in the software engine */
     bool no_sandbox;
     bool verbose;
 };

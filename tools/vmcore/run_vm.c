@@ -195,11 +195,14 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
                 r->engine->name, info->max_vcpus);
         return EXIT_ERROR;
     }
+    r->soft = (struct vmc_soft_config){.size = sizeof(r->soft),
+                                       .flags = r->opt.translate ? VMC_SOFT_TRANSLATE : 0};
     struct vmc_vm_config vc = {
         .size = sizeof(vc),
         .max_vcpus = r->opt.cpus,
         .platform = &r->pf,
         .engine = r->engine,
+        .engine_config = r->engine == vmc_engine_soft() ? &r->soft : NULL,
         .policy = &r->policy,
         .flags = r->opt.deterministic ? VMC_VM_DETERMINISTIC : 0,
     };

@@ -25,6 +25,7 @@ struct run_vm {
     struct vmc_host_log log;
     struct vmc_platform pf;
     const struct vmc_engine_ops *engine;
+    struct vmc_soft_config soft;
     struct vmc_cpu_policy policy;
     struct vmc_vm *vm;
     struct vmc_pc *pc;

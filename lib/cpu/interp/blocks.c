@@ -48,6 +48,7 @@ void block_flush_all(struct vmci_soft_cpu *sc)
     c->cur = 0;
     c->used = 0;
     sc->cpu.blk = sc->cpu.cur = sc->cpu.blk_end = NULL;
+    bt_flush(sc);
     smc_disown_all(sc);
 }
 
@@ -115,6 +116,7 @@ void block_kill(struct vmci_soft_cpu *sc, struct block *b)
     struct code_page *p = code_page_find(sc, b->gpa & PAGE_MASK);
     struct code_page *t = b->gpa2 != GPA_NONE ? code_page_find(sc, b->gpa2) : NULL;
 
+    bt_kill(sc, b);
     b->dead = true;
     b->key = 0;
     sc->stat[STAT_INVALS]++;

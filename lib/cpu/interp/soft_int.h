@@ -3,6 +3,7 @@
 #ifndef INTERP_SOFT_INT_H
 #define INTERP_SOFT_INT_H
 
+#include "cpu/bt/bt.h"
 #include "cpu/cpu_int.h"
 
 #define PAGE_MASK (~(uint64_t)(VMC_PAGE_SIZE - 1))
@@ -63,6 +64,8 @@ struct block {
     uint8_t bits;
     bool clipped; /* decoded for a single step: longer code follows */
     bool dead;    /* invalidated */
+    uint8_t heat; /* runs in the interpreter, up to what makes it worth translating */
+    struct bt_trans *bt; /* translations, the one of la first */
     struct vmci_insn insn[];
 };
 #define GPA_NONE (~0ull)
@@ -167,6 +170,7 @@ struct vmci_soft_cpu {
     uint64_t watch_la;
 
     uint64_t stat[STAT_COUNT];
+    struct vmci_bt bt;
 };
 
 #define SOFT_MAX_CPUS 64
@@ -178,6 +182,7 @@ struct vmci_soft_vm {
     struct vmc_cpu_policy policy;
     uint32_t count;
     bool virtual_time;
+    bool translate; /* VMC_SOFT_TRANSLATE */
     void (*trace)(void *ctx, uint32_t vcpu, const char *line); /* of every instruction */
     void *trace_ctx;
     uint32_t split_lock;          /* (a) held by locked accesses across pages */

@@ -3,6 +3,7 @@
  * The run loop: blocks one after the other, and between them whatever else a processor does at an
  * instruction boundary (SDM 3A table 6-2 gives the order).
  */
+#include "cpu/bt/bt_int.h"
 #include "cpu/interp/exec.h"
 #include "cpu/interp/soft_loop.h"
 
@@ -179,6 +180,30 @@ static inline bool special(const struct vmci_soft_cpu *sc)
            (sc->irq_wait && (cpu->rflags & VMC_FLAG_IF) != 0);
 }
 
+/*
+ * Run the block, and what follows it, as translated code. left: instructions until the loop must
+ * look up. 0: *flags are those of the last instruction; else what trouble returned.
+ */
+static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t left,
+                           unsigned *flags)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
+
+    *flags = 0;
+    if (bt_run(sc, b, left) != BT_LEAVE_INSN)
+        return 0;
+    const struct vmci_insn *in = cpu->cur;
+    *flags = VMCI_IF_END;
+    if (sc->bt.rc != 0)
+        return trouble(sc, sc->bt.rc);
+    cpu->retired += (uint64_t)(in + 1 - cpu->blk);
+    cpu->cur = cpu->blk;
+    *flags = in->flags;
+    if ((in->flags & VMCI_IF_BRANCH) == 0)
+        cpu->rip = next_rip(cpu, in);
+    return 0;
+}
+
 /* Run until something happens. 0: look at the boundary; VMCI_EXIT. */
 static int run_blocks(struct vmci_soft_cpu *sc)
 {
@@ -214,7 +239,12 @@ static int run_blocks(struct vmci_soft_cpu *sc)
             first = false;
             sc->skip_bp = VMCI_TLB_NONE;
         }
-        int rc = exec_block(sc, b, n, &flags);
+        uint64_t left = sc->insn_stop - cpu->retired;
+        int rc;
+        if (sc->bt.enabled && !debug && left > BT_MARGIN && bt_get(sc, b) != NULL)
+            rc = exec_translated(sc, b, left - BT_MARGIN, &flags);
+        else
+            rc = exec_block(sc, b, n, &flags);
         if (unlikely(rc != 0))
             return rc;
         if ((flags & VMCI_IF_END) != 0) {
@@ -305,6 +335,8 @@ static void requests(struct vmci_soft_cpu *sc)
     struct vmci_cpu *cpu = &sc->cpu;
     uint32_t req = vmci_load_acquire(&cpu->request);
 
+    if (unlikely(sc->bt.full))
+        block_flush_all(sc);
     if (req == 0)
         return;
     (void)vmci_fetch_and(&cpu->request, ~(VMCI_REQ_FLUSH | VMCI_REQ_CODE | VMCI_REQ_TRAP |

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Running translated code, and the C side of everything it asks for. */
+#include <cpuid.h>
+
+#include "cpu/bt/bt_work.h"
+#include "cpu/fpu/fp_int.h"
+
+/* Translations of one block at different addresses; shared libraries have several. */
+#define VARIANTS_MAX 8
+
+/* ---- state between the two worlds ------------------------------------------------------------ */
+
+static void flags_out(struct vmci_soft_cpu *sc)
+{
+    uint64_t f = sc->cpu.rflags;
+    sc->bt.flags = ((f >> 11) & 1) | ((f & 0xd5) | 2) << 8;
+}
+
+static void flags_in(struct vmci_soft_cpu *sc)
+{
+    uint64_t f = sc->bt.flags;
+    sc->cpu.rflags = (sc->cpu.rflags & ~(uint64_t)VMC_FLAG_ARITH) | ((f >> 8) & 0xd5) | (f & 1) << 11;
+}
+
+/* May SSE and AVX instructions run as they are? Brings the state into the registers if so. */
+static uint8_t fp_ready(struct vmci_soft_cpu *sc)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
+    struct vmci_fp *fp = cpu->fp;
+
+    if (VMCI_FP_EAGER || fp == NULL || !fp->has_xsave ||
+        (cpu->cr0 & (VMC_CR0_EM | VMC_CR0_TS)) != 0 || (cpu->cr4 & VMC_CR4_OSFXSR) == 0)
+        return 0;
+    if (!fp->live)
+        vmci_fp_load(fp);
+    if (fp->mx_check)
+        return 0;
+    bool avx = (cpu->cr4 & VMC_CR4_OSXSAVE) != 0 &&
+               (cpu->xcr0 & (VMC_XCR0_SSE | VMC_XCR0_AVX)) == (VMC_XCR0_SSE | VMC_XCR0_AVX);
+    return BT_FP_SSE | (avx ? BT_FP_AVX : 0);
+}
+
+/* After anything that may have parked the state or changed a control register. */
+static bool fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t)
+{
+    struct vmci_bt *bt = &sc->bt;
+
+    if (!sc->cpu.fp->live || bt->fp_ready == 0)
+        bt->fp_ready = t->fp != 0 ? fp_ready(sc) : 0;
+    return (bt->fp_ready & t->fp) == t->fp;
+}
+
+/* ---- asked for by translated code ------------------------------------------------------------ */
+
+/* Interpret cpu->cur of translation bt.cur. */
+uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    struct bt_trans *t = bt->cur;
+    struct block *b = t->blk;
+    const struct vmci_insn *in = cpu->cur;
+
+    bt->st_calls++;
+    cpu->gpr[VMCI_REG_IP] = t->la;
+    cpu->gpr[VMCI_REG_ZERO] = 0;
+    cpu->blk = b->insn;
+    cpu->blk_end = b->insn + b->n;
+    cpu->retired = bt->slice_end - (uint64_t)bt->budget;
+    flags_in(sc);
+    int rc = in->exec(cpu, in);
+    flags_out(sc);
+    if (rc == 0 && in + 1 < cpu->blk_end && vmci_load_relaxed(&cpu->request) == 0 &&
+        fp_usable(sc, t))
+        return 0;
+    bt->rc = rc;
+    return BT_LEAVE_INSN + 1;
+}
+
+uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+
+    if (fp_usable(sc, bt->cur)) {
+        bt->resume = (uintptr_t)bt->cur->mem_entry;
+        return 0;
+    }
+    sc->cpu.rip = bt->cur->la;
+    return BT_LEAVE_FP + 1;
+}
+
+static void link_patch(struct bt_link *l, const uint8_t *target)
+{
+    vmci_st_le32(l->site, (uint32_t)(target - (l->site_rx + 4)));
+}
+
+/* A jump within the page was taken for the first time. */
+uint64_t bt_c_link(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct bt_link *l = bt->link;
+    uint64_t flushes = bt->st_flushes;
+    struct block *from = l->from->blk;
+    uint64_t page = from->gpa & PAGE_MASK;
+    struct block *b = NULL;
+
+    sc->cpu.rip = l->target_la;
+    sc->cpu.retired = bt->slice_end - (uint64_t)bt->budget;
+    if (vmci_load_relaxed(&sc->cpu.request) != 0 || block_find(sc, BLK_MAX_INSNS, &b) != 0) {
+        sc->cpu.exc.pending = false; /* the engine finds it again */
+        return BT_LEAVE_LOOKUP + 1;
+    }
+    struct bt_trans *t = bt_get(sc, b);
+    if (t == NULL || bt->st_flushes != flushes)
+        return BT_LEAVE_LOOKUP + 1;
+    if ((b->gpa & PAGE_MASK) == page && t->mode == l->from->mode && from->bt != NULL) {
+        link_patch(l, l->live ? t->live_entry : t->mem_entry);
+        l->next = t->in;
+        t->in = l;
+        bt->st_links++;
+    }
+    (void)fp_usable(sc, t);
+    bt->resume = (uintptr_t)t->mem_entry;
+    return 0;
+}
+
+/* ---- translations ---------------------------------------------------------------------------- */
+
+struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
+{
+    struct vmci_bt *bt = &sc->bt;
+    unsigned variants = 0;
+
+    if (!bt->enabled || b->dead || b->bits != 64 || b->seq != 0 || b->gpa2 != GPA_NONE ||
+        b->clipped || sc->cpu.tlb_mode >= TLB_FILLED)
+        return NULL;
+    for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
+        struct bt_trans *t = *p;
+        if (t->la == b->la && t->mode == sc->cpu.tlb_mode) {
+            *p = t->next;
+            t->next = b->bt;
+            b->bt = t;
+            return t;
+        }
+        variants++;
+    }
+    if (b->heat < BT_HOT) {
+        b->heat++;
+        return NULL;
+    }
+    if (variants >= VARIANTS_MAX)
+        bt_kill(sc, b);
+    struct bt_trans *t = bt_translate(sc, b);
+    if (t == NULL && (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX ||
+                      BT_ARENA_BYTES - bt->arena_used < sizeof(struct bt_trans) * 64))
+        bt->full = true; /* the engine empties everything at its next look */
+    if (bt->full)
+        (void)vmci_fetch_or(&sc->cpu.request, VMCI_REQ_TRAP);
+    return t;
+}
+
+void bt_kill(struct vmci_soft_cpu *sc, struct block *b)
+{
+    (void)sc;
+    for (struct bt_trans *t = b->bt; t != NULL; t = t->next) {
+        for (struct bt_link *l = t->in; l != NULL; l = l->next)
+            link_patch(l, l->stub);
+        t->in = NULL;
+    }
+    b->bt = NULL;
+}
+
+void bt_flush(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+
+    bt->used = bt->glue;
+    bt->arena_used = 0;
+    bt->full = false;
+    bt->st_flushes++;
+}
+
+int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    uint64_t (*enter)(struct vmci_soft_cpu *, const uint8_t *);
+    struct bt_trans *t = b->bt;
+
+    bt->budget = (int64_t)VMCI_MIN(limit, (uint64_t)BT_SLICE);
+    bt->slice_end = cpu->retired + (uint64_t)bt->budget;
+    bt->fp_ready = 0;
+    if (t->fp != 0)
+        (void)fp_usable(sc, t);
+    else if (cpu->fp->live)
+        bt->fp_ready = fp_ready(sc);
+    flags_out(sc);
+    enter = (uint64_t(*)(struct vmci_soft_cpu *, const uint8_t *))(uintptr_t)bt->enter;
+    int why = (int)enter(sc, t->mem_entry);
+    flags_in(sc);
+    cpu->gpr[VMCI_REG_ZERO] = 0;
+    cpu->retired = bt->slice_end - (uint64_t)bt->budget;
+    if (why == BT_LEAVE_LOOKUP)
+        bt->st_lookups++;
+    else if (why == BT_LEAVE_BUDGET)
+        bt->st_slices++;
+    return why;
+}
+
+/* ---- set-up ---------------------------------------------------------------------------------- */
+
+/* RDGSBASE and WRGSBASE, usable from where we run (a hosted kernel may keep them off, but then it
+   also hides the bit); BMI2 is not needed. */
+static bool host_can(void)
+{
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return false;
+    return (b & 1u) != 0;
+}
+
+int bt_init(struct vmci_soft_cpu *sc)
+{
+    const struct vmc_platform *pf = sc->cpu.pf;
+    struct vmci_bt *bt = &sc->bt;
+    void *rw = NULL;
+    const void *rx = NULL;
+
+    if (!vmci_pf_has(pf, exec) || !host_can() || VMCI_FP_EAGER)
+        return VMC_ENOTSUP;
+    bt->work = vmci_zalloc(pf, sizeof(*bt->work));
+    bt->arena = vmci_alloc_aligned(pf, BT_ARENA_BYTES, VMC_PAGE_SIZE);
+    int rc = bt->work == NULL || bt->arena == NULL
+                 ? VMC_ENOMEM
+                 : pf->exec->reserve(pf->ctx, BT_CODE_BYTES, &rw, &rx);
+    if (rc == VMC_OK) {
+        bt->rw = rw;
+        bt->rx = rx;
+        rc = bt_make_glue(sc);
+    }
+    bt->enabled = rc == VMC_OK;
+    if (rc != VMC_OK)
+        bt_fini(sc);
+    return rc;
+}
+
+void bt_fini(struct vmci_soft_cpu *sc)
+{
+    const struct vmc_platform *pf = sc->cpu.pf;
+    struct vmci_bt *bt = &sc->bt;
+
+    bt->enabled = false;
+    if (bt->rw != NULL)
+        pf->exec->release(pf->ctx, bt->rw, bt->rx, BT_CODE_BYTES);
+    bt->rw = NULL;
+    vmci_free_aligned(pf, bt->arena, BT_ARENA_BYTES, VMC_PAGE_SIZE);
+    bt->arena = NULL;
+    vmci_free(pf, bt->work, sizeof(*bt->work));
+    bt->work = NULL;
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * x86-64 machine code, one function an instruction form. The writer stops at the end of its space
+ * and remembers that it did; callers look once, at the end.
+ */
+#ifndef BT_EMIT_H
+#define BT_EMIT_H
+
+#include "base/base_int.h"
+
+struct emit {
+    uint8_t *rw;       /* where bytes are written */
+    const uint8_t *rx; /* where they will run */
+    size_t len, cap;
+    bool full;
+};
+
+enum { EM_RAX, EM_RCX, EM_RDX, EM_RBX, EM_RSP, EM_RBP, EM_RSI, EM_RDI };
+
+static inline void em8(struct emit *e, unsigned b)
+{
+    if (e->len < e->cap)
+        e->rw[e->len++] = (uint8_t)b;
+    else
+        e->full = true;
+}
+static inline void em32(struct emit *e, uint32_t v)
+{
+    if (e->cap - e->len >= 4) {
+        vmci_st_le32(e->rw + e->len, v);
+        e->len += 4;
+    } else {
+        e->full = true;
+    }
+}
+static inline void em64(struct emit *e, uint64_t v)
+{
+    em32(e, (uint32_t)v);
+    em32(e, (uint32_t)(v >> 32));
+}
+static inline const uint8_t *em_here(const struct emit *e)
+{
+    return e->rx + e->len;
+}
+
+#define EM_W 8u /* REX.W */
+
+/* REX prefix of reg and rm fields; left out when it says nothing. */
+static inline void em_rex(struct emit *e, unsigned w, unsigned reg, unsigned rm)
+{
+    unsigned rex = 0x40 | w | (reg & 8) >> 1 | (rm & 8) >> 3;
+    if (rex != 0x40)
+        em8(e, rex);
+}
+
+/* op reg, rm (both registers) */
+static inline void em_rr(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned rm)
+{
+    em_rex(e, w, reg, rm);
+    em8(e, op);
+    em8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+/* op /ext rm, imm32 */
+static inline void em_ri(struct emit *e, unsigned w, unsigned ext, unsigned rm, uint32_t imm)
+{
+    em_rex(e, w, 0, rm);
+    em8(e, 0x81);
+    em8(e, 0xc0 | ext << 3 | (rm & 7));
+    em32(e, imm);
+}
+/* op reg, gs:[disp] */
+static inline void em_rgs(struct emit *e, unsigned w, unsigned op, unsigned reg, uint32_t disp)
+{
+    em8(e, 0x65);
+    em_rex(e, w, reg, 0);
+    em8(e, op);
+    em8(e, 0x04 | (reg & 7) << 3);
+    em8(e, 0x25);
+    em32(e, disp);
+}
+/* op reg, gs:[base + disp]; base is none of RSP, R12 */
+static inline void em_rgsb(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned base,
+                           uint32_t disp)
+{
+    em8(e, 0x65);
+    em_rex(e, w, reg, base);
+    em8(e, op);
+    em8(e, 0x80 | (reg & 7) << 3 | (base & 7));
+    em32(e, disp);
+}
+/* op reg, [base]; base is none of RSP, RBP, R12, R13 */
+static inline void em_rm(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned base)
+{
+    em_rex(e, w, reg, base);
+    em8(e, op);
+    em8(e, (reg & 7) << 3 | (base & 7));
+}
+
+static inline void em_store_gs(struct emit *e, unsigned reg, uint32_t disp)
+{
+    em_rgs(e, EM_W, 0x89, reg, disp);
+}
+static inline void em_load_gs(struct emit *e, unsigned reg, uint32_t disp)
+{
+    em_rgs(e, EM_W, 0x8b, reg, disp);
+}
+/* mov reg, imm64 in its shortest form */
+static inline void em_mov_imm(struct emit *e, unsigned reg, uint64_t imm)
+{
+    if (imm <= UINT32_MAX) {
+        em_rex(e, 0, 0, reg);
+        em8(e, 0xb8 | (reg & 7));
+        em32(e, (uint32_t)imm);
+    } else if (imm >= 0xffffffff80000000ull) {
+        em_rex(e, EM_W, 0, reg);
+        em8(e, 0xc7);
+        em8(e, 0xc0 | (reg & 7));
+        em32(e, (uint32_t)imm);
+    } else {
+        em_rex(e, EM_W, 0, reg);
+        em8(e, 0xb8 | (reg & 7));
+        em64(e, imm);
+    }
+}
+/* mov qword gs:[disp], imm32 (sign-extended) */
+static inline void em_store_gs_imm(struct emit *e, uint32_t disp, uint32_t imm)
+{
+    em8(e, 0x65);
+    em8(e, 0x48);
+    em8(e, 0xc7);
+    em8(e, 0x04);
+    em8(e, 0x25);
+    em32(e, disp);
+    em32(e, imm);
+}
+/*
+ * lea reg, [base + (index << scale) + disp]; base or index 16: none. w 0: the low 32 bits.
+ */
+static inline void em_lea(struct emit *e, unsigned w, unsigned reg, unsigned base, unsigned index,
+                          unsigned scale, int32_t disp)
+{
+    bool has_base = base < 16;
+    bool has_index = index < 16;
+    unsigned rex = 0x40 | w | (reg & 8) >> 1 | (has_index ? (index & 8) >> 2 : 0) |
+                   (has_base ? (base & 8) >> 3 : 0);
+
+    if (rex != 0x40)
+        em8(e, rex);
+    em8(e, 0x8d);
+    unsigned mod = !has_base ? 0 : disp == 0 && (base & 7) != 5 ? 0 : disp == (int8_t)disp ? 1 : 2;
+    bool sib = has_index || !has_base || (base & 7) == 4;
+    em8(e, mod << 6 | (reg & 7) << 3 | (sib ? 4 : base & 7));
+    if (sib)
+        em8(e, scale << 6 | (has_index ? (index & 7) << 3 : 4 << 3) | (has_base ? base & 7 : 5));
+    if (!has_base || mod == 2)
+        em32(e, (uint32_t)disp);
+    else if (mod == 1)
+        em8(e, (uint8_t)disp);
+}
+
+/* jcc rel32 or jmp rel32 (cond 16) to be patched; returns the offset of the rel32. */
+#define EM_JMP 16u
+static inline size_t em_jump(struct emit *e, unsigned cond)
+{
+    if (cond == EM_JMP) {
+        em8(e, 0xe9);
+    } else {
+        em8(e, 0x0f);
+        em8(e, 0x80 | cond);
+    }
+    em32(e, 0);
+    return e->len - 4;
+}
+static inline void em_patch_at(struct emit *e, size_t at, const uint8_t *target)
+{
+    if (!e->full)
+        vmci_st_le32(e->rw + at, (uint32_t)(target - (e->rx + at + 4)));
+}
+static inline void em_patch_here(struct emit *e, size_t at)
+{
+    em_patch_at(e, at, em_here(e));
+}
+static inline void em_jump_to(struct emit *e, unsigned cond, const uint8_t *target)
+{
+    em_patch_at(e, em_jump(e, cond), target);
+}
+
+enum { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_S, CC_NS };
+
+#endif
