@@ -290,6 +290,7 @@ struct vmc_vmfs_fsck_result {
     uint64_t errors, repaired;
     uint64_t files, directories;
     uint64_t blocks_used, blocks_lost;
+    uint64_t stale_locks; /**< left by sessions that are over; harmless, not counted as errors */
 };
 /**
  * Check a volume and, on request, repair it: v is mounted read-only for a check, read-write with

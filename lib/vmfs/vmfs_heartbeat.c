@@ -164,9 +164,48 @@ int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generati
         return busy(hb, slot, err);
     if (rc == VMC_OK)
         rc = vmci_fs_flush(v, err);
-    if (rc == VMC_OK)
-        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "recovered the session in heartbeat slot %u", slot);
-    return rc;
+    if (rc != VMC_OK)
+        return rc;
+    v->unsure[slot] = 0;
+    vmci_fs_inodes_stale(v);
+    vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "recovered the session in heartbeat slot %u", slot);
+    return VMC_OK;
+}
+
+/*
+ * A session that was in use when we mounted may have ended together with the devices' power. Then
+ * a lock may look released whose contents never reached the disk, and only its journal has them.
+ * One that beats since our mount, or that began after it, has lost nothing.
+ */
+int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
+                           struct vmc_error *err)
+{
+    uint8_t hb[FS_SECTOR];
+
+    while (v->unsure[slot] && generation == v->gen_at_mount[slot]) {
+        int rc = read_slot(v, slot, hb, err);
+        if (rc != VMC_OK)
+            return rc;
+        struct fs_observation *o = &v->obs[slot];
+        uint64_t stamp = vmci_ld_le64(hb + HB_STAMP);
+        bool over = vmci_ld_le32(hb + HB_STATE) == HB_FREE ||
+                    vmci_ld_le64(hb + HB_GENERATION) != generation;
+        if (over || (o->since_ns != 0 && o->generation == generation && o->stamp != stamp)) {
+            v->unsure[slot] = 0;
+            if (over) /* somebody replayed, under our caches */
+                vmci_fs_inodes_stale(v);
+            return VMC_OK;
+        }
+        rc = vmci_fs_session_dead(v, slot, generation, hb + HB_OWNER, err);
+        if (rc != VMC_EBUSY)
+            return rc;
+        if (!vmci_fs_sleep(v, 250 * MS))
+            return rc;
+        rc = vmci_fs_session_check(v, err);
+        if (rc != VMC_OK)
+            return rc;
+    }
+    return VMC_OK;
 }
 
 /* ---- our own slot ------------------------------------------------------------------------------ */
@@ -259,8 +298,13 @@ static int survey(struct vmc_vmfs *v, uint8_t *all, struct vmc_error *err)
     for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
         const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
         v->gen_at_mount[i] = vmci_ld_le64(hb + HB_GENERATION);
-        if (vmci_ld_le32(hb + HB_STATE) == HB_USED)
-            rc = check_foreign(v, i, hb, err);
+        if (vmci_ld_le32(hb + HB_STATE) != HB_USED)
+            continue;
+        v->unsure[i] = 1;
+        v->obs[i] = (struct fs_observation){.stamp = vmci_ld_le64(hb + HB_STAMP),
+                                            .generation = v->gen_at_mount[i],
+                                            .since_ns = vmci_fs_now(v) | 1};
+        rc = check_foreign(v, i, hb, err);
     }
     return rc;
 }

@@ -200,6 +200,21 @@ static void destroy(struct fs_inode *ino)
     vmci_free(v->pf, ino, sizeof(*ino));
 }
 
+void vmci_fs_inodes_stale(struct vmc_vmfs *v)
+{
+    for (uint32_t i = 0; v->ihash != NULL && i < INODE_HASH; i++)
+        for (struct fs_inode *ino = v->ihash[i]; ino != NULL; ino = ino->hnext) {
+            /* System files but the root never change after formatting. */
+            bool fixed = ino->addr != FD_ADDR_ROOT && ino->loaded &&
+                         vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_SYSTEM;
+            if (fixed || ino->held != LK_MODE_FREE || vmci_fs_txn_locked(v, ino->lv))
+                continue;
+            vmci_fs_inode_forget(ino);
+            ino->loaded = false;
+        }
+    vmci_fs_res_forget(v);
+}
+
 void vmci_fs_inodes_trim(struct vmc_vmfs *v)
 {
     while (v->inodes > INODE_KEEP && !vmci_list_empty(&v->ilru))

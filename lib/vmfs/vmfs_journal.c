@@ -299,7 +299,7 @@ static int redo_entry(struct replay *r, uint32_t k, const uint8_t *rec, const ui
     rc = vmci_fs_page_new(v, lv, bytes, 0, &p, err);
     if (rc == VMC_OK) {
         memcpy(vmci_fs_at(p, lv), rec + data, bytes);
-        p->pins++;
+        p->dirty |= (uint8_t)vmci_fs_sector_mask(lv, bytes); /* never written, never dropped */
     }
     return rc;
 }

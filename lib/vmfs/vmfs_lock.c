@@ -113,6 +113,20 @@ static void build_taken(const struct vmc_vmfs *v, uint64_t lv, uint32_t type, ui
     vmci_st_le32(lk + LK_HOLDERS, n);
 }
 
+/* Make sure that what the lock covers is what its last holder wrote. */
+static int settle(struct vmc_vmfs *v, const uint8_t *lk, bool *replayed, struct vmc_error *err)
+{
+    uint32_t slot;
+    uint64_t generation = vmci_ld_le64(lk + LK_HB_GEN);
+
+    *replayed = false;
+    if (vmci_fs_lock_mine(v, lk) || slot_of(v, vmci_ld_le64(lk + LK_HB), &slot) != VMC_OK ||
+        !v->unsure[slot] || generation != v->gen_at_mount[slot])
+        return VMC_OK;
+    *replayed = true;
+    return vmci_fs_session_settle(v, slot, generation, err);
+}
+
 /* What the previous session wrote under the lock has to be durable before the lock names us. */
 static int take_over(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk, struct vmc_error *err)
 {
@@ -198,7 +212,15 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
                 return rc;
             fresh = true;
         }
-        rc = check_image(v, lv, type, lk, err);
+        bool replayed;
+        rc = settle(v, lk, &replayed, err);
+        if (rc == VMC_OK && replayed) {
+            p->valid &= (uint8_t)~vmci_fs_sector_mask(lv, span);
+            *changed = true;
+            continue;
+        }
+        if (rc == VMC_OK)
+            rc = check_image(v, lv, type, lk, err);
         if (rc == VMC_OK)
             rc = may_take(v, lv, lk, mode, err);
         if (rc != VMC_OK && !fresh) {
@@ -306,21 +328,27 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
         return rc;
     uint8_t *lk = vmci_fs_at(p, lv);
     for (;;) {
+        bool replayed = false;
         rc = reread(v, lv, span, p, changed, err);
+        if (rc == VMC_OK && !v->ro)
+            rc = settle(v, lk, &replayed, err);
+        if (rc == VMC_OK && replayed) {
+            p->valid &= (uint8_t)~vmci_fs_sector_mask(lv, span);
+            *changed = true;
+            continue;
+        }
         if (rc != VMC_OK || vmci_ld_le32(lk + LK_MODE) != LK_MODE_EXCL || vmci_fs_lock_mine(v, lk))
+            return rc;
+        rc = vmci_fs_lock_contended(v, lv, lk, err);
+        if (rc == VMC_OK) /* the holder is gone, its journal replayed: nobody changes this now */
+            return VMC_OK;
+        if (rc != VMC_EBUSY)
             return rc;
         /* Somebody may be changing it. What we keep must not outlive that. */
         p->valid &= (uint8_t)~(vmci_fs_sector_mask(lv, span) & ~vmci_fs_sector_mask(lv, FS_SECTOR));
         *changed = true;
-        if (!strict || v->ro)
+        if (!strict)
             return VMC_OK;
-        rc = vmci_fs_lock_contended(v, lv, lk, err);
-        if (rc == VMC_OK) {
-            /* The holder is gone and its journal replayed: read what is there now. */
-            return VMC_OK;
-        }
-        if (rc != VMC_EBUSY)
-            return rc;
         if (deadline == 0)
             deadline = vmci_fs_now(v) + v->lock_wait_ms * 1000000ull;
         if (!back_off(v, deadline, &pause))

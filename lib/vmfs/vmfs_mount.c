@@ -104,8 +104,10 @@ static int alloc_parts(struct vmc_vmfs *v, size_t cache_bytes, struct vmc_error 
 
     v->obs = vmci_zalloc(v->pf, FS_HB_SLOTS * sizeof(*v->obs));
     v->gen_at_mount = vmci_zalloc(v->pf, FS_HB_SLOTS * sizeof(*v->gen_at_mount));
+    v->unsure = vmci_zalloc(v->pf, FS_HB_SLOTS);
     v->zeros = vmci_alloc_aligned(v->pf, FS_ZERO_BYTES, FS_PAGE);
-    if (rc != VMC_OK || v->obs == NULL || v->gen_at_mount == NULL || v->zeros == NULL)
+    if (rc != VMC_OK || v->obs == NULL || v->gen_at_mount == NULL || v->unsure == NULL ||
+        v->zeros == NULL)
         return vmci_error(err, VMC_ENOMEM, site, "no memory for a volume");
     memset(v->zeros, 0, FS_ZERO_BYTES);
     return VMC_OK;
@@ -123,6 +125,7 @@ static void destroy(struct vmc_vmfs *v)
     vmci_free_aligned(pf, v->j.buf, FS_RECORD_MAX, FS_PAGE);
     vmci_free(pf, v->obs, FS_HB_SLOTS * sizeof(*v->obs));
     vmci_free(pf, v->gen_at_mount, FS_HB_SLOTS * sizeof(*v->gen_at_mount));
+    vmci_free(pf, v->unsure, FS_HB_SLOTS);
     vmci_free_aligned(pf, v->zeros, FS_ZERO_BYTES, FS_PAGE);
     vmci_free(pf, v->seg, VMC_VMFS_MAX_EXTENTS * sizeof(*v->seg));
     vmci_lock_fini(&v->lock);

@@ -42,7 +42,7 @@ static int find_stable(struct fs_inode *dir, const char *name, size_t len, struc
         if (rc != VMC_OK)
             return rc;
         uint64_t epoch = dir->epoch;
-        if (vmci_fs_md32(dir, FD_TYPE) != VMC_VMFS_DIR && dir != dir->v->sys[7])
+        if (!vmci_fs_is_dir(dir))
             return vmci_error(err, VMC_EINVAL, site, "0x%08x is not a directory", dir->addr);
         int found = vmci_fs_dir_find(dir, name, len, e, err);
         rc = vmci_fs_inode_validate(dir, true, found == VMC_OK ? err : NULL);

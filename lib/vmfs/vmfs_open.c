@@ -32,7 +32,7 @@ int vmc_vmfs_readdir(struct vmc_vmfs *v, const char *path, uint64_t *cookie,
     vmci_lock(&v->lock);
     int rc = vmci_fs_lookup(v, path, &ino, err);
     if (rc == VMC_OK) {
-        if (vmci_fs_md32(ino, FD_TYPE) != VMC_VMFS_DIR && ino->addr != FD_ADDR_SDD)
+        if (!vmci_fs_is_dir(ino))
             rc = vmci_error(err, VMC_EINVAL, site, "%s is not a directory", path);
         else
             rc = vmci_fs_dir_next(ino, cookie, &e, err);

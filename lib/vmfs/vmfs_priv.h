@@ -250,6 +250,7 @@ struct vmc_vmfs {
     struct fs_session s;
     struct fs_observation *obs;
     uint64_t *gen_at_mount; /* sessions of a slot before this one ended before our first flush */
+    uint8_t *unsure;        /* slot in use at our mount by a session that nobody has seen alive */
     uint32_t lease_ms, window_ms, beat_ms, lock_wait_ms;
     void (*sleep_ns)(void *ctx, uint64_t ns);
     void *sleep_ctx;
@@ -404,6 +405,9 @@ int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                             struct vmc_error *err);
+/* Wait until the session that had a lock last is known to be alive, or over and recovered. */
+int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
+                           struct vmc_error *err);
 /* VMC_OK: slot's session is over (and recovered). VMC_EBUSY: alive or not yet known. */
 int vmci_fs_session_dead(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                          const uint8_t *owner, struct vmc_error *err);
@@ -423,6 +427,8 @@ void vmci_fs_inode_put(struct fs_inode *ino);
 /* Contents in memory are current (reads what changed). strict: wait for a writer. */
 int vmci_fs_inode_validate(struct fs_inode *ino, bool strict, struct vmc_error *err);
 int vmci_fs_inode_reload(struct fs_inode *ino, struct vmc_error *err);
+/* After a replay of another host's journal: nothing that was not locked by us is current. */
+void vmci_fs_inodes_stale(struct vmc_vmfs *v);
 /* Drop what is derived from the metadata: map, index, pages. Waits for I/O in flight. */
 void vmci_fs_inode_forget(struct fs_inode *ino);
 int vmci_fs_inode_dirty(struct fs_inode *ino, uint32_t md_off, uint32_t bytes,
@@ -441,6 +447,17 @@ static inline uint32_t vmci_fs_md32(const struct fs_inode *ino, uint32_t off)
 static inline uint64_t vmci_fs_md64(const struct fs_inode *ino, uint32_t off)
 {
     return vmci_ld_le64(ino->md + off);
+}
+
+/* A directory, or the hidden one (.sdd.sf) that has the type of a system file. */
+static inline bool vmci_fs_is_sdd(const struct vmc_vmfs *v, uint32_t addr)
+{
+    return addr == FD_ADDR_SDD && vmci_ld_le32(v->desc + FSD_SDD_FD) == addr;
+}
+static inline bool vmci_fs_is_dir(const struct fs_inode *ino)
+{
+    uint32_t type = vmci_fs_md32(ino, FD_TYPE);
+    return type == VMC_VMFS_DIR || (type == VMC_VMFS_SYSTEM && vmci_fs_is_sdd(ino->v, ino->addr));
 }
 
 /* vmfs_map.c: where a file's bytes are. All under the volume's lock. */

@@ -143,7 +143,10 @@ uint32_t vmci_fs_res_total(const struct fs_res *r, uint64_t cluster)
     return (uint32_t)VMCI_MIN(r->rpc, r->n - cluster * r->rpc);
 }
 
-/* An offset in a system file; the piece asked for never crosses a file block. */
+/*
+ * An offset in a system file. Where a resource crosses a file block (sub-blocks of VMFS3), the next
+ * block has to be its neighbour, as formatting makes it.
+ */
 static int file_lv(struct fs_res *r, uint64_t off, uint32_t bytes, uint64_t *lv,
                    struct vmc_error *err)
 {
@@ -155,6 +158,12 @@ static int file_lv(struct fs_res *r, uint64_t off, uint32_t bytes, uint64_t *lv,
         return VMC_OK;
     }
     int rc = vmci_fs_map_lv(r->ino, off, lv, &len, &tbz, err);
+    if (rc == VMC_OK && *lv != 0 && len < bytes) {
+        uint64_t next, more;
+        rc = vmci_fs_map_lv(r->ino, off + len, &next, &more, &tbz, err);
+        if (rc == VMC_OK && next == *lv + len)
+            len = bytes;
+    }
     if (rc == VMC_OK && (*lv == 0 || len < bytes))
         rc = vmci_error(err, VMC_EFORMAT, site, "%s has no block at offset 0x%llx", r->name,
                         (unsigned long long)off);

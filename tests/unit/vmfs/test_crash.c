@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Power cuts: after a random number of writes everything stops, in the middle of a write too; of
+ * what was not flushed each write survives, is torn, or is lost, so in any order. The volume is
+ * mounted again (the journal is replayed once the lease is over), compared with the model, checked,
+ * and used on. VMC_VMFS_CUTS sets how many, VMC_VMFS_SEED where it begins.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "vmfs_model.h"
+
+#include <cmocka.h>
+
+#define MIB (1ull << 20)
+
+static uint64_t setting(const char *name, uint64_t usual)
+{
+    const char *s = getenv(name);
+    return s != NULL ? strtoull(s, NULL, 0) : usual;
+}
+
+static void arm(struct model_env *e, struct model *m)
+{
+    for (uint32_t i = 0; i < e->disks; i++) {
+        struct test_path *p = &e->host[0].path[i];
+        p->torn = true;
+        p->seed = test_rand(&m->rng);
+        p->cut_after = test_rand(&m->rng) % (test_rand(&m->rng) % 4 == 0 ? 400 : 60);
+    }
+}
+
+/* The lease of the dead session runs out while the new one looks. */
+static void remount(struct model_env *e, struct model *m)
+{
+    model_mount(e, 0);
+    model_resync(e, 0, m);
+}
+
+static void cuts(uint32_t version, uint64_t count)
+{
+    struct model_env e;
+    struct model m;
+    uint64_t seed = setting("VMC_VMFS_SEED", 1) + version;
+
+    print_message("VMFS%u, seed %llu, %llu cuts\n", version, (unsigned long long)seed,
+                  (unsigned long long)count);
+    model_env_init(&e, 1, 600 * MIB, version, 1, 1);
+    e.durable = true;
+    e.small = true;
+    model_init(&m, seed);
+    model_mount(&e, 0);
+    for (unsigned i = 0; i < 60; i++)
+        assert_true(model_step(&e, 0, &m));
+    e.disk[0].track = true;
+    for (uint64_t n = 0; n < count; n++) {
+        arm(&e, &m);
+        while (model_step(&e, 0, &m))
+            ;
+        model_kill(&e, 0);
+        test_disk_power_cut(&e.disk[0], n % 8 == 0 ? 0 : n % 8 == 1 ? 1 : test_rand(&m.rng) | 2);
+        /* First what a reader sees who does not replay, then the real thing. */
+        if (n % 16 == 0)
+            model_fsck(&e);
+        remount(&e, &m);
+        if (n % 8 == 0)
+            model_compare(&e, 0, &m);
+        if (n % 16 == 7) {
+            model_unmount(&e, &m, 0);
+            model_fsck(&e);
+            model_mount(&e, 0);
+        }
+    }
+    model_compare(&e, 0, &m);
+    model_unmount(&e, &m, 0);
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+static void vmfs5(void **state)
+{
+    (void)state;
+    cuts(5, setting("VMC_VMFS_CUTS", 1500));
+}
+
+static void vmfs3(void **state)
+{
+    (void)state;
+    cuts(3, setting("VMC_VMFS_CUTS", 1500) / 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(vmfs5), cmocka_unit_test(vmfs3)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
