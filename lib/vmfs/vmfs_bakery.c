@@ -56,10 +56,10 @@ static int wait_for(struct vmc_vmfs *v, uint32_t i, uint64_t mine, struct vmc_er
         if (vmci_ld_le32(hb + HB_STATE) != HB_USED ||
             vmci_ld_le64(hb + HB_GENERATION) != vmci_ld_le64(s + BK_GEN))
             return VMC_OK; /* left over by a session that has ended */
-        if (o->since_ns == 0 || o->stamp != stamp)
+        if (!o->seen || o->stamp != stamp)
             *o = (struct fs_observation){.stamp = stamp,
                                          .generation = vmci_ld_le64(s + BK_GEN),
-                                         .since_ns = now | 1};
+                                         .since_ns = now, .seen = true};
         else if (now - o->since_ns >= (v->lease_ms + v->window_ms) * 1000000ull)
             return VMC_OK; /* dead: it must not write any more */
         if (now >= deadline || !vmci_fs_sleep(v, POLL_NS))

@@ -50,8 +50,8 @@ int vmci_fs_session_dead(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
         memcmp(hb + HB_OWNER, owner, 16) != 0)
         return VMC_OK;
     uint64_t now = vmci_fs_now(v), stamp = vmci_ld_le64(hb + HB_STAMP);
-    if (o->since_ns == 0 || o->stamp != stamp || o->generation != generation) {
-        *o = (struct fs_observation){.stamp = stamp, .generation = generation, .since_ns = now | 1};
+    if (!o->seen || o->stamp != stamp || o->generation != generation) {
+        *o = (struct fs_observation){.stamp = stamp, .generation = generation, .since_ns = now, .seen = true};
         return busy(hb, slot, err);
     }
     if (now - o->since_ns < (v->lease_ms + v->window_ms) * MS)
@@ -113,8 +113,8 @@ static int mark_replay(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vm
         uint64_t now = vmci_fs_now(v);
         bool over = vmci_ld_le32(other + HB_STATE) == HB_FREE ||
                     vmci_ld_le64(other + HB_GENERATION) != gen;
-        if (!over && (o->since_ns == 0 || o->stamp != stamp || o->generation != gen)) {
-            *o = (struct fs_observation){.stamp = stamp, .generation = gen, .since_ns = now | 1};
+        if (!over && (!o->seen || o->stamp != stamp || o->generation != gen)) {
+            *o = (struct fs_observation){.stamp = stamp, .generation = gen, .since_ns = now, .seen = true};
             return busy(other, s, err);
         }
         if (!over && now - o->since_ns < (v->lease_ms + v->window_ms) * MS)
@@ -190,7 +190,7 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
         uint64_t stamp = vmci_ld_le64(hb + HB_STAMP);
         bool over = vmci_ld_le32(hb + HB_STATE) == HB_FREE ||
                     vmci_ld_le64(hb + HB_GENERATION) != generation;
-        if (over || (o->since_ns != 0 && o->generation == generation && o->stamp != stamp)) {
+        if (over || (o->seen && o->generation == generation && o->stamp != stamp)) {
             v->unsure[slot] = 0;
             if (over) /* somebody replayed, under our caches */
                 vmci_fs_inodes_stale(v);
@@ -303,7 +303,7 @@ static int survey(struct vmc_vmfs *v, uint8_t *all, struct vmc_error *err)
         v->unsure[i] = 1;
         v->obs[i] = (struct fs_observation){.stamp = vmci_ld_le64(hb + HB_STAMP),
                                             .generation = v->gen_at_mount[i],
-                                            .since_ns = vmci_fs_now(v) | 1};
+                                            .since_ns = vmci_fs_now(v), .seen = true};
         rc = check_foreign(v, i, hb, err);
     }
     return rc;

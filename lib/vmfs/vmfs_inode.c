@@ -161,7 +161,9 @@ int vmci_fs_inode_get(struct vmc_vmfs *v, uint32_t addr, struct fs_inode **out,
     }
     rc = get(v, addr, &ino, err);
     if (rc == VMC_OK && !ino->loaded) {
-        rc = vmci_fs_inode_reload(ino, err);
+        /* Pages may still be there from when another host had not changed them yet. */
+        rc = v->s.active ? vmci_fs_inode_validate(ino, false, err)
+                         : vmci_fs_inode_reload(ino, err);
         if (rc != VMC_OK)
             vmci_fs_inode_put(ino);
     }

@@ -187,12 +187,27 @@ int vmci_fs_journal_write(struct vmc_vmfs *v, struct vmc_error *err)
 
     if (rc != VMC_OK)
         return rc;
-    v->j.last_locks = 0;
+    v->j.before = v->j.last;
+    v->j.last.n = 0;
     for (uint32_t i = 0; i < v->txn.locks; i++)
-        v->j.last_lock[v->j.last_locks++] = v->txn.lock[i].lv;
-    for (uint32_t i = 0; i < v->txn.inodes && v->j.last_locks < FS_TXN_LOCKS; i++)
-        v->j.last_lock[v->j.last_locks++] = v->txn.inode[i]->lv;
+        v->j.last.lv[v->j.last.n++] = v->txn.lock[i].lv;
+    /* Files whose lock was held already, because they are open. */
+    for (uint32_t i = 0; i < v->txn.inodes && v->j.last.n < FS_TXN_LOCKS; i++)
+        v->j.last.lv[v->j.last.n++] = v->txn.inode[i]->lv;
     return VMC_OK;
+}
+
+static bool in_list(const struct fs_locked *l, uint64_t lv)
+{
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->lv[i] == lv)
+            return true;
+    return false;
+}
+
+bool vmci_fs_journal_has(const struct vmc_vmfs *v, uint64_t lv)
+{
+    return in_list(&v->j.last, lv) || in_list(&v->j.before, lv);
 }
 
 int vmci_fs_journal_checkpoint(struct vmc_vmfs *v, struct vmc_error *err)
@@ -201,7 +216,7 @@ int vmci_fs_journal_checkpoint(struct vmc_vmfs *v, struct vmc_error *err)
 
     memset(old, 0, FS_SECTOR);
     v->j.tail = v->j.seq;
-    v->j.last_locks = 0;
+    v->j.last.n = v->j.before.n = 0;
     return append(v, FS_SECTOR, err);
 }
 

@@ -139,10 +139,7 @@ static int take_over(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk, struct 
     if (rc != VMC_OK)
         return rc;
     v->j.tail = v->j.seq;
-    for (uint32_t i = 0; i < v->j.last_locks; i++)
-        if (v->j.last_lock[i] == lv)
-            return vmci_fs_journal_checkpoint(v, err);
-    return VMC_OK;
+    return vmci_fs_journal_has(v, lv) ? vmci_fs_journal_checkpoint(v, err) : VMC_OK;
 }
 
 static int reread(struct vmc_vmfs *v, uint64_t lv, uint32_t span, struct fs_page *p, bool *changed,
@@ -242,6 +239,11 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
         build_taken(v, lv, type, mode, lk, image);
         rc = vmci_fs_caw(v, lv, lk, image, err);
         if (rc == VMC_OK) {
+            /* Under a lock that was held, contents could change without a change of the image. */
+            if (vmci_ld_le32(lk + LK_MODE) != LK_MODE_FREE && !vmci_fs_lock_mine(v, lk)) {
+                p->valid &= (uint8_t)(~vmci_fs_sector_mask(lv, span) | bit);
+                *changed = true;
+            }
             memcpy(lk, image, FS_SECTOR);
             return VMC_OK;
         }
@@ -340,8 +342,12 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
         if (rc != VMC_OK || vmci_ld_le32(lk + LK_MODE) != LK_MODE_EXCL || vmci_fs_lock_mine(v, lk))
             return rc;
         rc = vmci_fs_lock_contended(v, lv, lk, err);
-        if (rc == VMC_OK) /* the holder is gone, its journal replayed: nobody changes this now */
-            return VMC_OK;
+        if (rc == VMC_OK) {
+            /* The holder is gone, its journal replayed: break the lock. */
+            rc = vmci_fs_lock_take(v, lv, LK_FD, span, LK_MODE_EXCL, changed, err);
+            *changed = true;
+            return rc == VMC_OK ? vmci_fs_lock_drop(v, lv, LK_MODE_FREE, err) : rc;
+        }
         if (rc != VMC_EBUSY)
             return rc;
         /* Somebody may be changing it. What we keep must not outlive that. */

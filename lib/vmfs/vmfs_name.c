@@ -455,6 +455,10 @@ static int rename_txn(const struct move *m, uint32_t flags, struct vmc_error *er
         rc = vmci_error(err, VMC_EPERM, site, "\"%s\" is a system file", src.name);
     if (rc == VMC_OK)
         rc = vmci_fs_inode_get(v, src.fd, &ino, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_inode_validate(ino, false, err);
+    if (rc == VMC_OK)
+        rc = check_entry(ino, &src, err);
     /* A file stays where it is; only a directory's ".." has to change with it. */
     if (rc == VMC_OK && src.type == VMC_VMFS_DIR)
         rc = vmci_fs_txn_inode(v, ino, err);

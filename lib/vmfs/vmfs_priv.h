@@ -177,14 +177,21 @@ struct fs_journal {
     uint64_t seq;  /* of the next record */
     uint64_t tail; /* oldest record that may have to be replayed */
     uint8_t *buf;
-    uint32_t last_locks; /* objects of the newest record */
-    uint64_t last_lock[FS_TXN_LOCKS];
+    /*
+     * Objects of the newest record and of the one before it: a crash before the flush that made
+     * the newest durable may need both.
+     */
+    struct fs_locked {
+        uint32_t n;
+        uint64_t lv[FS_TXN_LOCKS];
+    } last, before;
 };
 
 /* What this host has seen of another host's heartbeat. */
 struct fs_observation {
     uint64_t stamp, generation;
-    uint64_t since_ns; /* 0: never looked */
+    uint64_t since_ns;
+    bool seen; /* ever looked */
 };
 
 struct fs_session {
@@ -376,6 +383,8 @@ bool vmci_fs_txn_room(const struct vmc_vmfs *v, uint32_t sectors, uint32_t locks
 /* vmfs_journal.c */
 int vmci_fs_journal_write(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_journal_checkpoint(struct vmc_vmfs *v, struct vmc_error *err);
+/* May a replay of our journal touch what this lock covers? */
+bool vmci_fs_journal_has(const struct vmc_vmfs *v, uint64_t lv);
 int vmci_fs_journal_open(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_journal_close(struct vmc_vmfs *v, struct vmc_error *err);
 /* Replay what the session (slot, generation) left; *fb is its journal's block, or 0. */

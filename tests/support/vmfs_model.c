@@ -17,7 +17,7 @@
 void model_ok(struct model_env *e, int rc)
 {
     if (rc < 0)
-        fail_msg("%s: %s", vmc_status_name(rc), e->err.text);
+        fail_msg("%s: %s (last logged: %s)", vmc_status_name(rc), e->err.text, e->tp.last_log);
 }
 
 /* ---- environment --------------------------------------------------------------------------------- */
@@ -25,7 +25,16 @@ void model_ok(struct model_env *e, int rc)
 static void sleep_ns(void *ctx, uint64_t ns)
 {
     struct model_env *e = ctx;
+
+    /* While one host waits, the others live on. */
     e->tp.now_ns += ns;
+    for (uint32_t h = 0; h < e->hosts; h++)
+        if (e->host[h].v != NULL && !e->host[h].waiting && !e->host[h].path[0].cut) {
+            e->host[h].waiting = true;
+            bool gone = vmc_vmfs_beat(e->host[h].v, NULL) != VMC_OK;
+            (void)gone; /* a host that is fenced will notice by itself */
+            e->host[h].waiting = false;
+        }
 }
 
 void model_env_init(struct model_env *e, uint32_t disks, uint64_t bytes, uint32_t version,
@@ -176,7 +185,7 @@ static bool cut_range(struct model_node *n, uint64_t off, uint64_t bytes)
 
 static uint64_t blocks_of(const struct model_node *n)
 {
-    uint64_t b = 0;
+    uint64_t b = n->reserved;
     for (unsigned i = 0; i < n->pieces; i++)
         b += (n->piece[i].bytes + MIB - 1) / MIB + 1;
     return b;
@@ -555,6 +564,7 @@ static bool step_shape(struct model_env *e, uint32_t h, struct model *m)
         m->from = off < next.length ? off : next.length;
         m->to = off > next.length ? off : next.length;
         next.length = off;
+        next.reserved = off == 0 ? 0 : next.reserved;
     } else if (kind < 5) { /* punch */
         if (off >= next.length)
             off = next.length / 2;
@@ -566,6 +576,7 @@ static bool step_shape(struct model_env *e, uint32_t h, struct model *m)
         if (off > 600 * MIB || all_blocks(m) > BLOCKS_MAX / 2)
             off = 0;
         len = 1 + test_rand(&m->rng) % (3 * MIB);
+        next.reserved += (unsigned)(len / MIB) + 2;
         m->from = m->to = next.length;
         if (off + len > next.length)
             m->to = next.length = off + len;

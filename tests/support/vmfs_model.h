@@ -30,6 +30,7 @@ struct model_node {
     uint64_t length;
     uint32_t mode;
     unsigned pieces;
+    unsigned reserved; /* blocks allocated in advance, at most */
     struct model_piece piece[MODEL_PIECES];
     char target[64];
 };
@@ -53,6 +54,7 @@ struct model_host {
     struct vmc_blockdev bd[MODEL_DISKS];
     struct vmc_vmfs_file *open; /* a handle kept over several steps */
     int open_node;
+    bool waiting; /* inside a call of its own */
 };
 
 struct model_env {

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Several hosts on one volume. They take turns, so that the model knows what every one of them has
+ * to see; at random one is killed in the middle of an operation, or stalls past its lease.
+ * VMC_VMFS_HOST_OPS and VMC_VMFS_SEED set length and beginning.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmfs_model.h"
+
+#include <cmocka.h>
+
+#define MIB (1ull << 20)
+
+static uint64_t setting(const char *name, uint64_t usual)
+{
+    const char *s = getenv(name);
+    return s != NULL ? strtoull(s, NULL, 0) : usual;
+}
+
+static void beat_all(struct model_env *e)
+{
+    for (uint32_t h = 0; h < e->hosts; h++)
+        if (e->host[h].v != NULL && !e->host[h].path[0].cut) {
+            int rc = vmc_vmfs_beat(e->host[h].v, &e->err);
+            if (!e->host[h].path[0].cut)
+                model_ok(e, rc);
+        }
+}
+
+/* Cut off in the middle of whatever it does next; the others go on. */
+static void kill_one(struct model_env *e, struct model *m, uint32_t h)
+{
+    for (uint32_t i = 0; i < e->disks; i++) {
+        e->host[h].path[i].torn = true;
+        e->host[h].path[i].cut_after = test_rand(&m->rng) % 30;
+    }
+    while (model_step(e, h, m))
+        beat_all(e);
+    model_kill(e, h);
+    uint32_t other = (h + 1) % e->hosts;
+    model_resync(e, other, m);
+    model_mount(e, h);
+}
+
+/* Stops beating for longer than its lease. If another host needed its locks, it is out. */
+static void stall_one(struct model_env *e, struct model *m, uint32_t h)
+{
+    struct model_host *stalled = &e->host[h];
+    struct vmc_vmfs *v = stalled->v;
+
+    stalled->v = NULL; /* not beaten for while time passes */
+    uint32_t other = (h + 1) % e->hosts;
+    for (unsigned i = 0; i < 12; i++) {
+        e->tp.now_ns += 2500000000ull;
+        beat_all(e);
+        if (stalled->open == NULL || i % 4 != 3)
+            continue;
+        /* Its open file is wanted elsewhere. */
+        char path[] = "/none";
+        struct vmc_vmfs_stat st;
+        int rc = vmc_vmfs_stat(e->host[other].v, path, &st, &e->err);
+        assert_true(rc == VMC_ENOENT || rc == VMC_EBUSY);
+    }
+    for (unsigned i = 0; i < 20; i++) {
+        bool moved = model_step(e, other, m);
+        assert_true(moved);
+    }
+    stalled->v = v;
+    /* Awake again: it may go on only if nobody took its place. */
+    int rc = vmc_vmfs_beat(v, &e->err);
+    if (rc == VMC_EFENCED) {
+        model_kill(e, h);
+        model_mount(e, h);
+    } else {
+        model_ok(e, rc);
+    }
+}
+
+static void hosts(uint32_t version, uint32_t n, uint64_t ops)
+{
+    struct model_env e;
+    struct model m;
+    uint64_t seed = setting("VMC_VMFS_SEED", 5) + n * 10 + version;
+
+    print_message("VMFS%u, %u hosts, seed %llu, %llu operations\n", version, n,
+                  (unsigned long long)seed, (unsigned long long)ops);
+    model_env_init(&e, 1, 700 * MIB, version, 1, n);
+    e.small = true;
+    model_init(&m, seed);
+    for (uint32_t h = 0; h < n; h++)
+        model_mount(&e, h);
+    for (uint64_t i = 0; i < ops; i++) {
+        uint32_t h = test_rand(&m.rng) % n;
+        assert_true(model_step(&e, h, &m));
+        beat_all(&e);
+        if (n > 1 && i % 300 == 299)
+            kill_one(&e, &m, test_rand(&m.rng) % n);
+        if (n > 1 && i % 700 == 699)
+            stall_one(&e, &m, test_rand(&m.rng) % n);
+        if (i % 1000 == 999)
+            model_compare(&e, h, &m);
+    }
+    for (uint32_t h = 0; h < n; h++)
+        model_compare(&e, h, &m);
+    for (uint32_t h = 0; h < n; h++)
+        model_unmount(&e, &m, h);
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+static void two(void **state)
+{
+    (void)state;
+    hosts(5, 2, setting("VMC_VMFS_HOST_OPS", 15000) / 3);
+}
+static void four(void **state)
+{
+    (void)state;
+    hosts(5, 4, setting("VMC_VMFS_HOST_OPS", 15000) / 3);
+}
+static void three_vmfs3(void **state)
+{
+    (void)state;
+    hosts(3, 3, setting("VMC_VMFS_HOST_OPS", 15000) / 3);
+}
+
+static void file_is_busy_elsewhere(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct vmc_vmfs_file *f, *g;
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    model_mount(&e, 0);
+    model_mount(&e, 1);
+    model_ok(&e, vmc_vmfs_open(e.host[0].v, "/disk", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &e.err));
+    /* Writing, reading and removing are refused, and the holder is named. */
+    assert_int_equal(vmc_vmfs_open(e.host[1].v, "/disk", VMC_VMFS_WRITE, &g, &e.err), VMC_EBUSY);
+    assert_non_null(strstr(e.err.text, "host0"));
+    assert_int_equal(vmc_vmfs_open(e.host[1].v, "/disk", VMC_VMFS_READ, &g, &e.err), VMC_EBUSY);
+    assert_int_equal(vmc_vmfs_remove(e.host[1].v, "/disk", &e.err), VMC_EBUSY);
+    struct vmc_vmfs_lock lock;
+    model_ok(&e, vmc_vmfs_lock_query(e.host[1].v, "/disk", &lock, &e.err));
+    assert_int_equal(lock.mode, 1);
+    assert_string_equal(lock.host_name, "host0");
+    model_ok(&e, vmc_vmfs_close(f, &e.err));
+    /* Readers share. */
+    model_ok(&e, vmc_vmfs_open(e.host[0].v, "/disk", VMC_VMFS_READ, &f, &e.err));
+    model_ok(&e, vmc_vmfs_open(e.host[1].v, "/disk", VMC_VMFS_READ, &g, &e.err));
+    model_ok(&e, vmc_vmfs_lock_query(e.host[1].v, "/disk", &lock, &e.err));
+    assert_int_equal(lock.mode, 2);
+    assert_int_equal(lock.holders, 2);
+    model_ok(&e, vmc_vmfs_close(f, &e.err));
+    model_ok(&e, vmc_vmfs_close(g, &e.err));
+    model_ok(&e, vmc_vmfs_open(e.host[1].v, "/disk", VMC_VMFS_WRITE, &g, &e.err));
+    model_ok(&e, vmc_vmfs_close(g, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[0].v, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[1].v, &e.err));
+    model_env_fini(&e);
+}
+
+/* A host wakes up after its place was taken: nothing it does reaches the disk. */
+static void stalled_host_is_fenced(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct vmc_vmfs_file *f, *g;
+    char buf[4096], back[4096];
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    model_mount(&e, 0);
+    model_mount(&e, 1);
+    model_ok(&e, vmc_vmfs_open(e.host[0].v, "/disk", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &e.err));
+    model_ok(&e, vmc_vmfs_allocate(f, 0, 2 * MIB, VMC_VMFS_ALLOC_EAGER, &e.err));
+    memset(buf, 1, sizeof(buf));
+    assert_int_equal(vmc_vmfs_pwrite(f, buf, sizeof(buf), 0, &e.err), sizeof(buf));
+    model_ok(&e, vmc_vmfs_fsync(f, &e.err));
+    int rc = VMC_EBUSY;
+    struct vmc_vmfs *stalled = e.host[0].v;
+    e.host[0].v = NULL; /* does not beat */
+    for (unsigned i = 0; i < 30 && rc == VMC_EBUSY; i++) {
+        e.tp.now_ns += 1000000000ull;
+        model_ok(&e, vmc_vmfs_beat(e.host[1].v, &e.err));
+        rc = vmc_vmfs_open(e.host[1].v, "/disk", VMC_VMFS_READ | VMC_VMFS_WRITE, &g, &e.err);
+    }
+    model_ok(&e, rc);
+    memset(buf, 2, sizeof(buf));
+    assert_int_equal(vmc_vmfs_pwrite(g, buf, sizeof(buf), 0, &e.err), sizeof(buf));
+    /* The first host is back. */
+    memset(buf, 3, sizeof(buf));
+    assert_int_equal(vmc_vmfs_pwrite(f, buf, sizeof(buf), 0, &e.err), VMC_EFENCED);
+    assert_int_equal(vmc_vmfs_create(stalled, "/x", 0600, &e.err), VMC_EFENCED);
+    assert_int_equal(vmc_vmfs_pread(g, back, sizeof(back), 0, &e.err), sizeof(back));
+    memset(buf, 2, sizeof(buf));
+    assert_memory_equal(back, buf, sizeof(buf));
+    vmc_vmfs_abandon(stalled);
+    model_ok(&e, vmc_vmfs_close(g, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[1].v, &e.err));
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+/* Without compare-and-write the same rules hold, by the bakery. */
+static void without_compare_write(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct model m;
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    e.disk[0].no_caw = true;
+    e.small = true;
+    model_init(&m, 99);
+    model_mount(&e, 0);
+    model_mount(&e, 1);
+    struct vmc_vmfs_info info;
+    vmc_vmfs_info(e.host[0].v, &info);
+    assert_false(info.compare_write);
+    for (unsigned i = 0; i < 150; i++) {
+        assert_true(model_step(&e, i % 2, &m));
+        beat_all(&e);
+    }
+    model_compare(&e, 1, &m);
+    model_unmount(&e, &m, 0);
+    model_unmount(&e, &m, 1);
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(file_is_busy_elsewhere),
+        cmocka_unit_test(stalled_host_is_fenced),
+        cmocka_unit_test(two),
+        cmocka_unit_test(four),
+        cmocka_unit_test(three_vmfs3),
+        cmocka_unit_test(without_compare_write),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
