@@ -350,7 +350,7 @@ static int build(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct
         block_flush_all(sc);
     }
     /* The page is flagged before its bytes are read: later writes are all seen. */
-    if (f->page != NULL)
+    if (f->page != NULL && !sc->foreign)
         smc_adopt_page(sc, p, f->flags);
     uint64_t seq = vmci_load_acquire(&vm->code_seq);
     memset(b, 0, sizeof(*b));
@@ -365,7 +365,7 @@ static int build(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct
         t = code_page_get(sc, b->gpa2);
         if (t == NULL)
             return vmci_raise(&sc->cpu, VMC_VEC_MC);
-        if (f->page2 != NULL) {
+        if (f->page2 != NULL && !sc->foreign) {
             smc_adopt_page(sc, t, f->flags2);
             seq = vmci_load_acquire(&vm->code_seq);
         }
@@ -374,7 +374,7 @@ static int build(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct
     if (f->page == NULL || (b->gpa2 != GPA_NONE && f->page2 == NULL)) {
         b->dead = true; /* nothing tells when there will be memory: not kept */
     } else {
-        b->seq = smc_settled(vm, seq) ? 0 : seq;
+        b->seq = sc->foreign ? UINT64_MAX : smc_settled(vm, seq) ? 0 : seq;
         link_block(sc, b, p, t);
         if (t != NULL && !block_verify(sc, b)) { /* the second page was read before it was flagged */
             block_kill(sc, b);
@@ -404,7 +404,7 @@ static int check(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct
         return 0;
     }
     if (unlikely(b->seq != 0)) {
-        bool settled = smc_settled(sc->cpu.vm, b->seq);
+        bool settled = !sc->foreign && smc_settled(sc->cpu.vm, b->seq);
         if (!block_verify(sc, b)) {
             block_kill(sc, b);
             return 0;

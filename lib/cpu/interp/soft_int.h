@@ -153,6 +153,8 @@ struct vmci_soft_cpu {
     uint64_t ack_seq;            /* (a) code flushes seen; UINT64_MAX: not running */
 
     struct io_log log;
+    bool foreign;   /* single instructions of somebody else's state: trust nothing (emulate.h) */
+    bool resuming;  /* emulate.c: an exit was completed */
     bool owed;      /* an exit waits for completion */
     bool want_window;
     bool irq_wait;  /* an interrupt was pending when it could not be taken */

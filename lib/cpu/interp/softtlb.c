@@ -242,7 +242,8 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
             evict(sc, i);
         i->la = page;
         i->gpa = gpa;
-        i->global = (w.rights & VMC_RIGHT_GLOBAL) != 0 && (cpu->cr4 & VMC_CR4_PGE) != 0;
+        i->global = (w.rights & VMC_RIGHT_GLOBAL) != 0 && (cpu->cr4 & VMC_CR4_PGE) != 0 &&
+                    !sc->foreign;
         i->watched = watched(sc, page);
         note_filled(sc, i, w.page_bytes);
     }

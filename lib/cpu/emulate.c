@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cpu/emulate.h"
+#include "cpu/interp/soft_int.h"
+
+struct vmci_emulator {
+    const struct vmc_platform *pf;
+    const struct vmc_engine_ops *ops;
+    struct vmc_engine_io io;
+    bool listening;
+    struct vmci_soft_vm vm;
+    struct vmci_soft_cpu cpu;
+};
+
+int vmci_emulator_create(const struct vmc_platform *pf, struct vmc_mem *mem, uint32_t index,
+                         const struct vmc_cpu_policy *policy, const struct vmc_engine_io *io,
+                         struct vmci_emulator **out, struct vmc_error *err)
+{
+    struct vmci_emulator *e = vmci_alloc_aligned(pf, sizeof(*e), 64);
+    struct vmc_engine_vm_config cfg = {
+        .size = sizeof(cfg), .max_vcpus = 1, .platform = pf, .mem = mem};
+
+    if (e == NULL)
+        return vmci_error(err, VMC_ENOMEM, "emulate", "no memory for the emulator");
+    memset(e, 0, sizeof(*e));
+    e->pf = pf;
+    e->ops = vmc_engine_soft();
+    if (io != NULL)
+        e->io = *io;
+    e->io.irq_pending = NULL;
+    e->io.irq_ack = NULL;
+    int rc = e->ops->vm_init(&e->vm, &cfg, err);
+    if (rc != VMC_OK) {
+        vmci_free_aligned(pf, e, sizeof(*e), 64);
+        return rc;
+    }
+    e->listening = true;
+    e->cpu.foreign = true;
+    rc = e->ops->vcpu_init(&e->vm, &e->cpu, 0, &e->io, err);
+    if (rc == VMC_OK)
+        rc = e->ops->set_policy(&e->vm, policy, err);
+    if (rc != VMC_OK) {
+        vmci_emulator_destroy(e);
+        return rc;
+    }
+    e->cpu.cpu.apic_id = index;
+    *out = e;
+    return VMC_OK;
+}
+
+void vmci_emulator_destroy(struct vmci_emulator *e)
+{
+    if (e == NULL)
+        return;
+    e->ops->vcpu_fini(&e->cpu);
+    if (e->listening)
+        e->ops->vm_fini(&e->vm);
+    vmci_free_aligned(e->pf, e, sizeof(*e), 64);
+}
+
+int vmci_emulate(struct vmci_emulator *e, uint32_t groups, struct vmc_x86_state *st, uint64_t n,
+                 struct vmc_exit *out)
+{
+    struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = n};
+
+    /* After a completion the instruction is run again from where it was. */
+    if (!e->cpu.resuming) {
+        int rc = e->ops->set_state(&e->cpu, groups, st);
+        if (rc != VMC_OK)
+            return rc;
+    }
+    e->cpu.resuming = false;
+    vmci_tlb_flush(&e->cpu.cpu, false);
+    int rc = e->ops->run(&e->cpu, &lim, out);
+    if (rc != VMC_OK)
+        return rc;
+    return e->ops->get_state(&e->cpu, groups, st);
+}
+
+int vmci_emulate_complete(struct vmci_emulator *e, const struct vmc_exit *done)
+{
+    int rc = e->ops->complete(&e->cpu, done);
+
+    e->cpu.resuming = rc == VMC_OK;
+    return rc;
+}
