@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -33,9 +34,10 @@ static int run(struct run_vm *r)
         return EXIT_ERROR;
     int rc = run_vm_create(r);
     if (rc == 0) {
-        if (isatty(STDERR_FILENO) && r->opt.serial.kind == RUN_CHR_STDIO)
-            fprintf(stderr, "vmcore: engine %s; Ctrl-A x leaves, Ctrl-A h helps\n",
-                    r->engine->name);
+        bool keys = isatty(STDIN_FILENO) && r->opt.serial.kind == RUN_CHR_STDIO;
+        if (keys || r->opt.engine == RUN_ENGINE_AUTO)
+            fprintf(stderr, "vmcore: engine %s%s\r\n", r->engine->name,
+                    keys ? "; Ctrl-A x leaves, Ctrl-A h helps" : "");
         rc = run_loop(r, stats_fd);
     }
     run_vm_destroy(r);

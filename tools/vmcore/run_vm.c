@@ -89,22 +89,43 @@ static int open_images(struct run_vm *r)
 
 /* ---- engine -------------------------------------------------------------------------------- */
 
+static int probe(struct run_vm *r, const struct vmc_engine_ops *engine,
+                 struct vmc_engine_info *info, struct vmc_error *err)
+{
+    r->engine = engine;
+    memset(info, 0, sizeof(*info));
+    info->size = sizeof(*info);
+    return engine->probe(&r->pf, info, err);
+}
+
+#ifdef VMC_HAVE_KVM
+/* Why KVM is not what "auto" wants; NULL: it is. */
+static const char *kvm_unfit(struct run_vm *r, struct vmc_kvm_report *rep, struct vmc_error *err)
+{
+    rep->size = sizeof(*rep);
+    if (vmc_kvm_check(&r->pf, rep, err) != VMC_OK)
+        return err->text;
+    return rep->runs_kernels ? NULL : rep->missing;
+}
+#endif
+
+/* KVM where it can run a kernel (or is asked for by name), the software CPU otherwise. */
 static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
 {
     struct vmc_error err = {0};
-    const char *why = NULL;
 
 #ifdef VMC_HAVE_KVM
-    if (r->opt.engine != RUN_ENGINE_SOFT) {
-        r->engine = vmc_engine_kvm();
-        memset(info, 0, sizeof(*info));
-        info->size = sizeof(*info);
-        if (r->engine->probe(&r->pf, info, &err) == VMC_OK)
+    struct vmc_kvm_report rep = {0};
+    const char *why = NULL;
+    if (r->opt.engine == RUN_ENGINE_AUTO)
+        why = kvm_unfit(r, &rep, &err);
+    if (r->opt.engine != RUN_ENGINE_SOFT && why == NULL) {
+        if (probe(r, vmc_engine_kvm(), info, &err) == VMC_OK)
             return 0;
         why = err.text;
     }
 #else
-    why = "this build has no KVM engine";
+    const char *why = "this build has no KVM engine";
 #endif
     if (r->opt.engine == RUN_ENGINE_KVM) {
         fprintf(stderr, "vmcore run: --engine kvm: %s\n", why);
@@ -112,10 +133,7 @@ static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
     }
     if (r->opt.engine == RUN_ENGINE_AUTO && r->opt.verbose)
         fprintf(stderr, "vmcore: not using KVM: %s\n", why);
-    r->engine = vmc_engine_soft();
-    memset(info, 0, sizeof(*info));
-    info->size = sizeof(*info);
-    if (r->engine->probe(&r->pf, info, &err) != VMC_OK)
+    if (probe(r, vmc_engine_soft(), info, &err) != VMC_OK)
         return run_vm_fail("the software engine does not work here", &err);
     return 0;
 }
