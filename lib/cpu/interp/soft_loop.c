@@ -47,7 +47,7 @@ static int delivered(struct vmci_soft_cpu *sc, int rc)
     cpu->irq_shadow = 0;
     sc->key = soft_key(sc);
     if (sc->foreign) /* the handler is not ours to run */
-        sc->insn_limit = cpu->retired;
+        sc->insn_stop = sc->insn_limit = cpu->retired;
     if (rc == VMCI_EXIT && cpu->exit.kind == VMC_EXIT_SHUTDOWN)
         soft_dump_shutdown(sc);
     return rc;
