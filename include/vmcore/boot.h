@@ -85,6 +85,7 @@ struct vmc_boot_config {
     uint32_t memmap_count;
     const struct vmc_memmap *memmap;     /**< ascending; from which RAM is chosen */
     uint64_t rsdp;                       /**< of ACPI, 0: none */
+    uint64_t rsdp_bytes; /**< how much memory ACPI tables take from rsdp on; images stay off it */
     const void *rng_seed;                /**< for Linux's setup_data, or NULL */
     uint32_t rng_seed_bytes;             /**< at most 64 */
     uint32_t flat_mode;                  /**< enum vmc_flat_mode */

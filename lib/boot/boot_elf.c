@@ -98,7 +98,7 @@ static int load_segment(struct boot_ctx *c, const struct elf_segment *s)
         return vmci_error(c->err, VMC_EFORMAT, "boot/elf",
                           "an ELF segment of 0x%llx bytes at offset 0x%llx is not inside the image",
                           (unsigned long long)s->filesz, (unsigned long long)s->offset);
-    int rc = vmci_boot_claim(c, s->paddr, s->memsz, "ELF segment");
+    int rc = vmci_boot_claim_fixed(c, s->paddr, s->memsz, "ELF segment");
     if (rc == VMC_OK)
         rc = vmci_image_load(c, c->cfg->image, s->offset, s->filesz, s->paddr, "ELF segment");
     if (rc == VMC_OK && s->memsz != s->filesz)

@@ -103,6 +103,8 @@ int vmc_boot_load(const struct vmc_platform *pf, struct vmc_mem *mem,
     c->err = err;
     out->kind = kind;
     rc = copy_map(c);
+    if (rc == VMC_OK && cfg->rsdp != 0)
+        rc = vmci_boot_claim_fixed(c, cfg->rsdp, cfg->rsdp_bytes, "ACPI tables");
     if (rc == VMC_OK)
         rc = l->load(c);
     vmci_free(pf, c, sizeof(*c));

@@ -110,11 +110,24 @@ bool vmci_boot_free(const struct boot_ctx *c, uint64_t base, uint64_t bytes)
     return in_ram(c, base, bytes) && overlap(c, base, bytes) == NULL;
 }
 
-int vmci_boot_claim(struct boot_ctx *c, uint64_t base, uint64_t bytes, const char *what)
+/* Is all of the range in slots of RAM? */
+static bool in_slots(const struct boot_ctx *c, uint64_t base, uint64_t bytes)
 {
-    if (bytes == 0)
-        return VMC_OK;
-    if (!in_ram(c, base, bytes))
+    struct vmc_mem_slot s = {.size = sizeof(s)};
+    uint64_t at = base, end = base + bytes;
+
+    if (end < base)
+        return false;
+    for (unsigned i = 0; at < end && vmc_mem_slot_at(c->mem, i, &s) == VMC_OK; i++) {
+        if (s.attr == VMC_MEM_RAM && s.gpa <= at && at - s.gpa < s.bytes)
+            at = s.gpa + s.bytes;
+    }
+    return at >= end;
+}
+
+static int claim(struct boot_ctx *c, uint64_t base, uint64_t bytes, bool ram, const char *what)
+{
+    if (!ram)
         return vmci_error(c->err, VMC_ERANGE, "boot/claim",
                           "%s: 0x%llx bytes at 0x%llx do not fit guest memory", what,
                           (unsigned long long)bytes, (unsigned long long)base);
@@ -130,6 +143,16 @@ int vmci_boot_claim(struct boot_ctx *c, uint64_t base, uint64_t bytes, const cha
                           MAX_CLAIMS);
     c->claim[c->claims++] = (struct boot_claim){base, base + bytes, what};
     return VMC_OK;
+}
+
+int vmci_boot_claim(struct boot_ctx *c, uint64_t base, uint64_t bytes, const char *what)
+{
+    return bytes == 0 ? VMC_OK : claim(c, base, bytes, in_ram(c, base, bytes), what);
+}
+
+int vmci_boot_claim_fixed(struct boot_ctx *c, uint64_t base, uint64_t bytes, const char *what)
+{
+    return bytes == 0 ? VMC_OK : claim(c, base, bytes, in_slots(c, base, bytes), what);
 }
 
 /*

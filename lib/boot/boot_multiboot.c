@@ -109,7 +109,7 @@ static int load_raw(struct boot_ctx *c, const struct header *h, uint64_t *entry)
         return vmci_error(c->err, VMC_EFORMAT, "boot/multiboot",
                           "BSS end address 0x%x is below the end of the image", h->bss_end);
     uint64_t all = VMCI_MAX(end, (uint64_t)h->bss_end);
-    int rc = vmci_boot_claim(c, h->load_addr, all - h->load_addr, "Multiboot image");
+    int rc = vmci_boot_claim_fixed(c, h->load_addr, all - h->load_addr, "Multiboot image");
     if (rc == VMC_OK)
         rc = vmci_image_load(c, c->cfg->image, offset, bytes, h->load_addr, "Multiboot image");
     if (rc == VMC_OK && all > end)

@@ -78,6 +78,11 @@ int vmci_image_load(struct boot_ctx *c, const struct vmc_image_src *src, uint64_
 
 /* Take a range for what: it must be RAM that nothing else took. VMC_ERANGE, VMC_EFORMAT overlap. */
 int vmci_boot_claim(struct boot_ctx *c, uint64_t base, uint64_t bytes, const char *what);
+/*
+ * The same for an image with fixed addresses: any guest RAM will do, even what the memory map calls
+ * reserved (linkers like to put ELF headers just below 1 MiB).
+ */
+int vmci_boot_claim_fixed(struct boot_ctx *c, uint64_t base, uint64_t bytes, const char *what);
 /* Is the range RAM, and free? */
 bool vmci_boot_free(const struct boot_ctx *c, uint64_t base, uint64_t bytes);
 /* Take the highest, or lowest, free place for bytes within [min, max). VMC_ERANGE. */

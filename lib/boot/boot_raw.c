@@ -35,7 +35,7 @@ static int load_flat(struct boot_ctx *c)
 {
     const struct vmc_boot_config *cfg = c->cfg;
     uint64_t entry = cfg->flat_entry != 0 ? cfg->flat_entry : cfg->flat_gpa;
-    int rc = vmci_boot_claim(c, cfg->flat_gpa, cfg->image->bytes, "flat image");
+    int rc = vmci_boot_claim_fixed(c, cfg->flat_gpa, cfg->image->bytes, "flat image");
 
     if (rc == VMC_OK)
         rc = vmci_image_load(c, cfg->image, 0, cfg->image->bytes, cfg->flat_gpa, "flat image");

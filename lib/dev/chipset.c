@@ -72,6 +72,8 @@ static const struct vmc_pci_func_ops mch_ops = {.config_write = mch_config_write
 static int mch_setup(struct vmc_chipset *cs, struct vmc_error *err)
 {
     static const uint8_t zero[8];
+    static const uint8_t command[2] = {0x06, 0}; /* hardwired (MCH data sheet 5.1.3) */
+    static const uint8_t command_mask[2] = {0x40, 0x01};
     static const uint8_t xbar_mask[8] = {0x07, 0, 0, 0xfc, 0x0f};
     static const uint8_t pam_mask[MCH_PAMS] = {0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33};
     static const uint8_t smram[2] = {SMRAM_DEFAULT, 0x38};
@@ -89,6 +91,8 @@ static int mch_setup(struct vmc_chipset *cs, struct vmc_error *err)
     };
     int rc = vmc_pci_func_create(cs->pci, &cfg, &cs->mch, err);
 
+    if (rc == VMC_OK)
+        rc = vmc_pci_set_config(cs->mch, VMC_PCI_COMMAND, command, command_mask, 2, err);
     if (rc == VMC_OK)
         rc = vmc_pci_set_config(cs->mch, MCH_PCIEXBAR, zero, xbar_mask, 8, err);
     if (rc == VMC_OK)
@@ -188,6 +192,9 @@ static const struct vmc_pci_func_ops lpc_ops = {.config_write = lpc_config_write
 static int lpc_setup(struct vmc_chipset *cs, struct vmc_error *err)
 {
     static const uint8_t zero[4];
+    /* Decoding and mastering cannot be switched off (ICH9 13.1.3); firmware looks for it. */
+    static const uint8_t command[2] = {0x07, 0};
+    static const uint8_t command_mask[2] = {0x40, 0x01};
     static const uint8_t pmbase[4] = {(PM_DEFAULT & 0xff) | PMBASE_IO, PM_DEFAULT >> 8};
     static const uint8_t pmbase_mask[4] = {0x80, 0xff};
     static const uint8_t acpi_cntl[1] = {ACPI_ENABLE};
@@ -209,6 +216,8 @@ static int lpc_setup(struct vmc_chipset *cs, struct vmc_error *err)
     };
     int rc = vmc_pci_func_create(cs->pci, &cfg, &cs->lpc, err);
 
+    if (rc == VMC_OK)
+        rc = vmc_pci_set_config(cs->lpc, VMC_PCI_COMMAND, command, command_mask, 2, err);
     if (rc == VMC_OK)
         rc = vmc_pci_set_config(cs->lpc, LPC_PMBASE, pmbase, pmbase_mask, 4, err);
     if (rc == VMC_OK)

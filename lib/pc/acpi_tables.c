@@ -325,7 +325,7 @@ static void rsdp_fill(struct vmc_pc *pc, uint64_t tables)
 int vmci_acpi_place(struct vmc_pc *pc, uint64_t gpa, struct vmc_error *err)
 {
     struct acpi_blob *b = &pc->acpi;
-    uint64_t tables = gpa + 64;
+    uint64_t tables = gpa + PC_ACPI_RSDP_ROOM;
 
     for (unsigned i = 0; i < b->pointers; i++) {
         uint8_t *p = b->data + b->pointer[i].at;

@@ -114,6 +114,7 @@ static int load_kernel(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vm
         .memmap = pc->memmap,
         .memmap_count = pc->memmap_count,
         .rsdp = PC_BIOS_BASE,
+        .rsdp_bytes = PC_ACPI_RSDP_ROOM + pc->acpi.bytes,
         .flat_mode = b->flat_mode,
         .flat_gpa = b->flat_gpa,
         .flat_entry = b->flat_entry,

@@ -41,6 +41,7 @@
 #define PC_PIRQ_GSI      16u /* PIRQ A; the root bus uses E-H */
 #define PC_INTX_GSI      20u
 
+#define PC_ACPI_RSDP_ROOM 64u /* from the RSDP to the first table */
 #define ACPI_BLOB_MAX    0x1c000u
 #define ACPI_MAX_FIXUPS  32
 #define ACPI_RSDP_BYTES  36u
