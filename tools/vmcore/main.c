@@ -15,6 +15,7 @@ static const struct command {
 } commands[] = {
     {"run", cmd_run, "start a virtual machine"},
     {"sim", cmd_sim, "simulate scheduling"},
+    {"vmfs", cmd_vmfs, "format, read, write, check and mount VMFS volumes"},
     {"help", cmd_help, "list the commands"},
     {"version", cmd_version, "print the version"},
 };

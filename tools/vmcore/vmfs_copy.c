@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The commands that move contents or change names. */
+#define _GNU_SOURCE
+#include "vmfs_tool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHUNK (4u << 20)
+
+extern char **environ;
+
+static bool all_zero(const char *p, size_t n)
+{
+    return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
+}
+
+static int write_all(struct vt *t, int fd, const char *p, size_t n, off_t off, bool seek)
+{
+    while (n > 0) {
+        ssize_t w = seek ? pwrite(fd, p, n, off) : write(fd, p, n);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w <= 0) {
+            fprintf(stderr, "%s: write: %s\n", t->name, strerror(errno));
+            return EXIT_ERROR;
+        }
+        p += w;
+        off += w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
+static int open_volume_file(struct vt *t, const char *path, uint32_t flags,
+                            struct vmc_vmfs_file **f)
+{
+    return vmc_vmfs_open(t->v, path, flags, f, &t->err) == VMC_OK ? 0 : vt_fail(t, path);
+}
+
+int vt_cat(struct vt *t)
+{
+    struct vmc_vmfs_file *f;
+    char *buf = malloc(CHUNK);
+    uint64_t off = 0;
+    int rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+
+    if (rc != 0) {
+        free(buf);
+        return rc;
+    }
+    rc = open_volume_file(t, t->arg[1], VMC_VMFS_READ, &f);
+    if (rc != 0 || buf == NULL) {
+        free(buf);
+        return vt_close(t, rc);
+    }
+    for (;;) {
+        int64_t n = vmc_vmfs_pread(f, buf, CHUNK, off, &t->err);
+        if (n < 0)
+            rc = vt_fail(t, t->arg[1]);
+        if (n <= 0 || (rc = write_all(t, STDOUT_FILENO, buf, (size_t)n, 0, false)) != 0)
+            break;
+        off += (uint64_t)n;
+    }
+    free(buf);
+    if (vmc_vmfs_close(f, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    return vt_close(t, rc);
+}
+
+/* ---- import --------------------------------------------------------------------------------------- */
+
+/* Let qemu-img turn an image into raw data, or the other way round. */
+static int convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
+                   const char *to)
+{
+    const char *args[12];
+    int n = 0, status;
+    pid_t pid;
+
+    args[n++] = "qemu-img";
+    args[n++] = "convert";
+    if (from_fmt != NULL) {
+        args[n++] = "-f";
+        args[n++] = from_fmt;
+    }
+    args[n++] = "-O";
+    args[n++] = to_fmt;
+    args[n++] = from;
+    args[n++] = to;
+    args[n] = NULL;
+    if (posix_spawnp(&pid, "qemu-img", NULL, NULL, (char **)(uintptr_t)args, environ) != 0) {
+        fprintf(stderr, "%s: formats other than raw need qemu-img\n", t->name);
+        return EXIT_ERROR;
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EXIT_ERROR;
+}
+
+static int temp_name(struct vt *t, char *path, size_t bytes)
+{
+    const char *dir = getenv("TMPDIR");
+
+    snprintf(path, bytes, "%s/vmcore-XXXXXX", dir != NULL ? dir : "/tmp");
+    int fd = mkstemp(path);
+    if (fd < 0) {
+        fprintf(stderr, "%s: %s: %s\n", t->name, path, strerror(errno));
+        return EXIT_ERROR;
+    }
+    close(fd);
+    return 0;
+}
+
+/* Data of the host's file from off on; end: where it stops being data. */
+static bool next_data(int fd, off_t *off, off_t *end, off_t size)
+{
+    off_t a = lseek(fd, *off, SEEK_DATA);
+
+    if (a < 0) {
+        if (errno == ENXIO)
+            return false;
+        a = *off; /* no holes known here */
+    }
+    off_t b = lseek(fd, a, SEEK_HOLE);
+    *off = a;
+    *end = b > a ? b : size;
+    return a < size;
+}
+
+static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f)
+{
+    char *buf = aligned_alloc(4096, CHUNK);
+    double start = vt_now();
+    off_t at = 0, end;
+    int rc = 0;
+
+    if (buf == NULL)
+        return EXIT_ERROR;
+    while (rc == 0 && at < size && next_data(fd, &at, &end, size)) {
+        for (; rc == 0 && at < end;) {
+            size_t want = (size_t)(end - at < CHUNK ? end - at : CHUNK);
+            ssize_t n = pread(fd, buf, want, at);
+            if (n <= 0) {
+                fprintf(stderr, "%s: read: %s\n", t->name, n < 0 ? strerror(errno) : "short file");
+                rc = EXIT_ERROR;
+                break;
+            }
+            /* The file is a hole already where it would only get zeros. */
+            if (!all_zero(buf, (size_t)n) &&
+                vmc_vmfs_pwrite(f, buf, (size_t)n, (uint64_t)at, &t->err) != n)
+                rc = vt_fail(t, t->arg[2]);
+            at += n;
+            vt_progress(t, "import", (uint64_t)at, (uint64_t)size, start);
+        }
+    }
+    free(buf);
+    return rc;
+}
+
+static int import_file(struct vt *t, const char *host)
+{
+    struct vmc_vmfs_file *f;
+    struct stat st;
+    int fd = open(host, O_RDONLY | O_CLOEXEC), rc = 0;
+
+    if (fd < 0 || fstat(fd, &st) != 0) {
+        fprintf(stderr, "%s: %s: %s\n", t->name, host, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return EXIT_ERROR;
+    }
+    if (t->force)
+        (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL);
+    if (vmc_vmfs_create(t->v, t->arg[2], 0644, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[2]);
+    if (rc == 0)
+        rc = open_volume_file(t, t->arg[2], VMC_VMFS_WRITE, &f);
+    if (rc != 0) {
+        close(fd);
+        return rc;
+    }
+    uint64_t size = (uint64_t)st.st_size;
+    if (vmc_vmfs_truncate(f, size, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[2]);
+    if (rc == 0 && t->kind != NULL && strcmp(t->kind, "thin") != 0 && size > 0 &&
+        vmc_vmfs_allocate(f, 0, size, *t->kind == 'l' ? VMC_VMFS_ALLOC_LAZY : VMC_VMFS_ALLOC_EAGER,
+                          &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[2]);
+    if (rc == 0)
+        rc = import_data(t, fd, st.st_size, f);
+    if (vmc_vmfs_fsync(f, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[2]);
+    if (vmc_vmfs_close(f, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[2]);
+    close(fd);
+    return rc;
+}
+
+int vt_import(struct vt *t)
+{
+    char temp[512] = "";
+    const char *from = t->arg[1];
+    int rc = 0;
+
+    if (t->format != NULL && strcmp(t->format, "raw") != 0) {
+        rc = temp_name(t, temp, sizeof(temp));
+        if (rc == 0)
+            rc = convert(t, t->format, from, "raw", temp);
+        from = temp;
+    }
+    if (rc == 0)
+        rc = vt_mount(t, t->arg[0], 0);
+    if (rc == 0)
+        rc = vt_close(t, import_file(t, from));
+    if (*temp)
+        unlink(temp);
+    return rc;
+}
+
+/* ---- export --------------------------------------------------------------------------------------- */
+
+static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t size)
+{
+    char *buf = aligned_alloc(4096, CHUNK);
+    double start = vt_now();
+    int rc = buf == NULL ? EXIT_ERROR : 0;
+
+    for (uint64_t at = 0; at < size && rc == 0;) {
+        struct vmc_vmfs_extent x;
+        if (vmc_vmfs_extent(f, at, &x, &t->err) != VMC_OK)
+            rc = vt_fail(t, t->arg[1]);
+        for (uint64_t end = at + x.bytes; rc == 0 && at < end;) {
+            size_t n = (size_t)(end - at < CHUNK ? end - at : CHUNK);
+            if (!x.has_data) {
+                at = end;
+                break;
+            }
+            int64_t got = vmc_vmfs_pread(f, buf, n, at, &t->err);
+            if (got <= 0)
+                rc = vt_fail(t, t->arg[1]);
+            else if (!all_zero(buf, (size_t)got))
+                rc = write_all(t, fd, buf, (size_t)got, (off_t)at, true);
+            at += n;
+            vt_progress(t, "export", at < size ? at : size, size, start);
+        }
+    }
+    free(buf);
+    return rc;
+}
+
+static int export_file(struct vt *t, const char *to)
+{
+    struct vmc_vmfs_file *f;
+    struct vmc_vmfs_stat st;
+    int rc = open_volume_file(t, t->arg[1], VMC_VMFS_READ, &f);
+
+    if (rc != 0)
+        return rc;
+    int fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC | O_TRUNC, 0666);
+    if (vmc_vmfs_fstat(f, &st, &t->err) != VMC_OK) {
+        rc = vt_fail(t, t->arg[1]);
+    } else if (fd < 0 || ftruncate(fd, (off_t)st.bytes) != 0) {
+        fprintf(stderr, "%s: %s: %s\n", t->name, to, strerror(errno));
+        rc = EXIT_ERROR;
+    } else {
+        rc = export_data(t, f, fd, st.bytes);
+    }
+    if (fd >= 0)
+        close(fd);
+    if (vmc_vmfs_close(f, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    return rc;
+}
+
+int vt_export(struct vt *t)
+{
+    char temp[512] = "";
+    const char *to = t->arg[2];
+    int rc = 0;
+
+    if (!t->force && access(to, F_OK) == 0) {
+        fprintf(stderr, "%s: %s exists (-f overwrites it)\n", t->name, to);
+        return EXIT_ERROR;
+    }
+    if (t->format != NULL && strcmp(t->format, "raw") != 0) {
+        rc = temp_name(t, temp, sizeof(temp));
+        to = temp;
+    }
+    if (rc == 0)
+        rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+    if (rc == 0)
+        rc = vt_close(t, export_file(t, to));
+    if (rc == 0 && *temp)
+        rc = convert(t, "raw", temp, t->format, t->arg[2]);
+    if (*temp)
+        unlink(temp);
+    return rc;
+}
+
+/* ---- on the volume -------------------------------------------------------------------------------- */
+
+static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *to)
+{
+    struct vmc_vmfs_stat st;
+    char *buf = aligned_alloc(4096, CHUNK);
+    double start = vt_now();
+    int rc = 0;
+
+    if (buf == NULL || vmc_vmfs_fstat(from, &st, &t->err) != VMC_OK ||
+        vmc_vmfs_truncate(to, st.bytes, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    for (uint64_t at = 0; rc == 0 && at < st.bytes;) {
+        struct vmc_vmfs_extent x;
+        if (vmc_vmfs_extent(from, at, &x, &t->err) != VMC_OK) {
+            rc = vt_fail(t, t->arg[1]);
+            break;
+        }
+        size_t n = (size_t)(x.bytes < CHUNK ? x.bytes : CHUNK);
+        if (!x.has_data) {
+            at += x.bytes;
+            continue;
+        }
+        if (vmc_vmfs_pread(from, buf, n, at, &t->err) != (int64_t)n ||
+            (!all_zero(buf, n) && vmc_vmfs_pwrite(to, buf, n, at, &t->err) != (int64_t)n))
+            rc = vt_fail(t, t->arg[1]);
+        at += n;
+        vt_progress(t, "copy", at, st.bytes, start);
+    }
+    free(buf);
+    return rc;
+}
+
+int vt_cp(struct vt *t)
+{
+    struct vmc_vmfs_file *from, *to;
+    int rc = vt_mount(t, t->arg[0], 0);
+
+    if (rc != 0)
+        return rc;
+    rc = open_volume_file(t, t->arg[1], VMC_VMFS_READ, &from);
+    if (rc != 0)
+        return vt_close(t, rc);
+    if (t->force)
+        (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL);
+    if (vmc_vmfs_create(t->v, t->arg[2], 0644, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[2]);
+    if (rc == 0)
+        rc = open_volume_file(t, t->arg[2], VMC_VMFS_WRITE, &to);
+    if (rc == 0) {
+        rc = copy(t, from, to);
+        if (vmc_vmfs_fsync(to, &t->err) != VMC_OK || vmc_vmfs_close(to, &t->err) != VMC_OK)
+            rc = vt_fail(t, t->arg[2]);
+    }
+    if (vmc_vmfs_close(from, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    return vt_close(t, rc);
+}
+
+int vt_mkdir(struct vt *t)
+{
+    char path[VMC_VMFS_PATH_MAX];
+    int rc = vt_mount(t, t->arg[0], 0), s = VMC_OK;
+
+    if (rc != 0)
+        return rc;
+    snprintf(path, sizeof(path), "%s", t->arg[1]);
+    for (char *p = path + 1; t->parents && (p = strchr(p, '/')) != NULL; p++) {
+        *p = '\0';
+        s = vmc_vmfs_mkdir(t->v, path, 0755, &t->err);
+        *p = '/';
+        if (s != VMC_OK && s != VMC_EEXIST)
+            return vt_close(t, vt_fail(t, path));
+    }
+    s = vmc_vmfs_mkdir(t->v, path, 0755, &t->err);
+    if (s != VMC_OK && !(t->parents && s == VMC_EEXIST))
+        rc = vt_fail(t, path);
+    return vt_close(t, rc);
+}
+
+static int rm_tree(struct vt *t, const char *path)
+{
+    struct vmc_vmfs_dirent d;
+    struct vmc_vmfs_stat st;
+    char *sub = malloc(VMC_VMFS_PATH_MAX + 256);
+    int rc = 0, got;
+
+    if (sub == NULL || vmc_vmfs_stat(t->v, path, &st, &t->err) != VMC_OK) {
+        free(sub);
+        return vt_fail(t, path);
+    }
+    while (st.type == VMC_VMFS_DIR && rc == 0) {
+        uint64_t cookie = 2; /* after "." and ".." */
+        got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err);
+        if (got < 0)
+            rc = vt_fail(t, path);
+        if (got <= 0)
+            break;
+        snprintf(sub, VMC_VMFS_PATH_MAX + 256, "%s/%s", path, d.name);
+        rc = rm_tree(t, sub);
+    }
+    free(sub);
+    if (rc == 0 && vmc_vmfs_remove(t->v, path, &t->err) != VMC_OK)
+        rc = vt_fail(t, path);
+    return rc;
+}
+
+int vt_rm(struct vt *t)
+{
+    int rc = vt_mount(t, t->arg[0], 0);
+
+    if (rc != 0)
+        return rc;
+    if (t->recursive)
+        rc = rm_tree(t, t->arg[1]);
+    else if (vmc_vmfs_remove(t->v, t->arg[1], &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    return vt_close(t, rc);
+}
+
+int vt_mv(struct vt *t)
+{
+    int rc = vt_mount(t, t->arg[0], 0);
+
+    if (rc != 0)
+        return rc;
+    if (vmc_vmfs_rename(t->v, t->arg[1], t->arg[2], t->force ? 0 : VMC_VMFS_RENAME_NOREPLACE,
+                        &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    return vt_close(t, rc);
+}
+
+int vt_truncate(struct vt *t)
+{
+    struct vmc_vmfs_file *f;
+    uint64_t size;
+
+    if (!vt_parse_size(t->arg[2], &size)) {
+        fprintf(stderr, "%s: '%s' is no size\n", t->name, t->arg[2]);
+        return EXIT_BAD_ARGS;
+    }
+    int rc = vt_mount(t, t->arg[0], 0);
+    if (rc == 0)
+        rc = open_volume_file(t, t->arg[1], VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f);
+    if (rc != 0)
+        return vt_close(t, rc);
+    if (vmc_vmfs_truncate(f, size, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    if (vmc_vmfs_close(f, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    return vt_close(t, rc);
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* "vmcore vmfs mount": FUSE 3, path based. */
+#define _GNU_SOURCE
+#define FUSE_USE_VERSION 35
+#include "vmfs_tool.h"
+
+#include <errno.h>
+#include <fuse.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+
+static struct vmc_vmfs *volume(void)
+{
+    return ((struct vt *)fuse_get_context()->private_data)->v;
+}
+
+static int err_of(int64_t rc)
+{
+    switch (rc) {
+    case VMC_ENOENT:
+        return -ENOENT;
+    case VMC_EEXIST:
+        return -EEXIST;
+    case VMC_ENOMEM:
+        return -ENOMEM;
+    case VMC_ENOSPC:
+        return -ENOSPC;
+    case VMC_EBUSY:
+        return -EBUSY;
+    case VMC_EPERM:
+        return -EROFS;
+    case VMC_ERANGE:
+        return -ENAMETOOLONG;
+    case VMC_ELIMIT:
+        return -EFBIG;
+    case VMC_EINVAL:
+        return -EINVAL;
+    case VMC_ESTATE:
+        return -ENOTEMPTY;
+    case VMC_ENOTSUP:
+        return -EOPNOTSUPP;
+    default:
+        return rc < 0 ? -EIO : 0;
+    }
+}
+
+static void to_stat(const struct vmc_vmfs_stat *s, struct stat *st)
+{
+    memset(st, 0, sizeof(*st));
+    st->st_ino = s->id;
+    st->st_mode = s->mode | (s->type == VMC_VMFS_DIR || s->id == 0x01C00004 ? S_IFDIR
+                             : s->type == VMC_VMFS_SYMLINK                  ? S_IFLNK
+                                                                            : S_IFREG);
+    st->st_nlink = s->links;
+    st->st_uid = s->uid;
+    st->st_gid = s->gid;
+    st->st_size = (off_t)s->bytes;
+    st->st_blksize = 4096;
+    st->st_blocks = (blkcnt_t)(s->blocks * s->block_bytes / 512);
+    st->st_mtime = s->mtime_s;
+    st->st_ctime = s->ctime_s;
+    st->st_atime = s->atime_s;
+}
+
+static int f_getattr(const char *path, struct stat *st, struct fuse_file_info *fi)
+{
+    struct vmc_vmfs_stat s;
+    int rc = fi != NULL && fi->fh != 0
+                 ? vmc_vmfs_fstat((struct vmc_vmfs_file *)(uintptr_t)fi->fh, &s, NULL)
+                 : vmc_vmfs_stat(volume(), path, &s, NULL);
+
+    if (rc == VMC_OK)
+        to_stat(&s, st);
+    return err_of(rc);
+}
+
+static int f_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t off,
+                     struct fuse_file_info *fi, enum fuse_readdir_flags flags)
+{
+    struct vmc_vmfs_dirent d;
+    uint64_t cookie = (uint64_t)off;
+    int rc;
+
+    (void)fi;
+    (void)flags;
+    while ((rc = vmc_vmfs_readdir(volume(), path, &cookie, &d, NULL)) == 1)
+        if (fill(buf, d.name, NULL, (off_t)cookie, 0) != 0)
+            return 0;
+    return err_of(rc);
+}
+
+static int f_mkdir(const char *path, mode_t mode)
+{
+    return err_of(vmc_vmfs_mkdir(volume(), path, mode & 07777, NULL));
+}
+
+static int f_remove(const char *path)
+{
+    return err_of(vmc_vmfs_remove(volume(), path, NULL));
+}
+
+static int f_unlink(const char *path)
+{
+    struct vmc_vmfs_stat s;
+    int rc = vmc_vmfs_stat(volume(), path, &s, NULL);
+
+    if (rc == VMC_OK && s.type == VMC_VMFS_DIR)
+        return -EISDIR;
+    return rc == VMC_OK ? f_remove(path) : err_of(rc);
+}
+
+static int f_rename(const char *from, const char *to, unsigned flags)
+{
+    if (flags & ~1u) /* RENAME_NOREPLACE only */
+        return -EINVAL;
+    return err_of(vmc_vmfs_rename(volume(), from, to,
+                                  flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, NULL));
+}
+
+static int f_symlink(const char *target, const char *path)
+{
+    return err_of(vmc_vmfs_symlink(volume(), target, path, NULL));
+}
+
+static int f_readlink(const char *path, char *buf, size_t bytes)
+{
+    int rc = vmc_vmfs_readlink(volume(), path, buf, bytes, NULL);
+    return rc < 0 ? err_of(rc) : 0;
+}
+
+static int f_chmod(const char *path, mode_t mode, struct fuse_file_info *fi)
+{
+    struct vmc_vmfs_stat s = {.mode = mode & 07777};
+
+    (void)fi;
+    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_MODE, &s, NULL));
+}
+
+static int f_chown(const char *path, uid_t uid, gid_t gid, struct fuse_file_info *fi)
+{
+    struct vmc_vmfs_stat s;
+    int rc = vmc_vmfs_stat(volume(), path, &s, NULL);
+
+    (void)fi;
+    if (rc != VMC_OK)
+        return err_of(rc);
+    s.uid = uid == (uid_t)-1 ? s.uid : uid;
+    s.gid = gid == (gid_t)-1 ? s.gid : gid;
+    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_OWNER, &s, NULL));
+}
+
+static uint32_t time_of(const struct timespec *ts, uint32_t old)
+{
+    if (ts->tv_nsec == UTIME_OMIT)
+        return old;
+    return (uint32_t)(ts->tv_nsec == UTIME_NOW ? time(NULL) : ts->tv_sec);
+}
+
+static int f_utimens(const char *path, const struct timespec tv[2], struct fuse_file_info *fi)
+{
+    struct vmc_vmfs_stat s;
+    int rc = vmc_vmfs_stat(volume(), path, &s, NULL);
+
+    (void)fi;
+    if (rc != VMC_OK)
+        return err_of(rc);
+    s.atime_s = time_of(&tv[0], s.atime_s);
+    s.mtime_s = time_of(&tv[1], s.mtime_s);
+    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_TIMES, &s, NULL));
+}
+
+static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
+{
+    struct vmc_vmfs_file *f;
+    int rc = vmc_vmfs_open(volume(), path, flags, &f, NULL);
+
+    if (rc == VMC_OK)
+        fi->fh = (uintptr_t)f;
+    return err_of(rc);
+}
+
+static int f_open(const char *path, struct fuse_file_info *fi)
+{
+    bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
+    return open_as(path, fi, write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
+}
+
+static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
+{
+    int rc = vmc_vmfs_create(volume(), path, mode & 07777, NULL);
+    return rc == VMC_OK ? open_as(path, fi, VMC_VMFS_READ | VMC_VMFS_WRITE) : err_of(rc);
+}
+
+static int f_release(const char *path, struct fuse_file_info *fi)
+{
+    (void)path;
+    return err_of(vmc_vmfs_close((struct vmc_vmfs_file *)(uintptr_t)fi->fh, NULL));
+}
+
+static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_file_info *fi)
+{
+    int64_t got = vmc_vmfs_pread((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off,
+                                 NULL);
+    (void)path;
+    return got < 0 ? err_of(got) : (int)got;
+}
+
+static int f_write(const char *path, const char *buf, size_t n, off_t off,
+                   struct fuse_file_info *fi)
+{
+    int64_t got = vmc_vmfs_pwrite((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off,
+                                  NULL);
+    (void)path;
+    return got < 0 ? err_of(got) : (int)got;
+}
+
+static int f_truncate(const char *path, off_t size, struct fuse_file_info *fi)
+{
+    struct vmc_vmfs_file *f;
+
+    if (fi != NULL && fi->fh != 0)
+        return err_of(vmc_vmfs_truncate((struct vmc_vmfs_file *)(uintptr_t)fi->fh, (uint64_t)size,
+                                        NULL));
+    int rc = vmc_vmfs_open(volume(), path, VMC_VMFS_WRITE, &f, NULL);
+    if (rc != VMC_OK)
+        return err_of(rc);
+    rc = vmc_vmfs_truncate(f, (uint64_t)size, NULL);
+    int rc2 = vmc_vmfs_close(f, NULL);
+    return err_of(rc != VMC_OK ? rc : rc2);
+}
+
+static int f_fallocate(const char *path, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+    struct vmc_vmfs_file *f = (struct vmc_vmfs_file *)(uintptr_t)fi->fh;
+
+    (void)path;
+    if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+        return err_of(vmc_vmfs_punch(f, (uint64_t)off, (uint64_t)len, NULL));
+    if (mode != 0)
+        return -EOPNOTSUPP;
+    return err_of(vmc_vmfs_allocate(f, (uint64_t)off, (uint64_t)len, VMC_VMFS_ALLOC_LAZY, NULL));
+}
+
+static int f_fsync(const char *path, int data, struct fuse_file_info *fi)
+{
+    (void)path;
+    (void)data;
+    return err_of(vmc_vmfs_fsync((struct vmc_vmfs_file *)(uintptr_t)fi->fh, NULL));
+}
+
+static int f_statfs(const char *path, struct statvfs *out)
+{
+    struct vmc_vmfs_space s;
+    struct vmc_vmfs_info i;
+    int rc = vmc_vmfs_space(volume(), &s, NULL);
+
+    (void)path;
+    vmc_vmfs_info(volume(), &i);
+    memset(out, 0, sizeof(*out));
+    out->f_bsize = out->f_frsize = i.block_bytes;
+    out->f_blocks = s.blocks.total;
+    out->f_bfree = out->f_bavail = s.blocks.free;
+    out->f_files = s.fds.total;
+    out->f_ffree = out->f_favail = s.fds.free;
+    out->f_namemax = VMC_VMFS_NAME_MAX;
+    return err_of(rc);
+}
+
+static void *f_init(struct fuse_conn_info *conn, struct fuse_config *cfg)
+{
+    (void)conn;
+    /* Other hosts may change the volume: nothing is cached above us. */
+    cfg->kernel_cache = 0;
+    cfg->attr_timeout = cfg->entry_timeout = 0;
+    cfg->use_ino = 1;
+    cfg->nullpath_ok = 0;
+    return fuse_get_context()->private_data;
+}
+
+static const struct fuse_operations operations = {
+    .init = f_init,
+    .getattr = f_getattr,
+    .readdir = f_readdir,
+    .mkdir = f_mkdir,
+    .unlink = f_unlink,
+    .rmdir = f_remove,
+    .rename = f_rename,
+    .symlink = f_symlink,
+    .readlink = f_readlink,
+    .chmod = f_chmod,
+    .chown = f_chown,
+    .utimens = f_utimens,
+    .open = f_open,
+    .create = f_create,
+    .release = f_release,
+    .read = f_read,
+    .write = f_write,
+    .truncate = f_truncate,
+    .fallocate = f_fallocate,
+    .fsync = f_fsync,
+    .statfs = f_statfs,
+};
+
+int vt_mount_fuse(struct vt *t)
+{
+    struct vmc_vmfs_info i;
+    int rc = vt_mount(t, t->arg[0], t->version == 6 ? VMC_VMFS_RDONLY : 0);
+
+    if (rc != 0)
+        return rc;
+    vmc_vmfs_info(t->v, &i);
+    /* In the foreground: the process that keeps the lease is the one that was started. */
+    const char *args[] = {t->name, "-f", "-o", "fsname=vmfs,subtype=vmcore,default_permissions",
+                          t->arg[1], NULL};
+    rc = fuse_main(5, (char **)(uintptr_t)args, &operations, t);
+    return vt_close(t, rc == 0 ? 0 : EXIT_ERROR);
+}

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* mkfs, and the commands that only look: info, df, ls, tree, stat, fsck. */
+#define _GNU_SOURCE
+#include "vmfs_tool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int make_files(struct vt *t, const char *spec)
+{
+    char *copy = strdup(spec), *save = NULL;
+    int rc = 0;
+
+    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0; p = strtok_r(NULL, ",", &save)) {
+        int fd = open(p, O_RDWR | O_CREAT | O_CLOEXEC | (t->force ? O_TRUNC : O_EXCL), 0666);
+        if (fd < 0 || ftruncate(fd, (off_t)t->size) != 0) {
+            fprintf(stderr, "%s: %s: %s\n", t->name, p, strerror(errno));
+            rc = EXIT_ERROR;
+        }
+        if (fd >= 0)
+            close(fd);
+    }
+    free(copy);
+    return rc;
+}
+
+int vt_mkfs(struct vt *t)
+{
+    double start = vt_now();
+    int rc = t->size != 0 ? make_files(t, t->arg[0]) : 0;
+
+    if (rc == 0)
+        rc = vt_open_devices(t, t->arg[0], false);
+    if (rc != 0)
+        return vt_close(t, rc);
+    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c), .version = t->version, .devs = t->bd,
+                                     .dev_count = t->files, .label = t->label, .fds = t->fds,
+                                     .block_bytes = (uint32_t)t->block,
+                                     .partition = !t->no_partition};
+    if (vmc_vmfs_mkfs(&t->pf, &c, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[0]);
+    else if (!t->quiet && !t->json)
+        printf("VMFS%u on %u extent%s in %.2f s\n", t->version ? t->version : 5, t->files,
+               t->files == 1 ? "" : "s", vt_now() - start);
+    return vt_close(t, rc);
+}
+
+static struct json_object *heartbeats(struct vt *t)
+{
+    struct json_object *a = json_object_new_array();
+    struct vmc_vmfs_heartbeat hb;
+    uint32_t cookie = 0;
+    char uuid[VMC_VMFS_UUID_TEXT];
+
+    while (vmc_vmfs_heartbeats(t->v, &cookie, &hb, &t->err) == 1) {
+        if (!hb.in_use)
+            continue;
+        struct json_object *o = json_object_new_object();
+        vmc_vmfs_uuid_text(&hb.owner, uuid);
+        json_object_object_add(o, "slot", json_object_new_int((int)hb.slot));
+        json_object_object_add(o, "host", json_object_new_string(hb.host_name));
+        json_object_object_add(o, "uuid", json_object_new_string(uuid));
+        json_object_object_add(o, "generation", json_object_new_int64((int64_t)hb.generation));
+        json_object_object_add(o, "vmcore", json_object_new_boolean(hb.ours));
+        json_object_array_add(a, o);
+    }
+    return a;
+}
+
+int vt_info(struct vt *t)
+{
+    struct vmc_vmfs_info i;
+    char fs[VMC_VMFS_UUID_TEXT], lvm[VMC_VMFS_UUID_TEXT], size[32], when[64];
+    int rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+
+    if (rc != 0)
+        return rc;
+    vmc_vmfs_info(t->v, &i);
+    vmc_vmfs_uuid_text(&i.fs_uuid, fs);
+    vmc_vmfs_uuid_text(&i.lvm_uuid, lvm);
+    struct json_object *hosts = heartbeats(t);
+    if (t->json) {
+        struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "version", json_object_new_int((int)i.version));
+        json_object_object_add(o, "major", json_object_new_int((int)i.major));
+        json_object_object_add(o, "minor", json_object_new_int((int)i.minor));
+        json_object_object_add(o, "label", json_object_new_string(i.label));
+        json_object_object_add(o, "uuid", json_object_new_string(fs));
+        json_object_object_add(o, "lvm_uuid", json_object_new_string(lvm));
+        json_object_object_add(o, "bytes", json_object_new_int64((int64_t)i.total_bytes));
+        json_object_object_add(o, "block_bytes", json_object_new_int64((int64_t)i.block_bytes));
+        json_object_object_add(o, "sub_block_bytes", json_object_new_int64(i.sub_block_bytes));
+        json_object_object_add(o, "extents", json_object_new_int((int)i.extents));
+        json_object_object_add(o, "created", json_object_new_int64(i.created_s));
+        json_object_object_add(o, "partition_offset",
+                               json_object_new_int64((int64_t)i.partition_offset));
+        json_object_object_add(o, "hosts", hosts);
+        vt_json(o);
+        return vt_close(t, 0);
+    }
+    time_t created = i.created_s;
+    struct tm tm;
+    strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&created, &tm));
+    printf("VMFS-%u.%02u \"%s\"\n", i.version, i.minor, i.label);
+    printf("  UUID        %s\n  LVM UUID    %s\n  created     %s\n", fs, lvm, when);
+    printf("  size        %s in %llu blocks of %s\n",
+           vt_bytes(i.total_bytes, size, sizeof(size)), (unsigned long long)i.blocks,
+           vt_bytes(i.block_bytes, when, sizeof(when)));
+    printf("  sub-blocks  %s\n", vt_bytes(i.sub_block_bytes, size, sizeof(size)));
+    printf("  extents     %u, partition at %llu\n", i.extents,
+           (unsigned long long)i.partition_offset);
+    for (size_t k = 0; k < json_object_array_length(hosts); k++) {
+        struct json_object *h = json_object_array_get_idx(hosts, k);
+        printf("  in use by   %s (%s, slot %d)\n",
+               json_object_get_string(json_object_object_get(h, "host")),
+               json_object_get_string(json_object_object_get(h, "uuid")),
+               json_object_get_int(json_object_object_get(h, "slot")));
+    }
+    json_object_put(hosts);
+    return vt_close(t, 0);
+}
+
+static void usage_row(struct json_object *o, bool json, const char *name,
+                      const struct vmc_vmfs_usage *u, uint64_t each)
+{
+    char a[32], b[32];
+
+    if (json) {
+        struct json_object *x = json_object_new_object();
+        json_object_object_add(x, "total", json_object_new_int64((int64_t)u->total));
+        json_object_object_add(x, "free", json_object_new_int64((int64_t)u->free));
+        json_object_object_add(x, "bytes_each", json_object_new_int64((int64_t)each));
+        json_object_object_add(o, name, x);
+        return;
+    }
+    printf("%-17s %12llu %12llu %12llu %4u%%   %s free of %s\n", name, (unsigned long long)u->total,
+           (unsigned long long)(u->total - u->free), (unsigned long long)u->free,
+           u->total ? (unsigned)((u->total - u->free) * 100 / u->total) : 0,
+           vt_bytes(u->free * each, a, sizeof(a)), vt_bytes(u->total * each, b, sizeof(b)));
+}
+
+int vt_df(struct vt *t)
+{
+    struct vmc_vmfs_space s;
+    struct vmc_vmfs_info i;
+    int rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+
+    if (rc != 0)
+        return rc;
+    if (vmc_vmfs_space(t->v, &s, &t->err) != VMC_OK)
+        return vt_close(t, vt_fail(t, NULL));
+    vmc_vmfs_info(t->v, &i);
+    struct json_object *o = t->json ? json_object_new_object() : NULL;
+    if (!t->json)
+        printf("%-17s %12s %12s %12s  use\n", "", "total", "used", "free");
+    usage_row(o, t->json, "blocks", &s.blocks, i.block_bytes);
+    usage_row(o, t->json, "sub_blocks", &s.sub_blocks, i.sub_block_bytes);
+    usage_row(o, t->json, "files", &s.fds, i.version == 6 ? 8192 : 2048);
+    usage_row(o, t->json, "pointer_blocks", &s.pointer_blocks, i.version == 6 ? 65536 : 4096);
+    usage_row(o, t->json, "pointer_blocks2", &s.pointer_blocks2, i.version == 6 ? 65536 : 4096);
+    if (t->json)
+        vt_json(o);
+    return vt_close(t, 0);
+}
+
+/* ---- files ------------------------------------------------------------------------------------- */
+
+static struct json_object *stat_json(const char *name, const struct vmc_vmfs_stat *st)
+{
+    struct json_object *o = json_object_new_object();
+
+    json_object_object_add(o, "name", json_object_new_string(name));
+    json_object_object_add(o, "type", json_object_new_string(vt_type_name(st->type)));
+    json_object_object_add(o, "id", json_object_new_int64(st->id));
+    json_object_object_add(o, "bytes", json_object_new_int64((int64_t)st->bytes));
+    json_object_object_add(o, "mode", json_object_new_int((int)st->mode));
+    json_object_object_add(o, "links", json_object_new_int((int)st->links));
+    json_object_object_add(o, "uid", json_object_new_int64(st->uid));
+    json_object_object_add(o, "gid", json_object_new_int64(st->gid));
+    json_object_object_add(o, "mtime", json_object_new_int64(st->mtime_s));
+    json_object_object_add(o, "ctime", json_object_new_int64(st->ctime_s));
+    json_object_object_add(o, "atime", json_object_new_int64(st->atime_s));
+    json_object_object_add(o, "block_bytes", json_object_new_int64((int64_t)st->block_bytes));
+    json_object_object_add(o, "blocks", json_object_new_int64((int64_t)st->blocks));
+    json_object_object_add(o, "tbz_blocks", json_object_new_int64((int64_t)st->tbz_blocks));
+    json_object_object_add(o, "layout", json_object_new_int((int)st->layout));
+    json_object_object_add(o, "lv_offset", json_object_new_int64((int64_t)st->lv_offset));
+    return o;
+}
+
+static void mode_text(const struct vmc_vmfs_stat *st, char *out)
+{
+    static const char letters[] = "rwxrwxrwx";
+
+    out[0] = st->type == VMC_VMFS_DIR ? 'd' : st->type == VMC_VMFS_SYMLINK ? 'l' : st->type == VMC_VMFS_SYSTEM ? 's' : '-';
+    for (unsigned i = 0; i < 9; i++)
+        out[1 + i] = st->mode >> (8 - i) & 1 ? letters[i] : '-';
+    out[10] = '\0';
+}
+
+static void join(char *out, size_t bytes, const char *dir, const char *name)
+{
+    snprintf(out, bytes, "%s%s%s", strcmp(dir, "/") == 0 ? "" : dir, "/", name);
+}
+
+static int show(struct vt *t, struct json_object *list, const char *dir, const char *name)
+{
+    struct vmc_vmfs_stat st;
+    char path[VMC_VMFS_PATH_MAX + 256], mode[16], when[32], target[VMC_VMFS_PATH_MAX] = "";
+
+    join(path, sizeof(path), dir, name);
+    if (vmc_vmfs_stat(t->v, path, &st, &t->err) != VMC_OK)
+        return vt_fail(t, path);
+    if (st.type == VMC_VMFS_SYMLINK &&
+        vmc_vmfs_readlink(t->v, path, target, sizeof(target), &t->err) < 0)
+        return vt_fail(t, path);
+    if (t->json) {
+        struct json_object *o = stat_json(name, &st);
+        if (*target)
+            json_object_object_add(o, "target", json_object_new_string(target));
+        json_object_array_add(list, o);
+        return 0;
+    }
+    time_t mtime = st.mtime_s;
+    struct tm tm;
+    strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", gmtime_r(&mtime, &tm));
+    mode_text(&st, mode);
+    printf("%s %3u %5u %5u %15llu %s %s%s%s\n", mode, st.links, st.uid, st.gid,
+           (unsigned long long)st.bytes, when, name, *target ? " -> " : "", target);
+    return 0;
+}
+
+int vt_ls(struct vt *t)
+{
+    const char *path = t->args > 1 ? t->arg[1] : "/";
+    struct vmc_vmfs_dirent d;
+    uint64_t cookie = 0;
+    int got, rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+
+    if (rc != 0)
+        return rc;
+    struct json_object *list = t->json ? json_object_new_array() : NULL;
+    while (rc == 0 && (got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err)) != 0) {
+        if (got < 0)
+            rc = vt_fail(t, path);
+        else if (strcmp(d.name, ".") != 0 && strcmp(d.name, "..") != 0)
+            rc = show(t, list, path, d.name);
+    }
+    if (t->json)
+        vt_json(list);
+    return vt_close(t, rc);
+}
+
+static int tree(struct vt *t, const char *path, unsigned depth, struct json_object *list)
+{
+    struct vmc_vmfs_dirent d;
+    uint64_t cookie = 0;
+    int got;
+
+    if (depth > 64)
+        return 0;
+    while ((got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err)) != 0) {
+        char *sub = malloc(VMC_VMFS_PATH_MAX + 256);
+        int rc = 0;
+        if (got < 0 || sub == NULL) {
+            free(sub);
+            return vt_fail(t, path);
+        }
+        if (strcmp(d.name, ".") != 0 && strcmp(d.name, "..") != 0) {
+            join(sub, VMC_VMFS_PATH_MAX + 256, path, d.name);
+            if (t->json) {
+                struct vmc_vmfs_stat st;
+                rc = vmc_vmfs_stat(t->v, sub, &st, &t->err) != VMC_OK ? vt_fail(t, sub) : 0;
+                if (rc == 0)
+                    json_object_array_add(list, stat_json(sub, &st));
+            } else {
+                printf("%*s%s%s\n", (int)depth * 2, "", d.name, d.type == VMC_VMFS_DIR ? "/" : "");
+            }
+            if (rc == 0 && d.type == VMC_VMFS_DIR)
+                rc = tree(t, sub, depth + 1, list);
+        }
+        free(sub);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+int vt_tree(struct vt *t)
+{
+    int rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+
+    if (rc != 0)
+        return rc;
+    struct json_object *list = t->json ? json_object_new_array() : NULL;
+    rc = tree(t, t->args > 1 ? t->arg[1] : "/", 0, list);
+    if (t->json)
+        vt_json(list);
+    return vt_close(t, rc);
+}
+
+int vt_stat(struct vt *t)
+{
+    struct vmc_vmfs_stat st;
+    struct vmc_vmfs_lock lk;
+    static const char *const modes[] = {"free", "exclusive", "read-only", "multi-writer"};
+    int rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+
+    if (rc != 0)
+        return rc;
+    if (vmc_vmfs_stat(t->v, t->arg[1], &st, &t->err) != VMC_OK ||
+        vmc_vmfs_lock_query(t->v, t->arg[1], &lk, &t->err) != VMC_OK)
+        return vt_close(t, vt_fail(t, t->arg[1]));
+    struct json_object *o = stat_json(t->arg[1], &st), *l = json_object_new_object();
+    json_object_object_add(l, "mode", json_object_new_string(modes[lk.mode & 3]));
+    json_object_object_add(l, "host", json_object_new_string(lk.host_name));
+    json_object_object_add(l, "token", json_object_new_int64((int64_t)lk.token));
+    json_object_object_add(o, "lock", l);
+    if (t->json) {
+        vt_json(o);
+        return vt_close(t, 0);
+    }
+    json_object_object_foreach(o, key, val)
+        printf("%-12s %s\n", key, json_object_get_string(val));
+    json_object_put(o);
+    return vt_close(t, 0);
+}
+
+static void finding(void *ctx, const char *text, bool repaired)
+{
+    struct vt *t = ctx;
+    if (!t->json)
+        printf("%s%s\n", text, repaired ? " (repaired)" : "");
+}
+
+int vt_fsck(struct vt *t)
+{
+    struct vmc_vmfs_fsck_config c = {.size = sizeof(c), .repair = t->repair, .report = finding,
+                                     .ctx = t};
+    struct vmc_vmfs_fsck_result r;
+    double start = vt_now();
+    int rc = vt_mount(t, t->arg[0], t->repair ? VMC_VMFS_REPAIR : VMC_VMFS_RDONLY);
+
+    if (rc != 0)
+        return rc;
+    if (vmc_vmfs_fsck(t->v, &c, &r, &t->err) != VMC_OK)
+        return vt_close(t, vt_fail(t, NULL));
+    double s = vt_now() - start;
+    if (t->json) {
+        struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "errors", json_object_new_int64((int64_t)r.errors));
+        json_object_object_add(o, "repaired", json_object_new_int64((int64_t)r.repaired));
+        json_object_object_add(o, "files", json_object_new_int64((int64_t)r.files));
+        json_object_object_add(o, "directories", json_object_new_int64((int64_t)r.directories));
+        json_object_object_add(o, "blocks_used", json_object_new_int64((int64_t)r.blocks_used));
+        json_object_object_add(o, "blocks_lost", json_object_new_int64((int64_t)r.blocks_lost));
+        json_object_object_add(o, "stale_locks", json_object_new_int64((int64_t)r.stale_locks));
+        json_object_object_add(o, "seconds", json_object_new_double(s));
+        vt_json(o);
+    } else {
+        printf("%llu files, %llu directories, %llu blocks in use, %llu lost, %llu stale locks; "
+               "%llu errors, %llu repaired; %.2f s\n",
+               (unsigned long long)r.files, (unsigned long long)r.directories,
+               (unsigned long long)r.blocks_used, (unsigned long long)r.blocks_lost,
+               (unsigned long long)r.stale_locks, (unsigned long long)r.errors,
+               (unsigned long long)r.repaired, s);
+    }
+    return vt_close(t, r.errors > r.repaired ? EXIT_ERROR : 0);
+}

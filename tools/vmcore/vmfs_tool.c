@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Opening of volumes, the thread that keeps the lease, messages. */
+#define _GNU_SOURCE
+#include "vmfs_tool.h"
+
+#include <ctype.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+int vt_fail(const struct vt *t, const char *what)
+{
+    fprintf(stderr, "%s: %s%s%s\n", t->name, what != NULL ? what : "", what != NULL ? ": " : "",
+            t->err.text);
+    return EXIT_ERROR;
+}
+
+static void log_line(void *ctx, int level, const char *module, const char *text)
+{
+    (void)ctx;
+    (void)level;
+    fprintf(stderr, "vmcore: %s: %s\n", module, text);
+}
+
+int vt_init(struct vt *t)
+{
+    static const struct vmc_host_log log = {.max_level = VMC_LOG_WARN, .line = log_line};
+
+    t->stop_fd = -1;
+    if (vmc_host_platform_init(&t->pf, &log, &t->err) != VMC_OK)
+        return vt_fail(t, NULL);
+    return 0;
+}
+
+double vt_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+bool vt_parse_size(const char *s, uint64_t *out)
+{
+    char *end;
+    static const char units[] = "KMGT";
+
+    if (!isdigit((unsigned char)*s))
+        return false;
+    *out = strtoull(s, &end, 0);
+    const char *u = *end != '\0' ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (u != NULL && *end != '\0') {
+        *out <<= 10 * (unsigned)(u - units + 1);
+        end++;
+        if (strcmp(end, "iB") == 0)
+            end += 2;
+    }
+    return *end == '\0';
+}
+
+const char *vt_bytes(uint64_t n, char *buf, size_t bytes)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double v = (double)n;
+    unsigned u = 0;
+
+    while (v >= 1024 && u < 4) {
+        v /= 1024;
+        u++;
+    }
+    snprintf(buf, bytes, u == 0 ? "%.0f %s" : "%.1f %s", v, unit[u]);
+    return buf;
+}
+
+void vt_progress(const struct vt *t, const char *what, uint64_t done, uint64_t total, double since)
+{
+    char a[32], b[32], r[32];
+    double s = vt_now() - since;
+
+    if (t->quiet || !isatty(STDERR_FILENO))
+        return;
+    unsigned parts = total > 0 ? (unsigned)(done * 30 / total) : 30;
+    fprintf(stderr, "\r%s [%.*s%.*s] %s of %s, %s/s  ", what, (int)parts,
+            "##############################", (int)(30 - parts), "..............................",
+            vt_bytes(done, a, sizeof(a)), vt_bytes(total, b, sizeof(b)),
+            vt_bytes(s > 0 ? (uint64_t)((double)done / s) : 0, r, sizeof(r)));
+    if (done == total)
+        fputc('\n', stderr);
+}
+
+void vt_json(struct json_object *o)
+{
+    puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(o);
+}
+
+const char *vt_type_name(uint32_t type)
+{
+    switch (type) {
+    case VMC_VMFS_DIR:
+        return "directory";
+    case VMC_VMFS_FILE:
+        return "file";
+    case VMC_VMFS_SYMLINK:
+        return "symlink";
+    case VMC_VMFS_SYSTEM:
+        return "system";
+    case VMC_VMFS_RDM:
+        return "rdm";
+    default:
+        return "?";
+    }
+}
+
+int vt_open_devices(struct vt *t, const char *spec, bool read_only)
+{
+    char *copy = strdup(spec), *save = NULL;
+    int rc = 0;
+
+    if (copy == NULL)
+        return EXIT_ERROR;
+    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0; p = strtok_r(NULL, ",", &save)) {
+        if (t->files == VMC_VMFS_MAX_EXTENTS) {
+            fprintf(stderr, "%s: more than %u extents\n", t->name, VMC_VMFS_MAX_EXTENTS);
+            rc = EXIT_BAD_ARGS;
+        } else if (vmc_host_file_open(p, read_only, &t->file[t->files], &t->err) != VMC_OK) {
+            rc = vt_fail(t, NULL);
+        } else {
+            t->bd[t->files] = vmc_host_file_blockdev(t->file[t->files]);
+            t->files++;
+        }
+    }
+    free(copy);
+    return rc;
+}
+
+static void close_devices(struct vt *t)
+{
+    while (t->files > 0)
+        vmc_host_file_close(t->file[--t->files]);
+}
+
+static void *beat(void *arg)
+{
+    struct vt *t = arg;
+    struct pollfd p = {.fd = t->stop_fd, .events = POLLIN};
+    struct vmc_error err;
+
+    while (poll(&p, 1, 2000) == 0)
+        if (vmc_vmfs_beat(t->v, &err) == VMC_EFENCED) {
+            fprintf(stderr, "%s: %s\n", t->name, err.text);
+            break;
+        }
+    return NULL;
+}
+
+int vt_mount(struct vt *t, const char *spec, uint32_t flags)
+{
+    char host[46] = "vmcore";
+    bool ro = (flags & VMC_VMFS_RDONLY) != 0;
+    int rc = vt_open_devices(t, spec, ro);
+
+    if (rc == 0) {
+        gethostname(host, sizeof(host) - 1);
+        struct vmc_vmfs_mount_config c = {.size = sizeof(c), .devs = t->bd, .dev_count = t->files,
+                                          .flags = flags | (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0),
+                                          .host_name = host, .cache_bytes = 64u << 20};
+        if (vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err) != VMC_OK)
+            rc = vt_fail(t, spec);
+    }
+    if (rc != 0) {
+        close_devices(t);
+        return rc;
+    }
+    if (!ro) {
+        t->stop_fd = eventfd(0, EFD_CLOEXEC);
+        t->beating = t->stop_fd >= 0 && pthread_create(&t->beater, NULL, beat, t) == 0;
+    }
+    return 0;
+}
+
+int vt_close(struct vt *t, int status)
+{
+    if (t->beating) {
+        uint64_t one = 1;
+        if (write(t->stop_fd, &one, sizeof(one)) == sizeof(one))
+            pthread_join(t->beater, NULL);
+        t->beating = false;
+    }
+    if (t->stop_fd >= 0)
+        close(t->stop_fd);
+    t->stop_fd = -1;
+    if (t->v != NULL && vmc_vmfs_unmount(t->v, &t->err) != VMC_OK)
+        status = vt_fail(t, NULL);
+    t->v = NULL;
+    close_devices(t);
+    return status;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the vmfs subcommands share: options, opening of volumes, messages. */
+#ifndef VMFS_TOOL_H
+#define VMFS_TOOL_H
+
+#include <argp.h>
+#include <json-c/json.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include <vmcore/host.h>
+#include <vmcore/host_file.h>
+#include <vmcore/vmfs.h>
+
+#include "vmcore_cmd.h"
+
+#define VT_ARGS 8
+
+/* One run of a subcommand. */
+struct vt {
+    const char *name;
+    struct vmc_platform pf;
+    struct vmc_error err;
+    /* options */
+    bool json, quiet, repair, exclusive, force, recursive, parents, no_partition;
+    const char *label, *format, *kind;
+    uint64_t size, block;
+    uint32_t version, fds, seconds;
+    const char *arg[VT_ARGS];
+    int args;
+    /* the volume */
+    struct vmc_host_file *file[VMC_VMFS_MAX_EXTENTS];
+    struct vmc_blockdev bd[VMC_VMFS_MAX_EXTENTS];
+    uint32_t files;
+    struct vmc_vmfs *v;
+    pthread_t beater;
+    bool beating;
+    int stop_fd;
+};
+
+int vt_init(struct vt *t);
+/* The devices of "a.img,b.img". 0 or an exit status after a message. */
+int vt_open_devices(struct vt *t, const char *spec, bool read_only);
+int vt_mount(struct vt *t, const char *spec, uint32_t flags);
+/* Unmount and close; status goes through, or becomes an error. */
+int vt_close(struct vt *t, int status);
+int vt_fail(const struct vt *t, const char *what);
+void vt_json(struct json_object *o);
+const char *vt_type_name(uint32_t type);
+const char *vt_bytes(uint64_t n, char *buf, size_t bytes);
+double vt_now(void);
+void vt_progress(const struct vt *t, const char *what, uint64_t done, uint64_t total, double since);
+bool vt_parse_size(const char *s, uint64_t *out);
+
+int vt_mkfs(struct vt *t);
+int vt_info(struct vt *t);
+int vt_df(struct vt *t);
+int vt_ls(struct vt *t);
+int vt_tree(struct vt *t);
+int vt_stat(struct vt *t);
+int vt_cat(struct vt *t);
+int vt_cp(struct vt *t);
+int vt_import(struct vt *t);
+int vt_export(struct vt *t);
+int vt_mkdir(struct vt *t);
+int vt_rm(struct vt *t);
+int vt_mv(struct vt *t);
+int vt_truncate(struct vt *t);
+int vt_fsck(struct vt *t);
+int vt_mount_fuse(struct vt *t);
+int vt_nbd(struct vt *t);
+int vt_bench(struct vt *t);
+
+#endif
