@@ -129,7 +129,9 @@ struct vmc_engine_ops {
     /** Execute. 0: *out says why it stopped. */
     int (*run)(void *ev, const struct vmc_run_limits *lim, struct vmc_exit *out);
     /**
-     * Finish an exit that needs completion: the instruction retires here, or by the next run.
+     * Finish an exit that needs completion: the instruction retires here, or at the latest before
+     * the state is next looked at; no interrupt comes in between. An instruction that makes several
+     * accesses exits again with the next run.
      * VMC_ESTATE when none is owed; run and set_state answer VMC_ESTATE while one is.
      */
     int (*complete)(void *ev, const struct vmc_exit *done);

@@ -177,10 +177,18 @@ static int soft_run(void *ev, const struct vmc_run_limits *lim, struct vmc_exit 
 {
     struct vmci_soft_cpu *sc = ev;
     struct vmci_cpu *cpu = &sc->cpu;
-    uint64_t start = cpu->retired;
+    uint64_t start = cpu->retired - sc->uncounted;
 
     if (sc->owed)
         return VMC_ESTATE;
+    sc->uncounted = 0;
+    if (sc->stashed) {
+        sc->stashed = false;
+        sc->owed = needs_completion(cpu->exit.kind);
+        cpu->exit.retired = cpu->retired - start;
+        *out = cpu->exit;
+        return VMC_OK;
+    }
     sc->insn_limit = lim->max_insns != 0 ? start + lim->max_insns : UINT64_MAX;
     if (sc->insn_limit < start)
         sc->insn_limit = UINT64_MAX;
@@ -194,6 +202,41 @@ static int soft_run(void *ev, const struct vmc_run_limits *lim, struct vmc_exit 
     cpu->exit.retired = cpu->retired - start;
     *out = cpu->exit;
     return VMC_OK;
+}
+
+/*
+ * Retire the instruction whose access was just answered, so that the state is whole and the access
+ * is not made again. What it wants further (a second access) is reported by the next run.
+ */
+static void retire_answered(struct vmci_soft_cpu *sc)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
+    bool window = sc->want_window;
+    uint8_t nmi = cpu->nmi_pending;
+    uint64_t before = cpu->retired;
+    uint32_t kick = 0;
+
+    sc->want_window = false;
+    cpu->nmi_pending = 0;
+    sc->insn_limit = before + 1;
+    sc->deadline_ns = 0;
+    do {
+        kick |= vmci_fetch_and(&cpu->request, ~VMCI_REQ_KICK) & VMCI_REQ_KICK;
+        cpu->irq_shadow |= 1; /* no interrupt comes between the access and its instruction */
+        smc_enter(sc);
+        (void)soft_loop(sc);
+        smc_leave(sc);
+        if (cpu->exit.kind == VMC_EXIT_KICKED)
+            kick = VMCI_REQ_KICK;
+    } while (cpu->exit.kind == VMC_EXIT_KICKED);
+    vmci_fp_park(cpu);
+    sc->want_window = window;
+    cpu->nmi_pending |= nmi;
+    sc->irq_wait = true;
+    (void)vmci_fetch_or(&cpu->request, kick | VMCI_REQ_IRQ | (nmi != 0 ? VMCI_REQ_NMI : 0) |
+                                           (window ? VMCI_REQ_TRAP : 0));
+    sc->stashed = cpu->exit.kind != VMC_EXIT_BUDGET;
+    sc->uncounted += cpu->retired - before;
 }
 
 static int soft_complete(void *ev, const struct vmc_exit *done)
@@ -224,6 +267,7 @@ static int soft_complete(void *ev, const struct vmc_exit *done)
     else if (done->kind == VMC_EXIT_MMIO)
         data = done->u.mmio.data & (~0ull >> (64 - 8 * cpu->exit.u.mmio.bytes));
     io_log_answer(sc, data);
+    retire_answered(sc);
     return VMC_OK;
 }
 
@@ -269,6 +313,7 @@ static int soft_set_state(void *ev, uint32_t groups, const struct vmc_x86_state 
     }
     rc = vmci_cpu_set_state(&sc->cpu, groups & ~(uint32_t)VMC_ST_FPU, st);
     io_log_reset(sc);
+    sc->stashed = false;
     sc->cpu.exc.pending = false;
     sc->skip_bp = VMCI_TLB_NONE;
     sc->irq_wait = true;

@@ -156,12 +156,14 @@ struct vmci_soft_cpu {
     bool foreign;   /* single instructions of somebody else's state: trust nothing (emulate.h) */
     bool resuming;  /* emulate.c: an exit was completed */
     bool owed;      /* an exit waits for completion */
+    bool stashed;   /* completion led to another exit: the next run reports it */
     bool want_window;
     bool irq_wait;  /* an interrupt was pending when it could not be taken */
     bool one_shot;  /* REP executes one iteration */
     uint8_t outcome;     /* what the last instruction that gave up returned */
     uint8_t exit_len;    /* of the instruction that made a hypercall */
     uint64_t seen_dr7, seen_dr[4]; /* what the TLB knows of */
+    uint64_t uncounted;  /* instructions retired by completions since the last run */
     uint64_t run_start;  /* cpu.retired when run was entered */
     uint64_t skip_bp;    /* breakpoint at this address was reported: go over it once */
 
