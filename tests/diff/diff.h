@@ -142,8 +142,8 @@ unsigned diff_case_code(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX + 1
 /* Flags that are undefined before the instruction at rip (or at the end of the case). */
 uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uint64_t rip);
 
-/* Does instruction i access more than 64 bytes (FXSAVE, FNSAVE ...)? */
-bool diff_wide_operand(struct diff_gen *g, const struct diff_case *c, unsigned i);
+/* Kind of instruction i (enum vmci_op); wide: it accesses more than 64 bytes (FXSAVE, FNSAVE ...). */
+unsigned diff_op(struct diff_gen *g, const struct diff_case *c, unsigned i, bool *wide);
 
 /* Do the results agree? If not and text is not NULL, it says where. */
 bool diff_same(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,

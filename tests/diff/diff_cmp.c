@@ -156,35 +156,61 @@ static void compare_memory(const struct diff_result *a, const struct diff_result
     }
 }
 
-/* Has the instruction at rip an operand of more than 64 bytes? */
-static bool wide_operand(struct diff_gen *g, const struct diff_case *c, uint64_t rip)
+/* Which instruction is at rip: enum vmci_op, or VMCI_OP_INVALID. */
+static unsigned op_at(struct diff_gen *g, const struct diff_case *c, uint64_t rip, bool *wide)
 {
     uint64_t at = c->in.rip;
+    *wide = false;
     for (unsigned i = 0; i < c->insns; at += c->len[i++])
         if (at == rip)
-            return diff_wide_operand(g, c, i);
-    return false;
+            return diff_op(g, c, i, wide);
+    return VMCI_OP_INVALID;
+}
+
+/*
+ * Faults whose details the manual leaves open: the order in which CMPS accesses its operands and
+ * FXSAVE and its kin their many bytes; registers that POPA loaded before it faulted.
+ */
+static void forgive(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,
+                    struct diff_result *b)
+{
+    bool wide;
+    if (a->vector >= 32 || b->vector >= 32 || a->out.rip != b->out.rip)
+        return;
+    unsigned op = op_at(g, c, a->out.rip, &wide);
+    if (wide && a->cr2 >> 12 == b->cr2 >> 12)
+        b->cr2 = a->cr2;
+    if (op == VMCI_OP_CMPS) {
+        b->vector = a->vector;
+        b->code = a->code;
+        b->cr2 = a->cr2;
+    }
+    if (op == VMCI_OP_POPA)
+        memcpy(b->out.gpr, a->out.gpr, sizeof(b->out.gpr));
 }
 
 bool diff_same(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,
-               const struct diff_result *b, char *text, size_t bytes)
+               const struct diff_result *other, char *text, size_t bytes)
 {
+    static struct diff_result copy;
+    const struct diff_result *b = other;
     struct report r = {text, bytes, true};
     uint64_t flags = (VMC_FLAG_ARITH | VMC_FLAG_DF | VMC_FLAG_AC | VMC_FLAG_NT | VMC_FLAG_ID) &
                      ~diff_undefined_flags(g, c, a->out.rip);
     uint32_t codes = ~0u;
+    if (a->vector < 32) {
+        copy = *other;
+        forgive(g, c, a, &copy);
+        b = &copy;
+    }
     if (a->vector != b->vector)
         differ(&r, "  vector: %u / %u\n", a->vector, b->vector);
     /* Linux does not tell whether a page of the kernel's half is present. */
-    if (a->vector == 14 && a->cr2 >> 47)
+    if (a->vector == 14 && a->cr2 >= 0x7ffffffff000)
         codes = ~1u;
     if ((a->code ^ b->code) & codes)
         differ(&r, "  error code: %x / %x\n", a->code, b->code);
-    /* FXSAVE and its kin access many bytes in an order that the manual leaves open. */
-    uint64_t cr2 = ~0ull;
-    if (a->cr2 != b->cr2 && wide_operand(g, c, a->out.rip))
-        cr2 = ~0xfffull;
-    if ((a->cr2 ^ b->cr2) & cr2)
+    if (a->cr2 != b->cr2)
         differ(&r, "  cr2: %" PRIx64 " / %" PRIx64 "\n", a->cr2, b->cr2);
     if (a->out.rip != b->out.rip)
         differ(&r, "  rip: %" PRIx64 " / %" PRIx64 "\n", a->out.rip, b->out.rip);

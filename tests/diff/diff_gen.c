@@ -455,6 +455,9 @@ static bool acceptable(const struct diff_case *c, const struct vmci_insn *in, ui
     /* The register form of 0F 0D is a NOP for Intel, #UD for AMD. */
     if (in->map == VMCI_MAP_0F && in->raw[in->opcode_off] == 0x0d && in->raw[in->modrm_off] >= 0xc0)
         return false;
+    /* How ENTER probes the stack it will leave behind is not architectural. */
+    if (in->op == VMCI_OP_ENTER && (c->in.rflags & VMC_FLAG_AC))
+        return false;
     /* Vendors differ in what 66 does to near branches in 64-bit mode. */
     if (c->bits == 64 && (in->flags & VMCI_IF_BRANCH) && (in->flags & VMCI_IF_66))
         return false;
@@ -568,15 +571,17 @@ uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uin
     return undef;
 }
 
-bool diff_wide_operand(struct diff_gen *g, const struct diff_case *c, unsigned i)
+unsigned diff_op(struct diff_gen *g, const struct diff_case *c, unsigned i, bool *wide)
 {
     struct vmci_insn in;
     unsigned at = 0;
     for (unsigned k = 0; k < i; k++)
         at += c->len[k];
+    *wide = false;
     if (decode(g, c->bits, c->code + at, c->len[i], &in) <= 0)
-        return false;
-    return in.op >= VMCI_OP_FXSAVE || (in.op == VMCI_OP_FP_X87 && in.mem_bytes > 64);
+        return VMCI_OP_INVALID;
+    *wide = in.op >= VMCI_OP_FXSAVE || (in.op == VMCI_OP_FP_X87 && in.mem_bytes > 64);
+    return in.op;
 }
 
 void diff_case_print(void *file, struct diff_gen *g, const struct diff_case *c)

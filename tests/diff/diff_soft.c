@@ -87,6 +87,7 @@ static void build_tables(struct soft *s)
     put64(s, LDT_PA, descriptor(DIFF_CODE, 0xffff, 0xfb));
     put64(s, LDT_PA + 8, descriptor(DIFF_DATA, 0xffff, 0xf3));
     put64(s, LDT_PA + 16, descriptor(DIFF_STACK, DIFF_PAGE - 1, 0xf3));
+    put(s, TSS_PA + 0x66, "\xff\xff", 2); /* no I/O permission map */
     put64(s, TSS_PA + 4, KERNEL + KSTACK_TOP);
     for (unsigned v = 0; v < 256; v++) {
         uint64_t h = HANDLER_PA + v * 16;

@@ -42,7 +42,41 @@ static bool near_branch64(const struct dec_scan *s, const uint8_t *op)
            (op[0] == 0xff && (reg == 2 || reg == 4));
 }
 
+/* Jcc, JMP and CALL with an immediate: an address size means nothing to them. */
+static bool relative_branch(const struct dec_scan *s, uint8_t op)
+{
+    if (s->map == VMCI_MAP_0F)
+        return (op & 0xf0) == 0x80;
+    return s->map == VMCI_MAP_1B &&
+           ((op & 0xf0) == 0x70 || op == 0xe8 || op == 0xe9 || op == 0xeb);
+}
+
+/* Opcodes outside the FP table that F2 or F3 makes other instructions of. Elsewhere they mean nothing,
+   but would keep the library from seeing 66. */
+static bool rep_matters(const struct dec_scan *s)
+{
+    switch (s->map) {
+    case VMCI_MAP_0F:
+        return s->opcode == 0x01 || s->opcode == 0x09 || s->opcode == 0xae || s->opcode == 0xb8 ||
+               s->opcode == 0xbc || s->opcode == 0xbd || s->opcode == 0xc7;
+    case VMCI_MAP_0F38:
+        return s->opcode >= 0xf0;
+    default:
+        return false;
+    }
+}
+
+/* Encodings that the operand-size prefix belongs to: it says nothing about a size. */
+static bool mandatory66(const struct dec_scan *s)
+{
+    return (s->map == VMCI_MAP_0F && s->opcode == 0xae) ||
+           (s->map == VMCI_MAP_0F38 && (s->opcode == 0x82 || s->opcode == 0xf6));
+}
+
 /*
+ * 16-bit code is shown as 32-bit code with the size prefixes turned round: the library's 16-bit mode
+ * does not know mandatory prefixes (LZCNT, POPCNT, CRC32, ADCX ...).
+ *
  * The encoding with one prefix of each kind in the usual order; segment overrides, LOCK and REP of
  * one-byte opcodes are left out: they do not change what an instruction is. Returns the number of
  * bytes before the opcode's first byte that differs in position.
@@ -51,18 +85,18 @@ static unsigned canonical(const struct dec_scan *s, const uint8_t *b, unsigned n
 {
     unsigned o = 0;
     bool x87 = s->map == VMCI_MAP_1B && (s->opcode & 0xf8) == 0xd8;
-    bool hint = s->map == VMCI_MAP_0F &&
-                (s->opcode == 0x0d || (s->opcode >= 0x18 && s->opcode <= 0x1f));
     uint8_t op[2] = {s->opcode, s->opcode_off + 1u < n ? b[s->opcode_off + 1] : 0};
+    bool p67 = s->bits == 16 ? !s->p67 : s->p67;
+    bool p66 = s->bits == 16 && !mandatory66(s) ? !s->p66 : s->p66;
 
     if (!s->vex) {
-        if (s->p67)
+        if (p67 && !relative_branch(s, op[0])) /* the library sizes offsets by it */
             out[o++] = 0x67;
-        if (s->p66 && !x87 && !near_branch64(s, op))
+        if (p66 && !x87 && !near_branch64(s, op))
             out[o++] = 0x66;
-        if (s->rep != 0 && s->map != VMCI_MAP_1B && !hint)
+        if (s->rep != 0 && rep_matters(s))
             out[o++] = s->rep;
-    } else if (s->p67) {
+    } else if (p67) {
         out[o++] = 0x67;
     }
     return o;
@@ -578,7 +612,8 @@ int vmci_decode(struct vmci_decoder *dec, const struct vmci_dec_mode *mode, cons
     dec_fix_bytes(&s, canon + op_at, n - s.opcode_off);
 
     bool known = !s.evex && !s.xop &&
-                 (dec_fp_facts(&s, &f) || dec_backend_facts(dec->be, mode->bits, canon, &f));
+                 (dec_fp_facts(&s, &f) ||
+                  dec_backend_facts(dec->be, VMCI_MAX(mode->bits, 32), canon, &f));
     if (!known) {
         memset(&f, 0, sizeof(f));
         f.op = VMCI_OP_UD;

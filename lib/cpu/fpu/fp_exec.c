@@ -69,6 +69,14 @@ static unsigned natural_alignment(unsigned bytes)
     }
 }
 
+int vmci_fp_check_ac(struct vmci_cpu *cpu, uint64_t la, unsigned bytes)
+{
+    unsigned n = natural_alignment(bytes);
+    if (likely(!alignment_checked(cpu)) || n == 0 || !(la & (n - 1)))
+        return 0;
+    return vmci_raise_code(cpu, VMC_VEC_AC, 0);
+}
+
 int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
                     unsigned align, bool write, uint64_t *la)
 {
@@ -79,12 +87,7 @@ int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned b
     int r = vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
     if (r != 0)
         return r;
-    if (unlikely(alignment_checked(cpu))) {
-        unsigned n = natural_alignment(bytes);
-        if (n != 0 && (*la & (n - 1)))
-            return vmci_raise_code(cpu, VMC_VEC_AC, 0);
-    }
-    return 0;
+    return vmci_fp_check_ac(cpu, *la, bytes);
 }
 
 /* Host address of the operand if it may be touched without further ado. */

@@ -215,6 +215,8 @@ static inline uint64_t vmci_fp_run(struct vmci_fp *fp, vmci_thunk_fn fn, void *m
 int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
                     unsigned align, bool write, uint64_t *la);
 
+int vmci_fp_check_ac(struct vmci_cpu *cpu, uint64_t la, unsigned bytes);
+
 /* #UD, #NM and the pending #MF of an instruction of this kind. */
 int vmci_fp_check(struct vmci_cpu *cpu, unsigned kind);
 int vmci_fp_check_mf(struct vmci_cpu *cpu);

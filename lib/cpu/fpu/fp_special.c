@@ -62,7 +62,7 @@ static int write_elements(struct vmci_cpu *cpu, const struct vmci_insn *in, unsi
                           uint64_t ea, const uint8_t *data, uint32_t chosen, unsigned elements,
                           unsigned bytes)
 {
-    uint64_t la, first = ea;
+    uint64_t la;
     int r = 0;
     for (int pass = 0; pass < 2; pass++) {
         for (unsigned i = 0; i < elements && r == 0; i++) {
@@ -73,8 +73,6 @@ static int write_elements(struct vmci_cpu *cpu, const struct vmci_insn *in, unsi
                 break;
             if (pass == 1)
                 r = vmci_wr_block(cpu, la, data + i * bytes, bytes);
-            else if (bytes == 1) /* MASKMOV: the fault names the operand, not the byte */
-                r = vmci_probe_wr(cpu, VMCI_MAX(la - (ea + i - first), la & ~0xfffull), 1);
             else
                 r = vmci_probe_wr(cpu, la, bytes);
         }
@@ -102,9 +100,12 @@ static int maskmov(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci
         chosen |= (uint32_t)(a[i] == b[i]) << i;
     unsigned seg = implicit_segment(cpu, in);
     uint64_t la;
+    /* All of the operand is checked, also where nothing is written (SDM 2B leaves it open). */
     int r = element_la(cpu, in, seg, cpu->gpr[VMC_RDI], n, true, &la);
-    if (r == 0) /* faults even if nothing is to be written (SDM 2B leaves it open) */
-        r = vmci_probe_wr(cpu, la, 1);
+    if (r == 0)
+        r = vmci_fp_check_ac(cpu, la, n);
+    if (r == 0)
+        r = vmci_probe_wr(cpu, la, n);
     if (r != 0)
         return r;
     return write_elements(cpu, in, seg, cpu->gpr[VMC_RDI], a, chosen, n, 1);
@@ -184,7 +185,7 @@ static int gather_element(struct vmci_cpu *cpu, const struct vmci_insn *in, stru
     uint64_t ea = cpu->gpr[in->base] + ((uint64_t)x << in->scale) + (uint64_t)in->disp;
     int r = element_la(cpu, in, in->seg, ea, g->data, false, &la);
     if (r == 0)
-        r = vmci_rd(cpu, la, g->data, &v);
+        r = vmci_rd_block(cpu, la, &v, g->data); /* #AC is not reported */
     if (r == 0)
         vmci_fp_copy(g->dst + i * g->data, &v, g->data);
     return r;

@@ -31,6 +31,39 @@ struct sh {
         else                                                                                       \
             SHIFT_ASM(op, "w", u16)                                                                \
     }
+/* An operand in memory that rmw_begin gave. */
+static u64 operand_get(const void *p, unsigned bytes)
+{
+    switch (bytes) {
+    case 1:
+        return *(const volatile u8 *)p;
+    case 2:
+        return *(const volatile u16_u *)p;
+    case 4:
+        return *(const volatile u32_u *)p;
+    default:
+        return *(const volatile u64_u *)p;
+    }
+}
+
+static void operand_put(void *p, unsigned bytes, u64 v)
+{
+    switch (bytes) {
+    case 1:
+        *(volatile u8 *)p = (u8)v;
+        break;
+    case 2:
+        *(volatile u16_u *)p = (u16)v;
+        break;
+    case 4:
+        *(volatile u32_u *)p = (u32)v;
+        break;
+    default:
+        *(volatile u64_u *)p = v;
+        break;
+    }
+}
+
 /* clang-format off */
 SHIFT_FN(do_rol, "rol") SHIFT_FN(do_ror, "ror") SHIFT_FN(do_rcl, "rcl") SHIFT_FN(do_rcr, "rcr")
 SHIFT_FN(do_shl, "shl") SHIFT_FN(do_shr, "shr") SHIFT_FN(do_sar, "sar")
@@ -59,11 +92,15 @@ static inline int shift(struct vmci_cpu *cpu, const struct vmci_insn *in, shift_
         return 0;
     }
     rc = insn_la(cpu, in, in->opsize, true, &la);
-    if (rc != 0 || (rc = vmci_probe_wr(cpu, la, in->opsize)) != 0 ||
-        (rc = vmci_rd(cpu, la, in->opsize, &s.v)) != 0)
+    if (rc != 0)
         return rc;
+    void *p = rmw_begin(cpu, la, in->opsize, false, &rc);
+    if (p == NULL)
+        return rc;
+    s.v = operand_get(p, in->opsize);
     fn(&s, in->opsize, count);
-    rc = vmci_wr(cpu, la, in->opsize, s.v);
+    operand_put(p, in->opsize, s.v);
+    rc = rmw_done(cpu);
     if (rc == 0)
         set_flags(cpu, s.ax);
     return rc;
@@ -150,11 +187,15 @@ static EXEC(shxd)
         return 0;
     }
     rc = insn_la(cpu, in, in->opsize, true, &la);
-    if (rc != 0 || (rc = vmci_probe_wr(cpu, la, in->opsize)) != 0 ||
-        (rc = vmci_rd(cpu, la, in->opsize, &s.v)) != 0)
+    if (rc != 0)
         return rc;
+    void *p = rmw_begin(cpu, la, in->opsize, false, &rc);
+    if (p == NULL)
+        return rc;
+    s.v = operand_get(p, in->opsize);
     double_shift(&s, reg, in->opsize, count, left);
-    rc = vmci_wr(cpu, la, in->opsize, s.v);
+    operand_put(p, in->opsize, s.v);
+    rc = rmw_done(cpu);
     if (rc == 0)
         set_flags(cpu, s.ax);
     return rc;

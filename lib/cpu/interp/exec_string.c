@@ -113,12 +113,12 @@ static int lods_step(struct vmci_cpu *cpu, const struct vmci_insn *in, const str
 static int cmps_step(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct str *s)
 {
     u64 a, b, la;
-    int rc = src_rd(cpu, in, s, &a);
+    int rc = dst_la(cpu, s, false, &la);
 
     if (rc == 0)
-        rc = dst_la(cpu, s, false, &la);
-    if (rc == 0)
         rc = vmci_rd(cpu, la, s->n, &b);
+    if (rc == 0)
+        rc = src_rd(cpu, in, s, &a);
     if (rc != 0)
         return rc;
     compare(cpu, a, b, s->n);

@@ -436,7 +436,8 @@ static int access_mem(struct vmci_cpu *cpu, struct how h, uint64_t la, void *dat
 {
     struct span s;
 
-    if (unlikely(h.aligned) && (la & (bytes - 1)) != 0 && vmci_is_pow2(bytes) && bytes <= 8)
+    if (unlikely(h.aligned) && (la & (bytes - 1)) != 0 && vmci_is_pow2(bytes) && bytes <= 8 &&
+        vmci_canonical(la))
         return vmci_raise_code(cpu, VMC_VEC_AC, 0);
     int rc = translate(cpu, h, la, bytes, write ? TLB_W : TLB_R, &s);
     return rc != 0 ? rc : access_span(cpu, &s, la, data, write);
@@ -558,7 +559,7 @@ void *vmci_rmw_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool lock
     struct how h = how_now(cpu);
     struct span s;
 
-    if (h.aligned && (la & (bytes - 1)) != 0) {
+    if (h.aligned && (la & (bytes - 1)) != 0 && vmci_canonical(la)) {
         *rc = vmci_raise_code(cpu, VMC_VEC_AC, 0);
         return NULL;
     }
@@ -638,10 +639,8 @@ int vmci_seg_la(struct vmci_cpu *cpu, unsigned seg, uint64_t offset, unsigned by
     /* The usual case: a present, writable, expand-up data segment. */
     if (likely((attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | SEG_CODE | SEG_E | SEG_W)) ==
                (VMC_SEG_P | VMC_SEG_S | SEG_W))) {
-        if (likely(last <= s->limit || (s->limit == 0xffffffffu && (uint32_t)last == last)))
-            return 0;
-        /* A flat segment lets an access wrap around 4 GiB. */
-        return s->limit == 0xffffffffu ? 0 : seg_fault(cpu, seg);
+        /* An access around 4 GiB may or may not fault (SDM 3A 5.3); it does on AMD's processors. */
+        return likely(last <= s->limit) ? 0 : seg_fault(cpu, seg);
     }
     if ((attr & (VMC_SEG_UNUSABLE | VMC_SEG_P)) != VMC_SEG_P)
         return seg_fault(cpu, seg);
@@ -655,7 +654,7 @@ int vmci_seg_la(struct vmci_cpu *cpu, unsigned seg, uint64_t offset, unsigned by
         uint64_t top = (attr & VMC_SEG_DB) != 0 ? 0xffffffffu : 0xffffu;
         return offset > s->limit && last <= top ? 0 : seg_fault(cpu, seg);
     }
-    return last <= s->limit || s->limit == 0xffffffffu ? 0 : seg_fault(cpu, seg);
+    return last <= s->limit ? 0 : seg_fault(cpu, seg);
 }
 
 int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea,

@@ -134,7 +134,7 @@ static const struct cpu_feature features[] = {
     {"cr8_legacy", LX1, 0, ECX, 4, NO},
     {"abm", LX1, 0, ECX, 5, CF(LZCNT)},
     {"sse4a", LX1, 0, ECX, 6, FP(SSE4A)},
-    {"misalignsse", LX1, 0, ECX, 7, NO},
+    {"misalignsse", LX1, 0, ECX, 7, FEAT_HOST, VMCI_FEAT_NONE},
     {"3dnowprefetch", LX1, 0, ECX, 8, CF(PREFETCHW)},
     {"osvw", LX1, 0, ECX, 9, NO},
     {"xop", LX1, 0, ECX, 11, NO},
