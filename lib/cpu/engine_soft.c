@@ -151,6 +151,8 @@ static int soft_vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_
     cpu->vm = vm;
     vmci_apply_policy(cpu, &vm->policy);
     vmci_cpu_reset(cpu, false);
+    if (vm->cpu[0] != NULL)
+        cpu->tsc_offset = vm->cpu[0]->cpu.tsc_offset; /* all TSCs of a machine are one */
     if (cpu->fp != NULL)
         vmci_fp_reset(cpu, false);
     if (vm->translate && cpu->fp != NULL && bt_init(sc) == VMC_ENOMEM) {

@@ -124,7 +124,8 @@ int vmci_vcpu_reset(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
     struct vmc_x86_state *st = state_alloc(vm);
-    uint32_t groups = VMC_ST_ALL;
+    /* The TSCs go on: set one after the other they would no longer be one. */
+    uint32_t groups = VMC_ST_ALL & ~(uint32_t)VMC_ST_CLOCK;
 
     if (st == NULL)
         return VMC_ENOMEM;

@@ -8,6 +8,7 @@
 
 #include <json-c/json.h>
 #include <pthread.h>
+#include <stdio.h>
 
 #include <vmcore/boot.h>
 #include <vmcore/host.h>
@@ -26,6 +27,7 @@ struct run_vm {
     struct vmc_platform pf;
     const struct vmc_engine_ops *engine;
     struct vmc_soft_config soft;
+    FILE *trace; /* --trace-insn */
     struct vmc_cpu_policy policy;
     struct vmc_vm *vm;
     struct vmc_pc *pc;
