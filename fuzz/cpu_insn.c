@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Guest code from hostile machine states: the input is a state (mode, registers, segments, control
+ * bits), a piece of memory and code. Whatever it is, the software CPU must come back within its
+ * instruction budget, and must not touch host memory outside the guest's.
+ *
+ * Layout of an input: byte 0 mode, byte 1 flags, then 64 bytes of register seeds, 16 bytes of
+ * state perturbations, then code bytes (the first 512), then descriptor and page table bytes.
+ */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <vmcore/engine.h>
+#include <vmcore/x86.h>
+
+#define RAM    (2u << 20)
+#define CODE   0x10000u
+#define TABLES 0x1000u
+#define BUDGET 400u
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* ---- platform -------------------------------------------------------------------------------- */
+
+static void *pf_alloc(void *ctx, size_t bytes, size_t align)
+{
+    (void)ctx;
+    return aligned_alloc(align, (bytes + align - 1) & ~(align - 1));
+}
+static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
+{
+    (void)ctx;
+    (void)bytes;
+    (void)align;
+    free(p);
+}
+static uint64_t pf_now(void *ctx)
+{
+    static uint64_t t;
+    (void)ctx;
+    return t += 1000;
+}
+static int exec_reserve(void *ctx, size_t bytes, void **rw, const void **rx)
+{
+    int fd = memfd_create("fuzz", 0);
+
+    (void)ctx;
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
+        return VMC_ENOMEM;
+    *rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    *rx = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    close(fd);
+    return *rw == MAP_FAILED || *rx == MAP_FAILED ? VMC_ENOMEM : VMC_OK;
+}
+static void exec_release(void *ctx, void *rw, const void *rx, size_t bytes)
+{
+    (void)ctx;
+    munmap(rw, bytes);
+    munmap((void *)(uintptr_t)rx, bytes);
+}
+static void pf_bug(void *ctx, const char *file, int line, const char *text)
+{
+    (void)ctx;
+    fprintf(stderr, "%s:%d: %s\n", file, line, text);
+    abort();
+}
+
+static const struct vmc_exec_ops exec_ops = {exec_reserve, exec_release};
+static const struct vmc_platform pf = {
+    .size = sizeof(pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now, .bug = pf_bug,
+    .exec = &exec_ops};
+
+/* ---- devices: claim some, refuse some -------------------------------------------------------- */
+
+static int io_pio(void *ctx, bool write, uint16_t port, unsigned bytes, uint32_t *data)
+{
+    (void)ctx;
+    (void)bytes;
+    if (port & 1)
+        return VMC_IO_EXIT;
+    if (!write)
+        *data = port * 0x01010101u;
+    return VMC_IO_DONE;
+}
+static int io_mmio(void *ctx, bool write, uint64_t gpa, unsigned bytes, uint64_t *data)
+{
+    (void)ctx;
+    (void)bytes;
+    if (gpa & 0x1000)
+        return VMC_IO_EXIT;
+    if (!write)
+        *data = gpa;
+    return VMC_IO_DONE;
+}
+static int io_msr(void *ctx, bool write, uint32_t index, uint64_t *value)
+{
+    (void)ctx;
+    if (index & 1)
+        return (index & 2) != 0 ? VMC_IO_EXIT : VMC_IO_GP;
+    if (!write)
+        *value = index;
+    return VMC_IO_DONE;
+}
+static int io_irq(void *ctx)
+{
+    (void)ctx;
+    return -1;
+}
+
+/* ---- the machine ----------------------------------------------------------------------------- */
+
+static struct {
+    const struct vmc_engine_ops *ops;
+    struct vmc_mem *mem;
+    uint8_t *map, *ram; /* ram lies between two inaccessible pages */
+    void *evm, *ev;
+    struct vmc_engine_io io;
+    struct vmc_engine_info info;
+} m;
+
+static void must(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
+static void set_up(void)
+{
+    struct vmc_error err;
+
+    m.ops = vmc_engine_soft();
+    m.map = mmap(NULL, RAM + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    must(m.map != MAP_FAILED);
+    m.ram = m.map + 4096;
+    must(mprotect(m.ram, RAM, PROT_READ | PROT_WRITE) == 0);
+    must(vmc_mem_create(&pf, &m.mem, &err) == 0);
+    struct vmc_mem_slot slot = {.size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = RAM,
+                                .backing = m.ram};
+    must(vmc_mem_add(m.mem, &slot, &err) == 0);
+    must(m.ops->probe(&pf, &m.info, &err) == 0);
+    m.evm = pf_alloc(NULL, m.info.vm_bytes, 64);
+    m.ev = pf_alloc(NULL, m.info.vcpu_bytes, 64);
+    memset(m.evm, 0, m.info.vm_bytes);
+    memset(m.ev, 0, m.info.vcpu_bytes);
+    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 1, .platform = &pf,
+                                       .mem = m.mem};
+    must(m.ops->vm_init(m.evm, &cfg, &err) == 0);
+    m.io = (struct vmc_engine_io){.pio = io_pio, .mmio = io_mmio, .msr = io_msr,
+                                  .irq_pending = io_irq, .irq_ack = io_irq};
+    must(m.ops->vcpu_init(m.evm, m.ev, 0, &m.io, &err) == 0);
+}
+
+/* ---- an input -------------------------------------------------------------------------------- */
+
+struct input {
+    const uint8_t *p;
+    size_t n;
+};
+
+static uint8_t u8(struct input *in)
+{
+    if (in->n == 0)
+        return 0;
+    in->n--;
+    return *in->p++;
+}
+static uint32_t u32(struct input *in)
+{
+    uint32_t v = 0;
+    for (unsigned i = 0; i < 4; i++)
+        v |= (uint32_t)u8(in) << (8 * i);
+    return v;
+}
+
+/* Registers near something: small, in RAM, at page ends, non-canonical, all ones. */
+static uint64_t reg_value(uint32_t seed)
+{
+    uint64_t v = seed & 0xffffff;
+
+    switch (seed >> 28) {
+    case 0: case 1: case 2: case 3: case 4: case 5:
+        return v % RAM;
+    case 6: case 7:
+        return (v << 12) % RAM + 0xff8 + (seed & 7);
+    case 8:
+        return ~v;
+    case 9:
+        return v << 40;
+    case 10:
+        return 0x7fffffffff00ull + (v & 0x1ff);
+    case 11:
+        return 0xfffffff0u + (v & 31);
+    default:
+        return v;
+    }
+}
+
+static void segments(struct vmc_x86_state *st, unsigned bits, unsigned cpl, struct input *in)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        uint32_t type = i == VMC_CS ? 0x9b : 0x93;
+        st->seg[i] = (struct vmc_segment){
+            .selector = (uint16_t)(i == VMC_CS ? 8 | cpl : 16 | cpl),
+            .limit = bits == 16 ? 0xffff : 0xffffffff,
+            .attr = type | cpl << VMC_SEG_DPL_SHIFT | (bits == 16 ? 0 : VMC_SEG_G) |
+                    (bits == 32 || i != VMC_CS ? (bits == 16 ? 0 : VMC_SEG_DB) : 0) |
+                    (bits == 64 && i == VMC_CS ? VMC_SEG_L : 0)};
+    }
+    uint8_t odd = u8(in);
+    if (odd & 0x80) { /* one data segment of another kind */
+        struct vmc_segment *s = &st->seg[odd % 6 == VMC_CS ? VMC_DS : odd % 6];
+        s->limit = u32(in) >> (odd & 0x1f);
+        s->base = bits == 64 ? 0 : u32(in) % RAM;
+        s->attr = (s->attr & ~(uint32_t)VMC_SEG_TYPE) | (odd & 0xf);
+    }
+    st->seg[VMC_TR] = (struct vmc_segment){.selector = 0x28, .base = 0x7000, .limit = 0x67 + odd,
+                                           .attr = 0x8b};
+    st->seg[VMC_LDTR] = (struct vmc_segment){.attr = VMC_SEG_UNUSABLE};
+}
+
+static void page_tables(unsigned bits)
+{
+    uint64_t *t = (uint64_t *)(void *)(m.ram + TABLES);
+
+    if (bits == 64) {
+        t[0] = (TABLES + 0x1000) | 7;
+        t[512] = (TABLES + 0x2000) | 7;
+        t[1024] = 0x87;
+        t[1025] = 0xc0000087; /* devices */
+    } else {
+        uint32_t *p = (uint32_t *)(void *)(m.ram + TABLES);
+        p[0] = 0x87;
+        p[1] = 0xc0000087;
+    }
+}
+
+static void machine_state(struct input *in, struct vmc_x86_state *st)
+{
+    static const uint8_t widths[4] = {16, 32, 64, 64};
+    uint8_t mode = u8(in), flags = u8(in);
+    unsigned bits = widths[mode & 3], cpl = bits == 16 ? 0 : (mode & 4) != 0 ? 3 : 0;
+    bool paging = bits == 64 || (mode & 8) != 0;
+
+    vmc_x86_state_reset(st);
+    for (unsigned i = 0; i < 16; i++)
+        st->gpr[i] = reg_value(u32(in));
+    segments(st, bits, cpl, in);
+    st->rflags = VMC_FLAG_1 | ((uint64_t)flags << 4 & 0xff0) |
+                 (mode & 0x10 ? VMC_FLAG_AC : 0) | (mode & 0x20 ? VMC_FLAG_IOPL : 0);
+    if (bits == 16 && paging) { /* virtual-8086 */
+        st->rflags |= VMC_FLAG_VM;
+        cpl = 3;
+        for (unsigned i = 0; i < 6; i++)
+            st->seg[i] = (struct vmc_segment){.limit = 0xffff, .attr = 0xf3};
+    }
+    st->cr0 = VMC_CR0_ET | VMC_CR0_NE | (bits != 16 || paging ? VMC_CR0_PE : 0) |
+              (paging ? VMC_CR0_PG : 0) | (mode & 0x40 ? VMC_CR0_AM : 0) |
+              (mode & 0x80 ? VMC_CR0_TS : VMC_CR0_WP);
+    st->cr4 = VMC_CR4_OSFXSR | VMC_CR4_PSE | (u8(in) & 1 ? VMC_CR4_OSXSAVE : 0) |
+              (bits == 64 ? VMC_CR4_PAE : 0);
+    st->cr3 = TABLES;
+    if (bits == 64)
+        st->efer = VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_SCE | VMC_EFER_NX;
+    st->xcr0 = 7;
+    st->gdtr = (struct vmc_table){.base = 0x5000, .limit = 0xfff};
+    st->idtr = (struct vmc_table){.base = 0x6000, .limit = 0xfff};
+    st->rip = bits == 16 ? CODE & 0xffff : CODE;
+    if (bits == 16)
+        st->seg[VMC_CS].base = CODE, st->seg[VMC_CS].selector = CODE >> 4, st->rip = 0;
+    if (u8(in) & 1) { /* code at the end of a page, and of the segment */
+        st->rip += 0xffa;
+    }
+    if (u8(in) & 1) {
+        st->dr[0] = reg_value(u32(in));
+        st->dr7 = VMC_DR7_FIXED | (u32(in) & 0xff0003);
+    }
+    page_tables(bits);
+}
+
+static void finish(struct vmc_exit *x, struct input *in)
+{
+    switch (x->kind) {
+    case VMC_EXIT_IO:
+    case VMC_EXIT_MMIO:
+    case VMC_EXIT_MSR:
+    case VMC_EXIT_HYPERCALL:
+        x->answer = u8(in) % 3;
+        must(m.ops->complete(m.ev, x) == 0);
+        break;
+    default:
+        break;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct vmc_x86_state st;
+    struct input in = {data, size};
+
+    if (m.ops == NULL)
+        set_up();
+    memset(m.ram, 0, 0x20000);
+    machine_state(&in, &st);
+    uint64_t at = CODE + (st.rip & 0xfff);
+    for (unsigned i = 0; i < 512 && in.n > 64; i++) {
+        uint8_t b = u8(&in);
+        must(vmc_mem_write(m.mem, at + i, &b, 1) == 0);
+    }
+    for (unsigned i = 0; i < 512 && in.n > 0; i++)
+        m.ram[0x5000 + i * 8 % 0x2000 + i / 8] = u8(&in);
+    if (m.ops->set_state(m.ev, VMC_ST_ALL & ~(uint32_t)VMC_ST_LAPIC, &st) != 0)
+        return 0;
+    uint64_t left = BUDGET;
+    for (unsigned i = 0; i < 16 && left > 0; i++) {
+        /* The clock moves when it is looked at: a long REP ends after a few slices. */
+        struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = left,
+                                     .deadline_ns = pf_now(NULL) + 3000};
+        struct vmc_exit x;
+        must(m.ops->run(m.ev, &lim, &x) == 0);
+        must(x.retired <= left);
+        left -= x.retired;
+        finish(&x, &in);
+        if (x.kind == VMC_EXIT_SHUTDOWN || x.kind == VMC_EXIT_IDLE)
+            break;
+    }
+    must(m.ops->get_state(m.ev, VMC_ST_ALL & ~(uint32_t)VMC_ST_LAPIC, &st) == 0);
+    return 0;
+}
