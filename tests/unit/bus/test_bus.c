@@ -207,7 +207,8 @@ static void detach_waits_for_handlers(void **state)
     assert_int_equal(vmc_bus_attach(moving.bus, 0x2000, 4, &gate_ops, &fixed, NULL), VMC_OK);
     for (unsigned i = 0; i < 2; i++)
         pthread_create(&th[i], NULL, reader, &moving);
-    for (unsigned i = 0; i < 2000; i++) {
+    /* On a busy machine the readers may not have run yet: go on until one has. */
+    for (unsigned i = 0; i < 2000 || (i < 5000000 && __atomic_load_n(&fixed.hits, __ATOMIC_RELAXED) == 0); i++) {
         __atomic_store_n(&moving.alive, 1, __ATOMIC_RELEASE);
         assert_int_equal(vmc_bus_attach(moving.bus, 0x1000, 4, &gate_ops, &moving, NULL), VMC_OK);
         assert_int_equal(vmc_bus_detach(moving.bus, 0x1000), VMC_OK);
