@@ -38,7 +38,7 @@ struct vmc_kvm_report {
 
 /**
  * Can KVM really run a kernel here? Looks at /dev/kvm and its abilities, then runs a small guest in
- * kernel mode with interrupts, SSE and paging (a few milliseconds; at most 100). VMC_OK when
+ * kernel mode with interrupts, SSE and paging (a few milliseconds; at most 300). VMC_OK when
  * report->runs_kernels; VMC_ENOTSUP otherwise, and report->missing and err say why. Any thread.
  */
 VMC_API VMC_MUST_CHECK int vmc_kvm_check(const struct vmc_platform *pf,
