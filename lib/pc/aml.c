@@ -281,5 +281,6 @@ void aml_res_mem_window32(struct aml *a, uint32_t first, uint32_t last)
 
 void aml_res_mem_window64(struct aml *a, uint64_t first, uint64_t last)
 {
-    window(a, 0x8a, 0, 7, first, last, 8); /* read-write, prefetchable */
+    /* Not marked prefetchable: 64-bit BARs of either kind may be placed here. */
+    window(a, 0x8a, 0, 1, first, last, 8);
 }
