@@ -136,8 +136,8 @@ void diff_case_drop(struct diff_case *c, unsigned i);
 void diff_case_finish(struct diff_case *c);
 /* The initial data and stack pages. */
 void diff_case_memory(const struct diff_case *c, uint8_t mem[DIFF_MEM_BYTES]);
-/* The code with the jump to DIFF_EXIT behind it; returns its length. */
-unsigned diff_case_code(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX + 16]);
+/* The code pages: INT3, the case's instructions, a jump to DIFF_EXIT, INT3. */
+void diff_case_code_pages(const struct diff_case *c, uint8_t out[DIFF_CODE_PAGES * DIFF_PAGE]);
 
 /* Flags that are undefined before the instruction at rip (or at the end of the case). */
 uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uint64_t rip);

@@ -108,14 +108,22 @@ void diff_case_finish(struct diff_case *c)
 
 void diff_case_memory(const struct diff_case *c, uint8_t mem[DIFF_MEM_BYTES])
 {
+    enum { PATTERN = 1024 };
     struct diff_rng r = {c->seed ^ 0xda7a};
-    for (unsigned at = 0; at < DIFF_MEM_BYTES; at += 8) {
-        uint64_t v = at / DIFF_PAGE == 2 ? 0x3ff0000000000001ull * (at + 1) : value(&r, c->data_kind);
+    for (unsigned at = 0; at < PATTERN; at += 8) {
+        uint64_t v = value(&r, c->data_kind);
+        memcpy(mem + at, &v, 8);
+    }
+    for (unsigned at = PATTERN; at < DIFF_MEM_BYTES; at += PATTERN)
+        memcpy(mem + at, mem, PATTERN);
+    for (unsigned at = 2 * DIFF_PAGE; at < 3 * DIFF_PAGE; at += 8) { /* read-only: always the same */
+        uint64_t v = 0x3ff0000000000001ull * (at + 1);
         memcpy(mem + at, &v, 8);
     }
 }
 
-unsigned diff_case_code(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX + 16])
+/* The code with the jump to DIFF_EXIT behind it; returns its length. */
+static unsigned with_exit(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX + 16])
 {
     static const uint8_t jmp64[] = {0xff, 0x25, 0, 0, 0, 0, 0, 0, 0x57, 0x3a, 0, 0, 0, 0};
     static const uint8_t jmp32[] = {0xea, 0, 0, 0x57, 0x3a, DIFF_CS64, 0};
@@ -132,6 +140,14 @@ unsigned diff_case_code(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX + 1
         memcpy(out + n, jmp32, sizeof(jmp32));
         return n + (unsigned)sizeof(jmp32);
     }
+}
+
+void diff_case_code_pages(const struct diff_case *c, uint8_t out[DIFF_CODE_PAGES * DIFF_PAGE])
+{
+    uint8_t code[DIFF_CODE_MAX + 16];
+    unsigned n = with_exit(c, code), room = DIFF_CODE_PAGES * DIFF_PAGE - c->code_at;
+    memset(out, 0xcc, DIFF_CODE_PAGES * DIFF_PAGE);
+    memcpy(out + c->code_at, code, n < room ? n : room);
 }
 
 void diff_case_drop(struct diff_case *c, unsigned i)

@@ -168,8 +168,8 @@ static unsigned op_at(struct diff_gen *g, const struct diff_case *c, uint64_t ri
 }
 
 /*
- * Faults whose details the manual leaves open: the order in which CMPS accesses its operands and
- * FXSAVE and its kin their many bytes; registers that POPA loaded before it faulted.
+ * Faults whose details the manual leaves open: the order in which CMPS accesses its operands,
+ * FXSAVE and its kin their many bytes, near CALL checks stack and target; registers that POPA loaded before it faulted.
  */
 static void forgive(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,
                     struct diff_result *b)
@@ -178,9 +178,7 @@ static void forgive(struct diff_gen *g, const struct diff_case *c, const struct 
     if (a->vector >= 32 || b->vector >= 32 || a->out.rip != b->out.rip)
         return;
     unsigned op = op_at(g, c, a->out.rip, &wide);
-    if (wide && a->cr2 >> 12 == b->cr2 >> 12)
-        b->cr2 = a->cr2;
-    if (op == VMCI_OP_CMPS) {
+    if (wide || op == VMCI_OP_CMPS || op == VMCI_OP_CALL) {
         b->vector = a->vector;
         b->code = a->code;
         b->cr2 = a->cr2;

@@ -413,8 +413,10 @@ static unsigned random_prefixes(struct diff_rng *r, const struct form *f, unsign
     }
     if (f->mem && !f->vex && diff_chance(r, f->op < VMCI_OP_FP_FIRST ? 8 : 1))
         b[n++] = 0xf0;
-    if (f->map == VMCI_MAP_1B && diff_chance(r, 2))
+    if (diff_chance(r, 2))
         b[n++] = (uint8_t)(diff_chance(r, 50) ? 0xf3 : 0xf2);
+    if (diff_chance(r, 3))
+        b[n++] = 0x66;
     return n;
 }
 
@@ -457,6 +459,10 @@ static bool acceptable(const struct diff_case *c, const struct vmci_insn *in, ui
         return false;
     /* How ENTER probes the stack it will leave behind is not architectural. */
     if (in->op == VMCI_OP_ENTER && (c->in.rflags & VMC_FLAG_AC))
+        return false;
+    /* F3 before 66 changes what AMD's processors make of LOOP. */
+    if ((in->flags & VMCI_IF_BRANCH) && (in->flags & VMCI_IF_66) &&
+        (in->flags & (VMCI_IF_F2 | VMCI_IF_F3)))
         return false;
     /* Vendors differ in what 66 does to near branches in 64-bit mode. */
     if (c->bits == 64 && (in->flags & VMCI_IF_BRANCH) && (in->flags & VMCI_IF_66))

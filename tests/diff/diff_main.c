@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #define BATCH     64u
-#define FAIL_SHOW 200u
+#define FAIL_SHOW 50u
 
 struct run {
     struct diff_gen *gen;

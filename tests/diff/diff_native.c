@@ -197,11 +197,7 @@ static uint8_t *const page_of[2] = {(uint8_t *)(uintptr_t)DIFF_DATA,
 
 static void set_up_code(const struct diff_case *c)
 {
-    uint8_t code[DIFF_CODE_MAX + 16];
-    unsigned n = diff_case_code(c, code);
-    uint8_t *at = code_rw;
-    unsigned room = DIFF_CODE_PAGES * DIFF_PAGE - c->code_at;
-    memcpy(at + c->code_at, code, n < room ? n : room);
+    diff_case_code_pages(c, code_rw);
 }
 
 /* The C part around diff_enter: no FP state of ours may matter in between. */

@@ -266,12 +266,12 @@ static bool engine_has_bits(void *ctx, unsigned bits)
 
 static void load_case(struct soft *s, const struct diff_case *c)
 {
-    uint8_t mem[DIFF_MEM_BYTES], code[DIFF_CODE_MAX + 16];
-    unsigned n = diff_case_code(c, code), room = DIFF_CODE_PAGES * DIFF_PAGE - c->code_at;
+    uint8_t mem[DIFF_MEM_BYTES], code[DIFF_CODE_PAGES * DIFF_PAGE];
+    diff_case_code_pages(c, code);
     diff_case_memory(c, mem);
     put(s, DATA_PA, mem, DIFF_DATA_RW * DIFF_PAGE);
     put(s, STACK_PA, mem + 3 * DIFF_PAGE, DIFF_PAGE);
-    put(s, CODE_PA + c->code_at, code, n < room ? n : room);
+    put(s, CODE_PA, code, sizeof(code));
     memcpy(&s->st, &s->base, sizeof(s->st));
     memcpy(s->st.gpr, c->in.gpr, sizeof(s->st.gpr));
     s->st.rip = c->in.rip;

@@ -125,6 +125,7 @@ bool dec_prefix_valid(const struct dec_scan *s, unsigned op)
         return s->pp == 0;
     case VMCI_OP_CLFLUSHOPT:
     case VMCI_OP_CLWB:
+    case VMCI_OP_INVPCID:
     case VMCI_OP_ADCX: /* without 66 or F3: WRSS */
         return s->pp == 1;
     case VMCI_OP_ADOX:

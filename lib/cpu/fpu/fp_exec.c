@@ -122,6 +122,21 @@ static void enter_mmx(struct vmci_fp *fp)
 }
 
 /*
+ * PE beside an unmasked overflow or underflow: it tells of the result before it was clamped or
+ * denormalised, unless another element was with that exception masked.
+ */
+static uint32_t true_inexact(struct vmci_fp *fp, struct vmci_thunk *t, const void *mem,
+                             uint32_t flags, uint32_t mx)
+{
+    if (flags & (mx >> 7) & (VMCI_MX_OE | VMCI_MX_UE))
+        return flags;
+    int inexact = vmci_fp_inexact(fp, t, mem);
+    if (inexact < 0)
+        return flags;
+    return (flags & ~VMCI_MX_PE) | (inexact ? VMCI_MX_PE : 0);
+}
+
+/*
  * Run with all exceptions masked and flags clear, then decide (SDM 1 11.5.2, 11.5.3). With
  * underflow unmasked a tiny exact result faults too, which only flush-to-zero makes visible; FZ
  * itself has no effect then.
@@ -144,11 +159,14 @@ int vmci_fp_run_checked(struct vmci_cpu *cpu, struct vmci_thunk *t, void *mem, u
     }
     flags |= run_flags(cpu, t, mem, src, ctl, out);
     fp->mx_check = check;
+    if (!(mx & VMCI_MXCSR_UM) && vmci_fp_half_tiny(fp, t))
+        flags |= VMCI_MX_UE;
     uint32_t unmasked = flags & ~(mx >> 7) & VMCI_MXCSR_FLAGS;
     if (unmasked & VMCI_MX_PRE)
         flags &= VMCI_MX_PRE;
-    else if (unmasked & VMCI_MX_UE)
-        flags &= ~0x20u;
+    else if (unmasked & (VMCI_MX_OE | VMCI_MX_UE))
+        flags = true_inexact(fp, t, mem, flags, mx);
+    unmasked = flags & ~(mx >> 7) & VMCI_MXCSR_FLAGS;
     if (unmasked != 0)
         vmci_fp_copy(&fp->area, &fp->undo, sizeof(fp->area));
     fp->area.mxcsr = mx | flags;

@@ -36,7 +36,9 @@
 #define VMCI_MXCSR_FZ    0x8000u
 #define VMCI_MXCSR_MM    0x20000u /* AMD: misaligned SSE operands allowed */
 #define VMCI_MX_PRE      0x0007u  /* IE DE ZE: found before the operation */
+#define VMCI_MX_OE       0x0008u
 #define VMCI_MX_UE       0x0010u
+#define VMCI_MX_PE       0x0020u
 #define VMCI_FCW_INIT    0x037fu
 #define VMCI_FCW_MASKS   0x003fu
 #define VMCI_FSW_ES      0x0080u
@@ -237,6 +239,11 @@ int vmci_fp_xsave_op(struct vmci_cpu *cpu, const struct vmci_insn *in);
 /* Run a SIMD instruction whose exceptions may be unmasked. */
 int vmci_fp_run_checked(struct vmci_cpu *cpu, struct vmci_thunk *t, void *mem, uint64_t src,
                         uint64_t *out);
+/* The operation on the state in fp->undo: 1 if inexact with unlimited exponents, 0 if not, -1:
+   not known (dot products). */
+int vmci_fp_inexact(const struct vmci_fp *fp, const struct vmci_thunk *t, const void *mem);
+/* VCVTPS2PH with a result that is denormal and exact. */
+bool vmci_fp_half_tiny(const struct vmci_fp *fp, const struct vmci_thunk *t);
 void vmci_fp_copy(void *dst, const void *src, size_t bytes);
 void vmci_fp_zero(void *dst, size_t bytes);
 

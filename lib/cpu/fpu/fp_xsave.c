@@ -376,9 +376,11 @@ static int fx_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
     uint64_t la;
     if (cpu->cr0 & (VMC_CR0_EM | VMC_CR0_TS))
         return vmci_raise(cpu, VMC_VEC_NM);
-    int r = vmci_fp_operand(cpu, in, 512, 16, in->op == VMCI_OP_FXSAVE, &la);
+    int r = vmci_fp_operand(cpu, in, 512, 0, in->op == VMCI_OP_FXSAVE, &la);
     if (r != 0)
         return r;
+    if (la & 15)
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     return in->op == VMCI_OP_FXSAVE ? do_fxsave(cpu, in, la) : do_fxrstor(cpu, in, la);
 }
 
@@ -396,9 +398,11 @@ static int xsave_family(struct vmci_cpu *cpu, const struct vmci_insn *in)
     uint64_t rfbm = requested(cpu, supervisor);
     unsigned bytes = (rfbm & VMC_XCR0_AVX) ? VMCI_XSAVE_AVX + vector_regs(cpu) * 16
                                            : VMCI_XSAVE_AVX;
-    int r = vmci_fp_operand(cpu, in, bytes, 64, !load, &la);
+    int r = vmci_fp_operand(cpu, in, bytes, 0, !load, &la);
     if (r != 0)
         return r;
+    if (la & 63)
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     return load ? do_xrstor(cpu, in, la, rfbm) : do_xsave(cpu, in, la, rfbm);
 }
 
