@@ -283,6 +283,7 @@ int run_vm_boot(struct run_vm *r)
         .kernel = r->kernel.fd >= 0 ? &r->kernel.src : NULL,
         .initrd = r->initrd.fd >= 0 ? &r->initrd.src : NULL,
         .cmdline = r->opt.cmdline,
+        .name = r->opt.kernel,
         .modules = r->boot_modules,
         .module_count = r->opt.module_count,
         .flat_mode = VMC_FLAT_REAL,
