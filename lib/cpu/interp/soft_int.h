@@ -163,6 +163,7 @@ struct vmci_soft_cpu {
     uint8_t outcome;     /* what the last instruction that gave up returned */
     uint8_t exit_len;    /* of the instruction that made a hypercall */
     uint64_t seen_dr7, seen_dr[4]; /* what the TLB knows of */
+    uint64_t fault_at;   /* cpu.retired when the last exception was delivered */
     uint64_t uncounted;  /* instructions retired by completions since the last run */
     uint64_t run_start;  /* cpu.retired when run was entered */
     uint64_t skip_bp;    /* breakpoint at this address was reported: go over it once */

@@ -53,8 +53,15 @@ static int delivered(struct vmci_soft_cpu *sc, int rc)
     return rc;
 }
 
+/*
+ * A guest whose handlers fault at their first instruction retires nothing for ever. Such a fault
+ * counts as an instruction, so that budgets and virtual time come to an end.
+ */
 static int deliver_exception(struct vmci_soft_cpu *sc)
 {
+    if (sc->cpu.retired == sc->fault_at)
+        sc->cpu.retired++;
+    sc->fault_at = sc->cpu.retired;
     sc->stat[STAT_EXCEPTIONS]++;
     return delivered(sc, vmci_deliver_exception(&sc->cpu));
 }
@@ -98,6 +105,9 @@ static int fetch_fault(struct vmci_soft_cpu *sc)
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
+/* Flags of an instruction that did not complete: none has bit 16. */
+#define GAVE_UP (VMCI_IF_END | 0x10000u)
+
 /* The first n instructions of b. 0: *flags are those of the last; else what trouble returned. */
 static inline int exec_block(struct vmci_soft_cpu *sc, const struct block *b, unsigned n,
                              unsigned *flags)
@@ -112,7 +122,7 @@ static inline int exec_block(struct vmci_soft_cpu *sc, const struct block *b, un
         cpu->cur = in;
         int rc = in->exec(cpu, in);
         if (unlikely(rc != 0)) {
-            *flags = VMCI_IF_END;
+            *flags = GAVE_UP;
             return trouble(sc, rc);
         }
         in++;
@@ -195,7 +205,7 @@ static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t l
     if (bt_run(sc, b, left) != BT_LEAVE_INSN)
         return 0;
     const struct vmci_insn *in = cpu->cur;
-    *flags = VMCI_IF_END;
+    *flags = GAVE_UP;
     if (sc->bt.rc != 0)
         return trouble(sc, sc->bt.rc);
     cpu->retired += (uint64_t)(in + 1 - cpu->blk);

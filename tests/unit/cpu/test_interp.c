@@ -109,6 +109,20 @@ static void faults_are_delivered(void **state)
     assert_int_equal(rig.st.gpr[VMC_RSP], CPU_RIG_STACK - 0x1000 - 40);
 }
 
+/* Every handler is itself an invalid instruction: nothing ever retires. */
+static void endless_faults_end_with_the_budget(void **state)
+{
+    (void)state;
+    cpu_rig_mode(&rig, 16, 0);
+    static const uint8_t bad[] = {0x0f, 0x0b};
+    cpu_rig_code(&rig, CPU_RIG_TRAPS + VMC_VEC_UD, bad, sizeof(bad));
+    cpu_rig_code(&rig, CPU_RIG_TEXT, bad, sizeof(bad));
+    assert_int_equal(cpu_rig_run(&rig, 1000), VMC_EXIT_BUDGET);
+    assert_int_equal(rig.exit.retired, 1000);
+    rig.ops->kick(rig.ev);
+    assert_int_equal(cpu_rig_resume(&rig, 0), VMC_EXIT_KICKED);
+}
+
 static void triple_fault_shuts_down(void **state)
 {
     (void)state;
@@ -386,6 +400,7 @@ int main(void)
         cmocka_unit_test(loops_in_each_mode),
         cmocka_unit_test(budget_is_exact),
         cmocka_unit_test(faults_are_delivered),
+        cmocka_unit_test(endless_faults_end_with_the_budget),
         cmocka_unit_test(triple_fault_shuts_down),
         cmocka_unit_test(ports_exit_and_complete),
         cmocka_unit_test(mmio_read_modify_write),
