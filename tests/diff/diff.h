@@ -142,9 +142,6 @@ void diff_case_code_pages(const struct diff_case *c, uint8_t out[DIFF_CODE_PAGES
 /* Flags that are undefined before the instruction at rip (or at the end of the case). */
 uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uint64_t rip);
 
-/* Kind of instruction i (enum vmci_op); wide: it accesses more than 64 bytes (FXSAVE, FNSAVE ...). */
-unsigned diff_op(struct diff_gen *g, const struct diff_case *c, unsigned i, bool *wide);
-
 /* Do the results agree? If not and text is not NULL, it says where. */
 bool diff_same(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,
                const struct diff_result *b, char *text, size_t bytes);

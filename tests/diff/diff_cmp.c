@@ -156,35 +156,41 @@ static void compare_memory(const struct diff_result *a, const struct diff_result
     }
 }
 
-/* Which instruction is at rip: enum vmci_op, or VMCI_OP_INVALID. */
-static unsigned op_at(struct diff_gen *g, const struct diff_case *c, uint64_t rip, bool *wide)
+/* More than one access, in an order that the manual leaves open. */
+static bool many_accesses(const struct vmci_insn *in)
 {
-    uint64_t at = c->in.rip;
-    *wide = false;
-    for (unsigned i = 0; i < c->insns; at += c->len[i++])
-        if (at == rip)
-            return diff_op(g, c, i, wide);
-    return VMCI_OP_INVALID;
+    return in->op == VMCI_OP_CMPS || in->op == VMCI_OP_CALL || in->op >= VMCI_OP_FXSAVE ||
+           (in->op == VMCI_OP_FP_X87 && in->mem_bytes > 10);
+}
+
+static bool dot_product(const struct vmci_insn *in)
+{
+    uint8_t opcode = in->raw[in->opcode_off];
+    return in->map == VMCI_MAP_0F3A && (opcode == 0x40 || opcode == 0x41);
 }
 
 /*
- * Faults whose details the manual leaves open: the order in which CMPS accesses its operands,
- * FXSAVE and its kin their many bytes, near CALL checks stack and target; registers that POPA loaded before it faulted.
+ * Details of faults that the manual leaves open: which of several accesses faults first; registers
+ * that POPA loaded before it faulted; the flags of a DPPS or DPPD that raises #XM, of which it does
+ * not say whether they are those of all its multiplications and additions or of the first stage
+ * (SDM 2A).
  */
 static void forgive(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,
                     struct diff_result *b)
 {
-    bool wide;
-    if (a->vector >= 32 || b->vector >= 32 || a->out.rip != b->out.rip)
+    struct vmci_insn in;
+    if (a->vector >= 32 || b->vector >= 32 || a->out.rip != b->out.rip ||
+        !diff_insn_at(g, c, a->out.rip, &in))
         return;
-    unsigned op = op_at(g, c, a->out.rip, &wide);
-    if (wide || op == VMCI_OP_CMPS || op == VMCI_OP_CALL) {
+    if (many_accesses(&in)) {
         b->vector = a->vector;
         b->code = a->code;
         b->cr2 = a->cr2;
     }
-    if (op == VMCI_OP_POPA)
+    if (in.op == VMCI_OP_POPA)
         memcpy(b->out.gpr, a->out.gpr, sizeof(b->out.gpr));
+    if (a->vector == VMC_VEC_XM && b->vector == VMC_VEC_XM && dot_product(&in))
+        b->out.fp.mxcsr = a->out.fp.mxcsr;
 }
 
 bool diff_same(struct diff_gen *g, const struct diff_case *c, const struct diff_result *a,

@@ -577,17 +577,12 @@ uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uin
     return undef;
 }
 
-unsigned diff_op(struct diff_gen *g, const struct diff_case *c, unsigned i, bool *wide)
+bool diff_insn_at(struct diff_gen *g, const struct diff_case *c, uint64_t rip, struct vmci_insn *in)
 {
-    struct vmci_insn in;
-    unsigned at = 0;
-    for (unsigned k = 0; k < i; k++)
-        at += c->len[k];
-    *wide = false;
-    if (decode(g, c->bits, c->code + at, c->len[i], &in) <= 0)
-        return VMCI_OP_INVALID;
-    *wide = in.op >= VMCI_OP_FXSAVE || (in.op == VMCI_OP_FP_X87 && in.mem_bytes > 64);
-    return in.op;
+    for (unsigned i = 0, at = 0; i < c->insns; at += c->len[i++])
+        if (c->in.rip + at == rip)
+            return decode(g, c->bits, c->code + at, c->len[i], in) > 0;
+    return false;
 }
 
 void diff_case_print(void *file, struct diff_gen *g, const struct diff_case *c)

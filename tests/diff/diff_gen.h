@@ -10,6 +10,12 @@
 struct diff_flag_use {
     uint16_t used, set, undef;
 };
+struct diff_gen;
+struct diff_case;
+/* Decode the case's instruction at rip; false: there is none. */
+bool diff_insn_at(struct diff_gen *g, const struct diff_case *c, uint64_t rip,
+                  struct vmci_insn *in);
+
 extern const struct diff_flag_use diff_flag_uses[VMCI_OP_COUNT];
 
 #endif

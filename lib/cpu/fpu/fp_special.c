@@ -103,7 +103,7 @@ static int maskmov(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci
     /* All of the operand is checked, also where nothing is written (SDM 2B leaves it open). */
     int r = element_la(cpu, in, seg, cpu->gpr[VMC_RDI], n, true, &la);
     if (r == 0)
-        r = vmci_fp_check_ac(cpu, la, n);
+        r = vmci_fp_check_ac(cpu, la, 8);
     if (r == 0)
         r = vmci_probe_wr(cpu, la, n);
     if (r != 0)
