@@ -207,7 +207,6 @@ void vd_queue_setup(struct vd *v, unsigned i, unsigned size)
     uint64_t base = VD_RINGS + (uint64_t)i * VD_RING_STEP;
 
     memset(q, 0, sizeof(*q));
-    memset(vd_ptr(v->b, base), 0, VD_RING_STEP);
     vd_write(v, v->common + 22, 2, i);
     if (size != 0)
         vd_write(v, v->common + 24, 2, size);
@@ -218,6 +217,9 @@ void vd_queue_setup(struct vd *v, unsigned i, unsigned size)
     q->device = base + 0x10000;
     q->avail_wrap = q->used_wrap = true;
     const uint64_t area[3] = {q->desc, q->driver, q->device};
+    memset(vd_ptr(v->b, q->desc), 0, 16 * q->size);
+    memset(vd_ptr(v->b, q->driver), 0, 6 + 2 * q->size);
+    memset(vd_ptr(v->b, q->device), 0, 6 + 8 * q->size);
     for (unsigned a = 0; a < 3; a++) {
         vd_write(v, v->common + 32 + 8 * a, 4, (uint32_t)area[a]);
         vd_write(v, v->common + 36 + 8 * a, 4, area[a] >> 32);

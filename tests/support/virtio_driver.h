@@ -11,7 +11,9 @@
 #include <vmcore/pci.h>
 #include <vmcore/virtio.h>
 
+#ifndef VD_RAM_BYTES
 #define VD_RAM_BYTES  (16u << 20)            /* at 0 */
+#endif
 #define VD_RAM2_BYTES (1u << 20)             /* right behind it, other backing */
 #define VD_ROM        0x2000000u             /* 64 KiB */
 #define VD_RAM_END    (VD_RAM_BYTES + VD_RAM2_BYTES)
