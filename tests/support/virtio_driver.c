@@ -201,6 +201,15 @@ bool vd_negotiate(struct vd *v, uint64_t want)
     return (vd_status(v) & 8) != 0;
 }
 
+/* Memory that a device or another thread may be looking at. */
+static void clear_shared(struct vd *v, uint64_t gpa, size_t bytes)
+{
+    unsigned char *p = vd_ptr(v->b, gpa);
+
+    for (size_t i = 0; i < bytes; i += 2)
+        __atomic_store_n((uint16_t *)(void *)(p + i), 0, __ATOMIC_RELAXED);
+}
+
 void vd_queue_setup(struct vd *v, unsigned i, unsigned size)
 {
     struct vd_queue *q = &v->q[i];
@@ -217,9 +226,9 @@ void vd_queue_setup(struct vd *v, unsigned i, unsigned size)
     q->device = base + 0x10000;
     q->avail_wrap = q->used_wrap = true;
     const uint64_t area[3] = {q->desc, q->driver, q->device};
-    memset(vd_ptr(v->b, q->desc), 0, 16 * q->size);
-    memset(vd_ptr(v->b, q->driver), 0, 6 + 2 * q->size);
-    memset(vd_ptr(v->b, q->device), 0, 6 + 8 * q->size);
+    clear_shared(v, q->desc, 16 * q->size);
+    clear_shared(v, q->driver, 6 + 2 * q->size);
+    clear_shared(v, q->device, 6 + 8 * q->size);
     for (unsigned a = 0; a < 3; a++) {
         vd_write(v, v->common + 32 + 8 * a, 4, (uint32_t)area[a]);
         vd_write(v, v->common + 36 + 8 * a, 4, area[a] >> 32);

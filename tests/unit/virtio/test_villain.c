@@ -358,7 +358,7 @@ static void packed_ring_rules(void **state)
 /* ---- descriptors that change while they are used ------------------------------------------- */
 
 struct racer {
-    struct rig *r;
+    uint64_t *ring;
     atomic_bool stop;
 };
 
@@ -366,7 +366,6 @@ struct racer {
 static void *flip(void *arg)
 {
     struct racer *k = arg;
-    uint64_t *ring = vd_ptr(&k->r->b, k->r->v.q[0].desc);
     uint32_t seed = 1;
 
     while (!atomic_load_explicit(&k->stop, memory_order_relaxed)) {
@@ -375,8 +374,8 @@ static void *flip(void *arg)
         uint64_t addr = (seed & 64) != 0 ? RIG_SLOT(0) : VD_RAM_END - 64;
         uint64_t len = (seed & 128) != 0 ? 16 : 0x00100000;
         uint64_t flags = (seed >> 16) & 7;
-        __atomic_store_n(&ring[2 * i], addr, __ATOMIC_RELAXED);
-        __atomic_store_n(&ring[2 * i + 1], len | flags << 32 | (uint64_t)(seed >> 28) << 48,
+        __atomic_store_n(&k->ring[2 * i], addr, __ATOMIC_RELAXED);
+        __atomic_store_n(&k->ring[2 * i + 1], len | flags << 32 | (uint64_t)(seed >> 28) << 48,
                          __ATOMIC_RELAXED);
     }
     return NULL;
@@ -387,10 +386,11 @@ static void changing_descriptors_are_harmless(void **state)
     (void)state;
     struct rig r;
     pthread_t thread;
-    struct racer k = {.r = &r};
+    struct racer k = {0};
     rig_create(&r, NULL, true);
     assert_true(vd_start(&r.v, VD_F_INDIRECT, 1));
     (void)rig_header(&r, 0, 1, 0);
+    k.ring = vd_ptr(&r.b, r.v.q[0].desc);
     assert_int_equal(pthread_create(&thread, NULL, flip, &k), 0);
     for (unsigned i = 0; i < 20000; i++) {
         for (unsigned h = 0; h < 6; h++)
