@@ -398,20 +398,18 @@ struct func_saved {
 
 size_t vmc_pci_func_save(struct vmc_pci_func *f, void *dst, size_t bytes)
 {
-    if (bytes < sizeof(struct func_saved))
-        return sizeof(struct func_saved);
-    struct func_saved *s = dst;
+    struct func_saved s = {.version = FUNC_SAVED_VERSION, .devfn = f->devfn};
 
-    memset(s, 0, sizeof(*s));
+    if (bytes < sizeof(s))
+        return sizeof(s);
     vmci_lock(&f->lock);
-    s->version = FUNC_SAVED_VERSION;
-    s->devfn = f->devfn;
-    s->pin_level = f->pin_level;
-    memcpy(s->cfg, f->cfg, sizeof(s->cfg));
-    s->msix_pending = f->msix.pending;
-    memcpy(s->msix, f->msix.entry, sizeof(s->msix));
+    s.pin_level = f->pin_level;
+    memcpy(s.cfg, f->cfg, sizeof(s.cfg));
+    s.msix_pending = f->msix.pending;
+    memcpy(s.msix, f->msix.entry, sizeof(s.msix));
     vmci_unlock(&f->lock);
-    return sizeof(*s);
+    memcpy(dst, &s, sizeof(s)); /* dst has no alignment: a device puts its own state in front */
+    return sizeof(s);
 }
 
 int vmc_pci_func_load(struct vmc_pci_func *f, const void *src, size_t bytes, struct vmc_error *err)
