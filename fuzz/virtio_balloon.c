@@ -18,7 +18,7 @@ static void on_inflate(void *ctx, uint64_t gpa, uint64_t bytes)
     (void)ctx;
     check(gpa, bytes);
     for (uint64_t p = gpa / 4096; p < (gpa + bytes) / 4096; p++)
-        if (held[p]++ != 0)
+        if (held[p]++ != 0 && !fz_state_forged)
             abort();
 }
 
@@ -27,7 +27,7 @@ static void on_deflate(void *ctx, uint64_t gpa, uint64_t bytes)
     (void)ctx;
     check(gpa, bytes);
     for (uint64_t p = gpa / 4096; p < (gpa + bytes) / 4096; p++)
-        if (--held[p] != 0)
+        if (--held[p] != 0 && !fz_state_forged)
             abort();
 }
 

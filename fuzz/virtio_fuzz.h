@@ -172,6 +172,8 @@ static inline void fz_drain(struct vd *v, unsigned queues)
             ;
 }
 
+static bool fz_state_forged; /* a changed state was loaded: what the device did before is void */
+
 static inline void fz_save_load(struct vd *v, struct fuzz_in *in)
 {
     static unsigned char state[1 << 16];
@@ -184,8 +186,8 @@ static inline void fz_save_load(struct vd *v, struct fuzz_in *in)
         unsigned changes = in8(in) % 8;
         for (unsigned i = 0; i < changes && n <= sizeof(state); i++)
             state[in_bytes(in, 2) % n] = in8(in);
-        if (n <= sizeof(state))
-            (void)!d->ops->load(d->dev, state, n, NULL);
+        if (n <= sizeof(state) && d->ops->load(d->dev, state, n, NULL) == VMC_OK && changes != 0)
+            fz_state_forged = true;
     }
     vmc_board_resume(&v->b->bd);
 }
@@ -271,6 +273,7 @@ static inline int fuzz_virtio(const uint8_t *data, size_t size, const struct fuz
     static struct vd v;
     struct fuzz_in in = {data, size};
     uint8_t rings = in8(&in);
+    fz_state_forged = false;
     uint64_t features = dev->features | ((rings & 1) != 0 ? VD_F_PACKED : 0) |
                         ((rings & 2) != 0 ? VD_F_EVENT_IDX : 0) |
                         ((rings & 4) != 0 ? VD_F_INDIRECT : 0);

@@ -195,7 +195,8 @@ size_t vmci_chain_write(const struct vmci_chain *ch, uint64_t offset, const void
             continue;
         }
         size_t n = VMCI_MIN(len - (size_t)offset, bytes - done);
-        memcpy((unsigned char *)in[i].base + offset, from + done, n);
+        /* A network that loops frames back may hand us the guest's own buffers. */
+        memmove((unsigned char *)in[i].base + offset, from + done, n);
         done += n;
         offset = 0;
     }
