@@ -44,8 +44,8 @@ static int prepare_thread(struct kvm_evcpu *v)
     return VMC_OK;
 }
 
-/* Take back signals that ended a KVM_RUN or came beside one. */
-static void eat_signals(struct kvm_evcpu *v)
+/* Take back signals that ended a KVM_RUN or came beside one: a pending one would end the next. */
+static int eat_signals(struct kvm_evcpu *v)
 {
     const struct timespec zero = {0, 0};
     sigset_t set;
@@ -54,6 +54,8 @@ static void eat_signals(struct kvm_evcpu *v)
     sigaddset(&set, v->vm->kick_signal);
     while (sigtimedwait(&set, NULL, &zero) >= 0)
         v->n_signals++;
+    /* A sandbox that forbids this call would make us spin. */
+    return errno == EAGAIN || errno == EINTR ? VMC_OK : VMC_EHOST;
 }
 
 void kvm_kick(void *ev)
@@ -214,11 +216,10 @@ static int enter(struct kvm_evcpu *v)
     v->debt = DEBT_NONE; /* the kernel has taken the last answer */
     if (rc == 0)
         return 0;
-    if (host == EINTR || host == EAGAIN) {
-        eat_signals(v);
-        return 1;
-    }
-    return VMC_EHOST;
+    if (host != EINTR && host != EAGAIN)
+        return VMC_EHOST;
+    rc = eat_signals(v);
+    return rc == VMC_OK ? 1 : rc;
 }
 
 static int loop(struct kvm_evcpu *v, const struct vmc_run_limits *lim, struct vmc_exit *out)

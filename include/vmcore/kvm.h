@@ -4,6 +4,9 @@
  *
  * A thread that calls vmc_vcpu_run on this engine gets the kick signal (default SIGURG) blocked; it
  * is open only inside KVM_RUN, so that no handler is installed and no kick is lost.
+ *
+ * A sandbox has to allow, while vCPUs run: ioctl (KVM's), rt_sigprocmask, rt_sigtimedwait, tgkill,
+ * getpid, gettid, timer_create, timer_settime, timer_delete.
  */
 #ifndef VMCORE_KVM_H
 #define VMCORE_KVM_H
