@@ -592,6 +592,20 @@ static int assemble(const struct dec_scan *s, const struct dec_facts *f, const u
     return (int)len;
 }
 
+/* An opcode without its ModR/M byte is invalid when no ModR/M byte makes it valid. */
+static bool some_modrm_is_valid(struct vmci_decoder *dec, unsigned bits, uint8_t *canon,
+                                unsigned at)
+{
+    struct dec_facts f;
+
+    for (unsigned reg = 0; reg < 16; reg++) {
+        canon[at] = (uint8_t)((reg & 7) << 3 | (reg < 8 ? 0 : 0xc0));
+        if (dec_backend_facts(dec->be, VMCI_MAX(bits, 32u), canon, &f))
+            return true;
+    }
+    return false;
+}
+
 int vmci_decode(struct vmci_decoder *dec, const struct vmci_dec_mode *mode, const uint8_t *bytes,
                 unsigned n, struct vmci_insn *in)
 {
@@ -622,8 +636,8 @@ int vmci_decode(struct vmci_decoder *dec, const struct vmci_dec_mode *mode, cons
     if (s.opcode_off + 1u < n && s.map != VMCI_MAP_1B)
         b[s.opcode_off + 1] = canon[op_at + 1]; /* ModR/M as corrected */
     if (!known && f.op == VMCI_OP_UD && !f.has_modrm) {
-        /* Without its ModR/M byte an opcode of a group cannot be judged. */
-        if (s.opcode_off + 1u >= n && n < VMCI_INSN_MAX)
+        bool cut = s.opcode_off + 1u >= n;
+        if (cut && n < VMCI_INSN_MAX && some_modrm_is_valid(dec, mode->bits, canon, op_at + 1))
             return VMCI_DEC_MORE;
         return undefined(in, &s, bytes, VMCI_MIN(n, s.opcode_off + 2u));
     }
