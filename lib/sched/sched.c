@@ -46,8 +46,6 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(wf_fixed, nodes);
     BLOCK(heavy, vms);
     BLOCK(heap, vms);
-    BLOCK(joined, vcpus);
-    BLOCK(left, vcpus);
     BLOCK(items, vcpus);
     BLOCK(gangs, vcpus);
     BLOCK(level, cpus);
@@ -137,14 +135,12 @@ static void order_cpus(struct vmc_sched *s, const struct vmc_sched_cpu_topo *top
 
 static void init_state(struct vmc_sched *s, const struct vmc_sched_config *cfg)
 {
-    s->evt_head = NONE;
     s->planned = USING_NONE;
     s->claimed = USING_NONE;
     memset(s->wheel, 0xff, sizeof(s->wheel));
     for (uint32_t i = 0; i < s->max_vcpus; i++) {
         s->vcpu[i].st = ST_FREE;
         s->vcpu[i].plan_frame = 0;
-        s->vcpu[i].evt_next = NONE;
     }
     for (uint32_t i = 0; i < s->ncpus; i++) {
         struct sched_cpu *c = &s->cpu[i];
@@ -160,7 +156,7 @@ static void init_state(struct vmc_sched *s, const struct vmc_sched_config *cfg)
         memset(c->boost, 0xff, sizeof(c->boost));
     }
     s->group[0] = (struct sched_group){.used = 1, .parent = NONE, .share = {.shares = 1}};
-    s->v = (uint64_t)1 << 50; /* far from 0, so that eligible times may lie before it */
+    s->v = s->vq = (uint64_t)1 << 50; /* far from 0, so that eligible times may lie before it */
     order_cpus(s, cfg->topo);
     s->dirty_tree = true;
 }
@@ -410,7 +406,6 @@ static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t g
         v->vm = vm;
         v->index = (uint16_t)i;
         v->cpu = s->col_cpu[(first + i) % s->online];
-        v->evt_next = NONE;
         v->ts = s->start;
         v->tokens = s->frame_ns / 4;
         v->tokens_at = s->start;
@@ -486,10 +481,11 @@ int vmc_sched_vm_remove(struct vmc_sched *s, uint32_t vm)
             struct sched_vcpu *v = &s->vcpu[m->first + i];
             (void)vmci_fetch_or(&v->st, ST_DEAD);
             (void)vmci_fetch_and(&v->st, ~(ST_WAKING | ST_PENDING));
-            if (v->in_fluid) {
-                vmci_store_relaxed(&v->in_fluid, 0u);
-                s->runnable--;
-            }
+            s->runnable -= v->in_fluid == FLUID_IN;
+            for (uint32_t d = 0; v->in_fluid == FLUID_DRAINS && d < s->ndrain; d++)
+                if (s->drain[d] == m->first + i)
+                    s->drain[d--] = s->drain[--s->ndrain];
+            v->in_fluid = FLUID_OUT;
         }
         m->active = 0;
         vmci_sched_set_class(s, vm, CLS_IDLE);

@@ -72,7 +72,7 @@ static void heap_remove(struct vmc_sched *s, uint32_t vm)
 static void wheel_add(struct vmc_sched *s, uint32_t vm)
 {
     struct sched_vm *m = &s->vm[vm];
-    uint64_t at = VMCI_MAX(m->ve >> V_SHIFT, (s->v >> V_SHIFT) + 1);
+    uint64_t at = VMCI_MAX(m->ve >> V_SHIFT, (s->vq >> V_SHIFT) + 1);
     uint32_t b = (uint32_t)(at % WHEEL_BUCKETS);
 
     m->wheel_bucket = b;
@@ -105,7 +105,7 @@ void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m)
 
 static void enqueue(struct vmc_sched *s, uint32_t vm)
 {
-    if ((s->vm[vm].ve >> V_SHIFT) <= (s->v >> V_SHIFT))
+    if ((s->vm[vm].ve >> V_SHIFT) <= (s->vq >> V_SHIFT))
         heap_push(s, vm);
     else
         wheel_add(s, vm);
@@ -126,9 +126,9 @@ void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm)
 }
 
 /*
- * The entitlement changed: keep the lag, credit * (v - ve), add what the change makes up since it
- * came into force, and let the pending job run at the new pace. After small changes it keeps its
- * place in the queue: they move the deadline by less than an eighth of a job.
+ * The entitlement changed: keep the lag, credit * (v - ve), and let the pending job run at the new
+ * pace. After small changes it keeps its place in the queue: they move the deadline by less than
+ * an eighth of a job.
  */
 void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit)
 {
@@ -145,9 +145,6 @@ void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credi
                               (uint64_t)1 << 30);
     uint64_t moved = (uint64_t)(((unsigned __int128)dist * ratio) >> V_SHIFT);
     m->ve = m->ve > s->v ? s->v + moved : s->v - moved;
-    int64_t frames = s->retro * (1 << 10) / (int64_t)s->frame_ns; /* 10 fraction bits */
-    int64_t gain = ((1 << V_SHIFT) - (int64_t)ratio) / (1 << 10) * frames;
-    m->ve -= (uint64_t)gain;
     vmci_sched_light_set_job(s, m);
     if (!small)
         enqueue(s, vm);
@@ -176,7 +173,7 @@ static void drain_wheel(struct vmc_sched *s, uint64_t from, uint64_t to)
 /* Nothing is eligible but a CPU would idle: take what comes next. */
 static bool pull_early(struct vmc_sched *s, uint64_t ahead)
 {
-    uint64_t now = s->v >> V_SHIFT;
+    uint64_t now = s->vq >> V_SHIFT;
     uint32_t vm = s->wheel[(now + ahead) % WHEEL_BUCKETS];
 
     for (; vm != NONE; vm = s->vm[vm].wheel_next) {
@@ -211,26 +208,29 @@ static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room)
     s->bank -= (int64_t)(job * m->active);
     m->ve += job_v;
     m->vd = m->ve + m->job_v;
+    vmci_store_relaxed(&m->bias, vmci_sched_light_lag(s, m));
     vmci_sched_emit(s, vm, now, 2 * s->sigma, room);
     return true;
 }
 
 /*
- * Advance virtual time by one frame, scaled like the grants of the heavy class, and choose who
- * gets the room that class leaves. A VM is served once a frame at most, so that no vCPU is laid
- * out twice.
+ * Choose who of the light class gets the room the heavy class leaves, among those eligible before
+ * the end of the frame. A VM is served once a frame at most, so that no vCPU is laid out twice.
  */
-void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t scale)
+void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room)
 {
     uint32_t served = NONE; /* list through wheel_next */
-    int64_t whole = VMCI_MIN((1 << V_SHIFT) + scale, 16 << V_SHIFT);
-    int64_t dv = whole * (int64_t)(s->frame_ns - s->base) / (int64_t)s->frame_ns;
-    uint64_t from = s->v >> V_SHIFT;
+    uint64_t from = s->vq >> V_SHIFT;
     uint64_t ahead = 1;
 
-    s->v += (uint64_t)dv;
-    s->bank += (int64_t)(((s->light_sum >> C_SHIFT) * (uint64_t)dv) >> V_SHIFT);
-    drain_wheel(s, from, s->v >> V_SHIFT);
+    s->vq = VMCI_MAX(s->vq, s->v + s->ahead);
+    if (from + 64 < s->vq >> V_SHIFT)
+        from = (s->vq >> V_SHIFT) - WHEEL_BUCKETS;
+    drain_wheel(s, from, s->vq >> V_SHIFT);
+    if (s->nheavy != 0) { /* beyond what the class is owed, idle time is lent to all alike */
+        int64_t due = s->bank + (int64_t)(((s->light_sum >> C_SHIFT) * s->ahead) >> V_SHIFT);
+        room = VMCI_MIN(room, (uint64_t)VMCI_MAX(due, 0) + s->sigma / 2);
+    }
     while (room >= s->min_piece) {
         while (s->heap_n == 0 && ahead < EARLY_BUCKETS && !pull_early(s, ahead))
             ahead++;

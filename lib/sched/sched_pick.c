@@ -158,7 +158,7 @@ static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t 
         if (!may_fill(s, vcpu, cpu))
             continue;
         int64_t lag = (int64_t)(vmci_load_relaxed(&m->g_ns) - vmci_load_relaxed(&v->served)) +
-                      vmci_load_relaxed(&v->off);
+                      vmci_load_relaxed(&v->off) + vmci_load_relaxed(&m->bias);
         if (lag > best_lag) {
             best_lag = lag;
             best = vcpu;
@@ -239,7 +239,7 @@ static uint64_t idle_until(struct vmc_sched *s, struct sched_cpu *c, uint32_t cp
     bool more = tab != NULL && c->pos < tab->end;
     uint32_t state = 1;
 
-    if (!more && vmci_load_relaxed(&s->runnable) == 0 && vmci_load_relaxed(&s->evt_head) == NONE)
+    if (!more && vmci_load_relaxed(&s->runnable) == 0 && !vmci_sched_log_waits(s))
         state = 2;
     if (vmci_load_relaxed(&c->idle) == 0)
         c->idle_since = now;
@@ -270,7 +270,7 @@ static uint32_t plan_due(struct vmc_sched *s, const struct sched_cpu *c, uint64_
     if (planned != USING_NONE && planned > c->frame)
         return 0;
     if (unlikely(vmci_load_relaxed(&s->runnable) == 0) && planned == c->frame &&
-        vmci_load_relaxed(&s->evt_head) != NONE)
+        vmci_sched_log_waits(s))
         return VMC_SCHED_PLAN_DUE; /* laid out when there was nothing to run */
     if (planned == USING_NONE || planned < c->frame)
         return VMC_SCHED_PLAN_DUE;
@@ -395,8 +395,8 @@ int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
     struct sched_vcpu *v = &s->vcpu[vcpu];
     vmci_store_relaxed(&v->run_since, (uint64_t)0);
     vmci_store_relaxed(&v->ts, now);
-    vmci_store_relaxed(&v->blocked_at, now);
     c->last = vcpu;
+    vmci_sched_log(s, vcpu, false, now); /* before it can be woken, whose event comes after */
     uint32_t st = ST_RUNNING;
     if (!__atomic_compare_exchange_n(&v->st, &st, ST_BLOCKED, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_RELAXED)) {
@@ -404,6 +404,7 @@ int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
         if (!dead) {
             (void)vmci_fetch_and(&v->st, ~ST_PENDING);
             vmci_store_relaxed(&v->run_since, now);
+            vmci_sched_log(s, vcpu, true, now);
             return VMC_EAGAIN;
         }
         (void)vmci_fetch_and(&v->st, ~(ST_RUNNING | ST_PENDING));
@@ -411,7 +412,6 @@ int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
     vmci_store_relaxed(&c->cur, NONE);
     if (s->ring_size != 0)
         vmci_sched_trace(s, c, cpu, now, VMC_SCHED_EV_BLOCK, vcpu);
-    vmci_sched_push_event(s, vcpu);
     return VMC_OK;
 }
 
@@ -515,17 +515,7 @@ int vmc_sched_wake(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint32_t *k
     uint64_t since = vmci_load_relaxed(&v->ts);
     now = VMCI_MAX(now, since);
     add_relaxed64(&v->wait_ns, now - since);
-    if (vmci_load_relaxed(&v->in_fluid))
-        (void)vmci_fetch_add(&v->idle_acc, now - since);
     vmci_store_relaxed(&v->ts, now);
-    if (vmci_load_relaxed(&v->evt_queued) && !vmci_load_relaxed(&v->in_fluid)) {
-        /* second visit since the last plan: count it with the first, as one */
-        uint64_t awake = vmci_load_relaxed(&v->blocked_at) - vmci_load_relaxed(&v->wake_ns);
-        vmci_store_relaxed(&v->wake_ns, now - VMCI_MIN(awake, now));
-    } else {
-        vmci_store_relaxed(&v->wake_ns, now);
-        vmci_store_relaxed(&v->wake_served, vmci_load_relaxed(&v->served));
-    }
     v->woken_at = now;
     add_relaxed64(&v->wakes, 1);
     refill(s, v, m, now);
@@ -534,9 +524,9 @@ int vmc_sched_wake(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint32_t *k
     uint32_t last = vmci_load_relaxed(&v->cpu);
     uint32_t vm = vmci_load_relaxed(&v->vm);
     bool credit = vmci_load_relaxed(&v->tokens) >= s->min_piece;
+    vmci_sched_log(s, vcpu, true, now);
     /* WAKING -> READY, keeping a DEAD that came meanwhile */
     (void)__atomic_fetch_xor(&v->st, ST_WAKING | ST_READY, __ATOMIC_ACQ_REL);
-    vmci_sched_push_event(s, vcpu);
 
     uint32_t cpu = take_idle(s, vm, last);
     if (cpu == NONE && credit)

@@ -46,10 +46,18 @@ static uint64_t in_flight(const struct vmc_sched *s, const struct sched_vcpu *v,
     return sum;
 }
 
+/*
+ * What the vCPU will lack at the end of the frame laid out now, were it given nothing in it. A
+ * light VM is granted whole slices, so its grants are not extrapolated.
+ */
 int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
                        const struct sched_vcpu *v, uint64_t now)
 {
-    return (int64_t)(m->g_ns - served_now(v, now)) + v->off - (int64_t)in_flight(s, v, now);
+    int64_t lag = (int64_t)(m->g_ns - served_now(v, now)) + v->off - (int64_t)in_flight(s, v, now);
+
+    if (m->cls == CLS_HEAVY)
+        lag += (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+    return lag;
 }
 
 /* ---- classes --------------------------------------------------------------------------------- */
@@ -77,202 +85,256 @@ void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls)
     }
 }
 
-/* ---- vCPUs that blocked or woke -------------------------------------------------------------- */
+/* ---- the ideal server ------------------------------------------------------------------------ */
 
-void vmci_sched_push_event(struct vmc_sched *s, uint32_t vcpu)
-{
-    struct sched_vcpu *v = &s->vcpu[vcpu];
-
-    if (vmci_exchange(&v->evt_queued, 1u) != 0)
-        return;
-    uint32_t head = vmci_load_relaxed(&s->evt_head);
-    do {
-        vmci_store_relaxed(&v->evt_next, head);
-    } while (!__atomic_compare_exchange_n(&s->evt_head, &head, vcpu, true, __ATOMIC_RELEASE,
-                                          __ATOMIC_RELAXED));
-}
-
-static uint64_t per_frame(const struct vmc_sched *s, uint64_t credit, uint64_t ns)
-{
-    /* credit < 2^41, ns is cut to 64 frames: below 2^63 */
-    ns = VMCI_MIN(ns, 64 * s->frame_ns);
-    return ((credit >> C_SHIFT) * ns) / s->frame_ns;
-}
-
-/* Lag with which a vCPU comes back: what it was ahead when it left, less what that paid off. */
-static int64_t rejoin_lag(const struct vmc_sched *s, const struct sched_vcpu *v,
-                          const struct sched_vm *m, uint64_t frame)
-{
-    uint64_t gone = frame > v->leave_frame ? frame - v->leave_frame : 0;
-    int64_t lag = v->leave_lag + (int64_t)per_frame(s, m->hint, gone * s->frame_ns);
-
-    return VMCI_MIN(lag, 0);
-}
-
-static int64_t clamp_debt(const struct vmc_sched *s, int64_t lag)
-{
-    return VMCI_MAX(VMCI_MIN(lag, 0), -(int64_t)(s->frame_ns / 2));
-}
-
-static uint64_t begin_of(const struct vmc_sched *s, uint64_t frame)
-{
-    return s->start + frame * s->frame_ns + s->base;
-}
-
-/* Ideal less received now, with what a light VM has not been granted yet. */
-static int64_t fluid_lag(const struct vmc_sched *s, const struct sched_vcpu *v, uint64_t now)
+/* Ideal less received of a vCPU, with what its light VM has not been granted yet. */
+static int64_t fluid_lag(const struct vmc_sched *s, const struct sched_vcpu *v, uint64_t served)
 {
     const struct sched_vm *m = &s->vm[v->vm];
 
-    return (int64_t)(m->g_ns - served_now(v, now)) + v->off + vmci_sched_light_lag(s, m);
+    return (int64_t)(m->g_ns - served) + v->off + vmci_sched_light_lag(s, m);
 }
 
-/* One more change for the mean of their times, by weight of what they change. */
-static void add_mean(struct vmc_sched *s, uint64_t credit, int64_t retro)
+/* Let the ideal server run for dt with the entitlements as they are. */
+static void serve(struct vmc_sched *s, uint64_t dt)
 {
-    int64_t w = (int64_t)(credit >> C_SHIFT) / 16 + 1;
+    uint64_t x = (VMCI_MIN(dt, 16 * s->frame_ns) << V_SHIFT) / s->frame_ns; /* frames */
 
-    s->mean_sum += w * retro;
-    s->mean_weight += w;
+    for (uint32_t k = 0; k < s->nheavy; k++) {
+        struct sched_vm *m = &s->vm[s->heavy[k]];
+        uint64_t acc = m->g_frac + (uint64_t)(((unsigned __int128)m->credit * x) >> V_SHIFT);
+        m->g_frac = (uint32_t)(acc & ((1u << C_SHIFT) - 1));
+        vmci_store_relaxed(&m->g_ns, m->g_ns + (acc >> C_SHIFT));
+    }
+    s->v += x;
+    s->bank += (int64_t)(((s->light_sum >> C_SHIFT) * x) >> V_SHIFT);
+    s->at += dt;
 }
 
-static int64_t take_mean(struct vmc_sched *s)
+/* Give the VM's entitlement to nobody any more: the ideal has caught up with what it received. */
+static void end_drain(struct vmc_sched *s, uint32_t i)
 {
-    int64_t mean = s->mean_weight == 0 ? 0 : s->mean_sum / s->mean_weight;
+    struct sched_vcpu *v = &s->vcpu[s->drain[i]];
 
-    s->mean_sum = 0;
-    s->mean_weight = 0;
-    return mean;
-}
-
-/*
- * Those that slept for a while and are back: the others were entitled to more meanwhile. Divide
- * once without them, for the length of their sleep.
- */
-static void settle_slept(struct vmc_sched *s)
-{
-    if (s->nslept == 0)
-        return;
-    s->retro = take_mean(s);
-    for (uint32_t i = 1; i <= s->nslept; i++)
-        s->vm[s->vcpu[s->joined[s->max_vcpus - i]].vm].active--;
-    vmci_sched_fill(s);
-    for (uint32_t i = 1; i <= s->nslept; i++)
-        s->vm[s->vcpu[s->joined[s->max_vcpus - i]].vm].active++;
+    s->drain[i] = s->drain[--s->ndrain];
+    v->in_fluid = FLUID_OUT;
+    s->vm[v->vm].active--;
     s->dirty = true;
 }
 
-/* Sort the vCPUs whose state changed into those that joined and those that left. */
-static void changed(struct vmc_sched *s, uint32_t vcpu, uint64_t now)
+/* ns until the ideal has caught up with the vCPU, at the present rate */
+static uint64_t drain_ns(const struct vmc_sched *s, const struct sched_vcpu *v)
+{
+    int64_t lag = fluid_lag(s, v, vmci_load_relaxed(&v->served));
+    uint64_t c = s->vm[v->vm].credit >> C_SHIFT;
+
+    if (lag >= 0)
+        return 0;
+    if (c == 0 || (uint64_t)-lag > 64 * s->frame_ns)
+        return UINT64_MAX;
+    return ((uint64_t)-lag * s->frame_ns) / c + 1;
+}
+
+/* Advance the ideal server to time t, through every moment at which one is done with. */
+static void advance_to(struct vmc_sched *s, uint64_t t)
+{
+    while (t > s->at) {
+        uint64_t dt = t - s->at;
+        uint32_t first = NONE;
+        for (uint32_t i = 0; i < s->ndrain; i++) {
+            uint64_t need = drain_ns(s, &s->vcpu[s->drain[i]]);
+            if (need <= dt) {
+                dt = need;
+                first = i;
+            }
+        }
+        serve(s, dt);
+        if (first == NONE)
+            return;
+        end_drain(s, first);
+        vmci_sched_fill(s);
+    }
+}
+
+static bool elastic(const struct sched_vm *m)
+{
+    return !m->no_extra && m->credit < m->cap;
+}
+
+/* Give every VM that could go faster this part of a frame's entitlement, V_SHIFT. */
+static void add_to_elastic(struct vmc_sched *s, int64_t scale)
+{
+    for (uint32_t k = 0; k < s->nheavy; k++) {
+        struct sched_vm *m = &s->vm[s->heavy[k]];
+        if (!elastic(m))
+            continue;
+        int64_t more = ((int64_t)(m->credit >> C_SHIFT) * scale) / (1 << V_SHIFT);
+        vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)more);
+    }
+    s->v += (uint64_t)scale;
+    s->bank += ((int64_t)(s->light_sum >> C_SHIFT) * scale) / (1 << V_SHIFT);
+}
+
+/* What leavers left unclaimed goes to the others, after the CPUs were divided without them. */
+static void spread_unclaimed(struct vmc_sched *s)
+{
+    uint64_t sum = s->light_sum >> C_SHIFT;
+
+    for (uint32_t k = 0; k < s->nheavy; k++)
+        if (elastic(&s->vm[s->heavy[k]]))
+            sum += (s->vm[s->heavy[k]].credit >> C_SHIFT) * s->vm[s->heavy[k]].active;
+    if (sum != 0)
+        add_to_elastic(s, (int64_t)(VMCI_MIN(s->unclaimed, 16 * s->frame_ns) << V_SHIFT) /
+                              (int64_t)sum);
+    s->unclaimed = 0;
+}
+
+/* ---- vCPUs that blocked or woke -------------------------------------------------------------- */
+
+void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now)
+{
+    uint64_t pos = vmci_fetch_add(&s->log_head, (uint64_t)1);
+
+    if (pos - vmci_load_acquire(&s->log_tail) >= LOG_EVENTS) {
+        vmci_store_relaxed(&s->log_lost, 1u); /* the planner then looks at every vCPU */
+        return;
+    }
+    struct log_event *e = &s->log[pos % LOG_EVENTS];
+    vmci_store_relaxed(&e->time, now);
+    vmci_store_relaxed(&e->served, vmci_load_relaxed(&s->vcpu[vcpu].served));
+    vmci_store_relaxed(&e->vcpu, vcpu);
+    vmci_store_relaxed(&e->wake, wake ? 1u : 0u);
+    vmci_store_release(&e->seq, pos + 1);
+}
+
+static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served)
+{
+    struct sched_vm *m = &s->vm[v->vm];
+
+    if (v->in_fluid == FLUID_DRAINS) { /* still there: it goes on where it was */
+        for (uint32_t i = 0; i < s->ndrain; i++)
+            if (&s->vcpu[s->drain[i]] == v)
+                s->drain[i--] = s->drain[--s->ndrain];
+    } else if (v->in_fluid == FLUID_OUT) {
+        /* with the lag of a sibling that still drains, for the VM's sake */
+        int64_t lag = 0;
+        for (uint32_t i = 0; i < s->ndrain; i++) {
+            struct sched_vcpu *o = &s->vcpu[s->drain[i]];
+            if (o->vm != v->vm)
+                continue;
+            lag = fluid_lag(s, o, vmci_load_relaxed(&o->served));
+            end_drain(s, i--);
+        }
+        m->active++;
+        v->off = (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m) + lag;
+    } else {
+        return;
+    }
+    v->in_fluid = FLUID_IN;
+    s->runnable++;
+    s->dirty = true;
+}
+
+/* Share out a lag over the runnable siblings of the vCPU; false: there is none. */
+static bool leave_to_siblings(struct vmc_sched *s, const struct sched_vcpu *v, int64_t lag)
+{
+    const struct sched_vm *m = &s->vm[v->vm];
+    int64_t n = 0;
+
+    for (uint32_t i = 0; i < m->n; i++)
+        n += s->vcpu[m->first + i].in_fluid == FLUID_IN;
+    for (uint32_t i = 0; i < m->n; i++)
+        if (s->vcpu[m->first + i].in_fluid == FLUID_IN)
+            s->vcpu[m->first + i].off += lag / n;
+    return n != 0;
+}
+
+/*
+ * A vCPU went to sleep. What its VM is ahead or behind stays with the siblings. The last one, if
+ * ahead, stays in the ideal system until that has caught up; if behind, its claim lapses and
+ * goes to the others (scale_to_room).
+ */
+static void leave(struct vmc_sched *s, uint32_t vcpu, uint64_t served)
 {
     struct sched_vcpu *v = &s->vcpu[vcpu];
-    uint32_t st = vmci_load_acquire(&v->st);
-    bool runnable = (st & ST_READY) != 0 && (st & ST_DEAD) == 0;
-    struct sched_vm *m = &s->vm[v->vm];
-    uint64_t idle = vmci_exchange(&v->idle_acc, (uint64_t)0);
+    int64_t lag = fluid_lag(s, v, served);
 
-    if ((st & (ST_FREE | ST_DEAD)) != 0)
+    s->runnable--;
+    s->dirty = true;
+    v->in_fluid = FLUID_OUT;
+    if (!leave_to_siblings(s, v, lag) && lag < -(int64_t)s->frame_ns / 256 &&
+        s->ndrain < MAX_DRAINS) {
+        v->in_fluid = FLUID_DRAINS;
+        s->drain[s->ndrain++] = vcpu;
         return;
-    if (!v->in_fluid) {
-        s->joined[s->njoined++] = vcpu;
-        m->active++;
-        s->runnable++;
-        s->dirty = true;
-    } else if (runnable && idle != 0) { /* what it would have got in its sleep went to others */
-        int64_t lag = fluid_lag(s, v, now);
-        int64_t lost = (int64_t)per_frame(s, m->credit, idle);
-        if (lag > 0)
-            v->off -= VMCI_MIN(lag, lost);
-        if (lag > -lost / 2 && idle > s->frame_ns / 16) { /* else the ideal never let it go */
-            add_mean(s, m->credit, (int64_t)VMCI_MIN(idle, 2 * s->frame_ns));
-            s->joined[s->max_vcpus - ++s->nslept] = vcpu;
-        }
     }
-    if (!runnable)
-        s->left[s->nleft++] = vcpu;
+    s->vm[v->vm].active--;
+    if (lag > 0 && s->vm[v->vm].active == 0)
+        s->unclaimed += (uint64_t)lag;
 }
 
-static void drain_events(struct vmc_sched *s, uint64_t now)
+static void take_event(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t served)
 {
-    uint32_t i = vmci_exchange(&s->evt_head, NONE);
+    struct sched_vcpu *v = &s->vcpu[vcpu];
 
-    s->njoined = 0;
-    s->nleft = 0;
-    s->nslept = 0;
-    while (i != NONE) {
-        uint32_t next = vmci_load_relaxed(&s->vcpu[i].evt_next);
-        (void)vmci_exchange(&s->vcpu[i].evt_queued, 0u); /* before its state is read */
-        changed(s, i, now);
-        i = next;
-    }
+    if ((vmci_load_acquire(&v->st) & (ST_FREE | ST_DEAD)) != 0)
+        return;
+    if (wake)
+        join(s, v, served);
+    else if (v->in_fluid == FLUID_IN)
+        leave(s, vcpu, served);
 }
 
-/* ns from a change to the beginning of the frame, within two frames either way */
-static int64_t retro_ns(const struct vmc_sched *s, uint64_t begin, uint64_t t, int64_t late)
+static void refresh(struct vmc_sched *s)
 {
-    int64_t most = (int64_t)(2 * s->frame_ns);
-
-    return VMCI_MAX(VMCI_MIN((int64_t)(begin - t) - late, most), -most);
-}
-
-/*
- * Joined vCPUs are entitled from the moment they woke, and the others to less from that moment,
- * not from the next frame.
- */
-static void settle_joined(struct vmc_sched *s, uint64_t frame)
-{
-    uint64_t begin = begin_of(s, frame);
-
-    for (uint32_t i = 0; i < s->njoined; i++) {
-        const struct sched_vcpu *v = &s->vcpu[s->joined[i]];
-        add_mean(s, s->vm[v->vm].hint, retro_ns(s, begin, vmci_load_relaxed(&v->wake_ns), 0));
-    }
-    for (uint32_t i = 1; i <= s->nslept; i++)
-        add_mean(s, s->vm[s->vcpu[s->joined[s->max_vcpus - i]].vm].hint, 0);
-    s->retro = take_mean(s);
     if (s->dirty)
         vmci_sched_fill(s);
-    for (uint32_t i = 0; i < s->njoined; i++) {
-        struct sched_vcpu *v = &s->vcpu[s->joined[i]];
-        struct sched_vm *m = &s->vm[v->vm];
-        vmci_store_relaxed(&m->hint, m->credit);
-        uint64_t woke = vmci_load_relaxed(&v->wake_ns);
-        int64_t since = VMCI_MAX(retro_ns(s, begin, woke, 0), 0);
-        int64_t lag = rejoin_lag(s, v, m, frame) + (int64_t)per_frame(s, m->credit, (uint64_t)since);
-        v->off = (int64_t)(vmci_load_relaxed(&v->wake_served) - m->g_ns) -
-                 vmci_sched_light_lag(s, m) + lag;
-        vmci_store_relaxed(&v->in_fluid, 1u);
+    if (s->unclaimed != 0)
+        spread_unclaimed(s);
+}
+
+/* The log overflowed: compare every vCPU with what the planner believes. */
+static void take_all(struct vmc_sched *s)
+{
+    for (uint32_t i = 0; i < s->max_vcpus; i++) {
+        struct sched_vcpu *v = &s->vcpu[i];
+        bool runnable = (vmci_load_acquire(&v->st) & ST_READY) != 0;
+        if (runnable != (v->in_fluid == FLUID_IN))
+            take_event(s, i, runnable, vmci_load_relaxed(&v->served));
     }
+    refresh(s);
 }
 
 /*
- * A vCPU that left ahead of its ideal counts as leaving when the ideal has caught up with it: the
- * others get what it had from then on. What it left unclaimed is spread over all (scale_to_room).
+ * Replay what happened since the last plan, in the order of the log, dividing the CPUs anew after
+ * each change; in bursts of changes, after each group of them.
  */
-static void settle_left(struct vmc_sched *s, uint64_t now, uint64_t frame)
+static void replay(struct vmc_sched *s, uint64_t now)
 {
-    uint64_t begin = begin_of(s, frame);
+    uint64_t tail = s->log_tail;
+    uint64_t waiting = VMCI_MIN(vmci_load_acquire(&s->log_head) - tail, (uint64_t)LOG_EVENTS);
+    uint64_t group = waiting / MAX_REPLAYS + 1;
 
-    if (s->nleft == 0)
-        return;
-    for (uint32_t i = 0; i < s->nleft; i++) {
-        struct sched_vcpu *v = &s->vcpu[s->left[i]];
-        struct sched_vm *m = &s->vm[v->vm];
-        uint64_t t = VMCI_MIN(vmci_load_relaxed(&v->blocked_at), begin);
-        /* granted up to begin, but it was runnable up to t only */
-        int64_t lag = fluid_lag(s, v, now);
-        lag -= (int64_t)per_frame(s, m->credit, begin - t);
-        v->leave_lag = clamp_debt(s, lag);
-        v->leave_frame = frame;
-        uint64_t c = (m->credit >> C_SHIFT) + 1;
-        uint64_t debt = (uint64_t)-v->leave_lag;
-        add_mean(s, m->credit, retro_ns(s, begin, t, (int64_t)(debt * s->frame_ns / c)));
-        vmci_store_relaxed(&v->in_fluid, 0u);
-        m->active--;
-        s->runnable--;
+    if (s->at == 0)
+        s->at = now;
+    for (uint64_t n = 1; n <= waiting; n++) {
+        const struct log_event *e = &s->log[tail % LOG_EVENTS];
+        if (vmci_load_acquire(&e->seq) != tail + 1)
+            break; /* its writer is not done */
+        if (n % group == 0 || n == 1) {
+            refresh(s);
+            advance_to(s, VMCI_MIN(vmci_load_relaxed(&e->time), now));
+        }
+        take_event(s, vmci_load_relaxed(&e->vcpu), vmci_load_relaxed(&e->wake) != 0,
+                   vmci_load_relaxed(&e->served));
+        tail++;
     }
-    s->retro = take_mean(s);
-    vmci_sched_fill(s);
+    vmci_store_release(&s->log_tail, tail);
+    if (vmci_exchange(&s->log_lost, 0u) != 0)
+        take_all(s);
+    refresh(s);
+    advance_to(s, now);
+    refresh(s);
 }
 
 /* No more than this part of the entitlements is taken or added in one frame. */
@@ -315,10 +377,12 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
 
     for (uint32_t i = 0; i < m->n; i++) {
         struct sched_vcpu *v = &s->vcpu[m->first + i];
-        if (!v->in_fluid)
+        if (v->in_fluid != FLUID_IN)
             continue;
         int64_t lag = vmci_sched_lag(s, m, v, now);
-        int64_t worst = (int64_t)(2 * s->frame_ns);
+        if (s->loan != 0 && m->cls == CLS_HEAVY && !m->no_extra)
+            lag += (int64_t)(((m->credit >> C_SHIFT) * s->loan) >> V_SHIFT);
+        int64_t worst = (int64_t)(6 * s->frame_ns);
         if (lag > worst) { /* its CPUs could not give it that much: forgotten */
             v->off -= lag - worst;
             lag = worst;
@@ -335,6 +399,8 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     *room -= sum;
     uint32_t n = s->nitems - first;
     m->lag_ns = vmci_sched_light_lag(s, m);
+    if (m->cls == CLS_HEAVY)
+        vmci_store_relaxed(&m->bias, (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT));
     if (m->n > 1)
         vmci_sched_note_skew(s, m, now);
     if (n == 0)
@@ -347,17 +413,9 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     split_gang(s, vm, first, n, longest);
 }
 
-/* Entitlement for what is left of the frame. */
-static uint64_t part(const struct vmc_sched *s, uint64_t credit)
-{
-    if (likely(s->base == 0))
-        return credit;
-    return credit / s->frame_ns * (s->frame_ns - s->base);
-}
-
 /*
  * What the heavy class needs in this frame to have received its ideal at the end of it; a vCPU
- * cannot need less than nothing or more than the frame. *scalable: grants of those who can grow.
+ * cannot need less than nothing or more than the frame. *scalable: entitlements that can grow.
  */
 static uint64_t heavy_need(const struct vmc_sched *s, uint64_t now, uint64_t *scalable)
 {
@@ -366,60 +424,47 @@ static uint64_t heavy_need(const struct vmc_sched *s, uint64_t now, uint64_t *sc
     *scalable = 0;
     for (uint32_t k = 0; k < s->nheavy; k++) {
         const struct sched_vm *m = &s->vm[s->heavy[k]];
-        uint64_t c = part(s, m->credit) >> C_SHIFT;
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
-            if (!v->in_fluid)
+            if (v->in_fluid == FLUID_OUT)
                 continue;
-            int64_t want = (int64_t)c + vmci_sched_lag(s, m, v, now);
+            int64_t want = vmci_sched_lag(s, m, v, now);
             if (want > 0)
                 need += VMCI_MIN((uint64_t)want, s->frame_ns - s->base);
         }
-        if (!m->no_extra && m->credit < m->cap)
-            *scalable += c * m->active;
+        if (elastic(m))
+            *scalable += (m->credit >> C_SHIFT) * m->active;
     }
     return need;
 }
 
 /*
- * Add this frame's entitlement, scaled by 1 + scale / 2^V_SHIFT, to what the VM has been given.
- * VMs at a limit or at whole CPUs keep theirs, as they do in the ideal.
+ * What the ideal server hands out in a frame is what the CPUs really have: where vCPUs left behind
+ * their share or CPUs were lost, the difference is spread over everyone in proportion, but for
+ * VMs at a limit or at whole CPUs, which keep theirs. The sum of all lags stays near 0 by this.
  */
-static void grant(struct vmc_sched *s, struct sched_vm *m, int64_t scale)
-{
-    uint64_t acc = m->g_frac + part(s, m->credit);
-    uint64_t ns = acc >> C_SHIFT;
-
-    m->g_frac = (uint32_t)(acc & ((1u << C_SHIFT) - 1));
-    if (!m->no_extra && m->credit < m->cap) {
-        int64_t more = ((int64_t)ns * scale) / (1 << V_SHIFT);
-        int64_t sum = (int64_t)ns + more;
-        ns = (uint64_t)VMCI_MAX(sum, 0);
-        ns = VMCI_MIN(ns, s->frame_ns - s->base);
-    }
-    vmci_store_relaxed(&m->g_ns, m->g_ns + ns);
-}
-
-/*
- * What the ideal server hands out in a frame is what the CPUs really have: where vCPUs left ahead
- * of or behind their share, the difference is spread over everyone in proportion.
- */
-static int64_t scale_to_room(struct vmc_sched *s, uint64_t now, uint64_t room)
+static void scale_to_room(struct vmc_sched *s, uint64_t now, uint64_t room)
 {
     uint64_t scalable = 0;
-    uint64_t light = part(s, s->light_sum) >> C_SHIFT;
+    uint64_t light = s->light_sum >> C_SHIFT;
     int64_t bound = 2 * (int64_t)room;
-    s->bank = s->nlight == 0 ? 0 : VMCI_MAX(VMCI_MIN(s->bank, bound), -bound);
+    int64_t due = s->bank + (int64_t)((light * s->ahead) >> V_SHIFT);
     uint64_t need = heavy_need(s, now, &scalable);
-    int64_t spare = (int64_t)room - (int64_t)(need + light) - s->bank;
+    int64_t spare = (int64_t)room - (int64_t)need - VMCI_MAX(VMCI_MIN(due, bound), -bound);
     uint64_t base = scalable + light;
 
     s->tight = spare < 0;
+    s->loan = 0;
     if (base == 0)
-        return 0;
+        return;
     spare = VMCI_MAX(VMCI_MIN(spare, bound), -bound);
     int64_t scale = (spare * (1 << V_SHIFT)) / (int64_t)base;
-    return VMCI_MAX(VMCI_MIN(scale, MOST_SCALE), -MOST_SCALE);
+    scale = VMCI_MAX(VMCI_MIN(scale, MOST_SCALE), -MOST_SCALE);
+    add_to_elastic(s, scale);
+    /* room that nobody claims yet is lent to all alike, and comes off what they lack later */
+    uint64_t heavy = scalable == 0 ? 1 : scalable;
+    int64_t idle = spare - VMCI_MAX(((int64_t)base * scale) / (1 << V_SHIFT), 0);
+    s->loan = idle <= 0 ? 0 : VMCI_MIN(((uint64_t)idle << V_SHIFT) / heavy, 1u << V_SHIFT);
 }
 
 /*
@@ -434,13 +479,12 @@ static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64
     uint64_t length = s->frame_ns - s->base;
 
     for (uint32_t k = 0; k < n; k++) {
-        struct sched_vm *m = &s->vm[s->heavy[k]];
+        const struct sched_vm *m = &s->vm[s->heavy[k]];
         if (m->credit >= m->cap)
             vmci_sched_emit(s, s->heavy[k], now, length, room);
     }
-    bool tight = s->tight;
     for (uint32_t k = 0; k < n; k++) {
-        uint32_t i = tight ? (from + k < n ? from + k : from + k - n) : k;
+        uint32_t i = s->tight ? (from + k < n ? from + k : from + k - n) : k;
         const struct sched_vm *m = &s->vm[s->heavy[i]];
         if (m->credit < m->cap)
             vmci_sched_emit(s, s->heavy[i], now, length, room);
@@ -449,16 +493,16 @@ static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64
 
 static void lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
 {
+    uint64_t end = s->start + (frame + 1) * s->frame_ns;
     uint64_t room = (uint64_t)s->online * (s->frame_ns - s->base);
 
     s->nitems = 0;
     s->ngangs = 0;
-    int64_t scale = scale_to_room(s, now, room);
-    for (uint32_t k = 0; k < s->nheavy; k++)
-        grant(s, &s->vm[s->heavy[k]], scale);
+    s->ahead = ((end - now) << V_SHIFT) / s->frame_ns;
+    scale_to_room(s, now, room);
     emit_heavy(s, now, frame, &room);
     if (s->nlight != 0)
-        vmci_sched_light_pick(s, now, room, scale);
+        vmci_sched_light_pick(s, now, room);
     vmci_sched_pack(s, frame);
 }
 
@@ -471,7 +515,7 @@ static void reap(struct vmc_sched *s)
         bool gone = m->used == 2;
         for (uint32_t i = 0; gone && i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
-            gone = vmci_load_acquire(&v->st) == ST_DEAD && vmci_load_acquire(&v->evt_queued) == 0;
+            gone = vmci_load_acquire(&v->st) == ST_DEAD;
         }
         if (!gone)
             continue;
@@ -488,7 +532,7 @@ static void reap(struct vmc_sched *s)
 static bool stale(const struct vmc_sched *s, uint64_t planned, uint64_t frame)
 {
     return planned == frame && vmci_load_relaxed(&s->runnable) == 0 &&
-           vmci_load_relaxed(&s->evt_head) != NONE;
+           vmci_sched_log_waits(s);
 }
 
 /*
@@ -518,10 +562,9 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
         s->base = now > begin ? (uint32_t)(now - begin) : 0;
         if (s->dirty_tree)
             vmci_sched_rebuild_tree(s);
-        drain_events(s, now);
-        settle_slept(s);
-        settle_joined(s, frame);
-        settle_left(s, now, frame);
+        if (s->dirty)
+            vmci_sched_fill(s);
+        replay(s, now);
         if (s->ndying != 0)
             reap(s);
         lay_out(s, now, frame);

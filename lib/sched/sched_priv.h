@@ -71,15 +71,7 @@ struct sched_vcpu {
     uint64_t plan_frame;   /* (p) frame of the pieces below */
     struct piece piece[PIECES];
     uint32_t npieces;      /* (p) */
-    uint32_t evt_next;     /* (a) list of changed vCPUs */
-    uint32_t evt_queued;   /* (a) */
-    uint32_t in_fluid;     /* (p), read by wake */
-    int64_t leave_lag;     /* (p) kept while out of the fluid, never positive */
-    uint64_t leave_frame;  /* (p) */
-    uint64_t idle_acc;     /* (a) slept while in the fluid */
-    uint64_t blocked_at;   /* (o) */
-    uint64_t wake_ns;      /* (o) of the last wake */
-    uint64_t wake_served;  /* (o) served at that time */
+    uint32_t in_fluid;     /* (p) FLUID_* */
 
     /* tokens: how much of its entitlement it may take at once after a wake */
     uint64_t tokens, tokens_at; /* (o) */
@@ -100,6 +92,7 @@ struct sched_vm {
     uint64_t floor;    /* (a) progress of the last runnable sibling, a lower bound */
     uint64_t g_ns;     /* (p) ideal CPU time handed out so far, per vCPU */
     uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
+    int64_t bias;      /* (p) what g_ns leaves out, for comparing lags at run time */
     uint64_t hint;     /* (p) the last credit that was not 0 */
     uint32_t restricted; /* (p) has an affinity mask */
     uint32_t used;       /* (p) 0 free, 1 in use, 2 dying */
@@ -157,6 +150,20 @@ struct sched_cpu {
     struct sched_tab tab[2];
 } __attribute__((aligned(VMCI_CACHELINE)));
 
+/* Is the vCPU in the ideal system? */
+enum { FLUID_OUT, FLUID_IN, FLUID_DRAINS };
+
+#define LOG_EVENTS  4096u /* changes between two plans that are replayed one by one */
+#define MAX_REPLAYS 32u   /* times the CPUs are divided anew in one plan */
+#define MAX_DRAINS  64u
+
+/* A vCPU blocked or woke. */
+struct log_event {
+    uint64_t seq; /* (a) position + 1 when complete */
+    uint64_t time, served;
+    uint32_t vcpu, wake;
+};
+
 struct heap_item {
     uint64_t key;
     uint32_t vm;
@@ -187,7 +194,9 @@ struct vmc_sched {
     uint64_t *idle_map;        /* (a) idle CPUs */
     uint64_t *kick_map;        /* (a) CPUs to kick */
 
-    uint32_t evt_head; /* (a) changed vCPUs */
+    uint64_t log_head, log_tail; /* (a) */
+    uint32_t log_lost;           /* (a) an event did not fit */
+    struct log_event log[LOG_EVENTS];
     uint64_t planned;  /* (a) last frame laid out; USING_NONE: none yet */
     uint64_t claimed;  /* (a) frame whose planning pick has asked for */
     uint32_t runnable; /* (p) vCPUs in the fluid */
@@ -205,22 +214,22 @@ struct vmc_sched {
     uint8_t *wf_fixed;
     uint32_t *heavy;
     uint32_t nheavy;
+    uint64_t loan; /* part of an entitlement added to what is laid out in this frame, V_SHIFT */
     bool tight; /* the frame does not hold all that the heavy class lacks */
     uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
     uint32_t nlight, nrestricted, ndying;
     uint64_t v;         /* virtual time of the light class */
-    int64_t retro;      /* ns from the mean time of the changes to the frame laid out now */
+    uint64_t vq;        /* the same at the end of the frame laid out last: what is eligible */
+    uint64_t at;        /* time up to which the ideal server has run */
+    uint64_t ahead;     /* frames from there to the end of the frame laid out now, V_SHIFT */
+    uint32_t drain[MAX_DRAINS]; /* asleep, but the ideal has not caught up with them */
+    uint32_t ndrain;
+    uint64_t unclaimed; /* ns of ideal time that leavers had not received */
     uint32_t base;      /* ns of that frame that have already passed */
     int64_t bank;       /* ns: what the light class is owed altogether */
     struct heap_item *heap;
     uint32_t heap_n;
     uint32_t wheel[WHEEL_BUCKETS];
-    uint32_t *joined; /* vCPUs that joined since the last plan */
-    uint32_t njoined;
-    uint32_t *left; /* vCPUs that left since the last plan */
-    uint32_t nleft;
-    uint32_t nslept; /* at the end of joined[]: slept and came back between two plans */
-    int64_t mean_sum, mean_weight;
     struct item *items;
     uint32_t nitems;
     struct gang *gangs;
@@ -230,6 +239,11 @@ struct vmc_sched {
     uint32_t *vms_list; /* VMs in use */
     uint32_t nvms;
 };
+
+static inline bool vmci_sched_log_waits(const struct vmc_sched *s)
+{
+    return vmci_load_relaxed(&s->log_head) != vmci_load_relaxed(&s->log_tail);
+}
 
 #define GROUP_BIT 0x80000000u
 
@@ -275,16 +289,15 @@ void vmci_sched_rebuild_tree(struct vmc_sched *s);
 void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit);
-int64_t vmci_sched_retro(const struct vmc_sched *s, uint64_t new_credit, uint64_t old_credit);
 void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m);
-void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t scale);
+void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room);
 /* sched_plan.c */
 void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most,
                      uint64_t *room);
 int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m);
 int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
                        const struct sched_vcpu *v, uint64_t now);
-void vmci_sched_push_event(struct vmc_sched *s, uint32_t vcpu);
+void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now);
 void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls);
 /* sched_pack.c */
 void vmci_sched_pack(struct vmc_sched *s, uint64_t frame);

@@ -224,18 +224,6 @@ static bool cap_restricted(struct vmc_sched *s)
     return capped;
 }
 
-/*
- * The change came into force when vCPUs blocked or woke, which is before the frame that is laid
- * out now: what it makes up to there, in ns.
- */
-int64_t vmci_sched_retro(const struct vmc_sched *s, uint64_t new_credit, uint64_t old_credit)
-{
-    /* differences stay below 2^25 ns, retro below 2^26 ns */
-    int64_t diff = (int64_t)(new_credit >> C_SHIFT) - (int64_t)(old_credit >> C_SHIFT);
-
-    return diff * s->retro / (int64_t)s->frame_ns;
-}
-
 /* Light: a whole frame's entitlement of one vCPU is shorter than the smallest useful slice. */
 static void apply_rate(struct vmc_sched *s, uint32_t vm)
 {
@@ -245,6 +233,8 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
 
     if (m->active != 0 && credit == 0)
         credit = 1;
+    if (credit != 0)
+        vmci_store_relaxed(&m->hint, credit);
     bool limited = m->active != 0 && ((m->hi < m->cap * m->active && m->rate >= m->hi) ||
                                       s->group[m->parent].limited);
     vmci_store_relaxed(&m->no_extra, limited || m->vcpu_cap < VMC_SCHED_WHOLE_CPU);
@@ -256,8 +246,6 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
         if (was_light)
             vmci_sched_set_class(s, vm, CLS_IDLE);
         vmci_store_relaxed(&m->credit, credit);
-        if (old != 0 && credit != 0)
-            vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)vmci_sched_retro(s, credit, old));
         vmci_sched_set_class(s, vm, cls);
         return;
     }
@@ -266,8 +254,6 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
         return;
     if (cls == CLS_LIGHT)
         vmci_sched_light_rekey(s, vm, old);
-    else if (cls == CLS_HEAVY)
-        vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)vmci_sched_retro(s, credit, old));
 }
 
 void vmci_sched_fill(struct vmc_sched *s)
