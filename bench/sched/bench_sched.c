@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Cost of a decision, and the quality of the schedule, measured. */
+#define _GNU_SOURCE
+#include "sim_sched.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <x86intrin.h>
+
+/* ---- cost ------------------------------------------------------------------------------------ */
+
+static void *pf_alloc(void *ctx, size_t bytes, size_t align)
+{
+    void *p = NULL;
+
+    (void)ctx;
+    return posix_memalign(&p, align < 16 ? 16 : align, bytes) == 0 ? p : NULL;
+}
+
+static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
+{
+    (void)ctx;
+    (void)bytes;
+    (void)align;
+    free(p);
+}
+
+static uint64_t pf_now(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static const struct vmc_platform platform = {
+    .size = sizeof(struct vmc_platform), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now};
+
+static void die(const char *what)
+{
+    fprintf(stderr, "bench_sched: %s\n", what);
+    exit(1);
+}
+
+static double ns_per_tick(void)
+{
+    struct timespec a, b;
+    uint64_t t0 = __rdtsc();
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    do {
+        clock_gettime(CLOCK_MONOTONIC, &b);
+    } while ((b.tv_sec - a.tv_sec) * 1000000000ll + (b.tv_nsec - a.tv_nsec) < 50000000);
+    return (double)((b.tv_sec - a.tv_sec) * 1000000000ll + (b.tv_nsec - a.tv_nsec)) /
+           (double)(__rdtsc() - t0);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a;
+    uint32_t y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+struct cost {
+    double mean_ns, pick_ns, p999_ns, plan_us;
+    uint64_t decisions;
+};
+
+/* Four vCPUs a VM, VMs in eight pools, shares of 1 to 4, everybody runnable. */
+static struct vmc_sched *make(uint32_t vcpus, uint32_t cpus)
+{
+    struct vmc_sched_config cfg = {.size = sizeof(cfg), .cpus = cpus, .max_groups = 8,
+                                   .max_vms = vcpus / 4, .max_vcpus = vcpus};
+    struct vmc_sched *s;
+    uint32_t pool[8];
+
+    if (vmc_sched_create(&platform, &cfg, &s, NULL) != VMC_OK)
+        die("create failed");
+    for (uint32_t i = 0; i < 8; i++) {
+        struct vmc_sched_share sh = {.shares = 1000 * (1 + i % 4)};
+        if (vmc_sched_group_add(s, VMC_SCHED_ROOT, &sh, &pool[i], NULL) != VMC_OK)
+            die("group refused");
+    }
+    for (uint32_t i = 0; i < vcpus / 4; i++) {
+        struct vmc_sched_vm_config vc = {.size = sizeof(vc), .vcpus = 4,
+                                         .coscheduling = VMC_SCHED_CO_RELAXED,
+                                         .share = {.shares = 1000 * (1 + i % 4)}};
+        uint32_t vm, kick;
+        if (vmc_sched_vm_add(s, pool[i % 8], &vc, &vm, NULL) != VMC_OK)
+            die("VM refused");
+        for (uint32_t k = 0; k < 4; k++)
+            if (vmc_sched_wake(s, vmc_sched_vcpu(s, vm, k), 0, &kick) != VMC_OK)
+                die("wake refused");
+    }
+    return s;
+}
+
+/*
+ * Every CPU picks when its slice ends, in the order of time. A decision costs its pick and its part
+ * of the planning; the time stamps' own cost is measured and taken off.
+ */
+static struct cost measure_cost(uint32_t vcpus, uint32_t cpus, uint64_t frames)
+{
+    struct vmc_sched *s = make(vcpus, cpus);
+    double tick = ns_per_tick();
+    uint64_t *end = calloc(cpus, sizeof(*end));
+    uint64_t cap = 1u << 22;
+    uint32_t *sample = malloc(cap * sizeof(*sample));
+    uint64_t frame = vmc_sched_frame_ns(s);
+    uint64_t n = 0, picks = 0, plans = 0, pick_ticks = 0, plan_ticks = 0, overhead = UINT64_MAX;
+    struct vmc_sched_slice sl;
+
+    if (end == NULL || sample == NULL)
+        die("out of memory");
+    for (int i = 0; i < 1000; i++) {
+        uint64_t a = __rdtsc();
+        uint64_t b = __rdtsc();
+        overhead = b - a < overhead ? b - a : overhead;
+    }
+    for (uint64_t f = 0; f < frames; f++) {
+        for (uint64_t t = f * frame; t < (f + 1) * frame; t += frame / 64) {
+            for (uint32_t c = 0; c < cpus; c++) {
+                while (end[c] < t + frame / 64 && end[c] < (f + 1) * frame) {
+                    uint64_t now = end[c] > t ? end[c] : t;
+                    uint64_t a = __rdtsc();
+                    vmc_sched_pick(s, c, now, &sl);
+                    uint64_t b = __rdtsc();
+                    uint64_t cost = b - a > overhead ? b - a - overhead : 0;
+                    if (f > frames / 10) {
+                        pick_ticks += cost;
+                        picks++;
+                        if (n < cap)
+                            sample[n++] = (uint32_t)(cost < UINT32_MAX ? cost : UINT32_MAX);
+                    }
+                    end[c] = sl.end_ns > now ? sl.end_ns : now + 1;
+                    if ((sl.flags & VMC_SCHED_PLAN_DUE) == 0)
+                        continue;
+                    a = __rdtsc();
+                    bool done = vmc_sched_plan(s, now);
+                    b = __rdtsc();
+                    if (done && f > frames / 10) {
+                        plan_ticks += b - a;
+                        plans++;
+                    }
+                }
+            }
+        }
+    }
+    qsort(sample, n, sizeof(*sample), by_value);
+    struct cost r = {.decisions = picks};
+    r.pick_ns = (double)pick_ticks * tick / (double)picks;
+    r.mean_ns = (double)(pick_ticks + plan_ticks) * tick / (double)picks;
+    r.p999_ns = sample[n - 1 - n / 1000] * tick;
+    r.plan_us = plans == 0 ? 0 : (double)plan_ticks * tick / (double)plans / 1e3;
+    vmc_sched_destroy(s);
+    free(end);
+    free(sample);
+    return r;
+}
+
+/* ---- quality --------------------------------------------------------------------------------- */
+
+struct quality {
+    uint64_t skew, delay, iterations, now;
+    double loss;
+};
+
+static struct quality run(const char *dir, const char *name, const char *policy)
+{
+    struct sim_scenario sc;
+    struct sim s;
+    struct quality q = {0};
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/%s.json", dir, name);
+    if (sim_scenario_load(&sc, path) != 0 ||
+        sim_init(&s, &sc, sim_policy_find(policy), false, false) != 0)
+        die("the scenario cannot be run");
+    sim_run(&s);
+    for (uint32_t i = 0; i < s.nvms; i++) {
+        const struct sim_vm *m = &s.vm[i];
+        q.skew = m->max_skew > q.skew ? m->max_skew : q.skew;
+        if (m->spec->guest.model == SIM_INTERACTIVE && m->max_delay > q.delay)
+            q.delay = m->max_delay;
+        q.iterations += m->iterations;
+    }
+    q.loss = 100.0 * (double)s.loss_ns / ((double)s.now * s.ncpus);
+    q.now = s.now;
+    sim_fini(&s);
+    sim_scenario_free(&sc);
+    return q;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t scenarios = 400;
+    uint64_t decisions = 4000000;
+    int c;
+    static const struct option longs[] = {{"scenarios", required_argument, NULL, 's'},
+                                          {"decisions", required_argument, NULL, 'd'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+
+    while ((c = getopt_long(argc, argv, "s:d:h", longs, NULL)) != -1) {
+        if (c == 's')
+            scenarios = strtoull(optarg, NULL, 0);
+        else if (c == 'd')
+            decisions = strtoull(optarg, NULL, 0);
+        else {
+            printf("usage: bench_sched [--scenarios N] [--decisions N] SCENARIO-FOLDER\n");
+            return c == 'h' ? 0 : 2;
+        }
+    }
+    if (optind + 1 != argc || scenarios == 0)
+        return 2;
+    const char *dir = argv[optind];
+
+    static const uint32_t sizes[][2] = {{1024, 8}, {1024, 64}, {1024, 256}, {4096, 256}, {16384, 64},
+                                        {16384, 1024}};
+    struct cost base = {0};
+    struct cost big = {0};
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct cost r = measure_cost(sizes[i][0], sizes[i][1], 16000 / sizes[i][1] + 100);
+        printf("%6u vCPUs on %4u CPUs: %6.1f ns per decision (pick %5.1f, rest planning), "
+               "pick p99.9 %6.0f ns, one plan %8.1f us\n",
+               sizes[i][0], sizes[i][1], r.mean_ns, r.pick_ns, r.p999_ns, r.plan_us);
+        if (i == 1)
+            base = r;
+        if (sizes[i][0] == 16384 && sizes[i][1] == 1024)
+            big = r;
+    }
+
+    struct sim_property_result p;
+    int failures = sim_property(1, scenarios, decisions, false, &p);
+    printf("%llu random scenarios, %llu decisions, %d beyond a bound\n",
+           (unsigned long long)p.scenarios, (unsigned long long)p.decisions, failures);
+    struct quality ours = run(dir, "parallel", "vmcore");
+    struct quality none = run(dir, "parallel", "vmcore-none");
+    struct quality linux_like = run(dir, "parallel", "eevdf");
+    struct quality mixed = run(dir, "mixed", "vmcore");
+    struct quality lat = run(dir, "latency", "vmcore");
+    struct quality credit = run(dir, "latency", "credit");
+    printf("longest wake: %.0f us, credit port %.0f us: %.0f times\n", (double)lat.delay / 1e3,
+           (double)credit.delay / 1e3, (double)credit.delay / (double)lat.delay);
+    printf("parallel iterations: %llu, without co-scheduling %llu, eevdf port %llu\n",
+           (unsigned long long)ours.iterations, (unsigned long long)none.iterations,
+           (unsigned long long)linux_like.iterations);
+
+    printf("result sched.decision_ns_1024 %.1f ns\n", base.mean_ns);
+    printf("result sched.decision_p999_ns_1024 %.0f ns\n", base.p999_ns);
+    printf("result sched.decision_ns_16384 %.1f ns\n", big.mean_ns);
+    printf("result sched.max_error_quanta %.3f quanta\n", p.max_window_quanta);
+    printf("result sched.max_skew_us %.1f us\n",
+           fmax((double)(ours.skew > mixed.skew ? ours.skew : mixed.skew) / 1e3,
+                p.max_skew_ns_over_bound * 2000.0));
+    printf("result sched.idle_loss_pct %.4f %%\n", fmax(ours.loss, mixed.loss));
+    printf("result sched.wake_delay_us %.1f us\n", (double)lat.delay / 1e3);
+    printf("result sched.wake_gain_over_credit %.1f x\n", (double)credit.delay / (double)lat.delay);
+    printf("result sched.cosched_speedup %.2f x\n",
+           (double)ours.iterations / (double)none.iterations);
+    return 0;
+}
