@@ -56,16 +56,16 @@ static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint6
                     s->frame_ns;
 
     if (unlikely(c->slice_end != UINT64_MAX && used > most)) {
-        stolen += used - most;
+        stolen = used - most;
         used = most;
-        if (stolen > used)
-            stolen -= VMCI_MIN(stolen, used);
     } else if (unlikely(stolen != 0)) {
         stolen = VMCI_MIN(stolen, used);
         used -= stolen;
     }
-    if (unlikely(stolen != 0))
+    if (unlikely(stolen != 0)) {
         add_relaxed64(&v->stolen_ns, stolen);
+        (void)__atomic_fetch_add(&s->lost, stolen, __ATOMIC_RELAXED);
+    }
     vmci_store_relaxed(&v->served, v->served + used);
     vmci_store_relaxed(&v->run_since, now);
     vmci_store_relaxed(&c->stats.busy_ns, c->stats.busy_ns + used);

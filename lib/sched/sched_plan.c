@@ -175,6 +175,26 @@ static void add_to_elastic(struct vmc_sched *s, int64_t scale)
     s->bank += ((int64_t)(s->light_sum >> C_SHIFT) * scale) / (1 << V_SHIFT);
 }
 
+/* Time that the host took from us was nobody's: the ideal server did not have it either. */
+static void take_back_lost(struct vmc_sched *s)
+{
+    uint64_t lost = vmci_exchange(&s->lost, (uint64_t)0);
+    uint64_t sum = s->light_sum >> C_SHIFT;
+
+    for (uint32_t k = 0; k < s->nheavy; k++)
+        sum += (s->vm[s->heavy[k]].credit >> C_SHIFT) * s->vm[s->heavy[k]].active;
+    if (lost == 0 || sum == 0)
+        return;
+    int64_t part = (int64_t)((VMCI_MIN(lost, 16 * sum) << V_SHIFT) / sum);
+    for (uint32_t k = 0; k < s->nheavy; k++) {
+        struct sched_vm *m = &s->vm[s->heavy[k]];
+        int64_t less = ((int64_t)(m->credit >> C_SHIFT) * part) / (1 << V_SHIFT);
+        vmci_store_relaxed(&m->g_ns, m->g_ns - (uint64_t)less);
+    }
+    s->v -= (uint64_t)part;
+    s->bank -= ((int64_t)(s->light_sum >> C_SHIFT) * part) / (1 << V_SHIFT);
+}
+
 /* What leavers left unclaimed goes to the others, after the CPUs were divided without them. */
 static void spread_unclaimed(struct vmc_sched *s)
 {
@@ -334,6 +354,7 @@ static void replay(struct vmc_sched *s, uint64_t now)
         take_all(s);
     refresh(s);
     advance_to(s, now);
+    take_back_lost(s);
     refresh(s);
 }
 

@@ -197,6 +197,7 @@ struct vmc_sched {
     uint64_t log_head, log_tail; /* (a) */
     uint32_t log_lost;           /* (a) an event did not fit */
     struct log_event log[LOG_EVENTS];
+    uint64_t lost;     /* (a) ns that the host took since the last plan */
     uint64_t planned;  /* (a) last frame laid out; USING_NONE: none yet */
     uint64_t claimed;  /* (a) frame whose planning pick has asked for */
     uint32_t runnable; /* (p) vCPUs in the fluid */

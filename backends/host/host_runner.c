@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Worker threads that carry vCPUs. Each worker stands for one physical CPU of the scheduler. A
+ * timekeeper thread kicks the task whose slice has ended; it sleeps until the next end, and workers
+ * wake it only when theirs comes sooner.
+ */
+#define _GNU_SOURCE
+#include <vmcore/host_runner.h>
+
+#include "host_priv.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NEVER UINT64_MAX
+
+/* ---- small tools ----------------------------------------------------------------------------- */
+
+static uint64_t clock_ns(clockid_t id)
+{
+    struct timespec ts;
+
+    clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t vmc_runner_now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+/* Sleep while *word is expect, until the deadline. */
+static void sleep_on(uint32_t *word, uint32_t expect, uint64_t deadline)
+{
+    struct timespec ts = {.tv_sec = (time_t)(deadline / 1000000000u),
+                          .tv_nsec = (long)(deadline % 1000000000u)};
+
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, expect, deadline == NEVER ? NULL : &ts,
+            NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+static void wake_up(uint32_t *word)
+{
+    __atomic_fetch_add(word, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* ---- state ----------------------------------------------------------------------------------- */
+
+struct task {
+    struct vmc_runner_task t;
+    uint32_t active;   /* (a) inside run */
+    uint32_t gone;     /* (a) removed or done */
+    /* one thread per task */
+    struct vmc_runner *r;
+    pthread_t thread;
+    bool has_thread;
+    uint32_t wakes;    /* (a) futex */
+    uint64_t used;     /* (a) */
+};
+
+struct worker {
+    struct vmc_runner *r;
+    uint32_t cpu;
+    int host_cpu;
+    pthread_t thread;
+    uint32_t bell;      /* (a) futex: rung by kicks */
+    uint32_t current;   /* (a) entity inside run, or VMC_SCHED_NONE */
+    uint64_t deadline;  /* (a) end of the slice */
+} __attribute__((aligned(64)));
+
+struct vmc_runner {
+    const struct vmc_platform *pf;
+    struct vmc_sched *sched;
+    bool threads;
+    uint32_t ncpus, max_vcpus;
+    struct worker *w;
+    struct task *task; /* by entity */
+    uint32_t *vm_of;   /* by entity: VM + 1 */
+    pthread_mutex_t lock; /* adding and removing */
+    bool started;
+    uint32_t stop; /* (a) */
+    pthread_t keeper;
+    uint32_t keeper_bell; /* (a) futex */
+    uint64_t keeper_until; /* (a) */
+};
+
+/* ---- kicks ----------------------------------------------------------------------------------- */
+
+static void kick_cpu(struct vmc_runner *r, uint32_t cpu)
+{
+    struct worker *w = &r->w[cpu];
+
+    wake_up(&w->bell);
+    uint32_t v = __atomic_load_n(&w->current, __ATOMIC_SEQ_CST);
+    if (v != VMC_SCHED_NONE)
+        r->task[v].t.ops->kick(r->task[v].t.ctx);
+}
+
+static void kick_pending(struct vmc_runner *r)
+{
+    uint32_t cpu;
+
+    while ((cpu = vmc_sched_take_kick(r->sched)) != VMC_SCHED_NONE)
+        kick_cpu(r, cpu);
+}
+
+static void *keeper_main(void *arg)
+{
+    struct vmc_runner *r = arg;
+
+    while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
+        uint32_t bell = __atomic_load_n(&r->keeper_bell, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&r->keeper_until, NEVER, __ATOMIC_SEQ_CST);
+        uint64_t next = NEVER;
+        uint64_t now = vmc_runner_now_ns();
+        for (uint32_t i = 0; i < r->ncpus; i++) {
+            uint64_t d = __atomic_load_n(&r->w[i].deadline, __ATOMIC_SEQ_CST);
+            if (d <= now) {
+                /* once per slice; the worker sets the next deadline */
+                if (__atomic_compare_exchange_n(&r->w[i].deadline, &d, NEVER, false,
+                                                __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+                    kick_cpu(r, i);
+            } else if (d < next) {
+                next = d;
+            }
+        }
+        __atomic_store_n(&r->keeper_until, next, __ATOMIC_SEQ_CST);
+        sleep_on(&r->keeper_bell, bell, next);
+    }
+    return NULL;
+}
+
+static void set_deadline(struct vmc_runner *r, struct worker *w, uint64_t end)
+{
+    __atomic_store_n(&w->deadline, end, __ATOMIC_SEQ_CST);
+    if (end != NEVER && end < __atomic_load_n(&r->keeper_until, __ATOMIC_SEQ_CST))
+        wake_up(&r->keeper_bell);
+}
+
+/* ---- M:N ------------------------------------------------------------------------------------- */
+
+/* Run the vCPU until its slice ends; what the host took from us meanwhile is not charged to it. */
+static void run_slice(struct vmc_runner *r, struct worker *w, uint32_t vcpu, uint64_t end)
+{
+    struct task *t = &r->task[vcpu];
+    uint64_t wall = vmc_runner_now_ns();
+    uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    int res = VMC_RUNNER_AGAIN;
+
+    __atomic_store_n(&t->active, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->current, vcpu, __ATOMIC_SEQ_CST);
+    set_deadline(r, w, end);
+    if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
+        !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST))
+        res = t->t.ops->run(t->t.ctx, end > wall ? end - wall : 0);
+    set_deadline(r, w, NEVER);
+    __atomic_store_n(&w->current, VMC_SCHED_NONE, __ATOMIC_SEQ_CST);
+    uint64_t now = vmc_runner_now_ns();
+    uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+    uint64_t stolen = now - wall > used ? now - wall - used : 0;
+    vmc_sched_account(r->sched, w->cpu, now, stolen);
+    if (res == VMC_RUNNER_DONE)
+        __atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&t->active, 0, __ATOMIC_SEQ_CST);
+    int rc = VMC_OK;
+    if (res == VMC_RUNNER_SPIN)
+        rc = vmc_sched_spin(r->sched, w->cpu, now);
+    else if (res != VMC_RUNNER_AGAIN)
+        rc = vmc_sched_block(r->sched, w->cpu, now);
+    (void)rc; /* nobody to yield to: it spins on; woken meanwhile: it stays runnable */
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    struct vmc_runner *r = w->r;
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET((size_t)w->host_cpu, &set);
+    (void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set); /* only a preference */
+    while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
+        struct vmc_sched_slice sl;
+        uint32_t bell = __atomic_load_n(&w->bell, __ATOMIC_SEQ_CST);
+        uint64_t now = vmc_runner_now_ns();
+        vmc_sched_pick(r->sched, w->cpu, now, &sl);
+        if ((sl.flags & VMC_SCHED_PLAN_DUE) != 0) {
+            bool planned = vmc_sched_plan(r->sched, now);
+            kick_pending(r);
+            if (planned)
+                continue; /* the plan may be for right now */
+        }
+        if (sl.vcpu != VMC_SCHED_NONE)
+            run_slice(r, w, sl.vcpu, sl.end_ns);
+        else if (sl.end_ns > now)
+            sleep_on(&w->bell, bell, sl.end_ns);
+    }
+    return NULL;
+}
+
+/* ---- one thread per task --------------------------------------------------------------------- */
+
+static void *task_main(void *arg)
+{
+    struct task *t = arg;
+    struct vmc_runner *r = t->r;
+    uint64_t quantum = 2 * vmc_sched_frame_ns(r->sched);
+
+    while (!__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST) &&
+           !__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST)) {
+        uint32_t wakes = __atomic_load_n(&t->wakes, __ATOMIC_SEQ_CST);
+        int res = t->t.ops->run(t->t.ctx, quantum);
+        __atomic_store_n(&t->used, clock_ns(CLOCK_THREAD_CPUTIME_ID), __ATOMIC_RELAXED);
+        if (res == VMC_RUNNER_DONE)
+            break;
+        if (res == VMC_RUNNER_SPIN)
+            sched_yield();
+        else if (res == VMC_RUNNER_IDLE && !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST))
+            sleep_on(&t->wakes, wakes, NEVER);
+    }
+    return NULL;
+}
+
+static int start_task(struct vmc_runner *r, struct task *t)
+{
+    t->r = r;
+    if (pthread_create(&t->thread, NULL, task_main, t) != 0)
+        return VMC_EHOST;
+    t->has_thread = true;
+    return VMC_OK;
+}
+
+static void join_task(struct task *t)
+{
+    if (!t->has_thread)
+        return;
+    wake_up(&t->wakes);
+    t->t.ops->kick(t->t.ctx);
+    pthread_join(t->thread, NULL);
+    t->has_thread = false;
+}
+
+/* ---- VMs ------------------------------------------------------------------------------------- */
+
+void vmc_runner_wake(struct vmc_runner *r, uint32_t vm, uint32_t index)
+{
+    uint32_t v = vmc_sched_vcpu(r->sched, vm, index);
+    uint32_t kick = VMC_SCHED_NONE;
+
+    if (v == VMC_SCHED_NONE || __atomic_load_n(&r->task[v].gone, __ATOMIC_SEQ_CST))
+        return;
+    if (r->threads)
+        wake_up(&r->task[v].wakes);
+    else if (vmc_sched_wake(r->sched, v, vmc_runner_now_ns(), &kick) == VMC_OK &&
+             kick != VMC_SCHED_NONE)
+        kick_cpu(r, kick);
+}
+
+int vmc_runner_vm_add(struct vmc_runner *r, uint32_t group, const struct vmc_sched_vm_config *cfg,
+                      const struct vmc_runner_task *tasks, uint32_t *vm, struct vmc_error *err)
+{
+    pthread_mutex_lock(&r->lock);
+    int rc = vmc_sched_vm_add(r->sched, group, cfg, vm, err);
+    for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++) {
+        uint32_t v = vmc_sched_vcpu(r->sched, *vm, i);
+        r->task[v] = (struct task){.t = tasks[i]};
+        if (r->threads && r->started)
+            rc = start_task(r, &r->task[v]);
+        r->vm_of[v] = *vm + 1;
+    }
+    pthread_mutex_unlock(&r->lock);
+    for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++)
+        vmc_runner_wake(r, *vm, i);
+    return rc;
+}
+
+int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t vm)
+{
+    int rc = VMC_ENOENT;
+
+    pthread_mutex_lock(&r->lock);
+    uint32_t first = vmc_sched_vcpu(r->sched, vm, 0);
+    uint32_t n = 0;
+    if (first != VMC_SCHED_NONE && r->vm_of[first] == vm + 1) {
+        while (vmc_sched_vcpu(r->sched, vm, n) != VMC_SCHED_NONE)
+            n++;
+        for (uint32_t i = 0; i < n; i++)
+            __atomic_store_n(&r->task[first + i].gone, 1, __ATOMIC_SEQ_CST);
+        rc = vmc_sched_vm_remove(r->sched, vm);
+    }
+    for (uint32_t i = 0; rc == VMC_OK && i < n; i++) {
+        struct task *t = &r->task[first + i];
+        join_task(t);
+        r->vm_of[first + i] = 0;
+        while (__atomic_load_n(&t->active, __ATOMIC_SEQ_CST)) { /* kicks may come before run */
+            t->t.ops->kick(t->t.ctx);
+            struct timespec ts = {.tv_nsec = 50000};
+            nanosleep(&ts, NULL);
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+uint64_t vmc_runner_used_ns(struct vmc_runner *r, uint32_t vm, uint32_t index)
+{
+    struct vmc_sched_vcpu_stats st;
+    uint32_t v = vmc_sched_vcpu(r->sched, vm, index);
+
+    if (v == VMC_SCHED_NONE)
+        return 0;
+    if (r->threads)
+        return __atomic_load_n(&r->task[v].used, __ATOMIC_RELAXED);
+    return vmc_sched_vcpu_stats(r->sched, v, vmc_runner_now_ns(), &st) == VMC_OK ? st.used_ns : 0;
+}
+
+struct vmc_sched *vmc_runner_sched(struct vmc_runner *r)
+{
+    return r->sched;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+/* Workers on the CPUs this process may use, round and round if there are more. */
+static int place_workers(struct vmc_runner *r, uint32_t want)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) != 0)
+        return VMC_EHOST;
+    uint32_t have = (uint32_t)CPU_COUNT(&set);
+    r->ncpus = want != 0 ? want : have;
+    r->w = aligned_alloc(64, r->ncpus * sizeof(*r->w));
+    if (r->w == NULL)
+        return VMC_ENOMEM;
+    memset(r->w, 0, r->ncpus * sizeof(*r->w));
+    int host = -1;
+    for (uint32_t i = 0; i < r->ncpus; i++) {
+        do {
+            host = (host + 1) % CPU_SETSIZE;
+        } while (!CPU_ISSET((size_t)host, &set));
+        r->w[i].r = r;
+        r->w[i].cpu = i;
+        r->w[i].host_cpu = host;
+        r->w[i].current = VMC_SCHED_NONE;
+        r->w[i].deadline = NEVER;
+    }
+    return VMC_OK;
+}
+
+int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_config *cfg,
+                      struct vmc_runner **out, struct vmc_error *err)
+{
+    struct vmc_runner *r = calloc(1, sizeof(*r));
+
+    if (r == NULL)
+        return VMC_ENOMEM;
+    pthread_mutex_init(&r->lock, NULL);
+    r->pf = pf;
+    r->keeper_until = NEVER;
+    int rc = cfg->size == sizeof(*cfg) && pf->sync != NULL ? place_workers(r, cfg->cpus)
+                                                           : VMC_EINVAL;
+    r->threads = (cfg->flags & VMC_RUNNER_THREADS) != 0;
+    r->max_vcpus = cfg->max_vcpus;
+    r->task = calloc(cfg->max_vcpus + 1u, sizeof(*r->task));
+    r->vm_of = calloc(cfg->max_vcpus + 1u, sizeof(*r->vm_of));
+    if (rc == VMC_OK && (r->task == NULL || r->vm_of == NULL))
+        rc = VMC_ENOMEM;
+    if (rc == VMC_OK) {
+        struct vmc_sched_config sc = {.size = sizeof(sc), .cpus = r->ncpus,
+                                      .max_groups = cfg->max_groups, .max_vms = cfg->max_vms,
+                                      .max_vcpus = cfg->max_vcpus, .quantum_ns = cfg->quantum_ns,
+                                      .start_ns = vmc_runner_now_ns(),
+                                      .trace_events = cfg->trace_events};
+        rc = vmc_sched_create(pf, &sc, &r->sched, err);
+    }
+    if (rc != VMC_OK) {
+        vmc_runner_destroy(r);
+        return rc;
+    }
+    *out = r;
+    return VMC_OK;
+}
+
+void vmc_runner_destroy(struct vmc_runner *r)
+{
+    if (r == NULL)
+        return;
+    vmc_runner_stop(r);
+    vmc_sched_destroy(r->sched);
+    pthread_mutex_destroy(&r->lock);
+    free(r->w);
+    free(r->task);
+    free(r->vm_of);
+    free(r);
+}
+
+static void join_workers(struct vmc_runner *r, uint32_t n, bool keeper)
+{
+    for (uint32_t i = 0; i < n; i++)
+        kick_cpu(r, i);
+    for (uint32_t i = 0; i < n; i++)
+        pthread_join(r->w[i].thread, NULL);
+    if (keeper) {
+        wake_up(&r->keeper_bell);
+        pthread_join(r->keeper, NULL);
+    }
+}
+
+int vmc_runner_start(struct vmc_runner *r, struct vmc_error *err)
+{
+    uint32_t n = 0;
+    int rc = VMC_OK;
+
+    if (r->started)
+        return VMC_ESTATE;
+    __atomic_store_n(&r->stop, 0, __ATOMIC_SEQ_CST);
+    if (r->threads) {
+        for (uint32_t v = 0; rc == VMC_OK && v < r->max_vcpus; v++)
+            if (r->vm_of[v] != 0)
+                rc = start_task(r, &r->task[v]);
+    } else {
+        bool keeper = pthread_create(&r->keeper, NULL, keeper_main, r) == 0;
+        while (keeper && n < r->ncpus &&
+               pthread_create(&r->w[n].thread, NULL, worker_main, &r->w[n]) == 0)
+            n++;
+        if (!keeper || n < r->ncpus) {
+            __atomic_store_n(&r->stop, 1, __ATOMIC_SEQ_CST);
+            join_workers(r, n, keeper);
+            rc = VMC_EHOST;
+        }
+    }
+    r->started = rc == VMC_OK || r->threads;
+    if (rc != VMC_OK)
+        return vmci_host_error(err, rc, errno, "host/runner", "cannot start a thread");
+    return rc;
+}
+
+void vmc_runner_stop(struct vmc_runner *r)
+{
+    if (!r->started)
+        return;
+    __atomic_store_n(&r->stop, 1, __ATOMIC_SEQ_CST);
+    if (r->threads) {
+        for (uint32_t v = 0; v < r->max_vcpus; v++)
+            join_task(&r->task[v]);
+    } else {
+        join_workers(r, r->ncpus, true);
+    }
+    r->started = false;
+}
+
+/* ---- trace ----------------------------------------------------------------------------------- */
+
+static const char *const event_names[] = {"run",     "stop",  "block", "wake",
+                                          "co-stop", "yield", "idle"};
+
+static void write_event(FILE *f, const struct vmc_sched_event *e, uint64_t *since, uint32_t *open,
+                        char (*name)[32])
+{
+    double us = (double)e->ns / 1e3;
+
+    if (*open && e->type != VMC_SCHED_EV_YIELD && e->type != VMC_SCHED_EV_WAKE) {
+        fprintf(f, "{\"name\":\"%s\",\"cat\":\"run\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,"
+                   "\"ts\":%.3f,\"dur\":%.3f},\n", *name, e->cpu, (double)*since / 1e3,
+                us - (double)*since / 1e3);
+        *open = 0;
+    }
+    if (e->type == VMC_SCHED_EV_RUN) {
+        snprintf(*name, sizeof(*name), "vm%u.%u", e->vm, e->index);
+        *since = e->ns;
+        *open = 1;
+    } else if (e->type < sizeof(event_names) / sizeof(event_names[0])) {
+        fprintf(f, "{\"name\":\"%s\",\"cat\":\"sched\",\"ph\":\"i\",\"s\":\"t\",\"pid\":1,"
+                   "\"tid\":%u,\"ts\":%.3f},\n", event_names[e->type], e->cpu, us);
+    }
+}
+
+int vmc_runner_write_trace(struct vmc_runner *r, const char *path, struct vmc_error *err)
+{
+    FILE *f = fopen(path, "w");
+    int rc = f != NULL ? VMC_OK : VMC_EIO;
+
+    if (f != NULL) {
+        fprintf(f, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
+        for (uint32_t c = 0; c < r->ncpus; c++) {
+            struct vmc_sched_event e[64];
+            uint64_t since = 0;
+            uint32_t open = 0;
+            uint32_t n;
+            char name[32] = "";
+            while ((n = vmc_sched_trace_read(r->sched, c, e, 64, NULL)) != 0)
+                for (uint32_t i = 0; i < n; i++)
+                    write_event(f, &e[i], &since, &open, &name);
+        }
+        fprintf(f, "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,"
+                   "\"args\":{\"name\":\"vmcore runner\"}}\n]}\n");
+        bool bad = ferror(f) != 0;
+        if (fclose(f) != 0 || bad)
+            rc = VMC_EIO;
+    }
+    if (rc != VMC_OK)
+        return vmci_host_error(err, rc, errno, "host/runner", "cannot write %s", path);
+    return rc;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The runner with synthetic tasks on real threads. "test_runner measure SECONDS" measures fairness
+ * over a long run instead, beside Linux's scheduler with one thread per task.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <vmcore/host_runner.h>
+
+#include "test_platform.h"
+
+#include <cmocka.h>
+
+struct load {
+    uint32_t kicked;
+    uint32_t stubborn; /* ignores slice_ns: only a kick ends its run */
+    uint32_t inside;   /* threads inside run */
+    uint32_t overlap;
+    uint64_t runs;
+    uint64_t idle_every; /* returns IDLE after so many runs; 0: never */
+};
+
+static int load_run(void *ctx, uint64_t slice_ns)
+{
+    struct load *l = ctx;
+    uint64_t end = vmc_runner_now_ns() + slice_ns;
+
+    if (__atomic_add_fetch(&l->inside, 1, __ATOMIC_SEQ_CST) != 1)
+        __atomic_store_n(&l->overlap, 1, __ATOMIC_SEQ_CST);
+    while (!__atomic_exchange_n(&l->kicked, 0, __ATOMIC_SEQ_CST)) {
+        if (!l->stubborn && vmc_runner_now_ns() >= end)
+            break;
+        for (int i = 0; i < 200; i++)
+            __builtin_ia32_pause();
+    }
+    uint64_t runs = __atomic_add_fetch(&l->runs, 1, __ATOMIC_SEQ_CST);
+    __atomic_sub_fetch(&l->inside, 1, __ATOMIC_SEQ_CST);
+    return l->idle_every != 0 && runs % l->idle_every == 0 ? VMC_RUNNER_IDLE : VMC_RUNNER_AGAIN;
+}
+
+static void load_kick(void *ctx)
+{
+    __atomic_store_n(&((struct load *)ctx)->kicked, 1, __ATOMIC_SEQ_CST);
+}
+
+static const struct vmc_runner_task_ops load_ops = {.run = load_run, .kick = load_kick};
+
+static void pause_ms(long ms)
+{
+    struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&ts, NULL);
+}
+
+static struct vmc_runner *make(struct test_platform *tp, uint32_t cpus, uint32_t flags)
+{
+    struct vmc_runner_config cfg = {.size = sizeof(cfg), .flags = flags, .cpus = cpus,
+                                    .max_groups = 4, .max_vms = 16, .max_vcpus = 64,
+                                    .trace_events = 4096};
+    struct vmc_runner *r;
+
+    test_platform_init_threads(tp);
+    assert_int_equal(vmc_runner_create(&tp->pf, &cfg, &r, NULL), VMC_OK);
+    return r;
+}
+
+static uint32_t add(struct vmc_runner *r, struct load *l, uint32_t n, uint32_t shares)
+{
+    struct vmc_runner_task t[8];
+    struct vmc_sched_vm_config cfg = {.size = sizeof(cfg), .vcpus = n,
+                                      .coscheduling = VMC_SCHED_CO_RELAXED,
+                                      .share = {.shares = shares}};
+    uint32_t vm;
+
+    for (uint32_t i = 0; i < n; i++)
+        t[i] = (struct vmc_runner_task){.ops = &load_ops, .ctx = &l[i]};
+    assert_int_equal(vmc_runner_vm_add(r, VMC_SCHED_ROOT, &cfg, t, &vm, NULL), VMC_OK);
+    return vm;
+}
+
+static void tasks_never_run_twice_at_once(void **state)
+{
+    (void)state;
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 3, 0);
+    struct load l[8] = {{0}};
+
+    l[0].stubborn = 1;
+    l[5].idle_every = 3;
+    add(r, l, 2, 100);
+    add(r, l + 2, 4, 100);
+    uint32_t vm = add(r, l + 6, 2, 300);
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_ESTATE);
+    for (int i = 0; i < 300; i++) {
+        vmc_runner_wake(r, 1, 3);
+        pause_ms(1);
+    }
+    assert_int_equal(vmc_runner_vm_remove(r, vm), VMC_OK);
+    uint64_t runs = __atomic_load_n(&l[6].runs, __ATOMIC_SEQ_CST);
+    pause_ms(50);
+    assert_int_equal(__atomic_load_n(&l[6].runs, __ATOMIC_SEQ_CST), runs);
+    vmc_runner_stop(r);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(l[i].overlap, 0);
+        assert_true(l[i].runs > 0);
+    }
+    assert_int_equal(vmc_sched_check(vmc_runner_sched(r), NULL), VMC_OK);
+    vmc_runner_destroy(r);
+    test_platform_check(&tp);
+}
+
+static void stubborn_task_is_preempted_by_the_kick(void **state)
+{
+    (void)state;
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 1, 0);
+    struct load l[2] = {{.stubborn = 1}, {.stubborn = 1}};
+
+    add(r, l, 1, 100);
+    add(r, l + 1, 1, 100);
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    for (int i = 0; i < 5000 && (__atomic_load_n(&l[0].runs, __ATOMIC_SEQ_CST) < 20 ||
+                                 __atomic_load_n(&l[1].runs, __ATOMIC_SEQ_CST) < 20);
+         i++)
+        pause_ms(1);
+    vmc_runner_stop(r);
+    assert_true(l[0].runs >= 20);
+    assert_true(l[1].runs >= 20);
+    vmc_runner_destroy(r);
+    test_platform_check(&tp);
+}
+
+static void cpu_time_follows_shares(void **state)
+{
+    (void)state;
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 1, 0);
+    struct load l[2] = {{0}};
+    uint32_t a = add(r, l, 1, 100);
+    uint32_t b = add(r, l + 1, 1, 300);
+
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    for (int i = 0; i < 10000 && vmc_runner_used_ns(r, b, 0) < 150000000; i++)
+        pause_ms(1);
+    vmc_runner_stop(r);
+    double ratio = (double)vmc_runner_used_ns(r, b, 0) / (double)vmc_runner_used_ns(r, a, 0);
+    assert_true(ratio > 2.4 && ratio < 3.6);
+    assert_int_equal(vmc_runner_write_trace(r, "runner.trace.json", NULL), VMC_OK);
+    vmc_runner_destroy(r);
+    test_platform_check(&tp);
+}
+
+static void idle_workers_sleep_and_wake(void **state)
+{
+    (void)state;
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 2, 0);
+    struct load l = {.idle_every = 1};
+    uint32_t vm = add(r, &l, 1, 100);
+
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    for (uint64_t n = 1; n <= 20; n++) {
+        for (int i = 0; i < 5000 && __atomic_load_n(&l.runs, __ATOMIC_SEQ_CST) < n; i++) {
+            pause_ms(1);
+            if (i % 100 == 99) /* it may have been on its way to sleep */
+                vmc_runner_wake(r, vm, 0);
+        }
+        assert_true(__atomic_load_n(&l.runs, __ATOMIC_SEQ_CST) >= n);
+        vmc_runner_wake(r, vm, 0);
+    }
+    vmc_runner_destroy(r);
+    test_platform_check(&tp);
+}
+
+static void one_thread_per_task_works_too(void **state)
+{
+    (void)state;
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 0, VMC_RUNNER_THREADS);
+    struct load l[4] = {{0}};
+    uint32_t vm = add(r, l, 4, 100);
+
+    l[1].idle_every = 2;
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    for (int i = 0; i < 50; i++) {
+        vmc_runner_wake(r, vm, 1);
+        pause_ms(2);
+    }
+    assert_int_equal(vmc_runner_vm_remove(r, vm), VMC_OK);
+    vmc_runner_destroy(r);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(l[i].overlap, 0);
+        assert_true(l[i].runs > 0);
+    }
+    test_platform_check(&tp);
+}
+
+/* Largest |received - equal part of what all received|, sampled every few ms. */
+static double measure(uint32_t flags, long seconds)
+{
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 2, flags);
+    struct load l[6] = {{0}};
+    uint32_t vm[6];
+    double worst = 0;
+
+    for (int i = 0; i < 6; i++)
+        vm[i] = add(r, &l[i], 1, 100);
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    pause_ms(200);
+    uint64_t base[6];
+    for (int i = 0; i < 6; i++)
+        base[i] = vmc_runner_used_ns(r, vm[i], 0);
+    uint64_t end = vmc_runner_now_ns() + (uint64_t)seconds * 1000000000u;
+    while (vmc_runner_now_ns() < end) {
+        double used[6];
+        double sum = 0;
+        pause_ms(3);
+        for (int i = 0; i < 6; i++)
+            sum += used[i] = (double)(vmc_runner_used_ns(r, vm[i], 0) - base[i]);
+        for (int i = 0; i < 6; i++) {
+            double err = used[i] - sum / 6;
+            worst = err > worst ? err : -err > worst ? -err : worst;
+        }
+    }
+    vmc_runner_destroy(r);
+    return worst / 1e6;
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tasks_never_run_twice_at_once),
+        cmocka_unit_test(stubborn_task_is_preempted_by_the_kick),
+        cmocka_unit_test(cpu_time_follows_shares),
+        cmocka_unit_test(idle_workers_sleep_and_wake),
+        cmocka_unit_test(one_thread_per_task_works_too),
+    };
+
+    if (argc == 3 && strcmp(argv[1], "measure") == 0) {
+        long s = strtol(argv[2], NULL, 10);
+        printf("largest error over %ld s: this library %.3f ms, Linux %.3f ms\n", s, measure(0, s),
+               measure(VMC_RUNNER_THREADS, s));
+        return 0;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
