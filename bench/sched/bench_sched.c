@@ -249,9 +249,10 @@ int main(int argc, char **argv)
     }
 
     struct sim_property_result p;
-    int failures = sim_property(1, scenarios, decisions, false, &p);
-    printf("%llu random scenarios, %llu decisions, %d beyond a bound\n",
-           (unsigned long long)p.scenarios, (unsigned long long)p.decisions, failures);
+    int failures = sim_property(1, scenarios, decisions, false, 0, &p);
+    printf("%llu random scenarios, %llu decisions: %d break a bound, %llu are beyond one quantum\n",
+           (unsigned long long)p.scenarios, (unsigned long long)p.decisions, failures,
+           (unsigned long long)p.beyond_quantum);
     struct quality ours = run(dir, "parallel", "vmcore");
     struct quality none = run(dir, "parallel", "vmcore-none");
     struct quality linux_like = run(dir, "parallel", "eevdf");

@@ -480,8 +480,8 @@ int vmc_sched_vm_remove(struct vmc_sched *s, uint32_t vm)
         for (uint32_t i = 0; i < m->n; i++) {
             struct sched_vcpu *v = &s->vcpu[m->first + i];
             (void)vmci_fetch_or(&v->st, ST_DEAD);
-            (void)vmci_fetch_and(&v->st, ~(ST_WAKING | ST_PENDING));
-            s->runnable -= v->in_fluid == FLUID_IN;
+            if (v->in_fluid == FLUID_IN)
+                vmci_store_relaxed(&s->runnable, s->runnable - 1);
             for (uint32_t d = 0; v->in_fluid == FLUID_DRAINS && d < s->ndrain; d++)
                 if (s->drain[d] == m->first + i)
                     s->drain[d--] = s->drain[--s->ndrain];
@@ -558,7 +558,7 @@ static void remove_column(struct vmc_sched *s, uint32_t cpu)
     for (uint32_t i = 0; i < s->online; i++)
         if (s->col_cpu[i] != cpu)
             s->col_cpu[n++] = s->col_cpu[i];
-    s->online = n;
+    vmci_store_relaxed(&s->online, n);
 }
 
 int vmc_sched_cpu_set_online(struct vmc_sched *s, uint32_t cpu, bool online)
@@ -572,7 +572,8 @@ int vmc_sched_cpu_set_online(struct vmc_sched *s, uint32_t cpu, bool online)
     if (!online && c->online && s->online == 1) {
         rc = VMC_EBUSY;
     } else if (online && !c->online) {
-        s->col_cpu[s->online++] = cpu;
+        s->col_cpu[s->online] = cpu;
+        vmci_store_relaxed(&s->online, s->online + 1);
         vmci_store_relaxed(&c->online, 1u);
         s->dirty = true;
     } else if (!online && c->online) {

@@ -9,32 +9,41 @@
  */
 #include "sched_priv.h"
 
-/* Progress of the last sibling that could run; what it was is remembered as a lower bound. */
-static uint64_t find_floor(const struct vmc_sched *s, struct sched_vm *m, uint64_t now)
+/* The runnable sibling that made least progress; what it made is remembered as a lower bound. */
+static const struct sched_vcpu *find_last(const struct vmc_sched *s, struct sched_vm *m,
+                                          uint64_t now)
 {
+    const struct sched_vcpu *last = NULL;
     uint64_t least = UINT64_MAX;
 
     for (uint32_t i = 0; i < m->n; i++) {
         const struct sched_vcpu *o = &s->vcpu[m->first + i];
-        if ((vmci_load_acquire(&o->st) & ST_READY) != 0)
-            least = VMCI_MIN(least, vcpu_progress_at(o, now));
+        uint64_t p = vcpu_progress_at(o, now);
+        if ((vmci_load_acquire(&o->st) & ST_READY) != 0 && p < least) {
+            least = p;
+            last = o;
+        }
     }
-    if (least != UINT64_MAX)
+    if (last != NULL)
         vmci_store_relaxed(&m->floor, least);
-    return least;
+    return last;
 }
 
-/* The vCPU is about to run here: must it wait for its siblings? The last of them never does. */
+/*
+ * The vCPU is about to run here: must it wait for its siblings? Not while the last of them runs:
+ * skew grows only when some progress and others that could do not.
+ */
 bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t now)
 {
-    struct sched_vm *m = &s->vm[vm];
     struct sched_vcpu *v = &s->vcpu[vcpu];
-    uint64_t floor = find_floor(s, m, now);
+    const struct sched_vcpu *last = find_last(s, &s->vm[vm], now);
     uint64_t own = vcpu_progress_at(v, now);
+    uint64_t floor = last != NULL ? vcpu_progress_at(last, now) : own;
     uint64_t skew = floor < own ? own - floor : 0;
     uint64_t since = vmci_load_relaxed(&v->costop_since);
+    bool runs = last != NULL && last != v && (vmci_load_relaxed(&last->st) & ST_ONCPU) != 0;
 
-    if (skew > (since != 0 ? s->costart : s->costop)) {
+    if (skew > (since != 0 ? s->costart : s->costop) && !(runs && skew < 3 * s->costop / 2)) {
         if (since == 0) {
             vmci_store_relaxed(&v->costop_since, now == 0 ? 1 : now);
             (void)vmci_fetch_add(&v->costops, 1);

@@ -249,7 +249,7 @@ static uint64_t idle_until(struct vmc_sched *s, struct sched_cpu *c, uint32_t cp
         return now;
     if (state == 2)
         return UINT64_MAX;
-    if (vmci_load_relaxed(&s->runnable) > s->online)
+    if (vmci_load_relaxed(&s->runnable) > vmci_load_relaxed(&s->online))
         end = VMCI_MIN(end, now + s->frame_ns / 8);
     return end;
 }

@@ -246,12 +246,13 @@ static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served)
             end_drain(s, i--);
         }
         m->active++;
-        v->off = (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m) + lag;
+        vmci_store_relaxed(&v->off,
+                           (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m) + lag);
     } else {
         return;
     }
     v->in_fluid = FLUID_IN;
-    s->runnable++;
+    vmci_store_relaxed(&s->runnable, s->runnable + 1);
     s->dirty = true;
 }
 
@@ -263,9 +264,11 @@ static bool leave_to_siblings(struct vmc_sched *s, const struct sched_vcpu *v, i
 
     for (uint32_t i = 0; i < m->n; i++)
         n += s->vcpu[m->first + i].in_fluid == FLUID_IN;
-    for (uint32_t i = 0; i < m->n; i++)
-        if (s->vcpu[m->first + i].in_fluid == FLUID_IN)
-            s->vcpu[m->first + i].off += lag / n;
+    for (uint32_t i = 0; i < m->n; i++) {
+        struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if (o->in_fluid == FLUID_IN)
+            vmci_store_relaxed(&o->off, o->off + lag / n);
+    }
     return n != 0;
 }
 
@@ -279,7 +282,7 @@ static void leave(struct vmc_sched *s, uint32_t vcpu, uint64_t served)
     struct sched_vcpu *v = &s->vcpu[vcpu];
     int64_t lag = fluid_lag(s, v, served);
 
-    s->runnable--;
+    vmci_store_relaxed(&s->runnable, s->runnable - 1);
     s->dirty = true;
     v->in_fluid = FLUID_OUT;
     if (!leave_to_siblings(s, v, lag) && lag < -(int64_t)s->frame_ns / 256 &&
@@ -335,6 +338,8 @@ static void replay(struct vmc_sched *s, uint64_t now)
     uint64_t waiting = VMCI_MIN(vmci_load_acquire(&s->log_head) - tail, (uint64_t)LOG_EVENTS);
     uint64_t group = waiting / MAX_REPLAYS + 1;
 
+    if (s->at == 0 && waiting != 0) /* it begins with the first wake */
+        s->at = VMCI_MIN(vmci_load_relaxed(&s->log[tail % LOG_EVENTS].time), now);
     if (s->at == 0)
         s->at = now;
     for (uint64_t n = 1; n <= waiting; n++) {
@@ -396,16 +401,18 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     uint32_t longest = 0;
     uint64_t sum = 0;
 
+    if (m->active > 1 && *room < most * m->active)
+        most = *room / m->active; /* what there is, for all siblings alike */
     for (uint32_t i = 0; i < m->n; i++) {
         struct sched_vcpu *v = &s->vcpu[m->first + i];
         if (v->in_fluid != FLUID_IN)
             continue;
         int64_t lag = vmci_sched_lag(s, m, v, now);
-        if (s->loan != 0 && m->cls == CLS_HEAVY && !m->no_extra)
+        if (s->loan != 0 && m->cls == CLS_HEAVY && !m->no_extra && !m->behind)
             lag += (int64_t)(((m->credit >> C_SHIFT) * s->loan) >> V_SHIFT);
         int64_t worst = (int64_t)(6 * s->frame_ns);
         if (lag > worst) { /* its CPUs could not give it that much: forgotten */
-            v->off -= lag - worst;
+            vmci_store_relaxed(&v->off, v->off - (lag - worst));
             lag = worst;
         }
         if (lag < (int64_t)s->min_piece)
@@ -438,13 +445,15 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
  * What the heavy class needs in this frame to have received its ideal at the end of it; a vCPU
  * cannot need less than nothing or more than the frame. *scalable: entitlements that can grow.
  */
-static uint64_t heavy_need(const struct vmc_sched *s, uint64_t now, uint64_t *scalable)
+static uint64_t heavy_need(struct vmc_sched *s, uint64_t now, uint64_t *scalable)
 {
     uint64_t need = 0;
 
     *scalable = 0;
     for (uint32_t k = 0; k < s->nheavy; k++) {
-        const struct sched_vm *m = &s->vm[s->heavy[k]];
+        struct sched_vm *m = &s->vm[s->heavy[k]];
+        int64_t much = (int64_t)(m->credit >> C_SHIFT) + (int64_t)s->frame_ns / 8;
+        m->behind = false;
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             if (v->in_fluid == FLUID_OUT)
@@ -452,6 +461,7 @@ static uint64_t heavy_need(const struct vmc_sched *s, uint64_t now, uint64_t *sc
             int64_t want = vmci_sched_lag(s, m, v, now);
             if (want > 0)
                 need += VMCI_MIN((uint64_t)want, s->frame_ns - s->base);
+            m->behind = m->behind || want > much;
         }
         if (elastic(m))
             *scalable += (m->credit >> C_SHIFT) * m->active;
@@ -490,25 +500,23 @@ static void scale_to_room(struct vmc_sched *s, uint64_t now, uint64_t room)
 
 /*
  * The heavy class takes what it lacks: first those who are entitled to a whole CPU, because they
- * could never make up for a loss; where the frame does not hold it all, the rest of what the
- * others lack waits in their lag, each frame another's.
+ * could never make up for a loss, then those who are behind; where the frame does not hold it all,
+ * the rest of what the others lack waits in their lag, each frame another's.
  */
 static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64_t *room)
 {
     uint32_t n = s->nheavy;
-    uint32_t from = n == 0 ? 0 : (uint32_t)(frame % n);
+    uint32_t from = n == 0 || !s->tight ? 0 : (uint32_t)(frame % n);
     uint64_t length = s->frame_ns - s->base;
 
-    for (uint32_t k = 0; k < n; k++) {
-        const struct sched_vm *m = &s->vm[s->heavy[k]];
-        if (m->credit >= m->cap)
-            vmci_sched_emit(s, s->heavy[k], now, length, room);
-    }
-    for (uint32_t k = 0; k < n; k++) {
-        uint32_t i = s->tight ? (from + k < n ? from + k : from + k - n) : k;
-        const struct sched_vm *m = &s->vm[s->heavy[i]];
-        if (m->credit < m->cap)
-            vmci_sched_emit(s, s->heavy[i], now, length, room);
+    for (int pass = 0; pass < 3; pass++) {
+        for (uint32_t k = 0; k < n; k++) {
+            uint32_t i = from + k < n ? from + k : from + k - n;
+            const struct sched_vm *m = &s->vm[s->heavy[i]];
+            int turn = m->credit >= m->cap ? 0 : m->behind ? 1 : 2;
+            if (turn == pass)
+                vmci_sched_emit(s, s->heavy[i], now, length, room);
+        }
     }
 }
 
@@ -536,7 +544,7 @@ static void reap(struct vmc_sched *s)
         bool gone = m->used == 2;
         for (uint32_t i = 0; gone && i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
-            gone = vmci_load_acquire(&v->st) == ST_DEAD;
+            gone = (vmci_load_acquire(&v->st) & (ST_ONCPU | ST_WAKING)) == 0;
         }
         if (!gone)
             continue;

@@ -108,6 +108,7 @@ struct sched_vm {
     uint32_t heap_pos;      /* NONE: not in the heap */
     uint32_t wheel_bucket, wheel_next, wheel_prev;
     uint32_t heavy_pos;
+    bool behind; /* heavy: lacks more than a frame's entitlement */
     uint32_t vcpu_cap;
     uint64_t skew_ns, max_skew_ns;
     int64_t lag_ns;

@@ -11,6 +11,7 @@
 struct options {
     const char *policies, *csv, *svg, *trace;
     uint64_t seed, scenarios, decisions, from_ms, to_ms;
+    double max_error;
     bool property, verbose, have_seed;
 };
 
@@ -29,6 +30,7 @@ static void usage(FILE *to)
             "      --property       search random scenarios for violations of the bounds\n"
             "      --scenarios N    how many of them (default 1000)\n"
             "      --decisions N    scheduling decisions in all (default 10000000)\n"
+            "      --max-error Q    quanta off the ideal that count as a violation (default: none)\n"
             "  -v, --verbose        a line per scenario\n\n"
             "With several policies, files get the policy's name before their suffix.\n\nPolicies:\n");
     for (unsigned i = 0; i < sim_npolicies; i++)
@@ -47,7 +49,7 @@ static uint64_t to_number(const char *text, bool *bad)
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    enum { SEED = 256, CSV, SVG, FROM, TO, TRACE, PROPERTY, SCENARIOS, DECISIONS };
+    enum { SEED = 256, CSV, SVG, FROM, TO, TRACE, PROPERTY, SCENARIOS, DECISIONS, MAX_ERROR };
     static const struct option longs[] = {
         {"policy", required_argument, NULL, 'p'},     {"seed", required_argument, NULL, SEED},
         {"csv", required_argument, NULL, CSV},        {"svg", required_argument, NULL, SVG},
@@ -55,6 +57,7 @@ static int parse(int argc, char **argv, struct options *o)
         {"trace", required_argument, NULL, TRACE},    {"property", no_argument, NULL, PROPERTY},
         {"scenarios", required_argument, NULL, SCENARIOS},
         {"decisions", required_argument, NULL, DECISIONS},
+        {"max-error", required_argument, NULL, MAX_ERROR},
         {"verbose", no_argument, NULL, 'v'},          {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
@@ -78,6 +81,7 @@ static int parse(int argc, char **argv, struct options *o)
         case PROPERTY: o->property = true; break;
         case SCENARIOS: o->scenarios = to_number(optarg, &bad); break;
         case DECISIONS: o->decisions = to_number(optarg, &bad); break;
+        case MAX_ERROR: o->max_error = atof(optarg); break;
         case 'h': usage(stdout); exit(0);
         default: bad = true;
         }
@@ -88,14 +92,14 @@ static int parse(int argc, char **argv, struct options *o)
 static int run_property(const struct options *o)
 {
     struct sim_property_result r;
-    int failures = sim_property(o->seed, o->scenarios, o->decisions, o->verbose, &r);
+    int failures = sim_property(o->seed, o->scenarios, o->decisions, o->verbose, o->max_error, &r);
 
     printf("scenarios %llu decisions %llu: largest error %.3f quanta per vCPU over any window, "
            "%.3f at an instant (%.3f and %.3f for whole VMs); skew %.3f quanta; idle though "
-           "runnable %.4f %%\n",
+           "runnable %.4f %%; %llu scenarios beyond one quantum\n",
            (unsigned long long)r.scenarios, (unsigned long long)r.decisions, r.max_window_quanta,
            r.max_lag_quanta, r.max_vm_window_quanta, r.max_vm_lag_quanta, r.max_skew_ns_over_bound,
-           100 * r.max_idle_loss);
+           100 * r.max_idle_loss, (unsigned long long)r.beyond_quantum);
     if (failures != 0)
         printf("%d violations, first with --seed %llu: %s\n", failures,
                (unsigned long long)r.first_bad_seed, r.why);

@@ -204,15 +204,20 @@ void sim_print_summary(const struct sim *s, FILE *to);
 
 struct sim_property_result {
     uint64_t decisions, scenarios, failures, first_bad_seed;
+    uint64_t beyond_quantum; /* scenarios in which some VM was over a quantum off its ideal */
+    double max_error;        /* quanta; more is a failure; 0: it is only reported */
     double max_lag_quanta, max_window_quanta, max_vm_lag_quanta, max_vm_window_quanta;
     double max_skew_ns_over_bound; /* > 1: beyond the bound */
     double max_idle_loss;
     char why[256];
 };
 
-/* Run random scenarios until both bounds are reached; 0 or the number of failures. */
+/*
+ * Run random scenarios until both numbers are reached; 0 or the number of failures: broken
+ * invariants, skew of more than a quantum, errors of more than max_error quanta.
+ */
 int sim_property(uint64_t seed, uint64_t scenarios, uint64_t decisions, bool verbose,
-                 struct sim_property_result *out);
+                 double max_error, struct sim_property_result *out);
 
 int cmd_sim_sched(int argc, char **argv);
 

@@ -39,7 +39,8 @@ static void judge(struct sim *s, struct sim_property_result *r, uint64_t seed, b
         fail(r, seed, err.text);
     snprintf(why, sizeof(why), "VM %u is %.3f quanta off its ideal", rep.worst_vm,
              rep.max_window / q);
-    if (rep.max_window > q)
+    r->beyond_quantum += rep.max_window > q;
+    if (r->max_error > 0 && rep.max_window > r->max_error * q)
         fail(r, seed, why);
     snprintf(why, sizeof(why), "skew of %.3f quanta", skew_ratio);
     if (skew_ratio > 1)
@@ -53,11 +54,12 @@ static void judge(struct sim *s, struct sim_property_result *r, uint64_t seed, b
 }
 
 int sim_property(uint64_t seed, uint64_t scenarios, uint64_t decisions, bool verbose,
-                 struct sim_property_result *out)
+                 double max_error, struct sim_property_result *out)
 {
     uint64_t each = scenarios == 0 ? decisions : (decisions + scenarios - 1) / scenarios;
 
     memset(out, 0, sizeof(*out));
+    out->max_error = max_error;
     while (out->scenarios < scenarios) {
         struct sim_scenario sc;
         struct sim s;
