@@ -134,8 +134,8 @@ static bool lay_set(struct pack *p, const struct gang *g)
 
     if (g->len > p->limit - p->s->base || first == NONE)
         return false;
-    if (level[first] + g->len <= p->limit) {
-        place_set(p, g, first, 0, g->len);
+    if (level[first] + g->len <= p->limit + SLIVER) { /* a sliver less waits in the lag */
+        place_set(p, g, first, 0, VMCI_MIN(g->len, p->limit - level[first]));
         return true;
     }
     uint32_t second = window(p, first + g->n, g->n);

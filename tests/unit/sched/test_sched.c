@@ -213,7 +213,8 @@ static void siblings_run_at_the_same_time(void **state)
         bool second = vmc_sched_vcpu_cpu(w.s, vmc_sched_vcpu(w.s, a, 1)) != VMC_SCHED_NONE;
         apart += first != second;
     }
-    assert_true(apart <= 10); /* samples on the very edge of a slice */
+    if (apart > 25) /* 5 %: samples at the edge of a slice */
+        fail_msg("apart in %d samples of 500", apart);
     assert_int_equal(vmc_sched_vm_stats(w.s, a, &st), VMC_OK);
     assert_true(st.max_skew_ns <= 2 * FRAME);
     drop(&w);
