@@ -9,7 +9,8 @@
 
 static const char site[] = SITE("heartbeat");
 
-#define MS 1000000ull
+#define MS         1000000ull
+#define LOOK_SLOTS 64u
 
 static int read_slot(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vmc_error *err)
 {
@@ -245,6 +246,34 @@ int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err)
     return beat(v, err);
 }
 
+/*
+ * Look after other sessions, a piece of the region at each beat: what died is recovered without
+ * being asked. Hosts take the lowest free slot, so a piece without any user ends the round.
+ */
+static void look_around(struct vmc_vmfs *v)
+{
+    uint32_t first = v->s.look, n = LOOK_SLOTS, used = 0;
+    uint8_t *all = vmci_alloc_aligned(v->pf, n * v->g.hb_bytes, FS_PAGE);
+
+    if (all == NULL || vmci_fs_read(v, vmci_fs_hb_lv(v, first), all, n * v->g.hb_bytes, NULL) != VMC_OK)
+        used = 0;
+    else
+        for (uint32_t i = 0; i < n; i++) {
+            const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
+            uint64_t generation = vmci_ld_le64(hb + HB_GENERATION);
+            if (vmci_ld_le32(hb + HB_STATE) != HB_USED || first + i == v->s.slot)
+                continue;
+            used++;
+            if (v->unsure[first + i] && generation == v->gen_at_mount[first + i] &&
+                v->obs[first + i].stamp != vmci_ld_le64(hb + HB_STAMP))
+                v->unsure[first + i] = 0;
+            /* Busy is the usual answer; whatever else fails here fails again where it matters. */
+            (void)vmci_fs_session_dead(v, first + i, generation, hb + HB_OWNER, NULL);
+        }
+    vmci_free_aligned(v->pf, all, n * v->g.hb_bytes, FS_PAGE);
+    v->s.look = used > 0 && first + 2 * n <= v->g.hb_slots ? first + n : 0;
+}
+
 int vmc_vmfs_beat(struct vmc_vmfs *v, struct vmc_error *err)
 {
     int rc = VMC_OK;
@@ -254,6 +283,8 @@ int vmc_vmfs_beat(struct vmc_vmfs *v, struct vmc_error *err)
         rc = vmci_fs_session_check(v, err);
     else if (v->s.active && !v->exclusive)
         rc = beat(v, err);
+    if (rc == VMC_OK && v->s.active && !v->exclusive)
+        look_around(v);
     vmci_unlock(&v->lock);
     return rc;
 }

@@ -339,8 +339,7 @@ static int redo(struct replay *r, struct vmc_error *err)
 }
 
 /*
- * A session died between writing down the block of its journal and finishing its allocation (or
- * release). The cluster's lock names that session as the last holder if it got so far at all.
+ * A session died between writing down the block of its journal and finishing its allocation. The cluster's lock names that session as the last holder if it got so far at all.
  */
 static int undo_pending(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint32_t fb,
                         struct vmc_error *err)
@@ -483,21 +482,11 @@ int vmci_fs_journal_close(struct vmc_vmfs *v, struct vmc_error *err)
 
     if (v->s.active && !v->s.fenced && j->lv != 0) {
         rc = vmci_fs_flush(v, err);
-        if (rc == VMC_OK && j->fb != 0) {
-            rc = host_write(v, v->s.slot, HOST_PENDING, v->s.generation, 0, 0, j->fb,
+        /* A block stays allocated for the slot's next session: freeing it could not be undone. */
+        if (rc == VMC_OK && j->fb != 0)
+            rc = host_write(v, v->s.slot, HOST_RETAINED, v->s.generation, j->lv, j->bytes, j->fb,
                             v->host_uuid.b, err);
-            if (rc == VMC_OK)
-                rc = vmci_fs_txn_begin(v, err);
-            if (rc == VMC_OK) {
-                v->txn.bare = true;
-                rc = vmci_fs_fb_free(v, j->fb, 1, err);
-                if (rc == VMC_OK)
-                    rc = vmci_fs_txn_commit(v, err);
-                else
-                    vmci_fs_txn_abort(v);
-            }
-        }
-        if (rc == VMC_OK)
+        else if (rc == VMC_OK)
             rc = host_write(v, v->s.slot, HOST_NONE, 0, 0, 0, 0, NULL, err);
     }
     vmci_free_aligned(v->pf, j->buf, FS_RECORD_MAX, FS_PAGE);

@@ -200,6 +200,7 @@ struct fs_session {
     uint64_t beat_ns; /* start of the last successful beat */
     uint8_t image[FS_SECTOR]; /* the slot as we wrote it last */
     uint64_t stamp;
+    uint32_t look; /* where the next look at the others begins */
     bool active, fenced;
 };
 
