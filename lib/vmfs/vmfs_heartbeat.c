@@ -214,7 +214,7 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 static int beat(struct vmc_vmfs *v, struct vmc_error *err)
 {
     uint8_t next[FS_SECTOR];
-    uint64_t now = vmci_fs_now(v);
+    uint64_t tsc = __builtin_ia32_rdtsc(), now = vmci_fs_now(v);
     uint64_t stamp = VMCI_MAX(now / 1000, v->s.stamp + 1);
 
     memcpy(next, v->s.image, FS_SECTOR);
@@ -229,6 +229,7 @@ static int beat(struct vmc_vmfs *v, struct vmc_error *err)
         return rc;
     memcpy(v->s.image, next, FS_SECTOR);
     v->s.stamp = stamp;
+    vmci_store_relaxed(&v->s.beat_tsc, tsc);
     vmci_store_release(&v->s.beat_ns, now);
     return VMC_OK;
 }
@@ -363,6 +364,7 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
     v->s.hb_lv = vmci_fs_hb_lv(v, slot);
     v->s.generation = vmci_ld_le64(hb + HB_GENERATION);
     v->s.beat_ns = now;
+    v->s.beat_tsc = __builtin_ia32_rdtsc();
     if (v->caw || v->exclusive)
         return vmci_fs_caw(v, v->s.hb_lv, hb, next, err);
     /*

@@ -119,8 +119,10 @@ static inline bool lease_ok(struct vmc_vmfs *v)
         return true;
     if (unlikely(vmci_load_relaxed(&v->s.fenced)))
         return false;
-    return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) <
-           (uint64_t)(v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2)) * 1000000ull;
+    uint64_t ms = v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2);
+    if (v->tsc_per_ms != 0)
+        return __builtin_ia32_rdtsc() - vmci_load_relaxed(&v->s.beat_tsc) < ms * v->tsc_per_ms;
+    return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) < ms * 1000000ull;
 }
 
 /* ---- requests that need the volume's lock ------------------------------------------------------ */

@@ -187,13 +187,13 @@ int vmci_fs_journal_write(struct vmc_vmfs *v, struct vmc_error *err)
 
     if (rc != VMC_OK)
         return rc;
-    v->j.before = v->j.last;
-    v->j.last.n = 0;
+    struct fs_locked *l = &v->j.locked[v->j.newest ^= 1];
+    l->n = 0;
     for (uint32_t i = 0; i < v->txn.locks; i++)
-        v->j.last.lv[v->j.last.n++] = v->txn.lock[i].lv;
+        l->lv[l->n++] = v->txn.lock[i].lv;
     /* Files whose lock was held already, because they are open. */
-    for (uint32_t i = 0; i < v->txn.inodes && v->j.last.n < FS_TXN_LOCKS; i++)
-        v->j.last.lv[v->j.last.n++] = v->txn.inode[i]->lv;
+    for (uint32_t i = 0; i < v->txn.inodes && l->n < FS_TXN_LOCKS; i++)
+        l->lv[l->n++] = v->txn.inode[i]->lv;
     return VMC_OK;
 }
 
@@ -207,7 +207,7 @@ static bool in_list(const struct fs_locked *l, uint64_t lv)
 
 bool vmci_fs_journal_has(const struct vmc_vmfs *v, uint64_t lv)
 {
-    return in_list(&v->j.last, lv) || in_list(&v->j.before, lv);
+    return in_list(&v->j.locked[0], lv) || in_list(&v->j.locked[1], lv);
 }
 
 int vmci_fs_journal_checkpoint(struct vmc_vmfs *v, struct vmc_error *err)
@@ -216,7 +216,7 @@ int vmci_fs_journal_checkpoint(struct vmc_vmfs *v, struct vmc_error *err)
 
     memset(old, 0, FS_SECTOR);
     v->j.tail = v->j.seq;
-    v->j.last.n = v->j.before.n = 0;
+    v->j.locked[0].n = v->j.locked[1].n = 0;
     return append(v, FS_SECTOR, err);
 }
 

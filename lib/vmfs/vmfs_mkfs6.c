@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Formatting: VMFS6. */
 #include "vmfs/vmfs_mkfs.h"
 
 int vmci_fs_mkfs6(struct mk *m, struct vmc_error *err)
 {
     (void)m;
-    return vmci_error(err, VMC_ENOTSUP, SITE("mkfs"), "VMFS6");
+    return vmci_error(err, VMC_ENOTSUP, SITE("mkfs"), "VMFS6 volumes are read, not made");
 }

@@ -82,6 +82,7 @@ static int take_config(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *c
     v->window_ms = cfg->window_ms ? cfg->window_ms : 4000;
     v->beat_ms = cfg->beat_ms ? cfg->beat_ms : 3000;
     v->lock_wait_ms = cfg->lock_wait_ms ? cfg->lock_wait_ms : 2000;
+    v->tsc_per_ms = vmci_pf_has(v->pf, tsc_hz) ? v->pf->tsc_hz / 1000 : 0;
     v->sleep_ns = cfg->sleep_ns;
     v->sleep_ctx = cfg->sleep_ctx;
     v->host_uuid = cfg->host_uuid;

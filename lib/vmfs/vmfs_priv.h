@@ -184,7 +184,8 @@ struct fs_journal {
     struct fs_locked {
         uint32_t n;
         uint64_t lv[FS_TXN_LOCKS];
-    } last, before;
+    } locked[2];
+    uint32_t newest; /* index of the newest one's */
 };
 
 /* What this host has seen of another host's heartbeat. */
@@ -198,6 +199,7 @@ struct fs_session {
     uint32_t slot;
     uint64_t hb_lv, generation;
     uint64_t beat_ns; /* start of the last successful beat */
+    uint64_t beat_tsc; /* the same by the TSC, where the platform says its frequency */
     uint8_t image[FS_SECTOR]; /* the slot as we wrote it last */
     uint64_t stamp;
     uint32_t look; /* where the next look at the others begins */
@@ -263,6 +265,7 @@ struct vmc_vmfs {
     void (*sleep_ns)(void *ctx, uint64_t ns);
     void *sleep_ctx;
 
+    uint64_t tsc_per_ms;
     uint8_t *zeros; /* FS_ZERO_BYTES */
     uint64_t stat_commits;
 };
