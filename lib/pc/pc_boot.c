@@ -78,6 +78,52 @@ static int program_chipset(struct vmc_pc *pc, struct vmc_error *err)
     return vmc_pci_bus_assign(bus, &win, line_irq, err);
 }
 
+/* An interrupt handler for real mode that sets the caller's carry flag: no such function. */
+static const uint8_t no_bios[] = {
+    0x55,                   /* push bp */
+    0x89, 0xe5,             /* mov bp, sp */
+    0x80, 0x4e, 0x06, 0x01, /* or byte [bp + 6], 1 */
+    0x5d,                   /* pop bp */
+    0xcf,                   /* iret */
+};
+#define NO_BIOS_OFFSET 0x10u /* in the extended BIOS data area */
+
+static int write_vectors(struct vmc_pc *pc)
+{
+    uint8_t ivt[1024];
+
+    for (unsigned i = 0; i < sizeof(ivt); i += 4)
+        vmci_st_le32(ivt + i, (uint32_t)(PC_EBDA >> 4) << 16 | NO_BIOS_OFFSET);
+    int rc = vmc_mem_write(pc->bd->mem, PC_EBDA + NO_BIOS_OFFSET, no_bios, sizeof(no_bios));
+    return rc != VMC_OK ? rc : vmc_mem_write(pc->bd->mem, 0, ivt, sizeof(ivt));
+}
+
+/*
+ * What programs of the PC's first days, and boot code since, find in the BIOS data area. Some boot
+ * code returns to real mode and calls the BIOS: it finds one that can do nothing.
+ */
+static int write_bios_data(struct vmc_pc *pc)
+{
+    static const struct {
+        uint16_t gpa, value;
+    } words[] = {
+        {0x400, 0x3f8},                      /* COM1 */
+        {0x40e, (uint16_t)(PC_EBDA >> 4)},   /* segment of the extended BIOS data area */
+        {0x413, (uint16_t)(PC_EBDA >> 10)},  /* conventional memory in KiB */
+    };
+    const uint8_t ebda_kib = (uint8_t)((PC_VGA_BASE - PC_EBDA) >> 10);
+    int rc = write_vectors(pc);
+
+    if (rc == VMC_OK)
+        rc = vmc_mem_write(pc->bd->mem, PC_EBDA, &ebda_kib, 1);
+    for (unsigned i = 0; rc == VMC_OK && i < VMCI_ARRAY_SIZE(words); i++) {
+        uint8_t le[2];
+        vmci_st_le16(le, words[i].value);
+        rc = vmc_mem_write(pc->bd->mem, words[i].gpa, le, sizeof(le));
+    }
+    return rc;
+}
+
 /* All processors get the memory types that firmware would set (SDM 3A 11.11). */
 static int set_mtrrs(struct vmc_pc *pc, struct vmc_x86_state *st, struct vmc_error *err)
 {
@@ -133,6 +179,8 @@ static int boot_direct(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vm
 {
     int rc = program_chipset(pc, err);
 
+    if (rc == VMC_OK)
+        rc = write_bios_data(pc);
     if (rc == VMC_OK)
         rc = vmci_pc_fw_cfg(pc, err);
     if (rc == VMC_OK)
