@@ -205,12 +205,14 @@ static void parse_module(const char *arg, struct argp_state *st, struct run_opti
     struct run_module *m = &o->modules[o->module_count++];
     const char *comma = strchr(arg, ',');
     m->path = dup(arg);
-    if (comma != NULL) {
+    if (comma != NULL)
         m->path[comma - arg] = '\0';
-        m->args = dup(comma + 1);
-    }
     if (m->path[0] == '\0')
         argp_error(st, "--module %s: no path", arg);
+    /* The string of a Multiboot module begins with its name, like a command line. */
+    m->args = dup(arg);
+    if (comma != NULL)
+        m->args[comma - arg] = ' ';
 }
 
 static void parse_chr(const char *opt, const char *arg, bool full, struct argp_state *st,
