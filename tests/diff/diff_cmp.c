@@ -159,8 +159,10 @@ static void compare_memory(const struct diff_result *a, const struct diff_result
 /* More than one access, in an order that the manual leaves open. */
 static bool many_accesses(const struct vmci_insn *in)
 {
-    return in->op == VMCI_OP_CMPS || in->op == VMCI_OP_CALL || in->op >= VMCI_OP_FXSAVE ||
-           (in->op == VMCI_OP_FP_X87 && in->mem_bytes > 10);
+    bool maskmov = in->op >= VMCI_OP_FP_FIRST && in->map == VMCI_MAP_0F &&
+                   in->raw[in->opcode_off] == 0xf7;
+    return in->op == VMCI_OP_CMPS || in->op == VMCI_OP_CALL || in->op == VMCI_OP_BOUND ||
+           in->op >= VMCI_OP_FXSAVE || (in->op == VMCI_OP_FP_X87 && in->mem_bytes > 8) || maskmov;
 }
 
 static bool dot_product(const struct vmci_insn *in)
@@ -171,7 +173,7 @@ static bool dot_product(const struct vmci_insn *in)
 
 /*
  * Details of faults that the manual leaves open: which of several accesses faults first; registers
- * that POPA loaded before it faulted; the flags of a DPPS or DPPD that raises #XM, of which it does
+ * that POPA loaded, and frame pointers that ENTER copied, before it faulted; the flags of a DPPS or DPPD that raises #XM, of which it does
  * not say whether they are those of all its multiplications and additions or of the first stage
  * (SDM 2A).
  */
@@ -187,6 +189,8 @@ static void forgive(struct diff_gen *g, const struct diff_case *c, const struct 
         b->code = a->code;
         b->cr2 = a->cr2;
     }
+    if (in.op == VMCI_OP_ENTER)
+        memcpy(b->mem, a->mem, sizeof(b->mem));
     if (in.op == VMCI_OP_POPA)
         memcpy(b->out.gpr, a->out.gpr, sizeof(b->out.gpr));
     if (a->vector == VMC_VEC_XM && b->vector == VMC_VEC_XM && dot_product(&in))
