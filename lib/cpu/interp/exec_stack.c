@@ -127,7 +127,8 @@ static EXEC(enter)
 
     sp = sp_cut(cpu, sp - n);
     rc = exec_stack_wr(cpu, sp, n, cut(bp, n));
-    u64 frame = sp;
+    /* With a 16-bit stack pointer the upper half of ESP goes along. */
+    u64 frame = cpu->stack_bits == 16 ? (cpu->gpr[VMC_RSP] & ~0xffffull) | sp : sp;
     for (unsigned i = 1; rc == 0 && i < level; i++) {
         bp -= n;
         rc = exec_stack_rd(cpu, sp_cut(cpu, bp), n, &v);
