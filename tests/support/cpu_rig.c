@@ -100,7 +100,7 @@ void cpu_rig_create(struct cpu_rig *r, uint32_t flags)
     must(r->ops->probe(&r->tp.pf, &r->info, &err) == 0, "probe");
     r->evm = zeroed(r->info.vm_bytes);
     r->ev = zeroed(r->info.vcpu_bytes);
-    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 1,
+    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 4,
                                        .platform = &r->tp.pf, .mem = r->mem, .flags = flags};
     must(r->ops->vm_init(r->evm, &cfg, &err) == 0, "vm_init");
     r->io = (struct vmc_engine_io){.ctx = r, .pio = rig_pio, .mmio = rig_mmio, .msr = rig_msr,
