@@ -155,8 +155,8 @@ static bool probe(const struct vmc_image_src *image)
     uint8_t h[HDR_VERSION - HDR_START];
 
     return vmci_image_peek(image, HDR_START, h, sizeof(h)) &&
-           vmci_ld_le16(h + HDR_BOOT_FLAG - HDR_START) == 0xaa55 &&
-           vmci_ld_le32(h + HDR_MAGIC - HDR_START) == MAGIC;
+           vmci_ld_le16(h + (HDR_BOOT_FLAG - HDR_START)) == 0xaa55 &&
+           vmci_ld_le32(h + (HDR_MAGIC - HDR_START)) == MAGIC;
 }
 
 /* Where the protected-mode kernel goes, and how much memory it needs there. */
