@@ -183,10 +183,12 @@ struct vmc_engine_ops {
 /** vmc_engine_vm_config.engine_config of the software CPU; all members may be 0. */
 /** vmc_soft_config.flags: translate hot 64-bit code where the host and the platform allow it. */
 #define VMC_SOFT_TRANSLATE 1u
+/** ... and all other 64-bit code too, the first time it runs: for tests. */
+#define VMC_SOFT_TRANSLATE_ALL 2u
 
 struct vmc_soft_config {
     uint32_t size;
-    uint32_t flags; /**< VMC_SOFT_TRANSLATE */
+    uint32_t flags; /**< VMC_SOFT_* */
     /**
      * Called before each instruction with its disassembly: "vcpu cs:rip text". Slow. On the vCPU's
      * thread; must not call back into the library.

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The software CPU as an engine. */
+#include "cpu/bt/bt_int.h"
 #include "cpu/fpu/fp.h"
 #include "cpu/interp/soft_loop.h"
 
@@ -59,7 +60,8 @@ static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struc
     vm->mem = cfg->mem;
     vm->virtual_time = (cfg->flags & VMC_ENGINE_VIRTUAL_TIME) != 0;
     if (sc != NULL) {
-        vm->translate = (sc->flags & VMC_SOFT_TRANSLATE) != 0;
+        vm->translate = (sc->flags & (VMC_SOFT_TRANSLATE | VMC_SOFT_TRANSLATE_ALL)) != 0;
+        vm->bt_hot = (sc->flags & VMC_SOFT_TRANSLATE_ALL) != 0 ? 0 : BT_HOT;
         vm->trace = sc->trace;
         vm->trace_ctx = sc->trace_ctx;
     }

@@ -99,6 +99,7 @@ uint64_t diff_features(void);
 
 extern const struct diff_executor diff_native;
 extern const struct diff_executor diff_soft;
+extern const struct diff_executor diff_bt;
 
 /* ---- random numbers -------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
  *
  *   -t SECONDS     CPU time to spend (default 20)        -n CASES   or so many cases
  *   -s SEED        first seed (default: from the clock; printed)
- *   -m 16,32,64    modes                                 -a, -b NAME   executors (native, soft)
+ *   -m 16,32,64    modes                                 -a, -b NAME   executors (native, soft, bt)
  *   -f             walk the forms: every instruction form in turn instead of sequences
  *   -r FILE        replay the vectors of FILE            -o DIR     keep failures there
  *   -x             keep going after a failure            -v         show what passes by
@@ -36,7 +36,7 @@ struct run {
     struct diff_result r[2][BATCH];
 };
 
-static const struct diff_executor *const executors[] = {&diff_native, &diff_soft};
+static const struct diff_executor *const executors[] = {&diff_native, &diff_soft, &diff_bt};
 
 static const struct diff_executor *executor(const char *name)
 {

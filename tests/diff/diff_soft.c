@@ -209,7 +209,7 @@ static int set_policy(struct soft *s, struct vmc_error *err)
     return r;
 }
 
-static void *engine_create(const struct vmc_engine_ops *ops, const char **why)
+static void *engine_create(const struct vmc_engine_ops *ops, const void *config, const char **why)
 {
     static struct vmc_error err;
     struct soft *s = aligned_alloc(64, (sizeof(*s) + 63) & ~63ul);
@@ -221,7 +221,8 @@ static void *engine_create(const struct vmc_engine_ops *ops, const char **why)
     *why = err.text;
     s->info.size = sizeof(s->info);
     struct vmc_mem_slot slot = {.size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = MEM_BYTES};
-    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 1, .platform = &s->tp.pf};
+    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 1, .platform = &s->tp.pf,
+                                       .engine_config = config};
     if (ops->probe(&s->tp.pf, &s->info, &err) != VMC_OK ||
         vmc_mem_create(&s->tp.pf, &s->mem, &err) != VMC_OK ||
         vmc_mem_add(s->mem, &slot, &err) != VMC_OK)
@@ -357,12 +358,28 @@ uint64_t diff_features(void)
 
 static void *soft_create(const char **why)
 {
-    return engine_create(vmc_engine_soft(), why);
+    return engine_create(vmc_engine_soft(), NULL, why);
+}
+
+static void *bt_create(const char **why)
+{
+    static const struct vmc_soft_config all = {.size = sizeof(all),
+                                               .flags = VMC_SOFT_TRANSLATE_ALL};
+    return engine_create(vmc_engine_soft(), &all, why);
 }
 
 const struct diff_executor diff_soft = {
     .name = "soft",
     .create = soft_create,
+    .destroy = engine_destroy,
+    .has_bits = engine_has_bits,
+    .run = engine_run,
+};
+
+/* The same with every block translated the first time it runs. */
+const struct diff_executor diff_bt = {
+    .name = "bt",
+    .create = bt_create,
     .destroy = engine_destroy,
     .has_bits = engine_has_bits,
     .run = engine_run,

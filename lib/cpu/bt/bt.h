@@ -25,6 +25,7 @@ struct vmci_bt {
     struct bt_trans *cur; /* translation that called for help */
     uint8_t fp_ready;     /* BT_FP_*: FP instructions may run natively */
     bool enabled;
+    bool pass; /* let the interpreter run the next block */
     bool full; /* code memory is used up: the engine flushes */
 
     uint8_t *rw;

@@ -144,7 +144,7 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
         }
         variants++;
     }
-    if (b->heat < BT_HOT) {
+    if (b->heat < sc->cpu.vm->bt_hot) {
         b->heat++;
         return NULL;
     }

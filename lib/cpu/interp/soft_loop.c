@@ -202,7 +202,9 @@ static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t l
     struct vmci_cpu *cpu = &sc->cpu;
 
     *flags = 0;
-    if (bt_run(sc, b, left) != BT_LEAVE_INSN)
+    int why = bt_run(sc, b, left);
+    sc->bt.pass = why == BT_LEAVE_FP; /* the interpreter knows what to do with this block */
+    if (why != BT_LEAVE_INSN)
         return 0;
     const struct vmci_insn *in = cpu->cur;
     *flags = GAVE_UP;
@@ -253,10 +255,13 @@ static int run_blocks(struct vmci_soft_cpu *sc)
         }
         uint64_t left = sc->insn_stop - cpu->retired;
         int rc;
-        if (sc->bt.enabled && !debug && left > BT_MARGIN && bt_get(sc, b) != NULL)
+        if (sc->bt.enabled && !debug && left > BT_MARGIN && !sc->bt.pass &&
+            bt_get(sc, b) != NULL) {
             rc = exec_translated(sc, b, left - BT_MARGIN, &flags);
-        else
+        } else {
+            sc->bt.pass = false;
             rc = exec_block(sc, b, n, &flags);
+        }
         if (unlikely(rc != 0))
             return rc;
         if ((flags & VMCI_IF_END) != 0) {
