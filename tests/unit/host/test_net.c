@@ -2,11 +2,14 @@
 /* User-mode networking with a tiny guest stack: ARP, DHCP, ping, and TCP to a server on the host. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -358,6 +361,67 @@ static void hostile_frames_do_no_harm(void **state)
     vmc_host_net_close(g->net);
 }
 
+/* A raw socket on the interface is the other end. */
+static int raw_socket(const char *ifname)
+{
+    struct ifreq ifr = {0};
+    int fd = socket(AF_PACKET, SOCK_RAW, htons(0x88b5));
+    snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", ifname);
+    if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &ifr) != 0)
+        return -1;
+    ifr.ifr_flags |= IFF_UP;
+    if (ioctl(fd, SIOCSIFFLAGS, &ifr) != 0)
+        return -1;
+    struct sockaddr_ll sa = {.sll_family = AF_PACKET, .sll_protocol = htons(0x88b5),
+                             .sll_ifindex = (int)if_nametoindex(ifname)};
+    return bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 ? fd : -1;
+}
+
+static bool is_experiment(const unsigned char *f, size_t n)
+{
+    return n == 60 && f[12] == 0x88 && f[13] == 0xb5;
+}
+
+static void tap_carries_frames_both_ways(void **state)
+{
+    (void)state;
+    struct guest *g = &guest;
+    struct vmc_host_tap_config cfg = {.size = sizeof(cfg), .ifname = "vmctest0"};
+    struct vmc_error err;
+    memset(g, 0, sizeof(*g));
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->cond, NULL);
+    int rc = vmc_host_tap_open(&cfg, &g->net, &err);
+    if (rc == VMC_EPERM || rc == VMC_ENOENT || rc == VMC_EHOST) {
+        print_message("no TAP here: %s\n", err.text);
+        skip();
+    }
+    assert_int_equal(rc, VMC_OK);
+    struct vmc_host_net *second;
+    assert_int_equal(vmc_host_tap_open(&cfg, &second, &err), VMC_EBUSY);
+    assert_int_equal(vmc_host_net_start(g->net, receive, g, &err), VMC_OK);
+    int fd = raw_socket(cfg.ifname);
+    if (fd < 0) {
+        vmc_host_net_close(g->net);
+        print_message("no raw sockets here\n");
+        skip();
+    }
+    unsigned char f[60] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5, 'o', 'u', 't'};
+    unsigned char back[100];
+    struct timeval patience = {.tv_sec = 5};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    send_frame(g, f, sizeof(f));
+    assert_int_equal(recv(fd, back, sizeof(back), 0), sizeof(f));
+    assert_memory_equal(back, f, sizeof(f));
+    memcpy(f + 14, "in!", 3);
+    assert_int_equal(send(fd, f, sizeof(f), 0), sizeof(f));
+    unsigned char *r = next_frame(g, is_experiment);
+    assert_non_null(r);
+    assert_memory_equal(r + 14, "in!", 3);
+    close(fd);
+    vmc_host_net_close(g->net);
+}
+
 static void bad_configurations_are_explained(void **state)
 {
     (void)state;
@@ -392,6 +456,7 @@ int main(void)
         cmocka_unit_test(tcp_reaches_a_server_on_the_host),
         cmocka_unit_test(frames_wait_while_the_guest_is_full),
         cmocka_unit_test(hostile_frames_do_no_harm),
+        cmocka_unit_test(tap_carries_frames_both_ways),
         cmocka_unit_test(bad_configurations_are_explained),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -360,6 +360,40 @@ static void queue_pairs_share_the_flows(void **state)
     close_rig(&r);
 }
 
+static void filter_and_pairs_survive_a_save(void **state)
+{
+    (void)state;
+    static unsigned char buf[8192];
+    static const unsigned char other[6] = {2, 9, 9, 9, 9, 9};
+    struct net_rig a;
+    struct net_rig b;
+    open_rig(&a, CTRL_ALL | F_MQ, 4, 9);
+    assert_int_equal(control(&a, 8, 0, 0, "\0", 1), 0);
+    assert_int_equal(control(&a, 8, 4, 0, "\2\0", 2), 0);
+    add_rx(&a, 0, 0, 200);
+    vmc_virtio_net_set_link(a.dev, false);
+    assert_int_equal(vmc_board_quiesce(&a.b.bd), VMC_OK);
+    struct vmc_device *d = a.b.bd.devices->next;
+    size_t n = d->ops->save(d->dev, buf, sizeof(buf));
+    assert_true(n <= sizeof(buf));
+    open_rig(&b, CTRL_ALL | F_MQ, 4, 9);
+    memcpy(b.b.ram, a.b.ram, VD_RAM_BYTES);
+    assert_int_equal(vmc_board_quiesce(&b.b.bd), VMC_OK);
+    d = b.b.bd.devices->next;
+    assert_int_equal(d->ops->load(d->dev, buf, n, NULL), VMC_OK);
+    vmc_board_resume(&b.b.bd);
+    struct vmc_virtio *dev = b.v.dev;
+    b.v = a.v;
+    b.v.b = &b.b;
+    b.v.dev = dev;
+    assert_false(accepted(&b, our_mac)); /* no link */
+    vmc_virtio_net_set_link(b.dev, true);
+    assert_false(accepted(&b, other));
+    assert_true(accepted(&b, our_mac));
+    close_rig(&a);
+    close_rig(&b);
+}
+
 static void link_state_is_announced(void **state)
 {
     (void)state;
@@ -401,6 +435,7 @@ int main(void)
         cmocka_unit_test(frames_that_cannot_fit_are_dropped),
         cmocka_unit_test(receive_filter_is_the_drivers),
         cmocka_unit_test(queue_pairs_share_the_flows),
+        cmocka_unit_test(filter_and_pairs_survive_a_save),
         cmocka_unit_test(link_state_is_announced),
         cmocka_unit_test(control_features_need_the_control_queue),
     };
