@@ -4,9 +4,9 @@
  * port that reads them byte by byte, a directory of named files, and a DMA interface.
  *
  * Threats (guest input: selector, DMA descriptor address and contents)
- *   unknown item, read past the end     zeros                               fw_cfg_past_end
- *   DMA to what is not RAM              error bit, nothing else             fw_cfg_dma_bad_address
- *   DMA longer than the item            rest zero-filled, bounded by RAM    fw_cfg_dma_long
+ *   unknown item, read past the end     zeros                               fw_cfg_items
+ *   DMA to what is not RAM              error bit, nothing else             fw_cfg_dma
+ *   DMA longer than the item            rest zero-filled, bounded by RAM    fw_cfg_dma
  *   descriptor changed meanwhile        fetched once                        (code)
  */
 #include "dev_priv.h"

@@ -7,9 +7,9 @@
  * exist that never set OUT2 and boards exist that ignore it.
  *
  * Threats (guest input: any byte to any register; outside input: characters)
- *   writes faster than the far end      FIFO of 16, then lost       uart_slow_output_keeps_order
- *   flood from outside                  FIFO of 16, then refused    uart_input_flow_control
- *   divisor 0 or huge                   timeout clamped             uart_divisor_zero
+ *   writes faster than the far end      FIFO of 16, then lost       slow_output_keeps_order
+ *   flood from outside                  FIFO of 16, then refused    input_flow_control
+ *   divisor 0 or huge                   timeout clamped             divisor_zero
  */
 #include "dev_priv.h"
 
