@@ -69,6 +69,14 @@ VMC_API bool vmc_vm_stopped(const struct vmc_vm *vm, uint32_t *why, uint64_t *de
 VMC_API VMC_MUST_CHECK int vmc_vm_start(struct vmc_vm *vm, struct vmc_error *err);
 /** The memory map was edited: tell the engine. While quiesced: VMC_EBUSY. */
 VMC_API VMC_MUST_CHECK int vmc_vm_memory_changed(struct vmc_vm *vm);
+/**
+ * The dirty log of vmc_mem_dirty_*, with what engines log by themselves (KVM) included: a VM's
+ * log is used through these. Start and stop while quiesced: VMC_EBUSY. take: any thread.
+ */
+VMC_API VMC_MUST_CHECK int vmc_vm_dirty_start(struct vmc_vm *vm, unsigned client);
+VMC_API VMC_MUST_CHECK int vmc_vm_dirty_stop(struct vmc_vm *vm, unsigned client);
+VMC_API VMC_MUST_CHECK int vmc_vm_dirty_take(struct vmc_vm *vm, unsigned client, uint64_t gpa,
+                                             uint64_t pages, uint64_t *bitmap, size_t words);
 /** Ask every vCPU to leave run with KICKED and stay out; does not wait. Any thread. */
 VMC_API void vmc_vm_pause(struct vmc_vm *vm);
 /** No vCPU is inside run. Any thread. */

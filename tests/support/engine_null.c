@@ -105,7 +105,7 @@ static int probe_irqchip(const struct vmc_platform *pf, struct vmc_engine_info *
 {
     (void)pf;
     (void)err;
-    return probe(out, VMC_CAP_IRQCHIP);
+    return probe(out, VMC_CAP_IRQCHIP | VMC_CAP_DIRTY_LOG);
 }
 
 static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc_error *err)
@@ -259,6 +259,23 @@ static int mem_changed(void *evm)
     return VMC_OK;
 }
 
+static int dirty_log(void *evm, bool on)
+{
+    ((struct null_vm *)evm)->logging = on;
+    return VMC_OK;
+}
+
+static int dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap)
+{
+    struct null_vm *vm = evm;
+
+    if (gpa == 0 && pages >= 64 && vm->logging) {
+        bitmap[0] |= vm->dirty;
+        vm->dirty = 0;
+    }
+    return VMC_OK;
+}
+
 static int irq_line(void *evm, uint32_t gsi, bool level)
 {
     (void)evm;
@@ -322,7 +339,8 @@ static const struct vmc_engine_ops pull_ops = {
 static const struct vmc_engine_ops inject_ops = {
     COMMON, .name = "null-inject", .probe = probe_inject, .read_tsc = read_tsc};
 static const struct vmc_engine_ops irqchip_ops = {
-    COMMON, .name = "null-irqchip", .probe = probe_irqchip, .irq_line = irq_line, .msi = msi,
+    COMMON, .name = "null-irqchip", .probe = probe_irqchip, .dirty_log = dirty_log,
+    .dirty_fetch = dirty_fetch, .irq_line = irq_line, .msi = msi,
     .ioapic_route = ioapic_route};
 
 const struct vmc_engine_ops *engine_null_pull(void)

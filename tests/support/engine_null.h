@@ -33,6 +33,8 @@ struct null_vm {
     struct vmc_cpu_policy policy;
     unsigned policies, mem_changes, msis, routes;
     uint64_t last_msi;
+    bool logging;
+    uint64_t dirty; /* pages 0-63 that "the processor" wrote */
 };
 
 struct null_vcpu {

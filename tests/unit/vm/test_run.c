@@ -636,6 +636,33 @@ static void reset_restores_power_on_state(void **state)
     free(st);
 }
 
+static void engine_and_device_writes_share_a_log(void **state)
+{
+    struct vm_fx *f = *state;
+    struct null_vm *vm;
+    uint64_t a[4], b[4];
+    vm_up(f, engine_null_irqchip(), 1, 0, program);
+    vm = f->vm->evm;
+    assert_int_equal(vmc_vm_dirty_start(f->vm, 0), VMC_OK);
+    assert_true(vm->logging);
+    assert_int_equal(vmc_vm_dirty_start(f->vm, 1), VMC_OK);
+    assert_int_equal(vmc_vm_dirty_take(f->vm, 0, 0, 256, a, 4), VMC_OK);
+    assert_int_equal(vmc_vm_dirty_take(f->vm, 1, 0, 256, b, 4), VMC_OK);
+    vm->dirty = 0x8000000000000006ull; /* the processor's writes */
+    assert_int_equal(vmc_mem_write(vmc_vm_mem(f->vm), 0x8000, "x", 1), VMC_OK); /* a device's */
+    assert_int_equal(vmc_vm_dirty_take(f->vm, 0, 0, 256, a, 4), VMC_OK);
+    assert_int_equal(a[0], 0x8000000000000106ull);
+    assert_int_equal(a[1] | a[2] | a[3], 0);
+    assert_int_equal(vmc_vm_dirty_take(f->vm, 1, 0, 256, b, 4), VMC_OK);
+    assert_int_equal(b[0], a[0]); /* the other client misses nothing */
+    assert_int_equal(vmc_vm_dirty_take(f->vm, 0, 0, 256, a, 4), VMC_OK);
+    assert_int_equal(a[0], 0);
+    assert_int_equal(vmc_vm_dirty_stop(f->vm, 0), VMC_OK);
+    assert_true(vm->logging);
+    assert_int_equal(vmc_vm_dirty_stop(f->vm, 1), VMC_OK);
+    assert_false(vm->logging);
+}
+
 static void bad_configurations_are_explained(void **state)
 {
     struct vm_fx *f = *state;
@@ -750,6 +777,7 @@ int main(void)
         vm_test(self_timed_runs_advance_timers),
         vm_test(pause_keeps_vcpus_out),
         vm_test(reset_restores_power_on_state),
+        vm_test(engine_and_device_writes_share_a_log),
         vm_test(bad_configurations_are_explained),
         vm_test(creation_fails_cleanly_without_memory),
         cmocka_unit_test(every_exit_has_a_name),
