@@ -421,7 +421,8 @@ static int events(struct vmci_soft_cpu *sc)
 
     if (cpu->exc.pending)
         return deliver_exception(sc) == VMCI_EXIT ? VMCI_EXIT : DELIVERED;
-    if (cpu->pending_db != 0) {
+    /* Data breakpoints of MOV SS wait for its successor, too (SDM 3A 6.8.3). */
+    if (cpu->pending_db != 0 && cpu->irq_shadow != 3) {
         memset(&cpu->exc, 0, sizeof(cpu->exc));
         cpu->exc.pending = true;
         cpu->exc.vector = VMC_VEC_DB;
