@@ -1,0 +1,121 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# "vmcore run" with tiny guests in real mode: what it exits with and what it says.
+set -u
+vmcore=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+failed=0
+
+# check NAME STATUS PATTERN ARGS...: run, compare the exit status, look for PATTERN in the output
+check() {
+    local name=$1 status=$2 pattern=$3 got
+    shift 3
+    timeout -k 5 60 "$vmcore" run --engine soft "$@" >"$dir/out" 2>&1 </dev/null
+    got=$?
+    if [ "$got" != "$status" ] || { [ -n "$pattern" ] && ! grep -q -e "$pattern" "$dir/out"; }; then
+        echo "FAILED: $name: status $got (expected $status), output:"
+        head -5 "$dir/out"
+        failed=1
+    else
+        echo "ok: $name"
+    fi
+}
+
+guest() { # NAME BYTES: a flat binary
+    printf "$2" >"$dir/$1"
+}
+guest exit21 '\xb0\x15\xe6\xf4\xeb\xfe'                          # mov al, 21; out 0xf4, al; jmp .
+guest hello '\xba\xf8\x03\xb0\x68\xee\xb0\x69\xee\xb0\x00\xe6\xf4\xf4' # "hi" to COM1, then exit 0
+guest spin '\xeb\xfe'
+# lidt [table with limit 0]; int3
+printf '\x2e\x0f\x01\x1e\x07\x00\xcc\x00\x00\x00\x00\x00\x00' >"$dir/triple"
+guest e9 '\xe4\xe9\xe6\xf4\xf4'                                  # in al, 0xe9; out 0xf4, al
+flat="--load-at 0x8000"
+
+check "exit port" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4
+check "serial output" 1 "hi" $flat --kernel "$dir/hello" --exit-port 0xf4
+check "debug console reads 0xe9" $(((0xe9 << 1 | 1) & 255)) "" $flat --kernel "$dir/e9" --exit-port 0xf4
+check "timeout" 124 "timeout" $flat --kernel "$dir/spin" --timeout 0.5
+check "triple fault" 6 "triple fault" $flat --kernel "$dir/triple"
+check "deterministic" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --deterministic
+check "translated" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --translate
+check "two processors" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2
+check "no sandbox" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-sandbox
+
+check "nothing to run" 2 "nothing to run"
+check "unknown option" 2 "unrecognized option" --frobnicate
+check "bad engine" 2 "expected auto, kvm or soft" --engine tcg --kernel x
+check "absurd memory" 2 "must be between" --kernel "$dir/spin" --mem 900T
+check "tiny memory" 2 "must be between" --kernel "$dir/spin" --mem 4K
+check "bad memory" 2 "not a size" --kernel "$dir/spin" --mem lots
+check "no processors" 2 "must be a number" --kernel "$dir/spin" --cpus 0
+check "too many processors" 2 "must be a number" --kernel "$dir/spin" --cpus 5000
+check "unknown CPU model" 2 "no CPU model" $flat --kernel "$dir/spin" --cpu z80
+check "unknown feature" 2 "" $flat --kernel "$dir/spin" --cpu default,+warp
+check "missing kernel" 4 "No such file" --kernel "$dir/none"
+check "kernel is a folder" 4 "not a regular file" --kernel "$dir"
+check "missing disk" 4 "" $flat --kernel "$dir/spin" --disk "$dir/none"
+check "bad disk option" 2 "unknown option" --kernel "$dir/spin" --disk "$dir/spin,rw"
+head -c 700 /dev/urandom >"$dir/junk"
+check "no known image" 4 "" --kernel "$dir/junk"
+printf '\x7fELF\x02\x01\x01' >"$dir/elf"
+check "truncated ELF" 4 "" --kernel "$dir/elf"
+
+# A disk is used by one run at a time.
+truncate -s 1M "$dir/disk"
+timeout 20 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --disk "$dir/disk" --timeout 5 \
+    >/dev/null 2>&1 </dev/null &
+first=$!
+sleep 1.5
+check "locked disk" 4 "disk" $flat --kernel "$dir/spin" --disk "$dir/disk" --timeout 1
+kill "$first" 2>/dev/null
+wait "$first" 2>/dev/null
+
+# Control socket and statistics.
+timeout 30 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --control "$dir/sock" \
+    --stats "$dir/stats.json" --timeout 25 >/dev/null 2>&1 </dev/null &
+vm=$!
+python3 - "$dir/sock" <<'PY' || failed=1
+import json, socket, sys, time
+for _ in range(100):
+    try:
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(sys.argv[1])
+        break
+    except OSError:
+        time.sleep(0.1)
+f = s.makefile("rw")
+def call(method, **kw):
+    f.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, **kw}) + "\n")
+    f.flush()
+    return json.loads(f.readline())
+assert call("status")["result"]["state"] == "running"
+assert call("pause")["result"] is True
+assert call("status")["result"]["state"] == "paused"
+a = call("stats")["result"]["vcpus"][0]["instructions"]
+assert call("stats")["result"]["vcpus"][0]["instructions"] == a
+assert call("resume")["result"] is True
+assert call("nonsense")["error"]["code"] == -32601
+assert call("status", params=7)["error"]["code"] == -32602
+f.write("}{\n")
+f.flush()
+assert json.loads(f.readline())["error"]["code"] == -32700
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b'{"jsonrpc":"2.0","id":2,"method":"quit"}\n')
+assert json.loads(s.makefile().readline())["result"] is True
+print("ok: control socket")
+PY
+wait "$vm"
+status=$?
+if [ "$status" != 0 ] || ! python3 -c "
+import json, sys
+d = json.load(open('$dir/stats.json'))
+assert d['engine'] == 'soft' and d['vcpus'][0]['instructions'] > 0, d"; then
+    echo "FAILED: statistics (status $status)"
+    failed=1
+else
+    echo "ok: statistics"
+fi
+exit $failed
