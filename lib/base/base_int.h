@@ -9,10 +9,23 @@
 #include <vmcore/status.h>
 
 /* The compiler's own mem* need these; the platform supplies them (libc or a kernel's shim). */
-void *memcpy(void *dst, const void *src, size_t n);
-void *memmove(void *dst, const void *src, size_t n);
-void *memset(void *dst, int c, size_t n);
-int memcmp(const void *a, const void *b, size_t n);
+#ifdef VMC_GENERAL_REGS
+/*
+ * In modules that may run while a guest's vector registers are live, calls of these, the
+ * compiler's own included, go to mem_gpr.c: a C library's would overwrite the registers.
+ */
+#define VMCI_GPR_NAME(n) __asm__("vmci_gpr_" #n)
+#ifdef __clang__ /* names only the calls that are written out; the assembler gets the others */
+__asm__(".set memcpy, vmci_gpr_memcpy\n.set memmove, vmci_gpr_memmove\n"
+        ".set memset, vmci_gpr_memset\n.set memcmp, vmci_gpr_memcmp");
+#endif
+#else
+#define VMCI_GPR_NAME(n)
+#endif
+void *memcpy(void *dst, const void *src, size_t n) VMCI_GPR_NAME(memcpy);
+void *memmove(void *dst, const void *src, size_t n) VMCI_GPR_NAME(memmove);
+void *memset(void *dst, int c, size_t n) VMCI_GPR_NAME(memset);
+int memcmp(const void *a, const void *b, size_t n) VMCI_GPR_NAME(memcmp);
 
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

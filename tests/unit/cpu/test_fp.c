@@ -269,6 +269,30 @@ static void store_to_a_device_pops_once(void **state)
     assert_int_equal(ld16(CPU_RIG_DATA + 28 + 18), 0x3fff); /* ST1 = 1 */
 }
 
+/*
+ * The registers are live in the host's while helpers flush the TLB, read CPUID, load CR3 ...: none of
+ * them may use vector registers. (With GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512VL,-AVX512BW the C
+ * library's memset uses those that a guest has.)
+ */
+static void helpers_leave_live_registers_alone(void **state)
+{
+    (void)state;
+    cpu_rig_mode(&rig, 64, 0);
+    enable();
+    rig.st.gpr[VMC_RSI] = CPU_RIG_DATA;
+    for (unsigned i = 0; i < 512; i++)
+        rig.ram[CPU_RIG_DATA + i] = (uint8_t)(i * 7 + 1);
+    /* vmovups ymm0, [rsi]; vmovups ymm1, [rsi+32]; mov rax, cr3; mov cr3, rax; mov rax, cr4;
+       xor al, 80h; mov cr4, rax; xor al, 80h; mov cr4, rax; invlpg [rsi]; xor eax, eax; cpuid;
+       vmovups [rsi+256], ymm0; vmovups [rsi+288], ymm1; hlt */
+    CODE(0xc5, 0xfc, 0x10, 0x06, 0xc5, 0xfc, 0x10, 0x4e, 0x20, 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8,
+         0x0f, 0x20, 0xe0, 0x34, 0x80, 0x0f, 0x22, 0xe0, 0x34, 0x80, 0x0f, 0x22, 0xe0, 0x0f, 0x01,
+         0x3e, 0x31, 0xc0, 0x0f, 0xa2, 0xc5, 0xfc, 0x11, 0x86, 0, 1, 0, 0, 0xc5, 0xfc, 0x11, 0x8e,
+         0x20, 1, 0, 0, 0xf4);
+    assert_int_equal(outcome(), -1);
+    assert_memory_equal(rig.ram + CPU_RIG_DATA + 256, rig.ram + CPU_RIG_DATA, 64);
+}
+
 /* More encodings than the cache holds: each still does what it says. */
 static void thunk_cache_overflows_without_harm(void **state)
 {
@@ -332,6 +356,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(xrstor_checks_its_header, setup, teardown),
         cmocka_unit_test_setup_teardown(xsavec_writes_what_is_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(store_to_a_device_pops_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(helpers_leave_live_registers_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(thunk_cache_overflows_without_harm, setup, teardown),
         cmocka_unit_test_setup_teardown(state_transfer_refuses_what_the_unit_lacks, setup, teardown),
     };
