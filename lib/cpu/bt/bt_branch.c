@@ -133,18 +133,36 @@ static bool jcxz(struct bt_work *w, const struct vmci_insn *in)
     return true;
 }
 
-/* The target of an indirect jump or call goes to cpu->rip. */
+/* s, an indirect target, goes to cpu->rip; one that is not canonical faults at the branch. */
+static void take_target(struct bt_work *w, unsigned s, unsigned t)
+{
+    struct emit *e = &w->e;
+
+    em_rr(e, EM_W, 0x8b, t, s); /* mov t, s */
+    em_rex(e, EM_W, 0, t);      /* sar t, 47: 0 or -1 */
+    em8(e, 0xc1);
+    em8(e, 0xf8 | (t & 7));
+    em8(e, 47);
+    em_ri(e, EM_W, 0, t, 1); /* add t, 1 */
+    em_ri(e, EM_W, 7, t, 1); /* cmp t, 1 */
+    bt_cold_insn(w, em_jump(e, CC_A), s, t);
+    em_store_gs(e, s, GS_CPU(rip));
+}
+
+/* The target of an indirect jump or call. */
 static void load_target(struct bt_work *w, const struct vmci_insn *in, unsigned s, unsigned t)
 {
     struct emit *e = &w->e;
 
     if (in->opnd[0].kind == VMCI_OPND_GPR) {
-        em_store_gs(e, in->opnd[0].reg, GS_CPU(rip));
-        return;
+        em_store_gs(e, s, GS_SPILL(0));
+        em_store_gs(e, t, GS_SPILL(1));
+        em_rr(e, EM_W, 0x8b, s, in->opnd[0].reg);
+    } else {
+        bt_check_ea(w, in, BT_ACC_READ, 8, 1, s, t);
+        em_rm(e, EM_W, 0x8b, s, s);
     }
-    bt_check_ea(w, in, BT_ACC_READ, 8, 1, s, t);
-    em_rm(e, EM_W, 0x8b, s, s);
-    em_store_gs(e, s, GS_CPU(rip));
+    take_target(w, s, t);
     bt_reload(w, s, t);
 }
 
@@ -202,7 +220,7 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
         return false;
     bt_check_stack(w, 0, BT_ACC_READ, 8, EM_RCX, EM_RDX);
     em_rm(e, EM_W, 0x8b, EM_RCX, EM_RCX);
-    em_store_gs(e, EM_RCX, GS_CPU(rip));
+    take_target(w, EM_RCX, EM_RDX);
     bt_reload(w, EM_RCX, EM_RDX);
     em_lea(e, EM_W, EM_RSP, EM_RSP, BT_NO_REG, 0, 8 + release);
     dispatch(w, w->i + 1);

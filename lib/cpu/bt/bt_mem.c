@@ -89,9 +89,35 @@ void bt_pick_scratch(const struct bt_work *w, uint32_t used, unsigned *s, unsign
     }
 }
 
-/* The linear address is in s. Leaves the host address there. */
-static void check(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align, unsigned s,
-                  unsigned t)
+/* The linear address of in's memory operand, or of RSP + disp where in is NULL, into s. */
+static void linear(struct bt_work *w, const struct vmci_insn *in, int32_t disp, unsigned s)
+{
+    struct emit *e = &w->e;
+
+    if (in == NULL) {
+        em_lea(e, EM_W, s, EM_RSP, BT_NO_REG, 0, disp);
+        return;
+    }
+    if (in->base == VMCI_REG_IP) {
+        uint64_t la = w->la + (uint64_t)in->disp;
+        em_mov_imm(e, s, in->addrsize == 4 ? (uint32_t)la : la);
+    } else {
+        em_lea(e, in->addrsize == 8 ? EM_W : 0, s, in->base, in->index, in->scale,
+               (int32_t)in->disp);
+    }
+    if (in->seg == VMC_FS || in->seg == VMC_GS)
+        em_rgs(e, EM_W, 0x03, s,
+               GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
+                                        offsetof(struct vmc_segment, base)));
+}
+
+/*
+ * Compare the page of the operand's last byte with the tag that its first byte selects. An empty
+ * tag is no page's address (VMCI_TLB_NONE has low bits set), so nothing but a hit passes. Leaves
+ * the host address in s.
+ */
+static void check(struct bt_work *w, const struct vmci_insn *in, int32_t disp, enum bt_acc acc,
+                  unsigned bytes, unsigned align, unsigned s, unsigned t)
 {
     struct emit *e = &w->e;
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(w->sc->cpu.tlb[0]));
@@ -100,16 +126,19 @@ static void check(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned a
     unsigned shift = VMC_PAGE_SHIFT - 5;
     _Static_assert(sizeof(struct vmci_tlbe) == 32, "the index below is scaled by 32");
 
+    linear(w, in, disp, s);
     em_rr(e, EM_W, 0x8b, t, s); /* mov t, s */
     em_rex(e, EM_W, 0, t);      /* shr t, 7 */
     em8(e, 0xc1);
     em8(e, 0xe8 | (t & 7));
     em8(e, shift);
     em_ri(e, 0, 4, t, (VMCI_TLB_SIZE - 1) << 5); /* and t, index mask */
-    em_rgsb(e, EM_W, 0x33, s, t, tag);           /* xor s, tag: offset within the page */
-    em_ri(e, EM_W, 7, s, VMC_PAGE_SIZE - bytes); /* cmp s, last offset */
-    size_t miss = em_jump(e, CC_A);
-    bt_cold_insn(w, miss, s, t);
+    if (bytes > 1)
+        em_ri(e, EM_W, 0, s, bytes - 1);              /* add s, bytes - 1 */
+    em_ri(e, EM_W, 4, s, ~(VMC_PAGE_SIZE - 1));       /* and s, page mask */
+    em_rgsb(e, EM_W, 0x3b, s, t, tag);                /* cmp s, tag */
+    bt_cold_insn(w, em_jump(e, CC_NE), s, t);
+    linear(w, in, disp, s);
     if (align > 1) {
         em_rex(e, 0, 0, s); /* test s, align - 1 */
         em8(e, 0xf7);
@@ -117,7 +146,6 @@ static void check(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned a
         em32(e, align - 1);
         bt_cold_insn(w, em_jump(e, CC_NE), s, t);
     }
-    em_rgsb(e, EM_W, 0x03, s, t, tag); /* add s, tag: linear address again */
     em_rgsb(e, EM_W, 0x03, s, t, table + (uint32_t)offsetof(struct vmci_tlbe, addend));
 }
 
@@ -138,22 +166,9 @@ void bt_reload(struct bt_work *w, unsigned s, unsigned t)
 void bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
                  unsigned align, unsigned s, unsigned t)
 {
-    struct emit *e = &w->e;
-
     bt_clobber(w);
     spill(w, s, t);
-    if (in->base == VMCI_REG_IP) {
-        uint64_t la = w->la + (uint64_t)in->disp;
-        em_mov_imm(e, s, in->addrsize == 4 ? (uint32_t)la : la);
-    } else {
-        em_lea(e, in->addrsize == 8 ? EM_W : 0, s, in->base, in->index, in->scale,
-               (int32_t)in->disp);
-    }
-    if (in->seg == VMC_FS || in->seg == VMC_GS)
-        em_rgs(e, EM_W, 0x03, s,
-               GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
-                                        offsetof(struct vmc_segment, base)));
-    check(w, acc, bytes, align, s, t);
+    check(w, in, 0, acc, bytes, align, s, t);
 }
 
 void bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes, unsigned s,
@@ -161,8 +176,7 @@ void bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
 {
     bt_clobber(w);
     spill(w, s, t);
-    em_lea(&w->e, EM_W, s, EM_RSP, BT_NO_REG, 0, disp);
-    check(w, acc, bytes, 1, s, t);
+    check(w, NULL, disp, acc, bytes, 1, s, t);
 }
 
 void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
