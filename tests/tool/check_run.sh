@@ -39,7 +39,7 @@ check "debug console reads 0xe9" $(((0xe9 << 1 | 1) & 255)) "" $flat --kernel "$
 check "timeout" 124 "timeout" $flat --kernel "$dir/spin" --timeout 0.5
 check "triple fault" 6 "triple fault" $flat --kernel "$dir/triple"
 check "deterministic" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --deterministic
-check "translated" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --translate
+check "interpreted" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-translate
 check "two processors" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2
 check "no sandbox" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-sandbox
 

@@ -35,7 +35,7 @@ enum key {
     KEY_GDB,
     KEY_TRACE_INSN,
     KEY_DETERMINISTIC,
-    KEY_TRANSLATE,
+    KEY_NO_TRANSLATE,
     KEY_NO_SANDBOX,
     KEY_VERBOSE,
 };
@@ -73,8 +73,8 @@ static const struct argp_option option_table[] = {
      "Write every instruction executed, disassembled (software engine)", 0},
     {"deterministic", KEY_DETERMINISTIC, NULL, 0,
      "All processors on one thread, time from retired instructions (software engine)", 0},
-    {"translate", KEY_TRANSLATE, NULL, 0,
-     "Binary translation of hot 64-bit code (software engine; experimental)", 0},
+    {"no-translate", KEY_NO_TRANSLATE, NULL, 0,
+     "Interpret all code, without binary translation (software engine)", 0},
     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
     {"verbose", KEY_VERBOSE, NULL, 0, "Say more on standard error", 0},
     {NULL, 0, NULL, 0, NULL, 0},
@@ -360,8 +360,8 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
     case KEY_DETERMINISTIC:
         o->deterministic = true;
         break;
-    case KEY_TRANSLATE:
-        o->translate = true;
+    case KEY_NO_TRANSLATE:
+        o->translate = false;
         break;
     case KEY_NO_SANDBOX:
         o->no_sandbox = true;
@@ -389,6 +389,7 @@ int run_options_parse(int argc, char **argv, struct run_options *o)
     memset(o, 0, sizeof(*o));
     o->mem_bytes = 512ull << 20;
     o->cpus = 1;
+    o->translate = true;
     o->exit_port = -1;
     o->serial.kind = RUN_CHR_STDIO;
     argp_err_exit_status = EXIT_BAD_ARGS;

@@ -48,8 +48,6 @@ static bool copyable(const struct vmci_insn *in)
     case VMCI_OP_SAR:
     case VMCI_OP_SHLD:
     case VMCI_OP_SHRD:
-    case VMCI_OP_BSF:
-    case VMCI_OP_BSR:
     case VMCI_OP_LZCNT:
     case VMCI_OP_TZCNT:
     case VMCI_OP_POPCNT:
@@ -75,6 +73,10 @@ static bool copyable(const struct vmci_insn *in)
     case VMCI_OP_STC:
     case VMCI_OP_CMC:
         return true;
+    case VMCI_OP_BSF:
+    case VMCI_OP_BSR:
+        /* With F3 the host may take it for TZCNT or LZCNT. */
+        return (in->flags & VMCI_IF_F3) == 0;
     case VMCI_OP_BT:
     case VMCI_OP_BTS:
     case VMCI_OP_BTR:

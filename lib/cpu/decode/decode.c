@@ -549,6 +549,11 @@ static int assemble(const struct dec_scan *s, const struct dec_facts *f, const u
     memset(in, 0, sizeof(*in));
     in->op = f->op;
     in->feature = f->feature;
+    /* A processor without them takes F3 0F BC and BD for what they were before. */
+    if ((in->op == VMCI_OP_TZCNT || in->op == VMCI_OP_LZCNT) && !(features >> in->feature & 1)) {
+        in->op = in->op == VMCI_OP_TZCNT ? VMCI_OP_BSF : VMCI_OP_BSR;
+        in->feature = VMCI_FEAT_NONE;
+    }
     in->flags = prefix_flags(s);
     in->len = (uint8_t)len;
     in->addrsize = s->addrsize;

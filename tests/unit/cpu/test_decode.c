@@ -322,6 +322,19 @@ static void features_gate(void **state)
     }
 }
 
+/* Without BMI1 and ABM the encodings of TZCNT and LZCNT are BSF and BSR with a prefix. */
+static void tzcnt_falls_back_to_bsf(void **state)
+{
+    (void)state;
+    struct vmci_insn in;
+    assert_int_equal(decode("f30fbcc1", 32, ~0ull, &in), 4);
+    assert_int_equal(in.op, VMCI_OP_TZCNT);
+    assert_int_equal(decode("f30fbcc1", 32, ~(1ull << VMCI_FEAT_BMI1), &in), 4);
+    assert_int_equal(in.op, VMCI_OP_BSF);
+    assert_int_equal(decode("f30fbdc1", 32, ~(1ull << VMCI_FEAT_LZCNT), &in), 4);
+    assert_int_equal(in.op, VMCI_OP_BSR);
+}
+
 /* Any bytes: a length in range, or a clear answer. */
 static void random_bytes(void **state)
 {
@@ -355,6 +368,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forms),           cmocka_unit_test(addresses),
         cmocka_unit_test(truncated_and_too_long), cmocka_unit_test(features_gate),
+        cmocka_unit_test(tzcnt_falls_back_to_bsf),
         cmocka_unit_test(random_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
