@@ -4,8 +4,8 @@
  * program, not the library, stands behind. Two VMs run side by side, each with an engine of its
  * own where the host offers more than one.
  */
+#include <pthread.h>
 #include <stdio.h>
-#include <string.h>
 
 #include <vmcore/host.h>
 #include <vmcore/vmcore.h>
@@ -56,7 +56,7 @@ static int run_guest(struct vmc_vcpu *v)
 
 static int start_state(struct vmc_vcpu *v)
 {
-    static struct vmc_x86_state st;
+    struct vmc_x86_state st;
     int rc = vmc_vcpu_get_state(v, VMC_ST_RIP | VMC_ST_SEG, &st);
 
     if (rc < 0)
@@ -98,6 +98,19 @@ static int hello(const struct vmc_platform *pf, const struct vmc_engine_ops *eng
     return rc == VMC_OK ? 0 : fail("run", &err);
 }
 
+struct job {
+    const struct vmc_platform *pf;
+    const struct vmc_engine_ops *engine;
+    int rc;
+};
+
+static void *thread_main(void *arg)
+{
+    struct job *j = arg;
+    j->rc = hello(j->pf, j->engine);
+    return NULL;
+}
+
 int main(void)
 {
     struct vmc_platform pf;
@@ -105,13 +118,18 @@ int main(void)
 
     if (vmc_host_platform_init(&pf, NULL, &err) != VMC_OK)
         return fail("platform", &err) != 0;
-    int rc = hello(&pf, vmc_engine_soft());
+    struct job second = {.pf = &pf, .engine = vmc_engine_soft()};
 #ifdef HELLO_KVM
     struct vmc_engine_info info = {.size = sizeof(info)};
     if (vmc_engine_kvm()->probe(&pf, &info, &err) == VMC_OK)
-        rc |= hello(&pf, vmc_engine_kvm());
+        second.engine = vmc_engine_kvm();
     else
         printf("(no KVM here: %s)\n", err.text);
 #endif
-    return rc != 0;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, thread_main, &second) != 0)
+        return 1;
+    int rc = hello(&pf, vmc_engine_soft());
+    pthread_join(thread, NULL);
+    return rc != 0 || second.rc != 0;
 }
