@@ -37,6 +37,7 @@ struct vmci_bt {
     const uint8_t *dispatch[3]; /* by TLB mode */
 
     struct bt_work *work;
+    uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
     int rc; /* of the instruction that ended a run */
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices;
 };

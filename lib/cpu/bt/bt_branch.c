@@ -229,6 +229,10 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
 
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
 {
+    /* The interpreter knows how a branch out of the canonical addresses faults. */
+    if (in->nopnd != 0 && in->opnd[0].kind == VMCI_OPND_REL &&
+        !vmci_canonical(w->la + in->next + (uint64_t)in->imm))
+        return false;
     switch (in->op) {
     case VMCI_OP_JCC:
         return jcc(w, in);

@@ -142,6 +142,14 @@ static const uint8_t *make_dispatch(struct emit *e, unsigned mode, const uint8_t
                              offsetof(struct block_cache, jc));
     size_t miss[6];
 
+    /* Code that another vCPU has replaced must not run once this one may know of it. */
+    em8(e, 0x65); /* cmp dword gs:[request], 0 */
+    em8(e, 0x83);
+    em8(e, 0x3c);
+    em8(e, 0x25);
+    em32(e, GS_CPU(request));
+    em8(e, 0);
+    em_jump_to(e, CC_NE, leave_lookup);
     em_store_gs(e, EM_RCX, GS_SPILL(0));
     em_store_gs(e, EM_RDX, GS_SPILL(1));
     em_load_gs(e, EM_RCX, GS_CPU(rip));

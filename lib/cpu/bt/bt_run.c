@@ -70,8 +70,9 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     flags_in(sc);
     int rc = in->exec(cpu, in);
     flags_out(sc);
+    /* STAC and CLAC choose another TLB in the middle of a block. */
     if (rc == 0 && in + 1 < cpu->blk_end && vmci_load_relaxed(&cpu->request) == 0 &&
-        fp_usable(sc, t))
+        cpu->tlb_mode == t->mode && fp_usable(sc, t))
         return 0;
     bt->rc = rc;
     return BT_LEAVE_INSN + 1;
@@ -220,6 +221,32 @@ static bool host_can(void)
     return (b & 1u) != 0;
 }
 
+/* Features of the interpreter's own whose instructions the host does not have. */
+static uint64_t host_lacks(void)
+{
+    static const struct {
+        uint8_t reg, bit, feat; /* reg: 0: leaf 1 ECX, 1: leaf 7 EBX, 2: leaf 80000001 ECX */
+    } t[] = {
+        {0, 20, VMCI_FEAT_SSE42}, {0, 22, VMCI_FEAT_MOVBE}, {0, 23, VMCI_FEAT_POPCNT},
+        {1, 3, VMCI_FEAT_BMI1},   {1, 8, VMCI_FEAT_BMI2},   {1, 19, VMCI_FEAT_ADX},
+        {2, 5, VMCI_FEAT_LZCNT},
+    };
+    unsigned a, b, c, d;
+    unsigned r[3] = {0};
+    uint64_t lacks = 0;
+
+    if (__get_cpuid(1, &a, &b, &c, &d))
+        r[0] = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        r[1] = b;
+    if (__get_cpuid(0x80000001u, &a, &b, &c, &d))
+        r[2] = c;
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(t); i++)
+        if ((r[t[i].reg] >> t[i].bit & 1) == 0)
+            lacks |= VMCI_BIT(t[i].feat);
+    return lacks;
+}
+
 int bt_init(struct vmci_soft_cpu *sc)
 {
     const struct vmc_platform *pf = sc->cpu.pf;
@@ -229,6 +256,7 @@ int bt_init(struct vmci_soft_cpu *sc)
 
     if (!vmci_pf_has(pf, exec) || !host_can() || VMCI_FP_EAGER)
         return VMC_ENOTSUP;
+    bt->lacks = host_lacks();
     bt->work = vmci_zalloc(pf, sizeof(*bt->work));
     bt->arena = vmci_alloc_aligned(pf, BT_ARENA_BYTES, VMC_PAGE_SIZE);
     int rc = bt->work == NULL || bt->arena == NULL

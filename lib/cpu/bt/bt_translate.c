@@ -6,8 +6,10 @@
 /* ---- which instructions can be copied -------------------------------------------------------- */
 
 /* Integer instructions that run as they are, around their memory operand if they have one. */
-static bool copyable(const struct vmci_insn *in)
+static bool copyable(const struct bt_work *w, const struct vmci_insn *in)
 {
+    if ((w->sc->bt.lacks >> in->feature & 1) != 0)
+        return false;
     switch (in->op) {
     case VMCI_OP_MOV:
     case VMCI_OP_MOVSX:
@@ -289,7 +291,7 @@ static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
     }
     if (in->op >= VMCI_OP_FP_FIRST)
         return translate_fp(w, in);
-    if (!copyable(in))
+    if (!copyable(w, in))
         return false;
     if ((in->flags & VMCI_IF_MEM) != 0)
         return translate_mem(w, in);
@@ -308,12 +310,12 @@ static void interpret(struct bt_work *w)
 }
 
 /* Does the block want the flags in memory, or in EFLAGS, or does it not care? */
-static enum bt_flags entry_flags(const struct block *b)
+static enum bt_flags entry_flags(const struct bt_work *w, const struct block *b)
 {
     for (unsigned i = 0; i < b->n; i++) {
         const struct vmci_insn *in = &b->insn[i];
         enum bt_fluse use = bt_flag_use(in);
-        bool plain = (copyable(in) || in->op == VMCI_OP_LEA || in->op == VMCI_OP_NOP) &&
+        bool plain = (copyable(w, in) || in->op == VMCI_OP_LEA || in->op == VMCI_OP_NOP) &&
                      ((in->flags & VMCI_IF_MEM) == 0 || in->op == VMCI_OP_LEA);
         if (plain && use == BT_FU_WRITE)
             return BT_FL_ANY;
@@ -493,7 +495,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     w->la = b->la;
     w->failed = false;
     w->cold_count = 0;
-    enum bt_flags start = t->fp != 0 ? BT_FL_MEM : entry_flags(b);
+    enum bt_flags start = t->fp != 0 ? BT_FL_MEM : entry_flags(w, b);
     emit_entries(w, start);
     w->flags = start;
     if (t->fp != 0)

@@ -204,8 +204,10 @@ static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t l
     *flags = 0;
     int why = bt_run(sc, b, left);
     sc->bt.pass = why == BT_LEAVE_FP; /* the interpreter knows what to do with this block */
-    if (why != BT_LEAVE_INSN)
+    if (why != BT_LEAVE_INSN) {
+        cpu->cur = cpu->blk; /* left by a call for help: no instruction is under way */
         return 0;
+    }
     const struct vmci_insn *in = cpu->cur;
     *flags = GAVE_UP;
     if (sc->bt.rc != 0)
