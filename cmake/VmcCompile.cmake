@@ -2,6 +2,10 @@
 # Warnings, sanitizers and the flags that every module of lib/ is compiled with.
 set(VMC_WARNINGS -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings
     -Wundef -Wvla -Wimplicit-fallthrough -Wformat=2 -Wpointer-arith)
+if(CMAKE_C_COMPILER_ID MATCHES "Clang")
+  # How the headers of Linux and libseccomp are meant to be used.
+  list(APPEND VMC_WARNINGS -Wno-gnu-variable-sized-type-not-at-end -Wno-missing-field-initializers)
+endif()
 if(VMC_WERROR)
   list(APPEND VMC_WARNINGS -Werror)
 endif()

@@ -41,8 +41,12 @@ function(vmc_add_library)
                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
     target_link_libraries(${t} PRIVATE ${VMC_FOREIGN_LIBS})
     if(kind STREQUAL SHARED)
-      target_link_options(${t} PRIVATE -Wl,--no-undefined
+      target_link_options(${t} PRIVATE
         -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/vmcore.map)
+      if(NOT VMC_SANITIZE AND NOT (VMC_BUILD_FUZZERS AND CMAKE_C_COMPILER_ID MATCHES "Clang"))
+        # (the runtime of a sanitizer or fuzzer comes with the program)
+        target_link_options(${t} PRIVATE -Wl,--no-undefined)
+      endif()
       set_property(TARGET ${t} APPEND PROPERTY LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/vmcore.map)
     endif()
   endforeach()

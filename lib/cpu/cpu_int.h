@@ -177,7 +177,8 @@ static inline uint64_t vmci_retired_now(const struct vmci_cpu *cpu)
 /* Leave the block after the current instruction, for the engine to look at what has changed. */
 static inline void vmci_stop_block(struct vmci_cpu *cpu)
 {
-    cpu->blk_end = cpu->cur + 1;
+    if (cpu->cur != NULL)
+        cpu->blk_end = cpu->cur + 1;
     (void)vmci_fetch_or(&cpu->request, VMCI_REQ_TRAP);
 }
 

@@ -135,7 +135,7 @@ static unsigned with_exit(const struct diff_case *c, uint8_t out[DIFF_CODE_MAX +
         return n + (unsigned)sizeof(jmp64);
     case 16: /* operand size prefix: 32-bit offset */
         out[n++] = 0x66;
-        /* fall through */
+        __attribute__((fallthrough));
     default:
         memcpy(out + n, jmp32, sizeof(jmp32));
         return n + (unsigned)sizeof(jmp32);

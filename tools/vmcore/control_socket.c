@@ -35,6 +35,14 @@ struct control *control_open(const char *path, const struct rpc_server *server)
         return NULL;
     }
     strcpy(addr.sun_path, path);
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool alive = probe >= 0 && connect(probe, (struct sockaddr *)&addr, sizeof(addr)) == 0;
+    if (probe >= 0)
+        close(probe);
+    if (alive) {
+        fprintf(stderr, "vmcore run: --control %s: in use by another virtual machine\n", path);
+        return NULL;
+    }
     /* A socket that a dead process left behind is in the way; anything else is not ours. */
     if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
         unlink(path);

@@ -174,7 +174,7 @@ static void guest_stopped(struct loop *l, uint32_t why, uint64_t detail)
         break;
     case VMC_STOP_HALT_FOREVER:
         fprintf(stderr, "\r\nvmcore: the guest halted with interrupts off\r\n");
-        end(l, EXIT_OK);
+        end(l, EXIT_ERROR);
         break;
     default:
         end(l, EXIT_ERROR);

@@ -9,9 +9,14 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2
+#endif
 
 #ifdef VMC_HAVE_KVM
 #include <vmcore/kvm.h>
@@ -211,6 +216,12 @@ static void trace_line(void *ctx, uint32_t vcpu, const char *line)
     fprintf(ctx, "%s\n", line);
 }
 
+/* Translated code sets the GS base itself, which a kernel may forbid whatever CPUID says. */
+static bool can_translate(const struct run_vm *r)
+{
+    return r->opt.translate && (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
+}
+
 static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
 {
     struct vmc_error err = {0};
@@ -221,7 +232,7 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         return EXIT_ERROR;
     }
     r->soft = (struct vmc_soft_config){.size = sizeof(r->soft),
-                                       .flags = r->opt.translate ? VMC_SOFT_TRANSLATE : 0};
+                                       .flags = can_translate(r) ? VMC_SOFT_TRANSLATE : 0};
     if (r->opt.trace_path != NULL) {
         r->trace = fopen(r->opt.trace_path, "we");
         if (r->trace == NULL) {

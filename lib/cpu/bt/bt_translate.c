@@ -228,7 +228,8 @@ static bool translate_leave(struct bt_work *w, const struct vmci_insn *in)
 /* ---- SSE and AVX ----------------------------------------------------------------------------- */
 
 /* What a native FP instruction needs of bt.fp_ready; 0: it is not run natively. */
-static unsigned fp_need(const struct vmci_insn *in, struct vmci_fp_form *form)
+static unsigned fp_need(const struct vmci_fp *fp, const struct vmci_insn *in,
+                        struct vmci_fp_form *form)
 {
     if (in->op != VMCI_OP_FP_SSE && in->op != VMCI_OP_FP_AVX)
         return 0;
@@ -236,6 +237,8 @@ static unsigned fp_need(const struct vmci_insn *in, struct vmci_fp_form *form)
         return 0;
     if ((form->flags & (VMCI_FO_MMX | VMCI_FO_X87)) != 0 || (in->flags & VMCI_IF_VSIB) != 0)
         return 0;
+    if ((fp->host_features >> form->feature & 1) == 0)
+        return 0; /* whatever the CPU model says */
     return in->op == VMCI_OP_FP_AVX ? BT_FP_AVX : BT_FP_SSE;
 }
 
@@ -245,7 +248,7 @@ static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
     unsigned s = BT_NO_REG;
     unsigned t = BT_NO_REG;
 
-    if (fp_need(in, &form) == 0)
+    if (fp_need(w->sc->cpu.fp, in, &form) == 0)
         return false;
     bool flags = (form.flags & VMCI_FO_FLAGS) != 0;
     if ((in->flags & VMCI_IF_MEM) == 0) {
@@ -327,13 +330,13 @@ static enum bt_flags entry_flags(const struct bt_work *w, const struct block *b)
     return BT_FL_MEM;
 }
 
-static unsigned block_fp_need(const struct block *b)
+static unsigned block_fp_need(const struct vmci_fp *fp, const struct block *b)
 {
     struct vmci_fp_form form;
     unsigned need = 0;
 
     for (unsigned i = 0; i < b->n; i++)
-        need |= fp_need(&b->insn[i], &form);
+        need |= fp_need(fp, &b->insn[i], &form);
     return need;
 }
 
@@ -487,7 +490,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + bt->arena_used);
     bt->arena_used += sizeof(*t);
     *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode,
-                           .fp = (uint8_t)block_fp_need(b)};
+                           .fp = (uint8_t)block_fp_need(sc->cpu.fp, b)};
     w->sc = sc;
     w->b = b;
     w->t = t;
