@@ -51,7 +51,7 @@ static void load(void *ev, uint64_t rip, uint64_t rbp)
 
 static void *run(void *ev)
 {
-    struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = 400000000};
+    struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = 20000000000ull};
     struct vmc_exit x = {0};
 
     if (rig.ops->run(ev, &lim, &x) != 0)
