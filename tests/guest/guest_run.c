@@ -124,7 +124,7 @@ static int run(struct run *r)
 static int compare(const struct run *r, const char *path)
 {
     size_t bytes;
-    const char *want = read_file(path, &bytes);
+    char *want = read_file(path, &bytes);
     size_t line = 1;
     size_t start = 0;
 
@@ -138,6 +138,7 @@ static int compare(const struct run *r, const char *path)
                 ge++;
             printf("line %zu differs\nwant: %.*s\n got: %.*s\n", line, (int)(we - start),
                    want + start, (int)(ge - start), r->report + start);
+            free(want);
             return 1;
         }
         if (want[i] == '\n') {
@@ -146,6 +147,7 @@ static int compare(const struct run *r, const char *path)
         }
     }
     printf("%zu lines as expected\n", line - 1);
+    free(want);
     return 0;
 }
 
