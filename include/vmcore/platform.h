@@ -58,6 +58,8 @@ struct vmc_entropy_ops {
     int (*fill)(void *ctx, void *dst, size_t bytes);
 };
 
+struct vmc_hw_ops;
+
 enum vmc_log_level { VMC_LOG_ERROR, VMC_LOG_WARN, VMC_LOG_INFO, VMC_LOG_DEBUG };
 
 /** The port. Set size to sizeof(struct vmc_platform); members beyond it are taken as absent. */
@@ -87,6 +89,8 @@ struct vmc_platform {
     uint64_t tsc_hz; /**< frequency of this CPU's invariant TSC; 0: unknown, now_ns is used */
     /** Seconds since 1970 in UTC, for the RTC; NULL: the RTC starts at 2000-01-01. */
     int64_t (*wall_s)(void *ctx);
+    /** Privileged instructions (hw.h). Absent: the VT-x and SVM engines answer VMC_ENOTSUP. */
+    const struct vmc_hw_ops *hw;
 };
 
 /** Check a port before use; err explains the first problem. VMC_EINVAL. Any thread. */
