@@ -206,7 +206,8 @@ int vmc_host_char_open(const struct vmc_host_char_config *cfg, struct vmc_host_c
     if (cfg->size < sizeof(*cfg) || (needs_path && len == 0))
         return vmci_host_error(err, VMC_EINVAL, 0, site, "no path, or an unknown configuration");
     if (len >= VMCI_CHAR_PATH)
-        return vmci_host_error(err, VMC_EINVAL, 0, site, "the path %.40s... is too long", cfg->path);
+        return vmci_host_error(err, VMC_EINVAL, 0, site, "the path %.40s... is too long",
+                               cfg->path);
     struct vmc_host_char *c = calloc(1, sizeof(*c));
     if (c == NULL)
         return vmci_host_error(err, VMC_ENOMEM, 0, site, "no memory");
@@ -241,6 +242,8 @@ int vmc_host_char_start(struct vmc_host_char *c, const struct vmc_host_char_even
         return vmci_host_error(err, VMC_ESTATE, 0, "host-char/start", "started already");
     c->ev = *ev;
     c->ctx = ctx;
+    if (c->kind == VMC_HOST_CHAR_STDIO && ev->input == NULL)
+        c->in = -1; /* output only: standard input is somebody else's */
     vmci_host_char_raw(c);
     int e = pthread_create(&c->thread, NULL, char_thread, c);
     if (e != 0) {
@@ -273,7 +276,6 @@ void vmc_host_char_close(struct vmc_host_char *c)
         pthread_join(c->thread, NULL);
     drain(c);
     if (c->kind == VMC_HOST_CHAR_STDIO) {
-        c->in = STDIN_FILENO;
         vmci_host_char_restore(c);
     } else if (c->out >= 0) {
         close(c->out);

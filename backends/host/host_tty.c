@@ -70,7 +70,7 @@ void vmci_host_char_raw(struct vmc_host_char *c)
 {
     struct termios t;
 
-    if (c->kind != VMC_HOST_CHAR_STDIO || tcgetattr(c->in, &c->saved) != 0)
+    if (c->kind != VMC_HOST_CHAR_STDIO || c->in < 0 || tcgetattr(c->in, &c->saved) != 0)
         return;
     t = c->saved;
     t.c_iflag &= ~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
@@ -83,8 +83,9 @@ void vmci_host_char_raw(struct vmc_host_char *c)
 
 void vmci_host_char_restore(struct vmc_host_char *c)
 {
-    if (c->raw_tty)
-        (void)tcsetattr(c->in, TCSADRAIN, &c->saved); /* nothing better to do about a failure */
+    if (c->raw_tty) /* in may be closed off by now */
+        (void)tcsetattr(STDIN_FILENO, TCSADRAIN,
+                        &c->saved); /* nothing better to do about a failure */
     c->raw_tty = false;
 }
 
@@ -132,8 +133,8 @@ static bool is_stale(const struct sockaddr_un *sa)
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return false;
-    bool refused = connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) != 0 &&
-                   errno == ECONNREFUSED;
+    bool refused =
+        connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) != 0 && errno == ECONNREFUSED;
     close(fd);
     return refused;
 }

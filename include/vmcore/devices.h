@@ -26,10 +26,16 @@ struct vmc_stop_sink {
 /* ---- serial port: 16550A ------------------------------------------------------------------- */
 
 struct vmc_uart;
+/**
+ * Refuse input until the guest listens for the first time (it enables the receive interrupt or
+ * polls the line status), so that what was piped in early is not lost when a driver clears the
+ * FIFO.
+ */
+#define VMC_UART_PATIENT 1u
 struct vmc_uart_config {
     uint32_t size;
-    uint16_t port; /**< 0x3f8 for COM1 */
-    uint16_t pad;
+    uint16_t port;  /**< 0x3f8 for COM1 */
+    uint16_t flags; /**< VMC_UART_* */
     struct vmc_irq_line irq;
     struct vmc_chardev out; /**< ops NULL: output is dropped */
     /** Called with no lock held when input was refused and there is room again. May be NULL. */
@@ -138,33 +144,33 @@ VMC_API void vmc_chipset_power_button(struct vmc_chipset *cs);
 /* ---- fw_cfg -------------------------------------------------------------------------------- */
 
 struct vmc_fw_cfg;
-#define VMC_FW_CFG_SIGNATURE   0x00
-#define VMC_FW_CFG_ID          0x01
-#define VMC_FW_CFG_UUID        0x02
-#define VMC_FW_CFG_RAM_SIZE    0x03
-#define VMC_FW_CFG_NOGRAPHIC   0x04
-#define VMC_FW_CFG_NB_CPUS     0x05
-#define VMC_FW_CFG_KERNEL_ADDR 0x07
-#define VMC_FW_CFG_KERNEL_SIZE 0x08
-#define VMC_FW_CFG_INITRD_ADDR 0x0a
-#define VMC_FW_CFG_INITRD_SIZE 0x0b
-#define VMC_FW_CFG_BOOT_DEVICE 0x0c
-#define VMC_FW_CFG_NUMA        0x0d
-#define VMC_FW_CFG_BOOT_MENU   0x0e
-#define VMC_FW_CFG_MAX_CPUS    0x0f
-#define VMC_FW_CFG_KERNEL_DATA 0x11
-#define VMC_FW_CFG_INITRD_DATA 0x12
-#define VMC_FW_CFG_CMDLINE_ADDR 0x13
-#define VMC_FW_CFG_CMDLINE_SIZE 0x14
-#define VMC_FW_CFG_CMDLINE_DATA 0x15
-#define VMC_FW_CFG_SETUP_ADDR  0x16
-#define VMC_FW_CFG_SETUP_SIZE  0x17
-#define VMC_FW_CFG_SETUP_DATA  0x18
-#define VMC_FW_CFG_FILE_DIR    0x19
+#define VMC_FW_CFG_SIGNATURE     0x00
+#define VMC_FW_CFG_ID            0x01
+#define VMC_FW_CFG_UUID          0x02
+#define VMC_FW_CFG_RAM_SIZE      0x03
+#define VMC_FW_CFG_NOGRAPHIC     0x04
+#define VMC_FW_CFG_NB_CPUS       0x05
+#define VMC_FW_CFG_KERNEL_ADDR   0x07
+#define VMC_FW_CFG_KERNEL_SIZE   0x08
+#define VMC_FW_CFG_INITRD_ADDR   0x0a
+#define VMC_FW_CFG_INITRD_SIZE   0x0b
+#define VMC_FW_CFG_BOOT_DEVICE   0x0c
+#define VMC_FW_CFG_NUMA          0x0d
+#define VMC_FW_CFG_BOOT_MENU     0x0e
+#define VMC_FW_CFG_MAX_CPUS      0x0f
+#define VMC_FW_CFG_KERNEL_DATA   0x11
+#define VMC_FW_CFG_INITRD_DATA   0x12
+#define VMC_FW_CFG_CMDLINE_ADDR  0x13
+#define VMC_FW_CFG_CMDLINE_SIZE  0x14
+#define VMC_FW_CFG_CMDLINE_DATA  0x15
+#define VMC_FW_CFG_SETUP_ADDR    0x16
+#define VMC_FW_CFG_SETUP_SIZE    0x17
+#define VMC_FW_CFG_SETUP_DATA    0x18
+#define VMC_FW_CFG_FILE_DIR      0x19
 #define VMC_FW_CFG_IRQ0_OVERRIDE 0x8002 /**< keys of the architecture begin at 0x8000 */
-#define VMC_FW_CFG_FILE_FIRST  0x20
-#define VMC_FW_CFG_MAX_FILES   64
-#define VMC_FW_CFG_NAME        56 /**< with the terminator */
+#define VMC_FW_CFG_FILE_FIRST    0x20
+#define VMC_FW_CFG_MAX_FILES     64
+#define VMC_FW_CFG_NAME          56 /**< with the terminator */
 
 /** Contents of an item. Exactly one of data and read is set. Borrowed until replaced. */
 struct vmc_fw_cfg_item {

@@ -36,7 +36,10 @@ struct vmc_host_char_config {
 
 /** What happens on the far end. Called from the channel's thread. Members may be NULL. */
 struct vmc_host_char_events {
-    /** Bytes for the guest; returns how many were taken. The rest waits for input_ready. */
+    /**
+     * Bytes for the guest; returns how many were taken. The rest waits for input_ready. NULL: input
+     * is dropped, or left alone where it is standard input.
+     */
     int (*input)(void *ctx, const void *data, size_t bytes);
     /** Room for output again, after write took less than offered. */
     void (*writable)(void *ctx);

@@ -13,11 +13,15 @@
  */
 #include "dev_priv.h"
 
-#define FIFO_SIZE  16
-#define UART_PORTS 8
-#define CLOCK_HZ   1843200u
-#define RETRY_NS   4000000u /* how often a far end that refused is asked again */
+#define FIFO_SIZE   16
+#define UART_PORTS  8
+#define CLOCK_HZ    1843200u
+#define RETRY_NS    4000000u /* how often a far end that refused is asked again */
 #define MAX_CHAR_NS NS_PER_S
+/* What means that a guest waits for input: looks in a row at an idle receiver, or the receive
+   interrupt left on for a time, since drivers also switch it on and off to identify the chip. */
+#define LISTEN_LOOKS 3u
+#define LISTEN_NS    100000000u
 
 enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR };
 
@@ -86,12 +90,15 @@ struct uart_state {
 struct vmc_uart {
     struct dev_base base;
     struct vmc_uart_config cfg;
-    struct uart_state st; /* (l) */
-    bool draining;        /* (l) a thread is handing tx to the far end */
-    bool refused;         /* (l) input was refused: tell when there is room */
-    uint32_t tx_epoch;    /* (l) counts how often the transmit FIFO was cleared */
+    struct uart_state st;     /* (l) */
+    bool draining;            /* (l) a thread is handing tx to the far end */
+    bool refused;             /* (l) input was refused: tell when there is room */
+    bool listening;           /* (l) the guest has looked for input; always, unless PATIENT */
+    uint8_t looks;            /* (l) at an idle receiver, in a row */
+    uint32_t tx_epoch;        /* (l) counts how often the transmit FIFO was cleared */
     struct vmc_timer *timer;  /* receive timeout */
     struct vmc_timer *retry;  /* output that was refused */
+    struct vmc_timer *listen; /* is the receive interrupt still on? */
 };
 
 /* ---- interrupt ----------------------------------------------------------------------------- */
@@ -150,11 +157,10 @@ static void irq_update(struct vmc_uart *u)
 static uint64_t char_ns(const struct uart_state *s)
 {
     unsigned divisor = (unsigned)s->dlm << 8 | s->dll;
-    unsigned bits = 1 + 5 + (s->lcr & 3) + ((s->lcr & LCR_PARITY) != 0) + 1 +
-                    ((s->lcr & LCR_STOP) != 0);
+    unsigned bits =
+        1 + 5 + (s->lcr & 3) + ((s->lcr & LCR_PARITY) != 0) + 1 + ((s->lcr & LCR_STOP) != 0);
 
-    return VMCI_MIN((uint64_t)bits * 16 * VMCI_MAX(divisor, 1u) * NS_PER_S / CLOCK_HZ,
-                    MAX_CHAR_NS);
+    return VMCI_MIN((uint64_t)bits * 16 * VMCI_MAX(divisor, 1u) * NS_PER_S / CLOCK_HZ, MAX_CHAR_NS);
 }
 
 /* The FIFO timeout starts again with every character that comes or goes (data sheet 8.4.2). */
@@ -346,6 +352,26 @@ static uint8_t iir_read(struct vmc_uart *u)
     return v;
 }
 
+/*
+ * Does this access show that the guest waits for input? A driver that only sends looks at the line
+ * status once a character; one that polls for input looks at it again and again.
+ */
+static void watch_listener(struct vmc_uart *u, bool read, unsigned reg)
+{
+    bool idle = (lsr_value(&u->st) & (LSR_DR | LSR_THRE)) == LSR_THRE;
+
+    u->looks = read && reg == REG_LSR && idle ? u->looks + 1 : 0;
+    if (u->looks >= LISTEN_LOOKS)
+        u->listening = true;
+    else if (!read && reg == REG_IER && (u->st.ier & IER_RX) != 0)
+        vmc_timer_arm(u->listen, dev_now(&u->base) + LISTEN_NS);
+}
+
+static bool takes_input(const struct vmc_uart *u)
+{
+    return u->listening && rx_room(&u->st) != 0;
+}
+
 static uint8_t reg_read(struct vmc_uart *u, unsigned reg)
 {
     struct uart_state *s = &u->st;
@@ -457,7 +483,7 @@ static void reg_write(struct vmc_uart *u, unsigned reg, uint8_t v)
 static void notify_room(struct vmc_uart *u)
 {
     vmci_lock(&u->base.lock);
-    bool tell = u->refused && rx_room(&u->st) != 0;
+    bool tell = u->refused && takes_input(u);
     if (tell)
         u->refused = false;
     void (*fn)(void *) = u->cfg.input_ready;
@@ -467,12 +493,25 @@ static void notify_room(struct vmc_uart *u)
         fn(ctx);
 }
 
+static void listen_fn(void *ctx, uint64_t deadline_ns)
+{
+    struct vmc_uart *u = ctx;
+
+    (void)deadline_ns;
+    vmci_lock(&u->base.lock);
+    u->listening |= (u->st.ier & IER_RX) != 0;
+    vmci_unlock(&u->base.lock);
+    notify_room(u);
+}
+
 static uint8_t uart_read8(void *dev, uint64_t offset)
 {
     struct vmc_uart *u = dev;
 
     vmci_lock(&u->base.lock);
     uint8_t v = reg_read(u, (unsigned)offset & 7);
+    if (!u->listening)
+        watch_listener(u, true, (unsigned)offset & 7);
     bool refused = u->refused;
     irq_update(u);
     vmci_unlock(&u->base.lock);
@@ -487,6 +526,8 @@ static void uart_write8(void *dev, uint64_t offset, uint8_t v)
 
     vmci_lock(&u->base.lock);
     reg_write(u, (unsigned)offset & 7, v);
+    if (!u->listening)
+        watch_listener(u, false, (unsigned)offset & 7);
     bool refused = u->refused;
     irq_update(u);
     vmci_unlock(&u->base.lock);
@@ -505,7 +546,7 @@ size_t vmc_uart_input(struct vmc_uart *u, const void *data, size_t bytes)
 
     vmci_lock(&u->base.lock);
     /* In loopback the receiver is cut off from the line (data sheet 8.6.1). */
-    while (n < bytes && rx_room(&u->st) != 0 && (u->st.mcr & MCR_LOOP) == 0)
+    while (n < bytes && takes_input(u) && (u->st.mcr & MCR_LOOP) == 0)
         rx_put(u, p[n++], 0);
     if (n < bytes)
         u->refused = true;
@@ -541,8 +582,11 @@ static void uart_reset(void *dev)
     bool irq = u->st.irq != 0;
     u->tx_epoch++;
     u->st = (struct uart_state){.dll = 1, .msr = MSR_CTS | MSR_DSR | MSR_DCD, .thre_pending = 1};
+    u->listening = (u->cfg.flags & VMC_UART_PATIENT) == 0;
+    u->looks = 0;
     vmc_timer_disarm(u->timer);
     vmc_timer_disarm(u->retry);
+    vmc_timer_disarm(u->listen);
     if (irq)
         vmc_irq_set(&u->cfg.irq, false);
     vmci_unlock(&u->base.lock);
@@ -583,6 +627,7 @@ static int uart_load(void *dev, const void *src, size_t bytes, struct vmc_error 
         return vmci_error(err, VMC_EFORMAT, "uart/load", "FIFO position out of range");
     vmci_lock(&u->base.lock);
     u->st = s;
+    u->listening = true;
     vmc_irq_set(&u->cfg.irq, s.irq != 0);
     if (s.timeout_at != 0) {
         u->st.timeout_at += shift;
@@ -600,6 +645,7 @@ static void uart_destroy(void *dev)
     vmci_dev_detach(&u->base, u->base.bd->pio, u->cfg.port);
     vmc_timer_destroy(u->timer);
     vmc_timer_destroy(u->retry);
+    vmc_timer_destroy(u->listen);
     vmci_dev_free(&u->base);
 }
 
@@ -615,8 +661,8 @@ static const struct vmc_device_ops uart_device_ops = {
 int vmc_uart_create(struct vmc_board *bd, const struct vmc_uart_config *cfg, struct vmc_uart **out,
                     struct vmc_error *err)
 {
-    if (cfg->size != sizeof(*cfg))
-        return vmci_error(err, VMC_EINVAL, "uart/create", "bad configuration size");
+    if (cfg->size != sizeof(*cfg) || (cfg->flags & ~VMC_UART_PATIENT) != 0)
+        return vmci_error(err, VMC_EINVAL, "uart/create", "bad configuration size or flags");
     struct vmc_uart *u = vmci_dev_alloc(bd, sizeof(*u), &uart_device_ops, err);
     if (u == NULL)
         return VMC_ENOMEM;
@@ -627,13 +673,18 @@ int vmc_uart_create(struct vmc_board *bd, const struct vmc_uart_config *cfg, str
     rc = vmc_timer_create(bd->timers, "uart-retry", retry_fn, u, &u->retry);
     if (rc != VMC_OK)
         goto timer;
+    rc = vmc_timer_create(bd->timers, "uart-listen", listen_fn, u, &u->listen);
+    if (rc != VMC_OK)
+        goto retry;
     uart_reset(u);
     rc = vmc_bus_attach(bd->pio, cfg->port, UART_PORTS, &uart_ops, u, err);
     if (rc != VMC_OK)
-        goto retry;
+        goto listen;
     vmci_dev_publish(&u->base);
     *out = u;
     return VMC_OK;
+listen:
+    vmc_timer_destroy(u->listen);
 retry:
     vmc_timer_destroy(u->retry);
 timer:

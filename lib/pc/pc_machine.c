@@ -108,6 +108,7 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
                                    .irq12 = vmc_vm_gsi(pc->vm, 12),
                                    .stop = pc->cfg.stop};
     struct vmc_uart_config com1 = {.size = sizeof(com1),
+                                   .flags = VMC_UART_PATIENT,
                                    .port = PC_COM1,
                                    .irq = vmc_vm_gsi(pc->vm, 4),
                                    .out = pc->cfg.serial};

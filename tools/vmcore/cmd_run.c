@@ -29,10 +29,9 @@ static int run(struct run_vm *r)
             return EXIT_ERROR;
         }
     }
-    if (chr_open(&r->serial, &r->opt.serial, "serial", r->wake_fd) != 0 ||
-        chr_open(&r->debugcon, &r->opt.debugcon, "debugcon", r->wake_fd) != 0)
-        return EXIT_ERROR;
-    int rc = run_vm_create(r);
+    int rc = run_console_open(r);
+    if (rc == 0)
+        rc = run_vm_create(r);
     if (rc == 0) {
         bool keys = isatty(STDIN_FILENO) && r->opt.serial.kind == RUN_CHR_STDIO;
         if (keys || r->opt.engine == RUN_ENGINE_AUTO)
@@ -41,8 +40,6 @@ static int run(struct run_vm *r)
         rc = run_loop(r, stats_fd);
     }
     run_vm_destroy(r);
-    chr_close(&r->serial);
-    chr_close(&r->debugcon);
     if (stats_fd >= 0)
         close(stats_fd);
     close(r->wake_fd);
@@ -51,7 +48,9 @@ static int run(struct run_vm *r)
 
 int cmd_run(int argc, char **argv)
 {
-    static struct run_vm r = {.kernel.fd = -1, .initrd.fd = -1, .firmware.fd = -1,
+    static struct run_vm r = {.kernel.fd = -1,
+                              .initrd.fd = -1,
+                              .firmware.fd = -1,
                               .lock = PTHREAD_MUTEX_INITIALIZER,
                               .changed = PTHREAD_COND_INITIALIZER};
 

@@ -139,7 +139,8 @@ static const struct rpc_method methods[] = {
     {"stats", rpc_stats},   {"quit", rpc_quit},   {"powerdown", rpc_powerdown},
 };
 
-/* ---- the end of a run, or of one boot --------------------------------------------------------- */
+/* ---- the end of a run, or of one boot ---------------------------------------------------------
+ */
 
 static void reboot(struct loop *l)
 {
@@ -194,7 +195,10 @@ static void look_at_threads(struct loop *l)
     pthread_mutex_lock(&r->lock);
     bool failed = r->failed;
     bool debug = r->debug_stop;
+    bool quit = r->quit_key;
     pthread_mutex_unlock(&r->lock);
+    if (quit)
+        end(l, EXIT_OK);
     if (failed) {
         end(l, EXIT_ERROR);
     } else if (vmc_vm_stopped(r->vm, &why, &detail)) {
@@ -212,7 +216,7 @@ static void look_at_threads(struct loop *l)
 
 /* ---- poll ---------------------------------------------------------------------------------- */
 
-#define MAX_POLL (4 + 2 * (CHR_MAX_POLL + 1) + CONTROL_MAX_CLIENTS + 1 + RUN_GDB_MAX_POLL)
+#define MAX_POLL (4 + CONTROL_MAX_CLIENTS + 1 + RUN_GDB_MAX_POLL)
 
 static void turn(struct loop *l)
 {
@@ -224,10 +228,6 @@ static void turn(struct loop *l)
     fds[n++] = (struct pollfd){.fd = l->timer_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = l->signal_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = l->limit_fd, .events = POLLIN};
-    nfds_t serial = n;
-    n += chr_poll_fds(&r->serial, fds + n);
-    nfds_t debugcon = n;
-    n += chr_poll_fds(&r->debugcon, fds + n);
     nfds_t control = n;
     n += control_poll_fds(l->control, fds + n);
     nfds_t gdb = n;
@@ -237,9 +237,6 @@ static void turn(struct loop *l)
         return;
     if (fds[1].revents != 0)
         run_timers(l);
-    if (chr_handle(&r->serial, fds + serial, debugcon - serial) == CHR_KEY_QUIT)
-        end(l, EXIT_OK);
-    chr_handle(&r->debugcon, fds + debugcon, control - debugcon);
     if (l->control != NULL)
         control_handle(l->control, fds + control, gdb - control);
     if (run_gdb_handle(l->gdb, fds + gdb, n - gdb))
@@ -289,8 +286,8 @@ static void write_stats(struct run_vm *r, int fd)
 int run_loop(struct run_vm *r, int stats_fd)
 {
     struct loop l = {.r = r, .timer_fd = -1, .limit_fd = -1, .signal_fd = -1};
-    struct rpc_server server = {.methods = methods,
-                                .count = sizeof(methods) / sizeof(methods[0]), .ctx = &l};
+    struct rpc_server server = {
+        .methods = methods, .count = sizeof(methods) / sizeof(methods[0]), .ctx = &l};
 
     r->start_ns = r->pf.now_ns(r->pf.ctx);
     int rc = open_fds(&l);
@@ -300,6 +297,8 @@ int run_loop(struct run_vm *r, int stats_fd)
     }
     if (rc == 0 && r->opt.gdb_port != 0)
         rc = run_gdb_create(r, &l.gdb);
+    if (rc == 0)
+        rc = run_console_start(r);
     if (rc == 0)
         rc = run_threads_start(r, true);
     struct sandbox_needs needs = {.network = run_io_uses_network(r),

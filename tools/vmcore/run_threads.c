@@ -16,7 +16,7 @@ struct start {
     unsigned index;
 };
 
-static void wake_loop(struct run_vm *r)
+void run_wake(struct run_vm *r)
 {
     uint64_t one = 1;
     if (write(r->wake_fd, &one, sizeof(one)) < 0)
@@ -51,7 +51,7 @@ static void stop_here(struct run_vm *r, unsigned vcpu, const struct vmc_exit *ex
     r->paused = true;
     pthread_mutex_unlock(&r->lock);
     vmc_vm_pause(r->vm);
-    wake_loop(r);
+    run_wake(r);
 }
 
 static void report_exit(unsigned vcpu, const struct vmc_exit *x)

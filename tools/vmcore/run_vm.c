@@ -189,26 +189,6 @@ static int check_memory(const struct run_vm *r)
     return EXIT_ERROR;
 }
 
-static size_t serial_input(void *ctx, const void *data, size_t bytes)
-{
-    struct run_vm *r = ctx;
-    return vmc_uart_input(vmc_pc_serial(r->pc), data, bytes);
-}
-
-static void serial_output_ready(void *ctx)
-{
-    struct run_vm *r = ctx;
-    vmc_uart_output_ready(vmc_pc_serial(r->pc));
-}
-
-static void serial_input_ready(void *ctx)
-{
-    struct run_vm *r = ctx;
-    uint64_t one = 1;
-    if (write(r->wake_fd, &one, sizeof(one)) < 0)
-        return; /* full: the loop is awake anyway */
-}
-
 /* vCPUs write whole lines; stdio's own lock keeps them apart. */
 static void trace_line(void *ctx, uint32_t vcpu, const char *line)
 {
@@ -257,21 +237,17 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     if (vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
         return run_vm_fail("--mem", &err);
 
-    r->serial.input = serial_input;
-    r->serial.output_ready = serial_output_ready;
-    r->serial.ctx = r;
     struct vmc_pc_config pc = {
         .size = sizeof(pc),
         .ram_bytes = r->opt.mem_bytes,
         .ram = r->ram,
         .cpus = r->opt.cpus,
         .exit_port = r->opt.exit_port > 0 ? (uint32_t)r->opt.exit_port : 0,
-        .serial = chr_device(&r->serial),
-        .debugcon = chr_device(&r->debugcon),
+        .serial = run_console_dev(r->serial),
+        .debugcon = run_console_dev(r->debugcon),
     };
     if (vmc_pc_create(r->vm, &pc, &r->pc, &err) != VMC_OK)
         return run_vm_fail("cannot create the machine", &err);
-    vmc_uart_set_input_ready(vmc_pc_serial(r->pc), serial_input_ready, r);
     int rc = run_io_create(r);
     if (rc != 0)
         return rc;
@@ -336,6 +312,7 @@ int run_vm_create(struct run_vm *r)
 void run_vm_destroy(struct run_vm *r)
 {
     run_io_stop(r);
+    run_console_close(r);
     vmc_pc_destroy(r->pc);
     vmc_vm_destroy(r->vm);
     run_io_destroy(r);

@@ -3,15 +3,16 @@
 #ifndef RUN_VM_H
 #define RUN_VM_H
 
-#include "run_chr.h"
 #include "run_options.h"
 
 #include <json-c/json.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 
 #include <vmcore/boot.h>
 #include <vmcore/host.h>
+#include <vmcore/host_char.h>
 #include <vmcore/pc.h>
 #include <vmcore/vmcore.h>
 
@@ -34,8 +35,8 @@ struct run_vm {
     void *ram;
     struct run_image kernel, initrd, firmware, modules[RUN_MAX_MODULES];
     struct vmc_boot_module boot_modules[RUN_MAX_MODULES];
-    struct chr serial, debugcon;
-    struct run_io *io; /* run_io.c: disks, network cards */
+    struct vmc_host_char *serial, *debugcon; /* NULL: none */
+    struct run_io *io;                       /* run_io.c: disks, network cards */
 
     int wake_fd; /* eventfd: something for the poll loop to look at */
     uint64_t start_ns;
@@ -46,10 +47,11 @@ struct run_vm {
     pthread_t threads[RUN_MAX_CPUS];
     unsigned thread_count, parked;
     bool paused, quit;
-    bool debug_stop;           /* a vCPU stopped with debug_exit */
+    bool debug_stop; /* a vCPU stopped with debug_exit */
     unsigned debug_vcpu;
     struct vmc_exit debug_exit;
-    bool failed;               /* a vCPU's run failed: message printed */
+    bool failed;   /* a vCPU's run failed: message printed */
+    bool quit_key; /* Ctrl-A x was typed */
 };
 
 /* run_vm.c. 0, or an exit status after a message on standard error. */
@@ -58,6 +60,12 @@ int run_vm_boot(struct run_vm *r);
 void run_vm_destroy(struct run_vm *r);
 /* Print what a failed library call said. Returns EXIT_ERROR. */
 int run_vm_fail(const char *what, const struct vmc_error *err);
+
+/* run_console.c: serial line and debug console. Closed before the machine is destroyed. */
+int run_console_open(struct run_vm *r);
+struct vmc_chardev run_console_dev(struct vmc_host_char *c);
+int run_console_start(struct run_vm *r);
+void run_console_close(struct run_vm *r);
 
 /* run_io.c: virtio devices of the options. */
 int run_io_create(struct run_vm *r);
@@ -69,6 +77,8 @@ struct vmc_virtio *run_io_balloon(struct run_vm *r);
 bool run_io_uses_network(const struct run_vm *r);
 
 /* run_threads.c */
+/* Make the main thread look at what happened. Any thread. */
+void run_wake(struct run_vm *r);
 int run_threads_start(struct run_vm *r, bool paused);
 /* Returns when no vCPU is inside run and no device has I/O in flight. */
 void run_threads_pause(struct run_vm *r);

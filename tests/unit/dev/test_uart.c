@@ -28,10 +28,8 @@ static void on_ready(void *ctx)
 static int setup(void **state)
 {
     struct fx *f = calloc(1, sizeof(*f));
-    struct vmc_uart_config cfg = {.size = sizeof(cfg),
-                                  .port = COM1,
-                                  .input_ready = on_ready,
-                                  .input_ready_ctx = f};
+    struct vmc_uart_config cfg = {
+        .size = sizeof(cfg), .port = COM1, .input_ready = on_ready, .input_ready_ctx = f};
 
     test_board_init(&f->b, 0);
     cfg.irq = test_board_line(&f->b, IRQ);
@@ -176,6 +174,62 @@ static void input_flow_control(void **state)
     assert_int_equal(IN(5), 0x60);
 }
 
+/* A UART of its own that holds input back until somebody listens. */
+static void patient_setup(struct fx *f)
+{
+    struct vmc_uart_config cfg = {.size = sizeof(cfg),
+                                  .port = COM1 + 8,
+                                  .flags = VMC_UART_PATIENT,
+                                  .input_ready = on_ready,
+                                  .input_ready_ctx = f};
+
+    test_board_chardev(&f->b, &cfg.out);
+    assert_int_equal(vmc_uart_create(&f->b.bd, &cfg, &f->u, NULL), VMC_OK);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 0);
+}
+
+static void patient_uart_waits_for_the_receive_interrupt(void **state)
+{
+    struct fx *f = *state;
+
+    patient_setup(f);
+    for (unsigned i = 0; i < 20; i++) { /* a console that only sends */
+        OUT(8 + 1, 0);
+        assert_int_equal(IN(8 + 5), 0x60);
+        OUT(8 + 0, 'x');
+        IN(8 + 5);
+    }
+    OUT(8 + 2, 0x07);
+    assert_int_equal(f->ready, 0);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 0);
+    OUT(8 + 1, 0x0f); /* a driver that identifies the chip */
+    OUT(8 + 1, 0x00);
+    test_board_run(&f->b, 200000000);
+    assert_int_equal(f->ready, 0);
+    OUT(8 + 1, 0x05);
+    assert_int_equal(f->ready, 0);
+    test_board_run(&f->b, 200000000);
+    assert_int_equal(f->ready, 1);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 2);
+    assert_int_equal(IN(8 + 0), 'h');
+    OUT(8 + 1, 0); /* it has listened once: from now on the line is as a line is */
+    assert_int_equal(vmc_uart_input(f->u, "o", 1), 1);
+}
+
+static void patient_uart_notices_a_poll(void **state)
+{
+    struct fx *f = *state;
+
+    patient_setup(f);
+    IN(8 + 5);
+    IN(8 + 5);
+    assert_int_equal(f->ready, 0);
+    IN(8 + 5);
+    assert_int_equal(f->ready, 1);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 1); /* no FIFO */
+    assert_int_equal(IN(8 + 5), 0x61);
+}
+
 static void slow_output_keeps_order(void **state)
 {
     struct fx *f = *state;
@@ -216,7 +270,7 @@ static void loopback(void **state)
     assert_int_equal(IN(5), 0x61);
     assert_int_equal(IN(0), 0x5a);
     assert_int_equal(vmc_uart_input(f->u, "a", 1), 0); /* cut off from the line */
-    OUT(3, 0x43); /* break, looped back */
+    OUT(3, 0x43);                                      /* break, looped back */
     assert_int_equal(IN(5) & 0x19, 0x19);
     OUT(4, 0x1a);
     assert_int_equal(IN(6) & 0xf0, 0x90); /* as drivers probe: RTS and OUT2 */
@@ -336,6 +390,8 @@ int main(void)
         T(receive_without_fifo),
         T(fifo_trigger_and_timeout),
         T(input_flow_control),
+        T(patient_uart_waits_for_the_receive_interrupt),
+        T(patient_uart_notices_a_poll),
         T(slow_output_keeps_order),
         T(loopback),
         T(modem_interrupt),
