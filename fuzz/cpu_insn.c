@@ -2,7 +2,8 @@
 /*
  * Guest code from hostile machine states: the input is a state (mode, registers, segments, control
  * bits), a piece of memory and code. Whatever it is, the software CPU must come back within its
- * instruction budget, and must not touch host memory outside the guest's.
+ * instruction budget, and must not touch host memory outside the guest's. Half of the inputs run
+ * twice, interpreted and translated: exits, state and memory must be the same.
  *
  * Layout of an input: byte 0 mode, byte 1 flags, then 64 bytes of register seeds, 16 bytes of
  * state perturbations, then code bytes (the first 512), then descriptor and page table bytes.
@@ -18,10 +19,17 @@
 #include <vmcore/engine.h>
 #include <vmcore/x86.h>
 
-#define RAM    (2u << 20)
+#define RAM    (256u << 10)
 #define CODE   0x10000u
 #define TABLES 0x1000u
+#define GDT    0x5000u
+#define IDT    0x6000u
+#define TSS    0x7000u
 #define BUDGET 400u
+/* The last page's worth of a budget is always interpreted. */
+#define BUDGET_TWINS (BUDGET + 4096u)
+#define EXITS        16u
+#define GROUPS       (VMC_ST_ALL & ~(uint32_t)VMC_ST_LAPIC)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -71,9 +79,12 @@ static void pf_bug(void *ctx, const char *file, int line, const char *text)
 }
 
 static const struct vmc_exec_ops exec_ops = {exec_reserve, exec_release};
-static const struct vmc_platform pf = {
-    .size = sizeof(pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now, .bug = pf_bug,
-    .exec = &exec_ops};
+static const struct vmc_platform pf = {.size = sizeof(pf),
+                                       .alloc = pf_alloc,
+                                       .free = pf_free,
+                                       .now_ns = pf_now,
+                                       .bug = pf_bug,
+                                       .exec = &exec_ops};
 
 /* ---- devices: claim some, refuse some -------------------------------------------------------- */
 
@@ -112,47 +123,56 @@ static int io_irq(void *ctx)
     return -1;
 }
 
-/* ---- the machine ----------------------------------------------------------------------------- */
+/* ---- the machines ---------------------------------------------------------------------------- */
 
-static struct {
+struct machine {
     const struct vmc_engine_ops *ops;
     struct vmc_mem *mem;
-    uint8_t *map, *ram; /* ram lies between two inaccessible pages */
+    uint8_t *ram; /* lies between two inaccessible pages */
     void *evm, *ev;
     struct vmc_engine_io io;
-    struct vmc_engine_info info;
-} m;
+};
 
-static void must(bool ok)
+static void require(bool ok, const char *what, int line)
 {
-    if (!ok)
-        abort();
+    if (ok)
+        return;
+    fprintf(stderr, "line %d: not so: %s\n", line, what);
+    abort();
 }
+#define must(x) require((x), #x, __LINE__)
 
-static void set_up(void)
+static void set_up(struct machine *m, uint32_t flags)
 {
     struct vmc_error err;
+    struct vmc_engine_info info;
+    struct vmc_soft_config soft = {.size = sizeof(soft), .flags = flags};
+    uint8_t *map = mmap(NULL, RAM + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    m.ops = vmc_engine_soft();
-    m.map = mmap(NULL, RAM + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    must(m.map != MAP_FAILED);
-    m.ram = m.map + 4096;
-    must(mprotect(m.ram, RAM, PROT_READ | PROT_WRITE) == 0);
-    must(vmc_mem_create(&pf, &m.mem, &err) == 0);
-    struct vmc_mem_slot slot = {.size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = RAM,
-                                .backing = m.ram};
-    must(vmc_mem_add(m.mem, &slot, &err) == 0);
-    must(m.ops->probe(&pf, &m.info, &err) == 0);
-    m.evm = pf_alloc(NULL, m.info.vm_bytes, 64);
-    m.ev = pf_alloc(NULL, m.info.vcpu_bytes, 64);
-    memset(m.evm, 0, m.info.vm_bytes);
-    memset(m.ev, 0, m.info.vcpu_bytes);
-    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 1, .platform = &pf,
-                                       .mem = m.mem};
-    must(m.ops->vm_init(m.evm, &cfg, &err) == 0);
-    m.io = (struct vmc_engine_io){.pio = io_pio, .mmio = io_mmio, .msr = io_msr,
-                                  .irq_pending = io_irq, .irq_ack = io_irq};
-    must(m.ops->vcpu_init(m.evm, m.ev, 0, &m.io, &err) == 0);
+    m->ops = vmc_engine_soft();
+    must(map != MAP_FAILED);
+    m->ram = map + 4096;
+    must(mprotect(m->ram, RAM, PROT_READ | PROT_WRITE) == 0);
+    must(vmc_mem_create(&pf, &m->mem, &err) == 0);
+    struct vmc_mem_slot slot = {
+        .size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = RAM, .backing = m->ram};
+    must(vmc_mem_add(m->mem, &slot, &err) == 0);
+    must(m->ops->probe(&pf, &info, &err) == 0);
+    m->evm = pf_alloc(NULL, info.vm_bytes, 64);
+    m->ev = pf_alloc(NULL, info.vcpu_bytes, 64);
+    memset(m->evm, 0, info.vm_bytes);
+    memset(m->ev, 0, info.vcpu_bytes);
+    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg),
+                                       .max_vcpus = 1,
+                                       .platform = &pf,
+                                       .mem = m->mem,
+                                       .engine_config = &soft,
+                                       .flags = VMC_ENGINE_VIRTUAL_TIME};
+    must(m->ops->vm_init(m->evm, &cfg, &err) == 0);
+    m->io = (struct vmc_engine_io){
+        .pio = io_pio, .mmio = io_mmio, .msr = io_msr, .irq_pending = io_irq, .irq_ack = io_irq};
+    must(m->ops->vcpu_init(m->evm, m->ev, 0, &m->io, &err) == 0);
+    must(m->ops->set_policy(m->evm, &info.ceiling, &err) == 0);
 }
 
 /* ---- an input -------------------------------------------------------------------------------- */
@@ -183,9 +203,15 @@ static uint64_t reg_value(uint32_t seed)
     uint64_t v = seed & 0xffffff;
 
     switch (seed >> 28) {
-    case 0: case 1: case 2: case 3: case 4: case 5:
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+    case 5:
         return v % RAM;
-    case 6: case 7:
+    case 6:
+    case 7:
         return (v << 12) % RAM + 0xff8 + (seed & 7);
     case 8:
         return ~v;
@@ -218,14 +244,14 @@ static void segments(struct vmc_x86_state *st, unsigned bits, unsigned cpl, stru
         s->base = bits == 64 ? 0 : u32(in) % RAM;
         s->attr = (s->attr & ~(uint32_t)VMC_SEG_TYPE) | (odd & 0xf);
     }
-    st->seg[VMC_TR] = (struct vmc_segment){.selector = 0x28, .base = 0x7000, .limit = 0x67 + odd,
-                                           .attr = 0x8b};
+    st->seg[VMC_TR] =
+        (struct vmc_segment){.selector = 0x28, .base = 0x7000, .limit = 0x67 + odd, .attr = 0x8b};
     st->seg[VMC_LDTR] = (struct vmc_segment){.attr = VMC_SEG_UNUSABLE};
 }
 
-static void page_tables(unsigned bits)
+static void page_tables(uint8_t *ram, unsigned bits)
 {
-    uint64_t *t = (uint64_t *)(void *)(m.ram + TABLES);
+    uint64_t *t = (uint64_t *)(void *)(ram + TABLES);
 
     if (bits == 64) {
         t[0] = (TABLES + 0x1000) | 7;
@@ -233,25 +259,75 @@ static void page_tables(unsigned bits)
         t[1024] = 0x87;
         t[1025] = 0xc0000087; /* devices */
     } else {
-        uint32_t *p = (uint32_t *)(void *)(m.ram + TABLES);
+        uint32_t *p = (uint32_t *)(void *)(ram + TABLES);
         p[0] = 0x87;
         p[1] = 0xc0000087;
     }
 }
 
-static void machine_state(struct input *in, struct vmc_x86_state *st)
+/*
+ * One descriptor of each type at each privilege level, two thirds of them pointing at code or at
+ * task state segments, and an IDT full of gates: what the tail of the input then damages.
+ */
+static void descriptor_tables(uint8_t *ram, unsigned bits)
+{
+    uint64_t *gdt = (uint64_t *)(void *)(ram + GDT), *idt = (uint64_t *)(void *)(ram + IDT);
+
+    for (unsigned i = 1; i < 256; i++) {
+        uint64_t type = i & 0x1f, dpl = i >> 5 & 3, wide = i >> 7;
+        uint64_t base = type < 16 && (type & 4) == 0 ? TSS + 0x80 * dpl : 0;
+        uint64_t gran = wide != 0 ? (bits == 64 && (type & 0x18) == 0x18 ? 0xa : 0xc) : 0;
+        uint64_t limit = type < 16 ? 0x67 : 0xffff;
+        gdt[i] = limit | base << 16 | (type | dpl << 5 | 0x80) << 40 | gran << 52;
+        if (type < 16 && (type & 4) != 0) /* gates */
+            gdt[i] = (CODE + 0x10 * dpl) | (uint64_t)(8 * (i * 7 & 0x7f)) << 16 |
+                     (type | dpl << 5 | 0x80) << 40;
+    }
+    gdt[1] = bits == 64   ? 0x00af9b000000ffffull
+             : bits == 32 ? 0x00cf9b000000ffffull
+                          : 0x00009b010000ffffull;
+    gdt[2] = 0x00cf93000000ffffull;
+    for (unsigned i = 0; i < 512; i++) {
+        uint64_t gate = bits == 16 ? 0x86 + (i & 1) : 0x8e + (i & 1);
+        unsigned step = bits == 64 ? 2 : 1;
+        if (i % step == 0)
+            idt[i] = (CODE + 0x11 * (i & 0x1f)) % 0x10000 | 8ull << 16 | gate << 40 |
+                     (uint64_t)(bits == 16 ? 0 : CODE >> 16) << 48;
+    }
+    for (unsigned i = 0; i < 0x400; i += 4)
+        ram[TSS + i + 1] = i < 0x68 ? 0x80 : 0; /* stacks below 64 KiB */
+}
+
+static void control_bits(struct input *in, unsigned bits, struct vmc_x86_state *st, bool *twins,
+                         bool *tables)
+{
+    static const uint32_t optional[16] = {
+        VMC_CR4_VME, VMC_CR4_PVI, VMC_CR4_TSD,  VMC_CR4_DE,         VMC_CR4_MCE,
+        VMC_CR4_PGE, VMC_CR4_PCE, VMC_CR4_SMEP, VMC_CR4_OSXMMEXCPT, VMC_CR4_SMAP};
+    uint8_t pick = u8(in);
+
+    st->cr4 = VMC_CR4_OSFXSR | VMC_CR4_PSE | (pick & 1 ? VMC_CR4_OSXSAVE : 0) |
+              (bits == 64 ? VMC_CR4_PAE | VMC_CR4_FSGSBASE : 0);
+    for (unsigned i = 0; (pick & 4) != 0 && i < 16; i++)
+        st->cr4 |= pick >> (i % 8) & 1 ? optional[i] : 0;
+    *twins = (pick & 2) != 0;
+    *tables = (pick & 8) != 0;
+}
+
+/* Fills st and RAM; true: run it twice. */
+static bool machine_state(struct input *in, uint8_t *ram, struct vmc_x86_state *st)
 {
     static const uint8_t widths[4] = {16, 32, 64, 64};
     uint8_t mode = u8(in), flags = u8(in);
     unsigned bits = widths[mode & 3], cpl = bits == 16 ? 0 : (mode & 4) != 0 ? 3 : 0;
-    bool paging = bits == 64 || (mode & 8) != 0;
+    bool paging = bits == 64 || (mode & 8) != 0, twins, tables;
 
     vmc_x86_state_reset(st);
     for (unsigned i = 0; i < 16; i++)
         st->gpr[i] = reg_value(u32(in));
     segments(st, bits, cpl, in);
-    st->rflags = VMC_FLAG_1 | ((uint64_t)flags << 4 & 0xff0) |
-                 (mode & 0x10 ? VMC_FLAG_AC : 0) | (mode & 0x20 ? VMC_FLAG_IOPL : 0);
+    st->rflags = VMC_FLAG_1 | ((uint64_t)flags << 4 & 0xff0) | (mode & 0x10 ? VMC_FLAG_AC : 0) |
+                 (mode & 0x20 ? VMC_FLAG_IOPL : 0);
     if (bits == 16 && paging) { /* virtual-8086 */
         st->rflags |= VMC_FLAG_VM;
         cpl = 3;
@@ -261,14 +337,13 @@ static void machine_state(struct input *in, struct vmc_x86_state *st)
     st->cr0 = VMC_CR0_ET | VMC_CR0_NE | (bits != 16 || paging ? VMC_CR0_PE : 0) |
               (paging ? VMC_CR0_PG : 0) | (mode & 0x40 ? VMC_CR0_AM : 0) |
               (mode & 0x80 ? VMC_CR0_TS : VMC_CR0_WP);
-    st->cr4 = VMC_CR4_OSFXSR | VMC_CR4_PSE | (u8(in) & 1 ? VMC_CR4_OSXSAVE : 0) |
-              (bits == 64 ? VMC_CR4_PAE : 0);
+    control_bits(in, bits, st, &twins, &tables);
     st->cr3 = TABLES;
     if (bits == 64)
         st->efer = VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_SCE | VMC_EFER_NX;
     st->xcr0 = 7;
-    st->gdtr = (struct vmc_table){.base = 0x5000, .limit = 0xfff};
-    st->idtr = (struct vmc_table){.base = 0x6000, .limit = 0xfff};
+    st->gdtr = (struct vmc_table){.base = GDT, .limit = 0xfff};
+    st->idtr = (struct vmc_table){.base = IDT, .limit = 0xfff};
     st->rip = bits == 16 ? CODE & 0xffff : CODE;
     if (bits == 16)
         st->seg[VMC_CS].base = CODE, st->seg[VMC_CS].selector = CODE >> 4, st->rip = 0;
@@ -279,10 +354,21 @@ static void machine_state(struct input *in, struct vmc_x86_state *st)
         st->dr[0] = reg_value(u32(in));
         st->dr7 = VMC_DR7_FIXED | (u32(in) & 0xff0003);
     }
-    page_tables(bits);
+    page_tables(ram, bits);
+    if (tables)
+        descriptor_tables(ram, bits);
+    return twins;
 }
 
-static void finish(struct vmc_exit *x, struct input *in)
+/* ---- running --------------------------------------------------------------------------------- */
+
+struct outcome {
+    struct vmc_exit exit[EXITS];
+    unsigned exits;
+    struct vmc_x86_state st;
+};
+
+static void finish(struct machine *m, struct vmc_exit *x, struct input *in)
 {
     switch (x->kind) {
     case VMC_EXIT_IO:
@@ -290,44 +376,84 @@ static void finish(struct vmc_exit *x, struct input *in)
     case VMC_EXIT_MSR:
     case VMC_EXIT_HYPERCALL:
         x->answer = u8(in) % 3;
-        must(m.ops->complete(m.ev, x) == 0);
+        must(m->ops->complete(m->ev, x) == 0);
         break;
     default:
         break;
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* Without deadlines an input has one course; a long REP ends where RAM does. */
+static bool run(struct machine *m, const uint8_t *ram, const struct vmc_x86_state *st,
+                struct input in, uint64_t left, bool deadlines, struct outcome *o)
 {
-    static struct vmc_x86_state st;
-    struct input in = {data, size};
+    uint64_t clock = 0;
 
-    if (m.ops == NULL)
-        set_up();
-    memset(m.ram, 0, 0x20000);
-    machine_state(&in, &st);
-    uint64_t at = CODE + (st.rip & 0xfff);
-    for (unsigned i = 0; i < 512 && in.n > 64; i++) {
-        uint8_t b = u8(&in);
-        must(vmc_mem_write(m.mem, at + i, &b, 1) == 0);
-    }
-    for (unsigned i = 0; i < 512 && in.n > 0; i++)
-        m.ram[0x5000 + i * 8 % 0x2000 + i / 8] = u8(&in);
-    if (m.ops->set_state(m.ev, VMC_ST_ALL & ~(uint32_t)VMC_ST_LAPIC, &st) != 0)
-        return 0;
-    uint64_t left = BUDGET;
-    for (unsigned i = 0; i < 16 && left > 0; i++) {
-        /* The clock moves when it is looked at: a long REP ends after a few slices. */
-        struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = left,
-                                     .deadline_ns = pf_now(NULL) + 3000};
-        struct vmc_exit x;
-        must(m.ops->run(m.ev, &lim, &x) == 0);
-        must(x.retired <= left);
-        left -= x.retired;
-        finish(&x, &in);
-        if (x.kind == VMC_EXIT_SHUTDOWN || x.kind == VMC_EXIT_IDLE)
+    must(vmc_mem_write(m->mem, 0, ram, RAM) == 0);
+    if (m->ops->set_state(m->ev, GROUPS, st) != 0)
+        return false;
+    for (o->exits = 0; o->exits < EXITS && left > 0;) {
+        struct vmc_exit *x = &o->exit[o->exits++];
+        struct vmc_run_limits lim = {.size = sizeof(lim),
+                                     .max_insns = left,
+                                     .virtual_ns = clock,
+                                     .deadline_ns = deadlines ? pf_now(NULL) + 3000 : 0};
+        memset(x, 0, sizeof(*x));
+        must(m->ops->run(m->ev, &lim, x) == 0);
+        must(x->retired <= left);
+        left -= x->retired;
+        clock += x->retired;
+        finish(m, x, &in);
+        if (x->kind == VMC_EXIT_SHUTDOWN || x->kind == VMC_EXIT_IDLE)
             break;
     }
-    must(m.ops->get_state(m.ev, VMC_ST_ALL & ~(uint32_t)VMC_ST_LAPIC, &st) == 0);
+    must(m->ops->get_state(m->ev, GROUPS, &o->st) == 0);
+    return true;
+}
+
+static void compare(const struct outcome *a, const struct outcome *b)
+{
+    must(a->exits == b->exits);
+    for (unsigned i = 0; i < a->exits; i++)
+        must(a->exit[i].kind == b->exit[i].kind && a->exit[i].retired == b->exit[i].retired &&
+             a->exit[i].rip == b->exit[i].rip);
+    must(memcmp(a->st.gpr, b->st.gpr, sizeof(a->st.gpr)) == 0);
+    must(a->st.rip == b->st.rip && a->st.rflags == b->st.rflags && a->st.cr2 == b->st.cr2);
+    must(a->st.cr0 == b->st.cr0 && a->st.cr3 == b->st.cr3 && a->st.cr4 == b->st.cr4);
+    must(a->st.dr6 == b->st.dr6 && a->st.dr7 == b->st.dr7 && a->st.efer == b->st.efer);
+    must(memcmp(a->st.seg, b->st.seg, sizeof(a->st.seg)) == 0);
+    must(memcmp(a->st.xsave, b->st.xsave, sizeof(a->st.xsave)) == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct machine interp, transl, timed;
+    static struct vmc_x86_state st;
+    static struct outcome one, two;
+    static uint8_t ram[RAM];
+    struct input in = {data, size};
+
+    if (interp.ops == NULL) {
+        set_up(&interp, 0);
+        set_up(&transl, VMC_SOFT_TRANSLATE_ALL);
+        set_up(&timed, 0);
+    }
+    memset(ram, 0, CODE);
+    memset(ram + CODE, 0xf4, sizeof(ram) - CODE); /* HLT: the end */
+    bool twins = machine_state(&in, ram, &st);
+    uint64_t at = CODE + (st.rip & 0xfff);
+    for (unsigned i = 0; i < 512 && in.n > 64; i++)
+        ram[at + i] = u8(&in);
+    for (unsigned i = 0; i < 512 && in.n > 0; i++)
+        ram[GDT + i * 8 % 0x2000 + i / 8] ^= u8(&in);
+    if (!twins) {
+        (void)run(&timed, ram, &st, in, BUDGET, true, &one);
+        return 0;
+    }
+    if (!run(&interp, ram, &st, in, BUDGET_TWINS, false, &one))
+        return 0;
+    must(run(&transl, ram, &st, in, BUDGET_TWINS, false, &two));
+    compare(&one, &two);
+    must(memcmp(interp.ram, transl.ram, RAM) == 0);
     return 0;
 }

@@ -116,6 +116,16 @@ VMC_API VMC_MUST_CHECK int vmc_post_port_create(struct vmc_board *bd, uint16_t p
                                                 struct vmc_post_port **out, struct vmc_error *err);
 VMC_API uint32_t vmc_post_port_value(const struct vmc_post_port *p);
 
+struct vmc_fpu_error;
+/**
+ * The FPU's error line of a PC: FERR# raises irq13, a write to port F0h clears it and asserts
+ * IGNNE# until FERR# goes away.
+ */
+VMC_API VMC_MUST_CHECK int vmc_fpu_error_create(struct vmc_board *bd, struct vmc_irq_line irq13,
+                                                struct vmc_fpu_error **out, struct vmc_error *err);
+/** FERR# changed, or an instruction waits while it is asserted. Returns IGNNE#. Any thread. */
+VMC_API bool vmc_fpu_error_signal(struct vmc_fpu_error *fe, bool ferr);
+
 /* ---- chipset ------------------------------------------------------------------------------- */
 
 struct vmc_chipset;

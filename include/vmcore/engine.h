@@ -53,6 +53,11 @@ struct vmc_engine_io {
     int (*irq_ack)(void *ctx);
     uint64_t (*get_tpr)(void *ctx); /**< CR8: task priority bits 7:4, right-justified */
     void (*set_tpr)(void *ctx, uint64_t cr8);
+    /**
+     * FERR#: an x87 instruction waits with an error pending and CR0.NE clear (true), or the error
+     * is gone (false). Returns IGNNE#: go on. May be NULL: errors are #MF whatever NE says.
+     */
+    bool (*ferr)(void *ctx, bool asserted);
 };
 
 /** vmc_run_limits.flags. The first two are for vmc_vcpu_run; engines ignore them. */

@@ -60,6 +60,12 @@ VMC_API const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm
  */
 VMC_API struct vmc_irq_line vmc_vm_gsi(struct vmc_vm *vm, uint32_t gsi);
 
+/**
+ * What hangs on the processors' FERR# line (struct vmc_engine_io, ferr): vmc_fpu_error_signal of a PC.
+ * Called on vCPU threads. Only the software CPU reports errors this way. While quiesced.
+ */
+VMC_API void vmc_vm_set_ferr(struct vmc_vm *vm, bool (*ferr)(void *ctx, bool asserted), void *ctx);
+
 /** A device asks for the end of the run: every vCPU's run returns SHUTDOWN. Any thread. */
 VMC_API void vmc_vm_request_stop(struct vmc_vm *vm, enum vmc_stop why, uint64_t detail);
 /** True once a stop was requested. */

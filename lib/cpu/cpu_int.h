@@ -103,6 +103,7 @@ struct vmci_cpu {
     struct vmc_x86_msrs msr;
     struct vmci_exc exc;
     uint64_t pending_db; /* DR6 bits of a trap to deliver after this instruction */
+    bool mid_rep;        /* the event being delivered interrupts a REP between iterations */
     uint8_t irq_shadow;  /* 1: interrupts (STI), 3: and debug traps, NMI (MOV SS): until after the
                             next instruction */
     uint8_t nmi_blocked, nmi_pending;
@@ -222,6 +223,8 @@ int vmci_probe_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes);
 /* Implicit supervisor accesses: descriptor tables, TSS, IDT. */
 int vmci_rd_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out);
 int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v);
+/* Locked: the byte at la gets the bits of set, or loses those of clear. *old: what it was. */
+int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear, uint8_t *old);
 /* With the rights of a given CPL: pushes onto the stack of another privilege level. */
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out);
 int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v);

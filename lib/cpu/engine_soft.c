@@ -140,6 +140,7 @@ static int soft_vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_
     cpu->tsc_source = vm->virtual_time ? VMCI_TSC_VIRTUAL : VMCI_TSC_HOST;
     sc->ack_seq = UINT64_MAX;
     sc->skip_bp = VMCI_TLB_NONE;
+    sc->rep_at = UINT64_MAX;
     sc->irq_wait = true;
     soft_tlb_init(sc);
     int rc = vmci_decoder_create(vm->pf, &cpu->dec, err);
@@ -320,6 +321,7 @@ static int soft_set_state(void *ev, uint32_t groups, const struct vmc_x86_state 
     sc->stashed = false;
     sc->cpu.exc.pending = false;
     sc->skip_bp = VMCI_TLB_NONE;
+    sc->rep_at = UINT64_MAX;
     sc->irq_wait = true;
     return rc;
 }

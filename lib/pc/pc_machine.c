@@ -101,6 +101,11 @@ static int make_timers(struct vmc_pc *pc, struct vmc_error *err)
     return rc;
 }
 
+static bool fpu_error(void *ctx, bool ferr)
+{
+    return vmc_fpu_error_signal(ctx, ferr);
+}
+
 static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
 {
     struct vmc_i8042_config kbd = {.size = sizeof(kbd),
@@ -114,6 +119,10 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
                                    .out = pc->cfg.serial};
     int rc = vmc_i8042_create(pc->bd, &kbd, &pc->i8042, err);
 
+    if (rc == VMC_OK)
+        rc = vmc_fpu_error_create(pc->bd, vmc_vm_gsi(pc->vm, 13), &pc->fpu_error, err);
+    if (rc == VMC_OK)
+        vmc_vm_set_ferr(pc->vm, fpu_error, pc->fpu_error);
     if (rc == VMC_OK)
         rc = vmc_uart_create(pc->bd, &com1, &pc->uart, err);
     if (rc == VMC_OK)

@@ -78,6 +78,7 @@ struct vmc_pc {
 
     struct vmc_chipset *chipset;
     struct vmc_uart *uart;
+    struct vmc_fpu_error *fpu_error;
     struct vmc_pit *pit;
     struct vmc_rtc *rtc;
     struct vmc_hpet *hpet;

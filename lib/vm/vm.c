@@ -195,6 +195,12 @@ struct vmc_board *vmc_vm_board(struct vmc_vm *vm)
     return &vm->board;
 }
 
+void vmc_vm_set_ferr(struct vmc_vm *vm, bool (*ferr)(void *ctx, bool asserted), void *ctx)
+{
+    vm->ferr = ferr;
+    vm->ferr_ctx = ctx;
+}
+
 void *vmc_vm_engine(struct vmc_vm *vm)
 {
     return vm->evm;

@@ -144,6 +144,14 @@ static void io_set_tpr(void *ctx, uint64_t cr8)
         v->cr8 = cr8 & 0xf;
 }
 
+/* Without anything on the line nobody could end the wait: IGNNE# is strapped. */
+static bool io_ferr(void *ctx, bool asserted)
+{
+    struct vmc_vcpu *v = ctx;
+
+    return v->vm->ferr == NULL || v->vm->ferr(v->vm->ferr_ctx, asserted);
+}
+
 const struct vmc_engine_io vmci_vm_engine_io = {
     .pio = io_pio,
     .mmio = io_mmio,
@@ -152,4 +160,5 @@ const struct vmc_engine_io vmci_vm_engine_io = {
     .irq_ack = io_irq_ack,
     .get_tpr = io_get_tpr,
     .set_tpr = io_set_tpr,
+    .ferr = io_ferr,
 };

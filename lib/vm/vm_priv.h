@@ -100,6 +100,9 @@ struct vmc_vm {
     uint64_t slice_left; /* (v) instructions left of it */
     uint64_t clock_ns;  /* (v) virtual time, in deterministic mode */
 
+    bool (*ferr)(void *ctx, bool asserted); /* (q) vmc_vm_set_ferr */
+    void *ferr_ctx;
+
     struct vmc_vcpu **vcpu; /* max_vcpus entries */
 };
 

@@ -88,6 +88,13 @@ int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
     (void)cpu;
     return rig_wr(la, bytes, v, 0);
 }
+int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear, uint8_t *old)
+{
+    uint64_t v = 0;
+    int rc = vmci_rd_sys(cpu, la, 1, &v);
+    *old = (uint8_t)v;
+    return rc != 0 ? rc : vmci_wr_sys(cpu, la, 1, (v | set) & (uint8_t)~clear);
+}
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out)
 {
     (void)cpu;

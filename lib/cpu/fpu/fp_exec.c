@@ -4,14 +4,6 @@
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
-int vmci_fp_check_mf(struct vmci_cpu *cpu)
-{
-    struct vmci_fp *fp = cpu->fp;
-    if (!fp->x87_check || !(vmci_fp_run(fp, fp->fnstsw, NULL, 0) & VMCI_FSW_ES))
-        return 0;
-    return vmci_raise(cpu, VMC_VEC_MF);
-}
-
 static int check_slow(struct vmci_cpu *cpu, unsigned kind)
 {
     if (kind == VMCI_FK_AVX) {
@@ -41,7 +33,7 @@ int vmci_fp_check(struct vmci_cpu *cpu, unsigned kind)
         if (r != 0)
             return r;
     }
-    if (unlikely(cpu->fp->x87_check) &&
+    if (unlikely(cpu->fp->x87_check || cpu->fp->ferr) &&
         (kind == VMCI_FK_X87 || kind == VMCI_FK_MMX || kind == VMCI_FK_MMX_XMM))
         return vmci_fp_check_mf(cpu);
     return 0;
@@ -349,7 +341,10 @@ static int exec_simd(struct vmci_cpu *cpu, const struct vmci_insn *in)
     int r = vmci_fp_check(cpu, t->kind);
     if (unlikely(r != 0))
         return r;
-    return plain(cpu, in, t);
+    r = plain(cpu, in, t);
+    if (unlikely(cpu->fp->ignored))
+        vmci_fp_unignore(cpu, t);
+    return r;
 }
 
 static int exec_x87(struct vmci_cpu *cpu, const struct vmci_insn *in)
@@ -363,6 +358,8 @@ static int exec_x87(struct vmci_cpu *cpu, const struct vmci_insn *in)
     r = plain(cpu, in, t);
     if (likely(r == 0))
         set_pointers(cpu, in, t);
+    if (unlikely(cpu->fp->ignored))
+        vmci_fp_unignore(cpu, t);
     return r;
 }
 
@@ -374,9 +371,10 @@ static int exec_special(struct vmci_cpu *cpu, const struct vmci_insn *in)
     int r = vmci_fp_check(cpu, t->kind);
     if (unlikely(r != 0))
         return r;
-    if (t->kind == VMCI_FK_X87_CTL)
-        return vmci_fp_x87_ctl(cpu, in, t);
-    return vmci_fp_special(cpu, in, t);
+    r = t->kind == VMCI_FK_X87_CTL ? vmci_fp_x87_ctl(cpu, in, t) : vmci_fp_special(cpu, in, t);
+    if (unlikely(cpu->fp->ignored))
+        vmci_fp_unignore(cpu, r == 0 ? t : NULL);
+    return r;
 }
 
 static int exec_fwait(struct vmci_cpu *cpu, const struct vmci_insn *in)
@@ -384,7 +382,10 @@ static int exec_fwait(struct vmci_cpu *cpu, const struct vmci_insn *in)
     (void)in;
     if ((cpu->cr0 & (VMC_CR0_TS | VMC_CR0_MP)) == (VMC_CR0_TS | VMC_CR0_MP))
         return vmci_raise(cpu, VMC_VEC_NM);
-    return cpu->fp != NULL ? vmci_fp_check_mf(cpu) : 0;
+    int r = cpu->fp != NULL ? vmci_fp_check_mf(cpu) : 0;
+    if (cpu->fp != NULL && unlikely(cpu->fp->ignored))
+        vmci_fp_unignore(cpu, NULL);
+    return r;
 }
 
 void vmci_fp_prepare(struct vmci_cpu *cpu, struct vmci_insn *in)

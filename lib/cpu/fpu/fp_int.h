@@ -173,11 +173,14 @@ struct vmci_fp {
     bool live;      /* the state is in the host's registers; area is stale */
     bool mx_check;  /* the guest has unmasked SIMD exceptions: MXCSR runs with all masked */
     bool x87_check; /* the guest has unmasked x87 exceptions: look at ES before waiting */
+    bool ferr;      /* FERR# is asserted (CR0.NE clear) */
+    bool ignored;   /* IGNNE#: this instruction runs with its exceptions masked */
     bool has_xsave, has_avx, host_amd;
     uint32_t mx_masks;  /* the guest's mask bits of MXCSR while mx_check */
     uint32_t mx_valid;  /* bits of MXCSR that the host has */
     uint32_t host_mxcsr;
     uint16_t host_fcw;
+    uint16_t ignored_fcw; /* the guest's, while ignored */
     uint64_t rfbm; /* components to load and save */
     uint64_t host_features; /* mask of enum vmci_feat that thunks may use */
     /* x87 pointers are kept here: the unit's own would show the thunk's addresses. */
@@ -221,7 +224,10 @@ int vmci_fp_check_ac(struct vmci_cpu *cpu, uint64_t la, unsigned bytes);
 
 /* #UD, #NM and the pending #MF of an instruction of this kind. */
 int vmci_fp_check(struct vmci_cpu *cpu, unsigned kind);
+/* A pending x87 error: #MF, or FERR# (fp_ferr.c). */
 int vmci_fp_check_mf(struct vmci_cpu *cpu);
+/* After an instruction that ran with fp->ignored. t: what it loaded, or NULL. */
+void vmci_fp_unignore(struct vmci_cpu *cpu, const struct vmci_thunk *t);
 /* The CPU model deprecates FCS and FDS: they are saved as 0. */
 bool vmci_fp_no_selectors(struct vmci_cpu *cpu);
 bool vmci_fp_vendor_amd(struct vmci_cpu *cpu);

@@ -368,7 +368,7 @@ static EXEC(random)
     u8 ok = 1;
 
     if (cpu->vm != NULL && cpu->vm->virtual_time) { /* replay needs the same numbers again */
-        u64 now = vmci_retired_now(cpu);
+        u64 now = cpu->tsc_base + vmci_retired_now(cpu);
         v = vmci_hash64(&now, sizeof(now), cpu->index);
     } else if (in->op == VMCI_OP_RDRAND) {
         __asm__ volatile("rdrand %[v]\n\tsetc %[ok]" : [v] "=r"(v), [ok] "=q"(ok) : : "cc");

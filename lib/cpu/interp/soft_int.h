@@ -164,6 +164,7 @@ struct vmci_soft_cpu {
     uint8_t exit_len;    /* of the instruction that made a hypercall */
     uint64_t seen_dr7, seen_dr[4]; /* what the TLB knows of */
     uint64_t fault_at;   /* cpu.retired when the last exception was delivered */
+    uint64_t rep_at, rep_rip; /* cpu.retired and rip when a REP gave up between iterations */
     uint64_t uncounted;  /* instructions retired by completions since the last run */
     uint64_t run_start;  /* cpu.retired when run was entered */
     uint64_t skip_bp;    /* breakpoint at this address was reported: go over it once */

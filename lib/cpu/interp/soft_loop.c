@@ -39,11 +39,22 @@ static int leave_idle(struct vmci_cpu *cpu, uint32_t why)
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
+/*
+ * Is the next instruction a REP with iterations behind it? Its instruction breakpoint was passed,
+ * and what interrupts it saves RF set (SDM 3B 18.3.1.1).
+ */
+static bool mid_rep(const struct vmci_soft_cpu *sc)
+{
+    return sc->rep_at == sc->cpu.retired && sc->rep_rip == sc->cpu.rip;
+}
+
 /* After the delivery of anything: the mode may be another. */
 static int delivered(struct vmci_soft_cpu *sc, int rc)
 {
     struct vmci_cpu *cpu = &sc->cpu;
 
+    cpu->mid_rep = false;
+    sc->rep_at = UINT64_MAX;
     cpu->irq_shadow = 0;
     sc->key = soft_key(sc);
     if (sc->foreign) /* the handler is not ours to run */
@@ -59,6 +70,7 @@ static int delivered(struct vmci_soft_cpu *sc, int rc)
  */
 static int deliver_exception(struct vmci_soft_cpu *sc)
 {
+    sc->cpu.mid_rep = mid_rep(sc);
     if (sc->cpu.retired == sc->fault_at)
         sc->cpu.retired++;
     sc->fault_at = sc->cpu.retired;
@@ -69,6 +81,7 @@ static int deliver_exception(struct vmci_soft_cpu *sc)
 static int deliver_event(struct vmci_soft_cpu *sc, const struct vmc_event *e)
 {
     sc->stat[STAT_IRQS]++;
+    sc->cpu.mid_rep = mid_rep(sc);
     return delivered(sc, vmci_deliver_event(&sc->cpu, e));
 }
 
@@ -85,8 +98,13 @@ static int trouble(struct vmci_soft_cpu *sc, int rc)
         rip = (uint32_t)rip;
     if (rc != VMCI_FAULT) {
         cpu->rip = rip;
-        if (rc != VMCI_EXIT)
-            return 0; /* VMCI_AGAIN */
+        if (rc != VMCI_EXIT) {                      /* VMCI_AGAIN */
+            if (cpu->activity == VMC_RUN_RUNNING) { /* else it waits: fp_ferr.c */
+                sc->rep_at = cpu->retired;
+                sc->rep_rip = rip;
+            }
+            return 0;
+        }
         cpu->exit.rip = rip;
         return VMCI_EXIT;
     }
@@ -257,8 +275,7 @@ static int run_blocks(struct vmci_soft_cpu *sc)
         }
         uint64_t left = sc->insn_stop - cpu->retired;
         int rc;
-        if (sc->bt.enabled && !debug && left > BT_MARGIN && !sc->bt.pass &&
-            bt_get(sc, b) != NULL) {
+        if (sc->bt.enabled && !debug && left > BT_MARGIN && !sc->bt.pass && bt_get(sc, b) != NULL) {
             rc = exec_translated(sc, b, left - BT_MARGIN, &flags);
         } else {
             sc->bt.pass = false;
@@ -467,7 +484,7 @@ static int breakpoints(struct vmci_soft_cpu *sc, bool *delivered_one)
     uint64_t la = soft_code_la(cpu);
     bool guest;
 
-    if (!debug_exec(sc) || !exec_bp(sc, la, &guest))
+    if (!debug_exec(sc) || mid_rep(sc) || !exec_bp(sc, la, &guest))
         return 0;
     if (!guest) {
         if (sc->skip_bp == la)

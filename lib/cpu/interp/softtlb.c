@@ -517,6 +517,31 @@ int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
     return access_mem(cpu, how_sys(), la, &v, bytes, true);
 }
 
+int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear, uint8_t *old)
+{
+    struct span s;
+
+    *old = 0;
+    int rc = translate(cpu, how_sys(), la, 1, TLB_W, &s);
+
+    if (rc != 0)
+        return rc;
+    struct tlb_info *i = &s.i[0];
+    if (i->hva == NULL || !i->writable) { /* a descriptor table in a device or in ROM */
+        rc = piece(cpu, i, s.off, old, 1, false);
+        uint8_t now = (uint8_t)((*old | set) & ~clear);
+        return rc != 0 ? rc : piece(cpu, i, s.off, &now, 1, true);
+    }
+    uint8_t *p = i->hva + s.off;
+    *old = clear != 0 ? vmci_fetch_and(p, (uint8_t)~clear) : vmci_fetch_or(p, set);
+    vmci_fence_seq();
+    if ((vmci_load_acquire(i->flags) & VMCI_PG_CODE) != 0)
+        smc_written(soft_of(cpu), i->gpa + s.off, 1, i->flags);
+    if (i->watched)
+        watch(cpu, la, 1, true);
+    return 0;
+}
+
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out)
 {
     *out = 0;

@@ -158,7 +158,7 @@ static struct sys_event event_of(const struct vmci_cpu *cpu, const struct vmci_e
         .ext = x->soft == VMC_EV_SOFT_INT || x->soft == VMC_EV_SOFT_EXC ? 0 : 1,
         .code = x->code,
         .rip = cpu->rip,
-        .rflags = cpu->rflags | (fault_sets_rf(x) ? VMC_FLAG_RF : 0),
+        .rflags = cpu->rflags | (fault_sets_rf(x) || cpu->mid_rep ? VMC_FLAG_RF : 0),
     };
 }
 

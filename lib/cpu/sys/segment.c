@@ -63,12 +63,10 @@ int sys_desc_read_hi(struct vmci_cpu *cpu, uint16_t sel, unsigned vector, unsign
 
 int sys_desc_mark(struct vmci_cpu *cpu, struct sys_desc *d, unsigned type_bits)
 {
-    uint64_t access = 0;
-    int r = vmci_rd_sys(cpu, d->la + 5, 1, &access);
+    uint8_t old;
+    /* Locked, and only the byte that changes: other processors may edit the descriptor. */
+    int r = vmci_mark_sys(cpu, d->la + 5, (uint8_t)type_bits, 0, &old);
 
-    /* Only the byte that changes is written: other processors may edit the rest. */
-    if (r == 0)
-        r = vmci_wr_sys(cpu, d->la + 5, 1, access | type_bits);
     if (r == 0)
         d->hi |= type_bits << 8;
     return r;
@@ -305,9 +303,12 @@ int vmci_ltr(struct vmci_cpu *cpu, uint16_t selector)
     sys_desc_to_seg(&d, selector, &s);
     if (!vmci_canonical(s.base))
         return sys_raise_sel(cpu, VMC_VEC_GP, selector, 0);
-    r = sys_desc_mark(cpu, &d, SYS_TYPE_BUSY);
+    uint8_t old;
+    r = vmci_mark_sys(cpu, d.la + 5, SYS_TYPE_BUSY, 0, &old);
     if (r != 0)
         return r;
+    if ((old & SYS_TYPE_BUSY) != 0) /* another processor was faster */
+        return sys_raise_sel(cpu, VMC_VEC_GP, selector, 0);
     s.attr |= SYS_TYPE_BUSY;
     cpu->seg[VMC_TR] = s;
     return 0;

@@ -148,10 +148,9 @@ static int save_old(struct vmci_cpu *cpu, const struct sys_task *t)
 
 static int clear_busy(struct vmci_cpu *cpu, uint64_t la)
 {
-    uint64_t access = 0;
-    int r = vmci_rd_sys(cpu, la + 5, 1, &access);
+    uint8_t old;
 
-    return r != 0 ? r : vmci_wr_sys(cpu, la + 5, 1, access & ~(uint64_t)SYS_TYPE_BUSY);
+    return vmci_mark_sys(cpu, la + 5, 0, SYS_TYPE_BUSY, &old);
 }
 
 /* ---- before the commit point ------------------------------------------------------------------ */
