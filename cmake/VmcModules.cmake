@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # The modules of lib/, lowest floor first. A module is a folder lib/<name>; every .c and .S file
 # below it belongs to it. Which module may include which is checked by tests/meta/check_floors.py.
-set(VMC_MODULES base pack wire sched balloon sharing vmfs disk mmu cpu irq bus dev virtio boot vm gdb
+set(VMC_MODULES base pack wire sched balloon pages sharing vmfs disk mmu cpu irq bus dev virtio boot vm gdb
     pc snap)
 
 # Modules that may run while a guest's x87/SSE/AVX state is live in the host's registers: they are
