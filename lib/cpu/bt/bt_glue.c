@@ -171,7 +171,16 @@ static const uint8_t *make_dispatch(struct emit *e, unsigned mode, const uint8_t
     miss[0] = em_jump(e, CC_E);
     cmp_mem(e, EM_RCX, EM_RDX, offsetof(struct block, la));
     miss[1] = em_jump(e, CC_NE);
-    em_load_gs(e, EM_RCX, (uint32_t)offsetof(struct vmci_soft_cpu, key));
+    em_rex(e, EM_W, 0, EM_RCX); /* shr rcx, 63; mov rcx, gs:[rcx * 8 + key] */
+    em8(e, 0xc1);
+    em8(e, 0xe9);
+    em8(e, 63);
+    em8(e, 0x65);
+    em8(e, 0x48);
+    em8(e, 0x8b);
+    em8(e, 0x0c);
+    em8(e, 0xcd);
+    em32(e, (uint32_t)offsetof(struct vmci_soft_cpu, key));
     cmp_mem(e, EM_RCX, EM_RDX, offsetof(struct block, key));
     miss[2] = em_jump(e, CC_NE);
     em_rex(e, EM_W, EM_RDX, EM_RDX); /* mov rdx, [rdx + bt] */

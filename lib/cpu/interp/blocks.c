@@ -164,6 +164,7 @@ struct fetch {
     uint64_t la, gpa;
     const uint8_t *page; /* NULL: no memory there */
     uint8_t *flags;
+    bool local; /* one of the pages is not global */
     uint64_t gpa2;
     const uint8_t *page2;
     uint8_t *flags2;
@@ -193,6 +194,7 @@ static int fetch_first(struct vmci_soft_cpu *sc, struct fetch *f)
     f->gpa = i->gpa | (f->la & ~PAGE_MASK);
     f->page = i->hva;
     f->flags = i->flags;
+    f->local = !i->global;
     f->gpa2 = GPA_NONE;
     f->page2 = NULL;
     return 0;
@@ -213,6 +215,7 @@ static int fetch_second(struct vmci_soft_cpu *sc, struct fetch *f)
     f->gpa2 = i->gpa;
     f->page2 = i->hva;
     f->flags2 = i->flags;
+    f->local = f->local || !i->global;
     return 0;
 }
 
@@ -376,7 +379,8 @@ static int build(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct
     } else {
         b->seq = sc->foreign ? UINT64_MAX : smc_settled(vm, seq) ? 0 : seq;
         link_block(sc, b, p, t);
-        if (t != NULL && !block_verify(sc, b)) { /* the second page was read before it was flagged */
+        if (t != NULL &&
+            !block_verify(sc, b)) { /* the second page was read before it was flagged */
             block_kill(sc, b);
             b->dead = true;
         }
@@ -416,6 +420,17 @@ static int check(struct vmci_soft_cpu *sc, struct fetch *f, unsigned max, struct
     return 0;
 }
 
+/* Blocks of these pages are found without a look at the TLB until it hears of a change there. */
+static void note_mapping(struct vmci_soft_cpu *sc, const struct fetch *f, const struct block *b)
+{
+    struct tlb_half *h = &sc->half[soft_half(f->la)];
+
+    h->local_code = h->local_code || f->local;
+    vmci_bit_set(h->code, tlb_code_bit(f->la));
+    if (b->gpa2 != GPA_NONE)
+        vmci_bit_set(h->code, tlb_code_bit(f->la + VMC_PAGE_SIZE));
+}
+
 int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out)
 {
     struct fetch f;
@@ -443,7 +458,8 @@ int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out)
             return rc;
     }
     b->la = f.la;
-    b->key = sc->key;
+    b->key = sc->key[soft_half(f.la)];
+    note_mapping(sc, &f, b);
     if (b->seq == 0 && !b->dead && !b->clipped)
         sc->code.jc[jc_slot(f.la)] = b;
     else

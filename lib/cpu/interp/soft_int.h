@@ -28,9 +28,16 @@ struct tlb_info {
 };
 
 /* Non-global entries filled since the last flush; more than these: all are looked at. */
-#define TLB_LOG 256
+#define TLB_LOG 512
 /* Which 2 MiB and 1 GiB pages may be in the TLB in pieces (Bloom filter by address). */
 #define TLB_LARGE_WORDS 16
+/* Pages from which blocks were found (another Bloom filter). */
+#define TLB_CODE_WORDS 16
+/*
+ * Operating systems keep themselves in the upper half of the address space, in global pages, and
+ * programs in the lower one. Which mappings changed is known for each half.
+ */
+#define TLB_HALVES 2
 
 /* ---- decoded blocks -------------------------------------------------------------------------- */
 
@@ -44,17 +51,17 @@ struct tlb_info {
 struct code_page {
     struct code_page *next; /* hash chain */
     uint64_t gpa;
-    uint64_t chunks;       /* 64-byte pieces that hold decoded bytes */
-    struct block *blocks;  /* that start here; linked by page_next */
-    struct block *tails;   /* whose one instruction ends here; linked by tail_next */
-    uint32_t misses;       /* writes beside the code */
-    uint32_t patience;     /* how many before the code is dropped */
-    bool adopted;          /* counted in slot_pages */
+    uint64_t chunks;      /* 64-byte pieces that hold decoded bytes */
+    struct block *blocks; /* that start here; linked by page_next */
+    struct block *tails;  /* whose one instruction ends here; linked by tail_next */
+    uint32_t misses;      /* writes beside the code */
+    uint32_t patience;    /* how many before the code is dropped */
+    bool adopted;         /* counted in slot_pages */
 };
 
 struct block {
     uint64_t la;  /* where it was last found to be mapped */
-    uint64_t key; /* mode and TLB epoch of that; 0: stale, never matches */
+    uint64_t key; /* mode, half and its TLB epoch of that; 0: stale, never matches */
     uint64_t gpa;
     uint64_t gpa2; /* second page of a block that is one instruction across pages; else NONE */
     struct block *hash_next, *page_next, *tail_next;
@@ -62,9 +69,9 @@ struct block {
     uint32_t bytes;
     uint16_t n;
     uint8_t bits;
-    bool clipped; /* decoded for a single step: longer code follows */
-    bool dead;    /* invalidated */
-    uint8_t heat; /* runs in the interpreter, up to what makes it worth translating */
+    bool clipped;        /* decoded for a single step: longer code follows */
+    bool dead;           /* invalidated */
+    uint8_t heat;        /* runs in the interpreter, up to what makes it worth translating */
     struct bt_trans *bt; /* translations, the one of la first */
     struct vmci_insn insn[];
 };
@@ -114,9 +121,9 @@ struct rmw {
 /* ---- the vCPU and the VM --------------------------------------------------------------------- */
 
 enum soft_stat {
-    STAT_BLOCKS,      /* decoded blocks built */
-    STAT_DECODED,     /* instructions decoded */
-    STAT_LOOKUPS,     /* jump cache misses */
+    STAT_BLOCKS,  /* decoded blocks built */
+    STAT_DECODED, /* instructions decoded */
+    STAT_LOOKUPS, /* jump cache misses */
     STAT_TLB_FILLS,
     STAT_TLB_FLUSHES,
     STAT_CODE_WRITES, /* stores to pages with code */
@@ -139,35 +146,39 @@ struct vmci_soft_cpu {
     struct tlb_info info[TLB_FILLED][VMCI_TLB_SIZE];
     uint32_t tlb_log_n; /* > TLB_LOG: overflowed */
     uint16_t tlb_log[TLB_LOG];
-    uint64_t large_2m[TLB_LARGE_WORDS], large_1g[TLB_LARGE_WORDS];
-    uint64_t epoch; /* counts TLB flushes; part of block keys */
+    struct tlb_half {
+        uint64_t large_2m[TLB_LARGE_WORDS], large_1g[TLB_LARGE_WORDS];
+        uint64_t code[TLB_CODE_WORDS];
+        uint64_t epoch;  /* counts changes of mappings of code; part of block keys */
+        bool local_code; /* blocks were found in pages that are not global */
+    } half[TLB_HALVES];
 
-    uint64_t key;        /* of blocks that may run now */
-    uint64_t insn_stop;  /* cpu.retired at which the run loop looks up */
-    uint64_t insn_limit; /* ... at which run returns */
+    uint64_t key[TLB_HALVES]; /* of blocks that may run now */
+    uint64_t insn_stop;       /* cpu.retired at which the run loop looks up */
+    uint64_t insn_limit;      /* ... at which run returns */
     uint64_t deadline_ns;
     struct block_cache code;
-    uint64_t inval[INVAL_SLOTS]; /* (a) */
-    uint32_t inval_all;          /* (a) */
+    uint64_t inval[INVAL_SLOTS];      /* (a) */
+    uint32_t inval_all;               /* (a) */
     uint16_t slot_pages[OWNER_SLOTS]; /* adopted pages by owner slot */
-    uint64_t ack_seq;            /* (a) code flushes seen; UINT64_MAX: not running */
+    uint64_t ack_seq;                 /* (a) code flushes seen; UINT64_MAX: not running */
 
     struct io_log log;
-    bool foreign;   /* single instructions of somebody else's state: trust nothing (emulate.h) */
-    bool resuming;  /* emulate.c: an exit was completed */
-    bool owed;      /* an exit waits for completion */
-    bool stashed;   /* completion led to another exit: the next run reports it */
+    bool foreign;  /* single instructions of somebody else's state: trust nothing (emulate.h) */
+    bool resuming; /* emulate.c: an exit was completed */
+    bool owed;     /* an exit waits for completion */
+    bool stashed;  /* completion led to another exit: the next run reports it */
     bool want_window;
-    bool irq_wait;  /* an interrupt was pending when it could not be taken */
-    bool one_shot;  /* REP executes one iteration */
-    uint8_t outcome;     /* what the last instruction that gave up returned */
-    uint8_t exit_len;    /* of the instruction that made a hypercall */
+    bool irq_wait;                 /* an interrupt was pending when it could not be taken */
+    bool one_shot;                 /* REP executes one iteration */
+    uint8_t outcome;               /* what the last instruction that gave up returned */
+    uint8_t exit_len;              /* of the instruction that made a hypercall */
     uint64_t seen_dr7, seen_dr[4]; /* what the TLB knows of */
-    uint64_t fault_at;   /* cpu.retired when the last exception was delivered */
-    uint64_t rep_at, rep_rip; /* cpu.retired and rip when a REP gave up between iterations */
-    uint64_t uncounted;  /* instructions retired by completions since the last run */
-    uint64_t run_start;  /* cpu.retired when run was entered */
-    uint64_t skip_bp;    /* breakpoint at this address was reported: go over it once */
+    uint64_t fault_at;             /* cpu.retired when the last exception was delivered */
+    uint64_t rep_at, rep_rip;      /* cpu.retired and rip when a REP gave up between iterations */
+    uint64_t uncounted;            /* instructions retired by completions since the last run */
+    uint64_t run_start;            /* cpu.retired when run was entered */
+    uint64_t skip_bp;              /* breakpoint at this address was reported: go over it once */
 
     struct vmc_breakpoint bp[SOFT_MAX_BP];
     unsigned bps;
@@ -221,8 +232,8 @@ int vmci_st_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, const void *
 /* See rmw_begin in mem.h. */
 void *vmci_rmw_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool lock, int *rc);
 int vmci_rmw_end(struct vmci_cpu *cpu);
-int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea,
-                     unsigned bytes, bool write, uint64_t *la);
+int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea, unsigned bytes,
+                     bool write, uint64_t *la);
 
 /* ---- iolog.c --------------------------------------------------------------------------------- */
 
@@ -260,12 +271,28 @@ void smc_leave(struct vmci_soft_cpu *sc);
 
 static inline uint64_t code_bits_key(const struct vmci_cpu *cpu)
 {
-    return (cpu->code_bits == 64 ? 2u : cpu->code_bits == 32 ? 1u : 0u) |
-           (cpu->cpl == 3 ? 4u : 0u);
+    return (cpu->code_bits == 64 ? 2u : cpu->code_bits == 32 ? 1u : 0u) | (cpu->cpl == 3 ? 4u : 0u);
 }
-static inline uint64_t soft_key(const struct vmci_soft_cpu *sc)
+static inline void soft_new_key(struct vmci_soft_cpu *sc)
 {
-    return sc->epoch << 8 | 0x80 | code_bits_key(&sc->cpu);
+    uint64_t bits = 0x80 | code_bits_key(&sc->cpu);
+
+    sc->key[0] = sc->half[0].epoch << 8 | bits;
+    sc->key[1] = sc->half[1].epoch << 8 | bits | 8;
+}
+/* Which of the bits of tlb_half.code is the page's. */
+static inline unsigned tlb_code_bit(uint64_t la)
+{
+    return (unsigned)(((la >> VMC_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> 54);
+}
+static inline unsigned soft_half(uint64_t la)
+{
+    return (unsigned)(la >> 63);
+}
+/* Is b what the processor would execute at la? */
+static inline bool soft_valid(const struct vmci_soft_cpu *sc, const struct block *b, uint64_t la)
+{
+    return b->la == la && b->key == sc->key[soft_half(la)];
 }
 
 /* Linear address of rip. */

@@ -56,7 +56,7 @@ static int delivered(struct vmci_soft_cpu *sc, int rc)
     cpu->mid_rep = false;
     sc->rep_at = UINT64_MAX;
     cpu->irq_shadow = 0;
-    sc->key = soft_key(sc);
+    soft_new_key(sc);
     if (sc->foreign) /* the handler is not ours to run */
         sc->insn_stop = sc->insn_limit = cpu->retired;
     if (rc == VMCI_EXIT && cpu->exit.kind == VMC_EXIT_SHUTDOWN)
@@ -249,7 +249,7 @@ static int run_blocks(struct vmci_soft_cpu *sc)
     for (;;) {
         uint64_t la = soft_code_la(cpu);
         struct block *b = sc->code.jc[jc_slot(la)];
-        if (unlikely(b == NULL || b->la != la || b->key != sc->key)) {
+        if (unlikely(b == NULL || !soft_valid(sc, b, la))) {
             if (block_find(sc, BLK_MAX_INSNS, &b) != 0)
                 return fetch_fault(sc);
         }
@@ -284,7 +284,7 @@ static int run_blocks(struct vmci_soft_cpu *sc)
         if (unlikely(rc != 0))
             return rc;
         if ((flags & VMCI_IF_END) != 0) {
-            sc->key = soft_key(sc);
+            soft_new_key(sc);
             if (unlikely(special(sc)))
                 return 0;
         }
@@ -335,7 +335,7 @@ static int run_one(struct vmci_soft_cpu *sc)
     struct block *b = sc->code.jc[jc_slot(la)];
     unsigned flags;
 
-    if (b == NULL || b->la != la || b->key != sc->key)
+    if (b == NULL || !soft_valid(sc, b, la))
         if (block_find(sc, tf || cpu->vm->trace != NULL ? 1 : BLK_MAX_INSNS, &b) != 0)
             return fetch_fault(sc);
     if (cpu->code_bits != 64 && within_limit(cpu, b, 1) == 0) {
@@ -352,7 +352,7 @@ static int run_one(struct vmci_soft_cpu *sc)
     unsigned op = b->insn[0].op;
     int rc = exec_block(sc, b, 1, &flags);
     sc->one_shot = false;
-    sc->key = soft_key(sc);
+    soft_new_key(sc);
     if (rc == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN) {
         cpu->irq_shadow = shadow; /* it is run again */
         if (rf)
@@ -543,7 +543,7 @@ int soft_loop(struct vmci_soft_cpu *sc)
     struct vmci_cpu *cpu = &sc->cpu;
     int rc;
 
-    sc->key = soft_key(sc);
+    soft_new_key(sc);
     do {
         rc = boundary(sc);
         if (rc != 0)

@@ -43,7 +43,8 @@ void soft_tlb_init(struct vmci_soft_cpu *sc)
         for (unsigned i = 0; i < VMCI_TLB_SIZE; i++)
             sc->info[m][i] = (struct tlb_info){.la = VMCI_TLB_NONE};
     sc->tlb_log_n = 0;
-    sc->epoch = 1;
+    for (unsigned n = 0; n < TLB_HALVES; n++)
+        sc->half[n].epoch = 1;
 }
 
 static void flush_matching(struct vmci_soft_cpu *sc, bool globals_too)
@@ -54,6 +55,17 @@ static void flush_matching(struct vmci_soft_cpu *sc, bool globals_too)
             if (i->la != VMCI_TLB_NONE && (globals_too || !i->global))
                 evict(sc, i);
         }
+}
+
+/* Blocks of this half of the address space must be looked up again. */
+static void new_epoch(struct vmci_soft_cpu *sc, unsigned half)
+{
+    struct tlb_half *h = &sc->half[half];
+
+    h->epoch++;
+    h->local_code = false;
+    memset(h->code, 0, sizeof(h->code));
+    soft_new_key(sc);
 }
 
 void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
@@ -71,12 +83,15 @@ void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
         }
     }
     sc->tlb_log_n = 0;
-    if (globals_too) {
-        memset(sc->large_2m, 0, sizeof(sc->large_2m));
-        memset(sc->large_1g, 0, sizeof(sc->large_1g));
+    for (unsigned n = 0; n < TLB_HALVES; n++) {
+        struct tlb_half *h = &sc->half[n];
+        if (globals_too) {
+            memset(h->large_2m, 0, sizeof(h->large_2m));
+            memset(h->large_1g, 0, sizeof(h->large_1g));
+        }
+        if (globals_too || h->local_code)
+            new_epoch(sc, n);
     }
-    sc->epoch++;
-    sc->key = soft_key(sc);
 }
 
 static unsigned large_bit(uint64_t unit)
@@ -84,13 +99,29 @@ static unsigned large_bit(uint64_t unit)
     return (unsigned)((unit * 0x9e3779b97f4a7c15ull) >> 54); /* 10 bits */
 }
 
+/* Pieces of a large page: all entries within 2^bits bytes. */
+static void flush_large(struct vmci_soft_cpu *sc, uint64_t la, unsigned bits)
+{
+    for (unsigned m = 0; m < TLB_FILLED; m++)
+        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+            struct tlb_info *i = &sc->info[m][n];
+            if (i->la != VMCI_TLB_NONE && ((i->la ^ la) >> bits) == 0)
+                evict(sc, i);
+        }
+    new_epoch(sc, soft_half(la));
+}
+
 void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
 {
     struct vmci_soft_cpu *sc = soft_of(cpu);
+    struct tlb_half *h = &sc->half[soft_half(la)];
 
-    if (vmci_bit_test(sc->large_2m, large_bit(la >> 21)) ||
-        vmci_bit_test(sc->large_1g, large_bit(la >> 30))) {
-        vmci_tlb_flush(cpu, true);
+    if (unlikely(vmci_bit_test(h->large_1g, large_bit(la >> 30)))) {
+        flush_large(sc, la, 30);
+        return;
+    }
+    if (unlikely(vmci_bit_test(h->large_2m, large_bit(la >> 21)))) {
+        flush_large(sc, la, 22); /* 4 MiB pages come as two */
         return;
     }
     for (unsigned m = 0; m < TLB_FILLED; m++) {
@@ -98,8 +129,8 @@ void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
         if (i->la == (la & PAGE_MASK))
             evict(sc, i);
     }
-    sc->epoch++;
-    sc->key = soft_key(sc);
+    if (vmci_bit_test(h->code, tlb_code_bit(la)))
+        new_epoch(sc, soft_half(la));
 }
 
 void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa)
@@ -156,7 +187,10 @@ static uint32_t walk_access(unsigned mode, unsigned acc, uint32_t extra)
 static int walk(struct vmci_cpu *cpu, uint64_t la, uint32_t access, struct vmc_walk *w)
 {
     struct vmc_paging pg = {
-        .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
+        .cr0 = cpu->cr0,
+        .cr3 = cpu->cr3,
+        .cr4 = cpu->cr4,
+        .efer = cpu->efer,
         .phys_bits = cpu->phys_bits,
     };
     for (unsigned i = 0; i < 4; i++)
@@ -172,11 +206,12 @@ static void note_filled(struct vmci_soft_cpu *sc, const struct tlb_info *i, uint
             sc->tlb_log[sc->tlb_log_n] = (uint16_t)(i - &sc->info[0][0]);
         sc->tlb_log_n++;
     }
+    struct tlb_half *h = &sc->half[soft_half(i->la)];
     if (page_bytes >= 1u << 30)
-        vmci_bit_set(sc->large_1g, large_bit(i->la >> 30));
-    else if (page_bytes > VMC_PAGE_SIZE) { /* 4 MiB pages: INVLPG of either half flushes all */
-        vmci_bit_set(sc->large_2m, large_bit(i->la >> 21));
-        vmci_bit_set(sc->large_2m, large_bit((i->la >> 21) ^ 1));
+        vmci_bit_set(h->large_1g, large_bit(i->la >> 30));
+    else if (page_bytes > VMC_PAGE_SIZE) { /* 4 MiB pages: INVLPG of either half means both */
+        vmci_bit_set(h->large_2m, large_bit(i->la >> 21));
+        vmci_bit_set(h->large_2m, large_bit((i->la >> 21) ^ 1));
     }
 }
 
@@ -242,8 +277,8 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
             evict(sc, i);
         i->la = page;
         i->gpa = gpa;
-        i->global = (w.rights & VMC_RIGHT_GLOBAL) != 0 && (cpu->cr4 & VMC_CR4_PGE) != 0 &&
-                    !sc->foreign;
+        i->global =
+            (w.rights & VMC_RIGHT_GLOBAL) != 0 && (cpu->cr4 & VMC_CR4_PGE) != 0 && !sc->foreign;
         i->watched = watched(sc, page);
         note_filled(sc, i, w.page_bytes);
     }
@@ -638,8 +673,8 @@ int vmci_rmw_end(struct vmci_cpu *cpu)
 
 /* ---- segmentation ---------------------------------------------------------------------------- */
 
-#define SEG_W 2u
-#define SEG_E 4u
+#define SEG_W    2u
+#define SEG_E    4u
 #define SEG_CODE 8u
 
 static int seg_fault(struct vmci_cpu *cpu, unsigned seg)
@@ -682,8 +717,8 @@ int vmci_seg_la(struct vmci_cpu *cpu, unsigned seg, uint64_t offset, unsigned by
     return last <= s->limit ? 0 : seg_fault(cpu, seg);
 }
 
-int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea,
-                     unsigned bytes, bool write, uint64_t *la)
+int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea, unsigned bytes,
+                     bool write, uint64_t *la)
 {
     return vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
 }
