@@ -28,8 +28,9 @@
 
 /*
  * One direct-mapped table per access mode, so that a change of CPL or of EFLAGS.AC flushes nothing.
- * A tag is the page's linear address, or has bit 0 set when the access needs the slow path. The
- * host address of a byte is linear address + addend.
+ * A tag is the page's linear address negated, so that translated code finds the offset in the page
+ * by an addition (LEA, which leaves the flags alone). The host address of a byte is linear address
+ * + addend. Columns are separate: translated code scales an index by 8 at most.
  */
 enum vmci_tlb_mode {
     VMCI_TLB_SUP,    /* supervisor, SMAP in force (AC clear, or implicit access) */
@@ -41,11 +42,30 @@ enum vmci_tlb_mode {
 #define VMCI_TLB_BITS 10
 #define VMCI_TLB_SIZE (1u << VMCI_TLB_BITS)
 
-struct vmci_tlbe {
-    uint64_t rd, wr, ex; /* tags; VMCI_TLB_NONE: not valid */
-    uintptr_t addend;
+struct vmci_tlb {
+    uint64_t rd[VMCI_TLB_SIZE], wr[VMCI_TLB_SIZE], ex[VMCI_TLB_SIZE]; /* tags */
+    uintptr_t addend[VMCI_TLB_SIZE];
 };
+/* No page's address: of struct tlb_info and the like. */
 #define VMCI_TLB_NONE (~0ull)
+
+static inline unsigned vmci_tlb_index(uint64_t la)
+{
+    return (unsigned)(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1);
+}
+/*
+ * The tag of an invalid entry: of a page that belongs half a table away, so that neither an address
+ * that selects the entry nor the end of its operand can lie in it.
+ */
+static inline uint64_t vmci_tlb_none(unsigned i)
+{
+    return 0 - ((uint64_t)(i ^ (VMCI_TLB_SIZE / 2)) << VMC_PAGE_SHIFT);
+}
+/* Do bytes from la on lie in the page of the tag that la selects? */
+static inline bool vmci_tlb_hit(uint64_t tag, uint64_t la, unsigned bytes)
+{
+    return ((la + tag + (bytes - 1)) >> VMC_PAGE_SHIFT) == 0;
+}
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
@@ -133,7 +153,7 @@ struct vmci_cpu {
     struct vmci_fp *fp;
     struct vmci_decoder *dec;
 
-    struct vmci_tlbe tlb[VMCI_TLB_MODES][VMCI_TLB_SIZE];
+    struct vmci_tlb tlb[VMCI_TLB_MODES];
 };
 
 static inline bool vmci_long_mode(const struct vmci_cpu *cpu)

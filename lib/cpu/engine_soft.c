@@ -43,7 +43,7 @@ static void on_flush(void *ctx, uint64_t gpa, uint64_t bytes)
     (void)bytes; /* all of it: flushes are rare */
     for (uint32_t i = 0; i < vm->count; i++)
         if (vm->cpu[i] != NULL)
-            (void)vmci_fetch_or(&vm->cpu[i]->cpu.request, VMCI_REQ_FLUSH);
+            soft_request(vm->cpu[i], VMCI_REQ_FLUSH);
 }
 
 static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc_error *err)
@@ -101,7 +101,7 @@ static int soft_mem_changed(void *evm)
     for (uint32_t i = 0; i < vm->count; i++)
         if (vm->cpu[i] != NULL) {
             vmci_store_release(&vm->cpu[i]->inval_all, 1u);
-            (void)vmci_fetch_or(&vm->cpu[i]->cpu.request, VMCI_REQ_FLUSH | VMCI_REQ_CODE);
+            soft_request(vm->cpu[i], VMCI_REQ_FLUSH | VMCI_REQ_CODE);
         }
     return VMC_OK;
 }
@@ -278,12 +278,12 @@ static int soft_complete(void *ev, const struct vmc_exit *done)
 
 static void soft_kick(void *ev)
 {
-    (void)vmci_fetch_or(&((struct vmci_soft_cpu *)ev)->cpu.request, VMCI_REQ_KICK);
+    soft_request(ev, VMCI_REQ_KICK);
 }
 
 static void soft_irq_notify(void *ev)
 {
-    (void)vmci_fetch_or(&((struct vmci_soft_cpu *)ev)->cpu.request, VMCI_REQ_IRQ);
+    soft_request(ev, VMCI_REQ_IRQ);
 }
 
 /* ---- state ----------------------------------------------------------------------------------- */
@@ -424,6 +424,7 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         {"bt.callouts", bt->st_calls},        {"bt.links", bt->st_links},
         {"bt.lookups", bt->st_lookups},       {"bt.slices", bt->st_slices},
         {"bt.flushes", bt->st_flushes},
+        {"bt.jump_fills", bt->st_jumps},
     };
 
     for (size_t i = 0; i < STAT_COUNT && i < max; i++) {

@@ -8,22 +8,50 @@
 struct vmci_soft_cpu;
 struct block;
 struct bt_trans;
+struct bt_site;
 struct bt_link;
 struct bt_work;
 
+/*
+ * Where indirect jumps and jumps to other pages go: a direct-mapped table by linear address, one
+ * for each TLB mode. Translated code looks targets up by itself. Entry 0 is never used: with a mask
+ * of 0 (bt.jump_mask) every look-up misses.
+ */
+#define BT_JUMP_BITS 12
+#define BT_JUMP_SIZE (1u << BT_JUMP_BITS)
+/* Bits of the address that make the index. Few enough above the page offset that the entries of one
+   page are found quickly. */
+#define BT_JUMP_MASK  0x71ffull
+#define BT_JUMP_MODES 3
+
+struct bt_jumps {
+    uint64_t neg[BT_JUMP_SIZE];        /* linear address, negated */
+    const uint8_t *host[BT_JUMP_SIZE]; /* where its translation begins */
+};
+
+/* Entries that a change of address space makes invalid, since the last one. */
+#define BT_JUMP_LOG 1024u
+
 /* Per vCPU; embedded in struct vmci_soft_cpu so that translated code reaches it through GS. */
 struct vmci_bt {
-    uint64_t spill[3]; /* scratch registers' guest values */
-    uint64_t flags;    /* OF in bit 0, SETcc-style; LAHF's image in bits 15:8 */
-    int64_t budget;    /* instructions left; below 0: leave */
+    uint64_t flags;     /* OF in bit 0, SETcc-style; LAHF's image in bits 15:8 */
+    int64_t budget;     /* instructions left; below 0: leave */
     uint64_t slice_end; /* cpu.retired when the budget reaches 0 */
     uint64_t host_rsp;
     uint64_t host_gs;
-    uint64_t resume;  /* host address to go on at */
+    uint64_t resume; /* host address to go on at */
     uint64_t target;
-    struct bt_link *link; /* the link stub that was taken */
-    struct bt_trans *cur; /* translation that called for help */
-    uint8_t fp_ready;     /* BT_FP_*: FP instructions may run natively */
+    uint64_t spill[2];
+    const void *site; /* what called for help: struct bt_site, bt_link or bt_trans */
+
+    /* Constants in memory: PEXT takes its mask from there. */
+    uint64_t tlb_mask;     /* page number bits that select a TLB entry */
+    uint64_t page_mask[3]; /* address bits above the page offset; and the low 4, 5 bits */
+    uint64_t sign_mask;
+    uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
+
+    uint8_t fp_lacks[2]; /* SSE, AVX may not run natively now */
+    uint8_t fp_ready;    /* BT_FP_*: they may */
     bool enabled;
     bool pass; /* let the interpreter run the next block */
     bool full; /* code memory is used up: the engine flushes */
@@ -34,12 +62,17 @@ struct vmci_bt {
     uint8_t *arena;
     size_t arena_used;
     const uint8_t *enter, *leave_lookup, *leave_budget, *call_insn, *call_link, *call_fp;
-    const uint8_t *dispatch[3]; /* by TLB mode */
 
     struct bt_work *work;
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
-    int rc; /* of the instruction that ended a run */
-    uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices;
+    int rc;         /* of the instruction that ended a run */
+    uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
+
+    uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */
+    uint32_t jump_log_n;              /* > BT_JUMP_LOG: overflowed */
+    uint16_t jump_log[BT_JUMP_LOG];   /* index | mode << BT_JUMP_BITS */
+    uint64_t jump_pages[16];          /* Bloom filter of the pages in the tables */
+    struct bt_jumps jumps[BT_JUMP_MODES];
 };
 
 /* Make code memory. VMC_ENOTSUP: this host or platform cannot; the interpreter does it all. */
@@ -49,6 +82,12 @@ void bt_fini(struct vmci_soft_cpu *sc);
 void bt_flush(struct vmci_soft_cpu *sc);
 /* The block dies: nothing may reach its translations any more. */
 void bt_kill(struct vmci_soft_cpu *sc, struct block *b);
+
+/* Mappings are about to change: all, all that are not global, those of one page. */
+void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too);
+void bt_jumps_flush_page(struct vmci_soft_cpu *sc, uint64_t la);
+/* After a request was handled: translated code may find its targets again. */
+void bt_jumps_open(struct vmci_soft_cpu *sc);
 
 /*
  * Run translated code from block b, which is valid at cpu->rip, for at most limit instructions.

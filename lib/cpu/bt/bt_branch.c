@@ -1,118 +1,108 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Control flow. Within a page translations are linked directly: as long as one of them is valid, so
- * is its neighbour in the same page. Everything that leaves the page goes through the dispatcher,
- * which checks that the target is still mapped where it was. Only jumps forward within a page skip
- * the look at the budget, so every loop has one.
+ * is its neighbour in the same page. Everything that leaves the page, and every indirect jump, goes
+ * by the table of jump targets (bt_jumps.c), which knows only targets that are mapped where they
+ * were. A target that is not in it makes the interpreter execute the branch.
  */
 #include "cpu/bt/bt_work.h"
-
-/* budget -= n, flags in MEM. */
-static void count_mem(struct emit *e, unsigned n)
-{
-    em8(e, 0x65); /* sub qword gs:[budget], imm32 */
-    em8(e, 0x48);
-    em8(e, 0x81);
-    em8(e, 0x2c);
-    em8(e, 0x25);
-    em32(e, GS_BT(budget));
-    em32(e, n);
-}
-
-/* budget -= n with EFLAGS kept. */
-static void count_live(struct emit *e, unsigned n)
-{
-    em_store_gs(e, EM_RCX, GS_SPILL(0));
-    em_load_gs(e, EM_RCX, GS_BT(budget));
-    em_lea(e, EM_W, EM_RCX, EM_RCX, BT_NO_REG, 0, -(int32_t)n);
-    em_store_gs(e, EM_RCX, GS_BT(budget));
-    em_load_gs(e, EM_RCX, GS_SPILL(0));
-}
-
-/* cpu->rip = value, without touching flags or registers. */
-static void set_rip(struct emit *e, uint64_t value)
-{
-    if (value == (uint64_t)(int64_t)(int32_t)value) {
-        em_store_gs_imm(e, GS_CPU(rip), (uint32_t)value);
-        return;
-    }
-    em_store_gs(e, EM_RAX, GS_SPILL(2));
-    em_mov_imm(e, EM_RAX, value);
-    em_store_gs(e, EM_RAX, GS_CPU(rip));
-    em_load_gs(e, EM_RAX, GS_SPILL(2));
-}
-
-static void link_to(struct bt_work *w, uint64_t target, bool live)
-{
-    if (w->cold_count == BT_COLD_MAX) {
-        w->failed = true;
-        return;
-    }
-    w->cold[w->cold_count++] = (struct bt_cold){.site = em_jump(&w->e, EM_JMP),
-                                                .kind = BT_COLD_LINK,
-                                                .s = BT_NO_REG,
-                                                .t = BT_NO_REG,
-                                                .target = target,
-                                                .live = live};
-}
-
-/* cpu->rip is set and the flags are in MEM: count, and go wherever that is. */
-static void dispatch(struct bt_work *w, unsigned n)
-{
-    struct vmci_bt *bt = &w->sc->bt;
-
-    count_mem(&w->e, n);
-    em_jump_to(&w->e, CC_S, bt->leave_budget);
-    em_jump_to(&w->e, EM_JMP, bt->dispatch[w->t->mode]);
-}
-
-void bt_exit_direct(struct bt_work *w, uint64_t target, unsigned n, uint64_t from)
-{
-    struct emit *e = &w->e;
-    bool same_page = ((target ^ w->la) & PAGE_MASK) == 0;
-
-    if (same_page && target > from) {
-        bool live = w->flags == BT_FL_HOST;
-        if (live)
-            count_live(e, n);
-        else
-            count_mem(e, n);
-        link_to(w, target, live);
-        return;
-    }
-    bt_need_mem(w);
-    w->flags = BT_FL_MEM;
-    if (!same_page) {
-        set_rip(e, target);
-        dispatch(w, n);
-        return;
-    }
-    count_mem(e, n);
-    size_t go = em_jump(e, CC_NS);
-    set_rip(e, target);
-    em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);
-    em_patch_here(e, go);
-    link_to(w, target, false);
-}
 
 static uint64_t insn_la(const struct bt_work *w, const struct vmci_insn *in)
 {
     return w->la + in->next - in->len;
 }
 
-static bool jcc(struct bt_work *w, const struct vmci_insn *in)
+static bool near(const struct bt_work *w, uint64_t target)
+{
+    return ((target ^ w->la) & PAGE_MASK) == 0 && w->b->gpa2 == GPA_NONE;
+}
+
+/* Look for the address in x: its index is in s then; else cold code is entered by the jump whose
+   place is returned, with RCX in memory. */
+static size_t look_up(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+    uint32_t table = GS_BT(jumps) + (uint32_t)(w->t->mode * sizeof(struct bt_jumps));
+
+    em_store_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    em_pext_gs(e, w->s, w->x, GS_BT(jump_mask));
+    em_load_gs_x8(e, EM_RCX, w->s, table + (uint32_t)offsetof(struct bt_jumps, neg));
+    em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
+    size_t miss = em_jump_unless_rcxz(e);
+    em_load_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    return miss;
+}
+
+/* jmp gs:[(index << 3) + disp] */
+static void jump_gs_x8(struct emit *e, unsigned index, uint32_t disp)
+{
+    struct em_addr a = {EM_NONE, (uint8_t)index, 3, (int32_t)disp};
+    em8(e, 0x65);
+    em_rm(e, 0, 0xff, 4, &a);
+}
+
+static uint32_t host_column(const struct bt_work *w)
+{
+    return GS_BT(jumps) +
+           (uint32_t)(w->t->mode * sizeof(struct bt_jumps) + offsetof(struct bt_jumps, host));
+}
+
+/* To the translation whose host address is in memory. */
+static void jump_target(struct bt_work *w)
+{
+    bt_exchange(&w->e, w->t->set, BT_CANON);
+    em8(&w->e, 0x65); /* jmp gs:[target] */
+    em8(&w->e, 0xff);
+    em8(&w->e, 0x24);
+    em8(&w->e, 0x25);
+    em32(&w->e, GS_BT(target));
+}
+
+static void keep_target(struct bt_work *w)
+{
+    em_load_gs_x8(&w->e, w->s, w->s, host_column(w));
+    em_store_gs(&w->e, w->s, GS_BT(target));
+}
+
+/* To the translation that look_up found. */
+static void jump_found(struct bt_work *w)
+{
+    if (w->t->set == BT_CANON) {
+        jump_gs_x8(&w->e, w->s, host_column(w));
+        return;
+    }
+    keep_target(w);
+    jump_target(w);
+}
+
+void bt_exit_direct(struct bt_work *w, uint64_t target)
+{
+    struct bt_cold *c;
+
+    if (near(w, target)) {
+        c = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
+    } else {
+        em_mov_imm(&w->e, w->x, target);
+        size_t miss = look_up(w);
+        jump_found(w);
+        c = bt_cold(w, BT_COLD_LINK, miss);
+        if (c != NULL) {
+            c->rcx = BT_RCX_MEM;
+            c->far = true;
+        }
+    }
+    if (c != NULL)
+        c->target = target;
+}
+
+static void jcc(struct bt_work *w, const struct vmci_insn *in)
 {
     uint64_t next = w->la + in->next;
-    unsigned n = w->i + 1;
 
-    bt_need_host(w);
-    enum bt_flags state = w->flags;
     size_t taken = em_jump(&w->e, in->cond);
-    bt_exit_direct(w, next, n, insn_la(w, in));
+    bt_exit_direct(w, next);
     em_patch_here(&w->e, taken);
-    w->flags = state;
-    bt_exit_direct(w, next + (uint64_t)in->imm, n, insn_la(w, in));
-    return true;
+    bt_exit_direct(w, next + (uint64_t)in->imm);
 }
 
 /* JRCXZ alone; the LOOPs are rare. */
@@ -122,92 +112,81 @@ static bool jcxz(struct bt_work *w, const struct vmci_insn *in)
 
     if (in->addrsize != 8)
         return false;
-    enum bt_flags state = w->flags;
     em8(&w->e, 0xe3); /* jrcxz over the jump to "not taken" */
     em8(&w->e, 5);
     size_t not_taken = em_jump(&w->e, EM_JMP);
-    bt_exit_direct(w, next + (uint64_t)in->imm, w->i + 1, insn_la(w, in));
+    bt_exit_direct(w, next + (uint64_t)in->imm);
     em_patch_here(&w->e, not_taken);
-    w->flags = state;
-    bt_exit_direct(w, next, w->i + 1, insn_la(w, in));
+    bt_exit_direct(w, next);
     return true;
 }
 
-/* s, an indirect target, goes to cpu->rip; one that is not canonical faults at the branch. */
-static void take_target(struct bt_work *w, unsigned s, unsigned t)
+/* The target of an indirect jump or call to x. */
+static bool load_target(struct bt_work *w, const struct vmci_insn *in)
 {
-    struct emit *e = &w->e;
-
-    em_rr(e, EM_W, 0x8b, t, s); /* mov t, s */
-    em_rex(e, EM_W, 0, t);      /* sar t, 47: 0 or -1 */
-    em8(e, 0xc1);
-    em8(e, 0xf8 | (t & 7));
-    em8(e, 47);
-    em_ri(e, EM_W, 0, t, 1); /* add t, 1 */
-    em_ri(e, EM_W, 7, t, 1); /* cmp t, 1 */
-    bt_cold_insn(w, em_jump(e, CC_A), s, t);
-    em_store_gs(e, s, GS_CPU(rip));
-}
-
-/* The target of an indirect jump or call. */
-static void load_target(struct bt_work *w, const struct vmci_insn *in, unsigned s, unsigned t)
-{
-    struct emit *e = &w->e;
+    struct em_addr a;
 
     if (in->opnd[0].kind == VMCI_OPND_GPR) {
-        em_store_gs(e, s, GS_SPILL(0));
-        em_store_gs(e, t, GS_SPILL(1));
-        em_rr(e, EM_W, 0x8b, s, in->opnd[0].reg);
-    } else {
-        bt_check_ea(w, in, BT_ACC_READ, 8, 1, s, t);
-        em_rm(e, EM_W, 0x8b, s, s);
+        em_mov(&w->e, w->x, in->opnd[0].reg);
+        return true;
     }
-    take_target(w, s, t);
-    bt_reload(w, s, t);
+    if (!bt_check_ea(w, in, BT_ACC_READ, 8, 1, &a))
+        return false;
+    em_rm(&w->e, EM_W, 0x8b, w->x, &a);
+    return true;
 }
 
 static bool jmp(struct bt_work *w, const struct vmci_insn *in)
 {
-    unsigned s = EM_RCX;
-    unsigned t = EM_RDX;
-
     if (in->opnd[0].kind == VMCI_OPND_REL) {
-        bt_exit_direct(w, w->la + in->next + (uint64_t)in->imm, w->i + 1, insn_la(w, in));
+        bt_exit_direct(w, w->la + in->next + (uint64_t)in->imm);
         return true;
     }
-    if (in->opsize != 8)
+    if (in->opsize != 8 || !load_target(w, in))
         return false;
-    bt_clobber(w);
-    bt_pick_scratch(w, bt_regs_used(in), &s, &t);
-    load_target(w, in, s, t);
-    dispatch(w, w->i + 1);
+    bt_cold_insn(w, look_up(w), BT_RCX_MEM);
+    jump_found(w);
+    return true;
+}
+
+static bool push_return(struct bt_work *w, uint64_t next)
+{
+    struct emit *e = &w->e;
+    struct em_addr a;
+
+    if (!bt_check_stack(w, -8, BT_ACC_WRITE, 8, &a))
+        return false;
+    if (next == (uint64_t)(int64_t)(int32_t)next) {
+        em_rm(e, EM_W, 0xc7, 0, &a); /* mov qword [a], imm32 */
+        em32(e, (uint32_t)next);
+    } else {
+        em_mov_imm(e, w->x, next);
+        em_rm(e, EM_W, 0x89, w->x, &a);
+    }
+    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, -8);
     return true;
 }
 
 static bool call(struct bt_work *w, const struct vmci_insn *in)
 {
-    struct emit *e = &w->e;
     uint64_t next = w->la + in->next;
-    bool direct = in->opnd[0].kind == VMCI_OPND_REL;
-    unsigned s = EM_RCX;
-    unsigned t = EM_RDX;
 
     if (in->opsize != 8)
         return false;
-    bt_clobber(w);
-    bt_pick_scratch(w, bt_regs_used(in) | 1u << EM_RSP, &s, &t);
-    if (!direct)
-        load_target(w, in, s, t);
-    bt_check_stack(w, -8, BT_ACC_WRITE, 8, s, t);
-    em_mov_imm(e, t, next);
-    em_rm(e, EM_W, 0x89, t, s);
-    em_lea(e, EM_W, EM_RSP, EM_RSP, BT_NO_REG, 0, -8);
-    bt_reload(w, s, t);
-    if (direct) {
-        bt_exit_direct(w, next + (uint64_t)in->imm, w->i + 1, insn_la(w, in));
+    if (in->opnd[0].kind == VMCI_OPND_REL) {
+        if (!push_return(w, next))
+            return false;
+        bt_exit_direct(w, next + (uint64_t)in->imm);
         return true;
     }
-    dispatch(w, w->i + 1);
+    if (!load_target(w, in))
+        return false;
+    /* The push comes when the target is known to be one. */
+    bt_cold_insn(w, look_up(w), BT_RCX_MEM);
+    keep_target(w);
+    if (!push_return(w, next))
+        return false;
+    jump_target(w);
     return true;
 }
 
@@ -215,16 +194,26 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
     int32_t release = in->nopnd > 0 ? (int32_t)(uint16_t)in->imm : 0;
+    struct em_addr a;
 
-    if (in->opsize != 8)
+    if (in->opsize != 8 || !bt_check_stack(w, 0, BT_ACC_READ, 8, &a))
         return false;
-    bt_check_stack(w, 0, BT_ACC_READ, 8, EM_RCX, EM_RDX);
-    em_rm(e, EM_W, 0x8b, EM_RCX, EM_RCX);
-    take_target(w, EM_RCX, EM_RDX);
-    bt_reload(w, EM_RCX, EM_RDX);
-    em_lea(e, EM_W, EM_RSP, EM_RSP, BT_NO_REG, 0, 8 + release);
-    dispatch(w, w->i + 1);
+    em_rm(e, EM_W, 0x8b, w->x, &a);
+    bt_cold_insn(w, look_up(w), BT_RCX_MEM);
+    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, 8 + release);
+    jump_found(w);
     return true;
+}
+
+bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in)
+{
+    uint64_t next = w->la + in->next;
+    bool cond = in->op == VMCI_OP_JCC || in->op == VMCI_OP_JCXZ;
+
+    if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL || in->op == VMCI_OP_CALL)
+        return true;
+    return !near(w, next + (uint64_t)in->imm) || next + (uint64_t)in->imm <= insn_la(w, in) ||
+           (cond && !near(w, next));
 }
 
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
@@ -235,14 +224,20 @@ bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
         return false;
     switch (in->op) {
     case VMCI_OP_JCC:
-        return jcc(w, in);
+        bt_count_end(w);
+        jcc(w, in);
+        return true;
     case VMCI_OP_JCXZ:
+        bt_count_end(w);
         return jcxz(w, in);
     case VMCI_OP_JMP:
+        bt_count_end(w);
         return jmp(w, in);
     case VMCI_OP_CALL:
+        bt_count_end(w);
         return call(w, in);
     case VMCI_OP_RET:
+        bt_count_end(w);
         return ret(w, in);
     default:
         return false;

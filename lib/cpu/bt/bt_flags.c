@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The arithmetic flags of translated code: where they are and who needs them where. */
+/* The arithmetic flags: between EFLAGS and memory; which instructions use them. */
 #include "cpu/bt/bt_work.h"
 
-/* LAHF gives SF ZF AF PF CF; SETO the sixth. 5 instructions, none of which is slow. */
+/* LAHF gives SF ZF AF PF CF; SETO the sixth. RAX is lost. */
 void bt_flags_save(struct emit *e)
 {
-    em_store_gs(e, EM_RAX, GS_SPILL(2));
     em8(e, 0x0f); /* seto al */
     em8(e, 0x90);
     em8(e, 0xc0);
@@ -16,43 +15,14 @@ void bt_flags_save(struct emit *e)
     em8(e, 0x04);
     em8(e, 0x25);
     em32(e, GS_BT(flags));
-    em_load_gs(e, EM_RAX, GS_SPILL(2));
 }
 
 void bt_flags_restore(struct emit *e)
 {
-    em_store_gs(e, EM_RAX, GS_SPILL(2));
     em_rgs(e, 0, 0x8b, EM_RAX, GS_BT(flags));
     em8(e, 0x04); /* add al, 127: OF is set when al was 1 */
     em8(e, 0x7f);
     em8(e, 0x9e); /* sahf */
-    em_load_gs(e, EM_RAX, GS_SPILL(2));
-}
-
-void bt_need_host(struct bt_work *w)
-{
-    if (w->flags == BT_FL_ANY)
-        w->failed = true; /* bt_translate.c promised that nobody looks before they are written */
-    if (w->flags != BT_FL_MEM)
-        return;
-    bt_flags_restore(&w->e);
-    w->flags = BT_FL_BOTH;
-}
-
-void bt_need_mem(struct bt_work *w)
-{
-    if (w->flags == BT_FL_ANY)
-        w->failed = true;
-    if (w->flags != BT_FL_HOST)
-        return;
-    bt_flags_save(&w->e);
-    w->flags = BT_FL_BOTH;
-}
-
-void bt_clobber(struct bt_work *w)
-{
-    bt_need_mem(w);
-    w->flags = BT_FL_MEM;
 }
 
 /* A shift by a count that may be zero leaves the flags alone then. */
@@ -67,7 +37,7 @@ static enum bt_fluse shift_use(const struct vmci_insn *in)
 /*
  * Flags that the manual leaves undefined count as written only where processors compute them from
  * the operands. MUL, LZCNT and their like let the old ones through on some: those must be the
- * guest's own, since EFLAGS may hold traces of host addresses.
+ * guest's own, not what the translator's code left.
  */
 enum bt_fluse bt_flag_use(const struct vmci_insn *in)
 {

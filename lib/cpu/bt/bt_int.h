@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Binary translation of 64-bit guest code on the same ISA.
+ * Binary translation on the same ISA.
  *
  * Guest registers live in the host registers of the same name, RSP included; GS addresses the vCPU.
  * Instructions are copied; only memory operands, stack operations and control flow are rewritten.
  * What is not translated, and every access that misses the software TLB, is executed by the
  * interpreter for that one instruction, so there is one truth about each instruction.
  *
- * The arithmetic flags are in one of two places, known at each point of the translation:
- *   HOST  in EFLAGS
- *   MEM   in bt.flags: EFLAGS may be clobbered
- * Every point where the guest's state can be observed has them in MEM.
+ * The arithmetic flags are always in EFLAGS: the code that the translator adds uses only
+ * instructions that leave them alone (MOV, LEA, PEXT, JRCXZ). In front of an instruction that
+ * overwrites all of them it may do as it likes.
+ *
+ * A translation has a set of scratch registers, at least two, none of which its instructions name;
+ * the guest's values of these are in cpu.gpr. Between translations and in the glue the set is
+ * BT_CANON. A jump to a translation with the same set goes straight in; else registers are
+ * exchanged on the way.
  */
 #ifndef BT_INT_H
 #define BT_INT_H
@@ -18,27 +22,39 @@
 #include "cpu/bt/emit.h"
 #include "cpu/interp/soft_int.h"
 
+#define BT_CANON ((uint16_t)(1u << 10 | 1u << 11))
+
 struct bt_trans;
 
-/* A jump that leads from one translation straight into another of the same page. */
+/* A place in translated code that has an instruction interpreted. */
+struct bt_site {
+    const struct vmci_insn *insn;
+    struct bt_trans *t;
+    const uint8_t *resume;
+    uint32_t counted; /* instructions of the block that were taken off the budget already */
+};
+
+/* A jump to a known address. */
 struct bt_link {
     struct bt_link *next; /* of the target's incoming links */
-    uint8_t *site;        /* its rel32, writable view */
-    const uint8_t *site_rx;
-    const uint8_t *stub;  /* where it leads while not linked */
+    uint8_t *site;        /* rel32 of the jump for targets with the same scratch set */
+    uint8_t *canon_site;  /* ... and of the one behind the exchange of registers */
+    const uint8_t *site_rx, *canon_rx;
+    const uint8_t *stub, *ask; /* where they lead while not linked */
     uint64_t target_la;
     struct bt_trans *from;
-    bool live; /* arrives with the flags in EFLAGS */
 };
 
 /* The translation of one block, as mapped at one address. */
 struct bt_trans {
-    const uint8_t *mem_entry;  /* flags in memory */
-    const uint8_t *live_entry; /* flags in EFLAGS */
+    const uint8_t *canon; /* entry with the canonical scratch set */
+    const uint8_t *inner; /* ... with its own, and FP state known to be usable */
     uint64_t la;
     struct block *blk;
     struct bt_trans *next; /* of the same block */
     struct bt_link *in;
+    uint16_t set; /* scratch registers */
+    uint16_t n;   /* instructions of the block that it covers */
     uint8_t mode; /* enum vmci_tlb_mode that is baked in */
     uint8_t fp;   /* BT_FP_* that it needs */
 };
@@ -46,10 +62,11 @@ struct bt_trans {
 #define BT_FP_SSE 1u /* SSE state live, no unmasked exceptions, usable */
 #define BT_FP_AVX 2u
 
-#define BT_CODE_BYTES (32u << 20)
+#define BT_CODE_BYTES  (32u << 20)
 #define BT_ARENA_BYTES (8u << 20)
-/* More than the longest translation of one block. */
-#define BT_BLOCK_MAX (32u << 10)
+/* More than the longest translation of one block, and what it takes of the arena. */
+#define BT_BLOCK_MAX  (32u << 10)
+#define BT_ARENA_ROOM (32u << 10)
 /* Runs of a block in the interpreter before it is translated. */
 #define BT_HOT 4
 /* Instructions between two looks at the requests of other threads. */
@@ -70,6 +87,13 @@ int bt_make_glue(struct vmci_soft_cpu *sc);
 
 /* bt_translate.c. NULL: it cannot be translated, or there is no room. */
 struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b);
+
+/* bt_jumps.c: cpu->rip is translated as t. */
+void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t);
+void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t);
+void bt_jumps_init(struct vmci_soft_cpu *sc);
+/* The code size has changed since the table of the current mode was filled? Empties it. */
+void bt_jumps_bits(struct vmci_soft_cpu *sc);
 
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);

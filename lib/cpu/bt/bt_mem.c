@@ -2,181 +2,164 @@
 /* Memory operands: the inlined TLB check and the instruction re-encoded around a host address. */
 #include "cpu/bt/bt_work.h"
 
-void bt_cold_insn(struct bt_work *w, size_t site, unsigned s, unsigned t)
+/* Displacements up to here can grow by an operand's size. */
+#define DISP_MAX (INT32_MAX - 64)
+
+/* Columns of the TLB as offsets from GS. */
+struct columns {
+    uint32_t tag, addend;
+};
+
+static struct columns columns(const struct bt_work *w, enum bt_acc acc)
 {
-    if (w->cold_count == BT_COLD_MAX) {
-        w->failed = true;
-        return;
-    }
-    w->cold[w->cold_count++] = (struct bt_cold){.site = site,
-                                                .insn = (uint16_t)w->i,
-                                                .kind = BT_COLD_INSN,
-                                                .s = (uint8_t)s,
-                                                .t = (uint8_t)t};
+    uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
+    return (struct columns){table + (uint32_t)(acc == BT_ACC_READ ? offsetof(struct vmci_tlb, rd)
+                                                                  : offsetof(struct vmci_tlb, wr)),
+                            table + (uint32_t)offsetof(struct vmci_tlb, addend)};
 }
 
-/* Registers that an op uses without naming them. */
-static uint32_t implied(const struct vmci_insn *in)
+/* The mask that must find nothing: other pages, and the low bits of an aligned operand. */
+static uint32_t page_mask(unsigned align)
 {
-    const uint32_t ax = 1u << EM_RAX;
-    const uint32_t cx = 1u << EM_RCX;
-    const uint32_t dx = 1u << EM_RDX;
-
-    switch (in->op) {
-    case VMCI_OP_MUL:
-    case VMCI_OP_IMUL1:
-    case VMCI_OP_CWD:
-        return ax | dx;
-    case VMCI_OP_MULX:
-        return dx;
-    case VMCI_OP_CBW:
-    case VMCI_OP_LAHF:
-    case VMCI_OP_SAHF:
-    case VMCI_OP_CMPXCHG:
-        return ax;
-    case VMCI_OP_ROL:
-    case VMCI_OP_ROR:
-    case VMCI_OP_RCL:
-    case VMCI_OP_RCR:
-    case VMCI_OP_SHL:
-    case VMCI_OP_SHR:
-    case VMCI_OP_SAR:
-    case VMCI_OP_SHLD:
-    case VMCI_OP_SHRD:
-        return cx;
-    default:
-        return 0;
-    }
+    return GS_BT(page_mask) + (align <= 1 ? 0 : align == 16 ? 8 : 16);
 }
 
-uint32_t bt_regs_used(const struct vmci_insn *in)
+/* What is added to the offset of the first byte so that the mask sees the last one. An aligned
+   operand cannot cross a page. */
+static int32_t last_byte(unsigned bytes, unsigned align)
 {
-    uint32_t used = implied(in) | in->gpr_rd | in->gpr_wr;
-
-    for (unsigned k = 0; k < in->nopnd && k < 4; k++) {
-        if (in->opnd[k].kind == VMCI_OPND_GPR)
-            used |= 1u << in->opnd[k].reg;
-        else if (in->opnd[k].kind == VMCI_OPND_GPR_HI)
-            used |= 1u << in->opnd[k].reg;
-    }
-    if ((in->flags & VMCI_IF_MEM) != 0) {
-        if (in->base < 16)
-            used |= 1u << in->base;
-        if (in->index < 16)
-            used |= 1u << in->index;
-    }
-    return used;
+    return align <= 1 ? (int32_t)bytes - 1 : 0;
 }
 
 /*
- * RSP holds the stack; RBP, R12 and R13 as a base cost a byte more and are left alone. The low
- * registers come first: beside AH, CH, DH, BH no other can be named.
+ * [base + disp] or [(index << scale) + disp], 64-bit. The entry that the first byte selects must
+ * hold the page of the last byte; an empty one holds none that could come out (vmci_tlb_none).
  */
-void bt_pick_scratch(const struct bt_work *w, uint32_t used, unsigned *s, unsigned *t)
-{
-    static const uint8_t order[] = {EM_RCX, EM_RDX, EM_RAX, EM_RSI, EM_RDI, EM_RBX,
-                                    8,      9,      10,     11,     14,     15};
-    unsigned found = 0;
-
-    (void)w;
-    for (unsigned k = 0; k < sizeof(order) && found < 2; k++) {
-        if ((used & (1u << order[k])) != 0)
-            continue;
-        if (found++ == 0)
-            *s = order[k];
-        else
-            *t = order[k];
-    }
-}
-
-/* The linear address of in's memory operand, or of RSP + disp where in is NULL, into s. */
-static void linear(struct bt_work *w, const struct vmci_insn *in, int32_t disp, unsigned s)
+static void check_simple(struct bt_work *w, struct em_addr at, enum bt_acc acc, unsigned bytes,
+                         unsigned align, struct em_addr *out)
 {
     struct emit *e = &w->e;
+    struct columns col = columns(w, acc);
+    struct em_addr off = at;
+    unsigned from = at.base;
 
-    if (in == NULL) {
-        em_lea(e, EM_W, s, EM_RSP, BT_NO_REG, 0, disp);
-        return;
+    if (at.disp != 0 || at.base == EM_NONE) {
+        em_rm(e, EM_W, 0x8d, w->s, &at); /* lea */
+        from = w->s;
     }
-    if (in->base == VMCI_REG_IP) {
-        uint64_t la = w->la + (uint64_t)in->disp;
-        em_mov_imm(e, s, in->addrsize == 4 ? (uint32_t)la : la);
+    em_pext_gs(e, w->s, from, GS_BT(tlb_mask));
+    em_mov(e, w->x, EM_RCX);
+    em_load_gs_x8(e, EM_RCX, w->s, col.tag);
+    /* The offset in the page: address - page. */
+    if (off.base == EM_RCX)
+        off.base = (uint8_t)w->x;
+    if (off.index == EM_RCX)
+        off.index = (uint8_t)w->x;
+    if (off.base == EM_NONE)
+        off.base = EM_RCX;
+    else
+        off.index = EM_RCX;
+    off.disp += last_byte(bytes, align);
+    em_rm(e, EM_W, 0x8d, EM_RCX, &off);
+    em_pext_gs(e, EM_RCX, EM_RCX, page_mask(align));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_X);
+    em_mov(e, EM_RCX, w->x);
+    em_load_gs_x8(e, w->s, w->s, col.addend);
+    *out = at;
+    if (at.base == EM_NONE)
+        out->base = (uint8_t)w->s;
+    else
+        out->index = (uint8_t)w->s;
+}
+
+/* A linear address in x. */
+static void check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align,
+                         struct em_addr *out)
+{
+    struct emit *e = &w->e;
+    struct columns col = columns(w, acc);
+
+    em_store_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
+    em_load_gs_x8(e, EM_RCX, w->s, col.tag);
+    em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, last_byte(bytes, align));
+    em_pext_gs(e, EM_RCX, EM_RCX, page_mask(align));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_MEM);
+    em_load_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    em_load_gs_x8(e, w->s, w->s, col.addend);
+    *out = (struct em_addr){(uint8_t)w->x, (uint8_t)w->s, 0, 0};
+}
+
+/* A linear address that is known now: only whether the entry holds its page. */
+static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigned bytes,
+                        unsigned align, struct em_addr *out)
+{
+    struct emit *e = &w->e;
+    struct columns col = columns(w, acc);
+    uint32_t at = vmci_tlb_index(la) * 8;
+    uint32_t off = (uint32_t)(la & ~PAGE_MASK);
+
+    if (off + bytes > VMC_PAGE_SIZE || !vmci_canonical(la) || (align > 1 && off % align != 0))
+        return false;
+    em_mov_imm(e, w->x, la);
+    em_mov(e, w->s, EM_RCX);
+    em_load_gs(e, EM_RCX, col.tag + at);
+    em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, -(int32_t)off);
+    size_t miss = em_jump_unless_rcxz(e);
+    em_mov(e, EM_RCX, w->s);
+    em_load_gs(e, w->s, col.addend + at);
+    *out = (struct em_addr){(uint8_t)w->x, (uint8_t)w->s, 0, 0};
+    bt_cold_insn(w, miss, BT_RCX_S);
+    return true;
+}
+
+static bool segment_base(const struct vmci_insn *in)
+{
+    return in->seg == VMC_FS || in->seg == VMC_GS;
+}
+
+bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
+                 unsigned align, struct em_addr *out)
+{
+    struct emit *e = &w->e;
+    bool based = segment_base(in);
+    bool wide = in->addrsize == 8;
+    int32_t disp = (int32_t)in->disp;
+    struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
+                         in->scale, disp};
+
+    if (align > 1 && align != 16 && align != 32)
+        return false;
+    if (in->base == VMCI_REG_IP || (at.base == EM_NONE && at.index == EM_NONE)) {
+        uint64_t la = (in->base == VMCI_REG_IP ? w->la : 0) + (uint64_t)in->disp;
+        if (!wide)
+            la = (uint32_t)la;
+        if (!based)
+            return check_known(w, la, acc, bytes, align, out);
+        em_mov_imm(e, w->x, la);
+    } else if (wide && !based && (at.base == EM_NONE || at.index == EM_NONE) && disp <= DISP_MAX) {
+        check_simple(w, at, acc, bytes, align, out);
+        return true;
     } else {
-        em_lea(e, in->addrsize == 8 ? EM_W : 0, s, in->base, in->index, in->scale,
-               (int32_t)in->disp);
+        em_rm(e, wide ? EM_W : 0, 0x8d, w->x, &at); /* lea */
     }
-    if (in->seg == VMC_FS || in->seg == VMC_GS)
-        em_rgs(e, EM_W, 0x03, s,
-               GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
-                                        offsetof(struct vmc_segment, base)));
-}
-
-/*
- * Compare the page of the operand's last byte with the tag that its first byte selects. An empty
- * tag is no page's address (VMCI_TLB_NONE has low bits set), so nothing but a hit passes. Leaves
- * the host address in s.
- */
-static void check(struct bt_work *w, const struct vmci_insn *in, int32_t disp, enum bt_acc acc,
-                  unsigned bytes, unsigned align, unsigned s, unsigned t)
-{
-    struct emit *e = &w->e;
-    uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(w->sc->cpu.tlb[0]));
-    uint32_t tag = table + (uint32_t)(acc == BT_ACC_READ ? offsetof(struct vmci_tlbe, rd)
-                                                         : offsetof(struct vmci_tlbe, wr));
-    unsigned shift = VMC_PAGE_SHIFT - 5;
-    _Static_assert(sizeof(struct vmci_tlbe) == 32, "the index below is scaled by 32");
-
-    linear(w, in, disp, s);
-    em_rr(e, EM_W, 0x8b, t, s); /* mov t, s */
-    em_rex(e, EM_W, 0, t);      /* shr t, 7 */
-    em8(e, 0xc1);
-    em8(e, 0xe8 | (t & 7));
-    em8(e, shift);
-    em_ri(e, 0, 4, t, (VMCI_TLB_SIZE - 1) << 5); /* and t, index mask */
-    if (bytes > 1)
-        em_ri(e, EM_W, 0, s, bytes - 1);              /* add s, bytes - 1 */
-    em_ri(e, EM_W, 4, s, ~(VMC_PAGE_SIZE - 1));       /* and s, page mask */
-    em_rgsb(e, EM_W, 0x3b, s, t, tag);                /* cmp s, tag */
-    bt_cold_insn(w, em_jump(e, CC_NE), s, t);
-    linear(w, in, disp, s);
-    if (align > 1) {
-        em_rex(e, 0, 0, s); /* test s, align - 1 */
-        em8(e, 0xf7);
-        em8(e, 0xc0 | (s & 7));
-        em32(e, align - 1);
-        bt_cold_insn(w, em_jump(e, CC_NE), s, t);
+    if (based) {
+        em_load_gs(e, w->s,
+                   GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
+                                            offsetof(struct vmc_segment, base)));
+        em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
     }
-    em_rgsb(e, EM_W, 0x03, s, t, table + (uint32_t)offsetof(struct vmci_tlbe, addend));
+    check_linear(w, acc, bytes, align, out);
+    return true;
 }
 
-static void spill(struct bt_work *w, unsigned s, unsigned t)
+bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes,
+                    struct em_addr *out)
 {
-    em_store_gs(&w->e, s, GS_SPILL(0));
-    em_store_gs(&w->e, t, GS_SPILL(1));
-}
+    struct em_addr at = {EM_RSP, EM_NONE, 0, disp};
 
-void bt_reload(struct bt_work *w, unsigned s, unsigned t)
-{
-    if (t != BT_NO_REG)
-        em_load_gs(&w->e, t, GS_SPILL(1));
-    if (s != BT_NO_REG)
-        em_load_gs(&w->e, s, GS_SPILL(0));
-}
-
-void bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
-                 unsigned align, unsigned s, unsigned t)
-{
-    bt_clobber(w);
-    spill(w, s, t);
-    check(w, in, 0, acc, bytes, align, s, t);
-}
-
-void bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes, unsigned s,
-                    unsigned t)
-{
-    bt_clobber(w);
-    spill(w, s, t);
-    check(w, NULL, disp, acc, bytes, 1, s, t);
+    check_simple(w, at, acc, bytes, 1, out);
+    return true;
 }
 
 void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
@@ -195,7 +178,7 @@ static void emit_prefixes(struct bt_work *w, const struct vmci_insn *in, unsigne
     }
 }
 
-static void emit_vex(struct bt_work *w, const struct vmci_insn *in, unsigned s)
+static void emit_vex(struct bt_work *w, const struct vmci_insn *in, unsigned rxb)
 {
     unsigned r = in->rex & 4;
     unsigned wbit = in->rex & 8;
@@ -203,23 +186,24 @@ static void emit_vex(struct bt_work *w, const struct vmci_insn *in, unsigned s)
     unsigned l = in->vex_lpp & 4;
     /* VEX.pp: 1 is 66, 2 is F3, 3 is F2. */
     em8(&w->e, 0xc4);
-    em8(&w->e, (r ? 0 : 0x80) | 0x40 | (s >= 8 ? 0 : 0x20) | in->map);
+    em8(&w->e, (~(rxb | r) & 7) << 5 | in->map);
     em8(&w->e, (wbit ? 0x80 : 0) | (~in->vex_v & 15) << 3 | l | pp);
     em8(&w->e, in->raw[in->opcode_off]);
 }
 
-void bt_emit_rm(struct bt_work *w, const struct vmci_insn *in, unsigned s)
+static void emit_around(struct bt_work *w, const struct vmci_insn *in, const struct em_addr *a)
 {
     struct emit *e = &w->e;
     unsigned modrm = in->raw[in->modrm_off];
+    unsigned rxb = em_rxb(0, a);
 
     if ((in->flags & VMCI_IF_VEX) != 0) {
-        emit_vex(w, in, s);
+        emit_vex(w, in, rxb);
     } else {
         unsigned escapes = in->map == VMCI_MAP_1B ? 0 : in->map == VMCI_MAP_0F ? 1 : 2;
         unsigned rex_off = in->opcode_off - escapes - ((in->flags & VMCI_IF_REX) ? 1 : 0);
         emit_prefixes(w, in, rex_off);
-        unsigned rex = (in->rex & 0x4cu) | (s >= 8 ? 1 : 0);
+        unsigned rex = (in->rex & 0x4cu) | rxb;
         if ((in->flags & VMCI_IF_REX) != 0 || rex != 0)
             em8(e, 0x40 | rex);
         if (escapes > 0)
@@ -228,8 +212,48 @@ void bt_emit_rm(struct bt_work *w, const struct vmci_insn *in, unsigned s)
             em8(e, in->map == VMCI_MAP_0F38 ? 0x38 : 0x3a);
         em8(e, in->raw[in->opcode_off]);
     }
-    em8(e, (modrm & 0x38) | (s & 7));
+    em_modrm(e, modrm >> 3, a);
     if (in->imm_off != 0)
         for (unsigned k = in->imm_off; k < in->len; k++)
             em8(e, in->raw[k]);
+}
+
+/* A register that can be named without REX and that the instruction does not use. */
+static unsigned legacy_reg(const struct bt_work *w, const struct vmci_insn *in)
+{
+    static const uint8_t order[] = {EM_RBX, EM_RSI, EM_RDI, EM_RDX, EM_RAX, EM_RCX};
+    uint32_t used = bt_regs_used(in);
+
+    if (w->s < 8)
+        return w->s;
+    for (unsigned k = 0; k < sizeof(order); k++)
+        if ((used & 1u << order[k]) == 0 && order[k] != w->x)
+            return order[k];
+    return EM_NONE;
+}
+
+void bt_emit_rm(struct bt_work *w, const struct vmci_insn *in, const struct em_addr *a)
+{
+    struct emit *e = &w->e;
+    bool high = false;
+
+    for (unsigned k = 0; k < in->nopnd && k < 4; k++)
+        high = high || in->opnd[k].kind == VMCI_OPND_GPR_HI;
+    if (!high || em_rxb(0, a) == 0) {
+        emit_around(w, in, a);
+        return;
+    }
+    /* With REX there are no AH, CH, DH, BH: the address goes to a register that needs none. */
+    unsigned v = legacy_reg(w, in);
+    if (v == EM_NONE) {
+        w->failed = true;
+        return;
+    }
+    struct em_addr plain = {(uint8_t)v, EM_NONE, 0, 0};
+    if (v != w->s)
+        em_store_gs(e, v, GS_SPILL(0));
+    em_rm(e, EM_W, 0x8d, v, a);
+    emit_around(w, in, &plain);
+    if (v != w->s)
+        em_load_gs(e, v, GS_SPILL(0));
 }

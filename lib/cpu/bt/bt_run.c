@@ -19,7 +19,8 @@ static void flags_out(struct vmci_soft_cpu *sc)
 static void flags_in(struct vmci_soft_cpu *sc)
 {
     uint64_t f = sc->bt.flags;
-    sc->cpu.rflags = (sc->cpu.rflags & ~(uint64_t)VMC_FLAG_ARITH) | ((f >> 8) & 0xd5) | (f & 1) << 11;
+    sc->cpu.rflags =
+        (sc->cpu.rflags & ~(uint64_t)VMC_FLAG_ARITH) | ((f >> 8) & 0xd5) | (f & 1) << 11;
 }
 
 /* May SSE and AVX instructions run as they are? Brings the state into the registers if so. */
@@ -47,33 +48,86 @@ static bool fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 
     if (!sc->cpu.fp->live || bt->fp_ready == 0)
         bt->fp_ready = t->fp != 0 ? fp_ready(sc) : 0;
+    bt->fp_lacks[0] = (bt->fp_ready & BT_FP_SSE) == 0;
+    bt->fp_lacks[1] = (bt->fp_ready & BT_FP_AVX) == 0;
     return (bt->fp_ready & t->fp) == t->fp;
 }
 
 /* ---- asked for by translated code ------------------------------------------------------------ */
 
-/* Interpret cpu->cur of translation bt.cur. */
+/* Go on in the translation at cpu->rip; NULL: the loop must look. */
+static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    uint64_t flushes = bt->st_flushes;
+    uint64_t la = soft_code_la(&sc->cpu);
+    struct block *b = sc->code.jc[jc_slot(la)];
+
+    if (bt->budget < 0 || vmci_load_relaxed(&sc->cpu.request) != 0)
+        return NULL;
+    if (bt->jump_mask == 0)
+        bt_jumps_open(sc);
+    if ((b == NULL || !soft_valid(sc, b, la)) && block_find(sc, BLK_MAX_INSNS, &b) != 0) {
+        sc->cpu.exc.pending = false; /* the engine finds it again */
+        return NULL;
+    }
+    struct bt_trans *t = bt_get(sc, b);
+    return t != NULL && bt->st_flushes == flushes ? t : NULL;
+}
+
+static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
+{
+    bt_jumps_bits(sc);
+    (void)fp_usable(sc, t);
+    sc->bt.resume = (uintptr_t)t->canon;
+}
+
+/* The interpreter has executed a branch. */
+static uint64_t after_branch(struct vmci_soft_cpu *sc, const struct bt_site *site)
+{
+    struct vmci_bt *bt = &sc->bt;
+
+    bt->budget -= site->t->n - site->counted;
+    sc->cpu.retired = bt->slice_end - (uint64_t)bt->budget;
+    sc->cpu.cur = sc->cpu.blk;
+    struct bt_trans *t = next_translation(sc);
+    if (t == NULL)
+        return BT_LEAVE_LOOKUP + 1;
+    resume_at(sc, t);
+    bt_jumps_enter(sc, t);
+    return 0;
+}
+
+/* Interpret the instruction of bt.site. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
     struct vmci_cpu *cpu = &sc->cpu;
-    struct bt_trans *t = bt->cur;
+    const struct bt_site *site = bt->site;
+    const struct bt_trans *t = site->t;
     struct block *b = t->blk;
-    const struct vmci_insn *in = cpu->cur;
+    const struct vmci_insn *in = site->insn;
 
     bt->st_calls++;
+    cpu->cur = in;
+    cpu->rip = t->la;
     cpu->gpr[VMCI_REG_IP] = t->la;
     cpu->gpr[VMCI_REG_ZERO] = 0;
     cpu->blk = b->insn;
     cpu->blk_end = b->insn + b->n;
-    cpu->retired = bt->slice_end - (uint64_t)bt->budget;
+    cpu->retired = bt->slice_end - (uint64_t)bt->budget - site->counted;
     flags_in(sc);
     int rc = in->exec(cpu, in);
     flags_out(sc);
     /* STAC and CLAC choose another TLB in the middle of a block. */
     if (rc == 0 && in + 1 < cpu->blk_end && vmci_load_relaxed(&cpu->request) == 0 &&
-        cpu->tlb_mode == t->mode && fp_usable(sc, t))
+        cpu->tlb_mode == t->mode && fp_usable(sc, t)) {
+        bt->resume = (uintptr_t)site->resume;
         return 0;
+    }
+    if (rc == 0 && (in->flags & (VMCI_IF_BRANCH | VMCI_IF_END)) == VMCI_IF_BRANCH)
+        return after_branch(sc, site);
+    bt->budget += site->counted;
     bt->rc = rc;
     return BT_LEAVE_INSN + 1;
 }
@@ -81,47 +135,62 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
+    const struct bt_trans *t = bt->site;
 
-    if (fp_usable(sc, bt->cur)) {
-        bt->resume = (uintptr_t)bt->cur->mem_entry;
+    if (fp_usable(sc, t)) {
+        bt->resume = (uintptr_t)t->canon;
         return 0;
     }
-    sc->cpu.rip = bt->cur->la;
+    sc->cpu.rip = t->la;
     return BT_LEAVE_FP + 1;
 }
 
-static void link_patch(struct bt_link *l, const uint8_t *target)
+static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
 {
-    vmci_st_le32(l->site, (uint32_t)(target - (l->site_rx + 4)));
+    vmci_st_le32(site, (uint32_t)(target - (site_rx + 4)));
 }
 
-/* A jump within the page was taken for the first time. */
+static void link_to(struct bt_link *l, struct bt_trans *t)
+{
+    const struct bt_trans *from = l->from;
+
+    if (t->set == from->set && (t->fp & ~from->fp) == 0)
+        patch(l->site, l->site_rx, t->inner);
+    else if (from->set == BT_CANON)
+        patch(l->site, l->site_rx, t->canon);
+    else
+        patch(l->canon_site, l->canon_rx, t->canon);
+    l->next = t->in;
+    t->in = l;
+}
+
+static void unlink(struct bt_link *l)
+{
+    patch(l->site, l->site_rx, l->stub);
+    patch(l->canon_site, l->canon_rx, l->ask);
+}
+
+/* A jump to a known address was taken for the first time. */
 uint64_t bt_c_link(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
-    struct bt_link *l = bt->link;
-    uint64_t flushes = bt->st_flushes;
-    struct block *from = l->from->blk;
+    struct bt_link *l = (struct bt_link *)(uintptr_t)bt->site;
+    const struct block *from = l->from->blk;
     uint64_t page = from->gpa & PAGE_MASK;
-    struct block *b = NULL;
 
     sc->cpu.rip = l->target_la;
     sc->cpu.retired = bt->slice_end - (uint64_t)bt->budget;
-    if (vmci_load_relaxed(&sc->cpu.request) != 0 || block_find(sc, BLK_MAX_INSNS, &b) != 0) {
-        sc->cpu.exc.pending = false; /* the engine finds it again */
+    struct bt_trans *t = next_translation(sc);
+    if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
-    }
-    struct bt_trans *t = bt_get(sc, b);
-    if (t == NULL || bt->st_flushes != flushes)
-        return BT_LEAVE_LOOKUP + 1;
-    if ((b->gpa & PAGE_MASK) == page && t->mode == l->from->mode && from->bt != NULL) {
-        link_patch(l, l->live ? t->live_entry : t->mem_entry);
-        l->next = t->in;
-        t->in = l;
+    if (l->site == NULL) {
+        bt_jumps_enter(sc, t);
+    } else if ((t->blk->gpa & PAGE_MASK) == page && t->blk->gpa2 == GPA_NONE &&
+               t->mode == l->from->mode && from->bt != NULL) {
+        link_to(l, t);
         bt->st_links++;
     }
-    (void)fp_usable(sc, t);
-    bt->resume = (uintptr_t)t->mem_entry;
+    resume_at(sc, t);
     return 0;
 }
 
@@ -132,8 +201,8 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     struct vmci_bt *bt = &sc->bt;
     unsigned variants = 0;
 
-    if (!bt->enabled || b->dead || b->bits != 64 || b->seq != 0 || b->gpa2 != GPA_NONE ||
-        b->clipped || sc->cpu.tlb_mode >= TLB_FILLED)
+    if (!bt->enabled || b->never || b->dead || b->bits != 64 || b->seq != 0 || b->clipped ||
+        sc->cpu.tlb_mode >= TLB_FILLED)
         return NULL;
     for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
         struct bt_trans *t = *p;
@@ -153,7 +222,7 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
         bt_kill(sc, b);
     struct bt_trans *t = bt_translate(sc, b);
     if (t == NULL && (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX ||
-                      BT_ARENA_BYTES - bt->arena_used < sizeof(struct bt_trans) * 64))
+                      BT_ARENA_BYTES - bt->arena_used < BT_ARENA_ROOM))
         bt->full = true; /* the engine empties everything at its next look */
     if (bt->full)
         (void)vmci_fetch_or(&sc->cpu.request, VMCI_REQ_TRAP);
@@ -162,11 +231,11 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
 
 void bt_kill(struct vmci_soft_cpu *sc, struct block *b)
 {
-    (void)sc;
     for (struct bt_trans *t = b->bt; t != NULL; t = t->next) {
         for (struct bt_link *l = t->in; l != NULL; l = l->next)
-            link_patch(l, l->stub);
+            unlink(l);
         t->in = NULL;
+        bt_jumps_forget(sc, t);
     }
     b->bt = NULL;
 }
@@ -175,6 +244,9 @@ void bt_flush(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
 
+    if (!bt->enabled)
+        return;
+    bt_jumps_flush(sc, true);
     bt->used = bt->glue;
     bt->arena_used = 0;
     bt->full = false;
@@ -190,14 +262,14 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
 
     bt->budget = (int64_t)VMCI_MIN(limit, (uint64_t)BT_SLICE);
     bt->slice_end = cpu->retired + (uint64_t)bt->budget;
-    bt->fp_ready = 0;
-    if (t->fp != 0)
-        (void)fp_usable(sc, t);
-    else if (cpu->fp->live)
-        bt->fp_ready = fp_ready(sc);
+    bt->fp_ready = cpu->fp->live ? fp_ready(sc) : 0;
+    (void)fp_usable(sc, t);
+    bt_jumps_bits(sc);
+    if (bt->jump_mask == 0)
+        bt_jumps_open(sc);
     flags_out(sc);
     enter = (uint64_t(*)(struct vmci_soft_cpu *, const uint8_t *))(uintptr_t)bt->enter;
-    int why = (int)enter(sc, t->mem_entry);
+    int why = (int)enter(sc, t->canon);
     flags_in(sc);
     cpu->gpr[VMCI_REG_ZERO] = 0;
     cpu->retired = bt->slice_end - (uint64_t)bt->budget;
@@ -211,14 +283,14 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
 /* ---- set-up ---------------------------------------------------------------------------------- */
 
 /* RDGSBASE and WRGSBASE, usable from where we run (a hosted kernel may keep them off, but then it
-   also hides the bit); BMI2 is not needed. */
+   also hides the bit); and BMI2 for PEXT. */
 static bool host_can(void)
 {
     unsigned a, b, c, d;
 
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return false;
-    return (b & 1u) != 0;
+    return (b & 1u) != 0 && (b & 1u << 8) != 0;
 }
 
 /* Features of the interpreter's own whose instructions the host does not have. */
@@ -265,6 +337,12 @@ int bt_init(struct vmci_soft_cpu *sc)
     if (rc == VMC_OK) {
         bt->rw = rw;
         bt->rx = rx;
+        bt->tlb_mask = (uint64_t)(VMCI_TLB_SIZE - 1) << VMC_PAGE_SHIFT;
+        bt->page_mask[0] = PAGE_MASK;
+        bt->page_mask[1] = PAGE_MASK | 15;
+        bt->page_mask[2] = PAGE_MASK | 31;
+        bt->sign_mask = 1ull << 63;
+        bt_jumps_init(sc);
         rc = bt_make_glue(sc);
     }
     bt->enabled = rc == VMC_OK;

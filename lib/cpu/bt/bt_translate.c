@@ -120,39 +120,29 @@ static bool writes_mem(const struct vmci_insn *in)
 
 /* ---- integer instructions -------------------------------------------------------------------- */
 
-static void use_flags(struct bt_work *w, enum bt_fluse use)
-{
-    if (use == BT_FU_READ || use == BT_FU_RDWR)
-        bt_need_host(w);
-}
-
-static void wrote_flags(struct bt_work *w, enum bt_fluse use)
-{
-    if (use == BT_FU_WRITE || use == BT_FU_RDWR)
-        w->flags = BT_FL_HOST;
-}
-
 static bool translate_mem(struct bt_work *w, const struct vmci_insn *in)
 {
     const struct vmci_opnd *m = mem_operand(in);
-    unsigned s = BT_NO_REG;
-    unsigned t = BT_NO_REG;
     enum bt_fluse use = bt_flag_use(in);
+    struct em_addr a;
 
     if (m == NULL || m->size == 0 || m->size > 8 || in->modrm_off == 0)
         return false;
-    bt_pick_scratch(w, bt_regs_used(in) | 1u << EM_RSP, &s, &t);
-    if (s == BT_NO_REG || t == BT_NO_REG)
+    if (!bt_check_ea(w, in, writes_mem(in) ? BT_ACC_WRITE : BT_ACC_READ, m->size, 1, &a))
         return false;
-    /* Without REX a byte register 4-7 is AH-BH: the scratch register must not need one. */
-    for (unsigned k = 0; k < in->nopnd && k < 4; k++)
-        if (in->opnd[k].kind == VMCI_OPND_GPR_HI && s >= 8)
-            return false;
-    bt_check_ea(w, in, writes_mem(in) ? BT_ACC_WRITE : BT_ACC_READ, m->size, 1, s, t);
-    use_flags(w, use);
-    bt_emit_rm(w, in, s);
-    wrote_flags(w, use);
-    bt_reload(w, s, t);
+    bt_count_before(w, use);
+    size_t at = w->e.len;
+    bt_emit_rm(w, in, &a);
+    bt_count_after(w, at);
+    return true;
+}
+
+static bool translate_reg(struct bt_work *w, const struct vmci_insn *in)
+{
+    bt_count_before(w, bt_flag_use(in));
+    size_t at = w->e.len;
+    bt_emit_copy(w, in);
+    bt_count_after(w, at);
     return true;
 }
 
@@ -174,39 +164,41 @@ static bool translate_lea(struct bt_work *w, const struct vmci_insn *in)
 static bool translate_push(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
-    unsigned s = BT_NO_REG;
-    unsigned t = BT_NO_REG;
+    struct em_addr from, to;
 
-    if (in->opsize != 8 || in->opnd[0].kind == VMCI_OPND_MEM)
+    if (in->opsize != 8)
         return false;
-    bt_pick_scratch(w, bt_regs_used(in) | 1u << EM_RSP, &s, &t);
-    bt_check_stack(w, -8, BT_ACC_WRITE, 8, s, t);
+    if (in->opnd[0].kind == VMCI_OPND_MEM) {
+        if (!bt_check_ea(w, in, BT_ACC_READ, 8, 1, &from))
+            return false;
+        em_rm(e, EM_W, 0x8b, w->x, &from);
+        em_store_gs(e, w->x, GS_SPILL(0)); /* x is needed for the second check */
+    }
+    if (!bt_check_stack(w, -8, BT_ACC_WRITE, 8, &to))
+        return false;
     if (in->opnd[0].kind == VMCI_OPND_GPR) {
-        em_rm(e, EM_W, 0x89, in->opnd[0].reg, s);
+        em_rm(e, EM_W, 0x89, in->opnd[0].reg, &to);
+    } else if (in->opnd[0].kind == VMCI_OPND_MEM) {
+        em_load_gs(e, w->x, GS_SPILL(0));
+        em_rm(e, EM_W, 0x89, w->x, &to);
     } else {
-        em_rex(e, EM_W, 0, s); /* mov qword [s], imm32 */
-        em8(e, 0xc7);
-        em8(e, s & 7);
+        em_rm(e, EM_W, 0xc7, 0, &to); /* mov qword [to], imm32 */
         em32(e, (uint32_t)in->imm);
     }
-    em_lea(e, EM_W, EM_RSP, EM_RSP, BT_NO_REG, 0, -8);
-    bt_reload(w, s, t);
+    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, -8);
     return true;
 }
 
 static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
-    unsigned s = BT_NO_REG;
-    unsigned t = BT_NO_REG;
+    struct em_addr a;
 
-    if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP)
+    if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP ||
+        !bt_check_stack(w, 0, BT_ACC_READ, 8, &a))
         return false;
-    bt_pick_scratch(w, bt_regs_used(in) | 1u << EM_RSP, &s, &t);
-    bt_check_stack(w, 0, BT_ACC_READ, 8, s, t);
-    em_rm(e, EM_W, 0x8b, in->opnd[0].reg, s);
-    em_lea(e, EM_W, EM_RSP, EM_RSP, BT_NO_REG, 0, 8);
-    bt_reload(w, s, t);
+    em_rm(e, EM_W, 0x8b, in->opnd[0].reg, &a);
+    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, 8);
     return true;
 }
 
@@ -215,13 +207,13 @@ static bool translate_leave(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
     struct vmci_insn at = {.base = EM_RBP, .index = VMCI_REG_ZERO, .addrsize = 8, .seg = VMC_SS};
+    struct em_addr a;
 
-    if (in->opsize != 8)
+    if (in->opsize != 8 || !bt_check_ea(w, &at, BT_ACC_READ, 8, 1, &a))
         return false;
-    bt_check_ea(w, &at, BT_ACC_READ, 8, 1, EM_RCX, EM_RDX);
-    em_lea(e, EM_W, EM_RSP, EM_RBP, BT_NO_REG, 0, 8);
-    em_rm(e, EM_W, 0x8b, EM_RBP, EM_RCX);
-    bt_reload(w, EM_RCX, EM_RDX);
+    em_rm(e, EM_W, 0x8b, w->x, &a);
+    em_lea(e, EM_W, EM_RSP, EM_RBP, EM_NONE, 0, 8);
+    em_mov(e, EM_RBP, w->x);
     return true;
 }
 
@@ -245,29 +237,27 @@ static unsigned fp_need(const struct vmci_fp *fp, const struct vmci_insn *in,
 static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
 {
     struct vmci_fp_form form;
-    unsigned s = BT_NO_REG;
-    unsigned t = BT_NO_REG;
+    struct em_addr a;
 
     if (fp_need(w->sc->cpu.fp, in, &form) == 0)
         return false;
-    bool flags = (form.flags & VMCI_FO_FLAGS) != 0;
+    enum bt_fluse use = (form.flags & VMCI_FO_FLAGS) != 0 ? BT_FU_WRITE : BT_FU_NONE;
     if ((in->flags & VMCI_IF_MEM) == 0) {
+        bt_count_before(w, use);
+        size_t at = w->e.len;
         bt_emit_copy(w, in);
-        if (flags)
-            w->flags = BT_FL_HOST;
+        bt_count_after(w, at);
         return true;
     }
     if (form.mem_bytes == 0 || form.mem_bytes > 32 || in->modrm_off == 0)
         return false;
-    bt_pick_scratch(w, bt_regs_used(in) | 1u << EM_RSP, &s, &t);
-    if (s == BT_NO_REG || t == BT_NO_REG)
+    if (!bt_check_ea(w, in, (form.mem_acc & VMCI_MEM_WRITE) != 0 ? BT_ACC_WRITE : BT_ACC_READ,
+                     form.mem_bytes, form.align, &a))
         return false;
-    bt_check_ea(w, in, (form.mem_acc & VMCI_MEM_WRITE) != 0 ? BT_ACC_WRITE : BT_ACC_READ,
-                form.mem_bytes, form.align, s, t);
-    bt_emit_rm(w, in, s);
-    if (flags)
-        w->flags = BT_FL_HOST;
-    bt_reload(w, s, t);
+    bt_count_before(w, use);
+    size_t at = w->e.len;
+    bt_emit_rm(w, in, &a);
+    bt_count_after(w, at);
     return true;
 }
 
@@ -275,8 +265,6 @@ static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
 
 static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
 {
-    enum bt_fluse use;
-
     switch (in->op) {
     case VMCI_OP_NOP:
     case VMCI_OP_PREFETCH:
@@ -296,143 +284,58 @@ static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
         return translate_fp(w, in);
     if (!copyable(w, in))
         return false;
-    if ((in->flags & VMCI_IF_MEM) != 0)
-        return translate_mem(w, in);
-    use = bt_flag_use(in);
-    use_flags(w, use);
-    bt_emit_copy(w, in);
-    wrote_flags(w, use);
-    return true;
+    return (in->flags & VMCI_IF_MEM) != 0 ? translate_mem(w, in) : translate_reg(w, in);
 }
 
-/* Let the interpreter execute instruction i, then go on. */
-static void interpret(struct bt_work *w)
-{
-    bt_clobber(w);
-    bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_NO_REG, BT_NO_REG);
-}
-
-/* Does the block want the flags in memory, or in EFLAGS, or does it not care? */
-static enum bt_flags entry_flags(const struct bt_work *w, const struct block *b)
-{
-    for (unsigned i = 0; i < b->n; i++) {
-        const struct vmci_insn *in = &b->insn[i];
-        enum bt_fluse use = bt_flag_use(in);
-        bool plain = (copyable(w, in) || in->op == VMCI_OP_LEA || in->op == VMCI_OP_NOP) &&
-                     ((in->flags & VMCI_IF_MEM) == 0 || in->op == VMCI_OP_LEA);
-        if (plain && use == BT_FU_WRITE)
-            return BT_FL_ANY;
-        if ((plain || in->op == VMCI_OP_JCC) && (use == BT_FU_READ || use == BT_FU_RDWR))
-            return BT_FL_HOST;
-        if (!plain)
-            return BT_FL_MEM;
-    }
-    return BT_FL_MEM;
-}
-
-static unsigned block_fp_need(const struct vmci_fp *fp, const struct block *b)
+static unsigned block_fp_need(const struct bt_work *w)
 {
     struct vmci_fp_form form;
     unsigned need = 0;
 
-    for (unsigned i = 0; i < b->n; i++)
-        need |= fp_need(fp, &b->insn[i], &form);
+    for (unsigned i = 0; i < w->n; i++)
+        need |= fp_need(w->sc->cpu.fp, &w->b->insn[i], &form);
     return need;
 }
 
-/* Leave unless bt.fp_ready has every bit of need. Flags are in MEM. */
+/* Leave unless FP instructions may run natively; at the entry with the canonical set. */
 static void check_fp(struct bt_work *w, unsigned need)
 {
     struct emit *e = &w->e;
 
-    em_store_gs(e, EM_RAX, GS_SPILL(2));
-    em8(e, 0x65); /* movzx eax, byte gs:[fp_ready] */
+    em_mov(e, 11, EM_RCX);
+    em8(e, 0x65); /* movzx ecx, byte gs:[fp_lacks] */
     em8(e, 0x0f);
     em8(e, 0xb6);
-    em8(e, 0x04);
+    em8(e, 0x0c);
     em8(e, 0x25);
-    em32(e, GS_BT(fp_ready));
-    em8(e, 0xf6); /* not al; test al, need */
-    em8(e, 0xd0);
-    em8(e, 0xa8);
-    em8(e, need);
-    em_load_gs(e, EM_RAX, GS_SPILL(2));
-    size_t ok = em_jump(e, CC_E);
+    em32(e, GS_BT(fp_lacks) + ((need & BT_FP_AVX) != 0 ? 1 : 0));
+    em8(e, 0xe3); /* jrcxz over the way out */
+    size_t over = e->len;
+    em8(e, 0);
+    em_mov(e, EM_RCX, 11);
     em_store_gs(e, EM_RAX, GS_GPR(EM_RAX));
     em_mov_imm(e, EM_RAX, (uintptr_t)w->t);
-    em_store_gs(e, EM_RAX, GS_BT(cur));
     em_jump_to(e, EM_JMP, w->sc->bt.call_fp);
-    em_patch_here(e, ok);
+    if (!e->full)
+        e->rw[over] = (uint8_t)(e->len - over - 1);
+    em_mov(e, EM_RCX, 11);
 }
 
-static void emit_cold_insn(struct bt_work *w, const struct bt_cold *c)
-{
-    struct emit *e = &w->e;
-    const uint8_t *resume = e->rx + c->resume;
-
-    if (c->live) {
-        /* Where the interpreter comes back to: bring the flags along. */
-        resume = em_here(e);
-        bt_flags_restore(e);
-        em_jump_to(e, EM_JMP, e->rx + c->resume);
-        em_patch_here(e, c->site);
-    }
-    bt_reload(w, c->s, c->t);
-    em_store_gs(e, EM_RAX, GS_GPR(EM_RAX));
-    em_mov_imm(e, EM_RAX, (uintptr_t)&w->b->insn[c->insn]);
-    em_store_gs(e, EM_RAX, GS_CPU(cur));
-    em_mov_imm(e, EM_RAX, (uintptr_t)w->t);
-    em_store_gs(e, EM_RAX, GS_BT(cur));
-    em_mov_imm(e, EM_RAX, (uintptr_t)resume);
-    em_store_gs(e, EM_RAX, GS_BT(resume));
-    em_jump_to(e, EM_JMP, w->sc->bt.call_insn);
-}
-
-static void emit_cold_link(struct bt_work *w, const struct bt_cold *c)
-{
-    struct vmci_bt *bt = &w->sc->bt;
-    struct emit *e = &w->e;
-
-    if (BT_ARENA_BYTES - bt->arena_used < sizeof(struct bt_link)) {
-        w->failed = true;
-        return;
-    }
-    struct bt_link *l = (struct bt_link *)(void *)(bt->arena + bt->arena_used);
-    bt->arena_used += sizeof(*l);
-    *l = (struct bt_link){.site = e->rw + c->site,
-                          .site_rx = e->rx + c->site,
-                          .stub = em_here(e),
-                          .target_la = c->target,
-                          .from = w->t,
-                          .live = c->live};
-    if (c->live)
-        bt_flags_save(e);
-    em_store_gs(e, EM_RAX, GS_GPR(EM_RAX));
-    em_mov_imm(e, EM_RAX, (uintptr_t)l);
-    em_store_gs(e, EM_RAX, GS_BT(link));
-    em_jump_to(e, EM_JMP, bt->call_link);
-}
-
-static void emit_cold(struct bt_work *w)
-{
-    for (unsigned k = 0; k < w->cold_count && !w->failed; k++) {
-        const struct bt_cold *c = &w->cold[k];
-        em_patch_here(&w->e, c->site);
-        if (c->kind == BT_COLD_LINK)
-            emit_cold_link(w, c);
-        else
-            emit_cold_insn(w, c);
-    }
-}
-
-/* Cold code of the instruction that was just translated comes back behind it, with the flags where
-   the hot path has them. */
+/* Cold code of the instruction that was just translated comes back behind it. */
 static void set_resume(struct bt_work *w, unsigned first)
 {
-    for (unsigned k = first; k < w->cold_count; k++) {
+    for (unsigned k = first; k < w->cold_count; k++)
         w->cold[k].resume = w->e.len;
-        w->cold[k].live = w->flags != BT_FL_MEM;
-    }
+}
+
+/* Does leaving the block need a look at the budget? */
+static bool block_checks(const struct bt_work *w)
+{
+    const struct vmci_insn *last = &w->b->insn[w->n - 1];
+
+    if ((last->flags & VMCI_IF_BRANCH) != 0)
+        return bt_branch_checks(w, last);
+    return ((w->la + last->next) ^ w->la) >> VMC_PAGE_SHIFT != 0 || w->b->gpa2 != GPA_NONE;
 }
 
 static void translate_body(struct bt_work *w)
@@ -440,73 +343,71 @@ static void translate_body(struct bt_work *w)
     struct block *b = w->b;
     bool open = true; /* control can run off the end */
 
-    for (w->i = 0; w->i < b->n && !w->failed; w->i++) {
+    for (w->i = 0; w->i < w->n && !w->failed; w->i++) {
         const struct vmci_insn *in = &b->insn[w->i];
         unsigned first = w->cold_count;
-        if ((in->flags & VMCI_IF_BRANCH) != 0 && bt_branch(w, in)) {
-            open = false;
-            break;
-        }
-        if ((in->flags & VMCI_IF_BRANCH) != 0 || !translate_one(w, in)) {
-            interpret(w);
-            /* The interpreter leaves after the last instruction of a block. */
+        size_t start = w->e.len;
+        bool counted = w->counted;
+        if ((in->flags & VMCI_IF_BRANCH) != 0 ? bt_branch(w, in) : translate_one(w, in)) {
+            open = (in->flags & VMCI_IF_BRANCH) == 0;
+        } else {
+            /* Let the interpreter execute it, then go on. What was begun is void. */
+            w->e.len = start;
+            w->cold_count = first;
+            w->counted = counted;
+            bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
+            /* From the last instruction of a block it does not come back here. */
             open = w->i + 1u < b->n;
         }
         set_resume(w, first);
     }
-    if (open && !w->failed)
-        bt_exit_direct(w, w->la + b->bytes, b->n, w->la);
+    if (!open || w->failed)
+        return;
+    bt_count_end(w);
+    bt_exit_direct(w, w->la + b->insn[w->n - 1].next);
 }
 
-static void emit_entries(struct bt_work *w, enum bt_flags start)
+/* Give back what a failed attempt took. */
+static struct bt_trans *give_up(struct vmci_bt *bt, struct block *b, size_t arena, bool full)
 {
-    struct emit *e = &w->e;
-    const uint8_t *body;
-
-    if (start == BT_FL_MEM) {
-        w->t->live_entry = em_here(e);
-        bt_flags_save(e);
-        w->t->mem_entry = em_here(e);
-        return;
-    }
-    if (start == BT_FL_HOST) {
-        w->t->mem_entry = em_here(e);
-        bt_flags_restore(e);
-        w->t->live_entry = em_here(e);
-        return;
-    }
-    body = em_here(e);
-    w->t->mem_entry = w->t->live_entry = body;
+    bt->arena_used = arena;
+    b->never = !full;
+    return NULL;
 }
 
 struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
 {
     struct vmci_bt *bt = &sc->bt;
     struct bt_work *w = bt->work;
+    size_t arena = bt->arena_used;
 
-    if (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX ||
-        BT_ARENA_BYTES - bt->arena_used < sizeof(struct bt_trans))
+    if (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX || BT_ARENA_BYTES - arena < BT_ARENA_ROOM)
         return NULL;
-    struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + bt->arena_used);
+    struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + arena);
     bt->arena_used += sizeof(*t);
-    *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode,
-                           .fp = (uint8_t)block_fp_need(sc->cpu.fp, b)};
+    *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode};
     w->sc = sc;
     w->b = b;
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
     w->la = b->la;
-    w->failed = false;
+    w->failed = w->counted = false;
     w->cold_count = 0;
-    enum bt_flags start = t->fp != 0 ? BT_FL_MEM : entry_flags(w, b);
-    emit_entries(w, start);
-    w->flags = start;
+    w->budget_cold = -1;
+    bt_pick_set(w);
+    if (w->n == 0)
+        return give_up(bt, b, arena, false);
+    t->fp = (uint8_t)block_fp_need(w);
+    w->check = block_checks(w);
+    t->canon = em_here(&w->e);
     if (t->fp != 0)
         check_fp(w, t->fp);
+    bt_exchange(&w->e, BT_CANON, t->set);
+    t->inner = em_here(&w->e);
     translate_body(w);
-    emit_cold(w);
+    bt_emit_cold(w);
     if (w->failed || w->e.full)
-        return NULL;
+        return give_up(bt, b, arena, false);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
     t->next = b->bt;

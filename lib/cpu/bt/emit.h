@@ -78,22 +78,68 @@ static inline void em_rgs(struct emit *e, unsigned w, unsigned op, unsigned reg,
     em8(e, 0x25);
     em32(e, disp);
 }
-/* op reg, gs:[base + disp]; base is none of RSP, R12 */
-static inline void em_rgsb(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned base,
-                           uint32_t disp)
+/* A memory operand: [base + (index << scale) + disp]; a register of 16: none. index is not RSP. */
+struct em_addr {
+    uint8_t base, index, scale;
+    int32_t disp;
+};
+#define EM_NONE 16u
+
+/* REX bits R, X and B of reg and a memory operand. */
+static inline unsigned em_rxb(unsigned reg, const struct em_addr *a)
+{
+    return (reg & 8) >> 1 | (a->index < 16 ? (a->index & 8u) >> 2 : 0) |
+           (a->base < 16 ? (a->base & 8u) >> 3 : 0);
+}
+/* ModR/M, SIB and displacement. */
+static inline void em_modrm(struct emit *e, unsigned reg, const struct em_addr *a)
+{
+    bool has_base = a->base < 16;
+    bool has_index = a->index < 16;
+    int32_t disp = a->disp;
+    unsigned mod = !has_base                         ? 0
+                   : disp == 0 && (a->base & 7) != 5 ? 0
+                   : disp == (int8_t)disp            ? 1
+                                                     : 2;
+    bool sib = has_index || !has_base || (a->base & 7) == 4;
+
+    em8(e, mod << 6 | (reg & 7) << 3 | (sib ? 4u : a->base & 7u));
+    if (sib)
+        em8(e, (unsigned)a->scale << 6 | (has_index ? (a->index & 7u) << 3 : 4u << 3) |
+                   (has_base ? a->base & 7u : 5u));
+    if (!has_base || mod == 2)
+        em32(e, (uint32_t)disp);
+    else if (mod == 1)
+        em8(e, (uint8_t)disp);
+}
+/* op reg, memory */
+static inline void em_rm(struct emit *e, unsigned w, unsigned op, unsigned reg,
+                         const struct em_addr *a)
+{
+    unsigned rex = 0x40 | w | em_rxb(reg, a);
+    if (rex != 0x40)
+        em8(e, rex);
+    em8(e, op);
+    em_modrm(e, reg, a);
+}
+/* mov reg, gs:[(index << 3) + disp] */
+static inline void em_load_gs_x8(struct emit *e, unsigned reg, unsigned index, uint32_t disp)
+{
+    struct em_addr a = {EM_NONE, (uint8_t)index, 3, (int32_t)disp};
+    em8(e, 0x65);
+    em_rm(e, EM_W, 0x8b, reg, &a);
+}
+/* pext reg, src, gs:[disp]: the bits of src that the mask in memory selects; flags stay */
+static inline void em_pext_gs(struct emit *e, unsigned reg, unsigned src, uint32_t disp)
 {
     em8(e, 0x65);
-    em_rex(e, w, reg, base);
-    em8(e, op);
-    em8(e, 0x80 | (reg & 7) << 3 | (base & 7));
+    em8(e, 0xc4);
+    em8(e, (reg & 8 ? 0 : 0x80) | 0x62);
+    em8(e, 0x80 | (~src & 15) << 3 | 2);
+    em8(e, 0xf5);
+    em8(e, 0x04 | (reg & 7) << 3);
+    em8(e, 0x25);
     em32(e, disp);
-}
-/* op reg, [base]; base is none of RSP, RBP, R12, R13 */
-static inline void em_rm(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned base)
-{
-    em_rex(e, w, reg, base);
-    em8(e, op);
-    em8(e, (reg & 7) << 3 | (base & 7));
 }
 
 static inline void em_store_gs(struct emit *e, unsigned reg, uint32_t disp)
@@ -133,29 +179,27 @@ static inline void em_store_gs_imm(struct emit *e, uint32_t disp, uint32_t imm)
     em32(e, disp);
     em32(e, imm);
 }
-/*
- * lea reg, [base + (index << scale) + disp]; base or index 16: none. w 0: the low 32 bits.
- */
+/* lea reg, [base + (index << scale) + disp]; w 0: the low 32 bits. Flags stay. */
 static inline void em_lea(struct emit *e, unsigned w, unsigned reg, unsigned base, unsigned index,
                           unsigned scale, int32_t disp)
 {
-    bool has_base = base < 16;
-    bool has_index = index < 16;
-    unsigned rex = 0x40 | w | (reg & 8) >> 1 | (has_index ? (index & 8) >> 2 : 0) |
-                   (has_base ? (base & 8) >> 3 : 0);
+    struct em_addr a = {(uint8_t)base, (uint8_t)index, (uint8_t)scale, disp};
+    em_rm(e, w, 0x8d, reg, &a);
+}
+/* mov reg, from */
+static inline void em_mov(struct emit *e, unsigned reg, unsigned from)
+{
+    em_rr(e, EM_W, 0x8b, reg, from);
+}
 
-    if (rex != 0x40)
-        em8(e, rex);
-    em8(e, 0x8d);
-    unsigned mod = !has_base ? 0 : disp == 0 && (base & 7) != 5 ? 0 : disp == (int8_t)disp ? 1 : 2;
-    bool sib = has_index || !has_base || (base & 7) == 4;
-    em8(e, mod << 6 | (reg & 7) << 3 | (sib ? 4 : base & 7));
-    if (sib)
-        em8(e, scale << 6 | (has_index ? (index & 7) << 3 : 4 << 3) | (has_base ? base & 7 : 5));
-    if (!has_base || mod == 2)
-        em32(e, (uint32_t)disp);
-    else if (mod == 1)
-        em8(e, (uint8_t)disp);
+/* Over a jmp rel32 to be patched if RCX is 0; returns the offset of the rel32. */
+static inline size_t em_jump_unless_rcxz(struct emit *e)
+{
+    em8(e, 0xe3);
+    em8(e, 5);
+    em8(e, 0xe9);
+    em32(e, 0);
+    return e->len - 4;
 }
 
 /* jcc rel32 or jmp rel32 (cond 16) to be patched; returns the offset of the rel32. */

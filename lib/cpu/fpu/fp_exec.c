@@ -85,11 +85,12 @@ int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned b
 /* Host address of the operand if it may be touched without further ado. */
 static inline void *direct(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool write)
 {
-    uint64_t page = la & ~0xfffull;
-    const struct vmci_tlbe *e = &cpu->tlb[cpu->tlb_mode][(la >> 12) & (VMCI_TLB_SIZE - 1)];
-    if ((la & 0xfff) + bytes > 0x1000 || (write ? e->wr : e->rd) != page)
+    const struct vmci_tlb *t = &cpu->tlb[cpu->tlb_mode];
+    unsigned i = vmci_tlb_index(la);
+
+    if (!vmci_tlb_hit(write ? t->wr[i] : t->rd[i], la, bytes))
         return NULL;
-    return (void *)(uintptr_t)(la + e->addend);
+    return (void *)(uintptr_t)(la + t->addend[i]);
 }
 
 /* ---- unmasked SIMD exceptions ---------------------------------------------------------------- */

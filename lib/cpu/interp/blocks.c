@@ -174,9 +174,9 @@ static int fetch_page(struct vmci_soft_cpu *sc, uint64_t la, struct tlb_info **i
 {
     struct vmci_cpu *cpu = &sc->cpu;
     unsigned mode = cpu->cpl == 3 ? VMCI_TLB_USER : VMCI_TLB_SUP;
-    unsigned n = (unsigned)(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1);
+    unsigned n = vmci_tlb_index(la);
 
-    if (likely(cpu->tlb[mode][n].ex == (la & PAGE_MASK))) {
+    if (likely(vmci_tlb_hit(cpu->tlb[mode].ex[n], la, 1))) {
         *i = &sc->info[mode][n];
         return 0;
     }

@@ -206,10 +206,11 @@ static u64 run_of(struct vmci_cpu *cpu, unsigned seg, u64 off, const struct str 
         room = VMCI_MIN(room, (u64)sr->limit - off + 1);
     if (s->asz != 8)
         room = VMCI_MIN(room, (s->asz == 4 ? 1ull << 32 : 1ull << 16) - off);
-    const struct vmci_tlbe *e = tlb_entry(cpu, la);
-    if ((la & PAGE_MASK) != (write ? e->wr : e->rd))
+    const struct vmci_tlb *t = tlb_now(cpu);
+    unsigned i = vmci_tlb_index(la);
+    if (!vmci_tlb_hit(write ? t->wr[i] : t->rd[i], la, 1))
         return 0;
-    *host = (u8 *)(e->addend + la);
+    *host = (u8 *)(t->addend[i] + la);
     return room / s->n;
 }
 

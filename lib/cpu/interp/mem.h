@@ -20,26 +20,28 @@ static inline void copy_bytes(void *dst, const void *src, size_t n)
     __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
 }
 
-static inline struct vmci_tlbe *tlb_entry(struct vmci_cpu *cpu, uint64_t la)
+static inline struct vmci_tlb *tlb_now(struct vmci_cpu *cpu)
 {
-    return &cpu->tlb[cpu->tlb_mode][(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1)];
+    return &cpu->tlb[cpu->tlb_mode];
 }
 
 #define MEM_ACCESSORS(n, T)                                                                        \
     static inline int ld##n(struct vmci_cpu *cpu, uint64_t la, T *out)                             \
     {                                                                                              \
-        const struct vmci_tlbe *e = tlb_entry(cpu, la);                                            \
-        if (likely(((la + sizeof(T) - 1) & PAGE_MASK) == e->rd)) {                                 \
-            *out = *(const volatile T##_u *)(e->addend + la);                                      \
+        const struct vmci_tlb *t = tlb_now(cpu);                                                   \
+        unsigned i = vmci_tlb_index(la);                                                           \
+        if (likely(vmci_tlb_hit(t->rd[i], la, sizeof(T)))) {                                       \
+            *out = *(const volatile T##_u *)(t->addend[i] + la);                                   \
             return 0;                                                                              \
         }                                                                                          \
         return vmci_ld_slow(cpu, la, sizeof(T), out);                                              \
     }                                                                                              \
     static inline int st##n(struct vmci_cpu *cpu, uint64_t la, T v)                                \
     {                                                                                              \
-        const struct vmci_tlbe *e = tlb_entry(cpu, la);                                            \
-        if (likely(((la + sizeof(T) - 1) & PAGE_MASK) == e->wr)) {                                 \
-            *(volatile T##_u *)(e->addend + la) = v;                                               \
+        const struct vmci_tlb *t = tlb_now(cpu);                                                   \
+        unsigned i = vmci_tlb_index(la);                                                           \
+        if (likely(vmci_tlb_hit(t->wr[i], la, sizeof(T)))) {                                       \
+            *(volatile T##_u *)(t->addend[i] + la) = v;                                            \
             return 0;                                                                              \
         }                                                                                          \
         return vmci_st_slow(cpu, la, sizeof(T), &v);                                               \
@@ -63,10 +65,11 @@ MEM_ACCESSORS(64, u64)
 static inline void *rmw_begin(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool lock,
                               int *rc)
 {
-    const struct vmci_tlbe *e = tlb_entry(cpu, la);
+    const struct vmci_tlb *t = tlb_now(cpu);
+    unsigned i = vmci_tlb_index(la);
 
-    if (likely(((la + bytes - 1) & PAGE_MASK) == e->wr))
-        return (void *)(e->addend + la);
+    if (likely(vmci_tlb_hit(t->wr[i], la, bytes)))
+        return (void *)(t->addend[i] + la);
     return vmci_rmw_slow(cpu, la, bytes, lock, rc);
 }
 static inline int rmw_done(struct vmci_cpu *cpu)

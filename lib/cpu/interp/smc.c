@@ -45,7 +45,7 @@ static void ask_flush(struct vmci_soft_cpu *sc)
     uint64_t seq = vmci_fetch_add(&vm->code_seq, 1) + 1;
     for (uint32_t i = 0; i < vm->count; i++)
         if (vm->cpu[i] != NULL && vm->cpu[i] != sc)
-            (void)vmci_fetch_or(&vm->cpu[i]->cpu.request, VMCI_REQ_CODE);
+            soft_request(vm->cpu[i], VMCI_REQ_CODE);
     if (sc->ack_seq == seq - 1)
         vmci_store_release(&sc->ack_seq, seq);
 }
@@ -113,7 +113,7 @@ static void post(struct vmci_soft_cpu *to, uint64_t page)
     }
     vmci_store_release(&to->inval_all, 1u);
 ring:
-    (void)vmci_fetch_or(&to->cpu.request, VMCI_REQ_CODE);
+    soft_request(to, VMCI_REQ_CODE);
 }
 
 void smc_notify(struct vmci_soft_vm *vm, uint64_t gpa, uint64_t bytes,

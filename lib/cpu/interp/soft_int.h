@@ -71,6 +71,7 @@ struct block {
     uint8_t bits;
     bool clipped;        /* decoded for a single step: longer code follows */
     bool dead;           /* invalidated */
+    bool never;          /* cannot be translated */
     uint8_t heat;        /* runs in the interpreter, up to what makes it worth translating */
     struct bt_trans *bt; /* translations, the one of la first */
     struct vmci_insn insn[];
@@ -268,6 +269,13 @@ void smc_process(struct vmci_soft_cpu *sc);
 bool smc_settled(const struct vmci_soft_vm *vm, uint64_t seq);
 void smc_enter(struct vmci_soft_cpu *sc);
 void smc_leave(struct vmci_soft_cpu *sc);
+
+/* From another thread: translated code looks up as well. */
+static inline void soft_request(struct vmci_soft_cpu *sc, uint32_t bits)
+{
+    (void)vmci_fetch_or(&sc->cpu.request, bits);
+    vmci_store_release(&sc->bt.jump_mask, 0ull);
+}
 
 static inline uint64_t code_bits_key(const struct vmci_cpu *cpu)
 {

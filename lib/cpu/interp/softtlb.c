@@ -7,29 +7,37 @@
 
 /* ---- entries --------------------------------------------------------------------------------- */
 
-static struct vmci_tlbe *tags(struct vmci_soft_cpu *sc, const struct tlb_info *i)
+/* Where the tags of an entry are. */
+struct tlb_at {
+    struct vmci_tlb *t;
+    unsigned n;
+};
+
+static struct tlb_at tags(struct vmci_soft_cpu *sc, const struct tlb_info *i)
 {
     size_t at = (size_t)(i - &sc->info[0][0]);
-    return &sc->cpu.tlb[at / VMCI_TLB_SIZE][at % VMCI_TLB_SIZE];
+    return (struct tlb_at){&sc->cpu.tlb[at / VMCI_TLB_SIZE], (unsigned)(at % VMCI_TLB_SIZE)};
 }
 
 /*
  * Writes through the entry were not seen by the dirty log since it was last read: whoever drops
  * write access marks the page once more.
  */
-static void drop_wr(struct vmci_soft_cpu *sc, struct tlb_info *i, struct vmci_tlbe *e)
+static void drop_wr(struct vmci_soft_cpu *sc, struct tlb_info *i, struct tlb_at e)
 {
-    if (e->wr != VMCI_TLB_NONE && vmci_load_relaxed(&sc->cpu.mem->dirty_clients) != 0)
+    uint64_t none = vmci_tlb_none(e.n);
+
+    if (e.t->wr[e.n] != none && vmci_load_relaxed(&sc->cpu.mem->dirty_clients) != 0)
         vmci_mem_mark_dirty(sc->cpu.mem, i->gpa, VMC_PAGE_SIZE);
-    e->wr = VMCI_TLB_NONE;
+    e.t->wr[e.n] = none;
 }
 
 static void evict(struct vmci_soft_cpu *sc, struct tlb_info *i)
 {
-    struct vmci_tlbe *e = tags(sc, i);
+    struct tlb_at e = tags(sc, i);
 
     drop_wr(sc, i, e);
-    e->rd = e->ex = VMCI_TLB_NONE;
+    e.t->rd[e.n] = e.t->ex[e.n] = vmci_tlb_none(e.n);
     i->la = VMCI_TLB_NONE;
     i->rights = 0;
 }
@@ -37,8 +45,10 @@ static void evict(struct vmci_soft_cpu *sc, struct tlb_info *i)
 void soft_tlb_init(struct vmci_soft_cpu *sc)
 {
     for (unsigned m = 0; m < VMCI_TLB_MODES; m++)
-        for (unsigned i = 0; i < VMCI_TLB_SIZE; i++)
-            sc->cpu.tlb[m][i] = (struct vmci_tlbe){VMCI_TLB_NONE, VMCI_TLB_NONE, VMCI_TLB_NONE, 0};
+        for (unsigned i = 0; i < VMCI_TLB_SIZE; i++) {
+            struct vmci_tlb *t = &sc->cpu.tlb[m];
+            t->rd[i] = t->wr[i] = t->ex[i] = vmci_tlb_none(i);
+        }
     for (unsigned m = 0; m < TLB_FILLED; m++)
         for (unsigned i = 0; i < VMCI_TLB_SIZE; i++)
             sc->info[m][i] = (struct tlb_info){.la = VMCI_TLB_NONE};
@@ -73,6 +83,7 @@ void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
     struct vmci_soft_cpu *sc = soft_of(cpu);
 
     sc->stat[STAT_TLB_FLUSHES]++;
+    bt_jumps_flush(sc, globals_too);
     if (globals_too || sc->tlb_log_n > TLB_LOG) {
         flush_matching(sc, globals_too);
     } else {
@@ -108,6 +119,7 @@ static void flush_large(struct vmci_soft_cpu *sc, uint64_t la, unsigned bits)
             if (i->la != VMCI_TLB_NONE && ((i->la ^ la) >> bits) == 0)
                 evict(sc, i);
         }
+    bt_jumps_flush(sc, true);
     new_epoch(sc, soft_half(la));
 }
 
@@ -125,10 +137,11 @@ void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
         return;
     }
     for (unsigned m = 0; m < TLB_FILLED; m++) {
-        struct tlb_info *i = &sc->info[m][(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1)];
+        struct tlb_info *i = &sc->info[m][vmci_tlb_index(la)];
         if (i->la == (la & PAGE_MASK))
             evict(sc, i);
     }
+    bt_jumps_flush_page(sc, la);
     if (vmci_bit_test(h->code, tlb_code_bit(la)))
         new_epoch(sc, soft_half(la));
 }
@@ -137,8 +150,8 @@ void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa)
 {
     for (unsigned m = 0; m < TLB_FILLED; m++)
         for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
-            struct vmci_tlbe *e = &sc->cpu.tlb[m][n];
-            if (e->wr != VMCI_TLB_NONE && (gpa == GPA_NONE || sc->info[m][n].gpa == gpa))
+            struct tlb_at e = {&sc->cpu.tlb[m], n};
+            if (e.t->wr[n] != vmci_tlb_none(n) && (gpa == GPA_NONE || sc->info[m][n].gpa == gpa))
                 drop_wr(sc, &sc->info[m][n], e);
         }
 }
@@ -217,23 +230,30 @@ static void note_filled(struct vmci_soft_cpu *sc, const struct tlb_info *i, uint
 
 static void set_tags(struct vmci_soft_cpu *sc, struct tlb_info *i, unsigned acc)
 {
-    struct vmci_tlbe *e = tags(sc, i);
+    struct tlb_at e = tags(sc, i);
+    uint64_t tag = 0 - i->la;
 
     if (i->hva == NULL || i->watched) {
         /* Fetches of watched pages are direct: instruction breakpoints are checked elsewhere. */
         if (i->hva != NULL && acc == TLB_X) {
-            e->addend = (uintptr_t)i->hva - (uintptr_t)i->la;
-            e->ex = i->la;
+            e.t->addend[e.n] = (uintptr_t)i->hva - (uintptr_t)i->la;
+            e.t->ex[e.n] = tag;
         }
         return;
     }
-    e->addend = (uintptr_t)i->hva - (uintptr_t)i->la;
+    e.t->addend[e.n] = (uintptr_t)i->hva - (uintptr_t)i->la;
     if (acc == TLB_X)
-        e->ex = i->la;
+        e.t->ex[e.n] = tag;
     else
-        e->rd = i->la;
+        e.t->rd[e.n] = tag;
     if (acc == TLB_W && i->writable && (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0)
-        e->wr = i->la;
+        e.t->wr[e.n] = tag;
+}
+
+static bool wr_tag_empty(struct vmci_soft_cpu *sc, const struct tlb_info *i)
+{
+    struct tlb_at e = tags(sc, i);
+    return e.t->wr[e.n] == vmci_tlb_none(e.n);
 }
 
 /* Of an operand in the stack segment #SS; pushes and pops correct it themselves. */
@@ -250,15 +270,15 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
                  struct tlb_info **out)
 {
     struct vmci_soft_cpu *sc = soft_of(cpu);
-    struct tlb_info *i = &sc->info[mode][(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1)];
+    struct tlb_info *i = &sc->info[mode][vmci_tlb_index(la)];
     uint64_t page = la & PAGE_MASK;
     struct vmc_walk w;
 
     *out = i;
     if (i->la == page && (i->rights & acc) != 0) {
         /* A page that lost its code becomes directly writable again. */
-        if (acc == TLB_W && i->hva != NULL && tags(sc, i)->wr == VMCI_TLB_NONE && i->writable &&
-            (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0) {
+        if (acc == TLB_W && i->hva != NULL && i->writable &&
+            (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0 && wr_tag_empty(sc, i)) {
             struct vmci_page again;
             (void)vmci_mem_resolve(cpu->mem, i->gpa, true, &again); /* for the dirty log */
             set_tags(sc, i, acc);
@@ -495,11 +515,12 @@ int vmci_st_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, const void *
 
 int vmci_rd(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out)
 {
-    const struct vmci_tlbe *e = tlb_entry(cpu, la);
+    const struct vmci_tlb *t = tlb_now(cpu);
+    unsigned i = vmci_tlb_index(la);
 
     *out = 0;
-    if (likely(((la + bytes - 1) & PAGE_MASK) == e->rd)) {
-        copy_in(out, (const uint8_t *)(e->addend + la), bytes);
+    if (likely(vmci_tlb_hit(t->rd[i], la, bytes))) {
+        copy_in(out, (const uint8_t *)(t->addend[i] + la), bytes);
         return 0;
     }
     return vmci_ld_slow(cpu, la, bytes, out);
@@ -507,10 +528,11 @@ int vmci_rd(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out)
 
 int vmci_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
 {
-    const struct vmci_tlbe *e = tlb_entry(cpu, la);
+    const struct vmci_tlb *t = tlb_now(cpu);
+    unsigned i = vmci_tlb_index(la);
 
-    if (likely(((la + bytes - 1) & PAGE_MASK) == e->wr)) {
-        copy_out((uint8_t *)(e->addend + la), &v, bytes);
+    if (likely(vmci_tlb_hit(t->wr[i], la, bytes))) {
+        copy_out((uint8_t *)(t->addend[i] + la), &v, bytes);
         return 0;
     }
     return vmci_st_slow(cpu, la, bytes, &v);

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Counting instructions. A block charges the budget once, for all its instructions: in front of
+ * the first one that overwrites the flags, where SUB costs least, else at its end. Blocks that can
+ * close a loop leave when the budget is used up; blocks that only lead forward within their page do
+ * not look.
+ */
+#include "cpu/bt/bt_work.h"
+
+void bt_count_before(struct bt_work *w, enum bt_fluse use)
+{
+    struct emit *e = &w->e;
+
+    w->budget_cold = -1;
+    if (use != BT_FU_WRITE || w->counted)
+        return;
+    em8(e, 0x65); /* sub qword gs:[budget], n */
+    em8(e, 0x48);
+    em8(e, 0x83);
+    em8(e, 0x2c);
+    em8(e, 0x25);
+    em32(e, GS_BT(budget));
+    em8(e, w->n);
+    w->counted = true;
+    if (!w->check)
+        return;
+    struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S));
+    if (c == NULL)
+        return;
+    c->target = w->la + w->b->insn[w->i].next;
+    c->insn = (uint16_t)(w->i + 1);
+    w->budget_cold = (int)(c - w->cold);
+}
+
+/* The cold code leaves behind the instruction, when the flags are the guest's again. */
+void bt_count_after(struct bt_work *w, size_t at)
+{
+    if (w->budget_cold < 0)
+        return;
+    w->cold[w->budget_cold].copy = (uint32_t)at;
+    w->cold[w->budget_cold].copy_len = (uint8_t)(w->e.len - at);
+    w->budget_cold = -1;
+}
+
+void bt_count_end(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+    unsigned r = w->check ? EM_RCX : w->s;
+
+    if (w->counted)
+        return;
+    w->counted = true;
+    if (w->check)
+        em_mov(e, w->x, EM_RCX);
+    em_load_gs(e, r, GS_BT(budget));
+    em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)w->n);
+    em_store_gs(e, r, GS_BT(budget));
+    if (!w->check)
+        return;
+    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(sign_mask));
+    struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump_unless_rcxz(e));
+    em_mov(e, EM_RCX, w->x);
+    if (c == NULL)
+        return;
+    c->rcx = BT_RCX_X;
+    c->insn = (uint16_t)w->i;
+    c->target = w->la + (w->i == 0 ? 0 : w->b->insn[w->i - 1].next);
+}
+_Static_assert(BLK_MAX_INSNS <= 127, "the count is a signed byte");

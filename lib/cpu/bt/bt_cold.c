@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Code that is rarely reached, behind each block. */
+#include "cpu/bt/bt_work.h"
+
+struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
+{
+    if (w->cold_count == BT_COLD_MAX) {
+        w->failed = true;
+        return NULL;
+    }
+    struct bt_cold *c = &w->cold[w->cold_count++];
+    *c = (struct bt_cold){.site = site, .kind = (uint8_t)kind, .insn = (uint16_t)w->i};
+    c->counted = w->counted;
+    return c;
+}
+
+void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx)
+{
+    struct bt_cold *c = bt_cold(w, BT_COLD_INSN, site);
+
+    if (c != NULL)
+        c->rcx = (uint8_t)rcx;
+}
+
+static void *record(struct bt_work *w, size_t bytes)
+{
+    struct vmci_bt *bt = &w->sc->bt;
+
+    if (BT_ARENA_BYTES - bt->arena_used < bytes) {
+        w->failed = true;
+        return NULL;
+    }
+    void *p = bt->arena + bt->arena_used;
+    bt->arena_used += (bytes + 7) & ~(size_t)7;
+    return p;
+}
+
+/* The guest's RCX comes home. */
+static void restore_rcx(struct bt_work *w, enum bt_rcx where)
+{
+    if (where == BT_RCX_X)
+        em_mov(&w->e, EM_RCX, w->x);
+    else if (where == BT_RCX_S)
+        em_mov(&w->e, EM_RCX, w->s);
+    else if (where == BT_RCX_MEM)
+        em_load_gs(&w->e, EM_RCX, GS_GPR(EM_RCX));
+}
+
+/* With the canonical set: ask glue for help about record. */
+static void ask(struct emit *e, const void *rec, const uint8_t *glue)
+{
+    em_store_gs(e, EM_RAX, GS_GPR(EM_RAX));
+    em_mov_imm(e, EM_RAX, (uintptr_t)rec);
+    em_jump_to(e, EM_JMP, glue);
+}
+
+static void cold_insn(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+    struct bt_site *site = record(w, sizeof(*site));
+
+    if (site == NULL)
+        return;
+    *site = (struct bt_site){.insn = &w->b->insn[c->insn],
+                             .t = w->t,
+                             .resume = e->rx + c->resume,
+                             .counted = c->counted ? w->n : 0};
+    restore_rcx(w, c->rcx);
+    bt_exchange(e, w->t->set, BT_CANON);
+    ask(e, site, w->sc->bt.call_insn);
+    if (w->t->set != BT_CANON) {
+        site->resume = em_here(e);
+        bt_exchange(e, BT_CANON, w->t->set);
+        em_jump_to(e, EM_JMP, e->rx + c->resume);
+    }
+}
+
+static void cold_link(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+    struct bt_link *l = record(w, sizeof(*l));
+
+    if (l == NULL)
+        return;
+    *l = (struct bt_link){.target_la = c->target, .from = w->t};
+    l->stub = em_here(e);
+    restore_rcx(w, c->rcx);
+    bt_exchange(e, w->t->set, BT_CANON);
+    if (!c->far) {
+        l->site = e->rw + c->site;
+        l->site_rx = e->rx + c->site;
+        size_t at = em_jump(e, EM_JMP);
+        em_patch_here(e, at);
+        l->canon_site = e->rw + at;
+        l->canon_rx = e->rx + at;
+    }
+    l->ask = em_here(e);
+    ask(e, l, w->sc->bt.call_link);
+}
+
+static void cold_budget(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+    unsigned r = 11; /* free with the canonical set */
+
+    restore_rcx(w, c->rcx);
+    for (unsigned k = 0; k < c->copy_len; k++)
+        em8(e, e->rw[c->copy + k]);
+    bt_exchange(e, w->t->set, BT_CANON);
+    if (c->insn < w->n) { /* what is left of the block does not count */
+        em_load_gs(e, r, GS_BT(budget));
+        em_lea(e, EM_W, r, r, EM_NONE, 0, (int32_t)(w->n - c->insn));
+        em_store_gs(e, r, GS_BT(budget));
+    }
+    em_mov_imm(e, r, c->target);
+    em_store_gs(e, r, GS_CPU(rip));
+    em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);
+}
+
+void bt_emit_cold(struct bt_work *w)
+{
+    for (unsigned k = 0; k < w->cold_count && !w->failed; k++) {
+        const struct bt_cold *c = &w->cold[k];
+        em_patch_here(&w->e, c->site);
+        if (c->kind == BT_COLD_INSN)
+            cold_insn(w, c);
+        else if (c->kind == BT_COLD_LINK)
+            cold_link(w, c);
+        else
+            cold_budget(w, c);
+    }
+}
