@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Runs a test kernel (a 64 KiB ROM, see kernels/kernel.inc) on the software CPU and prints what it
- * reports on port E9h; with a second file, compares the report with it.
+ * Runs a test kernel (a ROM, see kernels/kernel.inc and ../guest_c) on the software CPU and prints
+ * what it reports on port E9h; with a second file, compares the report with it. The status is what
+ * the kernel wrote to port F4h.
  *
- * usage: guest_run kernel.bin [expected.txt [model]]
+ * usage: guest_run [-t] kernel.bin [expected.txt [model]]     -t: translate everything
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -15,7 +16,8 @@
 
 #include <vmcore/engine.h>
 
-#define ROM_BYTES   0x10000u
+#define ROM_UNIT    0x10000u
+#define ROM_MAX     0x40000u
 #define RAM_BYTES   (16u << 20)
 #define REPORT_MAX  (8u << 20)
 #define PORT_REPORT 0xe9
@@ -91,14 +93,16 @@ static void add(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, uint32_t attr
         die("memory", err.text);
 }
 
-static void load(struct vmc_mem *mem, const void *rom)
+static void load(struct vmc_mem *mem, const uint8_t *rom, size_t bytes)
 {
+    uint64_t top = 0x100000000ull - bytes;
+
     add(mem, 0, 0xf0000, VMC_MEM_RAM);
-    add(mem, 0xf0000, ROM_BYTES, VMC_MEM_ROM);
+    add(mem, 0xf0000, ROM_UNIT, VMC_MEM_ROM);
     add(mem, 0x100000, RAM_BYTES - 0x100000, VMC_MEM_RAM);
-    add(mem, 0xffff0000u, ROM_BYTES, VMC_MEM_ROM);
-    if (vmc_mem_load(mem, 0xf0000, rom, ROM_BYTES) != VMC_OK ||
-        vmc_mem_load(mem, 0xffff0000u, rom, ROM_BYTES) != VMC_OK)
+    add(mem, top, bytes, VMC_MEM_ROM);
+    if (vmc_mem_load(mem, 0xf0000, rom + bytes - ROM_UNIT, ROM_UNIT) != VMC_OK ||
+        vmc_mem_load(mem, top, rom, bytes) != VMC_OK)
         die("memory", "cannot load the ROM");
 }
 
@@ -117,7 +121,7 @@ static int run(struct run *r)
                 (unsigned long long)x.rip, (unsigned long long)x.u.stop.detail);
         return 1;
     }
-    return 0;
+    return r->status != 0;
 }
 
 /* Prints the first line that differs. */
@@ -162,15 +166,21 @@ int main(int argc, char **argv)
     struct vmc_mem *mem;
     size_t bytes;
 
+    struct vmc_soft_config soft = {.size = sizeof(soft)};
+    if (argc > 1 && strcmp(argv[1], "-t") == 0) {
+        soft.flags = VMC_SOFT_TRANSLATE_ALL;
+        argc--;
+        argv++;
+    }
     if (argc < 2)
-        die("usage", "guest_run kernel.bin [expected.txt [model]]");
+        die("usage", "guest_run [-t] kernel.bin [expected.txt [model]]");
     void *rom = read_file(argv[1], &bytes);
-    if (bytes != ROM_BYTES)
-        die(argv[1], "is not 64 KiB");
+    if (bytes == 0 || bytes % ROM_UNIT != 0 || bytes > ROM_MAX)
+        die(argv[1], "is not 64, 128, 192 or 256 KiB");
     test_platform_init_threads(&tp);
     if (vmc_mem_create(&tp.pf, &mem, &err) != VMC_OK || r.ops->probe(&tp.pf, &info, &err) != VMC_OK)
         die("set-up", err.text);
-    load(mem, rom);
+    load(mem, rom, bytes);
     if (vmc_cpu_policy_preset(&policy, argc > 3 ? argv[3] : "max", &info.ceiling, &err) != VMC_OK)
         die("model", err.text);
     void *evm = aligned_alloc(64, (info.vm_bytes + 63) & ~(size_t)63);
@@ -178,8 +188,11 @@ int main(int argc, char **argv)
     r.report = malloc(REPORT_MAX);
     memset(evm, 0, info.vm_bytes);
     memset(r.ev, 0, info.vcpu_bytes);
-    struct vmc_engine_vm_config cfg = {
-        .size = sizeof(cfg), .max_vcpus = 1, .platform = &tp.pf, .mem = mem};
+    struct vmc_engine_vm_config cfg = {.size = sizeof(cfg),
+                                       .max_vcpus = 1,
+                                       .platform = &tp.pf,
+                                       .mem = mem,
+                                       .engine_config = &soft};
     if (r.ops->vm_init(evm, &cfg, &err) != VMC_OK ||
         r.ops->vcpu_init(evm, r.ev, 0, &io, &err) != VMC_OK ||
         r.ops->set_policy(evm, &policy, &err) != VMC_OK || r.ops->mem_changed(evm) != VMC_OK)
