@@ -222,12 +222,33 @@ static int enter(struct kvm_evcpu *v)
     return rc == VMC_OK ? 1 : rc;
 }
 
+/* Does the vCPU sleep in the kernel where nothing but another processor can wake it? */
+static bool sleeps(struct kvm_evcpu *v, struct vmc_exit *out)
+{
+    struct kvm_mp_state mp;
+    struct kvm_regs regs;
+    uint32_t why = VMC_IDLE_WAIT_SIPI;
+
+    if (v->vm->user_apic || v->vm->no_irqchip || v->debt != DEBT_NONE || v->stashed ||
+        ioctl(v->fd, KVM_GET_MP_STATE, &mp) < 0 || mp.mp_state == KVM_MP_STATE_RUNNABLE)
+        return false;
+    if (mp.mp_state == KVM_MP_STATE_HALTED) {
+        if (ioctl(v->fd, KVM_GET_REGS, &regs) < 0 || (regs.rflags & VMC_FLAG_IF) != 0)
+            return false;
+        why = VMC_IDLE_HLT;
+    }
+    leave_with(v, out, VMC_EXIT_IDLE);
+    out->u.idle.why = why;
+    return true;
+}
+
 static int loop(struct kvm_evcpu *v, const struct vmc_run_limits *lim, struct vmc_exit *out)
 {
     for (;;) {
         __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
         if (__atomic_exchange_n(&v->kicked, 0u, __ATOMIC_SEQ_CST)) {
-            leave_with(v, out, VMC_EXIT_KICKED);
+            if (!sleeps(v, out))
+                leave_with(v, out, VMC_EXIT_KICKED);
             return VMC_OK;
         }
         if (v->stashed) {

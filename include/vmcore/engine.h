@@ -149,7 +149,9 @@ struct vmc_engine_ops {
     int (*want_window)(void *ev, bool on);
     /**
      * Make run return KICKED soon; sticky: a kick before run ends that run at once. Kicks that
-     * were not yet reported collapse into one. Any thread, signal-safe.
+     * were not yet reported collapse into one. Any thread, signal-safe. With VMC_CAP_IRQCHIP, where
+     * a halted vCPU stays in run, a kick that finds it waiting for a SIPI or in HLT with interrupts
+     * off reports IDLE instead.
      */
     void (*kick)(void *ev);
     /**

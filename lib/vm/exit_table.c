@@ -67,8 +67,13 @@ static int on_hypercall(struct vmc_vcpu *v, struct vmc_exit *x)
 
 static int on_idle(struct vmc_vcpu *v, struct vmc_exit *x)
 {
-    vmci_store_relaxed(&v->halted_off,
-                       (uint32_t)(x->u.idle.why == VMC_IDLE_HLT && !x->u.idle.irqs_on));
+    uint32_t off = x->u.idle.why == VMC_IDLE_HLT && !x->u.idle.irqs_on;
+
+    if (engine_has(v->vm, VMC_CAP_IRQCHIP)) {
+        vmci_store_relaxed(&v->asleep, (uint32_t)(off || x->u.idle.why == VMC_IDLE_WAIT_SIPI));
+        return EXIT_RESUME; /* it sleeps in the engine, where its local APIC can wake it */
+    }
+    vmci_store_relaxed(&v->halted_off, off);
     return EXIT_IDLE;
 }
 
@@ -144,6 +149,8 @@ int vmci_vcpu_dispatch(struct vmc_vcpu *v, const struct vmc_run_limits *lim, str
         return VMC_EINTERNAL;
     }
     count(&v->stats.exits[x->kind], 1);
+    if (vmci_load_relaxed(&v->asleep) != 0 && x->kind != VMC_EXIT_IDLE)
+        vmci_store_relaxed(&v->asleep, 0u);
     int action;
     if (lim->exit_mask & (1u << x->kind))
         action = table[x->kind].completes ? EXIT_OWED : EXIT_RETURN;

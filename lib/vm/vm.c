@@ -129,6 +129,9 @@ static int build(struct vmc_vm *vm, const struct vmc_vm_config *cfg, struct vmc_
     if (rc != VMC_OK)
         return rc;
     vmci_timerq_set_owner_notify(vm->board.timers, earlier_timer, vm);
+    rc = vmci_halt_watch_init(vm);
+    if (rc != VMC_OK)
+        return vmci_error(err, rc, site, "no memory for a timer");
     if (vm->flags & VMC_VM_NO_IRQCHIP)
         return VMC_OK;
     if (engine_has(vm, VMC_CAP_IRQCHIP))
@@ -175,6 +178,7 @@ void vmc_vm_destroy(struct vmc_vm *vm)
     if (vm->engine_inited)
         vm->ops->vm_fini(vm->evm);
     vmci_free_aligned(vm->pf, vm->evm, vm->info.vm_bytes, VMCI_CACHELINE);
+    vmci_halt_watch_fini(vm);
     vmc_timerq_destroy(vm->board.timers);
     vmc_bus_destroy(vm->board.mmio);
     vmc_bus_destroy(vm->board.pio);
@@ -265,6 +269,7 @@ int vmc_vm_start(struct vmc_vm *vm, struct vmc_error *err)
         return vmci_error(err, rc, "vm/start", "engine %s cannot map the guest's memory: %s",
                           vm->ops->name, vmc_strerror(rc));
     vm->started = true;
+    vmci_halt_watch_start(vm);
     if (vm->chip.board != NULL) {
         vmci_lock(&vm->chip.lock);
         vmci_ioapic_publish(&vm->chip.ioapic);

@@ -49,6 +49,7 @@ struct vmc_vcpu {
     uint32_t owed_kind;
     uint32_t exit_mask; /* (v) of the current run */
     uint32_t halted_off; /* (a) in HLT with interrupts off */
+    uint32_t asleep;     /* (a) VMC_CAP_IRQCHIP: only another processor can wake it (halt_watch.c) */
     int dead;        /* (v) why it cannot run any more, or 0 */
     uint64_t cr8;    /* (v) task priority, where there is no local APIC */
     struct pvclock pv;
@@ -82,6 +83,9 @@ struct vmc_vm {
     struct vmci_lock stop_lock;
     uint32_t stop_why; /* (a) 0: none */
     uint64_t stop_detail;
+
+    struct vmc_timer *halt_timer; /* VMC_CAP_IRQCHIP: halt_watch.c; else NULL */
+    uint32_t halt_looks;          /* its own: looks in a row that found every vCPU asleep */
 
     uint32_t gate;       /* (a) vCPUs inside run, and GATE_PAUSED; pause_wait parks on it */
     uint32_t self_timed; /* (a) vCPUs that advance the timers */
@@ -144,6 +148,12 @@ extern const struct vmc_engine_io vmci_vm_engine_io;
 int vmci_vcpu_pio(struct vmc_vcpu *v, bool write, uint16_t port, unsigned bytes, uint32_t *data);
 int vmci_vcpu_mmio(struct vmc_vcpu *v, bool write, uint64_t gpa, unsigned bytes, uint64_t *data);
 int vmci_vcpu_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value);
+
+/* ---- halt_watch.c -------------------------------------------------------------------------- */
+
+int vmci_halt_watch_init(struct vmc_vm *vm);
+void vmci_halt_watch_start(struct vmc_vm *vm);
+void vmci_halt_watch_fini(struct vmc_vm *vm);
 
 /* ---- pvclock.c ----------------------------------------------------------------------------- */
 
