@@ -106,6 +106,17 @@ static bool fpu_error(void *ctx, bool ferr)
     return vmc_fpu_error_signal(ctx, ferr);
 }
 
+static int make_exit_port(struct vmc_pc *pc, struct vmc_error *err)
+{
+    int rc = vmc_exit_port_create(pc->bd, (uint16_t)pc->cfg.exit_port, &pc->cfg.stop,
+                                  &pc->exit_port, err);
+
+    if (rc == VMC_EEXIST)
+        return vmci_error(err, rc, "pc/create", "exit port 0x%x: a device of the machine is there",
+                          pc->cfg.exit_port);
+    return rc;
+}
+
 static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
 {
     struct vmc_i8042_config kbd = {.size = sizeof(kbd),
@@ -131,11 +142,11 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
         rc = vmc_post_port_create(pc->bd, PC_POST, &pc->post, err);
     if (rc == VMC_OK && pc->cfg.post_port != 0)
         rc = vmc_post_port_create(pc->bd, (uint16_t)pc->cfg.post_port, &pc->post2, err);
-    if (rc == VMC_OK && pc->cfg.exit_port != 0)
-        rc = vmc_exit_port_create(pc->bd, (uint16_t)pc->cfg.exit_port, &pc->cfg.stop,
-                                  &pc->exit_port, err);
     if (rc == VMC_OK)
         rc = vmc_fw_cfg_create(pc->bd, &pc->fw, err);
+    /* Last, so that it is the one to blame for an overlap. */
+    if (rc == VMC_OK && pc->cfg.exit_port != 0)
+        rc = make_exit_port(pc, err);
     return rc;
 }
 

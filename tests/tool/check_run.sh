@@ -53,6 +53,11 @@ check "no processors" 2 "must be a number" --kernel "$dir/spin" --cpus 0
 check "too many processors" 2 "must be a number" --kernel "$dir/spin" --cpus 5000
 check "unknown CPU model" 2 "no CPU model" $flat --kernel "$dir/spin" --cpu z80
 check "unknown feature" 2 "" $flat --kernel "$dir/spin" --cpu default,+warp
+check "exit port in use" 2 "exit port 0x3f8: a device" $flat --kernel "$dir/spin" --exit-port 0x3f8
+check "no exit port" 2 "must be a number" $flat --kernel "$dir/spin" --exit-port 0
+check "TAP without a name" 2 "name of the interface is missing" --kernel "$dir/spin" --net tap:
+check "long TAP name" 4 "1 to 15 characters" $flat --kernel "$dir/spin" --net tap:0123456789abcdef
+check "empty disk serial" 2 "1 to 20 characters" --kernel "$dir/spin" --disk "$dir/spin,serial="
 check "missing kernel" 4 "No such file" --kernel "$dir/none"
 check "kernel is a folder" 4 "not a regular file" --kernel "$dir"
 check "missing disk" 4 "" $flat --kernel "$dir/spin" --disk "$dir/none"
@@ -71,6 +76,28 @@ sleep 1.5
 check "locked disk" 4 "disk" $flat --kernel "$dir/spin" --disk "$dir/disk" --timeout 1
 kill "$first" 2>/dev/null
 wait "$first" 2>/dev/null
+
+check "disk given twice" 2 "given twice" $flat --kernel "$dir/spin" --disk "$dir/disk" \
+    --disk "$dir/./disk,ro"
+check "disk shared for reading" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 \
+    --disk "$dir/disk,ro" --disk "$dir/disk,ro"
+
+# KVM, where there is one: guests that end, and one that halts for ever inside the kernel.
+printf '\xfa\xf4\xeb\xfd' >"$dir/halt" # cli; hlt
+check "halted with interrupts off" 4 "halted with interrupts off" $flat --kernel "$dir/halt"
+if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+    for cpus in 1 2; do
+        check "KVM exit port, $cpus" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 \
+            --engine kvm --cpus $cpus
+        check "KVM halted with interrupts off, $cpus" 4 "halted with interrupts off" $flat \
+            --kernel "$dir/halt" --engine kvm --cpus $cpus
+    done
+    printf '\xfb\xf4\xeb\xfd' >"$dir/sleep" # sti; hlt
+    check "KVM sleeps with interrupts on" 124 timeout $flat --kernel "$dir/sleep" --engine kvm \
+        --timeout 3
+else
+    echo "**** SKIP: KVM engine: /dev/kvm cannot be opened"
+fi
 
 # Control socket and statistics.
 timeout 30 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --control "$dir/sock" \

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <vmcore/host_block.h>
 #include <vmcore/host_net.h>
@@ -32,6 +33,21 @@ static struct vmc_virtio_config place(struct run_vm *r)
                                       .slot = VMC_PCI_ANY_SLOT};
 }
 
+/* Is this file, writable here or there, an earlier disk of the run? */
+static bool given_before(const struct run_vm *r, unsigned i)
+{
+    const struct run_disk *d = r->opt.disks;
+    struct stat mine, other;
+
+    for (unsigned k = 0; k < i; k++) {
+        if (!(d[i].read_only && d[k].read_only) && stat(d[i].path, &mine) == 0 &&
+            stat(d[k].path, &other) == 0 && mine.st_dev == other.st_dev &&
+            mine.st_ino == other.st_ino)
+            return true;
+    }
+    return false;
+}
+
 static int add_disk(struct run_vm *r, unsigned i)
 {
     const struct run_disk *d = &r->opt.disks[i];
@@ -39,6 +55,11 @@ static int add_disk(struct run_vm *r, unsigned i)
     struct vmc_host_disk_config hc = {.size = sizeof(hc), .path = d->path,
                                       .read_only = d->read_only};
 
+    if (given_before(r, i)) {
+        fprintf(stderr, "vmcore run: --disk %s: given twice; one of the two must write to it alone\n",
+                d->path);
+        return EXIT_BAD_ARGS;
+    }
     if (vmc_host_disk_open(&hc, &r->io->disks[i], &err) != VMC_OK)
         return run_vm_fail("--disk", &err);
     struct vmc_virtio_blk_config bc = {.virtio = place(r),

@@ -173,10 +173,10 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         const char *word = strsep(&rest, ",");
         if (strcmp(word, "ro") == 0)
             d->read_only = true;
-        else if (strncmp(word, "serial=", 7) == 0 && strlen(word + 7) <= 20)
+        else if (strncmp(word, "serial=", 7) == 0 && word[7] != '\0' && strlen(word + 7) <= 20)
             set(&d->serial, word + 7);
         else if (strncmp(word, "serial=", 7) == 0)
-            argp_error(st, "--disk %s: a serial number has at most 20 characters", arg);
+            argp_error(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
             argp_error(st, "--disk %s: unknown option '%s' (ro, serial=S)", arg, word);
     }
@@ -190,7 +190,9 @@ static void parse_net(const char *arg, struct argp_state *st, struct run_options
     if (o->net_count == RUN_MAX_NETS)
         argp_error(st, "--net: at most %d network cards", RUN_MAX_NETS);
     struct run_net *n = &o->nets[o->net_count++];
-    if (strncmp(arg, "tap:", 4) == 0 && arg[4] != '\0') {
+    if (strcmp(arg, "tap:") == 0) {
+        argp_error(st, "--net tap: the name of the interface is missing (tap:IFNAME)");
+    } else if (strncmp(arg, "tap:", 4) == 0) {
         n->tap = true;
         n->ifname = dup(arg + 4);
     } else if (strcmp(arg, "user") != 0) {
@@ -340,7 +342,7 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         set(&o->cpu_model, arg);
         break;
     case KEY_EXIT_PORT:
-        o->exit_port = (int)parse_range("exit-port", arg, 0, 0xffff, st);
+        o->exit_port = (int)parse_range("exit-port", arg, 1, 0xffff, st);
         break;
     case KEY_TIMEOUT:
         parse_timeout(arg, st, o);

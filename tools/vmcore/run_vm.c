@@ -246,8 +246,10 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         .serial = run_console_dev(r->serial),
         .debugcon = run_console_dev(r->debugcon),
     };
-    if (vmc_pc_create(r->vm, &pc, &r->pc, &err) != VMC_OK)
-        return run_vm_fail("cannot create the machine", &err);
+    if (vmc_pc_create(r->vm, &pc, &r->pc, &err) != VMC_OK) {
+        run_vm_fail("cannot create the machine", &err);
+        return err.code == VMC_EEXIST ? EXIT_BAD_ARGS : EXIT_ERROR;
+    }
     int rc = run_io_create(r);
     if (rc != 0)
         return rc;
@@ -276,8 +278,11 @@ int run_vm_boot(struct run_vm *r)
         .flat_mode = VMC_FLAT_REAL,
         .flat_gpa = r->opt.load_at,
     };
-    if (vmc_pc_boot(r->pc, &b, &done, &err) != VMC_OK)
-        return run_vm_fail(r->opt.kernel != NULL ? r->opt.kernel : r->opt.firmware, &err);
+    if (vmc_pc_boot(r->pc, &b, &done, &err) != VMC_OK) {
+        fprintf(stderr, "vmcore run: --%s %s: %s\n", r->opt.firmware ? "firmware" : "kernel",
+                r->opt.firmware ? r->opt.firmware : r->opt.kernel, err.text);
+        return EXIT_ERROR;
+    }
     if (r->opt.verbose)
         fprintf(stderr, "vmcore: %s, entry at 0x%llx\n", vmc_boot_kind_name(done.kind),
                 (unsigned long long)done.entry);

@@ -19,23 +19,25 @@
 #define F_486      "fpu vme"
 #define F_PENTIUM  "fpu vme de pse tsc msr mce cx8 mmx"
 #define F_PENTIUM3 F_PENTIUM " pae apic sep mtrr pge mca cmov pat pse36 fxsr sse"
-#define F_V1       F_PENTIUM3 " clflush sse2 syscall nx mmxext lm"
-#define F_V2       F_V1 " pni ssse3 sse4_1 sse4_2 cx16 popcnt lahf_lm"
-#define F_V3       F_V2 " avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
+/* The levels of the x86-64 psABI (section 3.1.1): what programs may rely on. */
+#define F_V1 "fpu tsc msr pae cx8 cmov mmx fxsr sse sse2 syscall lm"
+#define F_V2 F_V1 " pni ssse3 sse4_1 sse4_2 cx16 popcnt lahf_lm"
+#define F_V3 F_V2 " avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
 /* What every modern machine has and costs nothing; cut to the ceiling. */
 #define F_COMMON                                                                                   \
-    "hypervisor x2apic tsc_deadline_timer tsc_adjust nonstop_tsc arat rdtscp cmov pdpe1gb ss "      \
+    "vme de pse mce apic sep mtrr pge mca pat pse36 clflush nx mmxext hypervisor x2apic "          \
+    "tsc_deadline_timer tsc_adjust nonstop_tsc arat rdtscp cmov pdpe1gb ss "                       \
     "3dnowprefetch"
 /* What makes an emulated system fast: string instructions, and random numbers without jitter. */
 #define F_DEFAULT                                                                                  \
-    F_V2 " " F_COMMON " erms fsrm rdrand rdseed fsgsbase smep umip movbe abm bmi1 bmi2 adx "        \
+    F_V2 " " F_COMMON " erms fsrm rdrand rdseed fsgsbase smep umip movbe abm bmi1 bmi2 adx "       \
          "clflushopt clwb rdpid aes pclmulqdq sha_ni"
 
 struct preset {
     const char *name;
     const char *about;
-    const char *must; /* fails when the ceiling lacks one */
-    const char *may;  /* cut to the ceiling; NULL: all of the ceiling */
+    const char *must;   /* fails when the ceiling lacks one */
+    const char *may;    /* cut to the ceiling; NULL: all of the ceiling */
     uint32_t signature; /* 0: as the ceiling, or SIG_IN_ORDER */
 };
 
@@ -45,8 +47,7 @@ static const struct preset presets[] = {
     {"max", "every feature that the engine supports", "", NULL, 0},
     {"x86-64-v1", "the x86-64 baseline", F_V1, F_COMMON, 0},
     {"x86-64-v2", "baseline of 2009: SSE4.2, POPCNT, CMPXCHG16B", F_V2, F_COMMON, 0},
-    {"x86-64-v3", "baseline of 2015: AVX2, BMI, FMA, MOVBE", F_V3, F_COMMON " xgetbv1 xsaveopt",
-     0},
+    {"x86-64-v3", "baseline of 2015: AVX2, BMI, FMA, MOVBE", F_V3, F_COMMON " xgetbv1 xsaveopt", 0},
     {"pentium3", "Pentium III: 32-bit, PAE, SSE", F_PENTIUM3, "", SIG_PENTIUM3},
     {"pentium", "Pentium with MMX: 32-bit", F_PENTIUM, "", SIG_PENTIUM},
     {"486", "486 DX4 with CPUID", F_486, "", SIG_486},
@@ -64,7 +65,8 @@ const char *vmc_cpu_preset_name(unsigned i, const char **about)
     return presets[i].name;
 }
 
-/* ---- building --------------------------------------------------------------------------------- */
+/* ---- building ---------------------------------------------------------------------------------
+ */
 
 static int put(struct vmc_cpu_policy *p, uint32_t leaf, uint32_t sub, uint32_t flags, uint32_t a,
                uint32_t b, uint32_t c, uint32_t d)
@@ -152,8 +154,9 @@ static int put_modern(struct vmc_cpu_policy *p, const struct vmc_cpu_policy *cei
 }
 
 /* Switch on the words of list. must: a word beyond the ceiling is an error. */
-static int add_list(struct vmc_cpu_policy *p, const char *list, const struct vmc_cpu_policy *ceiling,
-                    bool must, const struct preset *ps, struct vmc_error *err)
+static int add_list(struct vmc_cpu_policy *p, const char *list,
+                    const struct vmc_cpu_policy *ceiling, bool must, const struct preset *ps,
+                    struct vmc_error *err)
 {
     while (*list != '\0') {
         size_t len = 0;
@@ -216,7 +219,10 @@ static int build(struct vmc_cpu_policy *p, const struct preset *ps,
 
     memset(p, 0, sizeof(*p));
     p->size = sizeof(*p);
-    r = put_vendor(p, like_ceiling ? id : NULL, modern ? 0xd : ps->signature == SIG_PENTIUM3 ? 2 : 1);
+    r = put_vendor(p, like_ceiling ? id : NULL,
+                   modern                          ? 0xd
+                   : ps->signature == SIG_PENTIUM3 ? 2
+                                                   : 1);
     if (r == VMC_OK) /* CLFLUSH line: 8 quadwords */
         r = put(p, 1, 0, 0, signature, modern ? 0x0800u : 0, 0, 0);
     if (r == VMC_OK && ps->signature == SIG_PENTIUM3)
@@ -263,7 +269,8 @@ int vmc_cpu_policy_preset(struct vmc_cpu_policy *p, const char *name,
     return unknown(name, err);
 }
 
-/* ---- the software CPU's ceiling --------------------------------------------------------------- */
+/* ---- the software CPU's ceiling ---------------------------------------------------------------
+ */
 
 static bool offered(const struct cpu_feature *f, uint64_t fp, const struct vmc_cpu_policy *host)
 {
@@ -283,7 +290,8 @@ static bool offered(const struct cpu_feature *f, uint64_t fp, const struct vmc_c
 /* The identity and the descriptive leaves of the host, then our own feature bits. */
 void vmci_soft_ceiling(struct vmc_cpu_policy *out, uint64_t fp_features)
 {
-    static const uint32_t keep[] = {0, 1, 2, 4, 0x80000000u, 0x80000001u, 0x80000002u, 0x80000003u,
+    static const uint32_t keep[] = {0,           1,           2,           4,
+                                    0x80000000u, 0x80000001u, 0x80000002u, 0x80000003u,
                                     0x80000004u, 0x80000005u, 0x80000006u, 0x8000001du};
     const struct cpu_feature *f;
     struct vmc_cpuid_leaf *l;

@@ -425,6 +425,12 @@ static void presets(void **state)
     assert_non_null(strstr(err.text, "avx2"));
     assert_int_equal(vmc_cpu_policy_preset(&policy, "x86-64-v2", &ceiling, &err), VMC_OK);
     assert_false(vmc_cpu_policy_has(&policy, "avx"));
+    struct vmc_cpu_policy small = ceiling; /* some hypervisors hide what 64-bit guests never use */
+    assert_int_equal(vmc_cpu_policy_feature(&small, "vme", false, &ceiling, &err), VMC_OK);
+    assert_int_equal(vmc_cpu_policy_preset(&policy, "default", &small, &err), VMC_OK);
+    assert_false(vmc_cpu_policy_has(&policy, "vme"));
+    assert_true(vmc_cpu_policy_has(&policy, "lm"));
+    assert_int_equal(vmc_cpu_policy_check(&policy, &small, &err), VMC_OK);
     assert_int_equal(vmc_cpu_policy_preset(&policy, "486", &ceiling, &err), VMC_OK);
     vmci_apply_policy(rig.cpu, &policy);
     assert_int_equal(rig.cpu->cr4_allowed, VMC_CR4_VME | VMC_CR4_PVI);
