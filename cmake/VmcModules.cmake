@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # The modules of lib/, lowest floor first. A module is a folder lib/<name>; every .c and .S file
 # below it belongs to it. Which module may include which is checked by tests/meta/check_floors.py.
-set(VMC_MODULES base pack wire sched balloon pages sharing vmfs disk mmu cpu irq bus dev virtio boot vm gdb
-    pc snap)
+set(VMC_MODULES base pack sched balloon pages sharing vmfs disk mmu cpu irq bus dev virtio boot vm gdb
+    pc)
 
 # Modules that may run while a guest's x87/SSE/AVX state is live in the host's registers: they are
 # compiled without any use of those registers (docs/architecture.md, "Guest FPU state").

@@ -15,25 +15,23 @@ FUNNELS = {  # foreign header -> the only files that may include it
 MODULES = {  # module -> modules whose internal headers it may include
     "base": set(),
     "pack": {"base"},
-    "wire": {"base"},
     "sched": {"base"},
     "balloon": {"base"},
     "pages": {"base", "pack"},
     "sharing": {"base", "pack", "pages"},
     "vmfs": {"base"},
     "disk": {"base", "pack"},
-    "mmu": {"base", "wire"},
-    "cpu": {"base", "wire", "mmu"},
-    "irq": {"base", "wire"},
-    "bus": {"base", "wire"},
-    "dev": {"base", "wire", "mmu", "irq", "bus"},
-    "virtio": {"base", "wire", "mmu", "irq", "bus"},
+    "mmu": {"base"},
+    "cpu": {"base", "mmu"},
+    "irq": {"base"},
+    "bus": {"base"},
+    "dev": {"base", "mmu", "irq", "bus"},
+    "virtio": {"base", "mmu", "irq", "bus"},
     "boot": {"base", "mmu"},
     "gdb": {"base", "mmu"},
-    "vm": {"base", "pack", "wire", "sched", "balloon", "pages", "sharing", "mmu", "cpu", "irq",
-           "bus", "dev", "virtio", "boot"},
-    "pc": {"base", "wire", "mmu", "cpu", "irq", "bus", "dev", "virtio", "boot", "vm"},
-    "snap": {"base", "pack", "wire", "mmu", "cpu", "irq", "bus", "dev", "virtio", "boot", "vm"},
+    "vm": {"base", "pack", "sched", "balloon", "pages", "sharing", "mmu", "cpu", "irq", "bus", "dev",
+           "virtio", "boot"},
+    "pc": {"base", "mmu", "cpu", "irq", "bus", "dev", "virtio", "boot", "vm"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
@@ -87,6 +85,11 @@ def main():
     files = [p for p in sorted((root / "lib").rglob("*")) if p.suffix in (".c", ".h", ".S")]
     for path in files:
         check_lib(root, path, errors)
+    page = (root / "docs/architecture.md").read_text()
+    rows = {m for row in re.findall(r"^\| F\d \| ([^|]*)\|", page, re.M)
+            for m in re.findall(r"`([^`]+)`", row)}
+    for module in sorted({p.relative_to(root / "lib").parts[0] for p in files} - rows):
+        errors.append(f"lib/{module}: not in the table of docs/architecture.md")
     for path in sorted((root / "include").rglob("*.h")):
         for kind, name in INCLUDE.findall(path.read_text()):
             if kind == '"' or not (name.startswith("vmcore/") or name in FREESTANDING):
