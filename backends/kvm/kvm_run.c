@@ -111,8 +111,8 @@ static int arm(struct kvm_evcpu *v, uint64_t deadline_ns)
         return rc;
     uint64_t now = pf->now_ns(pf->ctx);
     uint64_t wait = deadline_ns == 0 ? 0 : deadline_ns > now ? deadline_ns - now : 1;
-    struct itimerspec its = {.it_value = {.tv_sec = (time_t)(wait / NS_PER_S),
-                                          .tv_nsec = (long)(wait % NS_PER_S)}};
+    struct itimerspec its = {
+        .it_value = {.tv_sec = (time_t)(wait / NS_PER_S), .tv_nsec = (long)(wait % NS_PER_S)}};
     if (timer_settime(v->timer, 0, &its, NULL) != 0)
         return VMC_EHOST;
     v->timer_deadline = deadline_ns;

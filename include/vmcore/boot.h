@@ -77,10 +77,10 @@ struct vmc_boot_config {
     uint32_t size;
     uint32_t kind;                       /**< enum vmc_boot_kind */
     const struct vmc_image_src *image;
-    const struct vmc_image_src *initrd;  /**< or NULL; Linux and PVH */
+    const struct vmc_image_src *initrd;  /**< or NULL; a Multiboot image gets it as module 0 */
     const char *cmdline;                 /**< or NULL */
     const char *name; /**< of the image, or NULL; Multiboot puts it before the command line */
-    const struct vmc_boot_module *modules; /**< Multiboot */
+    const struct vmc_boot_module *modules; /**< Multiboot only: VMC_EINVAL elsewhere */
     uint32_t module_count;
     uint32_t memmap_count;
     const struct vmc_memmap *memmap;     /**< ascending; from which RAM is chosen */

@@ -43,15 +43,16 @@ static int copy_map(struct boot_ctx *c)
                           cfg->memmap_count, VMC_MEMMAP_MAX);
     for (unsigned i = 0; i < cfg->memmap_count; i++) {
         if (cfg->memmap[i].base + cfg->memmap[i].bytes < cfg->memmap[i].base)
-            return vmci_error(c->err, VMC_EINVAL, "boot/map", "memory map entry %u wraps around", i);
+            return vmci_error(c->err, VMC_EINVAL, "boot/map", "memory map entry %u wraps around",
+                              i);
         c->map[c->map_count++] = cfg->memmap[i];
     }
     if (cfg->memmap_count != 0)
         return VMC_OK;
     for (unsigned i = 0; vmc_mem_slot_at(c->mem, i, &slot) == VMC_OK; i++) {
         if (slot.attr == VMC_MEM_RAM && c->map_count < VMC_MEMMAP_MAX)
-            c->map[c->map_count++] = (struct vmc_memmap){
-                .base = slot.gpa, .bytes = slot.bytes, .type = VMC_MEMMAP_RAM};
+            c->map[c->map_count++] =
+                (struct vmc_memmap){.base = slot.gpa, .bytes = slot.bytes, .type = VMC_MEMMAP_RAM};
     }
     return VMC_OK;
 }
@@ -103,6 +104,9 @@ int vmc_boot_load(const struct vmc_platform *pf, struct vmc_mem *mem,
     c->err = err;
     out->kind = kind;
     rc = copy_map(c);
+    if (rc == VMC_OK && cfg->module_count != 0 && kind != VMC_BOOT_MULTIBOOT)
+        rc = vmci_error(err, VMC_EINVAL, "boot/load", "modules are for Multiboot images, not %s",
+                        l->name);
     if (rc == VMC_OK && cfg->rsdp != 0)
         rc = vmci_boot_claim_fixed(c, cfg->rsdp, cfg->rsdp_bytes, "ACPI tables");
     if (rc == VMC_OK)

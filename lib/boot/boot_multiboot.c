@@ -134,28 +134,43 @@ static int load_image(struct boot_ctx *c, const struct header *h, uint64_t *entr
     return rc;
 }
 
+static int load_module(struct boot_ctx *c, const struct vmc_image_src *image, const char *args,
+                       uint8_t *entry)
+{
+    uint64_t at = 0, string = 0;
+    /* Behind the kernel, in order: small kernels only map what is low. */
+    int rc = vmci_boot_alloc_low(c, VMCI_MAX(image->bytes, 1ull), VMC_PAGE_SIZE,
+                                 VMCI_MAX(c->out->high, MIB), 4 * GIB, "module", &at);
+
+    if (rc == VMC_OK)
+        rc = vmci_image_load(c, image, 0, image->bytes, at, "module");
+    if (rc == VMC_OK)
+        rc = vmci_boot_place(c, args, vmci_strlen(args) + 1, "module string", &string);
+    vmci_st_le32(entry, (uint32_t)at);
+    vmci_st_le32(entry + 4, (uint32_t)(at + image->bytes));
+    vmci_st_le32(entry + 8, (uint32_t)string);
+    return rc;
+}
+
+/* An initial RAM disk is the first module, as with other loaders. */
 static int load_modules(struct boot_ctx *c, uint8_t *info)
 {
-    uint8_t list[VMC_BOOT_MAX_MODULES * MOD_BYTES] = {0};
-    unsigned n = c->cfg->module_count;
+    uint8_t list[(VMC_BOOT_MAX_MODULES + 1) * MOD_BYTES] = {0};
+    const struct vmc_image_src *initrd = c->cfg->initrd;
+    unsigned n = 0;
     uint64_t gpa = 0;
 
-    for (unsigned i = 0; i < n; i++) {
-        const struct vmc_boot_module *m = &c->cfg->modules[i];
-        const char *args = m->args != NULL ? m->args : "";
-        uint64_t at = 0, string = 0;
-        /* Behind the kernel, in order: small kernels only map what is low. */
-        int rc = vmci_boot_alloc_low(c, VMCI_MAX(m->image.bytes, 1ull), VMC_PAGE_SIZE,
-                                     VMCI_MAX(c->out->high, MIB), 4 * GIB, "module", &at);
-        if (rc == VMC_OK)
-            rc = vmci_image_load(c, &m->image, 0, m->image.bytes, at, "module");
-        if (rc == VMC_OK)
-            rc = vmci_boot_place(c, args, vmci_strlen(args) + 1, "module string", &string);
+    if (initrd != NULL && initrd->bytes != 0) {
+        int rc = load_module(c, initrd, "initrd", list);
         if (rc != VMC_OK)
             return rc;
-        vmci_st_le32(list + i * MOD_BYTES, (uint32_t)at);
-        vmci_st_le32(list + i * MOD_BYTES + 4, (uint32_t)(at + m->image.bytes));
-        vmci_st_le32(list + i * MOD_BYTES + 8, (uint32_t)string);
+        n++;
+    }
+    for (unsigned i = 0; i < c->cfg->module_count; i++, n++) {
+        const struct vmc_boot_module *m = &c->cfg->modules[i];
+        int rc = load_module(c, &m->image, m->args != NULL ? m->args : "", list + n * MOD_BYTES);
+        if (rc != VMC_OK)
+            return rc;
     }
     vmci_st_le32(info + 20, n);
     if (n == 0)
@@ -206,8 +221,8 @@ static int put_cmdline(struct boot_ctx *c, uint8_t *info)
     const char *args = c->cfg->cmdline != NULL ? c->cfg->cmdline : "";
     bool both = *name != '\0' && *args != '\0';
     uint64_t gpa = 0;
-    int n = (int)vmci_snprintf((char *)c->chunk, sizeof(c->chunk), "%s%s%s", name,
-                               both ? " " : "", args);
+    int n = (int)vmci_snprintf((char *)c->chunk, sizeof(c->chunk), "%s%s%s", name, both ? " " : "",
+                               args);
 
     if ((size_t)n >= sizeof(c->chunk))
         return vmci_error(c->err, VMC_ELIMIT, "boot/multiboot", "the image's name is too long");

@@ -151,6 +151,7 @@ static uint8_t cmos_read(struct vmc_rtc *r, unsigned index, uint64_t now)
         return reg_a(s, now);
     case REG_C: {
         flags_update(s, now);
+        irq_update(r); /* an event that this read discovers still has its edge */
         uint8_t v = s->ram[REG_C];
         s->ram[REG_C] = 0;
         irq_update(r);

@@ -41,8 +41,8 @@ static int cmos_sizes(struct vmc_pc *pc)
         uint8_t index;
         uint64_t value;
     } cmos[] = {
-        {0x15, 640 & 0xff}, {0x16, 640 >> 8},          /* base memory, KiB */
-        {0x17, ext_k},      {0x18, ext_k >> 8},        /* extended, KiB */
+        {0x15, 640 & 0xff}, {0x16, 640 >> 8},   /* base memory, KiB */
+        {0x17, ext_k},      {0x18, ext_k >> 8}, /* extended, KiB */
         {0x30, ext_k},      {0x31, ext_k >> 8},
         {0x34, above16},    {0x35, above16 >> 8},      /* above 16 MiB, 64 KiB units */
         {0x5b, high},       {0x5c, high >> 8},         /* above 4 GiB, 64 KiB units */

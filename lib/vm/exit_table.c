@@ -4,8 +4,9 @@
 
 typedef int exit_fn(struct vmc_vcpu *v, struct vmc_exit *x);
 
-#define CPUID_OSXSAVE (1u << 27)
-#define HYPERCALL_ENOSYS ((uint64_t)-1000) /* KVM_ENOSYS: what a guest of KVM's interface expects */
+#define CPUID_OSXSAVE    (1u << 27)
+#define HYPERCALL_ENOSYS ((uint64_t)-1000) /* KVM_ENOSYS: what a guest of KVM's interface expects  \
+                                            */
 
 /* Hand the answer to the engine and run on. */
 static int finish(struct vmc_vcpu *v, struct vmc_exit *x, uint32_t answer)

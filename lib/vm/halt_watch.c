@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Finds a machine whose processors have all halted with interrupts off, where the local APICs, and so
- * HLT, are the engine's: a halted vCPU stays inside run. A timer kicks every vCPU now and then; the
- * engine then tells whether it sleeps (VMC_EXIT_IDLE). One look does not settle it, since one
+ * Finds a machine whose processors have all halted with interrupts off, where the local APICs, and
+ * so HLT, are the engine's: a halted vCPU stays inside run. A timer kicks every vCPU now and then;
+ * the engine then tells whether it sleeps (VMC_EXIT_IDLE). One look does not settle it, since one
  * processor can have woken another between their looks; several in a row do.
  */
 #include "vm/vm_priv.h"

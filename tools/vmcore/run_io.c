@@ -52,11 +52,12 @@ static int add_disk(struct run_vm *r, unsigned i)
 {
     const struct run_disk *d = &r->opt.disks[i];
     struct vmc_error err = {0};
-    struct vmc_host_disk_config hc = {.size = sizeof(hc), .path = d->path,
-                                      .read_only = d->read_only};
+    struct vmc_host_disk_config hc = {
+        .size = sizeof(hc), .path = d->path, .read_only = d->read_only};
 
     if (given_before(r, i)) {
-        fprintf(stderr, "vmcore run: --disk %s: given twice; one of the two must write to it alone\n",
+        fprintf(stderr,
+                "vmcore run: --disk %s: given twice; one of the two must write to it alone\n",
                 d->path);
         return EXIT_BAD_ARGS;
     }
@@ -131,8 +132,11 @@ static int add_rng_and_balloon(struct run_vm *r)
     struct vmc_error err = {0};
     struct vmc_virtio *rng;
     struct vmc_virtio_rng_config rc = {.virtio = place(r)};
-    struct vmc_virtio_balloon_config bc = {.virtio = place(r), .ops = &ops, .ctx = r,
-                                           .deflate_on_oom = true, .free_page_reporting = true};
+    struct vmc_virtio_balloon_config bc = {.virtio = place(r),
+                                           .ops = &ops,
+                                           .ctx = r,
+                                           .deflate_on_oom = true,
+                                           .free_page_reporting = true};
 
     if (vmc_virtio_rng_create(vmc_vm_board(r->vm), &rc, &rng, &err) != VMC_OK)
         return run_vm_fail("entropy device", &err);

@@ -55,8 +55,8 @@ static const struct argp_option option_table[] = {
     {"name", KEY_NAME, "N", 0, "Name of the VM", 0},
     {"mem", KEY_MEM, "SIZE", 0, "Memory, with suffix K, M (default), G or T (default: 512M)", 0},
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
-    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0,
-     "CPU model; \"help\" lists the presets", 0},
+    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
+     0},
     {"disk", KEY_DISK, "PATH[,ro][,serial=S]", 0, "virtio disk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
@@ -281,8 +281,8 @@ static void check(struct argp_state *st, struct run_options *o)
         argp_error(st, "--initrd and --module need --kernel");
     if (o->load_flat && o->kernel == NULL)
         argp_error(st, "--load-at needs --kernel");
-    if (o->engine == RUN_ENGINE_KVM && (o->gdb_port != 0 || o->trace_path != NULL ||
-                                        o->deterministic))
+    if (o->engine == RUN_ENGINE_KVM &&
+        (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic))
         argp_error(st, "--gdb, --trace-insn and --deterministic need --engine soft");
     if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic)
         o->engine = RUN_ENGINE_SOFT;

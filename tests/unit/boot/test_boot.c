@@ -41,14 +41,16 @@ static int setup(void **state)
     assert_int_equal(vmc_mem_add(f->mem, &low, NULL), VMC_OK);
     assert_int_equal(vmc_mem_add(f->mem, &high, NULL), VMC_OK);
     f->map[0] = (struct vmc_memmap){.base = 0, .bytes = 0x9fc00, .type = VMC_MEMMAP_RAM};
-    f->map[1] =
-        (struct vmc_memmap){.base = 0xe0000, .bytes = 0x20000, .type = VMC_MEMMAP_RESERVED};
+    f->map[1] = (struct vmc_memmap){.base = 0xe0000, .bytes = 0x20000, .type = VMC_MEMMAP_RESERVED};
     f->map[2] = (struct vmc_memmap){.base = MIB, .bytes = RAM - MIB, .type = VMC_MEMMAP_RAM};
     f->room = 4 * MIB;
     f->buf = calloc(1, f->room);
     f->st = calloc(1, sizeof(*f->st));
-    f->cfg = (struct vmc_boot_config){.size = sizeof(f->cfg), .image = &f->image,
-                                      .memmap = f->map, .memmap_count = 3, .rsdp = 0xe0000,
+    f->cfg = (struct vmc_boot_config){.size = sizeof(f->cfg),
+                                      .image = &f->image,
+                                      .memmap = f->map,
+                                      .memmap_count = 3,
+                                      .rsdp = 0xe0000,
                                       .rsdp_bytes = 0x2000};
     *state = f;
     return 0;
@@ -560,7 +562,7 @@ static void mb_header_anywhere(void **state)
         assert_int_equal(f->st->rip, 0x200040);
     }
     assert_int_equal(load(f, make_mb_raw(f, 8192)), VMC_EFORMAT); /* too far */
-    make_mb_raw(f, 8164); /* cut off by the limit */
+    make_mb_raw(f, 8164);                                         /* cut off by the limit */
     assert_int_equal(load(f, 65536), VMC_EFORMAT);
     make_mb_raw(f, 16);
     f->buf[24] ^= 1; /* checksum */
@@ -656,6 +658,31 @@ static void mb_modules(void **state)
     assert_int_equal(b[0], 0);
     f->cfg.module_count = 65;
     assert_int_equal(load(f, make_mb_raw(f, 64)), VMC_ELIMIT);
+}
+
+static void mb_initrd_is_the_first_module(void **state)
+{
+    struct fx *f = *state;
+    static uint8_t data[2][16] = {"initrd data", "module data"};
+    struct vmc_boot_module m = {.args = "m"};
+    struct vmc_image_src initrd;
+    char text[8];
+
+    vmc_image_src_memory(&initrd, data[0], 16);
+    vmc_image_src_memory(&m.image, data[1], 16);
+    f->cfg.initrd = &initrd;
+    f->cfg.modules = &m;
+    f->cfg.module_count = 1;
+    assert_int_equal(load(f, make_mb_raw(f, 64)), VMC_OK);
+    uint64_t mbi = f->st->gpr[VMC_RBX];
+    assert_int_equal(get32(f, mbi + 20), 2);
+    uint64_t list = get32(f, mbi + 24);
+    get_string(f, get32(f, list), text, 7);
+    assert_string_equal(text, "initrd");
+    get_string(f, get32(f, list + 8), text, 7);
+    assert_string_equal(text, "initrd");
+    get_string(f, get32(f, list + 16), text, 7);
+    assert_string_equal(text, "module");
 }
 
 static void mb_module_too_big(void **state)
@@ -779,13 +806,32 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(bzimage_64), T(bzimage_32), T(bzimage_relocates), T(bzimage_does_not_fit),
-        T(bzimage_truncated), T(bzimage_old_protocols), T(bzimage_cmdline_limit),
-        T(elf64_by_virtual_entry), T(elf_overlap), T(elf_huge), T(elf_truncated),
-        T(elf32_needs_a_protocol), T(pvh_starts), T(pvh_bad_note), T(mb_elf),
-        T(mb_header_anywhere), T(mb_raw_loads), T(mb_bad_addresses), T(mb_modules),
-        T(mb_module_too_big), T(flat_modes), T(flat_does_not_fit), T(rom_bad_size),
-        T(read_errors_are_reported), T(kinds_have_names),
+        T(bzimage_64),
+        T(bzimage_32),
+        T(bzimage_relocates),
+        T(bzimage_does_not_fit),
+        T(bzimage_truncated),
+        T(bzimage_old_protocols),
+        T(bzimage_cmdline_limit),
+        T(elf64_by_virtual_entry),
+        T(elf_overlap),
+        T(elf_huge),
+        T(elf_truncated),
+        T(elf32_needs_a_protocol),
+        T(pvh_starts),
+        T(pvh_bad_note),
+        T(mb_elf),
+        T(mb_header_anywhere),
+        T(mb_raw_loads),
+        T(mb_bad_addresses),
+        T(mb_modules),
+        T(mb_initrd_is_the_first_module),
+        T(mb_module_too_big),
+        T(flat_modes),
+        T(flat_does_not_fit),
+        T(rom_bad_size),
+        T(read_errors_are_reported),
+        T(kinds_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
