@@ -72,7 +72,7 @@ static int on_idle(struct vmc_vcpu *v, struct vmc_exit *x)
 
     if (engine_has(v->vm, VMC_CAP_IRQCHIP)) {
         vmci_store_relaxed(&v->asleep, (uint32_t)(off || x->u.idle.why == VMC_IDLE_WAIT_SIPI));
-        return EXIT_RESUME; /* it sleeps in the engine, where its local APIC can wake it */
+        return EXIT_IDLE;
     }
     vmci_store_relaxed(&v->halted_off, off);
     return EXIT_IDLE;

@@ -225,6 +225,9 @@ static void park(struct vmc_vcpu *v, const struct vmc_run_limits *lim)
 static bool wait_idle(struct vmc_vcpu *v, const struct vmc_run_limits *lim, struct vmc_exit *x)
 {
     struct vmc_vm *vm = v->vm;
+    /* Its local APIC is in the engine, and so it sleeps there. */
+    if (engine_has(vm, VMC_CAP_IRQCHIP) && (lim->flags & VMC_RUN_PARK))
+        return true;
     bool takes_irqs = x->u.idle.why != VMC_IDLE_WAIT_SIPI &&
                       (x->u.idle.irqs_on || x->u.idle.why == VMC_IDLE_MWAIT);
 

@@ -427,6 +427,48 @@ static void engine_owned_apics_get_messages(void **state)
     assert_int_equal(vm->msis, 3);
 }
 
+/* Let the watch look once at vCPUs that each ran since its last look. */
+static bool stopped_after_a_look(struct vm_fx *f)
+{
+    f->tp.now_ns += 300000000;
+    vmc_timerq_advance(vmc_vm_board(f->vm)->timers, f->tp.now_ns);
+    return vmc_vm_stopped(f->vm, NULL, NULL);
+}
+
+static void vcpus_that_halt_for_ever_inside_the_engine_are_noticed(void **state)
+{
+    struct vm_fx *f = *state;
+    uint32_t why = 0;
+
+    vm_up(f, engine_null_irqchip(), 2, 0, program);
+    for (unsigned i = 0; i < 2; i++) {
+        f->e[i]->scratch[0] = P_HLT;
+        f->e[i]->irq_on = false;
+    }
+    for (unsigned i = 0; i < 12; i++) { /* one of the two is busy now and then */
+        run_to(f, 0, 0, VMC_EXIT_IDLE);
+        if (i % 3 == 2) {
+            f->e[1]->scratch[0] = P_DEBUG;
+            run_to(f, 1, 0, VMC_EXIT_DEBUG);
+        } else {
+            f->e[1]->scratch[0] = P_HLT;
+            run_to(f, 1, 0, VMC_EXIT_IDLE);
+        }
+        assert_false(stopped_after_a_look(f));
+    }
+    unsigned looks = 0;
+    f->e[1]->scratch[0] = P_HLT;
+    do {
+        run_to(f, 0, 0, VMC_EXIT_IDLE);
+        run_to(f, 1, 0, VMC_EXIT_IDLE);
+        assert_in_range(++looks, 1, 8);
+    } while (!stopped_after_a_look(f));
+    assert_in_range(looks, 3, 8);
+    assert_true(vmc_vm_stopped(f->vm, &why, NULL));
+    assert_int_equal(why, VMC_STOP_HALT_FOREVER);
+    run_to(f, 0, 0, VMC_EXIT_SHUTDOWN);
+}
+
 static void engine_owned_apics_take_the_8259_by_injection(void **state)
 {
     struct vm_fx *f = *state;
@@ -768,6 +810,7 @@ int main(void)
         vm_test(pulled_interrupts_wake_hlt),
         vm_test(injected_interrupts_wait_for_the_window),
         vm_test(engine_owned_apics_get_messages),
+        vm_test(vcpus_that_halt_for_ever_inside_the_engine_are_noticed),
         vm_test(engine_owned_apics_take_the_8259_by_injection),
         vm_test(nmi_is_injected),
         vm_test(application_processors_start_by_ipi),
