@@ -65,7 +65,6 @@ struct vmci_bt {
 
     struct bt_work *work;
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
-    int rc;         /* of the instruction that ended a run */
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
 
     uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */
@@ -91,8 +90,7 @@ void bt_jumps_open(struct vmci_soft_cpu *sc);
 
 /*
  * Run translated code from block b, which is valid at cpu->rip, for at most limit instructions.
- * Returns enum bt_leave. BT_LEAVE_INSN: as if the interpreter's loop had just executed cpu->cur of
- * block cpu->blk, with result bt.rc.
+ * Returns enum bt_leave.
  */
 int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit);
 /* b has a translation for now, or gets one; NULL: let the interpreter do it. */

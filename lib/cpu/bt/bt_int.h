@@ -78,7 +78,8 @@ struct bt_trans {
 enum bt_leave {
     BT_LEAVE_LOOKUP, /* at cpu->rip, which has no translation that is known to be valid */
     BT_LEAVE_BUDGET, /* at cpu->rip: the slice is used up */
-    BT_LEAVE_INSN,   /* after (or in) cpu->cur, which the interpreter executed */
+    BT_LEAVE_LOOK,   /* at cpu->rip: the boundary must be looked at */
+    BT_LEAVE_EXIT,   /* cpu->exit is for the embedder */
     BT_LEAVE_FP,     /* at cpu->rip: FP state is not usable for native code now */
 };
 

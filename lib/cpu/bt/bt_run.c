@@ -4,6 +4,7 @@
 
 #include "cpu/bt/bt_work.h"
 #include "cpu/fpu/fp_int.h"
+#include "cpu/interp/soft_loop.h"
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
@@ -82,19 +83,20 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
     sc->bt.resume = (uintptr_t)t->canon;
 }
 
-/* The interpreter has executed a branch. */
-static uint64_t after_branch(struct vmci_soft_cpu *sc, const struct bt_site *site)
+/* The interpreted instruction ended its block or failed: find what comes next. */
+static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
 {
     struct vmci_bt *bt = &sc->bt;
+    int next = soft_settle(sc, rc);
 
-    bt->budget -= site->t->n - site->counted;
-    sc->cpu.retired = bt->slice_end - (uint64_t)bt->budget;
-    sc->cpu.cur = sc->cpu.blk;
+    flags_out(sc);
+    bt->budget = (int64_t)(bt->slice_end - sc->cpu.retired);
+    if (next != 0)
+        return (next == VMCI_EXIT ? BT_LEAVE_EXIT : BT_LEAVE_LOOK) + 1;
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
     resume_at(sc, t);
-    bt_jumps_enter(sc, t);
     return 0;
 }
 
@@ -118,18 +120,14 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     cpu->retired = bt->slice_end - (uint64_t)bt->budget - site->counted;
     flags_in(sc);
     int rc = in->exec(cpu, in);
-    flags_out(sc);
     /* STAC and CLAC choose another TLB in the middle of a block. */
     if (rc == 0 && in + 1 < cpu->blk_end && vmci_load_relaxed(&cpu->request) == 0 &&
         cpu->tlb_mode == t->mode && fp_usable(sc, t)) {
+        flags_out(sc);
         bt->resume = (uintptr_t)site->resume;
         return 0;
     }
-    if (rc == 0 && (in->flags & (VMCI_IF_BRANCH | VMCI_IF_END)) == VMCI_IF_BRANCH)
-        return after_branch(sc, site);
-    bt->budget += site->counted;
-    bt->rc = rc;
-    return BT_LEAVE_INSN + 1;
+    return settle(sc, rc);
 }
 
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)

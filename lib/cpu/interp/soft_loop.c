@@ -219,23 +219,31 @@ static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t l
 {
     struct vmci_cpu *cpu = &sc->cpu;
 
-    *flags = 0;
     int why = bt_run(sc, b, left);
     sc->bt.pass = why == BT_LEAVE_FP; /* the interpreter knows what to do with this block */
-    if (why != BT_LEAVE_INSN) {
-        cpu->cur = cpu->blk; /* left by a call for help: no instruction is under way */
-        return 0;
-    }
+    cpu->cur = cpu->blk;              /* left by a call for help: no instruction is under way */
+    *flags = why == BT_LEAVE_LOOK ? GAVE_UP : 0;
+    return why == BT_LEAVE_EXIT ? VMCI_EXIT : 0;
+}
+
+int soft_settle(struct vmci_soft_cpu *sc, int rc)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
     const struct vmci_insn *in = cpu->cur;
-    *flags = GAVE_UP;
-    if (sc->bt.rc != 0)
-        return trouble(sc, sc->bt.rc);
-    cpu->retired += (uint64_t)(in + 1 - cpu->blk);
-    cpu->cur = cpu->blk;
-    *flags = in->flags;
-    if ((in->flags & VMCI_IF_BRANCH) == 0)
-        cpu->rip = next_rip(cpu, in);
-    return 0;
+
+    if (rc != 0) {
+        if (trouble(sc, rc) != 0)
+            return VMCI_EXIT;
+    } else {
+        cpu->retired += (uint64_t)(in + 1 - cpu->blk);
+        cpu->cur = cpu->blk;
+        if ((in->flags & VMCI_IF_BRANCH) == 0)
+            cpu->rip = next_rip(cpu, in);
+        if ((in->flags & VMCI_IF_END) == 0)
+            return 0;
+    }
+    soft_new_key(sc);
+    return special(sc) ? SOFT_LOOK : 0;
 }
 
 /* Run until something happens. 0: look at the boundary; VMCI_EXIT. */

@@ -7,6 +7,13 @@
 
 /* Execute until there is something to report in cpu.exit. Limits are in sc. */
 int soft_loop(struct vmci_soft_cpu *sc);
+/*
+ * Translated code had cpu->cur executed, which gave rc and ended its block, or failed. Delivers an
+ * exception and makes cpu->rip and cpu->retired right. 0: execution goes on at cpu->rip; SOFT_LOOK:
+ * the boundary must be looked at first; VMCI_EXIT.
+ */
+#define SOFT_LOOK 1
+int soft_settle(struct vmci_soft_cpu *sc, int rc);
 /* Log what a processor looked like as it shut down, and why. */
 void soft_dump_shutdown(struct vmci_soft_cpu *sc);
 
