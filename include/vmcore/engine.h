@@ -52,6 +52,7 @@ struct vmc_engine_io {
     /** Accept it: returns the vector (or -1 when it went away). */
     int (*irq_ack)(void *ctx);
     uint64_t (*get_tpr)(void *ctx); /**< CR8: task priority bits 7:4, right-justified */
+    /** Calls irq_notify if the new priority lets an interrupt in. */
     void (*set_tpr)(void *ctx, uint64_t cr8);
     /**
      * FERR#: an x87 instruction waits with an error pending and CR0.NE clear (true), or the error

@@ -95,7 +95,14 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
         return (next == VMCI_EXIT ? BT_LEAVE_EXIT : BT_LEAVE_LOOK) + 1;
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
-        return BT_LEAVE_LOOKUP + 1;
+        return BT_LEAVE_LOOK + 1;
+    /* Nothing is looked at before the next instruction was executed, so the shadow of STI is over:
+       no interrupt was waiting, and one that comes now finds its request looked at after that. And
+       translated code runs only while there are no breakpoints, for which RF could matter. */
+    if (sc->cpu.irq_shadow != 0 && bt->budget <= BLK_MAX_INSNS)
+        return BT_LEAVE_LOOK + 1;
+    sc->cpu.irq_shadow = 0;
+    sc->cpu.rflags &= ~VMC_FLAG_RF;
     resume_at(sc, t);
     return 0;
 }

@@ -200,14 +200,21 @@ static bool debug_exec(const struct vmci_soft_cpu *sc)
     return sc->bp_exec || (sc->cpu.dr7 & 0xff) != 0;
 }
 
-/* Must the next instruction be run by itself, or the boundary be looked at? */
-static inline bool special(const struct vmci_soft_cpu *sc)
+/* Must the boundary be looked at? */
+static inline bool must_look(const struct vmci_soft_cpu *sc)
 {
     const struct vmci_cpu *cpu = &sc->cpu;
 
-    return cpu->activity != VMC_RUN_RUNNING || cpu->irq_shadow != 0 || cpu->pending_db != 0 ||
-           (cpu->rflags & (VMC_FLAG_TF | VMC_FLAG_RF)) != 0 || cpu->dr7 != sc->seen_dr7 ||
-           (sc->irq_wait && (cpu->rflags & VMC_FLAG_IF) != 0);
+    return cpu->activity != VMC_RUN_RUNNING || cpu->irq_shadow > 1 || cpu->pending_db != 0 ||
+           (cpu->rflags & VMC_FLAG_TF) != 0 || cpu->dr7 != sc->seen_dr7 ||
+           ((sc->irq_wait || sc->want_window) && (cpu->rflags & VMC_FLAG_IF) != 0);
+}
+
+/* ... or the next instruction be run by itself, because the processor is in a state that lasts for
+   one? */
+static inline bool special(const struct vmci_soft_cpu *sc)
+{
+    return must_look(sc) || sc->cpu.irq_shadow != 0 || (sc->cpu.rflags & VMC_FLAG_RF) != 0;
 }
 
 /*
@@ -243,7 +250,7 @@ int soft_settle(struct vmci_soft_cpu *sc, int rc)
             return 0;
     }
     soft_new_key(sc);
-    return special(sc) ? SOFT_LOOK : 0;
+    return must_look(sc) ? SOFT_LOOK : 0;
 }
 
 /* Run until something happens. 0: look at the boundary; VMCI_EXIT. */

@@ -9,8 +9,9 @@
 int soft_loop(struct vmci_soft_cpu *sc);
 /*
  * Translated code had cpu->cur executed, which gave rc and ended its block, or failed. Delivers an
- * exception and makes cpu->rip and cpu->retired right. 0: execution goes on at cpu->rip; SOFT_LOOK:
- * the boundary must be looked at first; VMCI_EXIT.
+ * exception and makes cpu->rip and cpu->retired right. 0: execution goes on at cpu->rip, and the
+ * shadow of STI and RF last for the next instruction; SOFT_LOOK: the boundary must be looked at
+ * first; VMCI_EXIT.
  */
 #define SOFT_LOOK 1
 int soft_settle(struct vmci_soft_cpu *sc, int rc);

@@ -563,15 +563,42 @@ int vmci_probe_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes)
     return translate(cpu, how_now(cpu), la, bytes, TLB_W, &s);
 }
 
+/* Host address of bytes that lie in a page which may be accessed directly, or NULL. */
+static inline uint8_t *direct(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned bytes,
+                              bool write)
+{
+    const struct vmci_tlb *t = &cpu->tlb[mode];
+    unsigned i = vmci_tlb_index(la);
+
+    if (unlikely(!vmci_tlb_hit(write ? t->wr[i] : t->rd[i], la, bytes)))
+        return NULL;
+    return (uint8_t *)(t->addend[i] + la);
+}
+
+/* An access of 1, 2, 4 or 8 bytes. */
+static int access_value(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned bytes, void *v,
+                        bool write)
+{
+    uint8_t *p = direct(cpu, h.mode, la, bytes, write);
+
+    if (unlikely(p == NULL))
+        return access_mem(cpu, h, la, v, bytes, write);
+    if (write)
+        copy_out(p, v, bytes);
+    else
+        copy_in(v, p, bytes);
+    return 0;
+}
+
 int vmci_rd_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out)
 {
     *out = 0;
-    return access_mem(cpu, how_sys(), la, out, bytes, false);
+    return access_value(cpu, how_sys(), la, bytes, out, false);
 }
 
 int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
 {
-    return access_mem(cpu, how_sys(), la, &v, bytes, true);
+    return access_value(cpu, how_sys(), la, bytes, &v, true);
 }
 
 int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear, uint8_t *old)
@@ -602,12 +629,12 @@ int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear,
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out)
 {
     *out = 0;
-    return access_mem(cpu, how_cpl(cpu, cpl), la, out, bytes, false);
+    return access_value(cpu, how_cpl(cpu, cpl), la, bytes, out, false);
 }
 
 int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v)
 {
-    return access_mem(cpu, how_cpl(cpu, cpl), la, &v, bytes, true);
+    return access_value(cpu, how_cpl(cpu, cpl), la, bytes, &v, true);
 }
 
 int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes)

@@ -225,8 +225,7 @@ int vmci_cr_write(struct vmci_cpu *cpu, unsigned n, uint64_t v)
             return gp0(cpu);
         if (cpu->io != NULL && cpu->io->set_tpr != NULL)
             cpu->io->set_tpr(cpu->io->ctx, v);
-        sys_request(cpu, VMCI_REQ_IRQ); /* a lower priority may let an interrupt in */
-        return 0;
+        return 0; /* irq_notify tells if a lower priority lets an interrupt in */
     }
 }
 

@@ -68,8 +68,6 @@ void vmci_set_rflags(struct vmci_cpu *cpu, uint64_t value, uint64_t mask)
     cpu->rflags = now;
     if ((now & VMC_FLAG_TF) != 0)
         sys_request(cpu, VMCI_REQ_TRAP);
-    if ((now & ~old & VMC_FLAG_IF) != 0)
-        sys_request(cpu, VMCI_REQ_IRQ);
     if (((now ^ old) & (VMC_FLAG_AC | VMC_FLAG_VM)) != 0)
         vmci_update_mode(cpu);
 }
