@@ -1,22 +1,90 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include <vmcore/baremetal.h>
-#include <vmcore/vmcore.h>
+/*
+ * A hypervisor that is the machine's only operating system: it reads its configuration from a boot
+ * module, starts the guests and schedules their vCPUs over all processors.
+ */
+#include "hv.h"
+
+const struct vmc_bm_machine *hv_machine;
+static volatile uint32_t ready;
+
+#define CONFIG_NAME "vmcore.conf"
+
+static void read_config(void)
+{
+    const struct vmc_bm_module *m = hv_module(CONFIG_NAME);
+    char message[128];
+    unsigned line;
+
+    if (m == NULL) {
+        (void)hv_config_parse(&hv_config, "", 0, message, sizeof(message), &line);
+        hv_print("there is no module '%s': no guests\n", CONFIG_NAME);
+        return;
+    }
+    if (!hv_config_parse(&hv_config, m->data, m->bytes, message, sizeof(message), &line)) {
+        hv_print("%s:%u: %s\n", CONFIG_NAME, line, message);
+        hv_config.guests = 0;
+    }
+}
+
+static void banner(void)
+{
+    struct vmc_bm_memory m;
+
+    vmc_bm_get_memory(&m);
+    hv_print("libvmcore bare-metal hypervisor: %u processors, %llu MiB of memory, loaded by %s%s\n",
+             hv_machine->cpus, (unsigned long long)(hv_machine->ram_bytes >> 20),
+             hv_machine->loader, hv_machine->efi ? " on UEFI" : "");
+    hv_print("image %llu KiB, resident %llu KiB, ready after %llu.%03llu ms\n",
+             (unsigned long long)(hv_machine->image_bytes >> 10),
+             (unsigned long long)(hv_machine->resident_bytes >> 10),
+             (unsigned long long)(hv_machine->start_ns / 1000000),
+             (unsigned long long)(hv_machine->start_ns / 1000 % 1000));
+}
+
+/* The monitor commands that the configuration asks for, separated by semicolons. */
+static void run_startup(void)
+{
+    char cmd[64];
+    size_t n = 0;
+
+    for (const char *p = hv_config.startup;; p++) {
+        if (*p == ';' || *p == 0) {
+            cmd[n] = 0;
+            hv_monitor_command(cmd);
+            n = 0;
+            if (*p == 0)
+                return;
+        } else if (n + 1 < sizeof(cmd)) {
+            cmd[n++] = *p;
+        }
+    }
+}
+
+void vmc_bm_main(const struct vmc_bm_machine *machine)
+{
+    hv_machine = machine;
+    banner();
+    read_config();
+    hv_console_init();
+    hv_engines_init();
+    hv_sched_init();
+    hv_net_init();
+    for (uint32_t i = 0; i < hv_config.guests; i++) {
+        hv_guests[i].cfg = &hv_config.guest[i];
+        hv_guests[i].number = i;
+    }
+    __atomic_store_n(&ready, 1, __ATOMIC_RELEASE);
+    for (uint32_t i = 0; i < hv_config.guests; i++)
+        if (hv_config.guest[i].autostart)
+            (void)hv_guest_start(&hv_guests[i]); /* it said why not */
+    run_startup();
+    hv_loop(0);
+}
+
 void vmc_bm_cpu_main(uint32_t cpu)
 {
-    vmc_bm_printf("cpu %u\n", cpu);
-    for (;;)
-        vmc_bm_wait(UINT64_MAX);
-}
-void vmc_bm_main(const struct vmc_bm_machine *m)
-{
-    vmc_bm_printf("main: %u cpus %llu MiB start %llu us\n", m->cpus, (unsigned long long)m->ram_bytes >> 20,
-    (unsigned long long)m->start_ns/1000);
-    struct vmc_engine_info *info = vmc_bm_platform()->alloc(vmc_bm_platform()->ctx, sizeof(*info), 64);
-    info->size = sizeof(*info);
-    struct vmc_error err;
-    int rc = vmc_engine_soft()->probe(vmc_bm_platform(), info, &err);
-    vmc_bm_printf("probe %d\n", rc);
-    vmc_bm_wait(vmc_bm_now_ns()+100000000);
-    vmc_bm_printf("waited %llu\n", (unsigned long long)vmc_bm_now_ns());
-    vmc_bm_power_off();
+    while (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE))
+        __asm__ volatile("pause");
+    hv_loop(cpu);
 }

@@ -14,6 +14,8 @@
 #ifndef VMCORE_BAREMETAL_H
 #define VMCORE_BAREMETAL_H
 
+#include <stdarg.h>
+
 #include <vmcore/io.h>
 #include <vmcore/platform.h>
 
@@ -37,10 +39,11 @@ struct vmc_bm_machine {
     uint32_t cpus;           /**< running processors, numbered from 0 */
     uint64_t ram_bytes;      /**< usable memory, the kernel's own included */
     uint64_t image_bytes;    /**< code and data of this program */
+    uint64_t resident_bytes; /**< memory it uses without any guest, boot modules left out */
     uint64_t start_ns;       /**< from the first instruction to vmc_bm_main */
     uint64_t tsc_hz;
     const char *cmdline;
-    const char *loader;      /**< name of the boot loader */
+    const char *loader; /**< name of the boot loader */
     bool efi;
     const struct vmc_bm_module *modules;
     uint32_t module_count;
@@ -66,7 +69,8 @@ VMC_API void vmc_bm_wait(uint64_t deadline_ns);
 /** Let drivers finish what their interrupts announced; calls done of requests. [any] */
 VMC_API void vmc_bm_poll(void);
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 /**
  * A memory domain: a platform of its own whose pages are counted one by one. What a VM is made from
@@ -87,7 +91,8 @@ struct vmc_bm_memory {
 };
 VMC_API void vmc_bm_get_memory(struct vmc_bm_memory *out);
 
-/* ---- console ----------------------------------------------------------------------------------- */
+/* ---- console -----------------------------------------------------------------------------------
+ */
 
 /** Write to the serial line; never blocks for longer than the line takes. [irq] */
 VMC_API void vmc_bm_write(const void *data, size_t bytes);
@@ -95,11 +100,14 @@ VMC_API void vmc_bm_write(const void *data, size_t bytes);
 VMC_API size_t vmc_bm_read(void *data, size_t bytes);
 VMC_API VMC_PRINTF(1, 2) void vmc_bm_printf(const char *fmt, ...);
 VMC_API size_t vmc_bm_snprintf(char *dst, size_t bytes, const char *fmt, ...) VMC_PRINTF(3, 4);
+VMC_API VMC_PRINTF(3, 0) size_t
+    vmc_bm_vsnprintf(char *dst, size_t bytes, const char *fmt, va_list ap);
 
-/* ---- devices ----------------------------------------------------------------------------------- */
+/* ---- devices -----------------------------------------------------------------------------------
+ */
 
 struct vmc_bm_disk {
-    const char *name;  /**< "ata0", "ahci1", "nvme0", "vblk0" ... */
+    const char *name; /**< "ata0", "ahci1", "nvme0", "vblk0" ... */
     const char *model;
     struct vmc_blockdev dev;
 };

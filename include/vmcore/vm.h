@@ -115,6 +115,15 @@ VMC_API VMC_MUST_CHECK int vmc_vcpu_run(struct vmc_vcpu *v, const struct vmc_run
  */
 VMC_API VMC_MUST_CHECK int vmc_vm_run(struct vmc_vm *vm, const struct vmc_run_limits *lim,
                                       struct vmc_vcpu **who, struct vmc_exit *exit);
+/**
+ * For embedders that run many vCPUs on few processors and do not park in run (no VMC_RUN_PARK): fn
+ * is called whenever vCPU index may have something to do and is not executing guest code; after an
+ * IDLE exit it is what ends the idleness. It may come before run has returned IDLE, and without a
+ * reason. From any thread that may wake a vCPU, under the rules for callbacks of the platform. One
+ * hook a VM; NULL: none. While quiesced.
+ */
+VMC_API void vmc_vm_set_wake_hook(struct vmc_vm *vm, void (*fn)(void *ctx, uint32_t index),
+                                  void *ctx);
 /** Number of a vCPU. */
 VMC_API uint32_t vmc_vcpu_index(const struct vmc_vcpu *v);
 /** Finish the exit that run returned. VMC_ESTATE when none is owed. */

@@ -19,6 +19,8 @@ void vmci_vcpu_request(struct vmc_vcpu *v, uint32_t bits)
             vm->ops->irq_notify(v->ev);
         else
             vm->ops->kick(v->ev);
+    } else if (vm->wake_fn != NULL) {
+        vm->wake_fn(vm->wake_ctx, v->index);
     }
     if (!vmci_pf_has(pf, sync))
         return;
@@ -28,6 +30,12 @@ void vmci_vcpu_request(struct vmc_vcpu *v, uint32_t bits)
         __atomic_fetch_add(&vm->turn_wakes, 1u, __ATOMIC_SEQ_CST);
         pf->sync->wake(pf->ctx, &vm->turn_wakes);
     }
+}
+
+void vmc_vm_set_wake_hook(struct vmc_vm *vm, void (*fn)(void *ctx, uint32_t index), void *ctx)
+{
+    vm->wake_ctx = ctx;
+    vm->wake_fn = fn;
 }
 
 void vmc_vcpu_kick(struct vmc_vcpu *v)

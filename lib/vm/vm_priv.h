@@ -78,6 +78,8 @@ struct vmc_vm {
     struct vmci_irqchip chip; /* board NULL: there is none */
     bool engine_inited;
     bool started; /* (q) */
+    void (*wake_fn)(void *ctx, uint32_t index); /* (q) */
+    void *wake_ctx;                             /* (q) */
     uint64_t tsc_hz;
 
     struct vmci_lock stop_lock;

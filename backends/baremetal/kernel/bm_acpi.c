@@ -84,7 +84,8 @@ static uint64_t ld64(const void *p)
     return v;
 }
 
-/* ---- the root ---------------------------------------------------------------------------------- */
+/* ---- the root ----------------------------------------------------------------------------------
+ */
 
 static uint64_t search(uint64_t pa, uint64_t bytes)
 {
@@ -113,7 +114,8 @@ static uint64_t find_rsdp(void)
     return pa != 0 ? pa : search(0xe0000, 0x20000);
 }
 
-/* ---- tables ------------------------------------------------------------------------------------ */
+/* ---- tables ------------------------------------------------------------------------------------
+ */
 
 static void add_cpu(uint32_t apic_id, uint32_t flags)
 {
@@ -160,8 +162,8 @@ static void parse_madt(const struct sdt *t)
 
     if (t->bytes >= 44)
         bm_acpi.lapic_pa = ld32(b + 36);
-    for (uint32_t off = 44; off + 2 <= t->bytes && b[off + 1] >= 2 &&
-                            b[off + 1] <= t->bytes - off; off += b[off + 1])
+    for (uint32_t off = 44; off + 2 <= t->bytes && b[off + 1] >= 2 && b[off + 1] <= t->bytes - off;
+         off += b[off + 1])
         madt_entry(b + off, b[off + 1]);
 }
 
@@ -254,8 +256,8 @@ static void parse(uint64_t pa)
     static const struct {
         char sig[5];
         void (*fn)(const struct sdt *t);
-    } known[] = {{"APIC", parse_madt}, {"FACP", parse_fadt}, {"MCFG", parse_mcfg},
-                 {"HPET", parse_hpet}};
+    } known[] = {
+        {"APIC", parse_madt}, {"FACP", parse_fadt}, {"MCFG", parse_mcfg}, {"HPET", parse_hpet}};
     const struct sdt *t = table(pa);
 
     if (t == NULL)
@@ -297,7 +299,8 @@ void bm_acpi_init(void)
               bm_acpi.hpet_pa != 0 ? ", HPET" : "", bm_acpi.has_s5 ? ", S5" : "");
 }
 
-/* ---- the end ----------------------------------------------------------------------------------- */
+/* ---- the end -----------------------------------------------------------------------------------
+ */
 
 void vmc_bm_power_off(void)
 {

@@ -2,23 +2,23 @@
 /* Local APIC (memory or x2APIC), IOAPIC, vectors of devices. */
 #include "bm_int.h"
 
-#define REG_ID       0x20u
-#define REG_TPR      0x80u
-#define REG_EOI      0xb0u
-#define REG_SVR      0xf0u
-#define REG_ICR      0x300u
-#define REG_ICR_HIGH 0x310u
-#define REG_LVT_TIMER 0x320u
-#define REG_LVT_LINT0 0x350u
-#define REG_LVT_LINT1 0x360u
-#define REG_LVT_ERROR 0x370u
-#define REG_TIMER_INIT 0x380u
-#define REG_TIMER_NOW 0x390u
-#define REG_TIMER_DIV 0x3e0u
-#define LVT_MASKED   (1u << 16)
+#define REG_ID             0x20u
+#define REG_TPR            0x80u
+#define REG_EOI            0xb0u
+#define REG_SVR            0xf0u
+#define REG_ICR            0x300u
+#define REG_ICR_HIGH       0x310u
+#define REG_LVT_TIMER      0x320u
+#define REG_LVT_LINT0      0x350u
+#define REG_LVT_LINT1      0x360u
+#define REG_LVT_ERROR      0x370u
+#define REG_TIMER_INIT     0x380u
+#define REG_TIMER_NOW      0x390u
+#define REG_TIMER_DIV      0x3e0u
+#define LVT_MASKED         (1u << 16)
 #define TIMER_TSC_DEADLINE (2u << 17)
-#define APIC_X2      (1u << 10)
-#define APIC_ON      (1u << 11)
+#define APIC_X2            (1u << 10)
+#define APIC_ON            (1u << 11)
 
 static volatile char *lapic;
 static bool x2apic, tsc_deadline;
@@ -70,7 +70,8 @@ void vmc_bm_interrupt(uint32_t cpu)
         bm_lapic_send(bm_cpus[cpu]->apic_id, VEC_IPI | 0x4000);
 }
 
-/* ---- timer -------------------------------------------------------------------------------------- */
+/* ---- timer --------------------------------------------------------------------------------------
+ */
 
 static void calibrate(void)
 {
@@ -148,7 +149,8 @@ uint64_t bm_lapic_msi_addr(void)
     return 0xfee00000u | (uint64_t)(bm_cpus[0]->apic_id & 0xff) << 12;
 }
 
-/* ---- devices ------------------------------------------------------------------------------------ */
+/* ---- devices ------------------------------------------------------------------------------------
+ */
 
 static struct {
     bm_irq_fn *fn;

@@ -42,7 +42,8 @@ static void add_module(uint64_t start, uint64_t end, const char *name, size_t ma
     copy_string(bm_boot.module[i].name, sizeof(bm_boot.module[i].name), name, max);
 }
 
-/* ---- Multiboot 1 ------------------------------------------------------------------------------ */
+/* ---- Multiboot 1 ------------------------------------------------------------------------------
+ */
 
 struct mb1_info {
     uint32_t flags, mem_lower, mem_upper, boot_device, cmdline, mods_count, mods_addr, syms[4];
@@ -78,7 +79,8 @@ static void parse_mb1(uint64_t pa)
     }
 }
 
-/* ---- Multiboot 2 ------------------------------------------------------------------------------ */
+/* ---- Multiboot 2 ------------------------------------------------------------------------------
+ */
 
 enum mb2_tag {
     MB2_END = 0,
@@ -168,7 +170,8 @@ static void parse_mb2(uint64_t pa)
         bm_boot.rsdp_pa = bm_virt_to_phys(rsdp_copy);
 }
 
-/* ---- both --------------------------------------------------------------------------------------- */
+/* ---- both ---------------------------------------------------------------------------------------
+ */
 
 void bm_boot_parse(uint32_t magic, uint64_t info_pa)
 {

@@ -5,11 +5,11 @@
  */
 #include "bm_int.h"
 
-#define RING 32768u
-#define IER_RX 1u
-#define IER_TX 2u
-#define LSR_DATA 1u
-#define LSR_THRE 0x20u
+#define RING       32768u
+#define IER_RX     1u
+#define IER_TX     2u
+#define LSR_DATA   1u
+#define LSR_THRE   0x20u
 #define FIFO_BYTES 16u
 
 static uint16_t port = 0x3f8;
@@ -18,7 +18,8 @@ static struct bm_lock lock;
 static uint8_t tx[RING], rx[1024];
 static uint32_t tx_head, tx_tail, rx_head, rx_tail;
 
-/* ---- the UART ---------------------------------------------------------------------------------- */
+/* ---- the UART ----------------------------------------------------------------------------------
+ */
 
 void bm_serial_init(void)
 {
@@ -34,8 +35,8 @@ void bm_serial_init(void)
     outb(port + 3, 0x80); /* divisor 1: 115200 */
     outb(port + 0, 1);
     outb(port + 1, 0);
-    outb(port + 3, 3); /* 8n1 */
-    outb(port + 2, 7); /* FIFOs on and empty */
+    outb(port + 3, 3);    /* 8n1 */
+    outb(port + 2, 7);    /* FIFOs on and empty */
     outb(port + 4, 0x0b); /* DTR, RTS, OUT2: interrupts reach the bus */
     outb(port + 7, 0x5a);
     present = inb(port + 7) == 0x5a;
@@ -155,7 +156,8 @@ size_t vmc_bm_read(void *data, size_t bytes)
     return n;
 }
 
-/* ---- printf ------------------------------------------------------------------------------------- */
+/* ---- printf -------------------------------------------------------------------------------------
+ */
 
 struct out {
     char *dst;
@@ -317,6 +319,11 @@ size_t bm_snprintf(char *dst, size_t bytes, const char *fmt, ...)
     size_t n = bm_vsnprintf(dst, bytes, fmt, ap);
     va_end(ap);
     return n;
+}
+
+size_t vmc_bm_vsnprintf(char *dst, size_t bytes, const char *fmt, va_list ap)
+{
+    return bm_vsnprintf(dst, bytes, fmt, ap);
 }
 
 size_t vmc_bm_snprintf(char *dst, size_t bytes, const char *fmt, ...)

@@ -2,20 +2,20 @@
 /* Descriptor tables, control registers, exceptions and the end of everything. */
 #include "bm_int.h"
 
-#define CR0_MP (1ull << 1)
-#define CR0_EM (1ull << 2)
-#define CR0_TS (1ull << 3)
-#define CR0_NE (1ull << 5)
-#define CR0_WP (1ull << 16)
-#define CR0_NW (1ull << 29)
-#define CR0_CD (1ull << 30)
-#define CR4_MCE (1ull << 6)
-#define CR4_OSFXSR (1ull << 9)
+#define CR0_MP         (1ull << 1)
+#define CR0_EM         (1ull << 2)
+#define CR0_TS         (1ull << 3)
+#define CR0_NE         (1ull << 5)
+#define CR0_WP         (1ull << 16)
+#define CR0_NW         (1ull << 29)
+#define CR0_CD         (1ull << 30)
+#define CR4_MCE        (1ull << 6)
+#define CR4_OSFXSR     (1ull << 9)
 #define CR4_OSXMMEXCPT (1ull << 10)
-#define CR4_FSGSBASE (1ull << 16)
-#define CR4_OSXSAVE (1ull << 18)
-#define SEL_CODE 0x08
-#define SEL_TSS  0x18
+#define CR4_FSGSBASE   (1ull << 16)
+#define CR4_OSXSAVE    (1ull << 18)
+#define SEL_CODE       0x08
+#define SEL_TSS        0x18
 
 struct gate {
     uint16_t offset0, selector, attr, offset1;
@@ -35,14 +35,18 @@ static void (*hook)(void *ctx, uint32_t cpu);
 static void *hook_ctx;
 static uint32_t panicking;
 
-/* ---- tables ------------------------------------------------------------------------------------ */
+/* ---- tables ------------------------------------------------------------------------------------
+ */
 
 void bm_idt_init(void)
 {
     for (unsigned v = 0; v < 256; v++) {
         uint64_t at = (uint64_t)bm_vectors + v * 16;
-        unsigned ist = v == 2 ? IST_NMI : v == 8 ? IST_DF : v == 18 ? IST_MC
-                       : v < 32 ? IST_FAULT : IST_IRQ;
+        unsigned ist = v == 2    ? IST_NMI
+                       : v == 8  ? IST_DF
+                       : v == 18 ? IST_MC
+                       : v < 32  ? IST_FAULT
+                                 : IST_IRQ;
         idt[v] = (struct gate){.offset0 = (uint16_t)at,
                                .selector = SEL_CODE,
                                .attr = (uint16_t)(0x8e00 | ist), /* interrupt gate: IF off */
@@ -77,8 +81,8 @@ void bm_cpu_tables(struct bm_cpu *c)
     c->gdt[0] = 0;
     c->gdt[1] = 0x00af9b000000ffff;
     c->gdt[2] = 0x00cf93000000ffff;
-    c->gdt[3] = (sizeof(c->tss) - 1) | (tss & 0xffffff) << 16 | 0x89ull << 40 |
-                (tss >> 24 & 0xff) << 56;
+    c->gdt[3] =
+        (sizeof(c->tss) - 1) | (tss & 0xffffff) << 16 | 0x89ull << 40 | (tss >> 24 & 0xff) << 56;
     c->gdt[4] = tss >> 32;
     struct table_ptr g = {sizeof(c->gdt) - 1, (uint64_t)c->gdt};
     struct table_ptr i = {sizeof(idt) - 1, (uint64_t)idt};
@@ -87,7 +91,9 @@ void bm_cpu_tables(struct bm_cpu *c)
                      "movl $16, %%eax\n\tmovl %%eax, %%ds\n\tmovl %%eax, %%es\n\t"
                      "movl %%eax, %%ss\n\txorl %%eax, %%eax\n\tmovl %%eax, %%fs\n\t"
                      "movl %%eax, %%gs\n\tlldt %%ax\n\tltr %%dx"
-                     : : "i"(SEL_CODE), "d"(SEL_TSS) : "rax", "memory");
+                     :
+                     : "i"(SEL_CODE), "d"(SEL_TSS)
+                     : "rax", "memory");
     wrmsr(MSR_FS_BASE, (uint64_t)c);
     wrmsr(MSR_GS_BASE, 0);
 }
@@ -118,7 +124,8 @@ void bm_cpu_features(void)
     }
 }
 
-/* ---- panic -------------------------------------------------------------------------------------- */
+/* ---- panic --------------------------------------------------------------------------------------
+ */
 
 static void backtrace(uint64_t rip, uint64_t rbp)
 {
@@ -174,8 +181,7 @@ _Noreturn void bm_panic_frame(const struct bm_frame *f, const char *what)
     bm_printf("\n*** PANIC on CPU %u: %s, error code 0x%llx, cr2 0x%llx\n", this_cpu()->index, what,
               (unsigned long long)f->code, (unsigned long long)read_cr2());
     bm_printf("  rip %016llx cs %04llx rflags %08llx rsp %016llx\n", (unsigned long long)f->rip,
-              (unsigned long long)f->cs, (unsigned long long)f->rflags,
-              (unsigned long long)f->rsp);
+              (unsigned long long)f->cs, (unsigned long long)f->rflags, (unsigned long long)f->rsp);
     const uint64_t *r = &f->r15;
     static const char *const name[] = {"r15", "r14", "r13", "r12", "r11", "r10", "r9 ", "r8 ",
                                        "rbp", "rdi", "rsi", "rdx", "rcx", "rbx", "rax"};
@@ -197,13 +203,31 @@ void vmc_bm_panic(const char *fmt, ...)
     bm_panic("%s", text);
 }
 
-/* ---- traps ------------------------------------------------------------------------------------- */
+/* ---- traps -------------------------------------------------------------------------------------
+ */
 
-static const char *const fault_name[32] = {
-    "divide error", "debug", "NMI", "breakpoint", "overflow", "bound", "invalid opcode",
-    "no FPU", "double fault", "9", "invalid TSS", "segment not present", "stack fault",
-    "general protection", "page fault", "15", "x87 error", "alignment check", "machine check",
-    "SIMD error", "virtualization", "control protection"};
+static const char *const fault_name[32] = {"divide error",
+                                           "debug",
+                                           "NMI",
+                                           "breakpoint",
+                                           "overflow",
+                                           "bound",
+                                           "invalid opcode",
+                                           "no FPU",
+                                           "double fault",
+                                           "9",
+                                           "invalid TSS",
+                                           "segment not present",
+                                           "stack fault",
+                                           "general protection",
+                                           "page fault",
+                                           "15",
+                                           "x87 error",
+                                           "alignment check",
+                                           "machine check",
+                                           "SIMD error",
+                                           "virtualization",
+                                           "control protection"};
 
 void bm_trap(struct bm_frame *f)
 {

@@ -21,7 +21,8 @@
 #define VMAP_BYTES   (1ull << 39)
 #define IMAGE_BASE   0xffffffff80000000ull
 
-/* ---- boot information -------------------------------------------------------------------------- */
+/* ---- boot information --------------------------------------------------------------------------
+ */
 
 struct bm_range {
     uint64_t base, bytes;
@@ -32,10 +33,10 @@ struct bm_range {
 #define BM_MAX_MODULES VMC_BM_MAX_MODULES
 
 struct bm_boot {
-    uint64_t load_pa;      /* where the image begins (its link address is IMAGE_BASE + 2 MiB) */
+    uint64_t load_pa; /* where the image begins (its link address is IMAGE_BASE + 2 MiB) */
     uint64_t entry_tsc;
     const char *protocol;
-    uint64_t rsdp_pa;      /* 0: not told; search */
+    uint64_t rsdp_pa; /* 0: not told; search */
     bool efi;
     struct bm_range range[BM_MAX_RANGES];
     unsigned ranges;
@@ -53,7 +54,8 @@ void bm_boot_parse(uint32_t magic, uint64_t info_pa);
 /* Value of "name=" on the command line copied to out, or false. */
 bool bm_boot_option(const char *name, char *out, size_t bytes);
 
-/* ---- per-CPU data ------------------------------------------------------------------------------ */
+/* ---- per-CPU data ------------------------------------------------------------------------------
+ */
 
 #define STACK_BYTES (64u << 10) /* of the CPU's own loop */
 #define IST_BYTES   (16u << 10)
@@ -74,9 +76,9 @@ struct bm_tss {
  * it runs. The compiler's stack protector (in Debian's libraries) wants its canary at FS:0x28.
  */
 struct bm_cpu {
-    struct bm_cpu *self;   /* fs:0 */
+    struct bm_cpu *self; /* fs:0 */
     uint64_t pad[4];
-    uint64_t canary;       /* fs:0x28 */
+    uint64_t canary; /* fs:0x28 */
     uint32_t index, apic_id;
     volatile uint32_t online;
     volatile uint32_t pending; /* an interrupt came since the last wait */
@@ -112,7 +114,8 @@ void bm_cpu_features(void);           /* control registers, XCR0, PAT */
 int bm_cpu_stacks(struct bm_cpu *c);
 void bm_idt_init(void);
 
-/* ---- locks ------------------------------------------------------------------------------------- */
+/* ---- locks -------------------------------------------------------------------------------------
+ */
 
 struct bm_lock {
     uint32_t next, owner;
@@ -144,7 +147,8 @@ static inline void bm_unlock_irq(struct bm_lock *l, bool on)
     irq_restore(on);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 #define OWNER_FREE   0u
 #define OWNER_KERNEL 1u
@@ -182,7 +186,8 @@ extern uint64_t bm_kernel_cr3;
 /* A top-level table with one page mapped one to one and executable besides everything else. */
 uint64_t bm_paging_trampoline(uint64_t pa);
 void bm_paging_trampoline_free(uint64_t root);
-/* Map pages (contiguous from pa) at a fresh address with unmapped pages around it; NULL: no room. */
+/* Map pages (contiguous from pa) at a fresh address with unmapped pages around it; NULL: no room.
+ */
 void *bm_vmap(uint64_t pa, uint64_t pages, unsigned flags);
 void bm_vunmap(void *va, uint64_t pages);
 void *bm_mmio_map(uint64_t pa, uint64_t bytes);
@@ -199,7 +204,8 @@ void *bm_zalloc(size_t bytes);
 void bm_free(void *p, size_t bytes);
 extern struct bm_heap *bm_kernel_heap;
 
-/* ---- time, interrupts, other CPUs -------------------------------------------------------------- */
+/* ---- time, interrupts, other CPUs --------------------------------------------------------------
+ */
 
 void bm_time_init(void);
 uint64_t bm_now_ns(void);
@@ -209,11 +215,11 @@ void bm_delay_us(uint64_t us);
 int64_t bm_wall_s(void);
 uint64_t bm_ns_to_tsc(uint64_t ns);
 
-#define VEC_DEVICE  0x30u
-#define VEC_DEVICES 0xa0u
-#define VEC_TIMER   0xf0u
-#define VEC_IPI     0xf1u
-#define VEC_TLB     0xf2u
+#define VEC_DEVICE   0x30u
+#define VEC_DEVICES  0xa0u
+#define VEC_TIMER    0xf0u
+#define VEC_IPI      0xf1u
+#define VEC_TLB      0xf2u
 #define VEC_SPURIOUS 0xffu
 
 void bm_lapic_init(bool first);
@@ -234,7 +240,8 @@ void bm_smp_start(void);
 void bm_smp_go(void);
 void bm_trap(struct bm_frame *f);
 
-/* ---- ACPI, PCI --------------------------------------------------------------------------------- */
+/* ---- ACPI, PCI ---------------------------------------------------------------------------------
+ */
 
 struct bm_acpi {
     uint32_t cpu_apic[BM_MAX_CPUS];
@@ -251,13 +258,13 @@ struct bm_acpi {
         bool set;
     } isa[16];
     uint64_t hpet_pa;
-    uint16_t pm_timer;      /* port, 0: none */
+    uint16_t pm_timer; /* port, 0: none */
     bool pm_timer_32;
-    uint16_t pm1a, pm1b;    /* control ports */
-    uint16_t s5a, s5b;      /* sleep types, already in place */
+    uint16_t pm1a, pm1b; /* control ports */
+    uint16_t s5a, s5b;   /* sleep types, already in place */
     bool has_s5;
     uint8_t reset_space, reset_value;
-    uint64_t reset_addr;    /* 0: none */
+    uint64_t reset_addr; /* 0: none */
     struct {
         uint64_t pa;
         uint8_t bus_first, bus_last;
@@ -291,7 +298,8 @@ void bm_pci_enable(const struct bm_pci *p);
 /* One message-signalled interrupt (MSI, or MSI-X entry 0); false: the function has neither. */
 bool bm_pci_msi(const struct bm_pci *p, bm_irq_fn *fn, void *ctx);
 
-/* ---- console, panic, end ----------------------------------------------------------------------- */
+/* ---- console, panic, end -----------------------------------------------------------------------
+ */
 
 void bm_serial_init(void);
 void bm_serial_irq(void);
@@ -307,7 +315,8 @@ size_t bm_strlen(const char *s);
 bool bm_streq(const char *a, const char *b);
 void bm_platform_init(void);
 
-/* ---- drivers ------------------------------------------------------------------------------------ */
+/* ---- drivers ------------------------------------------------------------------------------------
+ */
 
 void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model);
 /* poll is called by vmc_bm_poll on some CPU when *flag is not 0 (it clears it itself). */

@@ -11,6 +11,16 @@ static uint8_t early_ist[4096] __attribute__((aligned(16)));
 static struct vmc_bm_module modules[BM_MAX_MODULES];
 static struct vmc_bm_machine machine;
 
+/* Modules belong to the kernel's pages too, but are not of its making; so does the first MiB. */
+static uint64_t foreign_bytes(void)
+{
+    uint64_t n = 640u << 10;
+
+    for (unsigned i = 0; i < bm_boot.modules; i++)
+        n += PAGES(bm_boot.module[i].bytes) * PAGE;
+    return n;
+}
+
 static void describe_modules(void)
 {
     for (unsigned i = 0; i < bm_boot.modules; i++)
@@ -43,6 +53,7 @@ static void main_on_own_stack(void *arg)
         .cpus = bm_cpu_count,
         .ram_bytes = m.ram_pages * PAGE,
         .image_bytes = (uint64_t)(bm_data_loaded - bm_image_start),
+        .resident_bytes = m.kernel_pages * PAGE - foreign_bytes(),
         .start_ns = bm_now_ns(),
         .tsc_hz = bm_tsc_hz(),
         .cmdline = bm_boot.cmdline,

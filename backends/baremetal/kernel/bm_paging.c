@@ -29,8 +29,8 @@ static uint64_t *table_of(uint64_t entry)
 
 static uint64_t new_table(void)
 {
-    uint64_t pa = low_tables ? bm_pages_alloc_low(1, OWNER_KERNEL)
-                             : bm_pages_alloc(1, 1, OWNER_KERNEL);
+    uint64_t pa =
+        low_tables ? bm_pages_alloc_low(1, OWNER_KERNEL) : bm_pages_alloc(1, 1, OWNER_KERNEL);
     if (pa == 0)
         bm_panic("out of memory for page tables");
     memset(phys_ptr(pa), 0, PAGE);
@@ -110,7 +110,8 @@ bool bm_mapped(uint64_t va)
     }
 }
 
-/* ---- the fixed part ----------------------------------------------------------------------------- */
+/* ---- the fixed part -----------------------------------------------------------------------------
+ */
 
 /* RAM from first to last, except what lies in the image, which is mapped by map_image_alias. */
 static void map_ram(uint64_t root, uint64_t first, uint64_t last)
@@ -180,7 +181,8 @@ void bm_paging_trampoline_free(uint64_t root)
     bm_pages_free(root, 1);
 }
 
-/* ---- mappings on demand ------------------------------------------------------------------------ */
+/* ---- mappings on demand ------------------------------------------------------------------------
+ */
 
 struct area {
     struct area *next;

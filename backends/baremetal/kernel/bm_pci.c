@@ -2,14 +2,14 @@
 /* PCI configuration space (memory-mapped where MCFG says so, else by ports), functions, MSI. */
 #include "bm_int.h"
 
-#define CFG_ADDR 0xcf8
-#define CFG_DATA 0xcfc
+#define CFG_ADDR    0xcf8
+#define CFG_DATA    0xcfc
 #define CMD_IO      1u
 #define CMD_MEM     2u
 #define CMD_MASTER  4u
 #define CMD_NO_INTX (1u << 10)
-#define CAP_MSI  0x05u
-#define CAP_MSIX 0x11u
+#define CAP_MSI     0x05u
+#define CAP_MSIX    0x11u
 
 struct bm_pci bm_pci[BM_MAX_PCI];
 unsigned bm_pci_count;

@@ -14,7 +14,8 @@ static struct vmc_bm_domain kernel_domain;
 static uint8_t domain_used[MAX_DOMAINS];
 static struct bm_lock domain_lock;
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 static void *pf_alloc(void *ctx, size_t bytes, size_t align)
 {
@@ -53,7 +54,8 @@ static void *pages_to_virt(void *ctx, uint64_t hpa)
     return phys_ptr(hpa);
 }
 
-/* ---- code: written through the map of all memory, executed elsewhere ----------------------------- */
+/* ---- code: written through the map of all memory, executed elsewhere
+ * ----------------------------- */
 
 static int exec_reserve(void *ctx, size_t bytes, void **rw, const void **rx)
 {
@@ -80,7 +82,8 @@ static void exec_release(void *ctx, void *rw, const void *rx, size_t bytes)
     bm_pages_free(bm_virt_to_phys(rw), PAGES(bytes));
 }
 
-/* ---- the rest ----------------------------------------------------------------------------------- */
+/* ---- the rest -----------------------------------------------------------------------------------
+ */
 
 static int sync_init(void *ctx, void *lock)
 {
@@ -256,7 +259,8 @@ const struct vmc_platform *vmc_bm_platform(void)
     return &kernel_domain.pf;
 }
 
-/* ---- domains ------------------------------------------------------------------------------------ */
+/* ---- domains ------------------------------------------------------------------------------------
+ */
 
 int vmc_bm_domain_create(struct vmc_bm_domain **out)
 {

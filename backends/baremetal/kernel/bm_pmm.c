@@ -27,7 +27,8 @@ static uint64_t ram_pages, free_pages, low_hint;
 static uint64_t owned[OWNED_MASK + 1];
 static bool poison = true;
 
-/* ---- set-up ------------------------------------------------------------------------------------ */
+/* ---- set-up ------------------------------------------------------------------------------------
+ */
 
 struct span {
     uint64_t base, end;
@@ -151,7 +152,8 @@ uint64_t bm_low_page(void)
     return 0;
 }
 
-/* ---- poison ------------------------------------------------------------------------------------ */
+/* ---- poison ------------------------------------------------------------------------------------
+ */
 
 static void fill(uint64_t pa, uint64_t pages)
 {
@@ -167,11 +169,12 @@ static void check(uint64_t pa)
 
     for (unsigned i = 0; i < PAGE / 8; i++)
         if (q[i] != POISON)
-            bm_panic("free page 0x%llx was written: 0x%llx at offset 0x%x",
-                     (unsigned long long)pa, (unsigned long long)q[i], i * 8);
+            bm_panic("free page 0x%llx was written: 0x%llx at offset 0x%x", (unsigned long long)pa,
+                     (unsigned long long)q[i], i * 8);
 }
 
-/* ---- allocation -------------------------------------------------------------------------------- */
+/* ---- allocation --------------------------------------------------------------------------------
+ */
 
 static void take(uint64_t page, uint64_t pages, uint32_t owner)
 {

@@ -37,7 +37,8 @@ _Noreturn void __stack_chk_fail(void);
 const int **__ctype_tolower_loc(void);
 /* clang-format on */
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 void *memcpy(void *dst, const void *src, size_t n)
 {
@@ -75,7 +76,8 @@ int memcmp(const void *a, const void *b, size_t n)
     return 0;
 }
 
-/* ---- strings ----------------------------------------------------------------------------------- */
+/* ---- strings -----------------------------------------------------------------------------------
+ */
 
 size_t strlen(const char *s)
 {
@@ -181,8 +183,9 @@ long strtol(const char *s, char **end, int base)
         base = *s == '0' ? 8 : 10;
     }
     for (;; s++) {
-        int d = *s >= '0' && *s <= '9' ? *s - '0'
-                : (*s | 32) >= 'a' && (*s | 32) <= 'z' ? (*s | 32) - 'a' + 10 : 99;
+        int d = *s >= '0' && *s <= '9'                 ? *s - '0'
+                : (*s | 32) >= 'a' && (*s | 32) <= 'z' ? (*s | 32) - 'a' + 10
+                                                       : 99;
         if (d >= base)
             break;
         v = v * (unsigned)base + (unsigned)d;
@@ -230,7 +233,8 @@ void qsort(void *base, size_t n, size_t w, int (*cmp)(const void *, const void *
     }
 }
 
-/* ---- allocation: the size before each block ----------------------------------------------------- */
+/* ---- allocation: the size before each block -----------------------------------------------------
+ */
 
 #define HEAD 16u
 
@@ -274,7 +278,8 @@ void *realloc(void *p, size_t n)
     return q;
 }
 
-/* ---- formatted output -------------------------------------------------------------------------- */
+/* ---- formatted output --------------------------------------------------------------------------
+ */
 
 int vsnprintf(char *d, size_t n, const char *fmt, va_list ap)
 {
@@ -374,7 +379,8 @@ const int **__ctype_tolower_loc(void)
     return &table;
 }
 
-/* ---- libcapstone: x86 only --------------------------------------------------------------------- */
+/* ---- libcapstone: x86 only ---------------------------------------------------------------------
+ */
 
 /*
  * Debian's library registers every architecture in one table. With these in their place the linker

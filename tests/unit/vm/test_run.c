@@ -379,6 +379,34 @@ static void pulled_interrupts_wake_hlt(void **state)
     assert_int_equal(st.irqs, 1);
 }
 
+static void note_wake(void *ctx, uint32_t index)
+{
+    uint64_t *wakes = ctx;
+    wakes[index]++;
+}
+
+static void an_idle_vcpu_is_announced_when_it_has_work(void **state)
+{
+    struct vm_fx *f = *state;
+    uint64_t wakes[CPUS_MAX] = {0};
+    one(f, 0);
+    vmc_vm_set_wake_hook(f->vm, note_wake, wakes);
+    vmci_lapic_write(f->v[0]->lapic, VMCI_APIC_SVR, 4, 0x1ff);
+    run_to(f, 0, 0, VMC_EXIT_IDLE);
+    assert_int_equal(wakes[0], 0);
+    vmc_msi_send(&vmc_vm_board(f->vm)->msi, 0xfee00000, 0x55);
+    assert_int_equal(wakes[0], 1);
+    vmc_vcpu_kick(f->v[0]);
+    assert_int_equal(wakes[0], 2);
+    run_to(f, 0, 0, VMC_EXIT_KICKED);
+    run_to(f, 0, 0, VMC_EXIT_IDLE);
+    assert_int_equal(f->seen[0], 0x55);
+    assert_int_equal(wakes[0], 2);
+    vmc_vm_set_wake_hook(f->vm, NULL, NULL);
+    vmc_vcpu_kick(f->v[0]);
+    assert_int_equal(wakes[0], 2);
+}
+
 static void injected_interrupts_wait_for_the_window(void **state)
 {
     struct vm_fx *f = *state;
@@ -808,6 +836,7 @@ int main(void)
         vm_test(deadline_ends_a_run),
         vm_test(missing_abilities_are_refused),
         vm_test(pulled_interrupts_wake_hlt),
+        vm_test(an_idle_vcpu_is_announced_when_it_has_work),
         vm_test(injected_interrupts_wait_for_the_window),
         vm_test(engine_owned_apics_get_messages),
         vm_test(vcpus_that_halt_for_ever_inside_the_engine_are_noticed),

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One serial line for all consoles. Output comes line by line with the guest's name before it, or
+ * raw from the one guest that has the focus. The hot key and a letter go to the hypervisor; all
+ * else that is typed goes to one guest.
+ */
+#include "hv.h"
+
+#define FLUSH_NS 30000000u /* an unfinished line is shown after this long */
+#define MENU     "1-9 one guest, a all, s status, m monitor, hot key again: itself"
+
+static volatile uint32_t lock;
+static int focus = -1;        /* the guest alone on the terminal, or -1 */
+static uint32_t input_to;     /* which guest gets what is typed */
+static int column_owner = -1; /* whose unfinished line the cursor is behind; -1: column 0 */
+static bool monitor, menu;
+static uint64_t next_status;
+
+static void take(void)
+{
+    while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
+        __asm__ volatile("pause");
+}
+
+static void drop(void)
+{
+    __atomic_store_n(&lock, 0, __ATOMIC_RELEASE);
+}
+
+/* ---- output -------------------------------------------------------------------------------------
+ */
+
+static void fresh_line(void)
+{
+    if (column_owner != -1)
+        vmc_bm_write("\r\n", 2);
+    column_owner = -1;
+}
+
+/* With the lock: what the guest has of its line. */
+static void show_line(struct hv_guest *g, bool end)
+{
+    char head[HV_NAME + 8];
+
+    if (column_owner != (int)g->number) {
+        fresh_line();
+        size_t n = vmc_bm_snprintf(head, sizeof(head), "[%s] ", g->cfg->name);
+        vmc_bm_write(head, n);
+    }
+    vmc_bm_write(g->line, g->line_len);
+    g->line_len = 0;
+    column_owner = (int)g->number;
+    if (end) {
+        vmc_bm_write("\r\n", 2);
+        column_owner = -1;
+    }
+}
+
+static void put_prefixed(struct hv_guest *g, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == '\n') {
+            show_line(g, true);
+        } else if (s[i] != '\r') {
+            g->line[g->line_len++] = s[i];
+            if (g->line_len == sizeof(g->line))
+                show_line(g, false);
+        }
+    }
+    g->line_ns = hv_now();
+}
+
+static int console_write(void *ctx, const void *data, size_t bytes)
+{
+    struct hv_guest *g = ctx;
+
+    take();
+    if (monitor || focus == -1) {
+        put_prefixed(g, data, bytes);
+    } else if (focus == (int)g->number) {
+        vmc_bm_write(data, bytes);
+        column_owner = (int)g->number;
+    }
+    drop();
+    return (int)bytes;
+}
+
+const struct vmc_chardev_ops hv_console_ops = {.write = console_write};
+
+/* The hypervisor's own lines. */
+void hv_print(const char *fmt, ...)
+{
+    char text[400];
+    va_list ap;
+
+    __builtin_va_start(ap, fmt);
+    size_t n = vmc_bm_vsnprintf(text, sizeof(text), fmt, ap);
+    __builtin_va_end(ap);
+    if (n >= sizeof(text))
+        n = sizeof(text) - 1;
+    take();
+    fresh_line();
+    vmc_bm_write("[vmcore] ", 9);
+    for (size_t i = 0; i < n; i++)
+        if (text[i] != '\n')
+            vmc_bm_write(&text[i], 1);
+        else
+            vmc_bm_write("\r\n", 2);
+    drop();
+}
+
+void hv_console_forget(struct hv_guest *g)
+{
+    take();
+    if (g->line_len != 0)
+        show_line(g, true);
+    if (column_owner == (int)g->number)
+        fresh_line();
+    if (focus == (int)g->number)
+        focus = -1;
+    drop();
+}
+
+void hv_console_focus(int guest)
+{
+    take();
+    fresh_line();
+    focus = guest;
+    if (guest >= 0)
+        input_to = (uint32_t)guest;
+    drop();
+    if (guest >= 0)
+        hv_print("console of %s alone; hot key and a: all\n", hv_guests[guest].cfg->name);
+    else
+        hv_print("consoles of all guests; input goes to %s\n", hv_guests[input_to].cfg->name);
+}
+
+static uint64_t flush_partial(uint64_t now)
+{
+    uint64_t next = NEVER;
+
+    take();
+    for (uint32_t i = 0; i < hv_config.guests; i++) {
+        struct hv_guest *g = &hv_guests[i];
+        if (g->line_len == 0)
+            continue;
+        uint64_t due = g->line_ns + FLUSH_NS;
+        if (due <= now)
+            show_line(g, false);
+        else if (due < next)
+            next = due;
+    }
+    drop();
+    return next;
+}
+
+/* ---- status -------------------------------------------------------------------------------------
+ */
+
+static uint64_t used_ns(const struct hv_guest *g)
+{
+    struct vmc_sched_vm_stats st;
+
+    return g->state != HV_OFF && vmc_sched_vm_stats(hv_sched, g->sched_vm, &st) == VMC_OK
+               ? st.used_ns
+               : 0;
+}
+
+static void status_of(struct hv_guest *g, uint64_t span_ns, char *out, size_t room)
+{
+    struct vmc_vcpu_stats st = {.size = sizeof(st)};
+    uint64_t exits = 0, irqs = 0;
+
+    if (g->state == HV_OFF) {
+        vmc_bm_snprintf(out, room, "%s off (%s)", g->cfg->name, g->ended);
+        return;
+    }
+    for (uint32_t i = 0; i < g->cfg->cpus; i++) {
+        vmc_vcpu_get_stats(g->vcpu[i].v, &st);
+        exits += st.pio + st.mmio;
+        irqs += st.irqs;
+    }
+    uint64_t used = used_ns(g);
+    uint64_t permille = span_ns != 0 ? (used - g->status_used_ns) * 1000 / span_ns : 0;
+    g->status_used_ns = used;
+    vmc_bm_snprintf(out, room,
+                    "%s %s: cpu %llu.%llu%%, %llu MiB, %llu device accesses, "
+                    "%llu interrupts, up %llu s",
+                    g->cfg->name, hv_state_name(g), (unsigned long long)(permille / 10),
+                    (unsigned long long)(permille % 10),
+                    (unsigned long long)(vmc_bm_domain_pages(g->domain) >> 8),
+                    (unsigned long long)exits, (unsigned long long)irqs,
+                    (unsigned long long)((hv_now() - g->start_ns) / 1000000000u));
+}
+
+/* At the bottom of the terminal, below the region that scrolls; the cursor stays where it is. */
+static void draw(uint32_t i, const char *text)
+{
+    char out[300];
+    size_t n = vmc_bm_snprintf(out, sizeof(out), "\0337\033[%u;1H\033[7m%.110s\033[0m\033[K\0338",
+                               hv_config.rows - hv_config.guests + 1 + i, text);
+
+    take();
+    vmc_bm_write(out, n);
+    drop();
+}
+
+void hv_status_now(void)
+{
+    static uint64_t last;
+    uint64_t now = hv_now();
+    char text[200];
+
+    for (uint32_t i = 0; i < hv_config.guests; i++) {
+        status_of(&hv_guests[i], now - last, text, sizeof(text));
+        if (hv_config.rows > hv_config.guests + 2)
+            draw(i, text);
+        else
+            hv_print("status: %s\n", text);
+    }
+    last = now;
+}
+
+/* ---- input --------------------------------------------------------------------------------------
+ */
+
+static void feed(struct hv_guest *g)
+{
+    if (g->state != HV_RUNNING || g->input_len == 0)
+        return;
+    size_t n = vmc_uart_input(vmc_pc_serial(g->pc), g->input, g->input_len);
+    for (size_t i = n; i < g->input_len; i++)
+        g->input[i - n] = g->input[i];
+    g->input_len -= (uint32_t)n;
+}
+
+/* The guest's UART has room again: processor 0 goes on feeding. */
+void hv_input_ready(void *ctx)
+{
+    (void)ctx;
+    hv_attention();
+}
+
+static void to_guest(char c)
+{
+    struct hv_guest *g = &hv_guests[input_to];
+
+    if (g->input_len < sizeof(g->input))
+        g->input[g->input_len++] = c;
+    feed(g);
+}
+
+static void menu_key(char c)
+{
+    menu = false;
+    if (c == hv_config.hot_key) {
+        to_guest(c);
+    } else if (c >= '1' && c <= '9' && (uint32_t)(c - '1') < hv_config.guests) {
+        hv_console_focus(c - '1');
+    } else if (c == 'a') {
+        hv_console_focus(-1);
+    } else if (c == 's') {
+        hv_status_now();
+    } else if (c == 'm') {
+        monitor = true;
+        hv_monitor_enter();
+    } else {
+        hv_print("%s\n", MENU);
+    }
+}
+
+static void key(char c)
+{
+    if (monitor) {
+        take();
+        column_owner = -1; /* the monitor has the line */
+        drop();
+        monitor = hv_monitor_key(c);
+    } else if (menu) {
+        menu_key(c);
+    } else if (c == hv_config.hot_key) {
+        menu = true;
+    } else {
+        to_guest(c);
+    }
+}
+
+uint64_t hv_console_poll(uint64_t now)
+{
+    char buf[64];
+    size_t n = vmc_bm_read(buf, sizeof(buf));
+
+    for (size_t i = 0; i < n; i++)
+        key(buf[i]);
+    for (uint32_t i = 0; i < hv_config.guests; i++)
+        feed(&hv_guests[i]);
+    uint64_t next = flush_partial(now);
+    if (hv_config.status_s != 0) {
+        if (now >= next_status) {
+            if (next_status != 0)
+                hv_status_now();
+            next_status = now + hv_config.status_s * 1000000000ull;
+        }
+        if (next_status < next)
+            next = next_status;
+    }
+    return next;
+}
+
+void hv_console_init(void)
+{
+    char text[32];
+
+    if (hv_config.rows > hv_config.guests + 2) { /* the rest of the screen scrolls */
+        size_t n =
+            vmc_bm_snprintf(text, sizeof(text), "\033[1;%ur\033[%u;1H",
+                            hv_config.rows - hv_config.guests, hv_config.rows - hv_config.guests);
+        vmc_bm_write(text, n);
+    }
+}

@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The life of a guest. Everything it is made of comes out of a memory domain of its own, so its end
+ * can be checked page by page.
+ */
+#include "hv.h"
+
+struct hv_config hv_config;
+struct hv_guest hv_guests[HV_MAX_GUESTS];
+const struct vmc_engine_ops *hv_engine;
+struct vmc_engine_info *hv_engine_info;
+
+const char *hv_state_name(const struct hv_guest *g)
+{
+    static const char *const names[] = {"off", "running", "paused"};
+    return names[g->state];
+}
+
+struct hv_guest *hv_guest_find(const char *name)
+{
+    for (uint32_t i = 0; i < hv_config.guests; i++)
+        if (hv_streq(hv_config.guest[i].name, name) || (name[0] == (char)('1' + i) && name[1] == 0))
+            return &hv_guests[i];
+    return NULL;
+}
+
+/* The last word of a module's string, without directories, is its name. */
+static bool module_named(const struct vmc_bm_module *m, const char *name)
+{
+    const char *last = m->name;
+
+    for (const char *p = m->name; *p != 0; p++)
+        if ((*p == ' ' || *p == '/') && p[1] != 0)
+            last = p + 1;
+    return hv_streq(last, name);
+}
+
+const struct vmc_bm_module *hv_module(const char *name)
+{
+    for (uint32_t i = 0; i < hv_machine->module_count; i++)
+        if (module_named(&hv_machine->modules[i], name))
+            return &hv_machine->modules[i];
+    return NULL;
+}
+
+/* ---- engines ------------------------------------------------------------------------------------
+ */
+
+static const struct vmc_engine_ops *engine_number(unsigned i)
+{
+    return i == 0 ? vmc_engine_soft() : NULL;
+}
+
+void hv_engines_init(void)
+{
+    const struct vmc_platform *pf = vmc_bm_platform();
+    struct vmc_error err = {.text = "no such engine"};
+    const struct vmc_engine_ops *e;
+
+    hv_engine_info = pf->alloc(pf->ctx, sizeof(*hv_engine_info), 64);
+    if (hv_engine_info == NULL)
+        vmc_bm_panic("out of memory");
+    for (unsigned i = 0; (e = engine_number(i)) != NULL; i++) {
+        if (!hv_streq(hv_config.engine, "auto") && !hv_streq(hv_config.engine, e->name))
+            continue;
+        memset(hv_engine_info, 0, sizeof(*hv_engine_info));
+        hv_engine_info->size = sizeof(*hv_engine_info);
+        if (e->probe(pf, hv_engine_info, &err) == VMC_OK) {
+            hv_engine = e;
+            hv_print("engine: %s\n", e->name);
+            return;
+        }
+        hv_print("engine: not %s: %s\n", e->name, err.text);
+    }
+    vmc_bm_panic("no engine works here: %s", err.text);
+}
+
+/* ---- making a guest -----------------------------------------------------------------------------
+ */
+
+static int say(const struct hv_guest *g, const char *what, int rc, const struct vmc_error *err)
+{
+    hv_print("%s: %s: %s\n", g->cfg->name, what, err->text[0] != 0 ? err->text : vmc_strerror(rc));
+    return rc;
+}
+
+static int find_image(struct hv_guest *g, const char *name, struct vmc_image_src *src)
+{
+    const struct vmc_bm_module *m;
+
+    if (name[0] == 0)
+        return VMC_OK;
+    m = hv_module(name);
+    if (m == NULL) {
+        hv_print("%s: there is no module '%s'\n", g->cfg->name, name);
+        return VMC_ENOENT;
+    }
+    vmc_image_src_memory(src, m->data, m->bytes);
+    return VMC_OK;
+}
+
+/* PRESET[,+feature|,-feature]... */
+static int make_policy(struct hv_guest *g, struct vmc_error *err)
+{
+    const struct vmc_cpu_policy *ceiling = &hv_engine_info->ceiling;
+    const char *p = g->cfg->cpu_model;
+    char item[32];
+    int rc = VMC_OK;
+
+    for (bool first = true; rc == VMC_OK && *p != 0; first = false) {
+        size_t n = 0;
+        while (p[n] != 0 && p[n] != ',' && n + 1 < sizeof(item)) {
+            item[n] = p[n];
+            n++;
+        }
+        item[n] = 0;
+        p += n + (p[n] == ',');
+        if (first)
+            rc = vmc_cpu_policy_preset(&g->policy, item, ceiling, err);
+        else
+            rc = vmc_cpu_policy_feature(&g->policy, item + 1, item[0] == '+', ceiling, err);
+    }
+    return rc == VMC_OK ? vmc_cpu_policy_topology(&g->policy, g->cfg->cpus) : rc;
+}
+
+static int make_devices(struct hv_guest *g, struct vmc_error *err)
+{
+    int rc = VMC_OK;
+
+    for (uint32_t i = 0; rc == VMC_OK && i < g->cfg->disks; i++) {
+        struct vmc_virtio *dev;
+        struct vmc_virtio_blk_config bc = {.virtio = {.size = sizeof(bc.virtio),
+                                                      .pci = vmc_pc_pci(g->pc),
+                                                      .slot = VMC_PCI_ANY_SLOT}};
+        rc = hv_disk_open(g, i, &bc.disk, &bc.read_only);
+        if (rc == VMC_OK)
+            rc = vmc_virtio_blk_create(vmc_vm_board(g->vm), &bc, &dev, err);
+    }
+    if (rc == VMC_OK && g->cfg->network)
+        rc = hv_net_attach(g, err);
+    return rc;
+}
+
+static int make_machine(struct hv_guest *g, struct vmc_error *err)
+{
+    struct vmc_vm_config vc = {.size = sizeof(vc),
+                               .max_vcpus = g->cfg->cpus,
+                               .platform = g->pf,
+                               .engine = hv_engine,
+                               .policy = &g->policy};
+
+    g->soft = (struct vmc_soft_config){.size = sizeof(g->soft), .flags = VMC_SOFT_TRANSLATE};
+    if (hv_engine == vmc_engine_soft())
+        vc.engine_config = &g->soft;
+    int rc = vmc_vm_create(&vc, &g->vm, err);
+    if (rc != VMC_OK)
+        return rc;
+    struct vmc_pc_config pc = {.size = sizeof(pc),
+                               .ram_bytes = g->cfg->mem_bytes,
+                               .ram = g->ram,
+                               .cpus = g->cfg->cpus,
+                               .serial = {.ops = &hv_console_ops, .ctx = g}};
+    rc = vmc_pc_create(g->vm, &pc, &g->pc, err);
+    if (rc != VMC_OK)
+        return rc;
+    vmc_uart_set_input_ready(vmc_pc_serial(g->pc), hv_input_ready, g);
+    for (uint32_t i = 0; rc == VMC_OK && i < g->cfg->cpus; i++) {
+        g->vcpu[i] = (struct hv_vcpu){.g = g, .index = i};
+        rc = vmc_vcpu_create(g->vm, i, &g->vcpu[i].v, err);
+    }
+    return rc == VMC_OK ? make_devices(g, err) : rc;
+}
+
+static int boot(struct hv_guest *g, struct vmc_error *err)
+{
+    struct vmc_boot_result done;
+    struct vmc_pc_boot b = {
+        .size = sizeof(b),
+        .kind = VMC_BOOT_AUTO,
+        .firmware = g->cfg->firmware[0] != 0 ? &g->firmware : NULL,
+        .kernel = g->cfg->kernel[0] != 0 ? &g->kernel : NULL,
+        .initrd = g->cfg->initrd[0] != 0 ? &g->initrd : NULL,
+        .cmdline = g->cfg->cmdline,
+        .name = g->cfg->kernel,
+    };
+
+    g->boots++;
+    return vmc_pc_boot(g->pc, &b, &done, err);
+}
+
+static int make(struct hv_guest *g)
+{
+    struct vmc_error err = {.text = ""};
+
+    int rc = vmc_bm_domain_create(&g->domain);
+    if (rc != VMC_OK)
+        return say(g, "memory domain", rc, &err);
+    g->pf = vmc_bm_domain_platform(g->domain);
+    if (find_image(g, g->cfg->kernel, &g->kernel) != VMC_OK ||
+        find_image(g, g->cfg->initrd, &g->initrd) != VMC_OK ||
+        find_image(g, g->cfg->firmware, &g->firmware) != VMC_OK)
+        return VMC_ENOENT;
+    g->ram = g->pf->alloc(g->pf->ctx, g->cfg->mem_bytes,
+                          g->cfg->mem_bytes >= 2u << 20 ? 2u << 20 : VMC_PAGE_SIZE);
+    if (g->ram == NULL) {
+        struct vmc_bm_memory m;
+        vmc_bm_get_memory(&m);
+        hv_print("%s: no %llu MiB of memory in one piece (%llu MiB are free)\n", g->cfg->name,
+                 (unsigned long long)(g->cfg->mem_bytes >> 20),
+                 (unsigned long long)(m.free_pages >> 8));
+        return VMC_ENOMEM;
+    }
+    memset(g->ram, 0, g->cfg->mem_bytes);
+    rc = make_policy(g, &err);
+    if (rc != VMC_OK)
+        return say(g, "CPU model", rc, &err);
+    rc = make_machine(g, &err);
+    if (rc != VMC_OK)
+        return say(g, "machine", rc, &err);
+    rc = boot(g, &err);
+    if (rc != VMC_OK)
+        return say(g, "boot", rc, &err);
+    rc = vmc_vm_start(g->vm, &err);
+    return rc == VMC_OK ? hv_sched_add(g) : say(g, "start", rc, &err);
+}
+
+/* ---- the end of one -----------------------------------------------------------------------------
+ */
+
+static void wait_quiesced(struct hv_guest *g)
+{
+    vmc_vm_pause(g->vm);
+    while (!vmc_vm_quiesced(g->vm)) {
+        vmc_vm_pause(g->vm);
+        __asm__ volatile("pause");
+    }
+}
+
+/* Requests in flight point into the guest's memory: the devices of the machine must be done. */
+static void drain(struct hv_guest *g)
+{
+    uint64_t give_up = hv_now() + 10000000000ull;
+
+    while (vmc_board_quiesce(vmc_vm_board(g->vm)) == VMC_EAGAIN) {
+        vmc_bm_poll();
+        if (hv_now() > give_up)
+            vmc_bm_panic("%s: a disk does not finish its requests", g->cfg->name);
+    }
+}
+
+static void unmake(struct hv_guest *g)
+{
+    vmc_vm_destroy(g->vm);
+    vmc_pc_destroy(g->pc);
+    hv_disks_close(g);
+    if (g->ram != NULL)
+        g->pf->free(g->pf->ctx, g->ram, g->cfg->mem_bytes,
+                    g->cfg->mem_bytes >= 2u << 20 ? 2u << 20 : VMC_PAGE_SIZE);
+    g->vm = NULL;
+    g->pc = NULL;
+    g->ram = NULL;
+}
+
+static void release(struct hv_guest *g, uint64_t pages)
+{
+    uint64_t leaked = vmc_bm_domain_destroy(g->domain);
+
+    g->domain = NULL;
+    hv_print("%s: %llu pages returned, %llu leaked\n", g->cfg->name,
+             (unsigned long long)(pages - leaked), (unsigned long long)leaked);
+}
+
+int hv_guest_start(struct hv_guest *g)
+{
+    if (g->state != HV_OFF)
+        return VMC_ESTATE;
+    const struct hv_guest_config *cfg = g->cfg;
+    uint32_t number = g->number;
+    memset(g, 0, sizeof(*g));
+    g->cfg = cfg;
+    g->number = number;
+    int rc = make(g);
+    if (rc != VMC_OK) {
+        hv_net_detach(g);
+        if (g->domain != NULL) {
+            uint64_t pages = vmc_bm_domain_pages(g->domain);
+            unmake(g);
+            release(g, pages);
+        }
+        hv_strcpy(g->ended, sizeof(g->ended), "could not be started");
+        return rc;
+    }
+    g->start_ns = hv_now();
+    hv_print("%s: started, %u vCPUs, %llu MiB, %llu pages in all\n", g->cfg->name, g->cfg->cpus,
+             (unsigned long long)(g->cfg->mem_bytes >> 20),
+             (unsigned long long)vmc_bm_domain_pages(g->domain));
+    g->state = HV_RUNNING;
+    hv_timer_notify(g);
+    hv_wake_all(g);
+    return VMC_OK;
+}
+
+void hv_guest_end(struct hv_guest *g, const char *why)
+{
+    if (g->state == HV_OFF)
+        return;
+    uint64_t pages = vmc_bm_domain_pages(g->domain);
+    g->state = HV_PAUSED;
+    wait_quiesced(g);
+    hv_net_detach(g);
+    drain(g);
+    g->state = HV_OFF; /* the loops of the processors look at this */
+    hv_sched_remove(g);
+    vmc_vm_set_wake_hook(g->vm, NULL, NULL);
+    vmc_timerq_set_notify(vmc_vm_board(g->vm)->timers, NULL, NULL);
+    hv_console_forget(g);
+    unmake(g);
+    hv_strcpy(g->ended, sizeof(g->ended), why);
+    hv_print("%s: ended: %s\n", g->cfg->name, why);
+    release(g, pages);
+}
+
+void hv_guest_pause(struct hv_guest *g)
+{
+    if (g->state != HV_RUNNING)
+        return;
+    g->state = HV_PAUSED;
+    wait_quiesced(g);
+    drain(g);
+}
+
+void hv_guest_resume(struct hv_guest *g)
+{
+    if (g->state != HV_PAUSED)
+        return;
+    vmc_board_resume(vmc_vm_board(g->vm));
+    vmc_vm_resume(g->vm);
+    g->state = HV_RUNNING;
+    hv_wake_all(g);
+}
+
+/* ---- guests that stop by themselves
+ * -------------------------------------------------------------- */
+
+static void reboot(struct hv_guest *g)
+{
+    struct vmc_error err = {.text = ""};
+
+    hv_guest_pause(g);
+    int rc = vmc_vm_reset(g->vm);
+    if (rc == VMC_OK)
+        rc = boot(g, &err);
+    if (rc != VMC_OK) {
+        hv_guest_end(g, "the reset failed");
+        return;
+    }
+    hv_print("%s: reset\n", g->cfg->name);
+    hv_guest_resume(g);
+}
+
+static void look_at(struct hv_guest *g)
+{
+    uint32_t why;
+    uint64_t detail;
+
+    g->attention = 0;
+    if (g->state == HV_OFF)
+        return;
+    if (g->failed) {
+        hv_guest_end(g, g->failure);
+        return;
+    }
+    if (!vmc_vm_stopped(g->vm, &why, &detail))
+        return;
+    switch (why) {
+    case VMC_STOP_RESET:
+        reboot(g);
+        break;
+    case VMC_STOP_POWER_OFF:
+        hv_guest_end(g, "powered off");
+        break;
+    case VMC_STOP_TRIPLE_FAULT:
+        hv_guest_end(g, "crashed: triple fault");
+        break;
+    case VMC_STOP_HALT_FOREVER:
+        hv_guest_end(g, "halted with interrupts off");
+        break;
+    default:
+        hv_guest_end(g, "stopped");
+        break;
+    }
+}
+
+void hv_guests_look(void)
+{
+    uint32_t on = 0;
+
+    for (uint32_t i = 0; i < hv_config.guests; i++) {
+        if (hv_guests[i].attention)
+            look_at(&hv_guests[i]);
+        on += hv_guests[i].state != HV_OFF;
+    }
+    if (on == 0 && hv_config.poweroff_when_done) {
+        hv_print("every guest has ended, switching off\n");
+        vmc_bm_power_off();
+    }
+}
