@@ -83,3 +83,36 @@ int vmci_emulate_complete(struct vmci_emulator *e, const struct vmc_exit *done)
     e->cpu.resuming = rc == VMC_OK;
     return rc;
 }
+
+int vmci_emulator_set(struct vmci_emulator *e, uint32_t groups, const struct vmc_x86_state *st)
+{
+    e->cpu.owed = false;
+    e->cpu.resuming = false;
+    return e->ops->set_state(&e->cpu, groups, st);
+}
+
+int vmci_emulator_get(struct vmci_emulator *e, uint32_t groups, struct vmc_x86_state *st)
+{
+    return e->ops->get_state(&e->cpu, groups, st);
+}
+
+int vmci_emulator_set_policy(struct vmci_emulator *e, const struct vmc_cpu_policy *policy,
+                             struct vmc_error *err)
+{
+    return e->ops->set_policy(&e->vm, policy, err);
+}
+
+int vmci_emulator_set_debug(struct vmci_emulator *e, const struct vmc_breakpoint *bp, size_t n)
+{
+    return e->ops->set_debug(&e->cpu, bp, n);
+}
+
+int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e)
+{
+    return &e->cpu.cpu.tsc_offset;
+}
+
+void vmci_emulator_cpuid(struct vmci_emulator *e, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    vmci_cpuid(&e->cpu.cpu, leaf, subleaf, out);
+}

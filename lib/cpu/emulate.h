@@ -35,4 +35,19 @@ int vmci_emulate(struct vmci_emulator *e, uint32_t groups, struct vmc_x86_state 
                  struct vmc_exit *out);
 int vmci_emulate_complete(struct vmci_emulator *e, const struct vmc_exit *done);
 
+/*
+ * The state without executing anything: set checks it (VMC_EINVAL) and brings it into the form that
+ * get returns. An access that is under way is forgotten.
+ */
+int vmci_emulator_set(struct vmci_emulator *e, uint32_t groups, const struct vmc_x86_state *st);
+int vmci_emulator_get(struct vmci_emulator *e, uint32_t groups, struct vmc_x86_state *st);
+int vmci_emulator_set_policy(struct vmci_emulator *e, const struct vmc_cpu_policy *policy,
+                             struct vmc_error *err);
+/* DEBUG exits as set_debug of the software engine gives them. */
+int vmci_emulator_set_debug(struct vmci_emulator *e, const struct vmc_breakpoint *bp, size_t n);
+/* Guest TSC minus host TSC, to be set before and read after emulation. */
+int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e);
+/* CPUID as the guest sees it in the state of the last call. */
+void vmci_emulator_cpuid(struct vmci_emulator *e, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
 #endif

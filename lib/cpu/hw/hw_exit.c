@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What is done about exits, in terms of the instruction that caused them. */
+#include "cpu/hw/hw_int.h"
+
+#define PF_CODE_W 2u
+
+uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg)
+{
+    if (reg == VMC_RSP)
+        hw_need(v, HW_ST_RSP);
+    return &v->st.gpr[reg & 15];
+}
+
+static bool asked_for(const struct hw_vcpu *v, uint32_t kind)
+{
+    return (v->exit_mask & (1u << kind)) != 0;
+}
+
+static int owe(struct hw_vcpu *v, uint32_t kind, unsigned len)
+{
+    v->owed = kind;
+    v->owed_emulator = false;
+    v->insn_len = (uint8_t)len;
+    return HW_LEAVE;
+}
+
+/* ---- CPUID ----------------------------------------------------------------------------------- */
+
+int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
+{
+    uint64_t *g = v->st.gpr;
+    uint32_t leaf = (uint32_t)g[VMC_RAX], subleaf = (uint32_t)g[VMC_RCX];
+    uint32_t out[4];
+
+    v->stat[HW_STAT_CPUID]++;
+    if (unlikely(asked_for(v, VMC_EXIT_CPUID))) {
+        hw_set_exit(v, x, VMC_EXIT_CPUID);
+        x->u.cpuid.leaf = leaf;
+        x->u.cpuid.subleaf = subleaf;
+        return owe(v, VMC_EXIT_CPUID, len);
+    }
+    if (!hw_cpuid_plain(v->vm, leaf, subleaf, out)) {
+        /* Depends on the processor's state, or is out of range. */
+        return hw_emulate(v, 1, x);
+    }
+    g[VMC_RAX] = out[0];
+    g[VMC_RBX] = out[1];
+    g[VMC_RCX] = out[2];
+    g[VMC_RDX] = out[3];
+    hw_skip(v, len);
+    return HW_RESUME;
+}
+
+/* ---- ports ----------------------------------------------------------------------------------- */
+
+int hw_on_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsigned len,
+              struct vmc_exit *x)
+{
+    uint64_t *rax = &v->st.gpr[VMC_RAX];
+    uint32_t mask = bytes == 4 ? ~0u : (1u << (8 * bytes)) - 1;
+    uint32_t data = (uint32_t)*rax & mask;
+
+    v->stat[HW_STAT_IO]++;
+    hw_fpu_park(v);
+    if (likely(v->io->pio(v->io->ctx, write, port, bytes, &data) == VMC_IO_DONE)) {
+        if (!write) /* a 32-bit result clears the upper half of RAX */
+            *rax = bytes == 4 ? data : (*rax & ~(uint64_t)mask) | (data & mask);
+        hw_skip(v, len);
+        return HW_RESUME;
+    }
+    hw_set_exit(v, x, VMC_EXIT_IO);
+    x->u.io.port = port;
+    x->u.io.bytes = (uint8_t)bytes;
+    x->u.io.write = write;
+    x->u.io.data = write ? data : 0;
+    return owe(v, VMC_EXIT_IO, len);
+}
+
+/* ---- MSRs ------------------------------------------------------------------------------------ */
+
+/* MSRs of the local APIC: asked for often, and of no interest to the software CPU. */
+static bool of_apic(uint32_t index)
+{
+    return index == VMC_MSR_TSC_DEADLINE || index == VMC_MSR_APIC_BASE ||
+           (index >= VMC_MSR_X2APIC_FIRST && index <= VMC_MSR_X2APIC_LAST);
+}
+
+int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
+{
+    uint64_t *g = v->st.gpr;
+    uint32_t index = (uint32_t)g[VMC_RCX];
+    uint64_t value = (uint32_t)g[VMC_RAX] | g[VMC_RDX] << 32;
+
+    v->stat[HW_STAT_MSR]++;
+    if (!of_apic(index) || v->io->msr == NULL)
+        return index == VMC_MSR_EFER ? hw_emulate_system(v, x) : hw_emulate(v, 1, x);
+    hw_fpu_park(v);
+    v->vm->vendor->tpr_out(v);
+    int rc = v->io->msr(v->io->ctx, write, index, &value);
+    v->vm->vendor->tpr_in(v);
+    if (rc == VMC_IO_GP)
+        return hw_raise(v, VMC_VEC_GP, true, 0, x);
+    if (rc == VMC_IO_EXIT) {
+        hw_set_exit(v, x, VMC_EXIT_MSR);
+        x->u.msr.index = index;
+        x->u.msr.write = write;
+        x->u.msr.value = write ? value : 0;
+        return owe(v, VMC_EXIT_MSR, len);
+    }
+    if (!write) {
+        g[VMC_RAX] = (uint32_t)value;
+        g[VMC_RDX] = value >> 32;
+    } else if (index != VMC_MSR_TSC_DEADLINE) {
+        v->irq_wait = true; /* the task priority or an EOI: another interrupt may be due */
+        v->todo |= HW_TODO_EVENT;
+    }
+    hw_skip(v, len);
+    return HW_RESUME;
+}
+
+/* ---- HLT, VMCALL ------------------------------------------------------------------------------ */
+
+int hw_on_hlt(struct hw_vcpu *v, unsigned len)
+{
+    v->stat[HW_STAT_HLT]++;
+    hw_skip(v, len);
+    v->st.activity = VMC_RUN_HALTED;
+    v->irq_wait = true;
+    v->todo |= HW_TODO_IDLE;
+    return HW_RESUME;
+}
+
+int hw_on_hypercall(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
+{
+    static const uint8_t regs[6] = {VMC_RBX, VMC_RCX, VMC_RDX, VMC_RSI, VMC_RDI, VMC_RBP};
+
+    hw_set_exit(v, x, VMC_EXIT_HYPERCALL);
+    x->u.hypercall.nr = v->st.gpr[VMC_RAX];
+    for (unsigned i = 0; i < 6; i++)
+        x->u.hypercall.arg[i] = v->st.gpr[regs[i]];
+    return owe(v, VMC_EXIT_HYPERCALL, len);
+}
+
+int hw_shutdown(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    v->st.activity = VMC_RUN_SHUTDOWN;
+    v->st.injected.type = VMC_EV_NONE;
+    v->todo |= HW_TODO_IDLE;
+    hw_set_exit(v, x, VMC_EXIT_SHUTDOWN);
+    x->u.stop.why = VMC_STOP_TRIPLE_FAULT;
+    return HW_LEAVE;
+}
+
+/* ---- exceptions ------------------------------------------------------------------------------- */
+
+enum fault_class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
+
+static enum fault_class class_of(const struct vmc_event *e)
+{
+    if (e->type != VMC_EV_EXCEPTION)
+        return BENIGN;
+    switch (e->vector) {
+    case VMC_VEC_DE:
+    case VMC_VEC_TS:
+    case VMC_VEC_NP:
+    case VMC_VEC_SS:
+    case VMC_VEC_GP:
+        return CONTRIBUTORY;
+    case VMC_VEC_PF:
+        return PAGE_FAULT;
+    case VMC_VEC_DF:
+        return DOUBLE_FAULT;
+    default:
+        return BENIGN;
+    }
+}
+
+/* SDM 3A table 6-5. */
+int hw_raise(struct hw_vcpu *v, unsigned vector, bool has_code, uint32_t code, struct vmc_exit *x)
+{
+    struct vmc_event e = {.vector = (uint8_t)vector,
+                          .type = VMC_EV_EXCEPTION,
+                          .has_code = has_code,
+                          .code = code,
+                          .payload = vector == VMC_VEC_PF ? v->st.cr2 : 0};
+    enum fault_class first = class_of(&v->st.injected), second = class_of(&e);
+
+    v->stat[HW_STAT_EXCEPTION]++;
+    if (first == DOUBLE_FAULT && second != BENIGN)
+        return hw_shutdown(v, x);
+    if ((first == CONTRIBUTORY && second == CONTRIBUTORY) ||
+        (first == PAGE_FAULT && (second == CONTRIBUTORY || second == PAGE_FAULT)))
+        e = (struct vmc_event){.vector = VMC_VEC_DF, .type = VMC_EV_EXCEPTION, .has_code = true};
+    v->st.injected = e;
+    v->todo |= HW_TODO_EVENT;
+    return HW_RESUME;
+}
+
+/* ---- software CPU ----------------------------------------------------------------------------- */
+
+/* Could the instruction at CS:RIP use the FPU state? Looks at prefixes and opcode; when in doubt: yes. */
+static bool may_use_fpu(struct hw_vcpu *v)
+{
+    const struct vmc_x86_state *st = &v->st;
+    bool code64 = (st->efer & VMC_EFER_LMA) != 0 && (st->seg[VMC_CS].attr & VMC_SEG_L) != 0;
+    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    uint64_t la = code64 ? st->rip : (uint32_t)(st->seg[VMC_CS].base + st->rip);
+    struct vmc_walk w;
+    uint8_t b[15];
+    unsigned i = 0;
+
+    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    unsigned n = (unsigned)VMCI_MIN(sizeof(b), VMC_PAGE_SIZE - (la & (VMC_PAGE_SIZE - 1)));
+    if (vmc_walk_gva(v->vm->mem, &pg, la, VMC_ACC_FETCH | VMC_ACC_PROBE, &w) != VMC_OK ||
+        vmc_mem_read(v->vm->mem, w.gpa, b, n) != VMC_OK)
+        return true;
+    while (i < n && (b[i] == 0x66 || b[i] == 0x67 || b[i] == 0xf0 || b[i] == 0xf2 || b[i] == 0xf3 ||
+                     (b[i] & 0xe7) == 0x26 || (b[i] & 0xfe) == 0x64 ||
+                     (code64 && (b[i] & 0xf0) == 0x40)))
+        i++;
+    if (i + 1 >= n)
+        return true;
+    if (b[i] != 0x0f) /* x87, FWAIT, and what is VEX and EVEX in some modes */
+        return (b[i] & 0xf8) == 0xd8 || b[i] == 0x9b || b[i] == 0xc4 || b[i] == 0xc5 ||
+               b[i] == 0x62 || b[i] == 0x8f;
+    uint8_t op = b[i + 1];
+    bool system = op <= 0x09 || op == 0x0b || (op >= 0x20 && op <= 0x23) ||
+                  (op >= 0x30 && op <= 0x37) || (op >= 0x40 && op <= 0x4f) ||
+                  (op >= 0x80 && op <= 0xad) || (op >= 0xaf && op <= 0xc1) || op == 0xc7 ||
+                  (op >= 0xc8 && op <= 0xcf);
+    /* 0F 01 includes XGETBV and XSETBV, which need no state; MOVNTI is 0F C3: not listed. */
+    return !system;
+}
+
+/* What emulation rarely changes: from the segments to the MSRs. */
+#define SYSTEM_BYTES (offsetof(struct vmc_x86_state, injected) - offsetof(struct vmc_x86_state, seg))
+
+static int after_emulation(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    if (v->st.activity != VMC_RUN_RUNNING)
+        v->todo |= HW_TODO_IDLE;
+    if (v->st.injected.type != VMC_EV_NONE || v->st.nmi_pending != 0 || v->irq_wait)
+        v->todo |= HW_TODO_EVENT;
+    x->raw.vendor = v->vm->vendor->id;
+    switch (x->kind) {
+    case VMC_EXIT_BUDGET:
+    case VMC_EXIT_KICKED:
+    case VMC_EXIT_IDLE:
+        return HW_RESUME;
+    case VMC_EXIT_IO:
+    case VMC_EXIT_MMIO:
+    case VMC_EXIT_MSR:
+    case VMC_EXIT_HYPERCALL:
+        v->owed = x->kind;
+        v->owed_emulator = true;
+        return HW_LEAVE;
+    case VMC_EXIT_SHUTDOWN:
+        return hw_shutdown(v, x);
+    default:
+        return HW_LEAVE;
+    }
+}
+
+int hw_emulate(struct hw_vcpu *v, uint64_t n, struct vmc_exit *x)
+{
+    const uint8_t *system = (const uint8_t *)&v->st.seg[0];
+    uint8_t before[SYSTEM_BYTES];
+    int64_t *tsc = vmci_emulator_tsc_offset(v->emu);
+
+    v->stat[HW_STAT_EMULATED]++;
+    hw_fpu_park(v);
+    hw_need(v, HW_ST_EMULATE | HW_ST_RSP);
+    if (v->loaded)
+        v->vm->vendor->tpr_out(v);
+    v->st.cr8 = v->io->get_tpr != NULL ? v->io->get_tpr(v->io->ctx) : 0;
+    bool fpu = n > 1 || may_use_fpu(v);
+    memcpy(before, system, SYSTEM_BYTES);
+    *tsc = v->tsc_offset;
+    int rc = vmci_emulate(v->emu, HW_ST_EMULATE | (fpu ? VMC_ST_FPU : 0), &v->st, n, x);
+    if (rc == VMC_EINVAL) {
+        hw_set_exit(v, x, VMC_EXIT_EMULATION);
+        return HW_LEAVE;
+    }
+    if (rc != VMC_OK)
+        return rc;
+    hw_changed(v, VMC_ST_GPR | VMC_ST_RIP | VMC_ST_EVENT | HW_ST_RSP);
+    if (memcmp(before, system, SYSTEM_BYTES) != 0)
+        hw_changed(v, HW_ST_EMULATE);
+    if (*tsc != v->tsc_offset) {
+        v->tsc_offset = *tsc;
+        hw_changed(v, VMC_ST_CLOCK);
+    }
+    if (v->loaded)
+        v->vm->vendor->tpr_in(v);
+    return after_emulation(v, x);
+}
+
+/* The shadow follows what paging depends on. */
+static void sync_shadow(struct hw_vcpu *v)
+{
+    if (!v->vm->nested) {
+        vmci_shadow_mode(&v->shadow, (v->st.efer & VMC_EFER_LMA) != 0);
+        vmci_shadow_flush(&v->shadow);
+    }
+    v->todo |= HW_TODO_FLUSH;
+}
+
+int hw_emulate_system(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    v->stat[HW_STAT_CR]++;
+    int r = hw_emulate(v, 1, x);
+    sync_shadow(v);
+    return r;
+}
+
+int hw_on_mov_cr3(struct hw_vcpu *v, unsigned gpr, unsigned len, struct vmc_exit *x)
+{
+    hw_need(v, VMC_ST_CTRL);
+    uint64_t cr3 = *hw_gpr(v, gpr);
+    bool long_mode = (v->st.efer & VMC_EFER_LMA) != 0;
+    /* PDPTEs to load, or bits to refuse: the long way. */
+    if ((!long_mode && (v->st.cr4 & VMC_CR4_PAE) != 0) || cr3 >> (long_mode ? 40 : 32) != 0)
+        return hw_emulate_system(v, x);
+    v->stat[HW_STAT_CR]++;
+    v->st.cr3 = cr3;
+    hw_skip(v, len);
+    sync_shadow(v);
+    return HW_RESUME;
+}
+
+int hw_on_invlpg(struct hw_vcpu *v, uint64_t gva, unsigned len)
+{
+    v->stat[HW_STAT_CR]++;
+    vmci_shadow_invlpg(&v->shadow, gva);
+    hw_skip(v, len);
+    v->todo |= HW_TODO_FLUSH;
+    return HW_RESUME;
+}
+
+/* ---- memory ----------------------------------------------------------------------------------- */
+
+int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_exit *x)
+{
+    v->stat[HW_STAT_FAULT]++;
+    int rc = hw_mem_fault(v->vm, gpa, want);
+    if (rc == VMC_OK) {
+        v->stat[HW_STAT_MAPPED]++;
+        return HW_RESUME;
+    }
+    return rc == VMC_ENOENT ? hw_emulate(v, 1, x) : rc;
+}
+
+int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_exit *x)
+{
+    struct vmc_x86_state *st = &v->st;
+    struct vmc_walk w;
+    bool flushed;
+
+    v->stat[HW_STAT_FAULT]++;
+    hw_need(v, VMC_ST_CTRL);
+    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    uint32_t access = ((code & VMC_PF_WRITE) ? VMC_ACC_WRITE : 0) |
+                      ((code & VMC_PF_FETCH) ? VMC_ACC_FETCH : 0) |
+                      ((code & VMC_PF_USER) ? VMC_ACC_USER : 0) |
+                      ((st->rflags & VMC_FLAG_AC) ? VMC_ACC_AC : 0);
+    if ((st->efer & VMC_EFER_LMA) == 0)
+        gva = (uint32_t)gva;
+    switch (vmci_shadow_fault(&v->shadow, &pg, gva, access, &w, &flushed)) {
+    case VMCI_SHADOW_MAPPED:
+        v->stat[HW_STAT_MAPPED]++;
+        if (flushed)
+            v->todo |= HW_TODO_FLUSH;
+        return HW_RESUME;
+    case VMCI_SHADOW_FAULT:
+        st->cr2 = gva;
+        hw_changed(v, VMC_ST_CTRL);
+        return hw_raise(v, VMC_VEC_PF, true, w.fault_code, x);
+    case VMCI_SHADOW_EMULATE:
+        return hw_emulate(v, 1, x);
+    default:
+        return VMC_ENOMEM;
+    }
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Guest memory in EPT or NPT: filled as the guest touches it, dropped as the map changes. Without
+ * either, each vCPU's shadow tables are filled and dropped instead.
+ */
+#include "cpu/hw/hw_int.h"
+
+#define SITE "hw/mem"
+
+static uint64_t bytes_of(unsigned level)
+{
+    return 1ull << (VMC_PAGE_SHIFT + 9 * (level - 1));
+}
+
+/* A page that was mapped for writing counts as written again (vmci_mem_listener). */
+static void mark_again(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
+{
+    struct hw_vm *vm = ctx;
+
+    if (written && vmci_load_relaxed(&vm->mem->dirty_clients) != 0)
+        vmci_mem_mark_dirty(vm->mem, gpa, bytes);
+}
+
+static void drop(struct hw_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+    vmci_lock(&vm->lock);
+    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table. */
+    if (vmci_slat_range(&vm->slat, VMCI_SLAT_UNMAP, gpa, bytes, mark_again, vm) != 0) {
+        hw_shootdown(vm);
+        vmci_slat_reclaim(&vm->slat);
+    }
+    vmci_unlock(&vm->lock);
+}
+
+static void on_flush(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    struct hw_vm *vm = ctx;
+
+    if (vm->nested)
+        drop(vm, gpa, bytes);
+    else
+        hw_shootdown(vm);
+}
+
+int hw_mem_changed(void *evm)
+{
+    on_flush(evm, 0, 0);
+    return VMC_OK;
+}
+
+int hw_mem_init(struct hw_vm *vm, const struct vmci_slat_format *fmt, unsigned max_leaf, bool ad,
+                struct vmc_error *err)
+{
+    int rc = vmci_lock_init(&vm->lock, vm->pf);
+
+    if (rc != VMC_OK)
+        return vmci_error(err, rc, SITE, "cannot create a lock");
+    vm->max_leaf = (vm->flags & VMC_HW_CFG_4K) ? 1 : max_leaf;
+    if (vm->nested) {
+        rc = vmci_slat_init(&vm->slat, vm->pf, fmt, max_leaf, ad);
+        if (rc != VMC_OK) {
+            vmci_lock_fini(&vm->lock);
+            return vmci_error(err, rc, SITE, "no memory for %s tables", fmt->name);
+        }
+    }
+    vm->listener = (struct vmci_mem_listener){.ctx = vm, .flush = on_flush};
+    vmci_mem_listen(vm->mem, &vm->listener);
+    return VMC_OK;
+}
+
+void hw_mem_fini(struct hw_vm *vm)
+{
+    vmci_mem_unlisten(vm->mem, &vm->listener);
+    if (vm->nested)
+        vmci_slat_fini(&vm->slat);
+    vmci_lock_fini(&vm->lock);
+}
+
+/* The largest leaf that maps gpa to contiguous memory of its slot; *base is its address. */
+static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s, uint64_t gpa,
+                           uint64_t *base, uint64_t *hpa)
+{
+    for (unsigned level = vm->max_leaf; level > 1; level--) {
+        uint64_t bytes = bytes_of(level), run;
+        uint64_t at = vmci_align_down(gpa, bytes);
+        if (at < s->gpa || at + bytes > s->gpa + s->bytes)
+            continue;
+        uint64_t h = vm->hw->to_phys(vm->pf->ctx, s->hva + (at - s->gpa), &run);
+        if (h != VMC_HW_NO_PHYS && (h & (bytes - 1)) == 0 && run >= bytes) {
+            *base = at;
+            *hpa = h;
+            return level;
+        }
+    }
+    return 1;
+}
+
+static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, uint64_t gpa, uint32_t want)
+{
+    bool logged = vmci_load_relaxed(&vm->mem->dirty_clients) != 0;
+    bool ram = s->attr == VMC_MEM_RAM;
+    uint64_t base = vmci_align_down(gpa, VMC_PAGE_SIZE), hpa, run;
+    uint32_t rights = VMCI_SLAT_R | VMCI_SLAT_X;
+    struct vmci_page page;
+    unsigned level = 1;
+
+    /* Logging wants small pages, writable only once they are known to be dirty. */
+    if (ram && (!logged || (want & VMCI_SLAT_W) != 0))
+        rights |= VMCI_SLAT_W;
+    if (vmci_mem_resolve(vm->mem, gpa, (rights & VMCI_SLAT_W) != 0, &page) != VMC_OK)
+        return VMC_ENOENT;
+    if (!logged && vm->max_leaf > 1)
+        level = leaf_level(vm, s, gpa, &base, &hpa);
+    if (level == 1) {
+        hpa = vm->hw->to_phys(vm->pf->ctx, page.hva, &run);
+        if (unlikely(hpa == VMC_HW_NO_PHYS))
+            return VMC_EHOST;
+    }
+    return vmci_slat_map(&vm->slat, base, hpa, level, rights, VMCI_MT_WB);
+}
+
+int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want)
+{
+    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
+    int result = VMC_OK, rc;
+
+    if (s != NULL && (want & VMCI_SLAT_W) != 0 && s->attr != VMC_MEM_RAM)
+        return VMC_ENOENT;
+    vmci_lock(&vm->lock);
+    if (s != NULL) {
+        rc = map(vm, s, gpa, want);
+    } else {
+        result = VMC_ENOENT;
+        rc = vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE));
+        if (rc < 0)
+            rc = 0; /* it goes on exiting the slow way */
+    }
+    if (unlikely(rc > 0)) {
+        hw_shootdown(vm);
+        vmci_slat_reclaim(&vm->slat);
+    }
+    vmci_unlock(&vm->lock);
+    return rc < 0 ? rc : result;
+}

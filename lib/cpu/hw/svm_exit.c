@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* #VMEXIT by code (APM 2 appendix C). */
+#include "cpu/hw/svm_int.h"
+
+typedef int exit_fn(struct hw_vcpu *v, struct vmc_exit *x);
+
+static struct vmcb *vmcb_of(const struct hw_vcpu *v)
+{
+    return v->u.svm.vmcb;
+}
+
+/* ---- length of an instruction ----------------------------------------------------------------- */
+
+#define PTE_P    0x1ull
+#define PTE_PS   0x80ull
+#define PTE_ADDR 0x000ffffffffff000ull
+
+static const void *host_of(const struct hw_vcpu *v, uint64_t gpa)
+{
+    struct vmci_mem_slot *s = vmci_mem_find(v->vm->mem, gpa);
+
+    return s != NULL ? s->hva + (gpa - s->gpa) : NULL;
+}
+
+/* Is what was found still so? The entries are looked at again: guests change them without a word. */
+static bool still_there(const struct svm_code_page *c, uint64_t page, uint64_t cr3)
+{
+    if (c->page != page || c->cr3 != cr3)
+        return false;
+    for (unsigned i = 0; i < c->levels; i++)
+        if (vmci_load_relaxed(c->entry[i]) != c->value[i])
+            return false;
+    return true;
+}
+
+/* Walk the guest's 4-level tables for its code. */
+static bool find_code(struct hw_vcpu *v, uint64_t page, uint64_t cr3)
+{
+    struct svm_code_page *c = &v->u.svm.code;
+    uint64_t table = cr3 & PTE_ADDR;
+
+    c->page = ~0ull;
+    c->levels = 0;
+    for (unsigned level = 4; level > 0; level--) {
+        unsigned shift = 12 + 9 * (level - 1);
+        const uint64_t *e = host_of(v, table + ((page >> shift) & 0x1ff) * 8);
+        if (e == NULL)
+            return false;
+        uint64_t value = vmci_load_relaxed(e);
+        if (!(value & PTE_P))
+            return false;
+        c->entry[c->levels] = e;
+        c->value[c->levels++] = value;
+        table = value & PTE_ADDR;
+        if (level > 1 && level < 4 && (value & PTE_PS)) {
+            uint64_t mask = (1ull << shift) - 1;
+            table = (table & ~mask) | (page & mask & ~0xfffull);
+            break;
+        }
+    }
+    c->hva = host_of(v, table);
+    if (c->hva == NULL)
+        return false;
+    c->page = page;
+    c->cr3 = cr3;
+    return true;
+}
+
+static bool is_prefix(uint8_t b, bool code64)
+{
+    return b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 || (b & 0xe7) == 0x26 ||
+           (b & 0xfe) == 0x64 || (code64 && (b & 0xf0) == 0x40);
+}
+
+/* Any mode, and code that crosses a page: by the general walker. */
+static unsigned prefixes_slowly(struct hw_vcpu *v, bool code64)
+{
+    const struct vmc_x86_state *st = &v->st;
+    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    unsigned n = 0;
+
+    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    for (; n < 14; n++) {
+        uint64_t la = st->rip + n;
+        struct vmc_walk w;
+        uint8_t b;
+        if (!code64)
+            la = (uint32_t)(st->seg[VMC_CS].base + la);
+        if (vmc_walk_gva(v->vm->mem, &pg, la, VMC_ACC_FETCH | VMC_ACC_PROBE, &w) != VMC_OK ||
+            vmc_mem_read(v->vm->mem, w.gpa, &b, 1) != VMC_OK || !is_prefix(b, code64))
+            break;
+    }
+    return n;
+}
+
+unsigned svm_insn_len(struct hw_vcpu *v, unsigned n)
+{
+    struct vmcb *b = vmcb_of(v);
+    struct svm_code_page *c = &v->u.svm.code;
+    uint64_t rip = v->st.rip;
+
+    if (v->vm->caps.svm.nrips && b->nrip != 0)
+        return (unsigned)(b->nrip - rip) & 15;
+    bool code64 = (b->efer & VMC_EFER_LMA) != 0 && (b->cs.attr & 0x200) != 0;
+    uint64_t page = rip & ~0xfffull, cr3 = v->vm->nested ? b->cr3 : v->st.cr3;
+    if (likely(code64 && (rip & 0xfff) < VMC_PAGE_SIZE - 15 && !(b->cr4 & VMC_CR4_LA57)) &&
+        (still_there(c, page, cr3) || find_code(v, page, cr3))) {
+        const uint8_t *p = c->hva + (rip & 0xfff);
+        unsigned i = 0;
+        while (i < 14 && is_prefix(p[i], true))
+            i++;
+        return i + n;
+    }
+    hw_need(v, VMC_ST_CTRL | VMC_ST_SEG);
+    return prefixes_slowly(v, code64) + n;
+}
+
+/* ---- events under delivery -------------------------------------------------------------------- */
+
+static void take_back_event(struct hw_vcpu *v)
+{
+    uint64_t info = vmcb_of(v)->exit_int_info;
+
+    if (likely(!(info & SVM_EV_VALID)))
+        return;
+    struct vmc_event e = {.vector = (uint8_t)info, .type = (uint8_t)(info >> 8 & 7)};
+    /* INT n, INT3 and INTO stand at RIP still, and will be executed again. */
+    if (e.type == VMC_EV_SOFT_INT ||
+        (e.type == VMC_EV_EXCEPTION && (e.vector == VMC_VEC_BP || e.vector == VMC_VEC_OF)))
+        return;
+    if (info & SVM_EV_CODE) {
+        e.has_code = true;
+        e.code = (uint32_t)(info >> 32);
+    }
+    if (e.type == VMC_EV_NMI)
+        v->st.nmi_blocked = 0;
+    if (e.type == VMC_EV_EXCEPTION && e.vector == VMC_VEC_PF)
+        e.payload = vmcb_of(v)->cr2;
+    v->st.injected = e;
+    v->todo |= HW_TODO_EVENT;
+}
+
+/* ---- handlers --------------------------------------------------------------------------------- */
+
+static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    struct vmcb *b = vmcb_of(v);
+    unsigned vector = (unsigned)(b->exit_code - SVM_EXC) & 31;
+
+    take_back_event(v);
+    switch (vector) {
+    case VMC_VEC_MC:
+        v->vm->hw->raise(hw_ctx(v), VMC_VEC_MC);
+        return HW_RESUME;
+    case VMC_VEC_PF:
+        return hw_on_page_fault(v, b->exit_info2, (uint32_t)b->exit_info1, x);
+    case VMC_VEC_DB:
+        v->st.dr6 = b->dr6; /* the processor has set it */
+        v->st.dr7 = b->dr7;
+        return hw_raise(v, VMC_VEC_DB, false, 0, x);
+    case VMC_VEC_DF:
+        /*
+         * Delivered by the software CPU: a triple fault is then seen on every processor. (Some
+         * emulated ones do not report it as SHUTDOWN.)
+         */
+        v->st.injected = (struct vmc_event){
+            .vector = VMC_VEC_DF, .type = VMC_EV_EXCEPTION, .has_code = true};
+        return hw_emulate(v, 1, x);
+    default:
+        return hw_raise(v, vector, vector == VMC_VEC_AC, (uint32_t)b->exit_info1, x);
+    }
+}
+
+static int on_host_irq(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    (void)x;
+    v->stat[HW_STAT_HOST_IRQ]++;
+    take_back_event(v);
+    return HW_RESUME; /* taken when STGI opened the gate */
+}
+
+static int on_nothing(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    (void)x;
+    v->stat[HW_STAT_OTHER]++;
+    return HW_RESUME;
+}
+
+static int on_window(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    (void)x;
+    v->stat[HW_STAT_WINDOW]++;
+    v->irq_wait = true;
+    v->todo |= HW_TODO_EVENT;
+    return HW_RESUME;
+}
+
+static int on_emulate(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_emulate(v, 1, x);
+}
+
+static int on_emulate_system(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_emulate_system(v, x);
+}
+
+static int on_task_switch(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    take_back_event(v);
+    return hw_emulate_system(v, x);
+}
+
+static int on_undefined(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_raise(v, VMC_VEC_UD, false, 0, x);
+}
+
+static int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_on_cpuid(v, svm_insn_len(v, 2), x);
+}
+
+static int on_hlt(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    (void)x;
+    return hw_on_hlt(v, svm_insn_len(v, 1));
+}
+
+static int on_cache(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    (void)x;
+    v->stat[HW_STAT_OTHER]++;
+    hw_skip(v, svm_insn_len(v, 2));
+    return HW_RESUME;
+}
+
+static int on_vmmcall(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_on_hypercall(v, svm_insn_len(v, 3), x);
+}
+
+static int on_msr(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_on_msr(v, vmcb_of(v)->exit_info1 != 0, svm_insn_len(v, 2), x);
+}
+
+static int on_io(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    uint64_t i = vmcb_of(v)->exit_info1;
+
+    if ((i & SVM_IO_STR) || SVM_IO_SIZE(i) == 0) {
+        v->stat[HW_STAT_IO]++;
+        return hw_emulate(v, 1, x);
+    }
+    return hw_on_pio(v, (i & SVM_IO_IN) == 0, (uint16_t)(i >> 16), SVM_IO_SIZE(i),
+                     (unsigned)(vmcb_of(v)->exit_info2 - v->st.rip) & 15, x);
+}
+
+/* After IRET NMIs are open again; the software CPU executes it and says so. */
+static int on_iret(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    int r = hw_emulate(v, 1, x);
+
+    if (v->st.nmi_blocked == 0)
+        hw_changed(v, VMC_ST_EVENT);
+    v->todo |= HW_TODO_EVENT;
+    return r;
+}
+
+/* No decode assists are relied on: the software CPU finds out which register it is. */
+static int on_cr_write(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    if (vmcb_of(v)->exit_code == SVM_CR_WRITE + 8) {
+        int r = hw_emulate(v, 1, x);
+        v->irq_wait = true;
+        v->todo |= HW_TODO_EVENT;
+        return r;
+    }
+    return hw_emulate_system(v, x);
+}
+
+static int on_shutdown(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    return hw_shutdown(v, x);
+}
+
+static int on_npf(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    uint64_t code = vmcb_of(v)->exit_info1;
+    uint32_t want = (code & VMC_PF_WRITE) ? VMCI_SLAT_W
+                    : (code & VMC_PF_FETCH) ? VMCI_SLAT_X
+                                            : VMCI_SLAT_R;
+
+    take_back_event(v);
+    return hw_on_gpa_fault(v, vmcb_of(v)->exit_info2, want, x);
+}
+
+static int on_invalid(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    struct vmc_error err = {.text = "every check that we know passes"};
+    uint32_t r[4];
+
+    v->vm->hw->cpuid(hw_ctx(v), 0x80000008u, 0, r);
+    (void)svm_check(vmcb_of(v), r[0] & 0xff, &err);
+    vmci_log(v->vm->pf, VMC_LOG_ERROR, "svm", "vCPU %u: VMRUN refuses the VMCB: %s", v->index,
+             err.text);
+    hw_set_exit(v, x, VMC_EXIT_FAIL_ENTRY);
+    x->u.stop.detail = SVM_INVALID;
+    return HW_LEAVE;
+}
+
+static exit_fn *const table[SVM_EXITS] = {
+    [SVM_CR_READ ... SVM_CR_READ + 15] = on_emulate,
+    [SVM_CR_WRITE ... SVM_CR_WRITE + 15] = on_cr_write,
+    [SVM_DR_READ ... SVM_DR_READ + 15] = on_emulate,
+    [SVM_DR_WRITE ... SVM_DR_WRITE + 15] = on_emulate,
+    [SVM_EXC ... SVM_EXC + 31] = on_exception,
+    [SVM_INTR] = on_host_irq,
+    [SVM_NMI] = on_host_irq,
+    [SVM_SMI] = on_nothing,
+    [SVM_INIT] = on_nothing,
+    [SVM_VINTR] = on_window,
+    [SVM_CR0_SEL] = on_emulate_system,
+    [SVM_RDTSC] = on_emulate,
+    [SVM_RDPMC] = on_emulate,
+    [SVM_CPUID] = on_cpuid,
+    [SVM_RSM] = on_undefined,
+    [SVM_IRET] = on_iret,
+    [SVM_INVD] = on_cache,
+    [SVM_PAUSE] = on_nothing,
+    [SVM_HLT] = on_hlt,
+    [SVM_INVLPG] = on_emulate_system,
+    [SVM_INVLPGA] = on_undefined,
+    [SVM_IOIO] = on_io,
+    [SVM_MSR] = on_msr,
+    [SVM_TASK] = on_task_switch,
+    [SVM_FERR] = on_nothing,
+    [SVM_SHUTDOWN] = on_shutdown,
+    [SVM_VMRUN] = on_undefined,
+    [SVM_VMMCALL] = on_vmmcall,
+    [SVM_VMLOAD] = on_undefined,
+    [SVM_VMSAVE] = on_undefined,
+    [SVM_STGI] = on_undefined,
+    [SVM_CLGI] = on_undefined,
+    [SVM_SKINIT] = on_undefined,
+    [SVM_RDTSCP] = on_emulate,
+    [SVM_ICEBP] = on_emulate,
+    [SVM_WBINVD] = on_cache,
+    [SVM_MONITOR] = on_emulate,
+    [SVM_MWAIT] = on_emulate,
+    [SVM_MWAIT_ARMED] = on_emulate,
+    [SVM_XSETBV] = on_emulate,
+    [SVM_RDPRU] = on_undefined,
+    [SVM_INVLPGB] = on_undefined,
+    [SVM_INVPCID] = on_emulate_system,
+    [SVM_TLBSYNC] = on_undefined,
+};
+
+int svm_handle(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    struct vmcb *b = vmcb_of(v);
+    uint32_t code = (uint32_t)b->exit_code;
+    int r;
+
+    if (code < SVM_EXITS && likely(table[code] != NULL)) {
+        r = table[vmci_nospec_index(code, SVM_EXITS)](v, x);
+    } else if (code == SVM_NPF) {
+        r = on_npf(v, x);
+    } else if (code == SVM_INVALID) {
+        r = on_invalid(v, x);
+    } else {
+        hw_set_exit(v, x, VMC_EXIT_FAIL_ENTRY);
+        x->u.stop.detail = code;
+        r = HW_LEAVE;
+    }
+    if (unlikely(r == HW_LEAVE)) {
+        x->raw.reason = code;
+        x->raw.info[0] = b->exit_info1;
+        x->raw.info[1] = b->exit_info2;
+    }
+    return r;
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The VT-x engine: entering the guest, life of VMs and vCPUs. */
+#include "cpu/hw/vmx_int.h"
+
+#define SITE "vmx"
+#define TIMER_MAX 0xffffffffull
+
+/* ---- processors ------------------------------------------------------------------------------- */
+
+int vmx_cpu_up(const struct vmc_platform *pf, struct hw_percpu *pc, struct vmc_error *err)
+{
+    const struct vmc_hw_ops *hw = pf->hw;
+    void *ctx = pf->ctx;
+    struct vmx_caps *c = vmci_zalloc(pf, sizeof(*c));
+
+    if (c == NULL)
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory");
+    int rc = vmx_caps_read(pf, 0, c, err);
+    uint64_t basic = c->basic, set0 = c->cr0_fixed0, set4 = c->cr4_fixed0;
+    pc->tags.max = c->vpid ? 0xffff : 0;
+    vmci_free(pf, c, sizeof(*c));
+    if (rc != VMC_OK)
+        return rc;
+    uint64_t ctl = hw->rdmsr(ctx, VMC_MSR_FEATURE_CTL);
+    if (!(ctl & 1)) /* not locked: allow VMX outside SMX, and lock */
+        hw->wrmsr(ctx, VMC_MSR_FEATURE_CTL, ctl | 5);
+    pc->page[0] = pf->pages->alloc(ctx, 0, &pc->hpa[0]);
+    if (pc->page[0] == NULL)
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory for the VMXON region");
+    vmci_st_le32(pc->page[0], (uint32_t)basic & 0x7fffffffu);
+    hw->write_cr(ctx, 0, hw->read_cr(ctx, 0) | set0);
+    hw->write_cr(ctx, 4, hw->read_cr(ctx, 4) | set4 | VMC_CR4_VMXE);
+    rc = hw->vmxon(ctx, pc->hpa[0]);
+    if (rc != 0) {
+        pf->pages->free(ctx, pc->page[0], 0);
+        return vmci_error_host(err, VMC_EHOST, rc, SITE,
+                               "VMXON failed on processor %u (is VMX on already?)",
+                               pf->cpu->this_cpu(ctx));
+    }
+    return VMC_OK;
+}
+
+void vmx_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
+{
+    pf->hw->vmxoff(pf->ctx);
+    pf->pages->free(pf->ctx, pc->page[0], 0);
+}
+
+/* ---- enter ------------------------------------------------------------------------------------ */
+
+int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    struct vmc_hw_vmx_frame *f = &v->u.vmx.frame;
+    const struct vmx_caps *c = &v->vm->caps.vmx;
+
+    f->rip = v->st.rip;
+    f->timer = TIMER_MAX;
+    if (v->deadline_tsc != 0)
+        f->timer = VMCI_MIN(v->timer_left >> c->timer_shift, TIMER_MAX);
+    __atomic_store_n(&v->in_guest, 1u, __ATOMIC_SEQ_CST);
+    int r = v->vm->hw->vmx_run(hw_ctx(v), f);
+    vmci_store_release(&v->in_guest, 0u);
+    if (unlikely(r != VMC_HW_EXITED)) {
+        if (r != VMC_HW_STOPPED)
+            return vmx_entry_failed(v, false, r == VMC_HW_FAIL ? f->reason : 0, x);
+        if (v->inflight.type != VMC_EV_NONE) { /* not delivered after all */
+            v->st.injected = v->inflight;
+            v->inflight.type = VMC_EV_NONE;
+            vmx_inject(v, &v->inflight);
+            v->todo |= HW_TODO_EVENT;
+        }
+        return HW_RESUME;
+    }
+    if (likely(!(f->reason & VMX_ENTRY_FAILED)))
+        f->flags |= VMC_HW_LAUNCHED;
+    v->inflight.type = VMC_EV_NONE;
+    v->valid &= ~HW_ST_GUEST;
+    v->st.rip = f->rip;
+    v->st.rflags = f->rflags;
+    v->st.sti_shadow = (f->interruptibility & INTR_STI) != 0;
+    v->st.ss_shadow = (f->interruptibility & INTR_SS) != 0;
+    v->st.nmi_blocked = (f->interruptibility & INTR_NMI) != 0;
+    return vmx_handle(v, x);
+}
+
+static uint64_t read_current(void *ctx, uint32_t field)
+{
+    return vmx_read(ctx, field);
+}
+
+int vmx_entry_failed(struct hw_vcpu *v, bool guest_state, uint32_t reason, struct vmc_exit *x)
+{
+    struct vmx_fields f = {.ctx = v, .read = read_current};
+    struct vmc_error err = {.text = "every check that we know passes"};
+
+    (void)vmx_check(&v->vm->caps.vmx, &f, &err);
+    vmci_log(v->vm->pf, VMC_LOG_ERROR, SITE, "vCPU %u: VM entry failed (%s, %s %u): %s", v->index,
+             guest_state ? "guest state" : vmx_insn_error(reason),
+             guest_state ? "reason" : "error", reason & 0xffff, err.text);
+    hw_set_exit(v, x, VMC_EXIT_FAIL_ENTRY);
+    x->u.stop.detail = reason;
+    x->raw.reason = reason;
+    x->raw.info[0] = v->u.vmx.frame.qualification;
+    return HW_LEAVE;
+}
+
+/* ---- engine ----------------------------------------------------------------------------------- */
+
+static const struct hw_vendor vendor = {
+    .id = 1,
+    .load = vmx_load,
+    .unload = vmx_unload,
+    .pull = vmx_pull,
+    .push = vmx_push,
+    .runnable = vmx_runnable,
+    .inject = vmx_inject,
+    .windows = vmx_windows,
+    .flush_tlb = vmx_flush_tlb,
+    .tpr_out = vmx_tpr_out,
+    .tpr_in = vmx_tpr_in,
+    .attach = vmx_attach,
+    .detach = vmx_detach,
+    .enter = vmx_enter,
+};
+
+static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, struct vmc_error *err)
+{
+    memset(out, 0, sizeof(*out));
+    if (vmc_hw_detect(pf, err) != VMC_HW_VMX) {
+        int rc = hw_platform_ok(pf, SITE, err);
+        return rc != VMC_OK ? rc
+                            : vmci_error(err, VMC_ENOTSUP, SITE,
+                                         "the processor has no VT-x that firmware allows");
+    }
+    struct vmx_caps *c = vmci_zalloc(pf, sizeof(*c));
+    if (c == NULL)
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory");
+    int rc = vmx_caps_read(pf, 0, c, err);
+    if (rc == VMC_OK) {
+        out->size = sizeof(*out);
+        out->caps = VMC_CAP_DEADLINE | VMC_CAP_CPUID_EXIT | VMC_CAP_MSR_EXIT | VMC_CAP_STEP |
+                    VMC_CAP_BREAKPOINT | VMC_CAP_IRQ_PULL;
+        out->vm_bytes = sizeof(struct hw_vm);
+        out->vcpu_bytes = sizeof(struct hw_vcpu);
+        out->max_vcpus = HW_MAX_VCPUS;
+        hw_ceiling(pf, c->ept, c->invpcid, c->rdtscp, &out->ceiling);
+    }
+    vmci_free(pf, c, sizeof(*c));
+    return rc;
+}
+
+/* MSRs that exit: all, but those that the VMCS holds or that stay in the processor. */
+static void fill_msr_bitmap(struct hw_vm *vm)
+{
+    static const uint32_t open[] = {VMC_MSR_SYSENTER_CS, VMC_MSR_SYSENTER_ESP,
+                                    VMC_MSR_SYSENTER_EIP, VMC_MSR_FS_BASE, VMC_MSR_GS_BASE,
+                                    VMC_MSR_KERNEL_GS_BASE};
+    unsigned char *map = vm->msr_bitmap;
+
+    memset(map, 0xff, VMC_PAGE_SIZE);
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(open); i++) {
+        /* Reads at 0 (low) and 1024 (C0000000H up), writes 2048 further on. */
+        uint32_t bit = open[i] & 0x1fff;
+        unsigned char *p = map + (open[i] >= 0xc0000000u ? 1024 : 0) + bit / 8;
+        p[0] &= (unsigned char)~(1u << bit % 8);
+        p[2048] &= (unsigned char)~(1u << bit % 8);
+    }
+}
+
+static void vm_fini(void *evm)
+{
+    struct hw_vm *vm = evm;
+
+    if (vm->msr_bitmap != NULL)
+        vm->pf->pages->free(vm->pf->ctx, vm->msr_bitmap, 0);
+    vm->msr_bitmap = NULL;
+    hw_mem_fini(vm);
+}
+
+static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc_error *err)
+{
+    struct hw_vm *vm = evm;
+    struct vmx_caps *c = &vm->caps.vmx;
+    int rc = hw_platform_ok(cfg->platform, SITE, err);
+
+    if (rc == VMC_OK)
+        rc = hw_vm_init(vm, cfg, &vendor, err);
+    if (rc == VMC_OK)
+        rc = vmx_caps_read(vm->pf, vm->flags, c, err);
+    if (rc != VMC_OK)
+        return rc;
+    vm->nested = c->ept;
+    hw_ceiling(vm->pf, c->ept, c->invpcid, c->rdtscp, &vm->policy);
+    rc = hw_mem_init(vm, &vmci_ept_format, c->ept_1g ? 3 : c->ept_2m ? 2 : 1, c->ept_ad, err);
+    if (rc != VMC_OK)
+        return rc;
+    vm->msr_bitmap = vm->pf->pages->alloc(vm->pf->ctx, 0, &vm->msr_bitmap_hpa);
+    if (vm->msr_bitmap == NULL) {
+        vm_fini(vm);
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory for the MSR bitmap");
+    }
+    fill_msr_bitmap(vm);
+    return VMC_OK;
+}
+
+static void free_pages(struct hw_vcpu *v)
+{
+    const struct vmc_platform *pf = v->vm->pf;
+    void **page[] = {&v->u.vmx.vmcs, &v->u.vmx.vapic, &v->u.vmx.msr_load};
+
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(page); i++) {
+        if (*page[i] != NULL)
+            pf->pages->free(pf->ctx, *page[i], 0);
+        *page[i] = NULL;
+    }
+}
+
+static void vcpu_fini(void *ev)
+{
+    struct hw_vcpu *v = ev;
+
+    if (v->vm == NULL)
+        return;
+    free_pages(v);
+    hw_vcpu_fini(v);
+}
+
+static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engine_io *io,
+                     struct vmc_error *err)
+{
+    struct hw_vm *vm = evm;
+    struct hw_vcpu *v = ev;
+    struct vmx_vcpu *x = &v->u.vmx;
+    const struct vmc_pages_ops *pages = vm->pf->pages;
+    const struct vmx_caps *c = &vm->caps.vmx;
+    int rc = hw_vcpu_init(vm, v, index, io, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    x->vmcs = pages->alloc(vm->pf->ctx, 0, &x->vmcs_hpa);
+    x->vapic = pages->alloc(vm->pf->ctx, 0, &x->vapic_hpa);
+    x->msr_load = pages->alloc(vm->pf->ctx, 0, &x->msr_load_hpa);
+    if (x->vmcs == NULL || x->vapic == NULL || x->msr_load == NULL) {
+        vcpu_fini(v);
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory for the VMCS of vCPU %u", index);
+    }
+    vmci_st_le32(x->vmcs, (uint32_t)c->basic & 0x7fffffffu);
+    x->frame.gpr = v->st.gpr;
+    x->frame.stop = &v->stop;
+    x->frame.flags = (c->timer ? VMC_HW_TIMER : 0) | vm->spec.entry_flags;
+    vm->hw->vmclear(vm->pf->ctx, x->vmcs_hpa);
+    rc = vmx_attach(v);
+    if (rc != VMC_OK) {
+        vcpu_fini(v);
+        return vmci_error(err, rc, SITE, "VMPTRLD failed: call vmc_hw_cpu_up on this processor");
+    }
+    vmx_setup(v);
+    vmx_detach(v);
+    return VMC_OK;
+}
+
+const struct vmc_engine_ops *vmc_engine_vmx(void)
+{
+    static const struct vmc_engine_ops ops = {
+        .abi = VMC_ENGINE_ABI,
+        .name = "vmx",
+        .probe = probe,
+        .vm_init = vm_init,
+        .vm_fini = vm_fini,
+        .vcpu_init = vcpu_init,
+        .vcpu_fini = vcpu_fini,
+        .set_policy = hw_set_policy,
+        .run = hw_run,
+        .complete = hw_complete,
+        .get_state = hw_get_state,
+        .set_state = hw_set_state,
+        .can_inject = hw_can_inject,
+        .inject = hw_inject,
+        .want_window = hw_want_window,
+        .kick = hw_kick,
+        .irq_notify = hw_irq_notify,
+        .mem_changed = hw_mem_changed,
+        .read_tsc = hw_read_tsc,
+        .set_debug = hw_set_debug,
+        .stats = hw_stats,
+    };
+    return &ops;
+}
