@@ -44,13 +44,13 @@ VMC_BEGIN_DECLS
  * are written to and read from the current VMCS by the operation itself, in one sequence.
  */
 struct vmc_hw_vmx_frame {
-    uint64_t *gpr;        /**< 16 registers in encoding order, in and out; RSP's is not used */
-    const uint32_t *stop; /**< looked at with interrupts off: not zero prevents the entry */
-    uint64_t rip;         /**< in: written; out: read */
-    uint64_t rflags;      /**< out */
-    uint64_t qualification; /**< out */
-    uint32_t reason;        /**< out */
-    uint32_t insn_len;      /**< out; valid for exits caused by instructions */
+    uint64_t *gpr;             /**< 16 registers in encoding order, in and out; RSP's is not used */
+    const uint32_t *stop;      /**< looked at with interrupts off: not zero prevents the entry */
+    uint64_t rip;              /**< in: written; out: read */
+    uint64_t rflags;           /**< out */
+    uint64_t qualification;    /**< out */
+    uint32_t reason;           /**< out */
+    uint32_t insn_len;         /**< out; valid for exits caused by instructions */
     uint32_t interruptibility; /**< out */
     uint32_t flags;            /**< in: VMC_HW_* */
     uint64_t timer;            /**< in, with VMC_HW_TIMER */
@@ -82,11 +82,12 @@ struct vmc_hw_host {
  * it says so.
  */
 struct vmc_hw_ops {
-    uint32_t size; /**< sizeof(struct vmc_hw_ops) */
+    uint32_t size;  /**< sizeof(struct vmc_hw_ops) */
     uint32_t flags; /**< must be 0 */
 
     /* -- from the kernel -- */
-    /** VMC_HW_PERCPU_BYTES bytes of this processor, 64-byte aligned, zeroed before vmc_hw_cpu_up. */
+    /** VMC_HW_PERCPU_BYTES bytes of this processor, 64-byte aligned, zeroed before vmc_hw_cpu_up.
+     */
     void *(*percpu)(void *ctx);
     /**
      * Host-physical address of a mapped byte of guest memory (what vmc_mem_slot.backing or

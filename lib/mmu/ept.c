@@ -2,15 +2,15 @@
 /* Entries of extended page tables (SDM 3C 29.3.2, tables 29-1 to 29-7). */
 #include "mmu/slat.h"
 
-#define EPT_R         0x1ull
-#define EPT_W         0x2ull
-#define EPT_X         0x4ull
-#define EPT_RWX       0x7ull
-#define EPT_MT_SHIFT  3
+#define EPT_R          0x1ull
+#define EPT_W          0x2ull
+#define EPT_X          0x4ull
+#define EPT_RWX        0x7ull
+#define EPT_MT_SHIFT   3
 #define EPT_IGNORE_PAT 0x40ull
-#define EPT_LARGE     0x80ull
-#define EPT_A         0x100ull
-#define EPT_D         0x200ull
+#define EPT_LARGE      0x80ull
+#define EPT_A          0x100ull
+#define EPT_D          0x200ull
 /* Write without read is a misconfiguration on every processor (29.3.3.1). */
 #define EPT_MISCONFIG EPT_W
 

@@ -7,8 +7,8 @@
 #define PTE_NX (1ull << 63)
 #define ADDR   0x000ffffffffff000ull
 
-#define ENTRIES  512u
-#define FOUR_GIB (1ull << 32)
+#define ENTRIES   512u
+#define FOUR_GIB  (1ull << 32)
 #define LOW_TRIES 16u
 
 /* Notes beside the entries of a level-2 table: what lies below is pieces of a large guest page. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "mmu/slat.h"
 
-#define LEVELS     4u
-#define ENTRIES    512u
-#define ADDR_MASK  0x000ffffffffff000ull
+#define LEVELS    4u
+#define ENTRIES   512u
+#define ADDR_MASK 0x000ffffffffff000ull
 
 static unsigned shift_of(unsigned level)
 {
@@ -260,7 +260,8 @@ static void visit_leaf(struct visit *v, uint64_t *e, uint64_t gpa, unsigned leve
     switch (v->op) {
     case VMCI_SLAT_UNMAP:
         old = load(e);
-        /* The dirty bit may still be set until processors are flushed: count writable as written. */
+        /* The dirty bit may still be set until processors are flushed: count writable as written.
+         */
         tell(v, gpa, level, old);
         v->flush |= set_entry(s, e, 0, level);
         return;
@@ -360,6 +361,7 @@ int vmci_slat_merge(struct vmci_slat *s, uint64_t gpa, unsigned level)
         seen |= e & ad;
     }
     uint64_t large = first | (s->fmt->leaf(0, 2, 0, 0) & ~s->fmt->leaf(0, 1, 0, 0));
-    /* Until the flush a processor may set bits in the small leaves: as if it had been set before. */
+    /* Until the flush a processor may set bits in the small leaves: as if it had been set before.
+     */
     return set_entry(s, slot, large | seen | (s->ad ? ad : 0), level);
 }

@@ -71,8 +71,8 @@ void vmci_slat_fini(struct vmci_slat *s);
 
 /*
  * Map the page of 4096 << 9 * (level - 1) bytes at gpa (aligned, as is hpa). Replaces what was
- * there; a larger leaf around it is split, smaller ones under it are dropped. 1: rights that existed
- * were lowered or moved, so processors must be flushed; 0: need not; VMC_ENOMEM.
+ * there; a larger leaf around it is split, smaller ones under it are dropped. 1: rights that
+ * existed were lowered or moved, so processors must be flushed; 0: need not; VMC_ENOMEM.
  */
 int vmci_slat_map(struct vmci_slat *s, uint64_t gpa, uint64_t hpa, unsigned level, uint32_t rights,
                   unsigned memtype);
@@ -82,17 +82,17 @@ struct vmci_slat_entry vmci_slat_lookup(const struct vmci_slat *s, uint64_t gpa)
 
 /* What a visitor does with a leaf. */
 enum vmci_slat_op {
-    VMCI_SLAT_UNMAP,     /* and everything under it */
-    VMCI_SLAT_PROTECT,   /* take the right to write */
-    VMCI_SLAT_CLEAN,     /* clear the dirty bit */
-    VMCI_SLAT_AGE,       /* clear the accessed bit */
+    VMCI_SLAT_UNMAP,   /* and everything under it */
+    VMCI_SLAT_PROTECT, /* take the right to write */
+    VMCI_SLAT_CLEAN,   /* clear the dirty bit */
+    VMCI_SLAT_AGE,     /* clear the accessed bit */
 };
 /*
  * Apply op to every leaf that touches [gpa, gpa + bytes) (bytes 0: all). Large leaves that reach
- * beyond it are split for PROTECT and CLEAN, and go as a whole for UNMAP and AGE. seen, if not NULL,
- * is told of each leaf that had what op takes: present (and was it writable or, with A/D bits,
- * dirty), writable, dirty, accessed. Returns 1 when processors must be flushed, 0, or VMC_ENOMEM
- * (a split failed: the leaf was unmapped instead, which is safe, and 1 is returned).
+ * beyond it are split for PROTECT and CLEAN, and go as a whole for UNMAP and AGE. seen, if not
+ * NULL, is told of each leaf that had what op takes: present (and was it writable or, with A/D
+ * bits, dirty), writable, dirty, accessed. Returns 1 when processors must be flushed, 0, or
+ * VMC_ENOMEM (a split failed: the leaf was unmapped instead, which is safe, and 1 is returned).
  */
 typedef void vmci_slat_seen(void *ctx, uint64_t gpa, uint64_t bytes, bool written);
 int vmci_slat_range(struct vmci_slat *s, enum vmci_slat_op op, uint64_t gpa, uint64_t bytes,

@@ -6,10 +6,10 @@
 
 #include "frame_offsets.h"
 
-#define MSR_PAT     0x277u
-#define MSR_EFER    0xc0000080u
-#define MSR_FS_BASE 0xc0000100u
-#define MSR_GS_BASE 0xc0000101u
+#define MSR_PAT         0x277u
+#define MSR_EFER        0xc0000080u
+#define MSR_FS_BASE     0xc0000100u
+#define MSR_GS_BASE     0xc0000101u
 #define MSR_SYSENTER_CS 0x174u
 
 int vmc_vmx_run(void *ctx, struct vmc_hw_vmx_frame *f);
@@ -40,7 +40,8 @@ _Static_assert(VMC_HW_LAUNCHED == HW_LAUNCHED && VMC_HW_TIMER == HW_TIMER &&
                    VMC_HW_FAIL_VMCS == RC_FAIL_VMCS,
                "assembly has its own copies");
 
-/* ---- both ------------------------------------------------------------------------------------- */
+/* ---- both -------------------------------------------------------------------------------------
+ */
 
 static void op_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
@@ -210,7 +211,8 @@ static void op_raise(void *ctx, unsigned vector)
         __asm__ volatile("int $18" : : : "memory");
 }
 
-/* ---- host state ------------------------------------------------------------------------------- */
+/* ---- host state -------------------------------------------------------------------------------
+ */
 
 struct __attribute__((packed)) table_register {
     uint16_t limit;
@@ -220,9 +222,10 @@ struct __attribute__((packed)) table_register {
 static uint64_t tss_base(uint64_t gdt, uint16_t tr)
 {
     const uint8_t *d = (const uint8_t *)(uintptr_t)(gdt + (tr & ~7u));
-    uint64_t low = (uint64_t)d[2] | (uint64_t)d[3] << 8 | (uint64_t)d[4] << 16 | (uint64_t)d[7] << 24;
-    uint64_t high = (uint64_t)d[8] | (uint64_t)d[9] << 8 | (uint64_t)d[10] << 16 |
-                    (uint64_t)d[11] << 24;
+    uint64_t low =
+        (uint64_t)d[2] | (uint64_t)d[3] << 8 | (uint64_t)d[4] << 16 | (uint64_t)d[7] << 24;
+    uint64_t high =
+        (uint64_t)d[8] | (uint64_t)d[9] << 8 | (uint64_t)d[10] << 16 | (uint64_t)d[11] << 24;
 
     return low | high << 32;
 }
@@ -257,7 +260,8 @@ static void op_host(void *ctx, struct vmc_hw_host *h)
     h->pad = 0;
 }
 
-/* ---- VT-x ------------------------------------------------------------------------------------- */
+/* ---- VT-x -------------------------------------------------------------------------------------
+ */
 
 #define VMX_RESULT(zero, carry) ((carry) ? VMC_HW_FAIL_VMCS : (zero) ? VMC_HW_FAIL : 0)
 
@@ -299,9 +303,7 @@ static int op_vmread(void *ctx, uint32_t field, uint64_t *value)
     bool z, c;
 
     (void)ctx;
-    __asm__ volatile("vmread %3, %2"
-                     : "=@ccz"(z), "=@ccc"(c), "=r"(*value)
-                     : "r"((uint64_t)field));
+    __asm__ volatile("vmread %3, %2" : "=@ccz"(z), "=@ccc"(c), "=r"(*value) : "r"((uint64_t)field));
     return VMX_RESULT(z, c);
 }
 
@@ -323,10 +325,7 @@ static int op_invept(void *ctx, uint64_t type, uint64_t eptp)
     bool z, c;
 
     (void)ctx;
-    __asm__ volatile("invept %2, %3"
-                     : "=@ccz"(z), "=@ccc"(c)
-                     : "m"(operand), "r"(type)
-                     : "memory");
+    __asm__ volatile("invept %2, %3" : "=@ccz"(z), "=@ccc"(c) : "m"(operand), "r"(type) : "memory");
     return VMX_RESULT(z, c);
 }
 

@@ -40,8 +40,7 @@ enum vmc_hw_kind vmc_hw_detect(const struct vmc_platform *pf, struct vmc_error *
         if (r[2] & LX1_ECX_SVM) {
             hw->cpuid(pf->ctx, 0x8000000au, 0, r);
             /* Without the lock feature there is no VM_CR.SVMDIS to look at (APM 2 15.4). */
-            if ((r[3] & LXA_EDX_LOCK) == 0 ||
-                (hw->rdmsr(pf->ctx, MSR_VM_CR) & VM_CR_SVMDIS) == 0)
+            if ((r[3] & LXA_EDX_LOCK) == 0 || (hw->rdmsr(pf->ctx, MSR_VM_CR) & VM_CR_SVMDIS) == 0)
                 return VMC_HW_SVM;
             (void)vmci_error(err, VMC_ENOTSUP, SITE,
                              "firmware has switched SVM off (VM_CR.SVMDIS)");

@@ -14,8 +14,11 @@ void hw_ceiling(const struct vmc_platform *pf, bool nested, bool invpcid, bool r
                 struct vmc_cpu_policy *out)
 {
     /* Made by the machine, whatever the processor has. */
-    static const char *const ours[] = {"x2apic", "tsc_deadline_timer", "hypervisor", "arat",
-                                       "tsc_adjust", "apic", "mtrr", "pat", "mce", "mca"};
+    static const char *const ours[] = {"x2apic",     "tsc_deadline_timer",
+                                       "hypervisor", "arat",
+                                       "tsc_adjust", "apic",
+                                       "mtrr",       "pat",
+                                       "mce",        "mca"};
     static const char *const never[] = {"monitor", "la57", "pku", "waitpkg", "xsaves"};
     static const char *const paging[] = {"pcid", "invpcid"};
     struct vmc_cpu_policy *host = vmci_zalloc(pf, sizeof(*host));

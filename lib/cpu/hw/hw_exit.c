@@ -118,7 +118,8 @@ int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
     return HW_RESUME;
 }
 
-/* ---- HLT, VMCALL ------------------------------------------------------------------------------ */
+/* ---- HLT, VMCALL ------------------------------------------------------------------------------
+ */
 
 int hw_on_hlt(struct hw_vcpu *v, unsigned len)
 {
@@ -151,7 +152,8 @@ int hw_shutdown(struct hw_vcpu *v, struct vmc_exit *x)
     return HW_LEAVE;
 }
 
-/* ---- exceptions ------------------------------------------------------------------------------- */
+/* ---- exceptions -------------------------------------------------------------------------------
+ */
 
 enum fault_class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
 
@@ -196,9 +198,11 @@ int hw_raise(struct hw_vcpu *v, unsigned vector, bool has_code, uint32_t code, s
     return HW_RESUME;
 }
 
-/* ---- software CPU ----------------------------------------------------------------------------- */
+/* ---- software CPU -----------------------------------------------------------------------------
+ */
 
-/* Could the instruction at CS:RIP use the FPU state? Looks at prefixes and opcode; when in doubt: yes. */
+/* Could the instruction at CS:RIP use the FPU state? Looks at prefixes and opcode; when in doubt:
+ * yes. */
 static bool may_use_fpu(struct hw_vcpu *v)
 {
     const struct vmc_x86_state *st = &v->st;
@@ -214,9 +218,9 @@ static bool may_use_fpu(struct hw_vcpu *v)
     if (vmc_walk_gva(v->vm->mem, &pg, la, VMC_ACC_FETCH | VMC_ACC_PROBE, &w) != VMC_OK ||
         vmc_mem_read(v->vm->mem, w.gpa, b, n) != VMC_OK)
         return true;
-    while (i < n && (b[i] == 0x66 || b[i] == 0x67 || b[i] == 0xf0 || b[i] == 0xf2 || b[i] == 0xf3 ||
-                     (b[i] & 0xe7) == 0x26 || (b[i] & 0xfe) == 0x64 ||
-                     (code64 && (b[i] & 0xf0) == 0x40)))
+    while (i < n &&
+           (b[i] == 0x66 || b[i] == 0x67 || b[i] == 0xf0 || b[i] == 0xf2 || b[i] == 0xf3 ||
+            (b[i] & 0xe7) == 0x26 || (b[i] & 0xfe) == 0x64 || (code64 && (b[i] & 0xf0) == 0x40)))
         i++;
     if (i + 1 >= n)
         return true;
@@ -233,7 +237,8 @@ static bool may_use_fpu(struct hw_vcpu *v)
 }
 
 /* What emulation rarely changes: from the segments to the MSRs. */
-#define SYSTEM_BYTES (offsetof(struct vmc_x86_state, injected) - offsetof(struct vmc_x86_state, seg))
+#define SYSTEM_BYTES                                                                               \
+    (offsetof(struct vmc_x86_state, injected) - offsetof(struct vmc_x86_state, seg))
 
 static int after_emulation(struct hw_vcpu *v, struct vmc_exit *x)
 {
@@ -337,7 +342,8 @@ int hw_on_invlpg(struct hw_vcpu *v, uint64_t gva, unsigned len)
     return HW_RESUME;
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory -----------------------------------------------------------------------------------
+ */
 
 int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_exit *x)
 {
@@ -360,10 +366,9 @@ int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_
     hw_need(v, VMC_ST_CTRL);
     struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
     memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
-    uint32_t access = ((code & VMC_PF_WRITE) ? VMC_ACC_WRITE : 0) |
-                      ((code & VMC_PF_FETCH) ? VMC_ACC_FETCH : 0) |
-                      ((code & VMC_PF_USER) ? VMC_ACC_USER : 0) |
-                      ((st->rflags & VMC_FLAG_AC) ? VMC_ACC_AC : 0);
+    uint32_t access =
+        ((code & VMC_PF_WRITE) ? VMC_ACC_WRITE : 0) | ((code & VMC_PF_FETCH) ? VMC_ACC_FETCH : 0) |
+        ((code & VMC_PF_USER) ? VMC_ACC_USER : 0) | ((st->rflags & VMC_FLAG_AC) ? VMC_ACC_AC : 0);
     if ((st->efer & VMC_EFER_LMA) == 0)
         gva = (uint32_t)gva;
     switch (vmci_shadow_fault(&v->shadow, &pg, gva, access, &w, &flushed)) {

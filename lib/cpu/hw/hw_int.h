@@ -49,7 +49,7 @@ enum hw_stat {
     HW_STAT_HLT,
     HW_STAT_HOST_IRQ,
     HW_STAT_WINDOW,
-    HW_STAT_EVENTS,   /* injected */
+    HW_STAT_EVENTS, /* injected */
     HW_STAT_EXCEPTION,
     HW_STAT_FAULT,    /* second-level or shadow faults */
     HW_STAT_MAPPED,   /* of these: a page was mapped */
@@ -145,8 +145,8 @@ struct hw_vm {
     struct hw_spec spec;
     uint64_t xcr0_mask; /* components that the guest may use; 0: no XSAVE, FXSAVE serves */
     uint32_t max_vcpus, flags;
-    bool nested;        /* EPT or NPT, not shadow tables */
-    bool amd;           /* the guest's CPU model */
+    bool nested; /* EPT or NPT, not shadow tables */
+    bool amd;    /* the guest's CPU model */
     struct vmci_slat slat;
     struct vmci_lock lock; /* slat */
     unsigned max_leaf;
@@ -207,12 +207,12 @@ struct hw_vcpu {
     uint32_t valid, dirty;
     uint32_t exit_mask;
     struct vmc_event inflight; /* handed to the vendor for the next entry */
-    uint32_t owed;       /* kind of the exit that waits for completion, 0: none */
-    bool owed_emulator;  /* ... by the emulator */
-    bool stashed;        /* completion led to another exit, in stash */
+    uint32_t owed;             /* kind of the exit that waits for completion, 0: none */
+    bool owed_emulator;        /* ... by the emulator */
+    bool stashed;              /* completion led to another exit, in stash */
     bool loaded, fpu_live;
-    bool irq_wait;       /* an interrupt may be pending: ask */
-    bool want_window;    /* of the VM layer */
+    bool irq_wait;    /* an interrupt may be pending: ask */
+    bool want_window; /* of the VM layer */
     bool debugger, step;
     uint32_t last_cpu;   /* where its translations may be cached; UINT32_MAX: nowhere */
     uint64_t last_owner; /* generation there */
@@ -271,7 +271,8 @@ static inline void hw_skip(struct hw_vcpu *v, unsigned len)
     }
 }
 
-/* ---- hw_exit.c: handlers ---------------------------------------------------------------------- */
+/* ---- hw_exit.c: handlers ----------------------------------------------------------------------
+ */
 
 /* Each is a turn's outcome. len: of the instruction. */
 int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x);
@@ -297,7 +298,8 @@ int hw_raise(struct hw_vcpu *v, unsigned vector, bool has_code, uint32_t code, s
 void hw_fpu_park(struct hw_vcpu *v);
 uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg); /* RSP made valid; mark HW_ST_RSP when written */
 
-/* ---- hw_cpuid.c ------------------------------------------------------------------------------- */
+/* ---- hw_cpuid.c -------------------------------------------------------------------------------
+ */
 
 void hw_ceiling(const struct vmc_platform *pf, bool nested, bool invpcid, bool rdtscp,
                 struct vmc_cpu_policy *out);
@@ -305,7 +307,8 @@ void hw_cpuid_index(struct hw_vm *vm);
 /* False: not a plain leaf, ask the emulator. */
 bool hw_cpuid_plain(const struct hw_vm *vm, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
-/* ---- hw_mem.c --------------------------------------------------------------------------------- */
+/* ---- hw_mem.c ---------------------------------------------------------------------------------
+ */
 
 int hw_mem_init(struct hw_vm *vm, const struct vmci_slat_format *fmt, unsigned max_leaf, bool ad,
                 struct vmc_error *err);
@@ -316,7 +319,8 @@ int hw_mem_changed(void *evm);
 /* Make every vCPU drop cached translations, and wait until none runs on old ones. */
 void hw_shootdown(struct hw_vm *vm);
 
-/* ---- hw_tag.c, hw_spec.c ---------------------------------------------------------------------- */
+/* ---- hw_tag.c, hw_spec.c ----------------------------------------------------------------------
+ */
 
 /* The vCPU needs a tag on this processor without old translations. True: it got a new one. */
 void hw_tag_new(struct hw_vcpu *v, struct hw_percpu *pc);

@@ -24,7 +24,8 @@ static void mark_again(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
 static void drop(struct hw_vm *vm, uint64_t gpa, uint64_t bytes)
 {
     vmci_lock(&vm->lock);
-    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table. */
+    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table.
+     */
     if (vmci_slat_range(&vm->slat, VMCI_SLAT_UNMAP, gpa, bytes, mark_again, vm) != 0) {
         hw_shootdown(vm);
         vmci_slat_reclaim(&vm->slat);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The run loop of both engines. What it does before every entry is kept to two words: stop and todo. */
+/* The run loop of both engines. What it does before every entry is kept to two words: stop and
+ * todo. */
 #include "cpu/hw/hw_int.h"
 
 /* Instructions that the software CPU runs between two looks at events and the clock. */

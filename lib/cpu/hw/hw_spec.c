@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Barriers against speculation, chosen by what the processor says of itself (SDM 3A 2.8, "Speculation
- * Control"; docs/hardware.md gives the reasons).
+ * Barriers against speculation, chosen by what the processor says of itself (SDM 3A 2.8,
+ * "Speculation Control"; docs/hardware.md gives the reasons).
  */
 #include "cpu/hw/hw_int.h"
 
@@ -9,18 +9,18 @@
 #define MSR_PRED_CMD          0x49u
 #define PRED_CMD_IBPB         1u
 
-#define L7_EDX_MD_CLEAR   (1u << 10)
-#define L7_EDX_IBRS_IBPB  (1u << 26)
-#define L7_EDX_L1D_FLUSH  (1u << 28)
-#define L7_EDX_ARCH_CAPS  (1u << 29)
-#define LX8_EBX_IBPB      (1u << 12)
+#define L7_EDX_MD_CLEAR  (1u << 10)
+#define L7_EDX_IBRS_IBPB (1u << 26)
+#define L7_EDX_L1D_FLUSH (1u << 28)
+#define L7_EDX_ARCH_CAPS (1u << 29)
+#define LX8_EBX_IBPB     (1u << 12)
 
-#define CAP_IBRS_ALL       (1ull << 1)
-#define CAP_RSBA           (1ull << 2)
-#define CAP_SKIP_L1D       (1ull << 3)
-#define CAP_MDS_NO         (1ull << 5)
-#define CAP_RDCL_NO        (1ull << 0)
-#define CAP_TAA_NO         (1ull << 8)
+#define CAP_IBRS_ALL (1ull << 1)
+#define CAP_RSBA     (1ull << 2)
+#define CAP_SKIP_L1D (1ull << 3)
+#define CAP_MDS_NO   (1ull << 5)
+#define CAP_RDCL_NO  (1ull << 0)
+#define CAP_TAA_NO   (1ull << 8)
 
 #define INTEL_EBX 0x756e6547u
 

@@ -2,10 +2,11 @@
 /* Life and state of VMs and vCPUs, as far as the two engines agree. */
 #include "cpu/hw/hw_int.h"
 
-#define SITE "hw"
+#define SITE     "hw"
 #define XSAVE_BV 512u /* offset of the header in an XSAVE area */
 
-/* ---- platform --------------------------------------------------------------------------------- */
+/* ---- platform ---------------------------------------------------------------------------------
+ */
 
 int hw_platform_ok(const struct vmc_platform *pf, const char *site, struct vmc_error *err)
 {
@@ -22,7 +23,8 @@ int hw_platform_ok(const struct vmc_platform *pf, const char *site, struct vmc_e
     return VMC_OK;
 }
 
-/* ---- VM --------------------------------------------------------------------------------------- */
+/* ---- VM ---------------------------------------------------------------------------------------
+ */
 
 int hw_vm_init(struct hw_vm *vm, const struct vmc_engine_vm_config *cfg,
                const struct hw_vendor *vendor, struct vmc_error *err)
@@ -46,7 +48,8 @@ int hw_vm_init(struct hw_vm *vm, const struct vmc_engine_vm_config *cfg,
     return VMC_OK;
 }
 
-/* ---- policy ----------------------------------------------------------------------------------- */
+/* ---- policy -----------------------------------------------------------------------------------
+ */
 
 static uint64_t xcr0_of(const struct hw_vm *vm)
 {
@@ -88,7 +91,8 @@ int hw_set_policy(void *evm, const struct vmc_cpu_policy *policy, struct vmc_err
     return VMC_OK;
 }
 
-/* ---- vCPU ------------------------------------------------------------------------------------- */
+/* ---- vCPU -------------------------------------------------------------------------------------
+ */
 
 void hw_vcpu_fini(struct hw_vcpu *v)
 {
@@ -138,7 +142,8 @@ int hw_vcpu_init(struct hw_vm *vm, struct hw_vcpu *v, uint32_t index,
     return VMC_OK;
 }
 
-/* ---- state ------------------------------------------------------------------------------------ */
+/* ---- state ------------------------------------------------------------------------------------
+ */
 
 bool hw_grab(struct hw_vcpu *v)
 {
@@ -268,12 +273,12 @@ int hw_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
     }
     v->irq_wait = true;
     v->todo |= HW_TODO_EVENT | HW_TODO_FPU;
-    v->todo = v->st.activity != VMC_RUN_RUNNING ? v->todo | HW_TODO_IDLE
-                                                : v->todo & ~HW_TODO_IDLE;
+    v->todo = v->st.activity != VMC_RUN_RUNNING ? v->todo | HW_TODO_IDLE : v->todo & ~HW_TODO_IDLE;
     return VMC_OK;
 }
 
-/* ---- injection -------------------------------------------------------------------------------- */
+/* ---- injection --------------------------------------------------------------------------------
+ */
 
 int hw_can_inject(void *ev, const struct vmc_event *e)
 {
@@ -316,7 +321,8 @@ int hw_want_window(void *ev, bool on)
     return VMC_OK;
 }
 
-/* ---- clock, debugger, statistics -------------------------------------------------------------- */
+/* ---- clock, debugger, statistics --------------------------------------------------------------
+ */
 
 int hw_read_tsc(void *ev, uint64_t *tsc, uint64_t *hz, uint64_t *clock)
 {
@@ -346,14 +352,22 @@ int hw_set_debug(void *ev, const struct vmc_breakpoint *bp, size_t n)
 size_t hw_stats(void *ev, const char **names, uint64_t *values, size_t max)
 {
     static const char *const name[HW_STATS] = {
-        [HW_STAT_ENTRIES] = "hw.entries",     [HW_STAT_CPUID] = "hw.cpuid",
-        [HW_STAT_IO] = "hw.io",               [HW_STAT_MSR] = "hw.msr",
-        [HW_STAT_CR] = "hw.control_regs",     [HW_STAT_HLT] = "hw.hlt",
-        [HW_STAT_HOST_IRQ] = "hw.host_irqs",  [HW_STAT_WINDOW] = "hw.windows",
-        [HW_STAT_EVENTS] = "hw.injected",     [HW_STAT_EXCEPTION] = "hw.exceptions",
-        [HW_STAT_FAULT] = "hw.memory_faults", [HW_STAT_MAPPED] = "hw.pages_mapped",
-        [HW_STAT_EMULATED] = "hw.emulated",   [HW_STAT_TIMER] = "hw.timer",
-        [HW_STAT_FLUSH] = "hw.tlb_flushes",   [HW_STAT_OTHER] = "hw.other",
+        [HW_STAT_ENTRIES] = "hw.entries",
+        [HW_STAT_CPUID] = "hw.cpuid",
+        [HW_STAT_IO] = "hw.io",
+        [HW_STAT_MSR] = "hw.msr",
+        [HW_STAT_CR] = "hw.control_regs",
+        [HW_STAT_HLT] = "hw.hlt",
+        [HW_STAT_HOST_IRQ] = "hw.host_irqs",
+        [HW_STAT_WINDOW] = "hw.windows",
+        [HW_STAT_EVENTS] = "hw.injected",
+        [HW_STAT_EXCEPTION] = "hw.exceptions",
+        [HW_STAT_FAULT] = "hw.memory_faults",
+        [HW_STAT_MAPPED] = "hw.pages_mapped",
+        [HW_STAT_EMULATED] = "hw.emulated",
+        [HW_STAT_TIMER] = "hw.timer",
+        [HW_STAT_FLUSH] = "hw.tlb_flushes",
+        [HW_STAT_OTHER] = "hw.other",
     };
     const struct hw_vcpu *v = ev;
 

@@ -2,11 +2,12 @@
 /* The SVM engine: capabilities, checks, entering the guest, life of VMs and vCPUs. */
 #include "cpu/hw/svm_int.h"
 
-#define SITE "svm"
+#define SITE        "svm"
 #define IOPM_ORDER  2u /* 12 KiB, of 16 */
 #define MSRPM_ORDER 1u
 
-/* ---- capabilities ----------------------------------------------------------------------------- */
+/* ---- capabilities -----------------------------------------------------------------------------
+ */
 
 int svm_caps_read(const struct vmc_platform *pf, uint32_t flags, struct svm_caps *c,
                   struct vmc_error *err)
@@ -75,7 +76,8 @@ int svm_check(const struct vmcb *b, unsigned phys_bits, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* ---- processors ------------------------------------------------------------------------------- */
+/* ---- processors -------------------------------------------------------------------------------
+ */
 
 int svm_cpu_up(const struct vmc_platform *pf, struct hw_percpu *pc, struct vmc_error *err)
 {
@@ -109,7 +111,8 @@ void svm_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
     pf->pages->free(pf->ctx, pc->page[1], 0);
 }
 
-/* ---- enter ------------------------------------------------------------------------------------ */
+/* ---- enter ------------------------------------------------------------------------------------
+ */
 
 static int enter(struct hw_vcpu *v, struct vmc_exit *x)
 {
@@ -184,7 +187,8 @@ static const struct hw_vendor vendor = {
     .enter = enter,
 };
 
-/* ---- engine ----------------------------------------------------------------------------------- */
+/* ---- engine -----------------------------------------------------------------------------------
+ */
 
 static void ceiling(const struct vmc_platform *pf, const struct svm_caps *c,
                     struct vmc_cpu_policy *out)
@@ -227,8 +231,8 @@ static void open_msr(unsigned char *map, uint32_t index)
 static void fill_bitmaps(struct hw_vm *vm)
 {
     static const uint32_t open[] = {
-        VMC_MSR_SYSENTER_CS, VMC_MSR_SYSENTER_ESP, VMC_MSR_SYSENTER_EIP, VMC_MSR_STAR,
-        VMC_MSR_LSTAR,       VMC_MSR_CSTAR,        VMC_MSR_SFMASK,       VMC_MSR_FS_BASE,
+        VMC_MSR_SYSENTER_CS, VMC_MSR_SYSENTER_ESP,  VMC_MSR_SYSENTER_EIP, VMC_MSR_STAR,
+        VMC_MSR_LSTAR,       VMC_MSR_CSTAR,         VMC_MSR_SFMASK,       VMC_MSR_FS_BASE,
         VMC_MSR_GS_BASE,     VMC_MSR_KERNEL_GS_BASE};
 
     memset(vm->io_bitmap, 0xff, VMC_PAGE_SIZE << IOPM_ORDER);

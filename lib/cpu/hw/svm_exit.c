@@ -9,7 +9,8 @@ static struct vmcb *vmcb_of(const struct hw_vcpu *v)
     return v->u.svm.vmcb;
 }
 
-/* ---- length of an instruction ----------------------------------------------------------------- */
+/* ---- length of an instruction -----------------------------------------------------------------
+ */
 
 #define PTE_P    0x1ull
 #define PTE_PS   0x80ull
@@ -22,7 +23,8 @@ static const void *host_of(const struct hw_vcpu *v, uint64_t gpa)
     return s != NULL ? s->hva + (gpa - s->gpa) : NULL;
 }
 
-/* Is what was found still so? The entries are looked at again: guests change them without a word. */
+/* Is what was found still so? The entries are looked at again: guests change them without a word.
+ */
 static bool still_there(const struct svm_code_page *c, uint64_t page, uint64_t cr3)
 {
     if (c->page != page || c->cr3 != cr3)
@@ -115,7 +117,8 @@ unsigned svm_insn_len(struct hw_vcpu *v, unsigned n)
     return prefixes_slowly(v, code64) + n;
 }
 
-/* ---- events under delivery -------------------------------------------------------------------- */
+/* ---- events under delivery --------------------------------------------------------------------
+ */
 
 static void take_back_event(struct hw_vcpu *v)
 {
@@ -140,7 +143,8 @@ static void take_back_event(struct hw_vcpu *v)
     v->todo |= HW_TODO_EVENT;
 }
 
-/* ---- handlers --------------------------------------------------------------------------------- */
+/* ---- handlers ---------------------------------------------------------------------------------
+ */
 
 static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
 {
@@ -163,8 +167,8 @@ static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
          * Delivered by the software CPU: a triple fault is then seen on every processor. (Some
          * emulated ones do not report it as SHUTDOWN.)
          */
-        v->st.injected = (struct vmc_event){
-            .vector = VMC_VEC_DF, .type = VMC_EV_EXCEPTION, .has_code = true};
+        v->st.injected =
+            (struct vmc_event){.vector = VMC_VEC_DF, .type = VMC_EV_EXCEPTION, .has_code = true};
         return hw_emulate(v, 1, x);
     default:
         return hw_raise(v, vector, vector == VMC_VEC_AC, (uint32_t)b->exit_info1, x);
@@ -288,7 +292,7 @@ static int on_shutdown(struct hw_vcpu *v, struct vmc_exit *x)
 static int on_npf(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t code = vmcb_of(v)->exit_info1;
-    uint32_t want = (code & VMC_PF_WRITE) ? VMCI_SLAT_W
+    uint32_t want = (code & VMC_PF_WRITE)   ? VMCI_SLAT_W
                     : (code & VMC_PF_FETCH) ? VMCI_SLAT_X
                                             : VMCI_SLAT_R;
 
@@ -311,11 +315,11 @@ static int on_invalid(struct hw_vcpu *v, struct vmc_exit *x)
 }
 
 static exit_fn *const table[SVM_EXITS] = {
-    [SVM_CR_READ ... SVM_CR_READ + 15] = on_emulate,
-    [SVM_CR_WRITE ... SVM_CR_WRITE + 15] = on_cr_write,
-    [SVM_DR_READ ... SVM_DR_READ + 15] = on_emulate,
-    [SVM_DR_WRITE ... SVM_DR_WRITE + 15] = on_emulate,
-    [SVM_EXC ... SVM_EXC + 31] = on_exception,
+    [SVM_CR_READ... SVM_CR_READ + 15] = on_emulate,
+    [SVM_CR_WRITE... SVM_CR_WRITE + 15] = on_cr_write,
+    [SVM_DR_READ... SVM_DR_READ + 15] = on_emulate,
+    [SVM_DR_WRITE... SVM_DR_WRITE + 15] = on_emulate,
+    [SVM_EXC... SVM_EXC + 31] = on_exception,
     [SVM_INTR] = on_host_irq,
     [SVM_NMI] = on_host_irq,
     [SVM_SMI] = on_nothing,

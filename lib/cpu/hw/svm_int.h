@@ -23,7 +23,8 @@ void svm_tpr_in(struct hw_vcpu *v);
 int svm_load(struct hw_vcpu *v);
 void svm_unload(struct hw_vcpu *v);
 int svm_handle(struct hw_vcpu *v, struct vmc_exit *x);
-/* Length of the instruction that exited, whose opcode has n bytes: prefixes are counted. 0: cannot tell. */
+/* Length of the instruction that exited, whose opcode has n bytes: prefixes are counted. 0: cannot
+ * tell. */
 unsigned svm_insn_len(struct hw_vcpu *v, unsigned n);
 
 #endif

@@ -9,7 +9,8 @@ static struct vmcb *vmcb_of(const struct hw_vcpu *v)
     return v->u.svm.vmcb;
 }
 
-/* ---- set-up ----------------------------------------------------------------------------------- */
+/* ---- set-up -----------------------------------------------------------------------------------
+ */
 
 void svm_setup(struct hw_vcpu *v)
 {
@@ -57,7 +58,8 @@ void svm_unload(struct hw_vcpu *v)
     (void)v; /* all that a guest changes is in the VMCB */
 }
 
-/* ---- segments --------------------------------------------------------------------------------- */
+/* ---- segments ---------------------------------------------------------------------------------
+ */
 
 /* The VMCB packs the attributes into 12 bits (APM 2 figure 15-3). */
 static void seg_in(struct vmcb_seg *to, const struct vmc_segment *s)
@@ -95,7 +97,8 @@ static void seg_table(struct vmcb *b, struct vmcb_seg *out[VMC_SREGS])
     out[VMC_TR] = &b->tr;
 }
 
-/* ---- pull ------------------------------------------------------------------------------------- */
+/* ---- pull -------------------------------------------------------------------------------------
+ */
 
 static void pull_control(struct hw_vcpu *v)
 {
@@ -128,8 +131,8 @@ void svm_pull(struct hw_vcpu *v, uint32_t groups)
         for (unsigned i = 0; i < VMC_SREGS; i++)
             seg_out(&st->seg[i], seg[i], i >= VMC_LDTR);
         /* CPL is apart, and the DPL of SS may be stale (APM 2 15.5.1). */
-        st->seg[VMC_SS].attr = (st->seg[VMC_SS].attr & ~VMC_SEG_DPL) |
-                               (uint32_t)(b->cpl & 3) << VMC_SEG_DPL_SHIFT;
+        st->seg[VMC_SS].attr = (st->seg[VMC_SS].attr & ~VMC_SEG_DPL) | (uint32_t)(b->cpl & 3)
+                                                                           << VMC_SEG_DPL_SHIFT;
     }
     if (groups & VMC_ST_TABLES) {
         st->gdtr = (struct vmc_table){.base = b->gdtr.base, .limit = (uint16_t)b->gdtr.limit};
@@ -149,7 +152,8 @@ void svm_pull(struct hw_vcpu *v, uint32_t groups)
     }
 }
 
-/* ---- push ------------------------------------------------------------------------------------- */
+/* ---- push -------------------------------------------------------------------------------------
+ */
 
 static uint8_t cpl_of(const struct vmc_x86_state *st)
 {
@@ -234,7 +238,8 @@ void svm_push(struct hw_vcpu *v, uint32_t groups)
         b->tsc_offset = (uint64_t)v->tsc_offset;
 }
 
-/* ---- events ----------------------------------------------------------------------------------- */
+/* ---- events -----------------------------------------------------------------------------------
+ */
 
 void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
 {
@@ -244,9 +249,8 @@ void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
         b->event_inj = 0;
         return;
     }
-    unsigned type = e->type == VMC_EV_SOFT_EXC || e->type == VMC_EV_PRIV_SOFT_EXC
-                        ? VMC_EV_EXCEPTION
-                        : e->type;
+    unsigned type =
+        e->type == VMC_EV_SOFT_EXC || e->type == VMC_EV_PRIV_SOFT_EXC ? VMC_EV_EXCEPTION : e->type;
     b->event_inj = e->vector | (uint64_t)type << 8 | SVM_EV_VALID;
     hw_need(v, VMC_ST_CTRL);
     if (e->has_code && (v->st.cr0 & VMC_CR0_PE) != 0)
@@ -275,7 +279,8 @@ void svm_windows(struct hw_vcpu *v, bool irq, bool nmi)
     v->u.svm.step_over = nmi && !v->st.nmi_blocked && v->inflight.type == VMC_EV_NONE;
 }
 
-/* ---- translations, task priority -------------------------------------------------------------- */
+/* ---- translations, task priority --------------------------------------------------------------
+ */
 
 void svm_flush_tlb(struct hw_vcpu *v)
 {

@@ -48,7 +48,8 @@ struct vmcb {
 };
 _Static_assert(sizeof(struct vmcb) == 4096, "one page");
 _Static_assert(offsetof(struct vmcb, iopm) == 0x40 && offsetof(struct vmcb, asid) == 0x58 &&
-                   offsetof(struct vmcb, v_tpr) == 0x60 && offsetof(struct vmcb, exit_code) == 0x70 &&
+                   offsetof(struct vmcb, v_tpr) == 0x60 &&
+                   offsetof(struct vmcb, exit_code) == 0x70 &&
                    offsetof(struct vmcb, np_enable) == 0x90 &&
                    offsetof(struct vmcb, event_inj) == 0xa8 && offsetof(struct vmcb, nrip) == 0xc8,
                "control area");
@@ -77,35 +78,35 @@ _Static_assert(offsetof(struct vmcb, tr) == 0x490 && offsetof(struct vmcb, efer)
 #define SVM_I_FERR     (1u << 30)
 #define SVM_I_SHUTDOWN (1u << 31)
 /* misc2 */
-#define SVM_I_VMRUN    (1u << 0)
-#define SVM_I_VMMCALL  (1u << 1)
-#define SVM_I_VMLOAD   (1u << 2)
-#define SVM_I_VMSAVE   (1u << 3)
-#define SVM_I_STGI     (1u << 4)
-#define SVM_I_CLGI     (1u << 5)
-#define SVM_I_SKINIT   (1u << 6)
-#define SVM_I_RDTSCP   (1u << 7)
-#define SVM_I_WBINVD   (1u << 9)
-#define SVM_I_MONITOR  (1u << 10)
-#define SVM_I_MWAIT    (1u << 11)
-#define SVM_I_XSETBV   (1u << 13)
-#define SVM_I_RDPRU    (1u << 14)
+#define SVM_I_VMRUN   (1u << 0)
+#define SVM_I_VMMCALL (1u << 1)
+#define SVM_I_VMLOAD  (1u << 2)
+#define SVM_I_VMSAVE  (1u << 3)
+#define SVM_I_STGI    (1u << 4)
+#define SVM_I_CLGI    (1u << 5)
+#define SVM_I_SKINIT  (1u << 6)
+#define SVM_I_RDTSCP  (1u << 7)
+#define SVM_I_WBINVD  (1u << 9)
+#define SVM_I_MONITOR (1u << 10)
+#define SVM_I_MWAIT   (1u << 11)
+#define SVM_I_XSETBV  (1u << 13)
+#define SVM_I_RDPRU   (1u << 14)
 /* misc3 */
-#define SVM_I_INVLPGB  (1u << 0)
-#define SVM_I_INVPCID  (1u << 2)
-#define SVM_I_TLBSYNC  (1u << 4)
+#define SVM_I_INVLPGB (1u << 0)
+#define SVM_I_INVPCID (1u << 2)
+#define SVM_I_TLBSYNC (1u << 4)
 
 /* event_inj, exit_int_info */
 #define SVM_EV_CODE  (1ull << 11)
 #define SVM_EV_VALID (1ull << 31)
 
 /* byte 61H and 62H */
-#define SVM_V_IRQ     1u  /* of v_irq */
+#define SVM_V_IRQ     1u    /* of v_irq */
 #define SVM_V_IGN_TPR 0x10u /* of v_prio */
 
 /* tlb_control */
-#define SVM_TLB_KEEP      0u
-#define SVM_TLB_FLUSH_ALL 1u
+#define SVM_TLB_KEEP       0u
+#define SVM_TLB_FLUSH_ALL  1u
 #define SVM_TLB_FLUSH_ASID 3u
 
 enum svm_exit {
@@ -159,8 +160,8 @@ enum svm_exit {
 #define SVM_INVALID 0xffffffffu /* of the low half: emulators differ in the upper one */
 
 /* exit_info1 of IOIO */
-#define SVM_IO_IN    0x01u
-#define SVM_IO_STR   0x04u
+#define SVM_IO_IN      0x01u
+#define SVM_IO_STR     0x04u
 #define SVM_IO_SIZE(i) (((i) >> 4) & 7u) /* one bit each: 1, 2, 4 bytes */
 
 /* CPUID 8000000AH EDX */

@@ -134,17 +134,18 @@ static void decide(struct vmx_caps *c, uint32_t flags)
         *p &= ~PROC_SECONDARY;
     c->timer = (c->use_pin & PIN_TIMER) != 0;
     c->timer_shift = (unsigned)(c->misc & 0x1f);
-    c->save_efer = (c->use_exit & (EXIT_SAVE_EFER | EXIT_LOAD_EFER)) ==
-                       (EXIT_SAVE_EFER | EXIT_LOAD_EFER) &&
-                   (c->use_entry & ENTRY_LOAD_EFER) != 0;
+    c->save_efer =
+        (c->use_exit & (EXIT_SAVE_EFER | EXIT_LOAD_EFER)) == (EXIT_SAVE_EFER | EXIT_LOAD_EFER) &&
+        (c->use_entry & ENTRY_LOAD_EFER) != 0;
     if (!c->save_efer) {
         c->use_exit &= ~(EXIT_SAVE_EFER | EXIT_LOAD_EFER);
         c->use_entry &= ~ENTRY_LOAD_EFER;
     }
     /* With shadow tables it is the host's PAT that their entries refer to. */
-    c->save_pat = c->ept && (c->use_exit & (EXIT_SAVE_PAT | EXIT_LOAD_PAT)) ==
-                                (EXIT_SAVE_PAT | EXIT_LOAD_PAT) &&
-                  (c->use_entry & ENTRY_LOAD_PAT) != 0;
+    c->save_pat =
+        c->ept &&
+        (c->use_exit & (EXIT_SAVE_PAT | EXIT_LOAD_PAT)) == (EXIT_SAVE_PAT | EXIT_LOAD_PAT) &&
+        (c->use_entry & ENTRY_LOAD_PAT) != 0;
     if (!c->save_pat) {
         c->use_exit &= ~(EXIT_SAVE_PAT | EXIT_LOAD_PAT);
         c->use_entry &= ~ENTRY_LOAD_PAT;

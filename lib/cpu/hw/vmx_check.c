@@ -55,7 +55,8 @@ static bool pat_ok(uint64_t pat)
     return true;
 }
 
-/* ---- controls: 27.2.1 ------------------------------------------------------------------------- */
+/* ---- controls: 27.2.1 -------------------------------------------------------------------------
+ */
 
 static uint32_t proc2_of(const struct check *k)
 {
@@ -79,9 +80,8 @@ static int check_words(const struct check *k)
     REQUIRE((pin & PIN_NMI) || !(pin & PIN_VNMI), s, "virtual NMIs without NMI exiting", pin);
     REQUIRE((pin & PIN_VNMI) || !(proc & PROC_NMI_WINDOW), s,
             "NMI-window exiting without virtual NMIs", proc);
-    REQUIRE((proc & PROC_TPR_SHADOW) ||
-                !(proc2 & (PROC2_X2APIC | PROC2_APIC_REG | PROC2_VID)),
-            s, "APIC virtualisation without TPR shadow", proc2);
+    REQUIRE((proc & PROC_TPR_SHADOW) || !(proc2 & (PROC2_X2APIC | PROC2_APIC_REG | PROC2_VID)), s,
+            "APIC virtualisation without TPR shadow", proc2);
     REQUIRE(!(proc2 & PROC2_VID) || (pin & PIN_EXTINT), s,
             "virtual-interrupt delivery without external-interrupt exiting", proc2);
     REQUIRE(!(proc2 & PROC2_X2APIC) || !(proc2 & PROC2_APIC_ACCESS), s,
@@ -175,8 +175,8 @@ static int check_injection(const struct check *k)
     REQUIRE(type != 7 || (k->c->proc >> 32 & PROC_MTF), s, "event injection: MTF", info);
     REQUIRE(vector_ok(type, vector), s, "event injection: vector does not fit the type", info);
     /* Processors with IA32_VMX_BASIC bit 56 do not insist on the error code of an exception. */
-    REQUIRE(((info & INTR_CODE) != 0) == code || (type == VMC_EV_EXCEPTION && pe &&
-                                                  (k->c->basic >> 56 & 1)),
+    REQUIRE(((info & INTR_CODE) != 0) == code ||
+                (type == VMC_EV_EXCEPTION && pe && (k->c->basic >> 56 & 1)),
             s, "event injection: deliver-error-code", info);
     REQUIRE((info & 0x7ffff000u) == 0, s, "event injection: reserved bits", info);
     REQUIRE(!(info & INTR_CODE) || (rd(k, VMCS_ENTRY_EXC_CODE) & ~0xffffull) == 0, s,
@@ -209,7 +209,8 @@ int vmx_check_controls(const struct vmx_caps *c, const struct vmx_fields *f, str
     return check_injection(k);
 }
 
-/* ---- host: 27.2.2 to 27.2.4 ------------------------------------------------------------------- */
+/* ---- host: 27.2.2 to 27.2.4 -------------------------------------------------------------------
+ */
 
 static int check_host_segments(const struct check *k, bool host64)
 {
@@ -225,8 +226,7 @@ static int check_host_segments(const struct check *k, bool host64)
     REQUIRE(rd(k, VMCS_HOST_TR) != 0, s, "host TR is 0", 0);
     REQUIRE(host64 || rd(k, VMCS_HOST_SS) != 0, s, "host SS is 0", 0);
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(base); i++)
-        REQUIRE(canonical(rd(k, base[i])), s, "host base address is not canonical",
-                rd(k, base[i]));
+        REQUIRE(canonical(rd(k, base[i])), s, "host base address is not canonical", rd(k, base[i]));
     return VMC_OK;
 }
 
@@ -243,16 +243,16 @@ int vmx_check_host(const struct vmx_caps *c, const struct vmx_fields *f, struct 
     REQUIRE((cr4 & c->cr4_fixed0) == c->cr4_fixed0 && (cr4 & ~c->cr4_fixed1) == 0, s,
             "host CR4: fixed bits", cr4);
     REQUIRE(rd(k, VMCS_HOST_CR3) >> c->phys_bits == 0, s, "host CR3", rd(k, VMCS_HOST_CR3));
-    REQUIRE(canonical(rd(k, VMCS_HOST_SYSENTER_ESP)) && canonical(rd(k, VMCS_HOST_SYSENTER_EIP)),
-            s, "host SYSENTER addresses are not canonical", rd(k, VMCS_HOST_SYSENTER_EIP));
+    REQUIRE(canonical(rd(k, VMCS_HOST_SYSENTER_ESP)) && canonical(rd(k, VMCS_HOST_SYSENTER_EIP)), s,
+            "host SYSENTER addresses are not canonical", rd(k, VMCS_HOST_SYSENTER_EIP));
     REQUIRE(!(exit & EXIT_LOAD_PAT) || pat_ok(rd(k, VMCS_HOST_PAT)), s, "host PAT",
             rd(k, VMCS_HOST_PAT));
     if (exit & EXIT_LOAD_EFER) {
         uint64_t efer = rd(k, VMCS_HOST_EFER);
         REQUIRE((efer & ~(VMC_EFER_SCE | VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_NX)) == 0, s,
                 "host EFER: reserved bits", efer);
-        REQUIRE(((efer & VMC_EFER_LMA) != 0) == host64 && ((efer & VMC_EFER_LME) != 0) == host64,
-                s, "host EFER does not fit \"host address-space size\"", efer);
+        REQUIRE(((efer & VMC_EFER_LMA) != 0) == host64 && ((efer & VMC_EFER_LME) != 0) == host64, s,
+                "host EFER does not fit \"host address-space size\"", efer);
     }
     int rc = check_host_segments(k, host64);
     if (rc != VMC_OK)
@@ -264,7 +264,8 @@ int vmx_check_host(const struct vmx_caps *c, const struct vmx_fields *f, struct 
     return VMC_OK;
 }
 
-/* ---- guest: 27.3.1 ---------------------------------------------------------------------------- */
+/* ---- guest: 27.3.1 ----------------------------------------------------------------------------
+ */
 
 struct guest {
     struct vmc_segment seg[VMC_SREGS];
@@ -426,8 +427,7 @@ static int check_guest_control(const struct check *k, const struct guest *g)
 
     REQUIRE((g->cr0 & fixed0) == fixed0 && (g->cr0 & ~k->c->cr0_fixed1) == 0, s,
             "guest CR0: fixed bits", g->cr0);
-    REQUIRE(!(g->cr0 & VMC_CR0_PG) || (g->cr0 & VMC_CR0_PE), s, "guest CR0: PG without PE",
-            g->cr0);
+    REQUIRE(!(g->cr0 & VMC_CR0_PG) || (g->cr0 & VMC_CR0_PE), s, "guest CR0: PG without PE", g->cr0);
     REQUIRE((cr4 & k->c->cr4_fixed0) == k->c->cr4_fixed0 && (cr4 & ~k->c->cr4_fixed1) == 0, s,
             "guest CR4: fixed bits", cr4);
     REQUIRE(!g->ia32e || ((g->cr0 & VMC_CR0_PG) && (cr4 & VMC_CR4_PAE)), s,
@@ -490,10 +490,10 @@ static int check_guest_rest(const struct check *k, const struct guest *g)
     REQUIRE(intr >> 5 == 0, s, "interruptibility: reserved bits", intr);
     REQUIRE((intr & 3) != 3, s, "interruptibility: STI and MOV SS together", intr);
     REQUIRE(!(intr & INTR_STI) || (g->rflags & VMC_FLAG_IF), s, "blocking by STI with IF 0", intr);
-    REQUIRE(!valid || type != VMC_EV_IRQ || !(intr & 3), s, "an interrupt is injected while blocked",
+    REQUIRE(!valid || type != VMC_EV_IRQ || !(intr & 3), s,
+            "an interrupt is injected while blocked", intr);
+    REQUIRE(!valid || type != VMC_EV_NMI || !(intr & INTR_SS), s, "an NMI is injected after MOV SS",
             intr);
-    REQUIRE(!valid || type != VMC_EV_NMI || !(intr & INTR_SS), s,
-            "an NMI is injected after MOV SS", intr);
     REQUIRE(!valid || type != VMC_EV_NMI || !(intr & INTR_NMI), s,
             "an NMI is injected while NMIs are blocked", intr);
     REQUIRE(!(intr & INTR_SMI), s, "blocking by SMI outside SMM", intr);

@@ -2,10 +2,11 @@
 /* The VT-x engine: entering the guest, life of VMs and vCPUs. */
 #include "cpu/hw/vmx_int.h"
 
-#define SITE "vmx"
+#define SITE      "vmx"
 #define TIMER_MAX 0xffffffffull
 
-/* ---- processors ------------------------------------------------------------------------------- */
+/* ---- processors -------------------------------------------------------------------------------
+ */
 
 int vmx_cpu_up(const struct vmc_platform *pf, struct hw_percpu *pc, struct vmc_error *err)
 {
@@ -46,7 +47,8 @@ void vmx_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
     pf->pages->free(pf->ctx, pc->page[0], 0);
 }
 
-/* ---- enter ------------------------------------------------------------------------------------ */
+/* ---- enter ------------------------------------------------------------------------------------
+ */
 
 int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
 {
@@ -95,8 +97,8 @@ int vmx_entry_failed(struct hw_vcpu *v, bool guest_state, uint32_t reason, struc
 
     (void)vmx_check(&v->vm->caps.vmx, &f, &err);
     vmci_log(v->vm->pf, VMC_LOG_ERROR, SITE, "vCPU %u: VM entry failed (%s, %s %u): %s", v->index,
-             guest_state ? "guest state" : vmx_insn_error(reason),
-             guest_state ? "reason" : "error", reason & 0xffff, err.text);
+             guest_state ? "guest state" : vmx_insn_error(reason), guest_state ? "reason" : "error",
+             reason & 0xffff, err.text);
     hw_set_exit(v, x, VMC_EXIT_FAIL_ENTRY);
     x->u.stop.detail = reason;
     x->raw.reason = reason;
@@ -104,7 +106,8 @@ int vmx_entry_failed(struct hw_vcpu *v, bool guest_state, uint32_t reason, struc
     return HW_LEAVE;
 }
 
-/* ---- engine ----------------------------------------------------------------------------------- */
+/* ---- engine -----------------------------------------------------------------------------------
+ */
 
 static const struct hw_vendor vendor = {
     .id = 1,
@@ -152,9 +155,9 @@ static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, str
 /* MSRs that exit: all, but those that the VMCS holds or that stay in the processor. */
 static void fill_msr_bitmap(struct hw_vm *vm)
 {
-    static const uint32_t open[] = {VMC_MSR_SYSENTER_CS, VMC_MSR_SYSENTER_ESP,
-                                    VMC_MSR_SYSENTER_EIP, VMC_MSR_FS_BASE, VMC_MSR_GS_BASE,
-                                    VMC_MSR_KERNEL_GS_BASE};
+    static const uint32_t open[] = {VMC_MSR_SYSENTER_CS,  VMC_MSR_SYSENTER_ESP,
+                                    VMC_MSR_SYSENTER_EIP, VMC_MSR_FS_BASE,
+                                    VMC_MSR_GS_BASE,      VMC_MSR_KERNEL_GS_BASE};
     unsigned char *map = vm->msr_bitmap;
 
     memset(map, 0xff, VMC_PAGE_SIZE);

@@ -9,7 +9,8 @@ static struct vmc_hw_vmx_frame *frame_of(struct hw_vcpu *v)
     return &v->u.vmx.frame;
 }
 
-/* ---- events under delivery -------------------------------------------------------------------- */
+/* ---- events under delivery --------------------------------------------------------------------
+ */
 
 /* An exit that came while an event was being delivered: deliver it again (SDM 3C 28.2.4). */
 static void take_back_event(struct hw_vcpu *v)
@@ -45,7 +46,8 @@ static void block_nmi_again(struct hw_vcpu *v, bool unblocked)
     }
 }
 
-/* ---- handlers --------------------------------------------------------------------------------- */
+/* ---- handlers ---------------------------------------------------------------------------------
+ */
 
 static int reflect_db(struct hw_vcpu *v, uint32_t info, struct vmc_exit *x)
 {
@@ -163,7 +165,8 @@ static int on_undefined(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_raise(v, VMC_VEC_UD, false, 0, x);
 }
 
-/* WBINVD and INVD: guest memory is coherent RAM, and the host's caches are not the guest's to drop. */
+/* WBINVD and INVD: guest memory is coherent RAM, and the host's caches are not the guest's to drop.
+ */
 static int on_cache(struct hw_vcpu *v, struct vmc_exit *x)
 {
     (void)x;

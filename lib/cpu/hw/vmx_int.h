@@ -19,8 +19,8 @@ struct vmx_fields {
     uint64_t (*read)(void *ctx, uint32_t field);
 };
 /*
- * The checks that VM entry makes (SDM 3C 27.2 and 27.3), on a whole VMCS. VMC_OK, or VMC_EINVAL: err
- * says which fails, with its section.
+ * The checks that VM entry makes (SDM 3C 27.2 and 27.3), on a whole VMCS. VMC_OK, or VMC_EINVAL:
+ * err says which fails, with its section.
  */
 int vmx_check_controls(const struct vmx_caps *c, const struct vmx_fields *f, struct vmc_error *err);
 int vmx_check_host(const struct vmx_caps *c, const struct vmx_fields *f, struct vmc_error *err);

@@ -2,10 +2,11 @@
 /* Between struct vmc_x86_state and the VMCS. */
 #include "cpu/hw/vmx_int.h"
 
-/* Bits of CR0 and CR4 that the guest changes without an exit; what reads them is in its own hands. */
-#define CR0_GUEST (VMC_CR0_TS | VMC_CR0_MP | VMC_CR0_EM | VMC_CR0_AM)
-#define VAPIC_TPR 0x80u
-#define EXIT_MSR_AT 2048u /* the exit area within the page of MSR-load areas */
+/* Bits of CR0 and CR4 that the guest changes without an exit; what reads them is in its own hands.
+ */
+#define CR0_GUEST       (VMC_CR0_TS | VMC_CR0_MP | VMC_CR0_EM | VMC_CR0_AM)
+#define VAPIC_TPR       0x80u
+#define EXIT_MSR_AT     2048u /* the exit area within the page of MSR-load areas */
 #define MSR_ENTRY_BYTES 16u
 
 static const struct vmx_caps *caps(const struct hw_vcpu *v)
@@ -22,7 +23,8 @@ static uint64_t cr0_owned(const struct hw_vcpu *v)
 
 static uint64_t cr4_owned(const struct hw_vcpu *v)
 {
-    /* Turning PGE off and on is how guests flush everything: let them, where the tables are theirs. */
+    /* Turning PGE off and on is how guests flush everything: let them, where the tables are theirs.
+     */
     bool pge = v->vm->nested && vmc_cpu_policy_has(&v->vm->policy, "pge");
 
     return ~(pge ? VMC_CR4_PGE : 0);
@@ -33,7 +35,8 @@ static bool long_mode(const struct vmc_x86_state *st)
     return (st->efer & VMC_EFER_LMA) != 0;
 }
 
-/* ---- load and unload -------------------------------------------------------------------------- */
+/* ---- load and unload --------------------------------------------------------------------------
+ */
 
 int vmx_attach(struct hw_vcpu *v)
 {
@@ -134,7 +137,8 @@ void vmx_unload(struct hw_vcpu *v)
     vmx_detach(v);
 }
 
-/* ---- set-up ----------------------------------------------------------------------------------- */
+/* ---- set-up -----------------------------------------------------------------------------------
+ */
 
 void vmx_setup(struct hw_vcpu *v)
 {
@@ -145,8 +149,8 @@ void vmx_setup(struct hw_vcpu *v)
     x->proc2 = c->use_proc2;
     x->entry = c->use_entry;
     /* #AC and #DB for guests that would loop in their delivery for ever; #MC is the host's. */
-    x->exc_bitmap = 1u << VMC_VEC_AC | 1u << VMC_VEC_DB | 1u << VMC_VEC_MC |
-                    (c->ept ? 0 : 1u << VMC_VEC_PF);
+    x->exc_bitmap =
+        1u << VMC_VEC_AC | 1u << VMC_VEC_DB | 1u << VMC_VEC_MC | (c->ept ? 0 : 1u << VMC_VEC_PF);
     vmx_write(v, VMCS_PIN_CTL, c->use_pin);
     vmx_write(v, VMCS_PROC_CTL, x->proc);
     if (x->proc & PROC_SECONDARY)
@@ -182,7 +186,8 @@ void vmx_setup(struct hw_vcpu *v)
     vmx_write(v, VMCS_ACTIVITY, 0);
 }
 
-/* ---- pull ------------------------------------------------------------------------------------- */
+/* ---- pull -------------------------------------------------------------------------------------
+ */
 
 static void pull_segments(struct hw_vcpu *v)
 {
@@ -240,7 +245,8 @@ void vmx_pull(struct hw_vcpu *v, uint32_t groups)
     }
 }
 
-/* ---- push ------------------------------------------------------------------------------------- */
+/* ---- push -------------------------------------------------------------------------------------
+ */
 
 static void push_segments(struct hw_vcpu *v)
 {
@@ -291,8 +297,8 @@ static void push_control(struct hw_vcpu *v)
     uint64_t cr0 = (st->cr0 | fixed0) & c->cr0_fixed1;
     /* Caching is switched off for a guest that asks by nobody: its memory is RAM. */
     cr0 &= ~(VMC_CR0_CD | VMC_CR0_NW);
-    uint64_t cr4 = (st->cr4 | c->cr4_fixed0 |
-                    (v->vm->hw->read_cr(hw_ctx(v), 4) & VMC_CR4_MCE)) & c->cr4_fixed1;
+    uint64_t cr4 = (st->cr4 | c->cr4_fixed0 | (v->vm->hw->read_cr(hw_ctx(v), 4) & VMC_CR4_MCE)) &
+                   c->cr4_fixed1;
 
     if (!v->vm->nested) {
         cr0 |= VMC_CR0_PE | VMC_CR0_PG | VMC_CR0_WP;
@@ -315,7 +321,9 @@ static void push_control(struct hw_vcpu *v)
 static void push_flow(struct hw_vcpu *v)
 {
     const struct vmc_x86_state *st = &v->st;
-    uint32_t i = (st->ss_shadow ? INTR_SS : st->sti_shadow ? INTR_STI : 0) |
+    uint32_t i = (st->ss_shadow    ? INTR_SS
+                  : st->sti_shadow ? INTR_STI
+                                   : 0) |
                  (st->nmi_blocked ? INTR_NMI : 0);
 
     /* STI blocks only what IF allows (SDM 3C 27.3.1.5). */
@@ -362,7 +370,8 @@ void vmx_push(struct hw_vcpu *v, uint32_t groups)
         vmx_write(v, VMCS_TSC_OFFSET, (uint64_t)v->tsc_offset);
 }
 
-/* ---- events ----------------------------------------------------------------------------------- */
+/* ---- events -----------------------------------------------------------------------------------
+ */
 
 static bool is_soft(const struct vmc_event *e)
 {
@@ -397,7 +406,8 @@ void vmx_windows(struct hw_vcpu *v, bool irq, bool nmi)
     }
 }
 
-/* ---- translations ----------------------------------------------------------------------------- */
+/* ---- translations -----------------------------------------------------------------------------
+ */
 
 void vmx_flush_tlb(struct hw_vcpu *v)
 {
@@ -419,7 +429,8 @@ void vmx_flush_tlb(struct hw_vcpu *v)
                              (caps(v)->ept_ad ? 1u << 6 : 0));
 }
 
-/* ---- task priority ---------------------------------------------------------------------------- */
+/* ---- task priority ----------------------------------------------------------------------------
+ */
 
 void vmx_tpr_out(struct hw_vcpu *v)
 {
