@@ -87,6 +87,7 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
 {
     struct vmci_bt *bt = &sc->bt;
+    bool looked_up = rc == 0 && (sc->cpu.cur->flags & VMCI_IF_BRANCH) != 0;
     int next = soft_settle(sc, rc);
 
     flags_out(sc);
@@ -104,6 +105,8 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
     sc->cpu.irq_shadow = 0;
     sc->cpu.rflags &= ~VMC_FLAG_RF;
     resume_at(sc, t);
+    if (looked_up) /* in vain: the next time it is found */
+        bt_jumps_enter(sc, t);
     return 0;
 }
 
