@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The compressed store: slots of one size in slabs of eight frames, which need not be contiguous;
+ * a slot may straddle two of them. Sizes are 32 bytes apart, so a slot wastes 16 bytes on average,
+ * and a slab less than one slot. Each slot names the object it belongs to, so that compaction can
+ * move it.
+ */
+#include "pages/pages_int.h"
+
+#define MAX_SLABS (1u << (32 - VMCI_SLOT_BITS))
+
+static struct vmci_slab *slab(const struct vmci_store *st, uint32_t n)
+{
+    return &st->chunk[n / VMCI_SLAB_CHUNK][n % VMCI_SLAB_CHUNK];
+}
+
+static unsigned class_of(uint16_t bytes)
+{
+    unsigned cls = (bytes + VMCI_SLOT_HEAD + VMCI_CLASS_STEP - 1) / VMCI_CLASS_STEP;
+    /* More slots than their number has bits for would do nobody any good. */
+    unsigned least = VMCI_SLAB_BYTES >> VMCI_SLOT_BITS;
+    return VMCI_MAX(cls, (least + VMCI_CLASS_STEP - 1) / VMCI_CLASS_STEP);
+}
+
+static size_t dir_bytes(const struct vmc_pool *p)
+{
+    uint64_t most = VMCI_MIN(p->frames / VMCI_SLAB_FRAMES + 1, (uint64_t)MAX_SLABS);
+    return (most / VMCI_SLAB_CHUNK + 1) * sizeof(p->store.chunk[0]);
+}
+
+int vmci_store_init(struct vmc_pool *p)
+{
+    struct vmci_store *st = &p->store;
+
+    st->chunk = vmci_zalloc(p->pf, dir_bytes(p));
+    if (st->chunk == NULL)
+        return VMC_ENOMEM;
+    vmci_pool_meta(p, (int64_t)dir_bytes(p));
+    st->free_slab = VMCI_NONE;
+    for (unsigned c = 0; c < VMCI_CLASSES; c++)
+        st->partial[c] = VMCI_NONE;
+    return VMC_OK;
+}
+
+void vmci_store_fini(struct vmc_pool *p)
+{
+    struct vmci_store *st = &p->store;
+
+    if (st->chunk == NULL)
+        return;
+    for (uint32_t i = 0; i < st->chunks; i++)
+        vmci_free(p->pf, st->chunk[i], VMCI_SLAB_CHUNK * sizeof(struct vmci_slab));
+    vmci_free(p->pf, st->chunk, dir_bytes(p));
+}
+
+/* ---- bytes of a slot ---------------------------------------------------------------------------
+ */
+
+static void copy(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t at, void *data,
+                 uint32_t bytes, bool in)
+{
+    unsigned char *d = data;
+
+    while (bytes > 0) {
+        uint32_t off = at % VMC_PAGE_SIZE, run = VMCI_MIN(bytes, VMC_PAGE_SIZE - off);
+        unsigned char *at_frame = vmci_frame(p, sl->frame[at / VMC_PAGE_SIZE]) + off;
+        if (in)
+            memcpy(at_frame, d, run);
+        else
+            memcpy(d, at_frame, run);
+        d += run;
+        at += run;
+        bytes -= run;
+    }
+}
+
+static uint32_t slot_at(const struct vmci_slab *sl, uint32_t slot)
+{
+    return slot * sl->cls * VMCI_CLASS_STEP;
+}
+
+static uint32_t head_get(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t slot)
+{
+    unsigned char le[VMCI_SLOT_HEAD];
+
+    copy(p, sl, slot_at(sl, slot), le, sizeof(le), false);
+    return vmci_ld_le32(le);
+}
+
+static void head_set(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t slot,
+                     uint32_t value)
+{
+    unsigned char le[VMCI_SLOT_HEAD];
+
+    vmci_st_le32(le, value);
+    copy(p, sl, slot_at(sl, slot), le, sizeof(le), true);
+}
+
+/* ---- slabs -------------------------------------------------------------------------------------
+ */
+
+static void unlink_partial(struct vmci_store *st, uint32_t n)
+{
+    struct vmci_slab *sl = slab(st, n);
+
+    if (sl->prev != VMCI_NONE)
+        slab(st, sl->prev)->next = sl->next;
+    else
+        st->partial[sl->cls] = sl->next;
+    if (sl->next != VMCI_NONE)
+        slab(st, sl->next)->prev = sl->prev;
+}
+
+static void link_partial(struct vmci_store *st, uint32_t n)
+{
+    struct vmci_slab *sl = slab(st, n);
+
+    sl->prev = VMCI_NONE;
+    sl->next = st->partial[sl->cls];
+    if (sl->next != VMCI_NONE)
+        slab(st, sl->next)->prev = n;
+    st->partial[sl->cls] = n;
+}
+
+static bool more_slabs(struct vmc_pool *p)
+{
+    struct vmci_store *st = &p->store;
+    size_t bytes = VMCI_SLAB_CHUNK * sizeof(struct vmci_slab);
+
+    if (st->slabs >= MAX_SLABS - VMCI_SLAB_CHUNK ||
+        (st->chunks + 1) * sizeof(st->chunk[0]) > dir_bytes(p))
+        return false;
+    st->chunk[st->chunks] = vmci_zalloc(p->pf, bytes);
+    if (st->chunk[st->chunks] == NULL)
+        return false;
+    vmci_pool_meta(p, (int64_t)bytes);
+    st->chunks++;
+    for (uint32_t i = 0; i < VMCI_SLAB_CHUNK; i++) {
+        uint32_t n = st->slabs++;
+        slab(st, n)->next = st->free_slab;
+        st->free_slab = n;
+    }
+    return true;
+}
+
+/* All slots free, each linked to the next. */
+static int new_slab(struct vmc_pool *p, unsigned cls, uint32_t *out)
+{
+    struct vmci_store *st = &p->store;
+
+    if (st->free_slab == VMCI_NONE && !more_slabs(p))
+        return VMC_ENOMEM;
+    uint32_t n = st->free_slab;
+    struct vmci_slab *sl = slab(st, n);
+    for (unsigned i = 0; i < VMCI_SLAB_FRAMES; i++) {
+        sl->frame[i] = vmci_frame_alloc_locked(p);
+        if (sl->frame[i] == VMCI_NONE) {
+            while (i-- > 0)
+                vmci_frame_free_locked(p, sl->frame[i]);
+            return VMC_ENOSPC;
+        }
+    }
+    st->free_slab = sl->next;
+    st->frames += VMCI_SLAB_FRAMES;
+    sl->cls = (uint16_t)cls;
+    sl->used = 0;
+    sl->slots = (uint16_t)(VMCI_SLAB_BYTES / (cls * VMCI_CLASS_STEP));
+    sl->free_slot = 0;
+    for (uint32_t i = 0; i < sl->slots; i++)
+        head_set(p, sl, i, i + 1);
+    link_partial(st, n);
+    *out = n;
+    return VMC_OK;
+}
+
+static void free_slab(struct vmc_pool *p, uint32_t n)
+{
+    struct vmci_store *st = &p->store;
+    struct vmci_slab *sl = slab(st, n);
+
+    unlink_partial(st, n);
+    for (unsigned i = 0; i < VMCI_SLAB_FRAMES; i++)
+        vmci_frame_free_locked(p, sl->frame[i]);
+    st->frames -= VMCI_SLAB_FRAMES;
+    sl->cls = 0;
+    sl->next = st->free_slab;
+    st->free_slab = n;
+}
+
+static uint32_t take_slot(struct vmc_pool *p, uint32_t n)
+{
+    struct vmci_slab *sl = slab(&p->store, n);
+    uint32_t slot = sl->free_slot;
+
+    sl->free_slot = (uint16_t)head_get(p, sl, slot);
+    sl->used++;
+    if (sl->used == sl->slots)
+        unlink_partial(&p->store, n);
+    return slot;
+}
+
+static void give_slot(struct vmc_pool *p, uint32_t n, uint32_t slot)
+{
+    struct vmci_slab *sl = slab(&p->store, n);
+
+    head_set(p, sl, slot, sl->free_slot);
+    sl->free_slot = (uint16_t)slot;
+    if (sl->used-- == sl->slots)
+        link_partial(&p->store, n);
+    if (sl->used == 0)
+        free_slab(p, n);
+}
+
+/* ---- objects -----------------------------------------------------------------------------------
+ */
+
+int vmci_store_put(struct vmc_pool *p, uint32_t object, const void *data, uint16_t bytes,
+                   uint32_t *slot)
+{
+    unsigned cls = class_of(bytes);
+    uint32_t n = p->store.partial[cls];
+
+    if (n == VMCI_NONE) {
+        int rc = new_slab(p, cls, &n);
+        if (rc != VMC_OK)
+            return rc;
+    }
+    uint32_t at = take_slot(p, n);
+    struct vmci_slab *sl = slab(&p->store, n);
+    head_set(p, sl, at, object);
+    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD, (void *)(uintptr_t)data, bytes, true);
+    p->store.payload += bytes;
+    *slot = n << VMCI_SLOT_BITS | at;
+    return VMC_OK;
+}
+
+void vmci_store_get(struct vmc_pool *p, uint32_t slot, uint16_t bytes, void *data)
+{
+    const struct vmci_slab *sl = slab(&p->store, slot >> VMCI_SLOT_BITS);
+    uint32_t at = slot & ((1u << VMCI_SLOT_BITS) - 1);
+
+    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD, data, bytes, false);
+}
+
+void vmci_store_drop(struct vmc_pool *p, uint32_t slot, uint16_t bytes)
+{
+    p->store.payload -= bytes;
+    give_slot(p, slot >> VMCI_SLOT_BITS, slot & ((1u << VMCI_SLOT_BITS) - 1));
+}
+
+/* ---- compaction --------------------------------------------------------------------------------
+ */
+
+/* Of the partly filled slabs of a class, the emptiest, and the free slots in all others. */
+static uint32_t emptiest(const struct vmci_store *st, unsigned cls, uint32_t *room)
+{
+    uint32_t best = VMCI_NONE, total = 0;
+
+    for (uint32_t n = st->partial[cls]; n != VMCI_NONE; n = slab(st, n)->next) {
+        const struct vmci_slab *sl = slab(st, n);
+        total += (uint32_t)(sl->slots - sl->used);
+        if (best == VMCI_NONE || sl->used < slab(st, best)->used)
+            best = n;
+    }
+    *room =
+        best == VMCI_NONE ? 0 : total - (uint32_t)(slab(st, best)->slots - slab(st, best)->used);
+    return best;
+}
+
+/* Which slots are in use? The free list tells which are not. */
+static void used_slots(const struct vmc_pool *p, const struct vmci_slab *sl, uint64_t *map)
+{
+    uint32_t f = sl->free_slot;
+
+    memset(map, 0xff, (1u << VMCI_SLOT_BITS) / 8);
+    for (uint32_t i = sl->used; i < sl->slots; i++) {
+        vmci_bit_clear(map, f);
+        f = head_get(p, sl, f);
+    }
+}
+
+/* Move everything out of slab from; there is room for it. Returns the objects moved. */
+static uint64_t evacuate(struct vmc_pool *p, uint32_t from)
+{
+    struct vmci_store *st = &p->store;
+    struct vmci_slab *sl = slab(st, from);
+    uint64_t map[(1u << VMCI_SLOT_BITS) / 64], moved = 0;
+    uint32_t left = sl->used, slots = sl->slots;
+    unsigned char buf[VMC_PAGE_SIZE / 4];
+
+    used_slots(p, sl, map);
+    unlink_partial(st, from);
+    for (uint32_t s = 0; s < slots && left > 0; s++) {
+        if (!vmci_bit_test(map, s))
+            continue;
+        uint32_t to = st->partial[sl->cls];
+        uint32_t at = take_slot(p, to);
+        struct vmci_object *o = vmci_object(p, head_get(p, sl, s));
+        uint32_t bytes = o->bytes + VMCI_SLOT_HEAD;
+        for (uint32_t done = 0; done < bytes; done += sizeof(buf)) {
+            uint32_t n = VMCI_MIN(bytes - done, (uint32_t)sizeof(buf));
+            copy(p, sl, slot_at(sl, s) + done, buf, n, false);
+            copy(p, slab(st, to), slot_at(slab(st, to), at) + done, buf, n, true);
+        }
+        o->where = to << VMCI_SLOT_BITS | at;
+        moved++;
+        left--;
+    }
+    link_partial(st, from);
+    sl->used = 0;
+    free_slab(p, from);
+    return moved;
+}
+
+uint64_t vmc_pool_compact(struct vmc_pool *p, uint64_t budget)
+{
+    uint64_t freed = 0;
+
+    for (unsigned cls = 1; cls < VMCI_CLASSES; cls++) {
+        for (;;) {
+            uint32_t room;
+            vmci_lock(&p->lock);
+            uint32_t from = emptiest(&p->store, cls, &room);
+            bool fits = from != VMCI_NONE && slab(&p->store, from)->used <= room &&
+                        slab(&p->store, from)->used <= budget;
+            if (fits) {
+                budget -= evacuate(p, from);
+                freed += VMCI_SLAB_FRAMES;
+            }
+            vmci_unlock(&p->lock);
+            if (!fits)
+                break;
+        }
+    }
+    return freed;
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Groups of spaces that may share, and their tables as they grow. */
+#include "sharing/sharing_priv.h"
+
+#define FIRST_ENTRIES 4096u
+
+/* splitmix64: a key of its own for each group, from the scanner's secret and the salt. */
+static uint64_t mix(uint64_t z)
+{
+    z += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+static bool room_for_group(struct vmc_share *sh)
+{
+    const struct vmc_platform *pf = sh->pool->pf;
+
+    if (sh->groups < sh->group_cap)
+        return true;
+    uint32_t cap = sh->group_cap * 2 + 4;
+    struct share_group **g = vmci_zalloc(pf, cap * sizeof(g[0]));
+    if (g == NULL)
+        return false;
+    memcpy(g, sh->group, sh->groups * sizeof(g[0]));
+    vmci_free(pf, sh->group, sh->group_cap * sizeof(g[0]));
+    sh->group = g;
+    sh->group_cap = cap;
+    return true;
+}
+
+struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space *s)
+{
+    uint32_t i = sh->group_of[s->index];
+
+    if (i != 0 && sh->salt_of[s->index] == s->salt)
+        return sh->group[i - 1];
+    for (i = 0; i < sh->groups && sh->group[i]->salt != s->salt;)
+        i++;
+    if (i == sh->groups) {
+        struct share_group *g = room_for_group(sh) ? vmci_zalloc(sh->pool->pf, sizeof(*g)) : NULL;
+        if (g == NULL)
+            return NULL;
+        g->salt = s->salt;
+        g->seed = mix(sh->seed ^ mix(s->salt));
+        sh->group[sh->groups++] = g;
+    }
+    sh->group_of[s->index] = (uint16_t)(i + 1);
+    sh->salt_of[s->index] = s->salt;
+    return sh->group[i];
+}
+
+/* The hash that an entry has now, or false when it is worth nothing any more. */
+static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t ref, uint64_t *hash)
+{
+    struct vmc_pool *p = sh->pool;
+    uint64_t page;
+
+    if ((ref & SHARE_OBJECT) != 0) {
+        uint32_t id = ref & ~SHARE_OBJECT;
+        vmci_lock(&p->lock);
+        bool alive = vmci_object(p, id)->kind != VMCI_O_FREE;
+        vmci_object(p, id)->refs += alive;
+        vmci_unlock(&p->lock);
+        if (!alive)
+            return false;
+        alive = vmci_object_read(p, id, sh->scratch) == VMC_OK;
+        *hash = sh->hash(sh->scratch, g->seed);
+        vmci_lock(&p->lock);
+        vmci_object_put(p, id);
+        vmci_unlock(&p->lock);
+        return alive;
+    }
+    struct vmc_space *s = vmci_space_of(p, ref, &page);
+    if (s == NULL || s->salt != g->salt)
+        return false;
+    uint32_t e = vmci_load_acquire(&s->map[page]);
+    bool dirty = (vmci_load_acquire(&s->dirty[page / 64]) & VMCI_BIT(page % 64)) != 0;
+    if (dirty || vmci_entry_state(e) != VMCI_E_PRIVATE)
+        return false; /* it will be looked at again, or is found as an object */
+    *hash = sh->hash(vmci_frame(p, vmci_entry_value(e)), g->seed);
+    return true;
+}
+
+void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets)
+{
+    uint64_t hash;
+
+    for (; g->old.buckets != 0 && buckets > 0; buckets--) {
+        struct share_bucket *b = &g->old.bucket[g->moved++];
+        for (unsigned w = 0; w < SHARE_WAYS; w++) {
+            if (b->ref[w] == SHARE_EMPTY)
+                continue;
+            g->old.count--;
+            if (!rehash(sh, g, b->ref[w], &hash))
+                sh->stat.stale_hints++;
+            else if (share_table_add(&g->table, hash, b->ref[w]))
+                sh->stat.lost_hints++;
+        }
+        if (g->moved == g->old.buckets)
+            share_table_fini(sh->pool->pf, &g->old);
+    }
+}
+
+void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t more)
+{
+    uint64_t need = g->table.count + g->old.count + more;
+    struct share_table t;
+
+    if (g->table.buckets != 0 && need <= share_table_room(&g->table))
+        return;
+    if (g->old.buckets != 0) /* one at a time: finish the last */
+        share_group_move(sh, g, UINT32_MAX);
+    need = VMCI_MAX(g->table.count + more, (uint64_t)FIRST_ENTRIES);
+    if (share_table_init(sh->pool->pf, &t, need) != VMC_OK)
+        return; /* hints are lost instead */
+    g->old = g->table;
+    g->table = t;
+    g->moved = 0;
+    if (g->old.buckets == 0)
+        share_table_fini(sh->pool->pf, &g->old);
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Two pages become one: candidates from the hint table, a full comparison while neither page can be
+ * written, and the new map entries.
+ */
+#include "sharing/sharing_priv.h"
+
+#define CANDIDATES 8u
+
+enum verdict { MERGED, DIFFERENT, STALE, BUSY };
+
+static void mark_dirty(struct vmc_space *s, uint64_t page)
+{
+    (void)vmci_fetch_or(&s->dirty[page / 64], VMCI_BIT(page % 64));
+}
+
+/* Both locks, in order; the same space once. */
+static void lock_two(struct vmc_space *a, struct vmc_space *b)
+{
+    struct vmc_space *lo = a->index < b->index ? a : b, *hi = a->index < b->index ? b : a;
+
+    vmci_lock(&lo->lock);
+    if (hi != lo)
+        vmci_lock(&hi->lock);
+}
+
+static void unlock_two(struct vmc_space *a, struct vmc_space *b)
+{
+    vmci_unlock(&a->lock);
+    if (a != b)
+        vmci_unlock(&b->lock);
+}
+
+static bool seize(const struct share_page *pg)
+{
+    return vmci_space_settled(pg->space) && vmci_page_releasable(pg->space) &&
+           vmci_page_seize(pg->space, pg->page, pg->entry, false);
+}
+
+/* The page refers to object id now and its own frame goes. Pool's lock held. */
+static void join(struct vmc_share *sh, const struct share_page *pg, uint32_t id,
+                 struct vmc_share_result *out)
+{
+    vmci_page_release(pg->space, pg->page, vmci_entry_value(pg->entry));
+    vmci_page_set(pg->space, pg->page, vmci_entry(VMCI_E_OBJECT, id));
+    out->merged++;
+    out->freed++;
+    sh->stat.merged++;
+}
+
+/* Compare with a compressed object: it is read into scratch with a reference of our own. */
+static bool same_as_packed(struct vmc_share *sh, const void *frame, uint32_t id)
+{
+    struct vmc_pool *p = sh->pool;
+
+    vmci_object(p, id)->refs++;
+    vmci_unlock(&p->lock);
+    bool same = vmci_object_read(p, id, sh->scratch) == VMC_OK &&
+                memcmp(frame, sh->scratch, VMC_PAGE_SIZE) == 0;
+    vmci_lock(&p->lock);
+    if (!same)
+        vmci_object_put(p, id);
+    return same;
+}
+
+static enum verdict with_object(struct vmc_share *sh, const struct share_page *pg, uint32_t id,
+                                struct vmc_share_result *out)
+{
+    struct vmc_pool *p = sh->pool;
+    struct vmc_space *s = pg->space;
+    unsigned char *frame = vmci_frame(p, vmci_entry_value(pg->entry));
+    enum verdict v = DIFFERENT;
+
+    vmci_lock(&s->lock);
+    if (!seize(pg)) {
+        vmci_unlock(&s->lock);
+        return BUSY;
+    }
+    vmci_lock(&p->lock);
+    struct vmci_object *o = vmci_object(p, id);
+    if (o->kind == VMCI_O_FREE) {
+        v = STALE;
+    } else if (o->kind == VMCI_O_RESIDENT) {
+        if (memcmp(frame, vmci_frame(p, o->where), VMC_PAGE_SIZE) == 0) {
+            o->refs++;
+            v = MERGED;
+        }
+    } else if (same_as_packed(sh, frame, id)) {
+        v = MERGED;
+    }
+    if (v == MERGED)
+        join(sh, pg, id, out);
+    else
+        vmci_page_set(s, pg->page, pg->entry);
+    vmci_unlock(&p->lock);
+    vmci_unlock(&s->lock);
+    return v;
+}
+
+/* Both pages are seized. The other one's frame becomes the object. */
+static enum verdict merge_pages(struct vmc_share *sh, const struct share_page *pg,
+                                const struct share_page *q, struct share_slot *slot,
+                                struct vmc_share_result *out)
+{
+    struct vmc_pool *p = sh->pool;
+    uint32_t keep = vmci_entry_value(q->entry);
+    bool same =
+        memcmp(vmci_frame(p, vmci_entry_value(pg->entry)), vmci_frame(p, keep), VMC_PAGE_SIZE) == 0;
+    uint32_t id = VMCI_NONE;
+
+    if (same) {
+        vmci_lock(&p->lock);
+        id = vmci_object_new(p, keep, sh->group_of[pg->space->index] - 1u);
+        if (id != VMCI_NONE) {
+            vmci_object(p, id)->refs = 2;
+            vmci_page_set(q->space, q->page, vmci_entry(VMCI_E_OBJECT, id));
+            join(sh, pg, id, out);
+            out->merged++;
+        }
+        vmci_unlock(&p->lock);
+    }
+    if (id == VMCI_NONE) {
+        vmci_page_set(pg->space, pg->page, pg->entry);
+        vmci_page_set(q->space, q->page, q->entry);
+        return DIFFERENT;
+    }
+    slot->bucket->ref[slot->way] = id | SHARE_OBJECT;
+    return MERGED;
+}
+
+static enum verdict with_page(struct vmc_share *sh, const struct share_page *pg,
+                              struct share_slot *slot, struct vmc_share_result *out)
+{
+    struct share_page q = {0};
+
+    q.space = vmci_space_of(sh->pool, slot->bucket->ref[slot->way], &q.page);
+    if (q.space == NULL || q.space->salt != pg->space->salt)
+        return STALE;
+    q.entry = vmci_load_acquire(&q.space->map[q.page]);
+    bool dirty = (vmci_load_acquire(&q.space->dirty[q.page / 64]) & VMCI_BIT(q.page % 64)) != 0;
+    if (vmci_entry_state(q.entry) != VMCI_E_PRIVATE || dirty)
+        return STALE;
+    if (q.space == pg->space && q.page == pg->page)
+        return STALE; /* itself: it is entered anew */
+    lock_two(pg->space, q.space);
+    enum verdict v = BUSY;
+    if (seize(pg)) {
+        if (seize(&q))
+            v = merge_pages(sh, pg, &q, slot, out);
+        else
+            vmci_page_set(pg->space, pg->page, pg->entry);
+    }
+    unlock_two(pg->space, q.space);
+    return v;
+}
+
+/* The candidates of one table. MERGED, or BUSY when the page itself could not be had. */
+static enum verdict try_table(struct vmc_share *sh, struct share_table *t,
+                              const struct share_page *pg, struct vmc_share_result *out)
+{
+    struct share_slot slot[CANDIDATES];
+    unsigned n = share_table_find(t, pg->hash, slot, CANDIDATES);
+    enum verdict last = DIFFERENT;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t ref = slot[i].bucket->ref[slot[i].way];
+        enum verdict v = (ref & SHARE_OBJECT) != 0 ? with_object(sh, pg, ref & ~SHARE_OBJECT, out)
+                                                   : with_page(sh, pg, &slot[i], out);
+        if (v == MERGED)
+            return v;
+        if (v == STALE) {
+            share_slot_clear(t, &slot[i]);
+            sh->stat.stale_hints++;
+        } else if (v == DIFFERENT) {
+            sh->stat.false_hints++;
+        } else {
+            last = BUSY;
+        }
+    }
+    return last;
+}
+
+static void make_zero(struct vmc_share *sh, const struct share_page *pg,
+                      struct vmc_share_result *out)
+{
+    struct vmc_space *s = pg->space;
+    struct vmc_pool *p = sh->pool;
+    uint32_t frame = vmci_entry_value(pg->entry);
+
+    vmci_lock(&s->lock);
+    if (!seize(pg)) {
+        mark_dirty(s, pg->page);
+        out->busy++;
+    } else if (!vmci_page_is_zero(vmci_frame(p, frame))) {
+        vmci_page_set(s, pg->page, pg->entry); /* written since: it is dirty again */
+    } else {
+        vmci_lock(&p->lock);
+        vmci_page_release(s, pg->page, frame);
+        vmci_unlock(&p->lock);
+        vmci_page_set(s, pg->page, vmci_entry(VMCI_E_ZERO, 0));
+        out->zeroed++;
+        out->freed++;
+        sh->stat.zeroed++;
+    }
+    vmci_unlock(&s->lock);
+}
+
+static void one(struct vmc_share *sh, const struct share_page *pg, struct vmc_share_result *out)
+{
+    struct share_group *g = share_group_of(sh, pg->space);
+
+    if (pg->zero) {
+        make_zero(sh, pg, out);
+        return;
+    }
+    if (g == NULL || g->table.buckets == 0)
+        return;
+    enum verdict v = try_table(sh, &g->table, pg, out);
+    if (v != MERGED && g->old.buckets != 0) {
+        share_group_move(sh, g, 2);
+        v = try_table(sh, g->old.buckets != 0 ? &g->old : &g->table, pg, out);
+    }
+    if (v == MERGED)
+        return;
+    if (v == BUSY)
+        out->busy++;
+    if (vmci_load_acquire(&pg->space->map[pg->page]) != pg->entry)
+        return;
+    if (g->table.count + g->old.count >= share_table_room(&g->table))
+        share_group_reserve(sh, g, g->table.count / 4);
+    if (share_table_add(&g->table, pg->hash, (uint32_t)(pg->space->first + pg->page)))
+        sh->stat.lost_hints++;
+}
+
+void share_flush(struct vmc_share *sh, struct vmc_share_result *out)
+{
+    for (unsigned i = 0; i < sh->batched; i++)
+        one(sh, &sh->batch[i], out);
+    sh->batched = 0;
+}

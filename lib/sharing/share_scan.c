@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Which pages to look at, in which order, and how many. The dirty bitmaps of the spaces are the
+ * only list there is: a page whose bit is clear was looked at since it was written, so a pass over
+ * idle VMs reads one bit a page and nothing else.
+ */
+#include "sharing/sharing_priv.h"
+
+#define SITE        "sharing"
+#define WINDOW      32u /* words of 64 pages before the order is chosen anew */
+#define EXPLORE     8u  /* every so many windows the order that yields less has its turn */
+#define CLOCK_WORDS 4u
+#define MIN_BUDGET  256u
+#define MAX_BUDGET  (1u << 22)
+#define FIRST_PART  55u /* percent of pages new to the scanner that may get an entry */
+
+static int entropy(const struct vmc_platform *pf, uint64_t *seed)
+{
+    if (*seed != 0 || !vmci_pf_has(pf, entropy))
+        return VMC_OK;
+    return pf->entropy->fill(pf->ctx, seed, sizeof(*seed));
+}
+
+int vmc_share_create(struct vmc_pool *pool, const struct vmc_share_config *cfg,
+                     struct vmc_share **out, struct vmc_error *err)
+{
+    const struct vmc_platform *pf = pool->pf;
+    int level = cfg->level != 0 ? cfg->level : 1;
+
+    if (cfg->size != sizeof(*cfg) || cfg->order > VMC_SHARE_RANDOM ||
+        cfg->max_packed > VMCI_PACK_MAX - 64)
+        return vmci_error(err, VMC_EINVAL, SITE, "size %u, order %u or max_packed %u", cfg->size,
+                          cfg->order, cfg->max_packed);
+    struct vmc_share *sh = vmci_zalloc(pf, sizeof(*sh));
+    if (sh == NULL)
+        return vmci_error(err, VMC_ENOMEM, SITE, "no memory for a scanner");
+    *sh = (struct vmc_share){.pool = pool,
+                             .hash = vmci_page_hash_best(),
+                             .seed = cfg->seed,
+                             .order = cfg->order,
+                             .max_packed = cfg->max_packed != 0 ? cfg->max_packed : 3072,
+                             .random = cfg->seed | 1};
+    int rc = entropy(pf, &sh->seed);
+    if (rc != VMC_OK) {
+        vmc_share_destroy(sh);
+        return vmci_error(err, rc, SITE, "the platform gives no entropy");
+    }
+    rc = vmci_packer_create(pf, level, &sh->packer, err);
+    if (rc == VMC_OK) {
+        sh->scratch = vmci_alloc_aligned(pf, 4 * VMC_PAGE_SIZE, VMC_PAGE_SIZE);
+        if (sh->scratch == NULL)
+            rc = vmci_error(err, VMC_ENOMEM, SITE, "no memory for a scanner");
+    }
+    if (rc != VMC_OK) {
+        vmc_share_destroy(sh);
+        return rc;
+    }
+    *out = sh;
+    return VMC_OK;
+}
+
+void vmc_share_destroy(struct vmc_share *sh)
+{
+    if (sh == NULL)
+        return;
+    const struct vmc_platform *pf = sh->pool->pf;
+    for (uint32_t i = 0; i < sh->groups; i++) {
+        share_table_fini(pf, &sh->group[i]->table);
+        share_table_fini(pf, &sh->group[i]->old);
+        sim_fini(pf, &sh->group[i]->sim);
+        vmci_free(pf, sh->group[i], sizeof(*sh->group[i]));
+    }
+    vmci_free(pf, sh->group, sh->group_cap * sizeof(sh->group[0]));
+    vmci_packer_destroy(sh->packer);
+    vmci_free_aligned(pf, sh->scratch, 4 * VMC_PAGE_SIZE, VMC_PAGE_SIZE);
+    vmci_free(pf, sh, sizeof(*sh));
+}
+
+void vmc_share_stats(struct vmc_share *sh, struct vmc_share_stats *out)
+{
+    *out = sh->stat;
+    out->groups = sh->groups;
+    out->meta_bytes = sizeof(*sh) + 4 * VMC_PAGE_SIZE + vmci_packer_bytes(sh->packer);
+    for (uint32_t i = 0; i < sh->groups; i++) {
+        const struct share_group *g = sh->group[i];
+        out->hints += g->table.count + g->old.count;
+        out->meta_bytes += sizeof(*g) + share_table_bytes(&g->table) + share_table_bytes(&g->old) +
+                           sim_bytes(&g->sim);
+    }
+}
+
+/* ---- one word of pages -------------------------------------------------------------------------
+ */
+
+static void enqueue(struct vmc_share *sh, struct share_group *g, struct vmc_space *s, uint64_t page,
+                    uint32_t entry, struct vmc_share_result *out)
+{
+    const unsigned char *frame = vmci_frame(sh->pool, vmci_entry_value(entry));
+    struct share_page *pg = &sh->batch[sh->batched++];
+
+    *pg = (struct share_page){.space = s, .page = page, .entry = entry};
+    pg->zero = vmci_page_is_zero(frame);
+    if (!pg->zero) {
+        pg->hash = sh->hash(frame, g->seed);
+        share_table_prefetch(&g->table, pg->hash);
+    }
+    out->visited++;
+    sh->stat.scanned++;
+    if (sh->batched == SHARE_BATCH)
+        share_flush(sh, out);
+}
+
+/*
+ * Pages of the word that were written and are not writable now. Their bits are cleared before they
+ * are read: whoever writes later sets them again.
+ */
+static void scan_word(struct vmc_share *sh, struct share_group *g, struct vmc_space *s,
+                      uint64_t word, struct vmc_share_result *out)
+{
+    uint64_t dirty = vmci_load_relaxed(&s->dirty[word]);
+
+    if (dirty == 0)
+        return;
+    uint64_t hot = dirty & vmci_load_acquire(&s->wr[word]);
+    out->busy += (unsigned)__builtin_popcountll(hot);
+    dirty &= ~hot;
+    if (dirty == 0)
+        return;
+    (void)__atomic_fetch_and(&s->dirty[word], ~dirty, __ATOMIC_SEQ_CST);
+    for (; dirty != 0; dirty &= dirty - 1) {
+        uint64_t page = word * 64 + (unsigned)__builtin_ctzll(dirty);
+        uint32_t e = vmci_load_acquire(&s->map[page]);
+        if (vmci_entry_state(e) == VMCI_E_PRIVATE)
+            enqueue(sh, g, s, page, e, out);
+    }
+}
+
+/* ---- order -------------------------------------------------------------------------------------
+ */
+
+static struct vmc_space *space_at(struct vmc_share *sh, uint32_t index)
+{
+    return index < VMC_POOL_MAX_SPACES ? vmci_load_acquire(&sh->pool->space[index]) : NULL;
+}
+
+static bool ready(struct vmc_space *s)
+{
+    vmci_lock(&s->lock);
+    bool yes = vmci_space_settled(s);
+    vmci_unlock(&s->lock);
+    return yes;
+}
+
+/* A space begins: room for what is new in it. */
+static struct share_group *enter(struct vmc_share *sh, struct vmc_space *s)
+{
+    struct share_group *g = share_group_of(sh, s);
+    uint64_t fresh = 0;
+
+    if (g == NULL)
+        return NULL;
+    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(s->pages); w++)
+        fresh += (unsigned)__builtin_popcountll(vmci_load_relaxed(&s->dirty[w]));
+    if (g->table.buckets == 0 && fresh != 0) {
+        /* The first of its kind: more like it are likely to follow. */
+        for (uint32_t i = s->index + 1; i < VMC_POOL_MAX_SPACES; i++) {
+            const struct vmc_space *t = space_at(sh, i);
+            for (uint64_t w = 0; t != NULL && t->salt == s->salt && w < VMCI_BITMAP_WORDS(t->pages);
+                 w++)
+                fresh += (unsigned)__builtin_popcountll(vmci_load_relaxed(&t->dirty[w]));
+        }
+        share_group_reserve(sh, g, fresh * FIRST_PART / 100);
+    }
+    return g;
+}
+
+/* Next word in sequence; true: the pass is over. */
+static bool step_seq(struct vmc_share *sh, struct vmc_share_result *out)
+{
+    struct share_cursor *c = &sh->seq;
+    struct vmc_space *s = space_at(sh, c->space);
+
+    if (s == NULL || c->word >= VMCI_BITMAP_WORDS(s->pages) || (c->word == 0 && !ready(s))) {
+        c->word = 0;
+        c->space++;
+        while (c->space < VMC_POOL_MAX_SPACES && space_at(sh, c->space) == NULL)
+            c->space++;
+        if (c->space < VMC_POOL_MAX_SPACES)
+            return false;
+        c->space = 0;
+        return true;
+    }
+    struct share_group *g = c->word == 0 ? enter(sh, s) : share_group_of(sh, s);
+    if (g == NULL) {
+        c->word = VMCI_BITMAP_WORDS(s->pages);
+        return false;
+    }
+    /* Idle memory: one look at 64 pages. */
+    uint64_t end = VMCI_BITMAP_WORDS(s->pages);
+    while (c->word < end && vmci_load_relaxed(&s->dirty[c->word]) == 0)
+        c->word++;
+    if (c->word < end)
+        scan_word(sh, g, s, c->word++, out);
+    return false;
+}
+
+static uint64_t next_random(struct vmc_share *sh)
+{
+    sh->random ^= sh->random << 13;
+    sh->random ^= sh->random >> 7;
+    return sh->random ^= sh->random << 17;
+}
+
+/* A word anywhere. A few tries find one with work while there is much. */
+static void step_random(struct vmc_share *sh, struct vmc_share_result *out)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t r = next_random(sh), page;
+        uint32_t global = (uint32_t)(((r >> 32) * sh->pool->page_chunks) >> 32) * VMCI_SPACE_CHUNK;
+        struct vmc_space *s =
+            vmci_space_of(sh->pool, global + (uint32_t)(r % VMCI_SPACE_CHUNK), &page);
+        struct share_group *g = s != NULL && ready(s) ? share_group_of(sh, s) : NULL;
+        if (g == NULL || vmci_load_relaxed(&s->dirty[page / 64]) == 0)
+            continue;
+        if (g->table.buckets == 0)
+            (void)enter(sh, s);
+        scan_word(sh, g, s, page / 64, out);
+        return;
+    }
+}
+
+/* Finds per 1024 pages, averaged over windows. */
+static void learn(struct vmc_share *sh, bool random, const struct vmc_share_result *before,
+                  const struct vmc_share_result *now)
+{
+    uint64_t pages = now->visited - before->visited;
+    uint64_t finds = now->merged + now->zeroed - before->merged - before->zeroed;
+
+    if (pages == 0)
+        return;
+    uint32_t y = (uint32_t)(finds * 1024 / pages);
+    sh->yield[random] = (3 * sh->yield[random] + y) / 4;
+}
+
+static bool choose_random(struct vmc_share *sh)
+{
+    if (sh->order != VMC_SHARE_ADAPTIVE)
+        return sh->order == VMC_SHARE_RANDOM;
+    bool better = sh->yield[1] > sh->yield[0] + sh->yield[0] / 8;
+    return sh->window % EXPLORE == EXPLORE - 1 ? !better : better;
+}
+
+static bool spent(const struct vmc_share *sh, const struct vmc_share_budget *b,
+                  const struct vmc_share_result *r, uint64_t start, uint64_t looks)
+{
+    const struct vmc_platform *pf = sh->pool->pf;
+
+    if (b->pages != 0 && r->visited >= b->pages)
+        return true;
+    return b->ns != 0 && looks % CLOCK_WORDS == 0 && pf->now_ns(pf->ctx) - start >= b->ns;
+}
+
+int vmc_share_scan(struct vmc_share *sh, const struct vmc_share_budget *b,
+                   struct vmc_share_result *out)
+{
+    const struct vmc_platform *pf = sh->pool->pf;
+    uint64_t start = b->ns != 0 ? pf->now_ns(pf->ctx) : 0, looks = 0;
+
+    *out = (struct vmc_share_result){0};
+    while (!out->pass_done && !spent(sh, b, out, start, looks)) {
+        bool random = choose_random(sh);
+        struct vmc_share_result before = *out;
+        for (unsigned i = 0; i < WINDOW && !out->pass_done && !spent(sh, b, out, start, looks);
+             i++, looks++) {
+            /* A random step first: the pass ends with the sequence in any case. */
+            if (random)
+                step_random(sh, out);
+            if (!random || i % 4 == 3)
+                out->pass_done = step_seq(sh, out);
+        }
+        share_flush(sh, out);
+        learn(sh, random, &before, out);
+        sh->window++;
+    }
+    sh->stat.passes += out->pass_done;
+    return VMC_OK;
+}
+
+uint64_t vmc_share_next_budget(struct vmc_share *sh, uint64_t last_budget,
+                               const struct vmc_share_result *last)
+{
+    uint64_t finds = last->merged + last->zeroed;
+
+    (void)sh;
+    last_budget = VMCI_MAX(last_budget, (uint64_t)MIN_BUDGET);
+    if (last->visited == 0)
+        return MIN_BUDGET;
+    if (finds * 20 >= last->visited) /* 5 % and more: hurry */
+        return VMCI_MIN(last_budget * 2, (uint64_t)MAX_BUDGET);
+    if (finds * 100 < last->visited) /* less than 1 %: relax */
+        return VMCI_MAX(last_budget - last_budget / 4, (uint64_t)MIN_BUDGET);
+    return VMCI_MIN(last_budget, (uint64_t)MAX_BUDGET);
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The hint table, the similarity index, and the scanner around them. */
+#ifndef SHARING_PRIV_H
+#define SHARING_PRIV_H
+
+#include "pages/pages_int.h"
+#include <vmcore/sharing.h>
+
+/* ---- hint table (share_table.c) ----------------------------------------------------------------
+ */
+
+/*
+ * Where pages of a hash may be found. A bucket is one cache line of 12 entries; each hash has two
+ * buckets, so that the table can be filled to 85 %: 64 / 12 / 0.85 = 6.3 bytes an entry. Hints are
+ * never trusted, so an entry keeps only 8 bits of the hash.
+ */
+#define SHARE_WAYS   12u
+#define SHARE_FILL   85u         /* percent */
+#define SHARE_OBJECT 0x80000000u /* an object; else a page in the pool's numbering */
+#define SHARE_EMPTY  UINT32_MAX
+
+struct share_bucket {
+    uint32_t ref[SHARE_WAYS];
+    uint8_t tag[SHARE_WAYS];
+    uint32_t turn; /* of replacement */
+};
+_Static_assert(sizeof(struct share_bucket) == 64, "a bucket is a cache line");
+
+struct share_table {
+    struct share_bucket *bucket;
+    uint64_t buckets;
+    uint64_t count; /* entries */
+};
+
+/* One of the places where a hash may be: of both buckets of the newer and the older table. */
+struct share_slot {
+    struct share_bucket *bucket;
+    unsigned way;
+};
+
+int share_table_init(const struct vmc_platform *pf, struct share_table *t, uint64_t entries);
+void share_table_fini(const struct vmc_platform *pf, struct share_table *t);
+static inline uint64_t share_table_bytes(const struct share_table *t)
+{
+    return t->buckets * sizeof(struct share_bucket);
+}
+static inline uint64_t share_table_room(const struct share_table *t)
+{
+    return t->buckets * SHARE_WAYS * SHARE_FILL / 100;
+}
+void share_table_prefetch(const struct share_table *t, uint64_t hash);
+/* Entries whose tag fits, at most most of them. */
+unsigned share_table_find(const struct share_table *t, uint64_t hash, struct share_slot *out,
+                          unsigned most);
+/* true: another hint had to go. Objects are not displaced by pages. */
+bool share_table_add(struct share_table *t, uint64_t hash, uint32_t ref);
+static inline void share_slot_clear(struct share_table *t, const struct share_slot *s)
+{
+    s->bucket->ref[s->way] = SHARE_EMPTY;
+    t->count--;
+}
+
+/* ---- similarity (share_similar.c) -------------------------------------------------------------
+ */
+
+#define SIM_FEATURES 4u
+#define SIM_BITS     17u
+
+struct sim_entry {
+    uint32_t feature, object;
+};
+
+/* A cache of features of pages that others may be stored as differences to. */
+struct sim_index {
+    struct sim_entry *entry; /* 2^SIM_BITS, allocated with the first page */
+};
+
+void sim_features(const void *page, uint32_t *f);
+int sim_init(const struct vmc_platform *pf, struct sim_index *x);
+void sim_fini(const struct vmc_platform *pf, struct sim_index *x);
+static inline uint64_t sim_bytes(const struct sim_index *x)
+{
+    return x->entry != NULL ? sizeof(struct sim_entry) << SIM_BITS : 0;
+}
+void sim_add(struct sim_index *x, const uint32_t *f, uint32_t object);
+/* The object with most features in common, or VMCI_NONE. It may be gone or something else by now.
+ */
+uint32_t sim_find(const struct sim_index *x, const uint32_t *f);
+
+/* ---- scanner -----------------------------------------------------------------------------------
+ */
+
+/* Spaces of one salt. Nothing passes from one group to another. */
+struct share_group {
+    uint64_t salt, seed;
+    struct share_table table;
+    struct share_table old; /* being emptied into table; no buckets: none */
+    uint64_t moved;         /* buckets of old that are empty */
+    struct sim_index sim;
+};
+
+#define SHARE_BATCH 16u
+
+/* A page on its way: hashed, not yet looked up. */
+struct share_page {
+    struct vmc_space *space;
+    uint64_t page, hash;
+    uint32_t entry;
+    bool zero;
+};
+
+struct share_cursor {
+    uint32_t space; /* index */
+    uint64_t word;
+};
+
+struct vmc_share {
+    struct vmc_pool *pool;
+    vmci_page_hash_fn hash;
+    uint64_t seed;
+    uint32_t order, max_packed;
+    struct share_group **group;
+    uint32_t groups, group_cap;
+    uint16_t group_of[VMC_POOL_MAX_SPACES]; /* + 1; by index of the space */
+    uint64_t salt_of[VMC_POOL_MAX_SPACES];  /* of the space that was there then */
+
+    struct share_cursor seq; /* sequential */
+    uint64_t random;         /* state of the random order */
+    uint32_t window;         /* windows so far */
+    uint32_t yield[2];       /* average finds per 1024 pages: sequential, random */
+    struct share_page batch[SHARE_BATCH];
+    unsigned batched;
+
+    struct vmci_packer *packer;
+    unsigned char *scratch; /* 4 pages */
+    struct share_cursor pack;
+    uint32_t pack_object; /* next object to look at */
+    bool pack_objects;    /* the pass is at objects now */
+
+    struct vmc_share_stats stat;
+};
+
+/* The group of a space; NULL: no memory. */
+struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space *s);
+/* Make room for more entries, or go on moving an old table. */
+void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t more);
+void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets);
+/* Merge, or add as hints, what is in the batch. */
+void share_flush(struct vmc_share *sh, struct vmc_share_result *out);
+
+#endif
