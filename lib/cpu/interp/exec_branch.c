@@ -148,7 +148,14 @@ static EXEC(int_n)
 }
 static EXEC(int1)
 {
-    return vmci_soft_int(cpu, VMC_VEC_DB, VMC_EV_PRIV_SOFT_EXC, next_rip(cpu, in));
+    int rc = vmci_soft_int(cpu, VMC_VEC_DB, VMC_EV_PRIV_SOFT_EXC, next_rip(cpu, in));
+
+    /* What MOV SS held back is reported with this #DB, not by another one in its handler. */
+    if (rc == 0 && cpu->pending_db != 0) {
+        cpu->dr6 = (cpu->dr6 & ~0xfull) | (cpu->pending_db & 0xe00full);
+        cpu->pending_db = 0;
+    }
+    return rc;
 }
 static EXEC(int3)
 {

@@ -507,7 +507,8 @@ static int breakpoints(struct vmci_soft_cpu *sc, bool *delivered_one)
         sc->skip_bp = la;
         return leave_debug(cpu, VMC_DEBUG_BREAKPOINT, la);
     }
-    if ((cpu->rflags & VMC_FLAG_RF) != 0 || vmci_dr_exec_hit(cpu, la) == 0)
+    /* The successor of MOV SS is not reported. */
+    if ((cpu->rflags & VMC_FLAG_RF) != 0 || cpu->irq_shadow == 3 || vmci_dr_exec_hit(cpu, la) == 0)
         return 0;
     *delivered_one = true;
     return deliver_exception(sc);

@@ -245,6 +245,10 @@ int vmci_deliver_exception(struct vmci_cpu *cpu)
     int r;
 
     cpu->exc.pending = false;
+    if (first.vector == VMC_VEC_DB && first.soft == 0) { /* one #DB reports everything */
+        first.payload |= cpu->pending_db;
+        cpu->pending_db = 0;
+    }
     latch(cpu, &first);
     r = deliver(cpu, event_of(cpu, &first), &first);
     if (r == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN)

@@ -232,6 +232,30 @@ test_main:
 .x:     db 0xf1
         nop
         call show
+
+        PRINT "mov ss and int1"         ; one #DB, not another in its handler
+        START .y
+        mov ax, ss
+        mov [data], ax
+        mov eax, data
+        mov dr1, eax
+        mov eax, 0xf00004
+        mov dr7, eax
+.y:     mov ss, [data]
+        db 0xf1
+        nop
+        call show
+
+        PRINT "mov ss and a breakpoint" ; of its successor: not seen
+        START .z
+        mov eax, .z2
+        mov dr0, eax
+        mov eax, 0xf00005
+        mov dr7, eax
+.z:     mov ss, [data]
+.z2:    nop
+        nop
+        call show
         ret
 
         align 16
