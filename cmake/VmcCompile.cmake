@@ -18,6 +18,7 @@ endif()
 
 if(VMC_SANITIZE)
   add_compile_options(-fsanitize=${VMC_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_definitions(VMC_SANITIZED)
   if(NOT VMC_SANITIZE MATCHES "thread")
     add_compile_options(-fno-sanitize-recover=all)
   endif()

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* xxHash for hosts with AVX2: the same values, three times as fast. Chosen in pack_hash.c. */
 #if defined(__clang__)
+#include <immintrin.h> /* xxhash.h leaves it out, since __AVX2__ is not defined */
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 #else
 #pragma GCC target("avx2")

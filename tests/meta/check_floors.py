@@ -6,7 +6,7 @@ import re
 import sys
 
 FREESTANDING = {"stddef.h", "stdint.h", "stdbool.h", "stdarg.h", "limits.h", "stdatomic.h",
-                "stdalign.h", "cpuid.h"}
+                "stdalign.h", "cpuid.h", "immintrin.h"}
 FUNNELS = {  # foreign header -> the only files that may include it
     "capstone/": ("lib/cpu/decode/dec_capstone.c",),
     "zstd": ("lib/pack/pack_zstd.c",),

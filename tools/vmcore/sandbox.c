@@ -14,29 +14,92 @@
 
 /* What the run loop, the block and character back ends and libc's memory and threads use. */
 static const int base_calls[] = {
-    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
-    SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2),
-    SCMP_SYS(pwritev2), SCMP_SYS(lseek), SCMP_SYS(close), SCMP_SYS(fsync), SCMP_SYS(fdatasync),
-    SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
-    SCMP_SYS(fcntl), SCMP_SYS(unlink), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(select),
-    SCMP_SYS(pselect6), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl),
-    SCMP_SYS(eventfd2), SCMP_SYS(timerfd_settime), SCMP_SYS(timerfd_gettime),
-    SCMP_SYS(io_uring_enter), SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(nanosleep),
-    SCMP_SYS(clock_nanosleep), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
-    SCMP_SYS(getrandom), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(getrusage),
-    SCMP_SYS(getcpu), SCMP_SYS(rt_sigtimedwait), SCMP_SYS(timer_create),
-    SCMP_SYS(timer_settime), SCMP_SYS(timer_delete), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
-    SCMP_SYS(sigaltstack), SCMP_SYS(tgkill), SCMP_SYS(restart_syscall), SCMP_SYS(rseq),
-    SCMP_SYS(set_robust_list), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
-    SCMP_SYS(brk), SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto),
-    SCMP_SYS(sendmsg), SCMP_SYS(shutdown), SCMP_SYS(exit), SCMP_SYS(exit_group),
+    SCMP_SYS(read),
+    SCMP_SYS(write),
+    SCMP_SYS(readv),
+    SCMP_SYS(writev),
+    SCMP_SYS(pread64),
+    SCMP_SYS(pwrite64),
+    SCMP_SYS(preadv),
+    SCMP_SYS(pwritev),
+    SCMP_SYS(preadv2),
+    SCMP_SYS(pwritev2),
+    SCMP_SYS(lseek),
+    SCMP_SYS(close),
+    SCMP_SYS(fsync),
+    SCMP_SYS(fdatasync),
+    SCMP_SYS(fallocate),
+    SCMP_SYS(ftruncate),
+    SCMP_SYS(fstat),
+    SCMP_SYS(newfstatat),
+    SCMP_SYS(fcntl),
+    SCMP_SYS(unlink),
+    SCMP_SYS(poll),
+    SCMP_SYS(ppoll),
+    SCMP_SYS(select),
+    SCMP_SYS(pselect6),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(eventfd2),
+    SCMP_SYS(timerfd_settime),
+    SCMP_SYS(timerfd_gettime),
+    SCMP_SYS(io_uring_enter),
+    SCMP_SYS(futex),
+    SCMP_SYS(sched_yield),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(gettimeofday),
+    SCMP_SYS(time),
+    SCMP_SYS(getrandom),
+    SCMP_SYS(gettid),
+    SCMP_SYS(getpid),
+    SCMP_SYS(getrusage),
+    SCMP_SYS(getcpu),
+    SCMP_SYS(rt_sigtimedwait),
+    SCMP_SYS(timer_create),
+    SCMP_SYS(timer_settime),
+    SCMP_SYS(timer_delete),
+    SCMP_SYS(rt_sigaction),
+    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(sigaltstack),
+    SCMP_SYS(tgkill),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(rseq),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
+    SCMP_SYS(brk),
+    SCMP_SYS(accept4),
+    SCMP_SYS(recvfrom),
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendto),
+    SCMP_SYS(sendmsg),
+    SCMP_SYS(shutdown),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
 };
 
 static const int network_calls[] = {
-    SCMP_SYS(socket),      SCMP_SYS(connect),     SCMP_SYS(bind),   SCMP_SYS(listen),
-    SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(accept), SCMP_SYS(setsockopt),
-    SCMP_SYS(getsockopt),
+    SCMP_SYS(socket), SCMP_SYS(connect),     SCMP_SYS(bind),
+    SCMP_SYS(listen), SCMP_SYS(getsockname), SCMP_SYS(getpeername),
+    SCMP_SYS(accept), SCMP_SYS(setsockopt),  SCMP_SYS(getsockopt),
 };
+
+#ifdef VMC_SANITIZED
+/* The sanitizers' own: a thread that looks for leaks at the end, and symbols for reports. */
+static const int sanitizer_calls[] = {
+    SCMP_SYS(clone),       SCMP_SYS(clone3),    SCMP_SYS(ptrace),    SCMP_SYS(wait4),
+    SCMP_SYS(prctl),       SCMP_SYS(openat),    SCMP_SYS(open),      SCMP_SYS(readlink),
+    SCMP_SYS(getppid),     SCMP_SYS(pipe2),     SCMP_SYS(getdents),  SCMP_SYS(getdents64),
+    SCMP_SYS(arch_prctl),  SCMP_SYS(prlimit64), SCMP_SYS(getrlimit), SCMP_SYS(process_vm_readv),
+    SCMP_SYS(stat),        SCMP_SYS(dup2),      SCMP_SYS(uname),     SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(personality),
+};
+#endif
 
 static int allow(scmp_filter_ctx ctx, const int *calls, size_t n)
 {
@@ -79,8 +142,8 @@ static int allow_ioctls(scmp_filter_ctx ctx, bool kvm)
             return rc;
     }
     for (size_t i = 0; i < sizeof(tty) / sizeof(tty[0]); i++) {
-        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                                  SCMP_A1(SCMP_CMP_EQ, tty[i]));
+        int rc =
+            seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, tty[i]));
         if (rc != 0)
             return rc;
     }
@@ -96,11 +159,18 @@ int sandbox_enter(const struct sandbox_needs *needs)
         rc = allow(ctx, base_calls, sizeof(base_calls) / sizeof(base_calls[0]));
     if (rc == 0 && needs->network)
         rc = allow(ctx, network_calls, sizeof(network_calls) / sizeof(network_calls[0]));
+#ifdef VMC_SANITIZED
+    if (rc == 0)
+        rc = allow(ctx, sanitizer_calls, sizeof(sanitizer_calls) / sizeof(sanitizer_calls[0]));
+    const bool dumpable = true; /* their thread traces this one */
+#else
+    const bool dumpable = false;
+#endif
     if (rc == 0)
         rc = allow_memory(ctx, needs->code_memory);
     if (rc == 0)
         rc = allow_ioctls(ctx, needs->kvm);
-    if (rc == 0 && prctl(PR_SET_DUMPABLE, 0) != 0)
+    if (rc == 0 && !dumpable && prctl(PR_SET_DUMPABLE, 0) != 0)
         rc = -errno;
     if (rc == 0)
         rc = seccomp_load(ctx);
