@@ -214,6 +214,7 @@ static int disk_info(void *ctx, struct vmc_block_info *out)
         .read_only = d->cfg.read_only,
         .can_discard = d->can_discard && !d->cfg.read_only,
         .can_write_zeroes = !d->cfg.read_only,
+        .can_compare_write = d->cfg.shared && !d->cfg.read_only,
     };
     return VMC_OK;
 }
@@ -245,7 +246,29 @@ static int disk_submit(void *ctx, struct vmc_block_req *r)
 
     if (refuse(d, r))
         return VMC_BLOCK_COMPLETE;
+    if (r->flags & VMC_BLOCK_WAITED) {
+        r->status = vmci_host_disk_sync(d, r, 0);
+        return VMC_BLOCK_COMPLETE;
+    }
     return d->engine->submit(d, r);
+}
+
+static int disk_compare_write(void *ctx, uint64_t off, const void *expect, const void *data,
+                              size_t bytes)
+{
+    const struct vmc_host_disk *d = ctx;
+
+    if (!d->cfg.shared || d->cfg.read_only || (off | bytes) % d->sector_bytes != 0 ||
+        off > INT64_MAX - bytes)
+        return VMC_EINVAL;
+    return vmci_host_compare_write(d->fd, off, expect, data, bytes);
+}
+
+static void disk_poll(void *ctx)
+{
+    struct vmc_host_disk *d = ctx;
+
+    d->engine->poll(d);
 }
 
 static void disk_kick(void *ctx)
@@ -260,11 +283,20 @@ static const struct vmc_blockdev_ops disk_ops = {
     .info = disk_info,
     .submit = disk_submit,
     .kick = disk_kick,
+    .compare_write = disk_compare_write,
+};
+
+static const struct vmc_blockdev_ops disk_ops_polled = {
+    .info = disk_info,
+    .submit = disk_submit,
+    .kick = disk_kick,
+    .compare_write = disk_compare_write,
+    .poll = disk_poll,
 };
 
 struct vmc_blockdev vmc_host_disk_blockdev(struct vmc_host_disk *d)
 {
-    return (struct vmc_blockdev){.ops = &disk_ops, .ctx = d};
+    return (struct vmc_blockdev){.ops = d->cfg.polled ? &disk_ops_polled : &disk_ops, .ctx = d};
 }
 
 const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d)
@@ -301,7 +333,7 @@ static int lock_file(struct vmc_host_disk *d, struct vmc_error *err)
 {
     struct flock fl = {.l_type = d->cfg.read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
-    if (d->cfg.no_lock || fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
+    if (d->cfg.no_lock || d->cfg.shared || fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
         return VMC_OK;
     if (errno == EAGAIN || errno == EACCES)
         return vmci_host_error(err, VMC_EBUSY, errno, "host-disk/lock",
@@ -351,10 +383,12 @@ static int choose_engine(struct vmc_host_disk *d, struct vmc_error *err)
 {
     int rc = VMC_ENOTSUP;
 
+    if (d->cfg.polled && d->cfg.engine == VMC_HOST_DISK_THREADS)
+        return vmci_host_error(err, VMC_EINVAL, 0, "host-disk/open", "threads are not polled");
     if (d->cfg.engine != VMC_HOST_DISK_THREADS) {
         d->engine = &vmci_host_engine_uring;
         rc = d->engine->open(d, err);
-        if (rc == VMC_OK || d->cfg.engine == VMC_HOST_DISK_URING)
+        if (rc == VMC_OK || d->cfg.engine == VMC_HOST_DISK_URING || d->cfg.polled)
             return rc;
     }
     d->engine = &vmci_host_engine_threads;
@@ -422,8 +456,31 @@ void vmc_host_disk_close(struct vmc_host_disk *d)
     struct flock fl = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
 
     d->engine->close(d);
-    if (!d->cfg.no_lock) /* a closed ring may keep the file open for a while */
+    if (!d->cfg.no_lock && !d->cfg.shared) /* a closed ring may keep the file open for a while */
         (void)fcntl(d->fd, F_OFD_SETLK, &fl);
     close(d->fd);
     free(d);
+}
+
+/* ---- raw devices of mappings ------------------------------------------------------------------- */
+
+int vmc_host_raw_open(void *ctx, const char *device, bool write, void **raw,
+                      struct vmc_blockdev *out, struct vmc_error *err)
+{
+    struct vmc_host_disk_config c = {.size = sizeof(c), .path = device, .read_only = !write};
+    struct vmc_host_disk *d;
+    int rc = vmc_host_disk_open(&c, &d, err);
+
+    (void)ctx;
+    if (rc != VMC_OK)
+        return rc;
+    *raw = d;
+    *out = vmc_host_disk_blockdev(d);
+    return VMC_OK;
+}
+
+void vmc_host_raw_close(void *ctx, void *raw)
+{
+    (void)ctx;
+    vmc_host_disk_close(raw);
 }

@@ -31,6 +31,8 @@ struct uring {
      */
     atomic_uint handed_over;
     bool fixed_file; /* (c) */
+    atomic_bool polling;
+    bool ended; /* under polling */
 };
 
 /* (l). Free entries come back when the kernel takes a batch; NULL: it does not, for now. */
@@ -144,33 +146,52 @@ static void complete(struct vmc_host_disk *d, struct vmc_block_req *r, int res)
     r->done(r);
 }
 
+/* What is done by now. False: the last request of all, by close, was among it. */
+static bool reap(struct uring *u)
+{
+    struct io_uring_cqe *cqe[REAP_BATCH];
+    struct vmc_block_req *req[REAP_BATCH];
+    int res[REAP_BATCH];
+    bool more = true;
+
+    unsigned n = io_uring_peek_batch_cqe(&u->ring, cqe, REAP_BATCH);
+    for (unsigned i = 0; i < n; i++) {
+        req[i] = io_uring_cqe_get_data(cqe[i]);
+        res[i] = cqe[i]->res;
+    }
+    io_uring_cq_advance(&u->ring, n);
+    (void)atomic_load_explicit(&u->handed_over, memory_order_acquire);
+    for (unsigned i = 0; i < n; i++) {
+        if (req[i] == NULL)
+            more = false;
+        else
+            complete(u->disk, req[i], res[i]);
+    }
+    return more;
+}
+
 static void *reaper(void *arg)
 {
     struct uring *u = arg;
-    struct io_uring_cqe *cqe[REAP_BATCH];
-    bool stop = false;
+    struct io_uring_cqe *cqe;
+    int rc;
 
-    while (!stop) {
-        struct vmc_block_req *req[REAP_BATCH];
-        int res[REAP_BATCH];
-        int rc = io_uring_wait_cqe(&u->ring, &cqe[0]);
-        if (rc < 0 && rc != -EINTR)
-            break;
-        unsigned n = io_uring_peek_batch_cqe(&u->ring, cqe, REAP_BATCH);
-        for (unsigned i = 0; i < n; i++) {
-            req[i] = io_uring_cqe_get_data(cqe[i]);
-            res[i] = cqe[i]->res;
-        }
-        io_uring_cq_advance(&u->ring, n);
-        (void)atomic_load_explicit(&u->handed_over, memory_order_acquire);
-        for (unsigned i = 0; i < n; i++) {
-            if (req[i] == NULL) /* the last request of all, by close */
-                stop = true;
-            else
-                complete(u->disk, req[i], res[i]);
-        }
-    }
+    do
+        rc = io_uring_wait_cqe(&u->ring, &cqe);
+    while ((rc == 0 || rc == -EINTR) && reap(u));
     return NULL;
+}
+
+/* One thread at a time takes completions; whoever finds it busy is served by it. */
+static void uring_poll(struct vmc_host_disk *d)
+{
+    struct uring *u = d->engine_data;
+
+    if (atomic_exchange_explicit(&u->polling, true, memory_order_acquire))
+        return;
+    if (!reap(u))
+        u->ended = true;
+    atomic_store_explicit(&u->polling, false, memory_order_release);
 }
 
 static void uring_close(struct vmc_host_disk *d)
@@ -188,7 +209,12 @@ static void uring_close(struct vmc_host_disk *d)
     }
     pthread_mutex_unlock(&u->lock);
     uring_kick(d);
-    pthread_join(u->reaper, NULL);
+    if (d->cfg.polled) {
+        while (!u->ended)
+            uring_poll(d);
+    } else {
+        pthread_join(u->reaper, NULL);
+    }
     io_uring_queue_exit(&u->ring);
     pthread_mutex_destroy(&u->lock);
     free(u);
@@ -230,7 +256,7 @@ static int uring_open(struct vmc_host_disk *d, struct vmc_error *err)
     }
     u->fixed_file = io_uring_register_files(&u->ring, &d->fd, 1) == 0;
     pthread_mutex_init(&u->lock, NULL);
-    rc = pthread_create(&u->reaper, NULL, reaper, u);
+    rc = d->cfg.polled ? 0 : pthread_create(&u->reaper, NULL, reaper, u);
     if (rc != 0) {
         io_uring_queue_exit(&u->ring);
         pthread_mutex_destroy(&u->lock);
@@ -247,4 +273,5 @@ const struct vmci_host_engine vmci_host_engine_uring = {
     .close = uring_close,
     .submit = uring_submit,
     .kick = uring_kick,
+    .poll = uring_poll,
 };

@@ -108,37 +108,49 @@ static int file_submit(void *ctx, struct vmc_block_req *r)
     return VMC_BLOCK_COMPLETE;
 }
 
-static int lock_range(const struct vmc_host_file *f, short type, uint64_t off, size_t bytes)
+static int lock_range(int fd, short type, uint64_t off, size_t bytes)
 {
     struct flock fl = {.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)off,
                        .l_len = (off_t)bytes};
     int rc;
 
     do
-        rc = fcntl(f->fd, F_OFD_SETLKW, &fl);
+        rc = fcntl(fd, F_OFD_SETLKW, &fl);
     while (rc != 0 && errno == EINTR);
     return rc == 0 ? VMC_OK : vmci_host_status(errno);
+}
+
+int vmci_host_compare_write(int fd, uint64_t off, const void *expect, const void *data, size_t bytes)
+{
+    /* Aligned as O_DIRECT wants it. */
+    _Alignas(4096) char now[4096];
+
+    if (bytes > sizeof(now))
+        return VMC_EINVAL;
+    int rc = lock_range(fd, F_WRLCK, off, bytes);
+    if (rc != VMC_OK)
+        return rc;
+    if (pread(fd, now, bytes, (off_t)off) != (ssize_t)bytes) {
+        rc = VMC_EIO;
+    } else if (memcmp(now, expect, bytes) != 0) {
+        rc = VMC_EAGAIN;
+    } else {
+        memcpy(now, data, bytes);
+        if (pwrite(fd, now, bytes, (off_t)off) != (ssize_t)bytes)
+            rc = VMC_EIO;
+    }
+    int rc2 = lock_range(fd, F_UNLCK, off, bytes);
+    return rc != VMC_OK ? rc : rc2;
 }
 
 static int file_compare_write(void *ctx, uint64_t off, const void *expect, const void *data,
                               size_t bytes)
 {
     const struct vmc_host_file *f = ctx;
-    char now[4096];
 
-    if (f->read_only || bytes > sizeof(now) || off > f->bytes || bytes > f->bytes - off)
+    if (f->read_only || off > f->bytes || bytes > f->bytes - off)
         return VMC_EINVAL;
-    int rc = lock_range(f, F_WRLCK, off, bytes);
-    if (rc != VMC_OK)
-        return rc;
-    if (pread(f->fd, now, bytes, (off_t)off) != (ssize_t)bytes)
-        rc = VMC_EIO;
-    else if (memcmp(now, expect, bytes) != 0)
-        rc = VMC_EAGAIN;
-    else if (pwrite(f->fd, data, bytes, (off_t)off) != (ssize_t)bytes)
-        rc = VMC_EIO;
-    int rc2 = lock_range(f, F_UNLCK, off, bytes);
-    return rc != VMC_OK ? rc : rc2;
+    return vmci_host_compare_write(f->fd, off, expect, data, bytes);
 }
 
 static const struct vmc_blockdev_ops file_ops = {

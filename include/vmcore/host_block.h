@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /** @file
- * Raw disk images and host block devices as vmc_blockdev. Library: vmcore_host.
+ * Raw disk images and host block devices as vmc_blockdev, and folders that hold the files of
+ * struct vmc_disk. Library: vmcore_host.
  */
 #ifndef VMCORE_HOST_BLOCK_H
 #define VMCORE_HOST_BLOCK_H
 
+#include <vmcore/disk.h>
 #include <vmcore/io.h>
 
 VMC_BEGIN_DECLS
@@ -26,6 +28,13 @@ struct vmc_host_disk_config {
     bool direct;       /**< past the host's page cache (O_DIRECT) */
     bool no_discard;   /**< discard is ignored: blocks once allocated stay so */
     bool no_lock;      /**< do not lock the file; the caller sees to it that nobody else writes */
+    /**
+     * Several programs use it at once and agree on who writes where, as on a VMFS volume: the file
+     * is not locked, and the device has compare_write, which holds a lock on the bytes it is about.
+     */
+    bool shared;
+    /** Nobody is told of completions: they are found, and their done called, by poll. io_uring. */
+    bool polled;
     uint32_t depth;    /**< requests in the kernel at a time; 0: 256 */
     uint32_t threads;  /**< of the pool; 0: 4 */
 };
@@ -44,6 +53,23 @@ VMC_API void vmc_host_disk_close(struct vmc_host_disk *d);
 VMC_API struct vmc_blockdev vmc_host_disk_blockdev(struct vmc_host_disk *d);
 /** "io_uring" or "threads". */
 VMC_API const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d);
+
+/** Open a host's device or image for a raw device mapping: vmc_disk_vmfs.raw_open. ctx: unused. */
+VMC_API VMC_MUST_CHECK int vmc_host_raw_open(void *ctx, const char *device, bool write, void **raw,
+                                             struct vmc_blockdev *out, struct vmc_error *err);
+VMC_API void vmc_host_raw_close(void *ctx, void *raw);
+
+struct vmc_host_folder;
+/**
+ * A folder of the host that holds VM disks. A disk's file is locked while it is open: for itself
+ * by a writer, together by readers; VMC_EBUSY when somebody else has it.
+ */
+VMC_API VMC_MUST_CHECK int vmc_host_folder_open(const char *path, struct vmc_host_folder **out,
+                                                struct vmc_error *err);
+/** NULL is allowed. No file of it may be open. */
+VMC_API void vmc_host_folder_close(struct vmc_host_folder *f);
+/** Valid until close. */
+VMC_API struct vmc_disk_files vmc_host_folder_files(struct vmc_host_folder *f);
 
 VMC_END_DECLS
 

@@ -29,8 +29,8 @@ enum vmc_block_op {
  * vmc_block_info.sector_bytes.
  */
 struct vmc_block_req {
-    uint32_t op; /**< enum vmc_block_op */
-    uint32_t flags;
+    uint32_t op;    /**< enum vmc_block_op */
+    uint32_t flags; /**< VMC_BLOCK_* below, or 0 */
     uint64_t offset; /**< bytes from the start of the device */
     uint64_t bytes;  /**< total length; equals the sum of iov for read and write */
     const struct vmc_iovec *iov;
@@ -51,6 +51,9 @@ struct vmc_block_info {
     bool can_write_zeroes;
     bool can_compare_write; /**< compare_write is atomic against every other host */
 };
+
+/** Request flag: the issuer waits for it, so it may as well be done inside submit. A hint. */
+#define VMC_BLOCK_WAITED 1u
 
 #define VMC_BLOCK_COMPLETE 0 /**< submit: finished, req->status says how; done is not called */
 #define VMC_BLOCK_PENDING  1 /**< submit: done will be called */

@@ -81,7 +81,7 @@ struct vmc_vmfs_mount_config {
     uint32_t lease_ms;              /**< 0: 16000 */
     uint32_t window_ms;             /**< extra wait before a dead host is replaced; 0: 4000 */
     uint32_t beat_ms;               /**< 0: 3000 */
-    uint32_t lock_wait_ms;          /**< how long to wait for a live host's lock; 0: 30000 */
+    uint32_t lock_wait_ms; /**< how long to wait for a lock that a live host keeps; 0: 2000 */
     size_t cache_bytes;             /**< metadata cache; 0: 16 MiB */
     /** Sleep; NULL: the platform parks, and without that a wait is answered by VMC_EBUSY. */
     void (*sleep_ns)(void *ctx, uint64_t ns);
@@ -174,6 +174,10 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_create(struct vmc_vmfs *v, const char *path,
                                            struct vmc_error *err);
 VMC_API VMC_MUST_CHECK int vmc_vmfs_symlink(struct vmc_vmfs *v, const char *target,
                                             const char *path, struct vmc_error *err);
+/** A raw device mapping: a file that stands for a device of so many bytes. It has no contents. */
+VMC_API VMC_MUST_CHECK int vmc_vmfs_create_rdm(struct vmc_vmfs *v, const char *path,
+                                               const char *device, uint64_t bytes,
+                                               struct vmc_error *err);
 /** Returns the length of the target; dst gets at most bytes - 1 of it and a terminator. */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_readlink(struct vmc_vmfs *v, const char *path, char *dst,
                                              size_t bytes, struct vmc_error *err);

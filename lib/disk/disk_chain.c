@@ -1,29 +1,102 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Chains: open, read through the layers, write to the top, snapshot, commit, revert, clone. */
+/* Chains: open, read through the layers, write to the top. */
 #include "disk/disk_priv.h"
 
 static const char site[] = SITE("chain");
 
-#define COPY_BYTES 0x100000u
+/* ---- the bottom: a flat file or a raw device ---------------------------------------------------
+ */
 
-/* ---- I/O --------------------------------------------------------------------------------------- */
+struct wait {
+    const struct vmc_platform *pf;
+    uint32_t done;
+};
 
-static int read_at(struct vmc_disk *d, uint64_t off, uint8_t *dst, uint64_t bytes)
+static void wait_done(struct vmc_block_req *req)
+{
+    struct wait *w = req->opaque;
+    const struct vmc_platform *pf = w->pf;
+
+    vmci_store_release(&w->done, 1);
+    /* w may be gone from here on: wake only uses the address. */
+    if (vmci_pf_has(pf, sync))
+        pf->sync->wake(pf->ctx, &w->done);
+}
+
+static int device_io(const struct vmc_platform *pf, const struct vmc_blockdev *bd, uint32_t op,
+                     uint64_t off, void *buf, uint64_t bytes)
+{
+    struct vmc_iovec iov = {.base = buf, .bytes = bytes};
+    struct wait w = {.pf = pf};
+    struct vmc_block_req req = {.op = op,
+                                .flags = VMC_BLOCK_WAITED,
+                                .offset = off,
+                                .bytes = bytes,
+                                .iov = &iov,
+                                .iov_count = buf != NULL,
+                                .done = wait_done,
+                                .opaque = &w};
+
+    if (bd->ops->submit(bd->ctx, &req) == VMC_BLOCK_COMPLETE)
+        return req.status;
+    if (bd->ops->kick != NULL)
+        bd->ops->kick(bd->ctx);
+    while (!vmci_load_acquire(&w.done)) {
+        if (bd->ops->poll != NULL)
+            bd->ops->poll(bd->ctx);
+        else if (vmci_pf_has(pf, sync))
+            pf->sync->park(pf->ctx, &w.done, 0, UINT64_MAX);
+        else
+            __builtin_ia32_pause();
+    }
+    return req.status;
+}
+
+static int bottom_io(struct vmc_disk *d, struct layer *l, bool write, uint64_t off, uint8_t *buf,
+                     uint64_t bytes)
+{
+    if (l->flat.ops != NULL)
+        return device_io(d->pf, &l->flat, write ? VMC_BLOCK_WRITE : VMC_BLOCK_READ, off, buf,
+                         bytes);
+    return write ? d->files.ops->write(d->files.ctx, l->file, buf, bytes, off)
+                 : d->files.ops->read(d->files.ctx, l->file, buf, bytes, off);
+}
+
+/* ---- I/O ---------------------------------------------------------------------------------------
+ */
+
+/* The layer that has what is at off, and for how long; *in d->depth: none. */
+static int locate(struct vmc_disk *d, uint64_t off, uint32_t *in, uint64_t *at, uint64_t *bytes)
+{
+    uint64_t here;
+    uint32_t i = 0;
+
+    for (; i < d->depth && vmci_disk_is_log(&d->layer[i].desc); i++) {
+        int rc = vmci_disk_log_find(d, &d->layer[i], off, at, &here);
+        if (rc != VMC_OK)
+            return rc;
+        *bytes = VMCI_MIN(*bytes, here);
+        if (*at != AT_NONE)
+            break;
+    }
+    *in = i;
+    return VMC_OK;
+}
+
+int vmci_disk_read(struct vmc_disk *d, uint64_t off, uint8_t *dst, uint64_t bytes)
 {
     while (bytes > 0) {
-        uint64_t n = bytes, at = 0;
-        uint32_t i = 0;
-        int rc = VMC_OK;
-        for (; i + 1 < d->depth; i++) {
-            uint64_t here;
-            rc = vmci_disk_cowd_find(d, &d->layer[i], off, &at, &here);
-            if (rc != VMC_OK)
-                return rc;
-            n = VMCI_MIN(n, here);
-            if (at != 0)
-                break;
-        }
-        rc = d->files.ops->read(d->files.ctx, d->layer[i].file, dst, n, at != 0 ? at : off);
+        uint64_t n = bytes, at = AT_NONE;
+        uint32_t in;
+        int rc = locate(d, off, &in, &at, &n);
+        if (rc != VMC_OK)
+            return rc;
+        if (in == d->depth || at == AT_ZERO)
+            memset(dst, 0, n);
+        else if (vmci_disk_is_log(&d->layer[in].desc))
+            rc = d->files.ops->read(d->files.ctx, d->layer[in].file, dst, n, at);
+        else
+            rc = bottom_io(d, &d->layer[in], false, off, dst, n);
         if (rc != VMC_OK)
             return rc;
         dst += n;
@@ -33,46 +106,140 @@ static int read_at(struct vmc_disk *d, uint64_t off, uint8_t *dst, uint64_t byte
     return VMC_OK;
 }
 
-static int write_at(struct vmc_disk *d, uint64_t off, const uint8_t *src, uint64_t bytes)
+int vmci_disk_extent(struct vmc_disk *d, uint64_t off, uint64_t *at, uint64_t *bytes)
 {
-    struct layer *l = &d->layer[0];
-    uint8_t *grain = NULL;
+    uint64_t data = off, here = 0;
+    uint32_t in;
+
+    *bytes = d->bytes - off;
+    *at = AT_NONE;
+    int rc = locate(d, off, &in, at, bytes);
+    if (rc != VMC_OK || in == d->depth || vmci_disk_is_log(&d->layer[in].desc))
+        return rc;
+    *at = AT_ZERO + 1;
+    if (d->files.ops->next_data == NULL || vmci_disk_is_rdm(&d->layer[in].desc))
+        return VMC_OK;
+    rc = d->files.ops->next_data(d->files.ctx, d->layer[in].file, &data, &here);
+    if (rc != VMC_OK)
+        return rc;
+    if (here == 0 || data > off)
+        *at = AT_ZERO;
+    *bytes = VMCI_MIN(*bytes, here == 0 ? UINT64_MAX : data > off ? data - off : here);
+    return VMC_OK;
+}
+
+int vmc_disk_next_data(struct vmc_disk *d, uint64_t *offset, uint64_t *bytes)
+{
+    uint64_t at = AT_NONE, n = 0, off = *offset;
     int rc = VMC_OK;
 
-    if (!l->desc.sparse)
-        return d->files.ops->write(d->files.ctx, l->file, src, bytes, off);
+    vmci_lock(&d->lock);
+    while (off < d->bytes && (rc = vmci_disk_extent(d, off, &at, &n)) == VMC_OK && at <= AT_ZERO)
+        off += n;
+    vmci_unlock(&d->lock);
+    *offset = off;
+    *bytes = rc == VMC_OK && off < d->bytes ? n : 0;
+    return rc;
+}
+
+/* One grain that is not in the log yet: what the parents have, and src over it. */
+static int write_part(struct vmc_disk *d, struct layer *l, uint64_t off, const uint8_t *src,
+                      uint64_t n)
+{
+    uint64_t in = off % l->grain, start = off - in, at, got;
+    uint8_t *grain = vmci_zalloc(d->pf, l->grain);
+
+    if (grain == NULL)
+        return VMC_ENOMEM;
+    int rc = vmci_disk_read(d, start, grain, VMCI_MIN(l->grain, d->bytes - start));
+    memcpy(grain + in, src, n);
+    if (rc == VMC_OK)
+        rc = vmci_disk_log_add(d, l, start, l->grain, &at, &got);
+    if (rc == VMC_OK)
+        rc = d->files.ops->write(d->files.ctx, l->file, grain, l->grain, at);
+    if (rc == VMC_OK)
+        rc = vmci_disk_log_set(d, l, start, at, l->grain);
+    vmci_free(d->pf, grain, l->grain);
+    return rc;
+}
+
+static int write_log(struct vmc_disk *d, struct layer *l, uint64_t off, const uint8_t *src,
+                     uint64_t bytes)
+{
+    int rc = VMC_OK;
+
     while (bytes > 0 && rc == VMC_OK) {
         uint64_t at, n, in = off % l->grain;
-        rc = vmci_disk_cowd_find(d, l, off, &at, &n);
+        rc = vmci_disk_log_find(d, l, off, &at, &n);
         if (rc != VMC_OK)
             break;
         n = VMCI_MIN(n, bytes);
-        if (at != 0) {
+        if (at > AT_ZERO) {
             rc = d->files.ops->write(d->files.ctx, l->file, src, n, at);
-        } else {
+        } else if (in != 0 || n < l->grain) {
             n = VMCI_MIN(bytes, l->grain - in);
-            if (n < l->grain && grain == NULL)
-                grain = vmci_zalloc(d->pf, l->grain);
-            if (n < l->grain && grain == NULL)
-                return VMC_ENOMEM;
-            const uint8_t *whole = src;
-            if (n < l->grain) { /* the rest of the grain is what the parents have */
-                uint64_t start = off - in;
-                rc = read_at(d, start, grain, VMCI_MIN(l->grain, d->bytes - start));
-                memcpy(grain + in, src, n);
-                whole = grain;
-            }
+            rc = write_part(d, l, off, src, n);
+        } else {
+            rc = vmci_disk_log_add(d, l, off, n / l->grain * l->grain, &at, &n);
             if (rc == VMC_OK)
-                rc = vmci_disk_cowd_add(d, l, off, &at);
+                rc = d->files.ops->write(d->files.ctx, l->file, src, n, at);
             if (rc == VMC_OK)
-                rc = d->files.ops->write(d->files.ctx, l->file, whole, l->grain, at);
+                rc = vmci_disk_log_set(d, l, off, at, n);
         }
         src += n;
         off += n;
         bytes -= n;
     }
-    vmci_free(d->pf, grain, l->grain);
     return rc;
+}
+
+int vmci_disk_write(struct vmc_disk *d, uint64_t off, const uint8_t *src, uint64_t bytes)
+{
+    struct layer *l = &d->layer[0];
+
+    if (vmci_disk_is_log(&l->desc))
+        return write_log(d, l, off, src, bytes);
+    return bottom_io(d, l, true, off, (uint8_t *)(uintptr_t)src, bytes);
+}
+
+static int write_zeros(struct vmc_disk *d, uint64_t off, uint64_t bytes)
+{
+    while (bytes > 0) {
+        uint64_t n = VMCI_MIN(bytes, LOG_ZEROS);
+        int rc = vmci_disk_write(d, off, d->zeros, n);
+        if (rc != VMC_OK)
+            return rc;
+        off += n;
+        bytes -= n;
+    }
+    return VMC_OK;
+}
+
+int vmci_disk_zero(struct vmc_disk *d, uint64_t off, uint64_t bytes)
+{
+    struct layer *l = &d->layer[0];
+    struct vmc_block_info info;
+
+    if (l->desc.format == VMC_DISK_SESPARSE) {
+        uint64_t first = vmci_align_up(off, l->grain), end = vmci_align_down(off + bytes, l->grain);
+        if (first >= end)
+            return write_zeros(d, off, bytes);
+        int rc = write_zeros(d, off, first - off);
+        if (rc == VMC_OK)
+            rc = write_zeros(d, end, off + bytes - end);
+        for (; first < end && rc == VMC_OK; first += l->grain)
+            rc = vmci_disk_log_zero(d, l, first);
+        return rc;
+    }
+    if (!vmci_disk_is_log(&l->desc) && l->flat.ops != NULL &&
+        l->flat.ops->info(l->flat.ctx, &info) == VMC_OK && info.can_write_zeroes) {
+        /* Reads of a thin disk's free space are zeros; the zeros after it are for the edges. */
+        if (l->desc.thin &&
+            device_io(d->pf, &l->flat, VMC_BLOCK_DISCARD, off, NULL, bytes) != VMC_OK)
+            return VMC_EIO;
+        return device_io(d->pf, &l->flat, VMC_BLOCK_WRITE_ZEROES, off, NULL, bytes);
+    }
+    return write_zeros(d, off, bytes);
 }
 
 static int flush(struct vmc_disk *d)
@@ -81,16 +248,28 @@ static int flush(struct vmc_disk *d)
 
     if (!d->write)
         return VMC_OK;
-    return l->desc.sparse ? vmci_disk_cowd_flush(d, l)
-                          : d->files.ops->flush(d->files.ctx, l->file);
+    if (vmci_disk_is_log(&l->desc))
+        return vmci_disk_log_flush(d, l);
+    if (l->flat.ops != NULL)
+        return device_io(d->pf, &l->flat, VMC_BLOCK_FLUSH, 0, NULL, 0);
+    return d->files.ops->flush(d->files.ctx, l->file);
 }
+
+/* ---- block devices -----------------------------------------------------------------------------
+ */
 
 static int disk_info(void *ctx, struct vmc_block_info *out)
 {
     struct vmc_disk *d = ctx;
 
-    *out = (struct vmc_block_info){.bytes = d->bytes, .sector_bytes = SECTOR, .read_only = !d->write,
-                                   .can_discard = d->write && d->layer[0].desc.thin};
+    *out = (struct vmc_block_info){
+        .bytes = d->bytes,
+        .sector_bytes = SECTOR,
+        .optimal_bytes = 4096,
+        .read_only = !d->write,
+        .can_discard = d->write && d->layer[0].desc.format == VMC_DISK_SESPARSE,
+        .can_write_zeroes = d->write,
+    };
     return VMC_OK;
 }
 
@@ -101,17 +280,21 @@ static int serve(struct vmc_disk *d, struct vmc_block_req *r)
 
     if (r->op == VMC_BLOCK_FLUSH)
         return flush(d);
+    if (r->op > VMC_BLOCK_WRITE_ZEROES)
+        return VMC_ENOTSUP;
     if (!vmci_range_ok(r->offset, r->bytes, d->bytes))
         return VMC_ERANGE;
+    if ((r->offset | r->bytes) % SECTOR != 0)
+        return VMC_EINVAL;
     if (r->op != VMC_BLOCK_READ && !d->write)
         return VMC_EPERM;
-    if (r->op == VMC_BLOCK_DISCARD)
-        return VMC_OK; /* a redo log keeps what it has */
-    if (r->op == VMC_BLOCK_WRITE_ZEROES)
-        return VMC_ENOTSUP;
+    if (r->op == VMC_BLOCK_DISCARD && d->layer[0].desc.format != VMC_DISK_SESPARSE)
+        return VMC_OK; /* a log of this format keeps what it has */
+    if (r->op == VMC_BLOCK_DISCARD || r->op == VMC_BLOCK_WRITE_ZEROES)
+        return vmci_disk_zero(d, r->offset, r->bytes);
     for (uint32_t i = 0; i < r->iov_count && rc == VMC_OK; i++) {
-        rc = r->op == VMC_BLOCK_READ ? read_at(d, off, r->iov[i].base, r->iov[i].bytes)
-                                     : write_at(d, off, r->iov[i].base, r->iov[i].bytes);
+        rc = r->op == VMC_BLOCK_READ ? vmci_disk_read(d, off, r->iov[i].base, r->iov[i].bytes)
+                                     : vmci_disk_write(d, off, r->iov[i].base, r->iov[i].bytes);
         off += r->iov[i].bytes;
     }
     return rc;
@@ -127,14 +310,59 @@ static int disk_submit(void *ctx, struct vmc_block_req *r)
     return VMC_BLOCK_COMPLETE;
 }
 
-static const struct vmc_blockdev_ops disk_ops = {.info = disk_info, .submit = disk_submit};
+static const struct vmc_blockdev_ops chain_ops = {.info = disk_info, .submit = disk_submit};
+
+/* A thick disk stays thick: discards go no further. Everything else goes straight through. */
+static int thick_info(void *ctx, struct vmc_block_info *out)
+{
+    struct vmc_disk *d = ctx;
+    int rc = d->layer[0].flat.ops->info(d->layer[0].flat.ctx, out);
+
+    out->can_discard = false;
+    return rc;
+}
+
+static int thick_submit(void *ctx, struct vmc_block_req *r)
+{
+    struct vmc_disk *d = ctx;
+
+    if (unlikely(r->op == VMC_BLOCK_DISCARD)) {
+        r->status = VMC_OK;
+        return VMC_BLOCK_COMPLETE;
+    }
+    return d->layer[0].flat.ops->submit(d->layer[0].flat.ctx, r);
+}
+
+static void thick_kick(void *ctx)
+{
+    struct vmc_disk *d = ctx;
+
+    if (d->layer[0].flat.ops->kick != NULL)
+        d->layer[0].flat.ops->kick(d->layer[0].flat.ctx);
+}
+
+static void thick_poll(void *ctx)
+{
+    struct vmc_disk *d = ctx;
+
+    d->layer[0].flat.ops->poll(d->layer[0].flat.ctx);
+}
+
+static const struct vmc_blockdev_ops thick_ops = {
+    .info = thick_info, .submit = thick_submit, .kick = thick_kick};
+static const struct vmc_blockdev_ops thick_polled_ops = {
+    .info = thick_info, .submit = thick_submit, .kick = thick_kick, .poll = thick_poll};
 
 struct vmc_blockdev vmc_disk_blockdev(struct vmc_disk *d)
 {
-    /* A disk without snapshots is its flat file: nothing stands in between. */
-    if (d->depth == 1 && d->layer[0].flat.ops != NULL)
-        return d->layer[0].flat;
-    return (struct vmc_blockdev){.ops = &disk_ops, .ctx = d};
+    const struct layer *l = &d->layer[0];
+
+    if (vmci_disk_is_log(&l->desc) || l->flat.ops == NULL)
+        return (struct vmc_blockdev){.ops = &chain_ops, .ctx = d};
+    if (l->desc.thin || vmci_disk_is_rdm(&l->desc)) /* nothing stands in between */
+        return l->flat;
+    return (struct vmc_blockdev){.ops = l->flat.ops->poll != NULL ? &thick_polled_ops : &thick_ops,
+                                 .ctx = d};
 }
 
 uint32_t vmc_disk_depth(const struct vmc_disk *d)
@@ -142,56 +370,146 @@ uint32_t vmc_disk_depth(const struct vmc_disk *d)
     return d->depth;
 }
 
-/* ---- open and close ------------------------------------------------------------------------------ */
+int vmc_disk_layer(const struct vmc_disk *d, uint32_t layer, struct vmc_disk_layer *out)
+{
+    if (layer >= d->depth)
+        return VMC_ENOENT;
+    const struct layer *l = &d->layer[layer];
+    *out = (struct vmc_disk_layer){.format = l->desc.format,
+                                   .thin = l->desc.thin,
+                                   .cid = l->desc.cid,
+                                   .parent_cid = l->desc.parent_cid,
+                                   .file_bytes = l->file_bytes};
+    memcpy(out->name, l->name, DISK_NAME);
+    memcpy(out->extent, l->desc.extent, DISK_NAME);
+    memcpy(out->device, l->desc.device, DISK_NAME);
+    return VMC_OK;
+}
 
-static int add_layer(struct vmc_disk *d, const char *name, struct vmc_error *err)
+/* ---- open and close ----------------------------------------------------------------------------
+ */
+
+static int open_raw(struct vmc_disk *d, struct layer *l, bool write, struct vmc_error *err)
+{
+    struct vmc_block_info info;
+
+    if (l->desc.device[0] == '\0' || d->files.ops->raw_open == NULL)
+        return vmci_error(err, VMC_ENOTSUP, site, "%s maps a raw device that %s", l->name,
+                          l->desc.device[0] == '\0' ? "it does not name"
+                                                    : "cannot be reached here");
+    int rc = d->files.ops->raw_open(d->files.ctx, l->desc.device, write, &l->raw, &l->flat, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = l->flat.ops->info(l->flat.ctx, &info);
+    if (rc == VMC_OK && info.bytes < l->desc.sectors * SECTOR)
+        rc = VMC_EFORMAT;
+    return rc == VMC_OK ? rc
+                        : vmci_error(err, rc, site, "%s is smaller than the %llu sectors mapped",
+                                     l->desc.device, (unsigned long long)l->desc.sectors);
+}
+
+static int open_bottom(struct vmc_disk *d, struct layer *l, bool write, struct vmc_error *err)
+{
+    if (vmci_disk_is_rdm(&l->desc))
+        return open_raw(d, l, write, err);
+    if (l->file_bytes < l->desc.sectors * SECTOR)
+        return vmci_error(err, VMC_EFORMAT, site, "%s has %llu bytes, %llu sectors are described",
+                          l->desc.extent, (unsigned long long)l->file_bytes,
+                          (unsigned long long)l->desc.sectors);
+    if (d->files.ops->blockdev == NULL)
+        return VMC_OK;
+    int rc = d->files.ops->blockdev(d->files.ctx, l->file, &l->flat);
+    return rc == VMC_OK ? rc : vmci_error(err, rc, site, "%s is no device", l->desc.extent);
+}
+
+static int check_parent(const struct vmc_disk *d, const struct layer *l, struct vmc_error *err)
+{
+    if (d->depth < 2)
+        return VMC_OK;
+    const struct layer *child = l - 1;
+    if (l->desc.sectors != child->desc.sectors)
+        return vmci_error(err, VMC_EFORMAT, site, "%s has %llu sectors, its child %s has %llu",
+                          l->name, (unsigned long long)l->desc.sectors, child->name,
+                          (unsigned long long)child->desc.sectors);
+    if (l->desc.cid != child->desc.parent_cid)
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "%s was changed since its snapshot %s (content id %08x, expected %08x)",
+                          l->name, child->name, l->desc.cid, child->desc.parent_cid);
+    return VMC_OK;
+}
+
+static int add_layer(struct vmc_disk *d, const char *name, bool write, struct vmc_error *err)
 {
     struct layer *l = &d->layer[d->depth];
-    bool write = d->write && d->depth == 0;
-    uint64_t size;
     int rc = vmci_disk_desc_read(d->pf, &d->files, name, &l->desc, err);
 
-    if (rc == VMC_OK)
-        rc = d->files.ops->open(d->files.ctx, l->desc.extent, write, &l->file, err);
+    if (rc != VMC_OK)
+        return rc;
+    vmci_snprintf(l->name, sizeof(l->name), "%s", name);
+    rc = d->files.ops->open(d->files.ctx, l->desc.extent, write ? VMC_DISK_WRITE : VMC_DISK_READ,
+                            &l->file, err);
     if (rc != VMC_OK)
         return rc;
     d->depth++;
-    if (d->depth > 1 && l->desc.sectors != d->layer[0].desc.sectors)
-        return vmci_error(err, VMC_EFORMAT, site, "%s has %llu sectors, its child %llu", name,
-                          (unsigned long long)l->desc.sectors,
-                          (unsigned long long)d->layer[0].desc.sectors);
-    if (d->depth > 1 && l->desc.cid != d->layer[d->depth - 2].desc.parent_cid)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "%s was changed since its snapshot (content id %08x, expected %08x)", name,
-                          l->desc.cid, d->layer[d->depth - 2].desc.parent_cid);
-    if (l->desc.sparse)
-        return vmci_disk_cowd_open(d, l, err);
-    rc = d->files.ops->size(d->files.ctx, l->file, &size);
-    if (rc == VMC_OK && size < l->desc.sectors * SECTOR)
-        rc = vmci_error(err, VMC_EFORMAT, site, "%s has %llu bytes, %llu sectors are described",
-                        l->desc.extent, (unsigned long long)size, (unsigned long long)l->desc.sectors);
-    if (rc == VMC_OK && d->files.ops->blockdev != NULL)
-        rc = d->files.ops->blockdev(d->files.ctx, l->file, &l->flat);
-    return rc;
+    rc = check_parent(d, l, err);
+    if (rc == VMC_OK && (rc = d->files.ops->size(d->files.ctx, l->file, &l->file_bytes)) != VMC_OK)
+        vmci_error(err, rc, site, "%s has no length", l->desc.extent);
+    if (rc != VMC_OK)
+        return rc;
+    return vmci_disk_is_log(&l->desc) ? vmci_disk_log_open(d, l, err)
+                                      : open_bottom(d, l, write, err);
+}
+
+static int close_layer(struct vmc_disk *d, struct layer *l, bool written)
+{
+    int rc = VMC_OK;
+
+    if (vmci_disk_is_log(&l->desc)) {
+        /* What was taken in advance. */
+        if (written && l->next < l->file_bytes && l->next != 0)
+            rc = d->files.ops->resize(d->files.ctx, l->file, l->next);
+        vmci_disk_log_close(d, l);
+    }
+    if (l->raw != NULL)
+        d->files.ops->raw_close(d->files.ctx, l->raw);
+    int rc2 = d->files.ops->close(d->files.ctx, l->file);
+    return rc != VMC_OK ? rc : rc2;
 }
 
 int vmc_disk_close(struct vmc_disk *d)
 {
     int rc = d->depth > 0 ? flush(d) : VMC_OK;
+    bool written = d->write && rc == VMC_OK;
 
     for (uint32_t i = 0; i < d->depth; i++) {
-        if (d->layer[i].desc.sparse)
-            vmci_disk_cowd_close(d, &d->layer[i]);
-        int rc2 = d->files.ops->close(d->files.ctx, d->layer[i].file);
+        int rc2 = close_layer(d, &d->layer[i], written && i == 0);
         rc = rc != VMC_OK ? rc : rc2;
     }
     vmci_lock_fini(&d->lock);
+    vmci_free(d->pf, d->zeros, LOG_ZEROS);
     vmci_free(d->pf, d, sizeof(*d));
     return rc;
 }
 
-int vmc_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *files, const char *name,
-                  bool write, struct vmc_disk **out, struct vmc_error *err)
+/* Contents will change: whoever was made over the old ones must be able to tell. */
+static int prepare_write(struct vmc_disk *d, uint32_t how, struct vmc_error *err)
+{
+    struct layer *l = &d->layer[0];
+
+    d->zeros = vmci_zalloc(d->pf, LOG_ZEROS);
+    if (d->zeros == NULL)
+        return vmci_error(err, VMC_ENOMEM, site, "no memory for a disk");
+    if (how & OPEN_SHARED)
+        return VMC_OK;
+    int rc = vmci_disk_no_children(d->pf, &d->files, l->name, NULL, err);
+    if (rc != VMC_OK)
+        return rc;
+    l->desc.cid = vmci_disk_new_cid(d->pf);
+    return vmci_disk_desc_write(d->pf, &d->files, l->name, &l->desc, true, err);
+}
+
+int vmci_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                   const char *name, uint32_t how, struct vmc_disk **out, struct vmc_error *err)
 {
     struct vmc_disk *d = vmci_zalloc(pf, sizeof(*d));
     char next[DISK_NAME];
@@ -202,185 +520,32 @@ int vmc_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *fi
     }
     d->pf = pf;
     d->files = *files;
-    d->write = write;
-    int rc = add_layer(d, name, err);
-    while (rc == VMC_OK && d->layer[d->depth - 1].desc.sparse) {
+    int rc = vmci_strlen(name) < DISK_NAME
+                 ? add_layer(d, name, (how & OPEN_WRITE) != 0, err)
+                 : vmci_error(err, VMC_EINVAL, site, "a name of %zu bytes", vmci_strlen(name));
+    while (rc == VMC_OK && !(how & OPEN_ALONE) && vmci_disk_is_log(&d->layer[d->depth - 1].desc)) {
         if (d->depth == DISK_DEPTH) {
             rc = vmci_error(err, VMC_ELIMIT, site, "more than %u snapshots, or a loop of them",
                             DISK_DEPTH - 1);
             break;
         }
         memcpy(next, d->layer[d->depth - 1].desc.parent, DISK_NAME);
-        rc = add_layer(d, next, err);
+        rc = add_layer(d, next, false, err);
     }
+    if (rc == VMC_OK && how & OPEN_WRITE)
+        rc = prepare_write(d, how, err);
     if (rc != VMC_OK) {
-        d->write = false; /* nothing to be flushed */
-        (void)vmc_disk_close(d); /* already failing */
+        (void)vmc_disk_close(d); /* already failing; nothing was written */
         return rc;
     }
+    d->write = (how & OPEN_WRITE) != 0;
     d->bytes = d->layer[0].desc.sectors * SECTOR;
     *out = d;
     return VMC_OK;
 }
 
-/* ---- making ---------------------------------------------------------------------------------------- */
-
-static uint32_t new_cid(const struct vmc_platform *pf)
+int vmc_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                  const char *name, bool write, struct vmc_disk **out, struct vmc_error *err)
 {
-    uint32_t cid = (uint32_t)pf->now_ns(pf->ctx);
-
-    if (vmci_pf_has(pf, entropy) && pf->entropy->fill(pf->ctx, &cid, sizeof(cid)) != VMC_OK)
-        cid ^= 0x5a5a5a5a; /* an id that tells contents apart, no secret */
-    return cid >= UINT32_MAX - 1 ? 1 : cid;
-}
-
-int vmc_disk_create(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                    const char *name, uint64_t bytes, uint32_t kind, struct vmc_error *err)
-{
-    struct descriptor d = {.sectors = bytes / SECTOR, .cid = new_cid(pf), .parent_cid = UINT32_MAX,
-                           .thin = kind == VMC_DISK_THIN};
-    void *file;
-    int rc = vmci_disk_extent_name(name, "-flat", d.extent, err);
-
-    if (rc == VMC_OK && (bytes == 0 || bytes % SECTOR != 0 || kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
-        rc = vmci_error(err, VMC_EINVAL, site, "a disk of %llu bytes, kind %u",
-                        (unsigned long long)bytes, kind);
-    if (rc == VMC_OK)
-        rc = files->ops->create(files->ctx, d.extent, &file, err);
-    if (rc != VMC_OK)
-        return rc;
-    rc = files->ops->resize(files->ctx, file, bytes);
-    if (rc == VMC_OK && kind != VMC_DISK_THIN)
-        rc = files->ops->allocate(files->ctx, file, 0, bytes, kind);
-    int rc2 = files->ops->close(files->ctx, file);
-    rc = rc != VMC_OK ? rc : rc2;
-    if (rc != VMC_OK)
-        return vmci_error(err, rc, site, "%s cannot be given its size", d.extent);
-    return vmci_disk_desc_write(pf, files, name, &d, err);
-}
-
-static int make_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                    const char *extent, uint64_t sectors, struct vmc_error *err)
-{
-    void *file;
-    int rc = files->ops->create(files->ctx, extent, &file, err);
-
-    if (rc != VMC_OK)
-        return rc;
-    rc = vmci_disk_cowd_make(pf, files, file, sectors, err);
-    int rc2 = files->ops->close(files->ctx, file);
-    return rc != VMC_OK ? rc : rc2;
-}
-
-int vmc_disk_snapshot(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                      const char *parent, const char *child, struct vmc_error *err)
-{
-    struct descriptor p, c;
-    int rc = vmci_disk_desc_read(pf, files, parent, &p, err);
-
-    if (rc != VMC_OK)
-        return rc;
-    c = (struct descriptor){.sectors = p.sectors, .cid = p.cid, .parent_cid = p.cid, .sparse = true};
-    if (vmci_strlen(parent) >= DISK_NAME)
-        return vmci_error(err, VMC_EINVAL, site, "%s: too long a name", parent);
-    memcpy(c.parent, parent, vmci_strlen(parent));
-    rc = vmci_disk_extent_name(child, "-delta", c.extent, err);
-    if (rc == VMC_OK)
-        rc = make_log(pf, files, c.extent, c.sectors, err);
-    return rc == VMC_OK ? vmci_disk_desc_write(pf, files, child, &c, err) : rc;
-}
-
-int vmc_disk_revert(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                    const char *child, struct vmc_error *err)
-{
-    struct descriptor d;
-    int rc = vmci_disk_desc_read(pf, files, child, &d, err);
-
-    if (rc == VMC_OK && !d.sparse)
-        rc = vmci_error(err, VMC_EINVAL, site, "%s is no snapshot", child);
-    if (rc == VMC_OK)
-        rc = files->ops->remove(files->ctx, d.extent, err);
-    return rc == VMC_OK ? make_log(pf, files, d.extent, d.sectors, err) : rc;
-}
-
-/* Copy what layer 0 of from has, or everything, to a writable disk. */
-static int copy(struct vmc_disk *from, struct vmc_disk *to, bool top_only)
-{
-    uint8_t *buf = vmci_alloc_aligned(from->pf, COPY_BYTES, 4096);
-    int rc = buf == NULL ? VMC_ENOMEM : VMC_OK;
-
-    for (uint64_t off = 0; off < from->bytes && rc == VMC_OK;) {
-        uint64_t n = VMCI_MIN(from->bytes - off, COPY_BYTES), at = 1, here;
-        bool zero = true;
-        if (top_only) {
-            rc = vmci_disk_cowd_find(from, &from->layer[0], off, &at, &here);
-            n = VMCI_MIN(at != 0 ? n : from->bytes - off, here);
-        }
-        if (rc == VMC_OK && at != 0) {
-            rc = read_at(from, off, buf, n);
-            for (uint64_t i = 0; i < n && zero; i++)
-                zero = buf[i] == 0;
-            if (rc == VMC_OK && (top_only || !zero))
-                rc = write_at(to, off, buf, n);
-        }
-        off += n;
-    }
-    vmci_free_aligned(from->pf, buf, COPY_BYTES, 4096);
-    return rc;
-}
-
-int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                    const char *child, struct vmc_error *err)
-{
-    struct descriptor d;
-    struct vmc_disk *from, *to;
-    int rc = vmci_disk_desc_read(pf, files, child, &d, err);
-
-    if (rc == VMC_OK && !d.sparse)
-        rc = vmci_error(err, VMC_EINVAL, site, "%s is no snapshot", child);
-    if (rc == VMC_OK)
-        rc = vmc_disk_open(pf, files, d.parent, true, &to, err);
-    if (rc != VMC_OK)
-        return rc;
-    /* The child alone: its parents are open for writing already. */
-    from = vmci_zalloc(pf, sizeof(*from));
-    if (from == NULL) {
-        rc = vmci_error(err, VMC_ENOMEM, site, "no memory");
-    } else {
-        from->pf = pf;
-        from->files = *files;
-        from->bytes = d.sectors * SECTOR;
-        rc = add_layer(from, child, err);
-        from->depth = rc == VMC_OK ? 2 : from->depth; /* so that layer 0 is looked at as a log */
-        if (rc == VMC_OK && (rc = copy(from, to, true)) != VMC_OK)
-            vmci_error(err, rc, site, "%s cannot be written into %s", child, d.parent);
-        from->depth = from->depth > 1 ? 1 : from->depth;
-        int rc2 = vmc_disk_close(from);
-        rc = rc != VMC_OK ? rc : rc2;
-    }
-    int rc2 = vmc_disk_close(to);
-    rc = rc != VMC_OK ? rc : rc2;
-    return rc == VMC_OK ? vmc_disk_revert(pf, files, child, err) : rc;
-}
-
-int vmc_disk_clone(const struct vmc_platform *pf, const struct vmc_disk_files *files, const char *from,
-                   const char *to, struct vmc_error *err)
-{
-    struct vmc_disk *a, *b;
-    int rc = vmc_disk_open(pf, files, from, false, &a, err);
-
-    if (rc != VMC_OK)
-        return rc;
-    rc = vmc_disk_create(pf, files, to, a->bytes, VMC_DISK_THIN, err);
-    if (rc == VMC_OK)
-        rc = vmc_disk_open(pf, files, to, true, &b, err);
-    if (rc == VMC_OK) {
-        rc = copy(a, b, false);
-        int rc2 = vmc_disk_close(b);
-        rc = rc != VMC_OK ? rc : rc2;
-        if (rc != VMC_OK)
-            vmci_error(err, rc, site, "%s cannot be copied", from);
-    }
-    int rc2 = vmc_disk_close(a);
-    return rc != VMC_OK ? rc : rc2;
+    return vmci_disk_open(pf, files, name, write ? OPEN_WRITE : 0, out, err);
 }

@@ -6,43 +6,64 @@
 #include <vmcore/disk.h>
 #include "base/base_int.h"
 
-#define DISK_NAME  256u
-#define DISK_DEPTH 32u
+#define DISK_NAME  (VMC_DISK_NAME_MAX + 1u)
+#define DISK_DEPTH ((uint32_t)VMC_DISK_DEPTH_MAX)
 #define DISK_DESC  8192u /* the longest descriptor we read */
 #define SECTOR     512u
 
-/* VMware Virtual Disk Format 1.1, "COWD" (ESX redo log) header; sizes in sectors. */
-#define COWD_MAGIC      0x44574f43u
-#define CW_MAGIC        0x00
-#define CW_VERSION      0x04
-#define CW_FLAGS        0x08
-#define CW_SECTORS      0x0C
-#define CW_GRAIN        0x10
-#define CW_GD_OFFSET    0x14
-#define CW_GD_ENTRIES   0x18
-#define CW_FREE         0x1C
-#define CW_HEADER_BYTES 2048u
-#define CW_GT_ENTRIES   4096u /* one grain table: 16 KiB */
-#define CW_GT_BYTES     (CW_GT_ENTRIES * 4u)
+#define LOG_ENTRIES 4096u     /* in a grain table, in both formats */
+#define LOG_CACHE   1024u     /* tables in memory, of one redo log */
+#define LOG_CHUNK   0x400000u /* the file grows by so much at a time */
+
+/* Where a grain is: nowhere in this log, all zeros, or else the byte offset in the file. */
+#define AT_NONE 0u
+#define AT_ZERO 1u
 
 struct descriptor {
     uint64_t sectors;
     uint32_t cid, parent_cid;
-    bool sparse, thin;
+    uint32_t format; /* enum vmc_disk_format */
+    bool thin;
     char extent[DISK_NAME], parent[DISK_NAME];
+    char device[DISK_NAME]; /* of raw device mappings */
+};
+
+struct layer;
+
+/* What tells the formats of redo logs apart. */
+struct log_ops {
+    uint32_t entry_bytes; /* in tables on disk: 4 or 8 */
+    /* Read headers; fill grain, tables, dir, next, bytes. */
+    int (*open)(struct vmc_disk *d, struct layer *l, struct vmc_error *err);
+    /* An entry on disk to AT_* or an offset; false: not valid. */
+    bool (*decode)(const struct layer *l, uint64_t raw, uint64_t *at);
+    uint64_t (*encode)(const struct layer *l, uint64_t at);
+    /* Give table t a place: dir[t], l->next or whatever says what is free. */
+    int (*place)(struct layer *l, uint32_t t);
+    /* What says how much of the file is in use: before anything points to it. */
+    int (*mark)(struct vmc_disk *d, struct layer *l);
+    /* The directory, after the tables that it points to. */
+    int (*publish)(struct vmc_disk *d, struct layer *l);
 };
 
 struct layer {
     struct descriptor desc;
-    void *file;
+    char name[DISK_NAME];
+    void *file, *raw;
     struct vmc_blockdev flat;
+    uint64_t file_bytes;
     /* of redo logs */
-    uint32_t *gd;      /* sector of each grain table, 0: none */
-    uint32_t **gt;     /* tables in memory, NULL: not read */
-    uint64_t *dirty;   /* bit per table */
-    uint32_t tables;
-    uint64_t grain;    /* bytes */
-    uint64_t next;     /* where the next grain or table goes, bytes */
+    const struct log_ops *log;
+    uint64_t *dir;    /* offset of each grain table, 0: none */
+    uint64_t **table; /* entries in memory, NULL: not read */
+    uint64_t *dirty;  /* bit per table */
+    uint8_t *buf;     /* a table as on disk */
+    uint32_t tables, loaded, hand;
+    bool dir_dirty;
+    uint64_t grain;  /* bytes */
+    uint64_t next;   /* where the next grain (COWD: or table) goes, bytes */
+    uint64_t dir_at; /* the directory in the file */
+    uint64_t tables_at, grains_at, free_table, volatile_at, sequence; /* SE-sparse */
 };
 
 struct vmc_disk {
@@ -52,26 +73,72 @@ struct vmc_disk {
     bool write;
     uint64_t bytes;
     uint32_t depth;
+    uint8_t *zeros;                 /* LOG_ZEROS bytes, of disks that are written */
     struct layer layer[DISK_DEPTH]; /* 0 is the top */
 };
+#define LOG_ZEROS 0x10000u
 
 #define SITE(step) ("disk/" step)
 
+static inline bool vmci_disk_is_log(const struct descriptor *d)
+{
+    return d->format == VMC_DISK_COWD || d->format == VMC_DISK_SESPARSE;
+}
+static inline bool vmci_disk_is_rdm(const struct descriptor *d)
+{
+    return d->format == VMC_DISK_RDM || d->format == VMC_DISK_RDM_PHYSICAL;
+}
+
+/* vmdk_desc.c */
 int vmci_disk_desc_read(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                         const char *name, struct descriptor *d, struct vmc_error *err);
+/* A new descriptor; replace: in place of the one that is there, in one step. */
 int vmci_disk_desc_write(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                         const char *name, const struct descriptor *d, struct vmc_error *err);
+                         const char *name, const struct descriptor *d, bool replace,
+                         struct vmc_error *err);
 /* "a.vmdk" and "-flat" give "a-flat.vmdk". */
 int vmci_disk_extent_name(const char *name, const char *suffix, char *out, struct vmc_error *err);
+/* VMC_EBUSY: a descriptor of the folder, other than except, names this one as its parent. */
+int vmci_disk_no_children(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                          const char *name, const char *except, struct vmc_error *err);
+uint32_t vmci_disk_new_cid(const struct vmc_platform *pf);
 
-int vmci_disk_cowd_make(const struct vmc_platform *pf, const struct vmc_disk_files *files, void *file,
-                        uint64_t sectors, struct vmc_error *err);
-int vmci_disk_cowd_open(struct vmc_disk *d, struct layer *l, struct vmc_error *err);
-void vmci_disk_cowd_close(struct vmc_disk *d, struct layer *l);
-/* Where a byte is in the redo log, and how far the answer holds; *at 0: not here. */
-int vmci_disk_cowd_find(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t *at,
-                        uint64_t *bytes);
-int vmci_disk_cowd_add(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t *at);
-int vmci_disk_cowd_flush(struct vmc_disk *d, struct layer *l);
+/* disk_chain.c */
+#define OPEN_WRITE  1u
+#define OPEN_SHARED 2u /* the caller knows that there are children; the content id stays */
+#define OPEN_ALONE  4u /* only the first layer */
+int vmci_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                   const char *name, uint32_t how, struct vmc_disk **out, struct vmc_error *err);
+int vmci_disk_read(struct vmc_disk *d, uint64_t off, uint8_t *dst, uint64_t bytes);
+int vmci_disk_write(struct vmc_disk *d, uint64_t off, const uint8_t *src, uint64_t bytes);
+/* Zeros, by giving space back where the top layer can. */
+int vmci_disk_zero(struct vmc_disk *d, uint64_t off, uint64_t bytes);
+/* From off on: what the chain holds (AT_ZERO, or else data), and for how long. */
+int vmci_disk_extent(struct vmc_disk *d, uint64_t off, uint64_t *at, uint64_t *bytes);
+
+/* disk_log.c: tables of redo logs */
+int vmci_disk_log_open(struct vmc_disk *d, struct layer *l, struct vmc_error *err);
+int vmci_disk_log_alloc(struct vmc_disk *d, struct layer *l, struct vmc_error *err);
+void vmci_disk_log_close(struct vmc_disk *d, struct layer *l);
+/* Where a byte is in the redo log, and how far the answer holds. */
+int vmci_disk_log_find(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t *at,
+                       uint64_t *bytes);
+/* Places, one after another, for *got of want bytes of grains from off on; set makes them known. */
+int vmci_disk_log_add(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t want,
+                      uint64_t *at, uint64_t *got);
+/* Grains off .. off + bytes (of one table) are at at, which is AT_ZERO or what add gave. */
+int vmci_disk_log_set(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t at,
+                      uint64_t bytes);
+/* The grain at off is all zeros. */
+int vmci_disk_log_zero(struct vmc_disk *d, struct layer *l, uint64_t off);
+int vmci_disk_log_flush(struct vmc_disk *d, struct layer *l);
+
+/* vmdk_cowd.c, vmdk_sesparse.c */
+extern const struct log_ops vmci_disk_cowd;
+extern const struct log_ops vmci_disk_sesparse;
+int vmci_disk_cowd_make(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                        void *file, uint64_t sectors, struct vmc_error *err);
+int vmci_disk_sesparse_make(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                            void *file, uint64_t sectors, struct vmc_error *err);
 
 #endif

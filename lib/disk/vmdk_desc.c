@@ -35,8 +35,7 @@ static uint64_t number(const char *p, unsigned base)
     }
 }
 
-/* A quoted name without folders: descriptors come from anywhere. */
-static bool quoted(const char *p, char *out)
+static bool unquote(const char *p, bool folders, char *out)
 {
     size_t n = 0;
 
@@ -45,12 +44,98 @@ static bool quoted(const char *p, char *out)
     if (*p != '"')
         return false;
     for (p++; *p != '"'; p++) {
-        if (*p == '\0' || *p == '\n' || *p == '/' || n + 1 >= DISK_NAME)
+        if (*p == '\0' || *p == '\n' || (*p == '/' && !folders) || n + 1 >= DISK_NAME)
             return false;
         out[n++] = *p;
     }
     out[n] = '\0';
     return n > 0;
+}
+
+/* A quoted name without folders: descriptors come from anywhere. */
+static bool quoted(const char *p, char *out)
+{
+    return unquote(p, false, out);
+}
+
+static bool starts(const char *p, const char *word)
+{
+    while (*word != '\0')
+        if (*p++ != *word++)
+            return false;
+    return true;
+}
+
+static const struct {
+    const char *word, *create_type;
+    uint32_t format;
+} formats[] = {
+    /* The first row of a format is how it is written. */
+    {"VMFS ", "vmfs", VMC_DISK_FLAT},
+    {"FLAT ", "monolithicFlat", VMC_DISK_FLAT},
+    {"VMFSSPARSE ", "vmfsSparse", VMC_DISK_COWD},
+    {"SESPARSE ", "seSparse", VMC_DISK_SESPARSE},
+    {"VMFSRDM ", "vmfsRawDeviceMap", VMC_DISK_RDM},
+    {"VMFSRDM ", "vmfsPassthroughRawDeviceMap", VMC_DISK_RDM_PHYSICAL},
+    {"VMFSRDMP ", "vmfsPassthroughRawDeviceMap", VMC_DISK_RDM_PHYSICAL},
+};
+
+static const char *create_type(uint32_t format)
+{
+    uint32_t i = 0;
+
+    while (formats[i].format != format)
+        i++;
+    return formats[i].create_type;
+}
+
+static uint32_t format_of(const char *text, const char *word)
+{
+    const char *type = value(text, "createType=");
+
+    for (uint32_t i = 0; i < VMCI_ARRAY_SIZE(formats); i++) {
+        if (!starts(word, formats[i].word))
+            continue;
+        /* One word stands for both kinds of raw device mappings. */
+        if (formats[i].format == VMC_DISK_RDM && type != NULL &&
+            starts(type, "\"vmfsPassthroughRawDeviceMap"))
+            continue;
+        return formats[i].format;
+    }
+    return 0;
+}
+
+static const char *after_name(const char *p)
+{
+    for (unsigned quotes = 0; *p != '\0' && *p != '\n' && quotes < 2; p++)
+        quotes += *p == '"';
+    while (*p == ' ')
+        p++;
+    return p;
+}
+
+static int parse_extent(const char *text, const char *rw, const char *name, struct descriptor *d,
+                        struct vmc_error *err)
+{
+    const char *p = rw;
+
+    d->sectors = number(rw, 10);
+    while (*p >= '0' && *p <= '9')
+        p++;
+    while (*p == ' ')
+        p++;
+    d->format = format_of(text, p);
+    if (d->format == 0)
+        return vmci_error(err, VMC_ENOTSUP, site, "%s: an extent of this type is not supported",
+                          name);
+    if (d->sectors == 0 || d->sectors > 1ull << 37 || !quoted(p, d->extent))
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "%s: extent of %llu sectors without a proper name", name,
+                          (unsigned long long)d->sectors);
+    if (value(p, "RW ") != NULL || number(after_name(p), 10) != 0)
+        return vmci_error(err, VMC_ENOTSUP, site,
+                          "%s: several extents, or one that does not begin with its file", name);
+    return VMC_OK;
 }
 
 static int parse(const char *text, const char *name, struct descriptor *d, struct vmc_error *err)
@@ -63,24 +148,16 @@ static int parse(const char *text, const char *name, struct descriptor *d, struc
     d->cid = (uint32_t)number(cid, 16);
     p = value(text, "parentCID=");
     d->parent_cid = p != NULL ? (uint32_t)number(p, 16) : UINT32_MAX;
-    d->sectors = number(rw, 10);
-    for (p = rw; *p >= '0' && *p <= '9'; p++)
-        ;
-    while (*p == ' ')
-        p++;
-    d->sparse = memcmp(p, "VMFSSPARSE", VMCI_MIN(vmci_strlen(p), 10u)) == 0;
-    if (!d->sparse && memcmp(p, "VMFS ", VMCI_MIN(vmci_strlen(p), 5u)) != 0 &&
-        memcmp(p, "FLAT ", VMCI_MIN(vmci_strlen(p), 5u)) != 0)
-        return vmci_error(err, VMC_ENOTSUP, site, "%s: the extent is not VMFS, FLAT or VMFSSPARSE",
-                          name);
-    if (d->sectors == 0 || d->sectors > 1ull << 37 || !quoted(p, d->extent))
-        return vmci_error(err, VMC_EFORMAT, site, "%s: extent of %llu sectors without a proper name",
-                          name, (unsigned long long)d->sectors);
+    int rc = parse_extent(text, rw, name, d, err);
+    if (rc != VMC_OK)
+        return rc;
     p = value(text, "parentFileNameHint=");
-    if (d->sparse && (p == NULL || !quoted(p, d->parent)))
+    if (vmci_disk_is_log(d) && (p == NULL || !quoted(p, d->parent)))
         return vmci_error(err, VMC_EFORMAT, site, "%s: a redo log without a parent", name);
-    p = value(text, "ddb.thinProvisioned = \"1\"");
-    d->thin = p != NULL;
+    p = value(text, "ddb.vmcore.rawDevice = ");
+    if (p != NULL && !unquote(p, true, d->device))
+        return vmci_error(err, VMC_EFORMAT, site, "%s: the name of the raw device", name);
+    d->thin = value(text, "ddb.thinProvisioned = \"1\"") != NULL;
     return VMC_OK;
 }
 
@@ -89,7 +166,7 @@ int vmci_disk_desc_read(const struct vmc_platform *pf, const struct vmc_disk_fil
 {
     uint64_t bytes = 0;
     void *file;
-    int rc = files->ops->open(files->ctx, name, false, &file, err);
+    int rc = files->ops->open(files->ctx, name, VMC_DISK_PEEK, &file, err);
 
     if (rc != VMC_OK)
         return rc;
@@ -115,25 +192,30 @@ static size_t print(const struct descriptor *d, char *out)
 {
     /* Geometry as VMware's tools give it for this size: 255 heads, 63 sectors. */
     uint64_t cylinders = d->sectors / (255 * 63);
+    uint32_t i = 0;
     size_t n = vmci_snprintf(out, DISK_DESC,
                              "# Disk DescriptorFile\nversion=1\nCID=%08x\nparentCID=%08x\n"
                              "createType=\"%s\"\n",
-                             d->cid, d->parent_cid, d->sparse ? "vmfsSparse" : "vmfs");
-    if (d->sparse)
+                             d->cid, d->parent_cid, create_type(d->format));
+    while (formats[i].format != d->format)
+        i++;
+    if (vmci_disk_is_log(d))
         n += vmci_snprintf(out + n, DISK_DESC - n, "parentFileNameHint=\"%s\"\n", d->parent);
     n += vmci_snprintf(out + n, DISK_DESC - n,
-                       "# Extent description\nRW %llu %s \"%s\"\n\n# The Disk Data Base\n#DDB\n\n"
+                       "# Extent description\nRW %llu %s\"%s\"\n\n# The Disk Data Base\n#DDB\n\n"
                        "ddb.virtualHWVersion = \"4\"\nddb.geometry.cylinders = \"%llu\"\n"
                        "ddb.geometry.heads = \"255\"\nddb.geometry.sectors = \"63\"\n"
                        "ddb.adapterType = \"lsilogic\"\n%s",
-                       (unsigned long long)d->sectors, d->sparse ? "VMFSSPARSE" : "VMFS", d->extent,
+                       (unsigned long long)d->sectors, formats[i].word, d->extent,
                        (unsigned long long)VMCI_MIN(cylinders, 65535u),
                        d->thin ? "ddb.thinProvisioned = \"1\"\n" : "");
+    if (d->device[0] != '\0')
+        n += vmci_snprintf(out + n, DISK_DESC - n, "ddb.vmcore.rawDevice = \"%s\"\n", d->device);
     return n;
 }
 
-int vmci_disk_desc_write(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                         const char *name, const struct descriptor *d, struct vmc_error *err)
+static int write_text(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                      const char *name, const struct descriptor *d, struct vmc_error *err)
 {
     void *file;
     char *text = vmci_zalloc(pf, DISK_DESC);
@@ -154,6 +236,25 @@ int vmci_disk_desc_write(const struct vmc_platform *pf, const struct vmc_disk_fi
     return rc;
 }
 
+int vmci_disk_desc_write(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                         const char *name, const struct descriptor *d, bool replace,
+                         struct vmc_error *err)
+{
+    char temp[DISK_NAME];
+    void *file;
+
+    if (!replace && files->ops->open(files->ctx, name, VMC_DISK_PEEK, &file, NULL) == VMC_OK) {
+        (void)files->ops->close(files->ctx, file); /* only looked at */
+        return vmci_error(err, VMC_EEXIST, site, "%s exists", name);
+    }
+    /* Under another name until it is whole. */
+    if (vmci_snprintf(temp, sizeof(temp), "%s.new", name) >= sizeof(temp))
+        return vmci_error(err, VMC_EINVAL, site, "%s: too long a name", name);
+    (void)files->ops->remove(files->ctx, temp, NULL); /* left by a crash */
+    int rc = write_text(pf, files, temp, d, err);
+    return rc == VMC_OK ? files->ops->rename(files->ctx, temp, name, err) : rc;
+}
+
 int vmci_disk_extent_name(const char *name, const char *suffix, char *out, struct vmc_error *err)
 {
     size_t n = vmci_strlen(name);
@@ -162,4 +263,38 @@ int vmci_disk_extent_name(const char *name, const char *suffix, char *out, struc
         return vmci_error(err, VMC_EINVAL, site, "%s: the name of a disk ends in .vmdk", name);
     vmci_snprintf(out, DISK_NAME, "%.*s%s.vmdk", (int)(n - 5), name, suffix);
     return VMC_OK;
+}
+
+int vmci_disk_no_children(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                          const char *name, const char *except, struct vmc_error *err)
+{
+    struct descriptor *d = vmci_zalloc(pf, sizeof(*d));
+    char other[DISK_NAME];
+    uint64_t cookie = 0;
+    int rc = d == NULL ? vmci_error(err, VMC_ENOMEM, site, "no memory") : VMC_OK;
+
+    while (rc == VMC_OK &&
+           (rc = files->ops->list(files->ctx, &cookie, other, sizeof(other), err)) == 1) {
+        size_t n = vmci_strlen(other);
+        rc = VMC_OK;
+        if (n < 6 || !vmci_streq(other + n - 5, ".vmdk") || vmci_streq(other, name) ||
+            (except != NULL && vmci_streq(other, except)))
+            continue;
+        /* Extents have this suffix too: what is no descriptor is no child. */
+        if (vmci_disk_desc_read(pf, files, other, d, NULL) == VMC_OK && vmci_disk_is_log(d) &&
+            vmci_streq(d->parent, name))
+            rc = vmci_error(err, VMC_EBUSY, site, "%s has a snapshot, %s: use that one", name,
+                            other);
+    }
+    vmci_free(pf, d, sizeof(*d));
+    return rc;
+}
+
+uint32_t vmci_disk_new_cid(const struct vmc_platform *pf)
+{
+    uint32_t cid = (uint32_t)pf->now_ns(pf->ctx);
+
+    if (vmci_pf_has(pf, entropy) && pf->entropy->fill(pf->ctx, &cid, sizeof(cid)) != VMC_OK)
+        cid ^= 0x5a5a5a5a; /* an id that tells contents apart, no secret */
+    return cid >= UINT32_MAX - 1 ? 1 : cid;
 }

@@ -40,6 +40,7 @@ int vmci_fs_dev_io(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
     struct wait w = {.pf = pf};
     struct vmc_block_req req = {
         .op = op,
+        .flags = VMC_BLOCK_WAITED,
         .offset = off,
         .bytes = bytes,
         .iov = &iov,

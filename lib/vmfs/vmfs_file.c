@@ -123,6 +123,9 @@ int64_t vmci_fs_read_slow(struct fs_inode *ino, void *dst, size_t bytes, uint64_
     uint8_t *d = dst;
     bool dir = vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_DIR;
 
+    if (ino->mapping)
+        return vmci_error(err, VMC_ENOTSUP, site, "0x%08x maps a raw device and has no contents",
+                          ino->addr);
     if (off >= len)
         return 0;
     bytes = (size_t)VMCI_MIN(bytes, len - off);

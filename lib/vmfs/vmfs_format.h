@@ -299,4 +299,11 @@ enum fs_zla {
 #define D6_E_NAME   0x18
 #define D6_BLOCK_HEADER 64u
 
+/* ---- identity of a SCSI device: in the LVM header, and in raw device mappings ------------------ */
+
+#define SCSI_ID_LENGTH 0x01 /* u8: of the name */
+#define SCSI_ID_VENDOR 0x06 /* vendor 8, model 16, revision 4 */
+#define SCSI_ID_NAME   0x22
+#define SCSI_ID_BYTES  78u
+
 #endif

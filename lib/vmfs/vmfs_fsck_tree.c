@@ -271,7 +271,8 @@ static int adopt(struct fsck *f, struct fs_inode *ino, const void *arg, struct v
 static int lost_found(struct fsck *f, struct fs_inode **out, struct vmc_error *err)
 {
     uint64_t n;
-    int rc = vmci_fs_create(f->v, "/lost+found", VMC_VMFS_DIR, 0700, NULL, err);
+    static const struct fs_new what = {.type = VMC_VMFS_DIR, .mode = 0700};
+    int rc = vmci_fs_create(f->v, "/lost+found", &what, err);
 
     if (rc != VMC_OK && rc != VMC_EEXIST)
         return rc;

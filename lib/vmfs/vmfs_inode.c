@@ -59,7 +59,10 @@ static void refresh(struct fs_inode *ino)
 {
     const struct fs_geometry *g = &ino->v->g;
     uint32_t zla = vmci_fs_md32(ino, FD_ZLA);
+
+    ino->mapping = vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_RDM;
     bool blocks = zla != ZLA_RESIDENT && zla != ZLA_SB &&
+                  !ino->mapping &&
                   vmci_fs_md64(ino, FD_BLOCK) == g->fb_bytes;
 
     ino->shift = blocks ? g->fb_shift : 0;

@@ -419,6 +419,8 @@ int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, st
     if (vmci_load_acquire(&f->ino->length) < FS_SECTOR)
         return vmci_error(err, VMC_EINVAL, SITE("io"), "a file of %llu bytes is no disk",
                           (unsigned long long)f->ino->length);
+    if (f->ino->mapping)
+        return vmci_error(err, VMC_ENOTSUP, SITE("io"), "a mapping of a raw device is no disk itself");
     bool polled = false;
     for (uint32_t i = 0; i < f->v->ndevs; i++)
         polled = polled || f->v->dev[i].bd.ops->poll != NULL;

@@ -15,9 +15,10 @@
 
 static const char site[] = SITE("lock");
 
-#define LOCK_TRIES   1000000u /* bound of the retry loop; time bounds it first */
-#define BACKOFF_NS   1000000ull
-#define BACKOFF_MAX  64000000ull
+#define LOCK_TRIES      1000000u /* bound of the retry loop; time bounds it first */
+#define BACKOFF_NS      500000ull
+#define BACKOFF_MAX     8000000ull
+#define PATIENCE        16u /* times lock_wait_ms, for a lock that goes from host to host */
 #define HOLDING_WAIT_MS 20ull
 
 static bool same_session(const struct vmc_vmfs *v, const uint8_t *hb, const uint8_t *gen)
@@ -78,8 +79,7 @@ static int may_take(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk, uint32_t
         return VMC_OK;
     if (now == LK_MODE_EXCL && vmci_fs_lock_mine(v, lk))
         return VMC_OK;
-    if (now == mode && mode != LK_MODE_EXCL &&
-        vmci_ld_le32(lk + LK_HOLDERS) < LK_HOLDER_MAX)
+    if (now == mode && mode != LK_MODE_EXCL && vmci_ld_le32(lk + LK_HOLDERS) < LK_HOLDER_MAX)
         return VMC_OK;
     return vmci_fs_lock_contended(v, lv, lk, err);
 }
@@ -174,18 +174,43 @@ static int check_image(const struct vmc_vmfs *v, uint64_t lv, uint32_t type, con
         return vmci_error(err, VMC_EFORMAT, site,
                           "lock at volume offset 0x%llx has type 0x%x and address 0x%llx, expected "
                           "type 0x%x",
-                          (unsigned long long)lv, is, (unsigned long long)vmci_ld_le64(lk + LK_SELF),
-                          type);
+                          (unsigned long long)lv, is,
+                          (unsigned long long)vmci_ld_le64(lk + LK_SELF), type);
     return VMC_OK;
 }
 
-/* True: slept, try again. */
-static bool back_off(struct vmc_vmfs *v, uint64_t deadline, uint64_t *pause)
+/* How long to wait for a lock that others have. */
+struct patience {
+    uint64_t deadline, last; /* last: however often it changed hands */
+    uint64_t pause;
+};
+
+/*
+ * VMC_OK: slept, try again. VMC_EBUSY: that was long enough. A lock that changes hands is not
+ * stuck: it is waited for longer than one that the same session keeps.
+ */
+static int back_off(struct vmc_vmfs *v, struct patience *w, uint64_t lv, const uint8_t *lk,
+                    struct vmc_error *err)
 {
-    if (vmci_fs_now(v) >= deadline || !vmci_fs_sleep(v, *pause))
-        return false;
-    *pause = VMCI_MIN(*pause * 2, BACKOFF_MAX);
-    return true;
+    /* Holding other locks, do not wait for long: the transaction is tried again. */
+    uint64_t ns = (v->txn.locks > 0 ? HOLDING_WAIT_MS : v->lock_wait_ms) * 1000000ull;
+    uint64_t now = vmci_fs_now(v), token = vmci_ld_le64(lk + LK_TOKEN);
+
+    if (w->deadline == 0) {
+        w->last = now + (v->txn.locks > 0 ? ns : PATIENCE * ns);
+        w->pause = BACKOFF_NS + v->s.slot % 16 * (BACKOFF_NS / 16);
+    }
+    bool moved = v->busy_lv == lv && v->busy_token != token;
+    if (w->deadline == 0 || moved)
+        w->deadline = now + ns;
+    v->lock_moved = v->lock_moved || moved;
+    v->busy_lv = lv;
+    v->busy_token = token;
+    if (now >= VMCI_MIN(w->deadline, w->last) || !vmci_fs_sleep(v, w->pause))
+        return VMC_EBUSY;
+    w->pause = VMCI_MIN(w->pause * 3 / 2, BACKOFF_MAX);
+    /* The caller has the volume's lock: nobody else can renew the lease meanwhile. */
+    return v->s.active ? vmci_fs_session_check(v, err) : VMC_OK;
 }
 
 int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t span, uint32_t mode,
@@ -194,7 +219,7 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
     struct fs_page *p;
     uint8_t bit = (uint8_t)vmci_fs_sector_mask(lv, FS_SECTOR);
     uint8_t image[FS_SECTOR];
-    uint64_t pause = BACKOFF_NS, deadline = 0;
+    struct patience wait = {0};
     int rc = vmci_fs_page(v, lv, &p, err);
 
     *changed = false;
@@ -224,14 +249,8 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
             fresh = true;
             continue;
         }
-        if (rc == VMC_EBUSY) {
-            /* Holding other locks, do not wait for long: the transaction is tried again. */
-            if (deadline == 0)
-                deadline = vmci_fs_now(v) +
-                           (v->txn.locks > 0 ? HOLDING_WAIT_MS : v->lock_wait_ms) * 1000000ull;
-            if (back_off(v, deadline, &pause))
-                continue;
-        }
+        if (rc == VMC_EBUSY && (rc = back_off(v, &wait, lv, lk, err)) == VMC_OK)
+            continue;
         if (rc == VMC_OK)
             rc = take_over(v, lv, lk, err);
         if (rc != VMC_OK)
@@ -322,7 +341,7 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
                           bool *changed, struct vmc_error *err)
 {
     struct fs_page *p;
-    uint64_t pause = BACKOFF_NS, deadline = 0;
+    struct patience wait = {0};
     int rc = vmci_fs_page(v, lv, &p, err);
 
     *changed = false;
@@ -351,13 +370,13 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
         if (rc != VMC_EBUSY)
             return rc;
         /* Somebody may be changing it. What we keep must not outlive that. */
-        p->valid &= (uint8_t)~(vmci_fs_sector_mask(lv, span) & ~vmci_fs_sector_mask(lv, FS_SECTOR));
+        p->valid &=
+            (uint8_t) ~(vmci_fs_sector_mask(lv, span) & ~vmci_fs_sector_mask(lv, FS_SECTOR));
         *changed = true;
         if (!strict)
             return VMC_OK;
-        if (deadline == 0)
-            deadline = vmci_fs_now(v) + v->lock_wait_ms * 1000000ull;
-        if (!back_off(v, deadline, &pause))
+        rc = back_off(v, &wait, lv, lk, err);
+        if (rc != VMC_OK)
             return rc;
     }
 }

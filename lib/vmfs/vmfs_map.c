@@ -317,6 +317,7 @@ static int move_small(struct fs_inode *ino, uint32_t zla, struct vmc_error *err)
     if (rc == VMC_OK) {
         memset(ino->md + g->fd_ptrs, 0, 1024);
         set_block_size(ino, zla, block);
+        vmci_fs_leaf_free(ino); /* from when the file had blocks before */
     }
     for (uint64_t at = 0; at < len && rc == VMC_OK; at += block)
         rc = fill_block(ino, zla == ZLA_SB ? AD_SB : AD_FB, at / block, buf + at,

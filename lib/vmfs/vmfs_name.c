@@ -5,6 +5,7 @@
 static const char site[] = SITE("path");
 
 #define STABLE_TRIES 100u
+#define PATIENCE     16u /* times lock_wait_ms, while locks go from host to host */
 
 bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline)
 {
@@ -12,11 +13,15 @@ bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline)
     vmci_fs_inodes_trim(v);
     if (rc != VMC_EBUSY || v->s.fenced)
         return false;
-    uint64_t now = vmci_fs_now(v);
+    uint64_t now = vmci_fs_now(v), ns = v->lock_wait_ms * 1000000ull;
     if (*deadline == 0)
-        *deadline = now + v->lock_wait_ms * 1000000ull;
+        v->wait_end = now + PATIENCE * ns;
+    if (*deadline == 0 || v->lock_moved)
+        *deadline = VMCI_MIN(now + ns, v->wait_end);
+    v->lock_moved = false;
     /* Hosts that met in the opposite order of locks must not meet again in step. */
-    return now < *deadline && vmci_fs_sleep(v, (1 + v->s.slot % 16) * 1000000ull);
+    return now < *deadline && vmci_fs_sleep(v, (1 + v->s.slot % 16) * 1000000ull) &&
+           vmci_fs_session_check(v, NULL) == VMC_OK;
 }
 
 static int next_part(const char **path, const char **name, size_t *len, struct vmc_error *err)
@@ -177,11 +182,25 @@ static int writable_dir(const struct fs_inode *dir, struct vmc_error *err)
     return VMC_OK;
 }
 
-static int create_in(struct fs_inode *dir, const char *name, size_t len, uint32_t type,
-                     uint32_t mode, const char *target, struct vmc_error *err)
+/* A mapping has the device's length, and what identifies it where others have addresses. */
+static int fill_mapping(struct fs_inode *ino, const struct fs_new *what, struct vmc_error *err)
+{
+    const struct fs_geometry *g = &ino->v->g;
+    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_ptrs + what->bytes, err);
+
+    if (rc == VMC_OK) {
+        memcpy(ino->md + g->fd_ptrs, what->data, what->bytes);
+        vmci_st_le64(ino->md + FD_LENGTH, what->length);
+    }
+    return rc;
+}
+
+static int create_in(struct fs_inode *dir, const char *name, size_t len, const struct fs_new *what,
+                     struct vmc_error *err)
 {
     struct vmc_vmfs *v = dir->v;
     struct fs_inode *ino = NULL;
+    uint32_t type = what->type;
     struct fs_entry e;
     int rc = vmci_fs_txn_begin(v, err);
 
@@ -200,13 +219,15 @@ static int create_in(struct fs_inode *dir, const char *name, size_t len, uint32_
             (void)vmci_error(err, rc, site, "the directory cannot be read");
     }
     if (rc == VMC_OK)
-        rc = vmci_fs_inode_new(v, type, mode, &ino, err);
+        rc = vmci_fs_inode_new(v, type, what->mode & 07777, &ino, err);
     if (rc == VMC_OK && type == VMC_VMFS_DIR)
         rc = vmci_fs_dir_init(ino, dir, err);
     if (rc == VMC_OK && type == VMC_VMFS_DIR)
         rc = add_links(dir, 1, err);
-    if (rc == VMC_OK && target != NULL)
-        rc = vmci_fs_write_first(ino, target, (uint32_t)vmci_strlen(target), err);
+    if (rc == VMC_OK && type == VMC_VMFS_RDM)
+        rc = fill_mapping(ino, what, err);
+    else if (rc == VMC_OK && what->data != NULL)
+        rc = vmci_fs_write_first(ino, what->data, what->bytes, err);
     if (rc == VMC_OK)
         rc = vmci_fs_dir_add(dir, name, len, ino, err);
     if (rc == VMC_OK)
@@ -218,8 +239,8 @@ static int create_in(struct fs_inode *dir, const char *name, size_t len, uint32_
     return rc;
 }
 
-int vmci_fs_create(struct vmc_vmfs *v, const char *path, uint32_t type, uint32_t mode,
-                   const char *target, struct vmc_error *err)
+int vmci_fs_create(struct vmc_vmfs *v, const char *path, const struct fs_new *what,
+                   struct vmc_error *err)
 {
     struct fs_inode *dir;
     const char *name;
@@ -233,7 +254,7 @@ int vmci_fs_create(struct vmc_vmfs *v, const char *path, uint32_t type, uint32_t
     if (rc == VMC_OK)
         rc = vmci_fs_inode_validate(dir, true, err);
     if (rc == VMC_OK)
-        rc = create_in(dir, name, len, type, mode & 07777, target, err);
+        rc = create_in(dir, name, len, what, err);
     vmci_fs_inode_put(dir);
     return rc;
 }
@@ -382,7 +403,8 @@ int vmc_vmfs_remove(struct vmc_vmfs *v, const char *path, struct vmc_error *err)
     return rc;
 }
 
-/* ---- rename ------------------------------------------------------------------------------------ */
+/* ---- rename ------------------------------------------------------------------------------------
+ */
 
 struct move {
     struct fs_inode *from, *to; /* directories */
@@ -391,7 +413,8 @@ struct move {
 };
 
 /* Would a directory become its own ancestor? */
-static int check_loop(struct vmc_vmfs *v, uint32_t moved, struct fs_inode *to, struct vmc_error *err)
+static int check_loop(struct vmc_vmfs *v, uint32_t moved, struct fs_inode *to,
+                      struct vmc_error *err)
 {
     uint32_t at = to->addr;
 

@@ -4,7 +4,8 @@
 
 static const char site[] = SITE("open");
 
-/* ---- names --------------------------------------------------------------------------------------- */
+/* ---- names
+ * --------------------------------------------------------------------------------------- */
 
 int vmc_vmfs_stat(struct vmc_vmfs *v, const char *path, struct vmc_vmfs_stat *out,
                   struct vmc_error *err)
@@ -47,15 +48,15 @@ int vmc_vmfs_readdir(struct vmc_vmfs *v, const char *path, uint64_t *cookie,
     return rc;
 }
 
-static int create(struct vmc_vmfs *v, const char *path, uint32_t type, uint32_t mode,
-                  const char *target, struct vmc_error *err)
+static int create(struct vmc_vmfs *v, const char *path, const struct fs_new *what,
+                  struct vmc_error *err)
 {
     uint64_t deadline = 0;
     int rc;
 
     vmci_lock(&v->lock);
     do
-        rc = vmci_fs_create(v, path, type, mode, target, err);
+        rc = vmci_fs_create(v, path, what, err);
     while (vmci_fs_op_end(v, rc, &deadline));
     vmci_unlock(&v->lock);
     return rc;
@@ -63,21 +64,47 @@ static int create(struct vmc_vmfs *v, const char *path, uint32_t type, uint32_t 
 
 int vmc_vmfs_mkdir(struct vmc_vmfs *v, const char *path, uint32_t mode, struct vmc_error *err)
 {
-    return create(v, path, VMC_VMFS_DIR, mode, NULL, err);
+    const struct fs_new what = {.type = VMC_VMFS_DIR, .mode = mode};
+
+    return create(v, path, &what, err);
 }
 
 int vmc_vmfs_create(struct vmc_vmfs *v, const char *path, uint32_t mode, struct vmc_error *err)
 {
-    return create(v, path, VMC_VMFS_FILE, mode, NULL, err);
+    const struct fs_new what = {.type = VMC_VMFS_FILE, .mode = mode};
+
+    return create(v, path, &what, err);
 }
 
-int vmc_vmfs_symlink(struct vmc_vmfs *v, const char *target, const char *path, struct vmc_error *err)
+int vmc_vmfs_symlink(struct vmc_vmfs *v, const char *target, const char *path,
+                     struct vmc_error *err)
 {
     size_t n = target != NULL ? vmci_strlen(target) : 0;
+    const struct fs_new what = {
+        .type = VMC_VMFS_SYMLINK, .mode = 0777, .data = target, .bytes = (uint32_t)n};
 
     if (n == 0 || n >= VMC_VMFS_PATH_MAX)
         return vmci_error(err, VMC_EINVAL, site, "a link target of %zu bytes", n);
-    return create(v, path, VMC_VMFS_SYMLINK, 0777, target, err);
+    return create(v, path, &what, err);
+}
+
+int vmc_vmfs_create_rdm(struct vmc_vmfs *v, const char *path, const char *device, uint64_t bytes,
+                        struct vmc_error *err)
+{
+    char id[SCSI_ID_BYTES] = {0};
+    size_t n = device != NULL ? vmci_strlen(device) : 0;
+    const struct fs_new what = {
+        .type = VMC_VMFS_RDM, .mode = 0600, .data = id, .bytes = sizeof(id), .length = bytes};
+
+    if (n == 0 || bytes == 0 || bytes > 1ull << 46)
+        return vmci_error(err, VMC_EINVAL, site, "a mapping of a device of %llu bytes",
+                          (unsigned long long)bytes);
+    /* The end of a name tells devices apart; the descriptor of the disk has all of it. */
+    size_t keep = VMCI_MIN(n, SCSI_ID_BYTES - SCSI_ID_NAME - 1u);
+    id[SCSI_ID_LENGTH] = (char)keep;
+    memcpy(id + SCSI_ID_VENDOR, "VMCORE  Raw device      1.0 ", 28);
+    memcpy(id + SCSI_ID_NAME, device + n - keep, keep);
+    return create(v, path, &what, err);
 }
 
 int vmc_vmfs_readlink(struct vmc_vmfs *v, const char *path, char *dst, size_t bytes,
@@ -120,7 +147,8 @@ static int setattr(struct vmc_vmfs *v, const char *path, uint32_t which,
         if (rc == VMC_OK) {
             uint8_t *md = ino->md;
             if (which & VMC_VMFS_SET_MODE)
-                vmci_st_le32(md + FD_MODE, (vmci_ld_le32(md + FD_MODE) & ~07777u) | (st->mode & 07777));
+                vmci_st_le32(md + FD_MODE,
+                             (vmci_ld_le32(md + FD_MODE) & ~07777u) | (st->mode & 07777));
             if (which & VMC_VMFS_SET_OWNER) {
                 vmci_st_le32(md + FD_UID, st->uid);
                 vmci_st_le32(md + FD_GID, st->gid);
@@ -154,7 +182,8 @@ int vmc_vmfs_setattr(struct vmc_vmfs *v, const char *path, uint32_t which,
     return rc;
 }
 
-/* ---- open and close ------------------------------------------------------------------------------ */
+/* ---- open and close
+ * ------------------------------------------------------------------------------ */
 
 static uint32_t mode_of(uint32_t flags)
 {
@@ -203,14 +232,16 @@ static int open_inode(struct vmc_vmfs *v, const char *path, uint32_t flags, stru
     int rc = vmci_fs_lookup(v, path, &ino, err);
 
     if (rc == VMC_ENOENT && flags & VMC_VMFS_CREATE) {
-        rc = vmci_fs_create(v, path, VMC_VMFS_FILE, 0644, NULL, err);
+        static const struct fs_new what = {.type = VMC_VMFS_FILE, .mode = 0644};
+        rc = vmci_fs_create(v, path, &what, err);
         if (rc == VMC_OK || rc == VMC_EEXIST)
             rc = vmci_fs_lookup(v, path, &ino, err);
     }
     if (rc != VMC_OK)
         return rc;
     uint32_t type = vmci_fs_md32(ino, FD_TYPE);
-    if (type == VMC_VMFS_DIR || (type != VMC_VMFS_FILE && flags & VMC_VMFS_WRITE))
+    if (type == VMC_VMFS_DIR ||
+        (type != VMC_VMFS_FILE && type != VMC_VMFS_RDM && flags & VMC_VMFS_WRITE))
         rc = vmci_error(err, VMC_EINVAL, site, "%s is not a file to be %s", path,
                         type == VMC_VMFS_DIR ? "opened" : "written");
     if (rc == VMC_OK)
@@ -305,7 +336,8 @@ int vmc_vmfs_close(struct vmc_vmfs_file *f, struct vmc_error *err)
     return rc != VMC_OK ? rc : rc2;
 }
 
-/* ---- contents ------------------------------------------------------------------------------------ */
+/* ---- contents
+ * ------------------------------------------------------------------------------------ */
 
 int vmc_vmfs_fstat(struct vmc_vmfs_file *f, struct vmc_vmfs_stat *out, struct vmc_error *err)
 {
@@ -356,8 +388,11 @@ int64_t vmc_vmfs_pread(struct vmc_vmfs_file *f, void *dst, size_t bytes, uint64_
 
 static int writable(const struct vmc_vmfs_file *f, struct vmc_error *err)
 {
-    return f->flags & VMC_VMFS_WRITE ? VMC_OK
-                                     : vmci_error(err, VMC_EPERM, site, "the file is open for reading");
+    if (!(f->flags & VMC_VMFS_WRITE))
+        return vmci_error(err, VMC_EPERM, site, "the file is open for reading");
+    if (f->ino->mapping)
+        return vmci_error(err, VMC_ENOTSUP, site, "a mapping of a raw device has no contents");
+    return VMC_OK;
 }
 
 int64_t vmc_vmfs_pwrite(struct vmc_vmfs_file *f, const void *src, size_t bytes, uint64_t off,
@@ -443,6 +478,8 @@ static int extent_at(struct fs_inode *ino, uint64_t off, struct vmc_vmfs_extent 
 {
     bool tbz = false;
 
+    if (ino->mapping)
+        return vmci_error(err, VMC_ENOTSUP, site, "a mapping of a raw device has no contents");
     *x = (struct vmc_vmfs_extent){.offset = off};
     if (vmci_fs_md32(ino, FD_ZLA) == ZLA_RESIDENT) {
         x->bytes = vmci_fs_md64(ino, FD_LENGTH) - off;

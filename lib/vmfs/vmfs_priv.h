@@ -99,6 +99,7 @@ struct fs_inode {
     struct fs_page *page; /* pinned; holds the metadata */
     uint8_t *md;
     bool loaded;
+    bool mapping; /* of a raw device: its length is not that of anything here */
 
     /* the lock as this host holds it while the file is open */
     uint32_t held; /* enum fs_lock_mode */
@@ -262,6 +263,9 @@ struct vmc_vmfs {
     uint64_t *gen_at_mount; /* sessions of a slot before this one ended before our first flush */
     uint8_t *unsure;        /* slot in use at our mount by a session that nobody has seen alive */
     uint32_t lease_ms, window_ms, beat_ms, lock_wait_ms;
+    bool lock_moved;   /* the lock that was waited for went from host to host */
+    uint64_t busy_lv, busy_token; /* the lock that was last found busy */
+    uint64_t wait_end; /* of the running operation, however much moves */
     void (*sleep_ns)(void *ctx, uint64_t ns);
     void *sleep_ctx;
 
@@ -541,8 +545,14 @@ int vmci_fs_dir_init(struct fs_inode *dir, const struct fs_inode *parent, struct
 /* The inode of a path; referenced, current. */
 int vmci_fs_lookup(struct vmc_vmfs *v, const char *path, struct fs_inode **out,
                    struct vmc_error *err);
-int vmci_fs_create(struct vmc_vmfs *v, const char *path, uint32_t type, uint32_t mode,
-                   const char *target, struct vmc_error *err);
+struct fs_new {
+    uint32_t type, mode;
+    const char *data; /* first contents, of a symbolic link; the identity of a raw device */
+    uint32_t bytes;   /* of data */
+    uint64_t length;  /* of the device, for raw device mappings */
+};
+int vmci_fs_create(struct vmc_vmfs *v, const char *path, const struct fs_new *what,
+                   struct vmc_error *err);
 /* After an operation that ended with rc: give memory back; true: a deadlock was avoided, retry. */
 bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline);
 int vmci_fs_dir6_next(struct fs_inode *dir, uint64_t *cookie, struct fs_entry *out,

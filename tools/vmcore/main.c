@@ -14,6 +14,7 @@ static const struct command {
     const char *about;
 } commands[] = {
     {"run", cmd_run, "start a virtual machine"},
+    {"disk", cmd_disk, "make, snapshot, copy and grow disks of virtual machines"},
     {"sim", cmd_sim, "simulate scheduling"},
     {"vmfs", cmd_vmfs, "format, read, write, check and mount VMFS volumes"},
     {"help", cmd_help, "list the commands"},

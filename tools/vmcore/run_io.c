@@ -2,6 +2,7 @@
 /* The virtio devices of a run: disks, network cards, entropy, balloon. */
 #include "run_vm.h"
 
+#include "disk_place.h"
 #include "vmcore_cmd.h"
 
 #include <stdio.h>
@@ -18,7 +19,12 @@
 
 struct run_io {
     struct run_vm *r;
-    struct vmc_host_disk *disks[RUN_MAX_DISKS];
+    struct disk {
+        struct vmc_host_disk *raw; /* a raw image, or */
+        struct disk_place place;   /* where a disk with a descriptor is, */
+        struct vmc_disk *disk;     /* and the disk */
+    } disks[RUN_MAX_DISKS];
+    struct disk_volume *volumes;
     struct nic {
         struct vmc_host_net *net;
         struct vmc_virtio *dev;
@@ -40,20 +46,46 @@ static bool given_before(const struct run_vm *r, unsigned i)
     struct stat mine, other;
 
     for (unsigned k = 0; k < i; k++) {
-        if (!(d[i].read_only && d[k].read_only) && stat(d[i].path, &mine) == 0 &&
-            stat(d[k].path, &other) == 0 && mine.st_dev == other.st_dev &&
-            mine.st_ino == other.st_ino)
+        if (d[i].read_only && d[k].read_only)
+            continue;
+        if (strcmp(d[i].path, d[k].path) == 0 ||
+            (stat(d[i].path, &mine) == 0 && stat(d[k].path, &other) == 0 &&
+             mine.st_dev == other.st_dev && mine.st_ino == other.st_ino))
             return true;
     }
     return false;
+}
+
+static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, struct vmc_error *err)
+{
+    const struct run_disk *spec = &r->opt.disks[i];
+    struct disk *d = &r->io->disks[i];
+    struct vmc_host_disk_config hc = {
+        .size = sizeof(hc), .path = spec->path, .read_only = spec->read_only};
+
+    if (!disk_place_is(spec->path)) {
+        if (vmc_host_disk_open(&hc, &d->raw, err) != VMC_OK)
+            return run_vm_fail("--disk", err);
+        *out = vmc_host_disk_blockdev(d->raw);
+        return 0;
+    }
+    int rc = disk_place_open(&d->place, &r->io->volumes, "vmcore run: --disk", spec->path, NULL);
+    if (rc != 0)
+        return rc;
+    if (vmc_disk_open(&r->pf, &d->place.files, d->place.name, !spec->read_only, &d->disk, err) !=
+        VMC_OK)
+        return run_vm_fail(spec->path, err);
+    *out = vmc_disk_blockdev(d->disk);
+    return 0;
 }
 
 static int add_disk(struct run_vm *r, unsigned i)
 {
     const struct run_disk *d = &r->opt.disks[i];
     struct vmc_error err = {0};
-    struct vmc_host_disk_config hc = {
-        .size = sizeof(hc), .path = d->path, .read_only = d->read_only};
+    struct vmc_virtio_blk_config bc = {
+        .virtio = place(r), .serial = d->serial, .read_only = d->read_only};
+    struct vmc_virtio *dev;
 
     if (given_before(r, i)) {
         fprintf(stderr,
@@ -61,13 +93,9 @@ static int add_disk(struct run_vm *r, unsigned i)
                 d->path);
         return EXIT_BAD_ARGS;
     }
-    if (vmc_host_disk_open(&hc, &r->io->disks[i], &err) != VMC_OK)
-        return run_vm_fail("--disk", &err);
-    struct vmc_virtio_blk_config bc = {.virtio = place(r),
-                                       .disk = vmc_host_disk_blockdev(r->io->disks[i]),
-                                       .serial = d->serial,
-                                       .read_only = d->read_only};
-    struct vmc_virtio *dev;
+    int rc = open_disk(r, i, &bc.disk, &err);
+    if (rc != 0)
+        return rc;
     if (vmc_virtio_blk_create(vmc_vm_board(r->vm), &bc, &dev, &err) != VMC_OK)
         return run_vm_fail("--disk", &err);
     return 0;
@@ -174,8 +202,16 @@ void run_io_destroy(struct run_vm *r)
 {
     if (r->io == NULL)
         return;
-    for (unsigned i = 0; i < RUN_MAX_DISKS; i++)
-        vmc_host_disk_close(r->io->disks[i]);
+    for (unsigned i = 0; i < RUN_MAX_DISKS; i++) {
+        struct disk *d = &r->io->disks[i];
+        vmc_host_disk_close(d->raw);
+        int rc = d->disk != NULL ? vmc_disk_close(d->disk) : VMC_OK;
+        if (rc != VMC_OK)
+            fprintf(stderr, "vmcore run: --disk %s: closing it: %s\n", r->opt.disks[i].path,
+                    vmc_strerror(rc));
+        disk_place_close(&d->place);
+    }
+    (void)disk_volumes_close(&r->io->volumes, 0); /* says what is wrong */
     free(r->io);
     r->io = NULL;
 }

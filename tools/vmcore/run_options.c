@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "run_options.h"
 
+#include "disk_place.h"
 #include "vmcore_cmd.h"
 
 #include <argp.h>
@@ -55,9 +56,10 @@ static const struct argp_option option_table[] = {
     {"name", KEY_NAME, "N", 0, "Name of the VM", 0},
     {"mem", KEY_MEM, "SIZE", 0, "Memory, with suffix K, M (default), G or T (default: 512M)", 0},
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
-    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
-     0},
-    {"disk", KEY_DISK, "PATH[,ro][,serial=S]", 0, "virtio disk (may be repeated)", 0},
+    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0,
+     "CPU model; \"help\" lists the presets", 0},
+    {"disk", KEY_DISK, "DISK[,ro][,serial=S]", 0,
+     "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
      "First serial port (default: stdio)", 0},
@@ -167,8 +169,10 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         argp_error(st, "--disk: at most %d disks", RUN_MAX_DISKS);
     struct run_disk *d = &o->disks[o->disk_count++];
     char *copy = dup(arg);
-    char *rest = copy;
-    d->path = dup(strsep(&rest, ","));
+    /* The extents of a volume are separated by commas too. */
+    char *rest = copy + disk_place_volumes(copy);
+    strsep(&rest, ",");
+    d->path = dup(copy);
     while (rest != NULL) {
         const char *word = strsep(&rest, ",");
         if (strcmp(word, "ro") == 0)

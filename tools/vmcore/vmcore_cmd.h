@@ -14,6 +14,7 @@ enum {
 
 int cmd_run(int argc, char **argv);
 int cmd_vmfs(int argc, char **argv);
+int cmd_disk(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
 
 #endif

@@ -16,12 +16,12 @@
 
 extern char **environ;
 
-static bool all_zero(const char *p, size_t n)
+bool vt_all_zero(const char *p, size_t n)
 {
     return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
 }
 
-static int write_all(struct vt *t, int fd, const char *p, size_t n, off_t off, bool seek)
+int vt_write_all(struct vt *t, int fd, const char *p, size_t n, off_t off, bool seek)
 {
     while (n > 0) {
         ssize_t w = seek ? pwrite(fd, p, n, off) : write(fd, p, n);
@@ -64,7 +64,7 @@ int vt_cat(struct vt *t)
         int64_t n = vmc_vmfs_pread(f, buf, CHUNK, off, &t->err);
         if (n < 0)
             rc = vt_fail(t, t->arg[1]);
-        if (n <= 0 || (rc = write_all(t, STDOUT_FILENO, buf, (size_t)n, 0, false)) != 0)
+        if (n <= 0 || (rc = vt_write_all(t, STDOUT_FILENO, buf, (size_t)n, 0, false)) != 0)
             break;
         off += (uint64_t)n;
     }
@@ -77,7 +77,7 @@ int vt_cat(struct vt *t)
 /* ---- import --------------------------------------------------------------------------------------- */
 
 /* Let qemu-img turn an image into raw data, or the other way round. */
-static int convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
+int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
                    const char *to)
 {
     const char *args[12];
@@ -104,7 +104,7 @@ static int convert(struct vt *t, const char *from_fmt, const char *from, const c
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EXIT_ERROR;
 }
 
-static int temp_name(struct vt *t, char *path, size_t bytes)
+int vt_temp_name(struct vt *t, char *path, size_t bytes)
 {
     const char *dir = getenv("TMPDIR");
 
@@ -119,7 +119,7 @@ static int temp_name(struct vt *t, char *path, size_t bytes)
 }
 
 /* Data of the host's file from off on; end: where it stops being data. */
-static bool next_data(int fd, off_t *off, off_t *end, off_t size)
+bool vt_next_data(int fd, off_t *off, off_t *end, off_t size)
 {
     off_t a = lseek(fd, *off, SEEK_DATA);
 
@@ -143,7 +143,7 @@ static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f
 
     if (buf == NULL)
         return EXIT_ERROR;
-    while (rc == 0 && at < size && next_data(fd, &at, &end, size)) {
+    while (rc == 0 && at < size && vt_next_data(fd, &at, &end, size)) {
         for (; rc == 0 && at < end;) {
             size_t want = (size_t)(end - at < CHUNK ? end - at : CHUNK);
             ssize_t n = pread(fd, buf, want, at);
@@ -153,7 +153,7 @@ static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f
                 break;
             }
             /* The file is a hole already where it would only get zeros. */
-            if (!all_zero(buf, (size_t)n) &&
+            if (!vt_all_zero(buf, (size_t)n) &&
                 vmc_vmfs_pwrite(f, buf, (size_t)n, (uint64_t)at, &t->err) != n)
                 rc = vt_fail(t, t->arg[2]);
             at += n;
@@ -210,9 +210,9 @@ int vt_import(struct vt *t)
     int rc = 0;
 
     if (t->format != NULL && strcmp(t->format, "raw") != 0) {
-        rc = temp_name(t, temp, sizeof(temp));
+        rc = vt_temp_name(t, temp, sizeof(temp));
         if (rc == 0)
-            rc = convert(t, t->format, from, "raw", temp);
+            rc = vt_convert(t, t->format, from, "raw", temp);
         from = temp;
     }
     if (rc == 0)
@@ -245,8 +245,8 @@ static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t s
             int64_t got = vmc_vmfs_pread(f, buf, n, at, &t->err);
             if (got <= 0)
                 rc = vt_fail(t, t->arg[1]);
-            else if (!all_zero(buf, (size_t)got))
-                rc = write_all(t, fd, buf, (size_t)got, (off_t)at, true);
+            else if (!vt_all_zero(buf, (size_t)got))
+                rc = vt_write_all(t, fd, buf, (size_t)got, (off_t)at, true);
             at += n;
             vt_progress(t, "export", at < size ? at : size, size, start);
         }
@@ -290,7 +290,7 @@ int vt_export(struct vt *t)
         return EXIT_ERROR;
     }
     if (t->format != NULL && strcmp(t->format, "raw") != 0) {
-        rc = temp_name(t, temp, sizeof(temp));
+        rc = vt_temp_name(t, temp, sizeof(temp));
         to = temp;
     }
     if (rc == 0)
@@ -298,7 +298,7 @@ int vt_export(struct vt *t)
     if (rc == 0)
         rc = vt_close(t, export_file(t, to));
     if (rc == 0 && *temp)
-        rc = convert(t, "raw", temp, t->format, t->arg[2]);
+        rc = vt_convert(t, "raw", temp, t->format, t->arg[2]);
     if (*temp)
         unlink(temp);
     return rc;
@@ -328,7 +328,7 @@ static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *
             continue;
         }
         if (vmc_vmfs_pread(from, buf, n, at, &t->err) != (int64_t)n ||
-            (!all_zero(buf, n) && vmc_vmfs_pwrite(to, buf, n, at, &t->err) != (int64_t)n))
+            (!vt_all_zero(buf, n) && vmc_vmfs_pwrite(to, buf, n, at, &t->err) != (int64_t)n))
             rc = vt_fail(t, t->arg[1]);
         at += n;
         vt_progress(t, "copy", at, st.bytes, start);

@@ -92,7 +92,8 @@ void vt_progress(const struct vt *t, const char *what, uint64_t done, uint64_t t
 
 void vt_json(struct json_object *o)
 {
-    puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+    puts(json_object_to_json_string_ext(o,
+                                        JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(o);
 }
 
@@ -114,6 +115,25 @@ const char *vt_type_name(uint32_t type)
     }
 }
 
+static int open_device(struct vt *t, const char *path, bool read_only)
+{
+    uint32_t i = t->files;
+    struct vmc_host_disk_config c = {
+        .size = sizeof(c), .path = path, .read_only = read_only, .shared = true};
+
+    if (t->async) {
+        if (vmc_host_disk_open(&c, &t->disk[i], &t->err) != VMC_OK)
+            return vt_fail(t, NULL);
+        t->bd[i] = vmc_host_disk_blockdev(t->disk[i]);
+    } else {
+        if (vmc_host_file_open(path, read_only, &t->file[i], &t->err) != VMC_OK)
+            return vt_fail(t, NULL);
+        t->bd[i] = vmc_host_file_blockdev(t->file[i]);
+    }
+    t->files++;
+    return 0;
+}
+
 int vt_open_devices(struct vt *t, const char *spec, bool read_only)
 {
     char *copy = strdup(spec), *save = NULL;
@@ -121,15 +141,13 @@ int vt_open_devices(struct vt *t, const char *spec, bool read_only)
 
     if (copy == NULL)
         return EXIT_ERROR;
-    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0; p = strtok_r(NULL, ",", &save)) {
+    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0;
+         p = strtok_r(NULL, ",", &save)) {
         if (t->files == VMC_VMFS_MAX_EXTENTS) {
             fprintf(stderr, "%s: more than %u extents\n", t->name, VMC_VMFS_MAX_EXTENTS);
             rc = EXIT_BAD_ARGS;
-        } else if (vmc_host_file_open(p, read_only, &t->file[t->files], &t->err) != VMC_OK) {
-            rc = vt_fail(t, NULL);
         } else {
-            t->bd[t->files] = vmc_host_file_blockdev(t->file[t->files]);
-            t->files++;
+            rc = open_device(t, p, read_only);
         }
     }
     free(copy);
@@ -138,8 +156,13 @@ int vt_open_devices(struct vt *t, const char *spec, bool read_only)
 
 static void close_devices(struct vt *t)
 {
-    while (t->files > 0)
-        vmc_host_file_close(t->file[--t->files]);
+    while (t->files > 0) {
+        t->files--;
+        vmc_host_file_close(t->file[t->files]);
+        vmc_host_disk_close(t->disk[t->files]);
+        t->file[t->files] = NULL;
+        t->disk[t->files] = NULL;
+    }
 }
 
 static void *beat(void *arg)
@@ -158,15 +181,20 @@ static void *beat(void *arg)
 
 int vt_mount(struct vt *t, const char *spec, uint32_t flags)
 {
-    char host[46] = "vmcore";
+    char name[32] = "vmcore", host[46];
     bool ro = (flags & VMC_VMFS_RDONLY) != 0;
     int rc = vt_open_devices(t, spec, ro);
 
     if (rc == 0) {
-        gethostname(host, sizeof(host) - 1);
-        struct vmc_vmfs_mount_config c = {.size = sizeof(c), .devs = t->bd, .dev_count = t->files,
+        /* Processes of one host are hosts of their own to a volume. */
+        gethostname(name, sizeof(name) - 1);
+        snprintf(host, sizeof(host), "%s pid %d", name, (int)getpid());
+        struct vmc_vmfs_mount_config c = {.size = sizeof(c),
+                                          .devs = t->bd,
+                                          .dev_count = t->files,
                                           .flags = flags | (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0),
-                                          .host_name = host, .cache_bytes = 64u << 20};
+                                          .host_name = host,
+                                          .cache_bytes = 64u << 20};
         if (vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err) != VMC_OK)
             rc = vt_fail(t, spec);
     }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include <vmcore/host.h>
+#include <vmcore/host_block.h>
 #include <vmcore/host_file.h>
 #include <vmcore/vmfs.h>
 
@@ -30,7 +31,9 @@ struct vt {
     const char *arg[VT_ARGS];
     int args;
     /* the volume */
+    bool async; /* devices with requests in flight: for guests */
     struct vmc_host_file *file[VMC_VMFS_MAX_EXTENTS];
+    struct vmc_host_disk *disk[VMC_VMFS_MAX_EXTENTS];
     struct vmc_blockdev bd[VMC_VMFS_MAX_EXTENTS];
     uint32_t files;
     struct vmc_vmfs *v;
@@ -52,6 +55,17 @@ const char *vt_bytes(uint64_t n, char *buf, size_t bytes);
 double vt_now(void);
 void vt_progress(const struct vt *t, const char *what, uint64_t done, uint64_t total, double since);
 bool vt_parse_size(const char *s, uint64_t *out);
+
+/* vmfs_copy.c */
+bool vt_all_zero(const char *p, size_t n);
+/* seek: at off; otherwise where the file is. */
+int vt_write_all(struct vt *t, int fd, const char *p, size_t n, off_t off, bool seek);
+/* Let qemu-img turn an image into another format; from_fmt NULL: it finds out. */
+int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
+               const char *to);
+int vt_temp_name(struct vt *t, char *path, size_t bytes);
+/* Data of the host's file from *off on; *end: where it stops being data. False: no more. */
+bool vt_next_data(int fd, off_t *off, off_t *end, off_t size);
 
 int vt_mkfs(struct vt *t);
 int vt_info(struct vt *t);

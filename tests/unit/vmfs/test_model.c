@@ -68,9 +68,43 @@ static void vmfs3(void **state)
     campaign(3, 2, 1, setting("VMC_VMFS_OPS", 60000) / 3);
 }
 
+/* The map that I/O looks at follows a file that loses its blocks and gets others. */
+static void map_follows_layouts(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct vmc_vmfs_file *f;
+    char *buf = malloc(MIB), *want = malloc(MIB);
+
+    for (uint32_t version = 3; version <= 5; version += 2) {
+        model_env_init(&e, 1, 300 * MIB, version, 1, 1);
+        model_mount(&e, 0);
+        model_ok(&e, vmc_vmfs_open(e.host[0].v, "/f", VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f,
+                                   &e.err));
+        for (size_t small = 100; small < 100000; small = small * 5 / 2) {
+            memset(want, 'a', MIB);
+            assert_int_equal(vmc_vmfs_pwrite(f, want, MIB, 0, &e.err), MIB);
+            assert_int_equal(vmc_vmfs_pread(f, buf, MIB, 0, &e.err), MIB); /* loads the map */
+            model_ok(&e, vmc_vmfs_truncate(f, 0, &e.err));
+            assert_int_equal(vmc_vmfs_pwrite(f, want, small, 0, &e.err), small);
+            memset(want, 'b', MIB);
+            assert_int_equal(vmc_vmfs_pwrite(f, want, MIB / 2, 0, &e.err), MIB / 2);
+            assert_int_equal(vmc_vmfs_pread(f, buf, MIB / 2, 0, &e.err), MIB / 2);
+            assert_memory_equal(buf, want, MIB / 2);
+        }
+        model_ok(&e, vmc_vmfs_close(f, &e.err));
+        model_ok(&e, vmc_vmfs_unmount(e.host[0].v, &e.err));
+        model_fsck(&e);
+        model_env_fini(&e);
+    }
+    free(buf);
+    free(want);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(map_follows_layouts),
         cmocka_unit_test(vmfs5_one_extent),
         cmocka_unit_test(vmfs5_two_extents),
         cmocka_unit_test(vmfs3),

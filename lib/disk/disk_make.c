@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What makes, changes and removes whole disks: create, snapshot, commit, revert, clone, grow. */
+#include "disk/disk_priv.h"
+
+static const char site[] = SITE("make");
+
+#define COPY_BYTES 0x100000u
+
+static void tell(const struct vmc_disk_progress *p, uint64_t done, uint64_t total)
+{
+    if (p != NULL && p->report != NULL)
+        p->report(p->ctx, done, total);
+}
+
+/* ---- new disks ---------------------------------------------------------------------------------
+ */
+
+int vmc_disk_create(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                    const char *name, uint64_t bytes, uint32_t kind, struct vmc_error *err)
+{
+    struct descriptor d = {.sectors = bytes / SECTOR,
+                           .cid = vmci_disk_new_cid(pf),
+                           .parent_cid = UINT32_MAX,
+                           .format = VMC_DISK_FLAT,
+                           .thin = kind == VMC_DISK_THIN};
+    void *file;
+    int rc = vmci_disk_extent_name(name, "-flat", d.extent, err);
+
+    if (rc == VMC_OK && (bytes == 0 || bytes % SECTOR != 0 || bytes > 1ull << 46 ||
+                         kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
+        rc = vmci_error(err, VMC_EINVAL, site, "a disk of %llu bytes, kind %u",
+                        (unsigned long long)bytes, kind);
+    if (rc == VMC_OK)
+        rc = files->ops->create(files->ctx, d.extent, &file, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = files->ops->resize(files->ctx, file, bytes);
+    if (rc == VMC_OK && kind != VMC_DISK_THIN)
+        rc = files->ops->allocate(files->ctx, file, 0, bytes, kind);
+    int rc2 = files->ops->close(files->ctx, file);
+    rc = rc != VMC_OK ? rc : rc2;
+    if (rc != VMC_OK)
+        vmci_error(err, rc, site, "%s cannot be given its size: %s", d.extent, vmc_strerror(rc));
+    else
+        rc = vmci_disk_desc_write(pf, files, name, &d, false, err);
+    if (rc != VMC_OK)
+        (void)files->ops->remove(files->ctx, d.extent, NULL); /* already failing */
+    return rc;
+}
+
+int vmc_disk_map_raw(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                     const char *name, const char *device, bool physical, struct vmc_error *err)
+{
+    struct descriptor d = {.cid = vmci_disk_new_cid(pf),
+                           .parent_cid = UINT32_MAX,
+                           .format = physical ? VMC_DISK_RDM_PHYSICAL : VMC_DISK_RDM};
+    struct vmc_blockdev bd;
+    struct vmc_block_info info;
+    void *raw;
+    int rc = vmci_disk_extent_name(name, physical ? "-rdmp" : "-rdm", d.extent, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    if (files->ops->raw_open == NULL || files->ops->raw_map == NULL)
+        return vmci_error(err, VMC_ENOTSUP, site, "raw devices cannot be mapped here");
+    if (vmci_snprintf(d.device, sizeof(d.device), "%s", device) >= sizeof(d.device))
+        return vmci_error(err, VMC_EINVAL, site, "%s: too long a name", device);
+    rc = files->ops->raw_open(files->ctx, device, false, &raw, &bd, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = bd.ops->info(bd.ctx, &info);
+    files->ops->raw_close(files->ctx, raw);
+    if (rc != VMC_OK || info.bytes < SECTOR)
+        return vmci_error(err, rc != VMC_OK ? rc : VMC_EINVAL, site, "%s has no size", device);
+    d.sectors = info.bytes / SECTOR;
+    rc = files->ops->raw_map(files->ctx, d.extent, device, d.sectors * SECTOR, err);
+    if (rc == VMC_OK)
+        rc = vmci_disk_desc_write(pf, files, name, &d, false, err);
+    return rc;
+}
+
+/* ---- snapshots ---------------------------------------------------------------------------------
+ */
+
+static int make_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                    const char *extent, const struct descriptor *d, struct vmc_error *err)
+{
+    void *file;
+    int rc = files->ops->create(files->ctx, extent, &file, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    rc = d->format == VMC_DISK_COWD ? vmci_disk_cowd_make(pf, files, file, d->sectors, err)
+                                    : vmci_disk_sesparse_make(pf, files, file, d->sectors, err);
+    int rc2 = files->ops->close(files->ctx, file);
+    return rc != VMC_OK ? rc : rc2;
+}
+
+int vmc_disk_snapshot(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                      const char *parent, const char *child, uint32_t format, struct vmc_error *err)
+{
+    struct descriptor c;
+    struct vmc_disk *p;
+    /* Opened: a disk that is in use, or broken, gets no snapshot. */
+    int rc = vmci_disk_open(pf, files, parent, 0, &p, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    c = (struct descriptor){.sectors = p->layer[0].desc.sectors,
+                            .cid = p->layer[0].desc.cid,
+                            .parent_cid = p->layer[0].desc.cid,
+                            .format = format};
+    uint32_t depth = p->depth;
+    bool physical = p->layer[depth - 1].desc.format == VMC_DISK_RDM_PHYSICAL;
+    rc = vmc_disk_close(p);
+    if (rc == VMC_OK && depth == DISK_DEPTH)
+        rc = vmci_error(err, VMC_ELIMIT, site, "a chain has at most %u snapshots", DISK_DEPTH - 1);
+    if (rc == VMC_OK && physical)
+        rc = vmci_error(err, VMC_ENOTSUP, site, "a physical raw device mapping has no snapshots");
+    if (format == 0)
+        c.format = c.sectors <= UINT32_MAX ? VMC_DISK_COWD : VMC_DISK_SESPARSE;
+    if (rc == VMC_OK && c.format != VMC_DISK_COWD && c.format != VMC_DISK_SESPARSE)
+        rc = vmci_error(err, VMC_EINVAL, site, "%u is no format of redo logs", format);
+    if (rc != VMC_OK)
+        return rc;
+    vmci_snprintf(c.parent, sizeof(c.parent), "%s", parent);
+    rc = vmci_disk_extent_name(child, c.format == VMC_DISK_COWD ? "-delta" : "-sesparse", c.extent,
+                               err);
+    if (rc == VMC_OK)
+        rc = make_log(pf, files, c.extent, &c, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmci_disk_desc_write(pf, files, child, &c, false, err);
+    if (rc != VMC_OK)
+        (void)files->ops->remove(files->ctx, c.extent, NULL); /* already failing */
+    return rc;
+}
+
+static int read_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                    const char *child, struct descriptor *d, struct vmc_error *err)
+{
+    int rc = vmci_disk_desc_read(pf, files, child, d, err);
+
+    if (rc == VMC_OK && !vmci_disk_is_log(d))
+        rc = vmci_error(err, VMC_EINVAL, site, "%s is no snapshot", child);
+    return rc;
+}
+
+/* An empty log takes the old one's place in one step. */
+static int empty_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                     const struct descriptor *d, struct vmc_error *err)
+{
+    char temp[DISK_NAME + 8];
+    void *file;
+
+    /* Locked once for writing: it is not in use. */
+    int rc = files->ops->open(files->ctx, d->extent, VMC_DISK_WRITE, &file, err);
+    if (rc == VMC_OK)
+        rc = files->ops->close(files->ctx, file);
+    if (rc != VMC_OK)
+        return rc;
+    vmci_snprintf(temp, sizeof(temp), "%s.new", d->extent);
+    (void)files->ops->remove(files->ctx, temp, NULL); /* left by a crash */
+    rc = make_log(pf, files, temp, d, err);
+    return rc == VMC_OK ? files->ops->rename(files->ctx, temp, d->extent, err) : rc;
+}
+
+int vmc_disk_revert(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                    const char *child, struct vmc_error *err)
+{
+    struct descriptor d;
+    int rc = read_log(pf, files, child, &d, err);
+
+    if (rc == VMC_OK)
+        rc = vmci_disk_no_children(pf, files, child, NULL, err);
+    return rc == VMC_OK ? empty_log(pf, files, &d, err) : rc;
+}
+
+/* ---- copies ------------------------------------------------------------------------------------
+ */
+
+static bool all_zero(const uint8_t *p, uint64_t n)
+{
+    return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
+}
+
+/* Copy what from holds to a writable disk. fresh: to is all zeros. */
+static int copy(struct vmc_disk *from, struct vmc_disk *to, bool fresh,
+                const struct vmc_disk_progress *progress)
+{
+    uint8_t *buf = vmci_alloc_aligned(from->pf, COPY_BYTES, 4096);
+    int rc = buf == NULL ? VMC_ENOMEM : VMC_OK;
+
+    for (uint64_t off = 0; off < from->bytes && rc == VMC_OK;) {
+        uint64_t at, n;
+        rc = vmci_disk_extent(from, off, &at, &n);
+        if (rc != VMC_OK)
+            break;
+        if (at > AT_ZERO) {
+            n = VMCI_MIN(n, COPY_BYTES - off % COPY_BYTES);
+            rc = vmci_disk_read(from, off, buf, n);
+            if (rc == VMC_OK && !(fresh && all_zero(buf, n)))
+                rc = vmci_disk_write(to, off, buf, n);
+        } else if (at == AT_ZERO && !fresh) {
+            rc = vmci_disk_zero(to, off, n);
+        }
+        off += n;
+        tell(progress, off, from->bytes);
+    }
+    vmci_free_aligned(from->pf, buf, COPY_BYTES, 4096);
+    return rc;
+}
+
+int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                    const char *child, const struct vmc_disk_progress *progress,
+                    struct vmc_error *err)
+{
+    struct descriptor d;
+    struct vmc_disk *from, *to;
+    int rc = read_log(pf, files, child, &d, err);
+
+    /* Others over the same parent would see its contents change; those over child do not. */
+    if (rc == VMC_OK)
+        rc = vmci_disk_no_children(pf, files, d.parent, child, err);
+    /* The whole chain once, so that nothing is written into a broken one. */
+    if (rc == VMC_OK)
+        rc = vmci_disk_open(pf, files, child, 0, &from, err);
+    if (rc == VMC_OK)
+        rc = vmc_disk_close(from);
+    if (rc != VMC_OK)
+        return rc;
+    /* The parent keeps its content id: until the log is empty, child shows the same contents. */
+    rc = vmci_disk_open(pf, files, d.parent, OPEN_WRITE | OPEN_SHARED, &to, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmci_disk_open(pf, files, child, OPEN_ALONE, &from, err);
+    if (rc == VMC_OK) {
+        rc = copy(from, to, false, progress);
+        if (rc != VMC_OK)
+            vmci_error(err, rc, site, "%s cannot be written into %s: %s", child, d.parent,
+                       vmc_strerror(rc));
+        int rc2 = vmc_disk_close(from);
+        rc = rc != VMC_OK ? rc : rc2;
+    }
+    int rc2 = vmc_disk_close(to);
+    if (rc == VMC_OK && rc2 != VMC_OK)
+        rc = vmci_error(err, rc2, site, "%s cannot be made durable", d.parent);
+    return rc == VMC_OK ? empty_log(pf, files, &d, err) : rc;
+}
+
+int vmc_disk_clone(const struct vmc_platform *pf, const struct vmc_disk_files *from_files,
+                   const char *from, const struct vmc_disk_files *to_files, const char *to,
+                   uint32_t kind, const struct vmc_disk_progress *progress, struct vmc_error *err)
+{
+    struct vmc_disk *a, *b;
+    int rc = vmci_disk_open(pf, from_files, from, 0, &a, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmc_disk_create(pf, to_files, to, a->bytes, kind, err);
+    bool made = rc == VMC_OK;
+    if (rc == VMC_OK)
+        rc = vmci_disk_open(pf, to_files, to, OPEN_WRITE | OPEN_SHARED, &b, err);
+    if (rc == VMC_OK) {
+        rc = copy(a, b, true, progress);
+        int rc2 = vmc_disk_close(b);
+        rc = rc != VMC_OK ? rc : rc2;
+        if (rc != VMC_OK)
+            vmci_error(err, rc, site, "%s cannot be copied: %s", from, vmc_strerror(rc));
+    }
+    if (rc != VMC_OK && made)
+        (void)!vmc_disk_remove(pf, to_files, to, NULL); /* already failing */
+    int rc2 = vmc_disk_close(a);
+    return rc != VMC_OK ? rc : rc2;
+}
+
+/* ---- size and end ------------------------------------------------------------------------------
+ */
+
+int vmc_disk_grow(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                  const char *name, uint64_t bytes, struct vmc_error *err)
+{
+    struct descriptor d;
+    uint64_t size;
+    void *file;
+    int rc = vmci_disk_desc_read(pf, files, name, &d, err);
+
+    if (rc == VMC_OK && d.format != VMC_DISK_FLAT)
+        rc = vmci_error(err, VMC_EINVAL, site, "%s is %s and cannot grow", name,
+                        vmci_disk_is_log(&d) ? "a snapshot" : "a mapping");
+    if (rc == VMC_OK && (bytes % SECTOR != 0 || bytes > 1ull << 46 || bytes < d.sectors * SECTOR))
+        rc = vmci_error(err, VMC_EINVAL, site, "%s has %llu bytes and cannot get %llu", name,
+                        (unsigned long long)d.sectors * SECTOR, (unsigned long long)bytes);
+    if (rc == VMC_OK)
+        rc = vmci_disk_no_children(pf, files, name, NULL, err);
+    if (rc == VMC_OK)
+        rc = files->ops->open(files->ctx, d.extent, VMC_DISK_WRITE, &file, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = files->ops->size(files->ctx, file, &size);
+    if (rc == VMC_OK && size < bytes)
+        rc = files->ops->resize(files->ctx, file, bytes);
+    if (rc == VMC_OK && !d.thin && bytes > d.sectors * SECTOR)
+        rc = files->ops->allocate(files->ctx, file, d.sectors * SECTOR, bytes - d.sectors * SECTOR,
+                                  VMC_DISK_LAZY);
+    if (rc == VMC_OK)
+        rc = files->ops->flush(files->ctx, file);
+    if (rc != VMC_OK) {
+        vmci_error(err, rc, site, "%s cannot grow: %s", d.extent, vmc_strerror(rc));
+    } else {
+        d.sectors = bytes / SECTOR;
+        d.cid = vmci_disk_new_cid(pf);
+        rc = vmci_disk_desc_write(pf, files, name, &d, true, err);
+    }
+    int rc2 = files->ops->close(files->ctx, file);
+    return rc != VMC_OK ? rc : rc2;
+}
+
+int vmc_disk_remove(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                    const char *name, struct vmc_error *err)
+{
+    struct descriptor d;
+    int rc = vmci_disk_desc_read(pf, files, name, &d, err);
+
+    if (rc == VMC_OK)
+        rc = vmci_disk_no_children(pf, files, name, NULL, err);
+    if (rc == VMC_OK)
+        rc = files->ops->remove(files->ctx, d.extent, err);
+    if (rc == VMC_ENOENT) /* interrupted before */
+        rc = VMC_OK;
+    return rc == VMC_OK ? files->ops->remove(files->ctx, name, err) : rc;
+}

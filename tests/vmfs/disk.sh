@@ -1,0 +1,114 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# "vmcore disk" as a user meets it, on a volume and in a folder; qemu-img reads what it makes.
+set -euo pipefail
+vmcore=$1
+command -v qemu-img >/dev/null || { echo "qemu-img is not installed"; exit 77; }
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir"
+fail() { echo "FAILED: $*"; exit 1; }
+refused() { # PATTERN COMMAND...
+    local pattern=$1
+    shift
+    if "$@" >out 2>&1; then fail "accepted: $*"; fi
+    grep -q -e "$pattern" out || { cat out; fail "$*: no '$pattern'"; }
+}
+blocks() { "$vmcore" vmfs stat --json vol "$1" | sed -n 's/.*"blocks": *\([0-9]*\).*/\1/p'; }
+used() { "$vmcore" vmfs df --json vol | python3 -c 'import json,sys; b=json.load(sys.stdin)["blocks"]; print(b["total"]-b["free"])'; }
+# Random pieces in a sparse image of 40 MiB
+image() { # FILE SEED
+    python3 - "$1" "$2" <<'PY'
+import random, sys
+r = random.Random(int(sys.argv[2]))
+with open(sys.argv[1], "ab") as f:
+    f.truncate(40 << 20)
+with open(sys.argv[1], "r+b") as f:
+    for _ in range(60):
+        f.seek(r.randrange(80000) * 512)
+        f.write(r.randbytes(512 * r.randrange(1, 200)))
+    f.truncate(40 << 20)
+PY
+}
+# Write what differs between two images into a disk, as qemu-io would for a guest.
+overwrite() { # DISK FILE: through NBD-less means: import is for new disks, so clone over it
+    "$vmcore" disk export -q -f "$1" now
+    cmp -s now "$2" || fail "$1 is not $2"
+}
+
+"$vmcore" vmfs mkfs -q --size 3G vol
+"$vmcore" vmfs mkdir -p vol /a/b
+for place in vmfs:vol:/a/b folder; do
+    mkdir -p folder
+    # kinds
+    "$vmcore" disk create $place/thin.vmdk 64M
+    "$vmcore" disk create --kind lazy $place/lazy.vmdk 64M
+    "$vmcore" disk create --kind eager $place/eager.vmdk 64M
+    refused 'exist' "$vmcore" disk create $place/thin.vmdk 64M
+    refused 'ends in .vmdk' "$vmcore" disk create $place/thin.img 64M
+    refused 'no size' "$vmcore" disk create $place/x.vmdk lots
+    "$vmcore" disk grow $place/thin.vmdk 1G
+    "$vmcore" disk grow $place/lazy.vmdk 96M
+    refused 'cannot get' "$vmcore" disk grow $place/thin.vmdk 64M
+    "$vmcore" disk info --json $place/thin.vmdk | python3 -c '
+import json, sys
+d = json.load(sys.stdin)
+assert d["bytes"] == 1 << 30 and d["chain"][0]["thin"] and len(d["chain"]) == 1, d'
+    # contents, in and out, raw and qcow2
+    rm -f image.raw image2.raw
+    image image.raw 1
+    "$vmcore" disk import -q image.raw $place/base.vmdk
+    overwrite $place/base.vmdk image.raw
+    qemu-img convert -O qcow2 image.raw image.qcow2
+    "$vmcore" disk import -q -O qcow2 image.qcow2 $place/from-qcow2.vmdk
+    overwrite $place/from-qcow2.vmdk image.raw
+    "$vmcore" disk export -q -f -O qcow2 $place/base.vmdk out.qcow2
+    qemu-img compare -q out.qcow2 image.raw || fail "export to qcow2"
+    # chains of both formats
+    for log in cowd sesparse; do
+        "$vmcore" disk snapshot --log $log $place/base.vmdk base-$log.vmdk
+        overwrite $place/base-$log.vmdk image.raw
+        "$vmcore" disk info $place/base-$log.vmdk | grep -q $log
+        "$vmcore" disk rm $place/base-$log.vmdk
+    done
+    for kind in thin lazy eager; do
+        "$vmcore" disk clone -q --kind $kind $place/base.vmdk $place/clone-$kind.vmdk
+        overwrite $place/clone-$kind.vmdk image.raw
+    done
+    "$vmcore" disk rm $place/base.vmdk
+    refused 'No such\|not found\|no entry\|not exist\|does not\|no ' "$vmcore" disk info $place/base.vmdk
+    echo "ok: $place"
+done
+[ "$(blocks /a/b/lazy-flat.vmdk)" = 96 ] || fail "a lazy disk of 96 MiB has $(blocks /a/b/lazy-flat.vmdk) blocks"
+[ "$(blocks /a/b/eager-flat.vmdk)" = 64 ] || fail "eager"
+[ "$(blocks /a/b/thin-flat.vmdk)" = 0 ] || fail "thin"
+
+# qemu-img reads what a guest would write: chains in a folder, by an own writer of the format.
+rm -rf folder && mkdir folder
+cp image.raw image2.raw
+"$vmcore" disk import -q image.raw folder/base.vmdk
+qemu-img check -q folder/base.vmdk
+qemu-img compare -q -f vmdk -F raw folder/base.vmdk image.raw || fail "flat"
+image image2.raw 2
+for log in cowd sesparse; do
+    "$vmcore" disk snapshot --log $log folder/base.vmdk top-$log.vmdk
+    "$vmcore" disk write -q image2.raw folder/top-$log.vmdk
+    overwrite folder/top-$log.vmdk image2.raw
+    qemu-img compare -q -f vmdk -F raw folder/top-$log.vmdk image2.raw || fail "qemu-img: $log"
+    "$vmcore" disk rm folder/top-$log.vmdk
+    echo "ok: qemu-img reads $log"
+done
+
+# A raw device mapping: the disk is the device, the mapping on the volume is what is locked.
+truncate -s 16M device
+"$vmcore" disk rdm vmfs:vol:/a/b/raw.vmdk device
+"$vmcore" disk info vmfs:vol:/a/b/raw.vmdk | grep -q 'rdm.*device'
+"$vmcore" disk rdm --physical vmfs:vol:/a/b/raw2.vmdk device
+refused 'no snapshots' "$vmcore" disk snapshot vmfs:vol:/a/b/raw2.vmdk s.vmdk
+refused 'no contents' "$vmcore" vmfs cat vol /a/b/raw-rdm.vmdk
+"$vmcore" vmfs stat vol /a/b/raw-rdm.vmdk | grep -q rdm
+"$vmcore" disk rm vmfs:vol:/a/b/raw.vmdk
+"$vmcore" disk rm vmfs:vol:/a/b/raw2.vmdk
+echo "ok: raw device mapping"
+"$vmcore" vmfs fsck vol | tee out
+grep -q ' 0 lost, .*; 0 errors' out
