@@ -14,6 +14,10 @@ static struct {
     volatile uint32_t *flag;
 } polls[MAX_POLLS];
 static unsigned poll_count;
+static volatile uint32_t *always[MAX_POLLS];
+static unsigned always_count;
+
+#define POLL_NS 200000u
 
 void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model)
 {
@@ -54,13 +58,61 @@ void bm_poll_add(void (*poll)(void *ctx), void *ctx, volatile uint32_t *flag)
     polls[poll_count++].flag = flag;
 }
 
+void bm_poll_always(volatile uint32_t *flag)
+{
+    if (always_count < MAX_POLLS)
+        always[always_count++] = flag;
+}
+
 void vmc_bm_poll(void)
 {
+    for (unsigned i = 0; i < always_count; i++)
+        *always[i] = 1;
     for (unsigned i = 0; i < poll_count; i++)
         if (*polls[i].flag != 0)
             polls[i].poll(polls[i].ctx);
 }
 
+uint64_t bm_poll_deadline(uint64_t now_ns, uint64_t deadline_ns)
+{
+    bool soon = always_count != 0;
+
+    for (unsigned i = 0; i < poll_count; i++)
+        soon = soon || *polls[i].flag != 0;
+    return soon && now_ns + POLL_NS < deadline_ns ? now_ns + POLL_NS : deadline_ns;
+}
+
+/* ---- who drives what ----------------------------------------------------------------------------
+ */
+
+#define ANY 0xffffu
+
+static const struct {
+    uint16_t vendor, device; /* ANY: the class decides */
+    uint8_t class_code, subclass;
+    int prog_if; /* -1: any */
+    void (*probe)(const struct bm_pci *p);
+} drivers[] = {
+    {ANY, ANY, 0x01, 0x01, -1, bm_ata_probe},
+    {ANY, ANY, 0x01, 0x06, 0x01, bm_ahci_probe},
+    {ANY, ANY, 0x01, 0x08, 0x02, bm_nvme_probe},
+    {0x1af4, 0x1001, 0, 0, -1, bm_virtio_blk_probe},
+    {0x1af4, 0x1042, 0, 0, -1, bm_virtio_blk_probe},
+    {0x1af4, 0x1000, 0, 0, -1, bm_virtio_net_probe},
+    {0x1af4, 0x1041, 0, 0, -1, bm_virtio_net_probe},
+};
+
 void bm_drivers_init(void)
 {
+    for (unsigned i = 0; i < bm_pci_count; i++)
+        for (unsigned k = 0; k < ARRAY_SIZE(drivers); k++) {
+            const struct bm_pci *p = &bm_pci[i];
+            bool match = drivers[k].vendor == ANY
+                             ? p->class_code == drivers[k].class_code &&
+                                   p->subclass == drivers[k].subclass &&
+                                   (drivers[k].prog_if < 0 || p->prog_if == drivers[k].prog_if)
+                             : p->vendor == drivers[k].vendor && p->device == drivers[k].device;
+            if (match)
+                drivers[k].probe(p);
+        }
 }

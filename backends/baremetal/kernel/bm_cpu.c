@@ -283,7 +283,7 @@ void vmc_bm_wait(uint64_t deadline_ns)
     irq_off();
     if (!c->pending) {
         uint64_t before = bm_now_ns();
-        bm_lapic_timer(deadline_ns);
+        bm_lapic_timer(bm_poll_deadline(before, deadline_ns));
         __asm__ volatile("sti; hlt" : : : "memory");
         c->stats.idle_ns += bm_now_ns() - before;
     }

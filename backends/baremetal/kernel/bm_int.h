@@ -321,6 +321,13 @@ void bm_platform_init(void);
 void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model);
 /* poll is called by vmc_bm_poll on some CPU when *flag is not 0 (it clears it itself). */
 void bm_poll_add(void (*poll)(void *ctx), void *ctx, volatile uint32_t *flag);
+/* The device has no interrupt: look at it with every poll. */
+void bm_poll_always(volatile uint32_t *flag);
+/* When somebody has to look at devices again if nothing else happens. */
+uint64_t bm_poll_deadline(uint64_t now_ns, uint64_t deadline_ns);
+/* Requests that a controller cannot take as they lie (bm_bounce.c). */
+bool bm_bounce_needed(const struct vmc_block_req *r, uint32_t align, uint32_t unit);
+int bm_bounce_submit(struct vmc_block_req *r, const struct vmc_blockdev *dev);
 void bm_nic_add(struct vmc_bm_nic *nic);
 void bm_ata_probe(const struct bm_pci *p);
 void bm_ahci_probe(const struct bm_pci *p);

@@ -5,7 +5,7 @@
 #define PIT_HZ    1193182u
 #define PM_HZ     3579545u
 #define PIT_TICKS (PIT_HZ / 100) /* 10 ms */
-#define PIT_TRIES 3u
+#define PIT_TRIES 10u
 
 static uint64_t tsc_hz = 1000000000u;
 static uint64_t mult = 1ull << 32; /* ns for a TSC tick, 32.32 */
@@ -57,7 +57,7 @@ static uint64_t by_pit(void)
     uint8_t old = inb(0x61);
     uint64_t best = UINT64_MAX, ticks = 0;
 
-    for (unsigned i = 0; i < PIT_TRIES; i++) {
+    for (unsigned i = 0; i < PIT_TRIES && best > ticks / 1000; i++) {
         uint64_t polls = 0;
         outb(0x61, (uint8_t)((old & ~2u) | 1u));
         outb(0x43, 0xb0);
@@ -65,11 +65,14 @@ static uint64_t by_pit(void)
         uint64_t t0 = rdtsc();
         outb(0x42, PIT_TICKS >> 8);
         uint64_t t1 = rdtsc();
-        uint64_t seen = t1;
-        uint64_t t2 = t1;
-        while ((inb(0x61) & 0x20) == 0 && ++polls < 10000000)
-            seen = rdtsc();
-        t2 = rdtsc();
+        uint64_t seen = t1, t2 = t1; /* not yet, and already */
+        for (uint64_t before = t1; ++polls < 10000000; seen = before) {
+            before = rdtsc();
+            bool over = (inb(0x61) & 0x20) != 0;
+            t2 = rdtsc();
+            if (over)
+                break;
+        }
         if (polls < 16 || polls >= 10000000) /* no PIT: the bit is stuck */
             break;
         uint64_t doubt = (t1 - t0) + (t2 - seen);

@@ -1,0 +1,26 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Mistakes that the kernel must catch end in a panic with a backtrace. Usage: faults.sh BUILD
+# shellcheck source=tests/baremetal/lib.sh
+. "$(dirname "$0")/lib.sh"
+need_machine qemu-none
+dir=$build/tests/baremetal/faults
+mkdir -p "$dir"
+# one NAME TEXT: the machine halts after a panic, so the time limit ends it
+one() {
+    local log=$dir/$1.txt
+    timeout -k 3 "${VMC_FAULT_SECONDS:-5}" "$root/scripts/baremetal" --machine qemu-none \
+        --kernel "$build/bin/kernel_test" --append "fault=$1" --cpus 2 --mem 128 </dev/null 2>&1 |
+        tr -d '\r' >"$log" || true
+    echo "== $1"
+    cat "$log"
+    want "$log" "PANIC on CPU 0: $2"
+    want "$log" "^  (at|by) 0xffffffff8"
+    forbid "$log" "the mistake was caught"
+}
+one code "page fault, error code 0x3"
+one data "page fault, error code 0x11"
+one stack "(double fault|page fault)"
+one freed "free page 0x[0-9a-f]+ was written"
+one low "page fault, error code 0x2, cr2 0x200000"
+verdict

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A kernel that tests the bare-metal backend from inside: processors, time, memory domains, and
+ * every disk and network card that the emulated machine has. The disks hold a pattern that the test
+ * script made; what is written is checked again by the script. "fault=" on the command line names a
+ * mistake to be caught.
+ */
+#include <vmcore/baremetal.h>
+
+#define MAGIC  0x766d636f72655f31ull
+#define CHUNK  (300u << 10)
+#define SECTOR 512u
+
+static unsigned passed, failed;
+static volatile uint32_t cpus_seen;
+static volatile uint64_t ipi_count[VMC_BM_MAX_CPUS];
+
+static void result(bool ok, const char *what)
+{
+    vmc_bm_printf("%s %s\n", ok ? "PASS" : "FAIL", what);
+    if (ok)
+        passed++;
+    else
+        failed++;
+}
+
+static void hook(void *ctx, uint32_t cpu)
+{
+    (void)ctx;
+    ipi_count[cpu]++;
+}
+
+void vmc_bm_cpu_main(uint32_t cpu)
+{
+    (void)cpu;
+    __atomic_add_fetch(&cpus_seen, 1, __ATOMIC_SEQ_CST);
+    for (;;)
+        vmc_bm_wait(UINT64_MAX);
+}
+
+/* ---- time, processors, memory
+ * -------------------------------------------------------------------- */
+
+static void test_time(void)
+{
+    uint64_t t0 = vmc_bm_now_ns();
+    uint64_t end = t0 + 20000000;
+    unsigned early = 0;
+
+    while (vmc_bm_now_ns() < end)
+        vmc_bm_wait(end);
+    uint64_t took = vmc_bm_now_ns() - t0;
+    for (unsigned i = 0; i < 1000; i++) {
+        uint64_t a = vmc_bm_now_ns();
+        early += vmc_bm_now_ns() < a;
+    }
+    vmc_bm_printf("time: a sleep of 20000 us took %llu us\n", (unsigned long long)took / 1000);
+    result(took >= 20000000 && early == 0, "time");
+}
+
+static void test_cpus(const struct vmc_bm_machine *m)
+{
+    uint64_t end = vmc_bm_now_ns() + 2000000000;
+
+    while (cpus_seen + 1 < m->cpus && vmc_bm_now_ns() < end)
+        vmc_bm_wait(vmc_bm_now_ns() + 1000000);
+    result(cpus_seen + 1 == m->cpus, "processors");
+    bool all = true;
+    for (uint32_t i = 1; i < m->cpus; i++) {
+        uint64_t before = ipi_count[i];
+        vmc_bm_interrupt(i);
+        while (ipi_count[i] == before && vmc_bm_now_ns() < end + 1000000000)
+            __asm__ volatile("pause");
+        all = all && ipi_count[i] != before;
+    }
+    result(all, "interrupts between processors");
+}
+
+static void test_memory(void)
+{
+    struct vmc_bm_domain *d;
+    struct vmc_bm_memory before, after;
+    void *p[200];
+    bool ok = true;
+
+    vmc_bm_get_memory(&before);
+    ok = vmc_bm_domain_create(&d) == VMC_OK;
+    const struct vmc_platform *pf = vmc_bm_domain_platform(d);
+    for (unsigned i = 0; ok && i < 200; i++) {
+        size_t bytes = 1u + i * i * 37u;
+        p[i] = pf->alloc(pf->ctx, bytes, i % 3 == 0 ? 64 : 16);
+        ok = p[i] != NULL && ((uintptr_t)p[i] & (i % 3 == 0 ? 63u : 15u)) == 0;
+        for (size_t k = 0; ok && k < bytes; k++)
+            ((uint8_t *)p[i])[k] = (uint8_t)i;
+    }
+    for (unsigned i = 0; ok && i < 200; i++) {
+        size_t bytes = 1u + i * i * 37u;
+        for (size_t k = 0; k < bytes; k++)
+            ok = ok && ((uint8_t *)p[i])[k] == (uint8_t)i;
+        pf->free(pf->ctx, p[i], bytes, i % 3 == 0 ? 64 : 16);
+    }
+    result(ok, "memory: objects are apart");
+    result(vmc_bm_domain_pages(d) == 0, "memory: empty domains hold no page");
+    uint64_t hpa;
+    uint8_t *big = pf->pages->alloc(pf->ctx, 9, &hpa);
+    ok = big != NULL && hpa % (2u << 20) == 0;
+    for (size_t k = 0; ok && k < 2u << 20; k++)
+        ok = big[k] == 0;
+    result(ok && vmc_bm_domain_pages(d) == 512, "memory: zeroed large pages");
+    result(vmc_bm_domain_destroy(d) == 512, "memory: leaks are counted and taken back");
+    vmc_bm_get_memory(&after);
+    result(before.free_pages == after.free_pages, "memory: every page came back");
+}
+
+static void test_code_memory(void)
+{
+    const struct vmc_platform *pf = vmc_bm_platform();
+    static const uint8_t code[] = {0x8d, 0x47, 0x2a, 0xc3}; /* lea eax, [rdi + 42]; ret */
+    void *rw;
+    const void *rx;
+
+    if (pf->exec->reserve(pf->ctx, 8192, &rw, &rx) != VMC_OK) {
+        result(false, "code memory");
+        return;
+    }
+    for (unsigned i = 0; i < sizeof(code); i++)
+        ((uint8_t *)rw)[i] = code[i];
+    int (*fn)(int) = (int (*)(int))(uintptr_t)rx;
+    result(fn(100) == 142, "code memory");
+    pf->exec->release(pf->ctx, rw, rx, 8192);
+}
+
+/* ---- disks
+ * --------------------------------------------------------------------------------------- */
+
+static volatile uint32_t pending;
+
+static void done(struct vmc_block_req *r)
+{
+    (void)r;
+    __atomic_sub_fetch(&pending, 1, __ATOMIC_SEQ_CST);
+}
+
+static int wait_all(void)
+{
+    uint64_t end = vmc_bm_now_ns() + 20000000000ull;
+
+    while (pending != 0 && vmc_bm_now_ns() < end) {
+        vmc_bm_poll();
+        if (pending != 0)
+            vmc_bm_wait(vmc_bm_now_ns() + 10000000);
+    }
+    return pending == 0 ? VMC_OK : VMC_EIO;
+}
+
+static void submit(const struct vmc_blockdev *d, struct vmc_block_req *r)
+{
+    __atomic_add_fetch(&pending, 1, __ATOMIC_SEQ_CST);
+    r->done = done;
+    if (d->ops->submit(d->ctx, r) == VMC_BLOCK_COMPLETE)
+        done(r);
+}
+
+static uint64_t word(uint64_t sector, unsigned i, bool written)
+{
+    return written ? ~(MAGIC ^ (sector * 64 + i)) : MAGIC ^ (sector * 64 + i);
+}
+
+static bool matches(const uint8_t *p, uint64_t offset, uint64_t bytes, bool written)
+{
+    for (uint64_t i = 0; i < bytes; i += 8) {
+        uint64_t v;
+        __builtin_memcpy(&v, p + i, 8);
+        if (v != word((offset + i) / SECTOR, (unsigned)((offset + i) % SECTOR / 8), written))
+            return false;
+    }
+    return true;
+}
+
+static uint32_t seed = 12345;
+static uint32_t random32(void)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return seed >> 8;
+}
+
+/* Cut a buffer into pieces; odd: at any byte. */
+static uint32_t cut(struct vmc_iovec *iov, uint32_t max, uint8_t *p, size_t bytes, bool odd)
+{
+    uint32_t n = 0;
+
+    while (bytes > 0) {
+        size_t k =
+            n + 1 == max ? bytes : (odd ? 1 + random32() % 900 : SECTOR * (1 + random32() % 9));
+        if (k > bytes)
+            k = bytes;
+        iov[n++] = (struct vmc_iovec){p, k};
+        p += k;
+        bytes -= k;
+    }
+    return n;
+}
+
+static bool one_read(const struct vmc_blockdev *d, uint8_t *buf, uint64_t offset, size_t bytes,
+                     bool odd, bool written)
+{
+    struct vmc_iovec iov[16];
+    struct vmc_block_req r = {.op = VMC_BLOCK_READ, .offset = offset, .bytes = bytes, .iov = iov};
+
+    r.iov_count = cut(iov, 16, buf, bytes, odd);
+    submit(d, &r);
+    return wait_all() == VMC_OK && r.status == VMC_OK && matches(buf, offset, bytes, written);
+}
+
+static bool reads(const struct vmc_blockdev *d, uint8_t *buf, uint64_t half, uint32_t unit)
+{
+    for (unsigned i = 0; i < 60; i++) {
+        size_t bytes = unit * (1 + random32() % (CHUNK / 2 / unit));
+        uint64_t offset = random32() % ((half - bytes) / unit) * unit;
+        if (!one_read(d, buf + (i % 4 == 3 ? 2 : 0), offset, bytes, i % 4 == 3, false))
+            return false;
+    }
+    return true;
+}
+
+/* Many at once; every piece of the first half is read by one of them. */
+static bool many(const struct vmc_blockdev *d, uint8_t *buf, uint32_t unit)
+{
+    struct vmc_iovec iov[40];
+    struct vmc_block_req r[40];
+    bool ok = true;
+
+    for (unsigned i = 0; i < 40; i++) {
+        iov[i] = (struct vmc_iovec){buf + i * unit, unit};
+        r[i] = (struct vmc_block_req){.op = VMC_BLOCK_READ,
+                                      .offset = (uint64_t)i * 7 * unit,
+                                      .bytes = unit,
+                                      .iov = &iov[i],
+                                      .iov_count = 1};
+        submit(d, &r[i]);
+    }
+    ok = wait_all() == VMC_OK;
+    for (unsigned i = 0; ok && i < 40; i++)
+        ok = r[i].status == VMC_OK && matches(buf + i * unit, (uint64_t)i * 7 * unit, unit, false);
+    return ok;
+}
+
+/* The second half gets the inverted pattern. */
+static bool writes(const struct vmc_blockdev *d, uint8_t *buf, uint64_t half, uint64_t bytes)
+{
+    bool ok = true;
+
+    for (uint64_t at = half; ok && at < bytes;) {
+        size_t n = bytes - at < CHUNK ? (size_t)(bytes - at) : CHUNK;
+        struct vmc_iovec iov[16];
+        struct vmc_block_req r = {.op = VMC_BLOCK_WRITE, .offset = at, .bytes = n, .iov = iov};
+        for (size_t i = 0; i < n; i += 8) {
+            uint64_t v = word((at + i) / SECTOR, (unsigned)((at + i) % SECTOR / 8), true);
+            __builtin_memcpy(buf + i, &v, 8);
+        }
+        r.iov_count = cut(iov, 16, buf, n, false);
+        submit(d, &r);
+        ok = wait_all() == VMC_OK && r.status == VMC_OK;
+        at += n;
+    }
+    struct vmc_block_req f = {.op = VMC_BLOCK_FLUSH};
+    submit(d, &f);
+    ok = ok && wait_all() == VMC_OK && f.status == VMC_OK;
+    for (uint64_t at = half; ok && at < bytes; at += CHUNK)
+        ok = one_read(d, buf, at, bytes - at < CHUNK ? (size_t)(bytes - at) : CHUNK, false, true);
+    return ok;
+}
+
+static bool beyond(const struct vmc_blockdev *d, uint8_t *buf, uint64_t bytes, uint32_t unit)
+{
+    struct vmc_iovec iov = {buf, 2 * unit};
+    struct vmc_block_req r = {.op = VMC_BLOCK_READ,
+                              .offset = bytes - unit,
+                              .bytes = 2 * unit,
+                              .iov = &iov,
+                              .iov_count = 1};
+
+    submit(d, &r);
+    return wait_all() == VMC_OK && r.status == VMC_ERANGE;
+}
+
+static void test_disk(const struct vmc_bm_disk *disk)
+{
+    const struct vmc_platform *pf = vmc_bm_platform();
+    uint8_t *buf = pf->alloc(pf->ctx, CHUNK + 4096, 4096);
+    struct vmc_block_info info;
+    char text[64];
+
+    bool ok = buf != NULL && disk->dev.ops->info(disk->dev.ctx, &info) == VMC_OK;
+    uint64_t half = ok ? info.bytes / 2 / info.sector_bytes * info.sector_bytes : 0;
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: reads", disk->name);
+    result(ok && reads(&disk->dev, buf, half, info.sector_bytes), text);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: many at once", disk->name);
+    result(ok && many(&disk->dev, buf, info.sector_bytes), text);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: writes", disk->name);
+    result(ok && writes(&disk->dev, buf, half, info.bytes), text);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: beyond its end", disk->name);
+    result(ok && beyond(&disk->dev, buf, info.bytes, info.sector_bytes), text);
+    pf->free(pf->ctx, buf, CHUNK + 4096, 4096);
+}
+
+/* ---- network: ask who has 10.0.2.2, QEMU's gateway
+ * ------------------------------------------------ */
+
+static volatile bool answered;
+
+static void receive(void *ctx, const void *frame, size_t bytes)
+{
+    const uint8_t *f = frame;
+
+    (void)ctx;
+    if (bytes >= 42 && f[12] == 8 && f[13] == 6 && f[21] == 2 && f[28] == 10 && f[31] == 2)
+        answered = true;
+}
+
+static void test_nic(struct vmc_bm_nic *nic)
+{
+    uint8_t f[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t arp[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
+    static const uint8_t ip[] = {10, 0, 2, 15}, gateway[] = {10, 0, 2, 2};
+    uint64_t end = vmc_bm_now_ns() + 5000000000ull;
+
+    __builtin_memcpy(f + 6, nic->mac, 6);
+    __builtin_memcpy(f + 12, arp, sizeof(arp));
+    __builtin_memcpy(f + 22, nic->mac, 6);
+    __builtin_memcpy(f + 28, ip, 4);
+    __builtin_memcpy(f + 38, gateway, 4);
+    struct vmc_iovec iov[2] = {{f, 20}, {f + 20, 40}};
+    nic->receive = receive;
+    int rc = nic->dev.ops->send(nic->dev.ctx, iov, 2);
+    while (rc == VMC_OK && !answered && vmc_bm_now_ns() < end) {
+        vmc_bm_poll();
+        vmc_bm_wait(vmc_bm_now_ns() + 10000000);
+    }
+    result(answered, "network: the gateway answers");
+}
+
+/* ---- mistakes that must not go unnoticed
+ * ---------------------------------------------------------- */
+
+static int overflow(volatile int depth)
+{
+    volatile char big[1024];
+
+    if (depth < 0)
+        return 0;
+    big[depth % 1024] = (char)depth;
+    return overflow(depth + 1) + big[depth % 7];
+}
+
+static void make_mistake(const char *which)
+{
+    const struct vmc_platform *pf = vmc_bm_platform();
+
+    switch (which[0]) {
+    case 'c': /* code is not writable */
+        *(volatile uint8_t *)(uintptr_t)vmc_bm_cpu_main = 0x90;
+        break;
+    case 'd': { /* data is not executable */
+        uint8_t *p = pf->alloc(pf->ctx, 4096, 4096);
+        p[0] = 0xc3;
+        ((void (*)(void))(uintptr_t)p)();
+        break;
+    }
+    case 's': /* stacks end in an unmapped page */
+        (void)overflow(0);
+        break;
+    case 'f': { /* freed memory is not used */
+        uint8_t *p = pf->alloc(pf->ctx, 4096, 4096);
+        pf->free(pf->ctx, p, 4096, 4096);
+        p[100] = 1;
+        (void)pf->alloc(pf->ctx, 4096, 4096);
+        break;
+    }
+    case 'l': /* nothing is mapped one to one */
+        *(volatile uint8_t *)0x200000 = 1;
+        break;
+    default:
+        break;
+    }
+    result(false, "the mistake was caught");
+}
+
+static const char *option(const char *cmdline, const char *name)
+{
+    size_t n = 0;
+
+    while (name[n] != 0)
+        n++;
+    for (const char *p = cmdline; *p != 0; p++) {
+        size_t i = 0;
+        while (i < n && p[i] == name[i])
+            i++;
+        if (i == n)
+            return p + n;
+    }
+    return NULL;
+}
+
+void vmc_bm_main(const struct vmc_bm_machine *m)
+{
+    const struct vmc_bm_disk *d;
+    const char *fault = option(m->cmdline, "fault=");
+
+    vmc_bm_set_hook(hook, NULL);
+    if (fault != NULL)
+        make_mistake(fault);
+    test_time();
+    test_cpus(m);
+    test_memory();
+    test_code_memory();
+    for (uint32_t i = 0; (d = vmc_bm_disk(i)) != NULL; i++)
+        test_disk(d);
+    if (vmc_bm_nic(0) != NULL)
+        test_nic(vmc_bm_nic(0));
+    vmc_bm_printf("RESULT: %u passed, %u failed\n", passed, failed);
+    vmc_bm_power_off();
+}

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# What the tests of the bare-metal kernel share.
+# shellcheck shell=bash
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+build=$(cd "$1" && pwd)
+shift
+fails=0
+
+skip() {
+    case ",${VMC_TEST_REQUIRE:-}," in
+    *,baremetal,*) echo "**** FAIL: $*"; exit 1 ;;
+    esac
+    echo "**** SKIP: $*"
+    exit 77
+}
+
+# need_machine M: skip where its emulator is missing
+need_machine() {
+    case $1 in
+    bochs*) command -v bochs >/dev/null || skip "bochs is not installed"
+            command -v grub-mkrescue >/dev/null || skip "grub-mkrescue is not installed" ;;
+    *) command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is not installed" ;;
+    esac
+    if [ "$1" = qemu-uefi ]; then
+        command -v grub-mkrescue >/dev/null || skip "grub-mkrescue is not installed"
+        [ -d /usr/lib/grub/x86_64-efi ] || skip "grub-efi-amd64-bin is not installed"
+        [ -s /usr/share/OVMF/OVMF_CODE.fd ] || skip "ovmf is not installed"
+    fi
+}
+
+need_guest() {
+    "$root/scripts/fetch-guest" "$build/guest" || skip "no guest kernel could be fetched"
+}
+
+# machine LOG OPTION...: run, keep the transcript, show it
+machine() {
+    local log=$1 status=0
+    shift
+    "$root/scripts/baremetal" --work "${log%.txt}.work" "$@" </dev/null >"$log.raw" 2>&1 || status=$?
+    tr -d '\r' <"$log.raw" >"$log"
+    rm -f "$log.raw"
+    cat "$log"
+    [ $status != 124 ] || fail "the machine did not end in time"
+}
+
+fail() {
+    echo "**** FAIL: $*"
+    fails=$((fails + 1))
+}
+
+want() {
+    grep -qE "$2" "$1" || fail "missing in the transcript: $2"
+}
+
+forbid() {
+    ! grep -qE "$2" "$1" || fail "in the transcript: $2"
+}
+
+verdict() {
+    [ $fails = 0 ] && echo "**** PASS"
+    exit $((fails != 0))
+}
