@@ -45,6 +45,7 @@ enum vmci_tlb_mode {
 struct vmci_tlb {
     uint64_t rd[VMCI_TLB_SIZE], wr[VMCI_TLB_SIZE], ex[VMCI_TLB_SIZE]; /* tags */
     uintptr_t addend[VMCI_TLB_SIZE];
+    uintptr_t page[VMCI_TLB_SIZE]; /* host address of the page's first byte */
 };
 /* No page's address: of struct tlb_info and the like. */
 #define VMCI_TLB_NONE (~0ull)

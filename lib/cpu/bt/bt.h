@@ -17,17 +17,20 @@ struct bt_work;
  * for each TLB mode. Translated code looks targets up by itself. Entry 0 is never used: with a mask
  * of 0 (bt.jump_mask) every look-up misses.
  */
-#define BT_JUMP_BITS 12
+#define BT_JUMP_BITS 14
 #define BT_JUMP_SIZE (1u << BT_JUMP_BITS)
 /* Bits of the address that make the index. Few enough above the page offset that the entries of one
    page are found quickly. */
-#define BT_JUMP_MASK  0x71ffull
+#define BT_JUMP_MASK  0x77ffull
 #define BT_JUMP_MODES 3
 
 struct bt_jumps {
     uint64_t neg[BT_JUMP_SIZE];        /* linear address, negated */
     const uint8_t *host[BT_JUMP_SIZE]; /* where its translation begins */
 };
+
+/* Groups of accesses in one translation (bt_group.c). */
+#define BT_GROUP_REGS 3
 
 /* Entries that a change of address space makes invalid, since the last one. */
 #define BT_JUMP_LOG 1024u
@@ -42,7 +45,8 @@ struct vmci_bt {
     uint64_t resume; /* host address to go on at */
     uint64_t target;
     uint64_t spill[2];
-    const void *site; /* what called for help: struct bt_site, bt_link or bt_trans */
+    uint64_t keep[BT_GROUP_REGS]; /* addends of groups while the interpreter is called */
+    const void *site;             /* what called for help: struct bt_site, bt_link or bt_trans */
 
     /* Constants in memory: PEXT takes its mask from there. */
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */

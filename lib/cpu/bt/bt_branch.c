@@ -18,18 +18,18 @@ static bool near(const struct bt_work *w, uint64_t target)
 }
 
 /* Look for the address in x: its index is in s then; else cold code is entered by the jump whose
-   place is returned, with RCX in memory. */
+   place is returned, with RCX away. */
 static size_t look_up(struct bt_work *w)
 {
     struct emit *e = &w->e;
     uint32_t table = GS_BT(jumps) + (uint32_t)(w->t->mode * sizeof(struct bt_jumps));
 
-    em_store_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    bt_rcx_away(w);
     em_pext_gs(e, w->s, w->x, GS_BT(jump_mask));
     em_load_gs_x8(e, EM_RCX, w->s, table + (uint32_t)offsetof(struct bt_jumps, neg));
     em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
     size_t miss = em_jump_unless_rcxz(e);
-    em_load_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    bt_rcx_back(w);
     return miss;
 }
 
@@ -87,7 +87,7 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
         jump_found(w);
         c = bt_cold(w, BT_COLD_LINK, miss);
         if (c != NULL) {
-            c->rcx = BT_RCX_MEM;
+            c->rcx = BT_RCX_K;
             c->far = true;
         }
     }
@@ -144,7 +144,7 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
     }
     if (in->opsize != 8 || !load_target(w, in))
         return false;
-    bt_cold_insn(w, look_up(w), BT_RCX_MEM);
+    bt_cold_insn(w, look_up(w), BT_RCX_K);
     jump_found(w);
     return true;
 }
@@ -182,7 +182,7 @@ static bool call(struct bt_work *w, const struct vmci_insn *in)
     if (!load_target(w, in))
         return false;
     /* The push comes when the target is known to be one. */
-    bt_cold_insn(w, look_up(w), BT_RCX_MEM);
+    bt_cold_insn(w, look_up(w), BT_RCX_K);
     keep_target(w);
     if (!push_return(w, next))
         return false;
@@ -199,21 +199,42 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     if (in->opsize != 8 || !bt_check_stack(w, 0, BT_ACC_READ, 8, &a))
         return false;
     em_rm(e, EM_W, 0x8b, w->x, &a);
-    bt_cold_insn(w, look_up(w), BT_RCX_MEM);
+    bt_cold_insn(w, look_up(w), BT_RCX_K);
     em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, 8 + release);
     jump_found(w);
     return true;
 }
 
-bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in)
+bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
 {
     uint64_t next = w->la + in->next;
     bool cond = in->op == VMCI_OP_JCC || in->op == VMCI_OP_JCXZ;
 
-    if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL || in->op == VMCI_OP_CALL)
+    if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL)
         return true;
-    return !near(w, next + (uint64_t)in->imm) || next + (uint64_t)in->imm <= insn_la(w, in) ||
-           (cond && !near(w, next));
+    if (in->op == VMCI_OP_CALL)
+        return follow == BT_FOLLOW_NOT;
+    uint64_t target = next + (uint64_t)in->imm;
+    bool back = !near(w, target) || target <= insn_la(w, in);
+    if (follow == BT_FOLLOW_TAKEN)
+        return cond && !near(w, next);
+    return back || (cond && follow == BT_FOLLOW_NOT && !near(w, next));
+}
+
+bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
+{
+    uint64_t next = w->la + in->next;
+    bool taken = follow == BT_FOLLOW_TAKEN;
+
+    if (in->op == VMCI_OP_CALL)
+        return push_return(w, next);
+    if (in->op == VMCI_OP_JCC) {
+        size_t site = em_jump(&w->e, taken ? in->cond ^ 1u : in->cond);
+        struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, site);
+        if (c != NULL)
+            c->target = taken ? next : next + (uint64_t)in->imm;
+    }
+    return true;
 }
 
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in)

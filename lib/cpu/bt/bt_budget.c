@@ -27,7 +27,7 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use)
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S));
     if (c == NULL)
         return;
-    c->target = w->la + w->b->insn[w->i].next;
+    c->target = bt_after(w, w->i);
     c->insn = (uint16_t)(w->i + 1);
     w->budget_cold = (int)(c - w->cold);
 }
@@ -64,6 +64,16 @@ void bt_count_end(struct bt_work *w)
         return;
     c->rcx = BT_RCX_X;
     c->insn = (uint16_t)w->i;
-    c->target = w->la + (w->i == 0 ? 0 : w->b->insn[w->i - 1].next);
+    c->target = w->i == 0 ? w->t->la : bt_after(w, w->i - 1);
 }
+void bt_count_exit(struct bt_work *w, unsigned n, bool counted)
+{
+    struct emit *e = &w->e;
+    int32_t add = counted ? (int32_t)(w->n - n) : -(int32_t)n;
+
+    em_load_gs(e, w->s, GS_BT(budget));
+    em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, add);
+    em_store_gs(e, w->s, GS_BT(budget));
+}
+
 _Static_assert(BLK_MAX_INSNS <= 127, "the count is a signed byte");

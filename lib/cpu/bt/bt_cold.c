@@ -18,8 +18,10 @@ void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx)
 {
     struct bt_cold *c = bt_cold(w, BT_COLD_INSN, site);
 
-    if (c != NULL)
-        c->rcx = (uint8_t)rcx;
+    if (c == NULL)
+        return;
+    c->rcx = (uint8_t)rcx;
+    c->lazy = w->step[w->i].lazy;
 }
 
 static void *record(struct bt_work *w, size_t bytes)
@@ -42,8 +44,8 @@ static void restore_rcx(struct bt_work *w, enum bt_rcx where)
         em_mov(&w->e, EM_RCX, w->x);
     else if (where == BT_RCX_S)
         em_mov(&w->e, EM_RCX, w->s);
-    else if (where == BT_RCX_MEM)
-        em_load_gs(&w->e, EM_RCX, GS_GPR(EM_RCX));
+    else if (where == BT_RCX_K)
+        bt_rcx_back(w);
 }
 
 /* With the canonical set: ask glue for help about record. */
@@ -54,6 +56,20 @@ static void ask(struct emit *e, const void *rec, const uint8_t *glue)
     em_jump_to(e, EM_JMP, glue);
 }
 
+/* The interpreter's callers know nothing of the addends of groups. */
+static void keep_addends(struct bt_work *w, bool store)
+{
+    for (unsigned k = 0; k < w->group_count; k++) {
+        const struct bt_group *g = &w->group[k];
+        if (g->host == EM_NONE)
+            continue;
+        if (store)
+            em_store_gs(&w->e, g->host, GS_BT(keep) + 8u * g->slot);
+        else
+            em_load_gs(&w->e, g->host, GS_BT(keep) + 8u * g->slot);
+    }
+}
+
 static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
@@ -61,16 +77,32 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 
     if (site == NULL)
         return;
-    *site = (struct bt_site){.insn = &w->b->insn[c->insn],
+    const struct bt_step *st = &w->step[c->insn];
+    *site = (struct bt_site){.insn = st->in,
                              .t = w->t,
+                             .blk = st->b,
+                             .la = st->la,
+                             .before = st->before,
                              .resume = e->rx + c->resume,
                              .counted = c->counted ? w->n : 0};
+    if (c->group != NULL) {
+        site->group = 1;
+        site->reg = c->group->reg;
+        site->slot = c->group->slot;
+        site->write = c->group->write;
+        site->lo = c->group->lo - c->off;
+        site->span = (uint32_t)(c->group->hi - c->group->lo);
+    }
     restore_rcx(w, c->rcx);
+    if (c->lazy != 0)
+        bt_flags_again(w, w->step[c->lazy - 1].in);
+    keep_addends(w, true);
     bt_exchange(e, w->t->set, BT_CANON);
     ask(e, site, w->sc->bt.call_insn);
     if (w->t->set != BT_CANON) {
         site->resume = em_here(e);
         bt_exchange(e, BT_CANON, w->t->set);
+        keep_addends(w, false);
         em_jump_to(e, EM_JMP, e->rx + c->resume);
     }
 }
@@ -96,6 +128,17 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
     }
     l->ask = em_here(e);
     ask(e, l, w->sc->bt.call_link);
+}
+
+/* Entries that this adds to the list are dealt with later. */
+static void cold_exit(struct bt_work *w, const struct bt_cold *at)
+{
+    struct bt_cold c = *at;
+
+    (void)bt_step(w, c.insn);
+    if (!c.counted || c.insn + 1u < w->n)
+        bt_count_exit(w, c.insn + 1u, c.counted);
+    bt_exit_direct(w, c.target);
 }
 
 static void cold_budget(struct bt_work *w, const struct bt_cold *c)
@@ -126,6 +169,8 @@ void bt_emit_cold(struct bt_work *w)
             cold_insn(w, c);
         else if (c->kind == BT_COLD_LINK)
             cold_link(w, c);
+        else if (c->kind == BT_COLD_EXIT)
+            cold_exit(w, c);
         else
             cold_budget(w, c);
     }

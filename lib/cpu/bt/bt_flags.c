@@ -102,3 +102,112 @@ enum bt_fluse bt_flag_use(const struct vmci_insn *in)
         return BT_FU_NONE;
     }
 }
+
+/* ---- flags that need not be kept ------------------------------------------------------------- */
+
+/* Registers from which the flags of in can be made again after it; 0: they cannot. */
+static uint32_t sources(const struct vmci_insn *in)
+{
+    uint32_t regs;
+
+    if ((in->flags & (VMCI_IF_MEM | VMCI_IF_LOCK)) != 0 || in->nopnd < 2 ||
+        in->opnd[0].kind != VMCI_OPND_GPR)
+        return 0;
+    regs = 1u << in->opnd[0].reg;
+    if (in->opnd[1].kind == VMCI_OPND_GPR)
+        regs |= 1u << in->opnd[1].reg;
+    else if (in->opnd[1].kind != VMCI_OPND_IMM)
+        return 0;
+    bool full = in->opsize == 4 || in->opsize == 8;
+    switch (in->op) {
+    case VMCI_OP_CMP:
+    case VMCI_OP_TEST:
+        return regs;
+    case VMCI_OP_AND:
+    case VMCI_OP_OR:
+    case VMCI_OP_XOR:
+        return full ? 1u << in->opnd[0].reg : 0;
+    case VMCI_OP_ADD:
+    case VMCI_OP_SUB:
+        if (!full || (in->opnd[1].kind == VMCI_OPND_GPR && in->opnd[0].reg == in->opnd[1].reg))
+            return 0;
+        return regs;
+    default:
+        return 0;
+    }
+}
+
+void bt_flags_again(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+    unsigned wide = in->opsize == 8 ? EM_W : 0;
+    unsigned r = in->opnd[0].reg;
+    bool add = in->op == VMCI_OP_ADD;
+
+    switch (in->op) {
+    case VMCI_OP_CMP:
+    case VMCI_OP_TEST:
+        bt_emit_copy(w, in);
+        return;
+    case VMCI_OP_ADD:
+    case VMCI_OP_SUB: /* undo it in a copy, then do it again */
+        em_mov(e, w->s, r);
+        for (unsigned k = 0; k < 2; k++) {
+            bool now = add == (k == 1);
+            if (in->opnd[1].kind == VMCI_OPND_IMM)
+                em_ri(e, wide, now ? 0 : 5, w->s, (uint32_t)in->imm);
+            else
+                em_rr(e, wide, now ? 0x03 : 0x2b, w->s, in->opnd[1].reg);
+        }
+        return;
+    default: /* logic: the result says it all */
+        em_rr(e, wide, 0x85, r, r);
+    }
+}
+
+static enum bt_fluse use_of(const struct bt_work *w, const struct vmci_insn *in)
+{
+    if (in->op >= VMCI_OP_FP_FIRST)
+        return bt_fp_flags(w, in) ? BT_FU_WRITE : BT_FU_NONE;
+    return bt_flag_use(in);
+}
+
+static bool accesses(const struct vmci_insn *in)
+{
+    return (in->flags & VMCI_IF_MEM) != 0 || in->op == VMCI_OP_PUSH || in->op == VMCI_OP_POP ||
+           in->op == VMCI_OP_LEAVE;
+}
+
+/* The steps behind setter, up to the next one that overwrites its flags. */
+static void plan_from(struct bt_work *w, unsigned setter)
+{
+    uint32_t need = sources(w->step[setter].in);
+    uint32_t written = 0;
+    unsigned end;
+
+    if (need == 0)
+        return;
+    for (end = setter + 1; end < w->n; end++) {
+        const struct vmci_insn *in = w->step[end].in;
+        enum bt_fluse use = use_of(w, in);
+        uint32_t regs = bt_regs_written(w, in);
+        bool jump = in->op == VMCI_OP_JMP && w->step[end].follow != BT_FOLLOW_NOT;
+        if (((in->flags & VMCI_IF_BRANCH) != 0 && !jump) || use == BT_FU_READ ||
+            use == BT_FU_RDWR || regs == 0xffff || (accesses(in) && (written & need) != 0))
+            return;
+        written |= regs;
+        if (use == BT_FU_WRITE)
+            break;
+    }
+    for (unsigned i = setter + 1; end < w->n && i <= end; i++)
+        w->step[i].lazy = (uint8_t)(setter + 1);
+}
+
+void bt_flags_plan(struct bt_work *w)
+{
+    for (unsigned i = 0; i < w->n; i++)
+        w->step[i].lazy = 0;
+    for (unsigned i = 0; i < w->n; i++)
+        if (use_of(w, w->step[i].in) == BT_FU_WRITE)
+            plan_from(w, i);
+}

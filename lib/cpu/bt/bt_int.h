@@ -30,7 +30,15 @@ struct bt_trans;
 struct bt_site {
     const struct vmci_insn *insn;
     struct bt_trans *t;
+    struct block *blk; /* of the trace */
+    uint64_t la;       /* ... where it is mapped */
     const uint8_t *resume;
+    uint32_t before; /* instructions of the trace in front of that block */
+    uint8_t group;   /* 1: a group's check failed (bt_group.c): */
+    uint8_t reg, slot;
+    bool write;
+    int32_t lo; /* its first byte from the register, and how many there are */
+    uint32_t span;
     uint32_t counted; /* instructions of the block that were taken off the budget already */
 };
 
@@ -45,7 +53,13 @@ struct bt_link {
     struct bt_trans *from;
 };
 
-/* The translation of one block, as mapped at one address. */
+/* What has died when a block dies: traces that go through it. */
+struct bt_cover {
+    struct bt_cover *next;
+    struct bt_trans *t;
+};
+
+/* The translation of the trace that begins with a block, as mapped at one address. */
 struct bt_trans {
     const uint8_t *canon; /* entry with the canonical scratch set */
     const uint8_t *inner; /* ... with its own, and FP state known to be usable */
@@ -54,7 +68,8 @@ struct bt_trans {
     struct bt_trans *next; /* of the same block */
     struct bt_link *in;
     uint16_t set; /* scratch registers */
-    uint16_t n;   /* instructions of the block that it covers */
+    bool dead;
+    bool groups;  /* addends are in registers */
     uint8_t mode; /* enum vmci_tlb_mode that is baked in */
     uint8_t fp;   /* BT_FP_* that it needs */
 };
@@ -68,7 +83,7 @@ struct bt_trans {
 #define BT_BLOCK_MAX  (32u << 10)
 #define BT_ARENA_ROOM (32u << 10)
 /* Runs of a block in the interpreter before it is translated. */
-#define BT_HOT 4
+#define BT_HOT 12
 /* Instructions between two looks at the requests of other threads. */
 #define BT_SLICE 4000
 /* Instructions that may run past the budget: jumps forward within a page are not checked. */

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The tables of jump targets. An entry is right while its address is mapped where it was: flushes of
- * the TLB take entries out. The tables are this vCPU's alone; another thread only stores 0 to the
- * mask.
+ * The tables of jump targets. An entry is right while its address is mapped where it was: flushes
+ * of the TLB take entries out. The tables are this vCPU's alone; another thread only stores 0 to
+ * the mask.
  */
 #include "cpu/bt/bt_work.h"
 
 static unsigned index_of(uint64_t la)
 {
-    return (unsigned)((la & 0x1ff) | (la >> 12 & 7) << 9);
+    return (unsigned)((la & 0x7ff) | (la >> 12 & 7) << 11);
 }
-_Static_assert(BT_JUMP_MASK == (0x1ffull | 7ull << 12) && BT_JUMP_BITS == 12, "index_of is PEXT");
+_Static_assert(BT_JUMP_MASK == (0x7ffull | 7ull << 12) && BT_JUMP_BITS == 14, "index_of is PEXT");
 
 /* No address that selects the entry is this one negated. */
 static uint64_t none(unsigned i)
@@ -108,7 +108,7 @@ static void flush_in_page(struct vmci_bt *bt, uint64_t page)
         return;
     unsigned first = index_of(page);
     for (unsigned m = 0; m < BT_JUMP_MODES; m++)
-        for (unsigned i = first; i < first + 0x200; i++)
+        for (unsigned i = first; i < first + 0x800; i++)
             if ((0 - bt->jumps[m].neg[i]) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
                 clear(&bt->jumps[m], i);
 }

@@ -7,7 +7,7 @@
 
 /* Columns of the TLB as offsets from GS. */
 struct columns {
-    uint32_t tag, addend;
+    uint32_t tag, addend, page;
 };
 
 static struct columns columns(const struct bt_work *w, enum bt_acc acc)
@@ -15,7 +15,8 @@ static struct columns columns(const struct bt_work *w, enum bt_acc acc)
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
     return (struct columns){table + (uint32_t)(acc == BT_ACC_READ ? offsetof(struct vmci_tlb, rd)
                                                                   : offsetof(struct vmci_tlb, wr)),
-                            table + (uint32_t)offsetof(struct vmci_tlb, addend)};
+                            table + (uint32_t)offsetof(struct vmci_tlb, addend),
+                            table + (uint32_t)offsetof(struct vmci_tlb, page)};
 }
 
 /* The mask that must find nothing: other pages, and the low bits of an aligned operand. */
@@ -72,6 +73,22 @@ static void check_simple(struct bt_work *w, struct em_addr at, enum bt_acc acc, 
         out->index = (uint8_t)w->s;
 }
 
+void bt_rcx_away(struct bt_work *w)
+{
+    if (w->k != EM_NONE)
+        em_mov(&w->e, w->k, EM_RCX);
+    else
+        em_store_gs(&w->e, EM_RCX, GS_GPR(EM_RCX));
+}
+
+void bt_rcx_back(struct bt_work *w)
+{
+    if (w->k != EM_NONE)
+        em_mov(&w->e, EM_RCX, w->k);
+    else
+        em_load_gs(&w->e, EM_RCX, GS_GPR(EM_RCX));
+}
+
 /* A linear address in x. */
 static void check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align,
                          struct em_addr *out)
@@ -79,14 +96,39 @@ static void check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, uns
     struct emit *e = &w->e;
     struct columns col = columns(w, acc);
 
-    em_store_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    bt_rcx_away(w);
     em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
     em_load_gs_x8(e, EM_RCX, w->s, col.tag);
     em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, last_byte(bytes, align));
     em_pext_gs(e, EM_RCX, EM_RCX, page_mask(align));
-    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_MEM);
-    em_load_gs(e, EM_RCX, GS_GPR(EM_RCX));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    bt_rcx_back(w);
     em_load_gs_x8(e, w->s, w->s, col.addend);
+    *out = (struct em_addr){(uint8_t)w->x, (uint8_t)w->s, 0, 0};
+}
+
+/* The same where the flags may be lost. */
+static void check_lazy(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align,
+                       struct em_addr *out)
+{
+    struct emit *e = &w->e;
+    struct columns col = columns(w, acc);
+    struct em_addr tag = {EM_NONE, (uint8_t)w->s, 3, (int32_t)col.tag};
+
+    em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
+    em8(e, 0x65); /* add x, tag: the offset in the page */
+    em_rm(e, EM_W, 0x03, w->x, &tag);
+    if (align > 1) { /* test x, mask */
+        em_rex(e, EM_W, 0, w->x);
+        em8(e, 0xf7);
+        em8(e, 0xc0 | (w->x & 7));
+        em32(e, (uint32_t)PAGE_MASK | (align - 1));
+        bt_cold_insn(w, em_jump(e, CC_NE), BT_RCX_HOME);
+    } else {
+        em_ri(e, EM_W, 7, w->x, VMC_PAGE_SIZE - bytes); /* cmp x, last place */
+        bt_cold_insn(w, em_jump(e, CC_A), BT_RCX_HOME);
+    }
+    em_load_gs_x8(e, w->s, w->s, col.page);
     *out = (struct em_addr){(uint8_t)w->x, (uint8_t)w->s, 0, 0};
 }
 
@@ -98,18 +140,39 @@ static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigne
     struct columns col = columns(w, acc);
     uint32_t at = vmci_tlb_index(la) * 8;
     uint32_t off = (uint32_t)(la & ~PAGE_MASK);
+    uint64_t tag = 0 - (la & PAGE_MASK);
+    bool small = tag == (uint64_t)(int64_t)(int32_t)tag && (int32_t)tag != INT32_MIN;
 
     if (off + bytes > VMC_PAGE_SIZE || !vmci_canonical(la) || (align > 1 && off % align != 0))
         return false;
-    em_mov_imm(e, w->x, la);
-    em_mov(e, w->s, EM_RCX);
-    em_load_gs(e, EM_RCX, col.tag + at);
-    em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, -(int32_t)off);
-    size_t miss = em_jump_unless_rcxz(e);
-    em_mov(e, EM_RCX, w->s);
-    em_load_gs(e, w->s, col.addend + at);
-    *out = (struct em_addr){(uint8_t)w->x, (uint8_t)w->s, 0, 0};
-    bt_cold_insn(w, miss, BT_RCX_S);
+    if (w->step[w->i].lazy != 0) {
+        if (small) { /* cmp qword tag, imm32 */
+            em8(e, 0x65);
+            em8(e, 0x48);
+            em8(e, 0x81);
+            em8(e, 0x3c);
+            em8(e, 0x25);
+            em32(e, col.tag + at);
+            em32(e, (uint32_t)tag);
+        } else {
+            em_mov_imm(e, w->x, tag);
+            em_rgs(e, EM_W, 0x3b, w->x, col.tag + at);
+        }
+        bt_cold_insn(w, em_jump(e, CC_NE), BT_RCX_HOME);
+    } else {
+        em_mov(e, w->x, EM_RCX);
+        em_load_gs(e, EM_RCX, col.tag + at);
+        if (small) {
+            em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, -(int32_t)tag);
+        } else {
+            em_mov_imm(e, w->s, 0 - tag);
+            em_lea(e, EM_W, EM_RCX, EM_RCX, w->s, 0, 0);
+        }
+        bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_X);
+        em_mov(e, EM_RCX, w->x);
+    }
+    em_load_gs(e, w->s, col.page + at);
+    *out = (struct em_addr){(uint8_t)w->s, EM_NONE, 0, (int32_t)off};
     return true;
 }
 
@@ -124,12 +187,15 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
     struct emit *e = &w->e;
     bool based = segment_base(in);
     bool wide = in->addrsize == 8;
+    bool lazy = w->step[w->i].lazy != 0;
     int32_t disp = (int32_t)in->disp;
     struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
                          in->scale, disp};
 
     if (align > 1 && align != 16 && align != 32)
         return false;
+    if (bt_group_use(w, &w->ref[w->i], disp, out))
+        return true;
     if (in->base == VMCI_REG_IP || (at.base == EM_NONE && at.index == EM_NONE)) {
         uint64_t la = (in->base == VMCI_REG_IP ? w->la : 0) + (uint64_t)in->disp;
         if (!wide)
@@ -137,7 +203,8 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         if (!based)
             return check_known(w, la, acc, bytes, align, out);
         em_mov_imm(e, w->x, la);
-    } else if (wide && !based && (at.base == EM_NONE || at.index == EM_NONE) && disp <= DISP_MAX) {
+    } else if (wide && !based && !lazy && (at.base == EM_NONE || at.index == EM_NONE) &&
+               disp <= DISP_MAX) {
         check_simple(w, at, acc, bytes, align, out);
         return true;
     } else {
@@ -149,7 +216,10 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
                                             offsetof(struct vmc_segment, base)));
         em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
     }
-    check_linear(w, acc, bytes, align, out);
+    if (lazy)
+        check_lazy(w, acc, bytes, align, out);
+    else
+        check_linear(w, acc, bytes, align, out);
     return true;
 }
 
@@ -158,7 +228,14 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
 {
     struct em_addr at = {EM_RSP, EM_NONE, 0, disp};
 
-    check_simple(w, at, acc, bytes, 1, out);
+    if (bt_group_use(w, &w->stack_ref[w->i], disp, out))
+        return true;
+    if (w->step[w->i].lazy != 0) {
+        em_rm(&w->e, EM_W, 0x8d, w->x, &at);
+        check_lazy(w, acc, bytes, 1, out);
+    } else {
+        check_simple(w, at, acc, bytes, 1, out);
+    }
     return true;
 }
 

@@ -57,37 +57,97 @@ uint32_t bt_regs_used(const struct vmci_insn *in)
     return used;
 }
 
-/* The first two that nobody names, in the order in which compilers use registers least. */
-static unsigned unused(uint32_t used, unsigned out[2])
+uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
 {
-    static const uint8_t order[] = {11, 10, 9, 8, 15, 14, 13, 12, EM_RBX, EM_RDI, EM_RSI, EM_RDX,
-                                    EM_RBP, EM_RAX};
-    unsigned n = 0;
+    uint32_t regs = 0;
 
-    for (unsigned k = 0; k < sizeof(order) && n < 2; k++)
+    switch (in->op) {
+    case VMCI_OP_NOP:
+    case VMCI_OP_PREFETCH:
+    case VMCI_OP_JMP:
+    case VMCI_OP_JCC:
+    case VMCI_OP_JCXZ:
+    case VMCI_OP_CMP:
+    case VMCI_OP_TEST:
+    case VMCI_OP_BT:
+        return 0;
+    case VMCI_OP_FP_SSE:
+    case VMCI_OP_FP_AVX:
+        return bt_fp_native(w, in) ? in->gpr_wr : 0xffff;
+    case VMCI_OP_LEAVE:
+        return 1u << EM_RSP | 1u << EM_RBP;
+    case VMCI_OP_PUSH:
+    case VMCI_OP_CALL:
+    case VMCI_OP_RET:
+        return in->opsize == 8 ? 1u << EM_RSP : 0xffff;
+    case VMCI_OP_POP:
+        return in->opsize == 8 && in->opnd[0].kind == VMCI_OPND_GPR
+                   ? 1u << EM_RSP | 1u << in->opnd[0].reg
+                   : 0xffff;
+    case VMCI_OP_LEA:
+        return 1u << in->opnd[0].reg;
+    default:
+        if (!bt_copyable(w, in))
+            return 0xffff;
+        break;
+    }
+    /* XCHG, XADD and MULX write two. */
+    bool two = in->op == VMCI_OP_XCHG || in->op == VMCI_OP_XADD || in->op == VMCI_OP_MULX;
+    for (unsigned k = 0; k < in->nopnd && k < (two ? 2u : 1u); k++)
+        if (in->opnd[k].kind == VMCI_OPND_GPR || in->opnd[k].kind == VMCI_OPND_GPR_HI)
+            regs |= 1u << in->opnd[k].reg;
+    return regs | implied(in);
+}
+
+unsigned bt_unused(uint32_t used)
+{
+    static const uint8_t order[] = {11, 10,     9,      8,      15,     14,     13,
+                                    12, EM_RBX, EM_RDI, EM_RSI, EM_RDX, EM_RBP, EM_RAX};
+
+    for (unsigned k = 0; k < sizeof(order); k++)
         if ((used & 1u << order[k]) == 0)
-            out[n++] = order[k];
-    return n;
+            return order[k];
+    return EM_NONE;
+}
+
+/* Is a register well spent on keeping RCX? Each trace ends with a look-up, or is short. */
+static bool keeps_rcx(const struct bt_work *w)
+{
+    unsigned uses = 0;
+
+    for (unsigned i = 0; i < w->n; i++) {
+        const struct vmci_insn *in = w->step[i].in;
+        uses += (in->flags & VMCI_IF_MEM) != 0 && w->step[i].lazy == 0 && in->index < 16;
+        uses += in->op == VMCI_OP_RET || in->op == VMCI_OP_JMP || in->op == VMCI_OP_CALL;
+    }
+    return uses >= 2;
 }
 
 void bt_pick_set(struct bt_work *w)
 {
     uint32_t used = 0;
-    unsigned r[2] = {11, 10};
+    unsigned n = w->n;
 
+    w->x = 11;
+    w->s = 10;
     /* Code that uses every register is translated up to where two are left. */
-    for (w->n = 0; w->n < w->b->n; w->n++) {
-        unsigned more[2];
-        used |= bt_regs_used(&w->b->insn[w->n]);
-        if (unused(used, more) < 2)
+    for (w->n = 0; w->n < n; w->n++) {
+        uint32_t now = used | bt_regs_used(w->step[w->n].in);
+        unsigned x = bt_unused(now);
+        unsigned s = x == EM_NONE ? EM_NONE : bt_unused(now | 1u << x);
+        if (s == EM_NONE)
             break;
-        r[0] = more[0];
-        r[1] = more[1];
+        w->x = x;
+        w->s = s;
+        used = now;
     }
-    w->x = r[0];
-    w->s = r[1];
-    w->t->set = (uint16_t)(1u << r[0] | 1u << r[1]);
-    w->t->n = (uint16_t)w->n;
+    bt_flags_plan(w);
+    w->t->set = (uint16_t)(1u << w->x | 1u << w->s);
+    bt_groups(w, used | w->t->set);
+    used |= w->t->set;
+    w->k = keeps_rcx(w) ? bt_unused(used) : EM_NONE;
+    if (w->k != EM_NONE)
+        w->t->set |= (uint16_t)(1u << w->k);
 }
 
 void bt_exchange(struct emit *e, uint16_t from, uint16_t to)

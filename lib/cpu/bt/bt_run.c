@@ -8,6 +8,8 @@
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
+/* Failures of a group's check until the block is translated without groups. */
+#define GROUP_PATIENCE 64
 
 /* ---- state between the two worlds ------------------------------------------------------------ */
 
@@ -110,6 +112,48 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
     return 0;
 }
 
+/* Does the TLB hold what the group needs now? Then its addend is put where it is expected. */
+static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uint64_t la)
+{
+    const struct vmci_tlb *t = &sc->cpu.tlb[site->t->mode];
+    unsigned i = vmci_tlb_index(la);
+
+    if (!vmci_tlb_hit(site->write ? t->wr[i] : t->rd[i], la, site->span))
+        return false;
+    sc->bt.keep[site->slot] = t->addend[i];
+    return true;
+}
+
+/* A group's check fails again and again: do without. */
+static void group_failed(struct vmci_soft_cpu *sc, struct block *b)
+{
+    if (b->alone || ++b->fails < GROUP_PATIENCE)
+        return;
+    b->alone = true;
+    bt_kill(sc, b);
+}
+
+/* Execute the rest of the block, of which instruction in is done. */
+static int interpret_rest(struct vmci_soft_cpu *sc, const struct vmci_insn *in)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
+    int rc = 0;
+
+    while (rc == 0 && ++in < cpu->blk_end) {
+        cpu->cur = in;
+        rc = in->exec(cpu, in);
+    }
+    return rc;
+}
+
+/* May translated code go on behind the instruction that was interpreted? */
+static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
+{
+    /* STAC and CLAC choose another TLB in the middle of a block. */
+    return vmci_load_relaxed(&sc->cpu.request) == 0 && sc->cpu.tlb_mode == t->mode && !t->dead &&
+           fp_usable(sc, t);
+}
+
 /* Interpret the instruction of bt.site. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
@@ -117,25 +161,30 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     struct vmci_cpu *cpu = &sc->cpu;
     const struct bt_site *site = bt->site;
     const struct bt_trans *t = site->t;
-    struct block *b = t->blk;
+    struct block *b = site->blk;
     const struct vmci_insn *in = site->insn;
+    uint64_t group_la = cpu->gpr[site->reg] + (uint64_t)(int64_t)site->lo;
 
     bt->st_calls++;
     cpu->cur = in;
-    cpu->rip = t->la;
-    cpu->gpr[VMCI_REG_IP] = t->la;
+    cpu->rip = site->la;
+    cpu->gpr[VMCI_REG_IP] = site->la;
     cpu->gpr[VMCI_REG_ZERO] = 0;
     cpu->blk = b->insn;
     cpu->blk_end = b->insn + b->n;
-    cpu->retired = bt->slice_end - (uint64_t)bt->budget - site->counted;
+    cpu->retired = bt->slice_end - (uint64_t)bt->budget - site->counted + site->before;
     flags_in(sc);
     int rc = in->exec(cpu, in);
-    /* STAC and CLAC choose another TLB in the middle of a block. */
-    if (rc == 0 && in + 1 < cpu->blk_end && vmci_load_relaxed(&cpu->request) == 0 &&
-        cpu->tlb_mode == t->mode && fp_usable(sc, t)) {
-        flags_out(sc);
-        bt->resume = (uintptr_t)site->resume;
-        return 0;
+    if (rc == 0 && in + 1 < cpu->blk_end && may_resume(sc, t)) {
+        bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
+        if (!logged && (site->group == 0 || group_hits(sc, site, group_la))) {
+            flags_out(sc);
+            bt->resume = (uintptr_t)site->resume;
+            return 0;
+        }
+        if (!logged)
+            group_failed(sc, t->blk);
+        rc = interpret_rest(sc, in);
     }
     return settle(sc, rc);
 }
@@ -194,7 +243,7 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
     if (l->site == NULL) {
         bt_jumps_enter(sc, t);
     } else if ((t->blk->gpa & PAGE_MASK) == page && t->blk->gpa2 == GPA_NONE &&
-               t->mode == l->from->mode && from->bt != NULL) {
+               t->mode == l->from->mode && !l->from->dead) {
         link_to(l, t);
         bt->st_links++;
     }
@@ -237,15 +286,29 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     return t;
 }
 
+static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)
+{
+    if (t->dead)
+        return;
+    t->dead = true;
+    for (struct bt_link *l = t->in; l != NULL; l = l->next)
+        unlink(l);
+    t->in = NULL;
+    bt_jumps_forget(sc, t);
+    for (struct bt_trans **p = &t->blk->bt; *p != NULL; p = &(*p)->next)
+        if (*p == t) {
+            *p = t->next;
+            break;
+        }
+}
+
 void bt_kill(struct vmci_soft_cpu *sc, struct block *b)
 {
-    for (struct bt_trans *t = b->bt; t != NULL; t = t->next) {
-        for (struct bt_link *l = t->in; l != NULL; l = l->next)
-            unlink(l);
-        t->in = NULL;
-        bt_jumps_forget(sc, t);
-    }
-    b->bt = NULL;
+    while (b->bt != NULL)
+        kill_trans(sc, b->bt);
+    for (const struct bt_cover *c = b->covers; c != NULL; c = c->next)
+        kill_trans(sc, c->t);
+    b->covers = NULL;
 }
 
 void bt_flush(struct vmci_soft_cpu *sc)

@@ -6,7 +6,7 @@
 /* ---- which instructions can be copied -------------------------------------------------------- */
 
 /* Integer instructions that run as they are, around their memory operand if they have one. */
-static bool copyable(const struct bt_work *w, const struct vmci_insn *in)
+bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in)
 {
     if ((w->sc->bt.lacks >> in->feature & 1) != 0)
         return false;
@@ -118,17 +118,71 @@ static bool writes_mem(const struct vmci_insn *in)
     }
 }
 
+/* What a native FP instruction needs of bt.fp_ready; 0: it is not run natively. */
+static unsigned fp_need(const struct vmci_fp *fp, const struct vmci_insn *in,
+                        struct vmci_fp_form *form)
+{
+    if (in->op != VMCI_OP_FP_SSE && in->op != VMCI_OP_FP_AVX)
+        return 0;
+    if (!vmci_fp_classify(in, 64, form) || form->special != VMCI_FS_PLAIN)
+        return 0;
+    if ((form->flags & (VMCI_FO_MMX | VMCI_FO_X87)) != 0 || (in->flags & VMCI_IF_VSIB) != 0)
+        return 0;
+    if ((fp->host_features >> form->feature & 1) == 0)
+        return 0; /* whatever the CPU model says */
+    return in->op == VMCI_OP_FP_AVX ? BT_FP_AVX : BT_FP_SSE;
+}
+
+bool bt_fp_native(const struct bt_work *w, const struct vmci_insn *in)
+{
+    struct vmci_fp_form form;
+    return fp_need(w->sc->cpu.fp, in, &form) != 0;
+}
+
+bool bt_fp_flags(const struct bt_work *w, const struct vmci_insn *in)
+{
+    struct vmci_fp_form form;
+    return fp_need(w->sc->cpu.fp, in, &form) != 0 && (form.flags & VMCI_FO_FLAGS) != 0;
+}
+
+bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_access *a)
+{
+    struct vmci_fp_form form;
+
+    if ((in->flags & VMCI_IF_MEM) == 0)
+        return false;
+    if (in->op >= VMCI_OP_FP_FIRST) {
+        if (fp_need(w->sc->cpu.fp, in, &form) == 0 || form.mem_bytes == 0 || form.mem_bytes > 32)
+            return false;
+        *a = (struct bt_access){(form.mem_acc & VMCI_MEM_WRITE) != 0 ? BT_ACC_WRITE : BT_ACC_READ,
+                                form.mem_bytes, form.align};
+        return in->modrm_off != 0;
+    }
+    switch (in->op) {
+    case VMCI_OP_PUSH:
+    case VMCI_OP_JMP:
+    case VMCI_OP_CALL:
+        *a = (struct bt_access){BT_ACC_READ, 8, 1};
+        return in->opsize == 8;
+    default:
+        break;
+    }
+    const struct vmci_opnd *m = mem_operand(in);
+    if (!bt_copyable(w, in) || m == NULL || m->size == 0 || m->size > 8 || in->modrm_off == 0)
+        return false;
+    *a = (struct bt_access){writes_mem(in) ? BT_ACC_WRITE : BT_ACC_READ, m->size, 1};
+    return true;
+}
+
 /* ---- integer instructions -------------------------------------------------------------------- */
 
 static bool translate_mem(struct bt_work *w, const struct vmci_insn *in)
 {
-    const struct vmci_opnd *m = mem_operand(in);
     enum bt_fluse use = bt_flag_use(in);
+    struct bt_access acc;
     struct em_addr a;
 
-    if (m == NULL || m->size == 0 || m->size > 8 || in->modrm_off == 0)
-        return false;
-    if (!bt_check_ea(w, in, writes_mem(in) ? BT_ACC_WRITE : BT_ACC_READ, m->size, 1, &a))
+    if (!bt_operand(w, in, &acc) || !bt_check_ea(w, in, acc.acc, acc.bytes, acc.align, &a))
         return false;
     bt_count_before(w, use);
     size_t at = w->e.len;
@@ -219,21 +273,6 @@ static bool translate_leave(struct bt_work *w, const struct vmci_insn *in)
 
 /* ---- SSE and AVX ----------------------------------------------------------------------------- */
 
-/* What a native FP instruction needs of bt.fp_ready; 0: it is not run natively. */
-static unsigned fp_need(const struct vmci_fp *fp, const struct vmci_insn *in,
-                        struct vmci_fp_form *form)
-{
-    if (in->op != VMCI_OP_FP_SSE && in->op != VMCI_OP_FP_AVX)
-        return 0;
-    if (!vmci_fp_classify(in, 64, form) || form->special != VMCI_FS_PLAIN)
-        return 0;
-    if ((form->flags & (VMCI_FO_MMX | VMCI_FO_X87)) != 0 || (in->flags & VMCI_IF_VSIB) != 0)
-        return 0;
-    if ((fp->host_features >> form->feature & 1) == 0)
-        return 0; /* whatever the CPU model says */
-    return in->op == VMCI_OP_FP_AVX ? BT_FP_AVX : BT_FP_SSE;
-}
-
 static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
 {
     struct vmci_fp_form form;
@@ -249,10 +288,8 @@ static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
         bt_count_after(w, at);
         return true;
     }
-    if (form.mem_bytes == 0 || form.mem_bytes > 32 || in->modrm_off == 0)
-        return false;
-    if (!bt_check_ea(w, in, (form.mem_acc & VMCI_MEM_WRITE) != 0 ? BT_ACC_WRITE : BT_ACC_READ,
-                     form.mem_bytes, form.align, &a))
+    struct bt_access acc;
+    if (!bt_operand(w, in, &acc) || !bt_check_ea(w, in, acc.acc, acc.bytes, acc.align, &a))
         return false;
     bt_count_before(w, use);
     size_t at = w->e.len;
@@ -282,19 +319,27 @@ static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
     }
     if (in->op >= VMCI_OP_FP_FIRST)
         return translate_fp(w, in);
-    if (!copyable(w, in))
+    if (!bt_copyable(w, in))
         return false;
     return (in->flags & VMCI_IF_MEM) != 0 ? translate_mem(w, in) : translate_reg(w, in);
 }
 
-static unsigned block_fp_need(const struct bt_work *w)
+unsigned bt_block_fp(const struct bt_work *w, const struct block *b)
 {
     struct vmci_fp_form form;
     unsigned need = 0;
 
-    for (unsigned i = 0; i < w->n; i++)
-        need |= fp_need(w->sc->cpu.fp, &w->b->insn[i], &form);
+    for (unsigned i = 0; i < b->n; i++)
+        need |= fp_need(w->sc->cpu.fp, &b->insn[i], &form);
     return need;
+}
+
+uint64_t bt_after(const struct bt_work *w, unsigned i)
+{
+    const struct bt_step *st = &w->step[i];
+    uint64_t next = st->la + st->in->next;
+
+    return st->follow == BT_FOLLOW_TAKEN ? next + (uint64_t)st->in->imm : next;
 }
 
 /* Leave unless FP instructions may run natively; at the entry with the canonical set. */
@@ -328,43 +373,72 @@ static void set_resume(struct bt_work *w, unsigned first)
         w->cold[k].resume = w->e.len;
 }
 
-/* Does leaving the block need a look at the budget? */
-static bool block_checks(const struct bt_work *w)
+/* Does leaving the trace need a look at the budget? */
+static bool trace_checks(struct bt_work *w)
 {
-    const struct vmci_insn *last = &w->b->insn[w->n - 1];
+    for (unsigned i = 0; i < w->n; i++) {
+        const struct vmci_insn *in = bt_step(w, i);
+        if ((in->flags & VMCI_IF_BRANCH) != 0 && bt_branch_checks(w, in, w->step[i].follow))
+            return true;
+    }
+    uint64_t end = bt_after(w, w->n - 1);
+    return ((end ^ w->la) & PAGE_MASK) != 0 || end <= w->la || w->b->gpa2 != GPA_NONE;
+}
 
-    if ((last->flags & VMCI_IF_BRANCH) != 0)
-        return bt_branch_checks(w, last);
-    return ((w->la + last->next) ^ w->la) >> VMC_PAGE_SHIFT != 0 || w->b->gpa2 != GPA_NONE;
+static bool translate_step(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
+{
+    if ((in->flags & VMCI_IF_BRANCH) == 0)
+        return translate_one(w, in);
+    return follow != BT_FOLLOW_NOT ? bt_branch_follow(w, in, follow) : bt_branch(w, in);
 }
 
 static void translate_body(struct bt_work *w)
 {
-    struct block *b = w->b;
     bool open = true; /* control can run off the end */
 
-    for (w->i = 0; w->i < w->n && !w->failed; w->i++) {
-        const struct vmci_insn *in = &b->insn[w->i];
+    for (unsigned i = 0; i < w->n && !w->failed; i++) {
+        const struct vmci_insn *in = bt_step(w, i);
+        enum bt_follow follow = w->step[i].follow;
         unsigned first = w->cold_count;
         size_t start = w->e.len;
         bool counted = w->counted;
-        if ((in->flags & VMCI_IF_BRANCH) != 0 ? bt_branch(w, in) : translate_one(w, in)) {
-            open = (in->flags & VMCI_IF_BRANCH) == 0;
+        if (translate_step(w, in, follow)) {
+            open = (in->flags & VMCI_IF_BRANCH) == 0 || follow != BT_FOLLOW_NOT;
         } else {
             /* Let the interpreter execute it, then go on. What was begun is void. */
             w->e.len = start;
             w->cold_count = first;
             w->counted = counted;
+            bt_groups_undo(w);
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
             /* From the last instruction of a block it does not come back here. */
-            open = w->i + 1u < b->n;
+            open = in + 1 < w->b->insn + w->b->n;
         }
         set_resume(w, first);
+        if (!open)
+            break;
     }
     if (!open || w->failed)
         return;
+    w->i = w->n;
     bt_count_end(w);
-    bt_exit_direct(w, w->la + b->insn[w->n - 1].next);
+    bt_exit_direct(w, bt_after(w, w->n - 1));
+}
+
+/* When one of the trace's blocks dies, so does the translation. */
+static void cover(struct bt_work *w)
+{
+    struct vmci_bt *bt = &w->sc->bt;
+
+    for (unsigned i = 1; i < w->n; i++) {
+        struct block *b = w->step[i].b;
+        if (b == w->step[i - 1].b)
+            continue;
+        struct bt_cover *c = (struct bt_cover *)(void *)(bt->arena + bt->arena_used);
+        bt->arena_used += sizeof(*c);
+        *c = (struct bt_cover){b->covers, w->t};
+        b->covers = c;
+    }
 }
 
 /* Give back what a failed attempt took. */
@@ -383,22 +457,21 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
 
     if (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX || BT_ARENA_BYTES - arena < BT_ARENA_ROOM)
         return NULL;
+    w->sc = sc;
+    if (!bt_trace(w, b))
+        return NULL;
     struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + arena);
     bt->arena_used += sizeof(*t);
-    *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode};
-    w->sc = sc;
-    w->b = b;
+    *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode, .fp = (uint8_t)w->fp};
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
-    w->la = b->la;
     w->failed = w->counted = false;
     w->cold_count = 0;
     w->budget_cold = -1;
     bt_pick_set(w);
     if (w->n == 0)
         return give_up(bt, b, arena, false);
-    t->fp = (uint8_t)block_fp_need(w);
-    w->check = block_checks(w);
+    w->check = trace_checks(w);
     t->canon = em_here(&w->e);
     if (t->fp != 0)
         check_fp(w, t->fp);
@@ -408,6 +481,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt_emit_cold(w);
     if (w->failed || w->e.full)
         return give_up(bt, b, arena, false);
+    cover(w);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
     t->next = b->bt;

@@ -10,10 +10,42 @@
 enum bt_cold_kind {
     BT_COLD_INSN,   /* let the interpreter execute instruction i */
     BT_COLD_LINK,   /* go to target, for the first time */
+    BT_COLD_EXIT,   /* leave the trace by a branch in its middle, to target */
     BT_COLD_BUDGET, /* the slice is used up, before or after instruction i */
 };
 /* Where the guest's RCX is. */
-enum bt_rcx { BT_RCX_HOME, BT_RCX_X, BT_RCX_S, BT_RCX_MEM };
+enum bt_rcx { BT_RCX_HOME, BT_RCX_X, BT_RCX_S, BT_RCX_K };
+
+/* Accesses that are checked together (bt_group.c). */
+struct bt_group {
+    uint8_t reg;  /* base register */
+    uint8_t host; /* holds the page's addend; EM_NONE: each access for itself */
+    uint8_t slot; /* of bt.keep */
+    bool write;
+    bool checked; /* ... by instruction at */
+    uint16_t at;
+    uint16_t count;
+    int32_t lo, hi; /* bytes, from the value of reg that the group counts from */
+};
+#define BT_GROUP_MAX  16
+#define BT_GROUP_SPAN 1024
+
+/* An access of a group. */
+struct bt_ref {
+    uint8_t group; /* index + 1; 0: none */
+    int32_t off;   /* what was added to the register until here */
+};
+
+/* An instruction of the trace. */
+enum bt_follow { BT_FOLLOW_NOT, BT_FOLLOW_NEXT, BT_FOLLOW_TAKEN };
+struct bt_step {
+    const struct vmci_insn *in;
+    struct block *b;
+    uint64_t la;     /* of the block */
+    uint16_t before; /* instructions of the blocks before it */
+    uint8_t follow;  /* enum bt_follow, of the last one of a block */
+    uint8_t lazy;    /* flags may be lost here: the instruction + 1 to get them from again */
+};
 
 struct bt_cold {
     size_t site;     /* rel32 to patch */
@@ -22,8 +54,11 @@ struct bt_cold {
     uint16_t insn;   /* index of the instruction */
     uint8_t kind;    /* enum bt_cold_kind */
     uint8_t rcx;     /* enum bt_rcx */
+    uint8_t lazy;    /* INSN: as in struct bt_step */
     bool counted;
-    bool far;      /* LINK: to another page: by the jump table */
+    bool far;                     /* LINK: to another page: by the jump table */
+    const struct bt_group *group; /* INSN: whose check failed */
+    int32_t off;
     uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
 };
@@ -31,16 +66,24 @@ struct bt_cold {
 
 struct bt_work {
     struct vmci_soft_cpu *sc;
-    struct block *b;
+    struct block *b; /* of instruction i */
     struct bt_trans *t;
     struct emit e;
     unsigned i; /* instruction */
     unsigned n; /* instructions to translate */
+    struct bt_step step[BLK_MAX_INSNS];
+    unsigned fp; /* BT_FP_* that the trace needs */
     uint64_t la;
     unsigned x, s; /* scratch registers */
+    unsigned k;    /* keeps RCX during checks; EM_NONE: memory does */
     bool counted;  /* the budget was charged */
     bool check;    /* ... and must be looked at */
     bool failed;
+    unsigned group_count;
+    uint16_t group_regs; /* registers that hold addends */
+    struct bt_group group[BT_GROUP_MAX];
+    struct bt_ref ref[BLK_MAX_INSNS];       /* of each explicit operand */
+    struct bt_ref stack_ref[BLK_MAX_INSNS]; /* of each push, pop, call and return */
     int budget_cold; /* BUDGET entry that waits for its host instruction; or -1 */
     unsigned cold_count;
     struct bt_cold cold[BT_COLD_MAX];
@@ -56,6 +99,13 @@ struct bt_work {
 /* bt_flags.c: moving the flags between EFLAGS and bt.flags, by way of RAX. */
 void bt_flags_save(struct emit *e);
 void bt_flags_restore(struct emit *e);
+/*
+ * Where may checks destroy the flags? Between an instruction whose flags can be had again from its
+ * operands and one that overwrites them all, nobody reading them on the way: only cold code needs
+ * them there, and gets them by bt_flags_again.
+ */
+void bt_flags_plan(struct bt_work *w);
+void bt_flags_again(struct bt_work *w, const struct vmci_insn *in);
 /* How an instruction uses the flags. */
 enum bt_fluse {
     BT_FU_NONE,  /* neither reads nor writes */
@@ -65,6 +115,9 @@ enum bt_fluse {
 };
 enum bt_fluse bt_flag_use(const struct vmci_insn *in);
 
+/* bt_trace.c: what follows b. false: b is gone. */
+bool bt_trace(struct bt_work *w, struct block *b);
+
 /* bt_regs.c */
 /* General registers that the instruction names or implies. */
 uint32_t bt_regs_used(const struct vmci_insn *in);
@@ -73,8 +126,46 @@ void bt_pick_set(struct bt_work *w);
 /* From one scratch set to another. */
 void bt_exchange(struct emit *e, uint16_t from, uint16_t to);
 
-/* bt_mem.c */
+/* The unused register that compilers use least; EM_NONE. */
+unsigned bt_unused(uint32_t used);
+/* General registers that the instruction may change; all, if it is interpreted. */
+uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in);
+
+/* bt_group.c */
+/* Find the groups of the block and give them registers. */
+void bt_groups(struct bt_work *w, uint32_t used);
+/* Is the access part of a group? Then *out is where it is; checks, if it is the first. */
+bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struct em_addr *out);
+/* Instruction w->i is not translated after all. */
+void bt_groups_undo(struct bt_work *w);
+
+/* bt_translate.c */
+/* Make instruction i the current one. */
+static inline const struct vmci_insn *bt_step(struct bt_work *w, unsigned i)
+{
+    w->i = i;
+    w->b = w->step[i].b;
+    w->la = w->step[i].la;
+    return w->step[i].in;
+}
+/* Where control goes after instruction i of the trace, unless a branch leaves it. */
+uint64_t bt_after(const struct bt_work *w, unsigned i);
+/* BT_FP_* that a block needs. */
+unsigned bt_block_fp(const struct bt_work *w, const struct block *b);
 enum bt_acc { BT_ACC_READ, BT_ACC_WRITE };
+struct bt_access {
+    enum bt_acc acc;
+    unsigned bytes, align;
+};
+/* Is the FP instruction run natively; does it write the flags then? */
+bool bt_fp_native(const struct bt_work *w, const struct vmci_insn *in);
+bool bt_fp_flags(const struct bt_work *w, const struct vmci_insn *in);
+/* The explicit memory operand of an instruction that is translated. */
+bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_access *a);
+/* Is it an integer instruction that runs as it is, but for its memory operand? */
+bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in);
+
+/* bt_mem.c */
 /*
  * Check an access to in's memory operand; *out is what to encode instead of it, for one instruction
  * that leaves w->s and w->x alone. Flags stay. false: not possible here.
@@ -82,6 +173,9 @@ enum bt_acc { BT_ACC_READ, BT_ACC_WRITE };
 bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
                  unsigned align, struct em_addr *out);
 /* The same for [RSP + disp]. */
+/* RCX is needed: from here to bt_rcx_back it is in w->k or in memory. */
+void bt_rcx_away(struct bt_work *w);
+void bt_rcx_back(struct bt_work *w);
 bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes,
                     struct em_addr *out);
 /* The instruction itself with its memory operand at *a. */
@@ -93,8 +187,10 @@ void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in);
 /* In front of the host instruction of one that overwrites the flags; and behind it. */
 void bt_count_before(struct bt_work *w, enum bt_fluse use);
 void bt_count_after(struct bt_work *w, size_t at);
-/* The block ends with instruction w->i, or before it if it is beyond the last one. */
+/* The trace is left by instruction w->i, or in front of it if it is beyond the last one. */
 void bt_count_end(struct bt_work *w);
+/* ... in the middle: n instructions were retired, as many as w->counted says were charged. */
+void bt_count_exit(struct bt_work *w, unsigned n, bool counted);
 
 /* Cold code. */
 struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site);
@@ -104,7 +200,9 @@ void bt_emit_cold(struct bt_work *w);
 /* bt_branch.c: instructions that end a block. false: not translated. */
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in);
 /* Does the branch need a look at the budget? */
-bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in);
+bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
+/* A branch in the middle of the trace. */
+bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
 /* Go on at target; the budget was charged. */
 void bt_exit_direct(struct bt_work *w, uint64_t target);
 

@@ -183,11 +183,11 @@ static int fetch_page(struct vmci_soft_cpu *sc, uint64_t la, struct tlb_info **i
     return soft_tlb_get(cpu, mode, la, TLB_X, 0, i);
 }
 
-static int fetch_first(struct vmci_soft_cpu *sc, struct fetch *f)
+static int fetch_first(struct vmci_soft_cpu *sc, uint64_t la, struct fetch *f)
 {
     struct tlb_info *i;
 
-    f->la = soft_code_la(&sc->cpu);
+    f->la = la;
     int rc = fetch_page(sc, f->la, &i);
     if (rc != 0)
         return rc;
@@ -439,7 +439,7 @@ int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out)
     bool usable = false;
 
     sc->stat[STAT_LOOKUPS]++;
-    int rc = fetch_first(sc, &f);
+    int rc = fetch_first(sc, soft_code_la(&sc->cpu), &f);
     if (rc != 0)
         return rc;
     for (b = sc->code.hash[hash_slot(f.gpa, bits)]; b != NULL; b = next) {
@@ -466,4 +466,24 @@ int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out)
         b->key = 0;
     *out = b;
     return 0;
+}
+
+struct block *block_ahead(struct vmci_soft_cpu *sc, uint64_t la, uint64_t gpa, bool decode)
+{
+    unsigned bits = sc->cpu.code_bits;
+    struct block *b = sc->code.hash[hash_slot(gpa, bits)];
+    struct fetch f;
+
+    while (b != NULL && (b->gpa != gpa || b->bits != bits))
+        b = b->hash_next;
+    if (b == NULL && decode && sc->code.cur + 1 < BLK_CHUNKS) { /* empties nothing */
+        if (fetch_first(sc, la, &f) != 0 || f.gpa != gpa ||
+            build(sc, &f, BLK_MAX_INSNS, &b) != 0) {
+            sc->cpu.exc.pending = false; /* if control gets there, it happens again */
+            return NULL;
+        }
+    }
+    if (b == NULL || b->dead || b->clipped || b->seq != 0 || b->gpa2 != GPA_NONE)
+        return NULL;
+    return b;
 }

@@ -71,8 +71,11 @@ struct block {
     uint8_t bits;
     bool clipped;        /* decoded for a single step: longer code follows */
     bool dead;           /* invalidated */
+    bool alone;          /* accesses must be checked one by one */
+    uint8_t fails;       /* what led to that */
     bool never;          /* cannot be translated */
     uint8_t heat;        /* runs in the interpreter, up to what makes it worth translating */
+    struct bt_cover *covers; /* traces of others that go through the block */
     struct bt_trans *bt; /* translations, the one of la first */
     struct vmci_insn insn[];
 };
@@ -246,6 +249,11 @@ void io_log_answer(struct vmci_soft_cpu *sc, uint64_t data);
 
 /* The block at cpu->rip: 0 and *out, or VMCI_FAULT. max: instructions wanted (1: single step). */
 int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out);
+/*
+ * The block at la, whose guest-physical address is gpa, in a page of which code was just found:
+ * NULL if there is none and decode is not set, or if it is not one to keep.
+ */
+struct block *block_ahead(struct vmci_soft_cpu *sc, uint64_t la, uint64_t gpa, bool decode);
 void block_flush_all(struct vmci_soft_cpu *sc);
 void block_cache_free(struct vmci_soft_cpu *sc);
 void block_kill(struct vmci_soft_cpu *sc, struct block *b);

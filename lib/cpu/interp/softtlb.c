@@ -237,11 +237,13 @@ static void set_tags(struct vmci_soft_cpu *sc, struct tlb_info *i, unsigned acc)
         /* Fetches of watched pages are direct: instruction breakpoints are checked elsewhere. */
         if (i->hva != NULL && acc == TLB_X) {
             e.t->addend[e.n] = (uintptr_t)i->hva - (uintptr_t)i->la;
+            e.t->page[e.n] = (uintptr_t)i->hva;
             e.t->ex[e.n] = tag;
         }
         return;
     }
     e.t->addend[e.n] = (uintptr_t)i->hva - (uintptr_t)i->la;
+    e.t->page[e.n] = (uintptr_t)i->hva;
     if (acc == TLB_X)
         e.t->ex[e.n] = tag;
     else
