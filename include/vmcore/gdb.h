@@ -25,6 +25,11 @@ enum vmc_gdb_action {
     VMC_GDB_KILL,      /**< end the VM */
 };
 
+/**
+ * Describe a 32-bit processor: what GDB expects when it debugs a 32-bit program. Otherwise it is a
+ * 64-bit one, in whatever mode it runs. The description cannot change during a session.
+ */
+#define VMC_GDB_I386 1u
 struct vmc_gdb_config {
     uint32_t size;
     uint32_t vcpus;
@@ -32,6 +37,8 @@ struct vmc_gdb_config {
     /** Send bytes to the debugger; never blocks for long. */
     void (*send)(void *ctx, const void *data, size_t bytes);
     void *ctx;
+    uint32_t flags; /**< VMC_GDB_* */
+    uint32_t pad;
 };
 
 VMC_API VMC_MUST_CHECK int vmc_gdb_create(const struct vmc_platform *pf,

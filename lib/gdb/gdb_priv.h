@@ -27,15 +27,17 @@ void gdb_put_num(struct gdb_writer *w, uint64_t v);
 bool gdb_hex_bytes(struct gdb_reader *r, void *out, size_t bytes);
 
 /* Registers (gdb_regs.c): one table gives the target description and the order in g packets. */
-unsigned gdb_reg_count(void);
+struct gdb_arch;
+extern const struct gdb_arch gdb_x86_64, gdb_i386;
+unsigned gdb_reg_count(const struct gdb_arch *a);
 /* Size in bytes and value of register n in guest order; 0: no such register. */
-unsigned gdb_reg_get(const struct vmc_x86_state *st, unsigned n, uint8_t out[16]);
+unsigned gdb_reg_get(const struct gdb_arch *a, const struct vmc_x86_state *st, unsigned n,
+                     uint8_t out[16]);
 /* Change register n; returns the state groups to write back, 0: not writable. */
-uint32_t gdb_reg_set(struct vmc_x86_state *st, unsigned n, const uint8_t *value);
-unsigned gdb_reg_bytes(unsigned n);
-/* Registers of the plain g/G packet. */
-unsigned gdb_reg_general_count(void);
+uint32_t gdb_reg_set(const struct gdb_arch *a, struct vmc_x86_state *st, unsigned n,
+                     const uint8_t *value);
+unsigned gdb_reg_bytes(const struct gdb_arch *a, unsigned n);
 /* The description, whole; returns its length (call with bytes 0 to learn it). */
-size_t gdb_target_xml(char *dst, size_t bytes);
+size_t gdb_target_xml(const struct gdb_arch *a, char *dst, size_t bytes);
 
 #endif

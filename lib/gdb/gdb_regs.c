@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Registers as GDB's target features number them ("Debugging with GDB", G.5.5). */
+/*
+ * Registers as GDB's target features number them ("Debugging with GDB", G.5.5), once for a debugger
+ * that takes the processor for a 64-bit one and once for a 32-bit one.
+ */
 #include "gdb/gdb_priv.h"
 
 enum feature { CORE, SSE, SYSTEM };
@@ -22,20 +25,67 @@ struct reg {
     uint32_t offset;
 };
 
-#define ST(field)      ((uint32_t)offsetof(struct vmc_x86_state, field))
-#define GPR(name, n)   {name, "int64", 64, VMC_ST_GPR, CORE, IN_STATE, 8, ST(gpr) + 8 * (n)}
+#define ST(field) ((uint32_t)offsetof(struct vmc_x86_state, field))
+#define GPR(name, n)                                                                               \
+    {                                                                                              \
+        name, "int64", 64, VMC_ST_GPR, CORE, IN_STATE, 8, ST(gpr) + 8 * (n)                        \
+    }
 #define SEG(name, n)                                                                               \
-    {name, "int32", 32, VMC_ST_SEG, CORE, IN_STATE, 2,                                             \
-     ST(seg) + (n) * sizeof(struct vmc_segment) + offsetof(struct vmc_segment, selector)}
-#define X87(name, off, n)  {name, "int", 32, VMC_ST_FPU, CORE, IN_XSAVE, n, off}
-#define STI(name, n)       {name, "i387_ext", 80, VMC_ST_FPU, CORE, IN_XSAVE, 10, 32 + 16 * (n)}
-#define XMM(name, n)       {name, "vec128", 128, VMC_ST_FPU, SSE, IN_XSAVE, 16, 160 + 16 * (n)}
-#define SYS(name, field, g) {name, "int64", 64, g, SYSTEM, IN_STATE, 8, ST(field)}
+    {                                                                                              \
+        name, "int32", 32, VMC_ST_SEG, CORE, IN_STATE, 2,                                          \
+            ST(seg) + (n) * sizeof(struct vmc_segment) + offsetof(struct vmc_segment, selector)    \
+    }
+#define X87(name, off, n)                                                                          \
+    {                                                                                              \
+        name, "int", 32, VMC_ST_FPU, CORE, IN_XSAVE, n, off                                        \
+    }
+#define STI(name, n)                                                                               \
+    {                                                                                              \
+        name, "i387_ext", 80, VMC_ST_FPU, CORE, IN_XSAVE, 10, 32 + 16 * (n)                        \
+    }
+#define XMM(name, n)                                                                               \
+    {                                                                                              \
+        name, "vec128", 128, VMC_ST_FPU, SSE, IN_XSAVE, 16, 160 + 16 * (n)                         \
+    }
+#define SYS(name, field, g)                                                                        \
+    {                                                                                              \
+        name, "int64", 64, g, SYSTEM, IN_STATE, 8, ST(field)                                       \
+    }
 #define BASE(name, n)                                                                              \
-    {name, "int64", 64, VMC_ST_SEG, SYSTEM, IN_STATE, 8,                                           \
-     ST(seg) + (n) * sizeof(struct vmc_segment) + offsetof(struct vmc_segment, base)}
+    {                                                                                              \
+        name, "int64", 64, VMC_ST_SEG, SYSTEM, IN_STATE, 8,                                        \
+            ST(seg) + (n) * sizeof(struct vmc_segment) + offsetof(struct vmc_segment, base)        \
+    }
 
-static const struct reg regs[] = {
+#define GPR32(name, n)                                                                             \
+    {                                                                                              \
+        name, "int32", 32, VMC_ST_GPR, CORE, IN_STATE, 4, ST(gpr) + 8 * (n)                        \
+    }
+#define SYS32(name, field, g)                                                                      \
+    {                                                                                              \
+        name, "int32", 32, g, SYSTEM, IN_STATE, 4, ST(field)                                       \
+    }
+#define SEGMENTS                                                                                   \
+    SEG("cs", VMC_CS), SEG("ss", VMC_SS), SEG("ds", VMC_DS), SEG("es", VMC_ES), SEG("fs", VMC_FS), \
+        SEG("gs", VMC_GS)
+#define X87_REGISTERS                                                                              \
+    STI("st0", 0), STI("st1", 1), STI("st2", 2), STI("st3", 3), STI("st4", 4), STI("st5", 5),      \
+        STI("st6", 6), STI("st7", 7), X87("fctrl", 0, 2), X87("fstat", 2, 2),                      \
+        {"ftag", "int", 32, VMC_ST_FPU, CORE, X87_TAG, 1, 4}, X87("fiseg", 12, 2),                 \
+        X87("fioff", 8, 4), X87("foseg", 20, 2), X87("fooff", 16, 4), X87("fop", 6, 2)
+#define XMM_0_TO_7                                                                                 \
+    XMM("xmm0", 0), XMM("xmm1", 1), XMM("xmm2", 2), XMM("xmm3", 3), XMM("xmm4", 4),                \
+        XMM("xmm5", 5), XMM("xmm6", 6), XMM("xmm7", 7)
+#define MXCSR                                                                                      \
+    {                                                                                              \
+        "mxcsr", "i386_mxcsr", 32, VMC_ST_FPU, SSE, IN_XSAVE, 4, 24                                \
+    }
+#define EFLAGS                                                                                     \
+    {                                                                                              \
+        "eflags", "i386_eflags", 32, VMC_ST_RIP, CORE, IN_STATE, 4, ST(rflags)                     \
+    }
+
+static const struct reg regs64[] = {
     GPR("rax", VMC_RAX),
     GPR("rbx", VMC_RBX),
     GPR("rcx", VMC_RCX),
@@ -53,37 +103,10 @@ static const struct reg regs[] = {
     GPR("r14", 14),
     GPR("r15", 15),
     {"rip", "code_ptr", 64, VMC_ST_RIP, CORE, IN_STATE, 8, ST(rip)},
-    {"eflags", "i386_eflags", 32, VMC_ST_RIP, CORE, IN_STATE, 4, ST(rflags)},
-    SEG("cs", VMC_CS),
-    SEG("ss", VMC_SS),
-    SEG("ds", VMC_DS),
-    SEG("es", VMC_ES),
-    SEG("fs", VMC_FS),
-    SEG("gs", VMC_GS),
-    STI("st0", 0),
-    STI("st1", 1),
-    STI("st2", 2),
-    STI("st3", 3),
-    STI("st4", 4),
-    STI("st5", 5),
-    STI("st6", 6),
-    STI("st7", 7),
-    X87("fctrl", 0, 2),
-    X87("fstat", 2, 2),
-    {"ftag", "int", 32, VMC_ST_FPU, CORE, X87_TAG, 1, 4},
-    X87("fiseg", 12, 2),
-    X87("fioff", 8, 4),
-    X87("foseg", 20, 2),
-    X87("fooff", 16, 4),
-    X87("fop", 6, 2),
-    XMM("xmm0", 0),
-    XMM("xmm1", 1),
-    XMM("xmm2", 2),
-    XMM("xmm3", 3),
-    XMM("xmm4", 4),
-    XMM("xmm5", 5),
-    XMM("xmm6", 6),
-    XMM("xmm7", 7),
+    EFLAGS,
+    SEGMENTS,
+    X87_REGISTERS,
+    XMM_0_TO_7,
     XMM("xmm8", 8),
     XMM("xmm9", 9),
     XMM("xmm10", 10),
@@ -92,7 +115,7 @@ static const struct reg regs[] = {
     XMM("xmm13", 13),
     XMM("xmm14", 14),
     XMM("xmm15", 15),
-    {"mxcsr", "i386_mxcsr", 32, VMC_ST_FPU, SSE, IN_XSAVE, 4, 24},
+    MXCSR,
     BASE("fs_base", VMC_FS),
     BASE("gs_base", VMC_GS),
     SYS("k_gs_base", msr.kernel_gs_base, VMC_ST_MSR),
@@ -104,19 +127,44 @@ static const struct reg regs[] = {
     SYS("efer", efer, VMC_ST_CTRL),
 };
 
-unsigned gdb_reg_count(void)
+static const struct reg regs32[] = {
+    GPR32("eax", VMC_RAX),
+    GPR32("ecx", VMC_RCX),
+    GPR32("edx", VMC_RDX),
+    GPR32("ebx", VMC_RBX),
+    {"esp", "data_ptr", 32, VMC_ST_GPR, CORE, IN_STATE, 4, ST(gpr) + 8 * VMC_RSP},
+    {"ebp", "data_ptr", 32, VMC_ST_GPR, CORE, IN_STATE, 4, ST(gpr) + 8 * VMC_RBP},
+    GPR32("esi", VMC_RSI),
+    GPR32("edi", VMC_RDI),
+    {"eip", "code_ptr", 32, VMC_ST_RIP, CORE, IN_STATE, 4, ST(rip)},
+    EFLAGS,
+    SEGMENTS,
+    X87_REGISTERS,
+    XMM_0_TO_7,
+    MXCSR,
+    SYS32("cr0", cr0, VMC_ST_CTRL),
+    SYS32("cr2", cr2, VMC_ST_CTRL),
+    SYS32("cr3", cr3, VMC_ST_CTRL),
+    SYS32("cr4", cr4, VMC_ST_CTRL),
+};
+
+struct gdb_arch {
+    const char *name;
+    const struct reg *regs;
+    unsigned count;
+};
+
+const struct gdb_arch gdb_x86_64 = {"i386:x86-64", regs64, VMCI_ARRAY_SIZE(regs64)};
+const struct gdb_arch gdb_i386 = {"i386", regs32, VMCI_ARRAY_SIZE(regs32)};
+
+unsigned gdb_reg_count(const struct gdb_arch *a)
 {
-    return VMCI_ARRAY_SIZE(regs);
+    return a->count;
 }
 
-unsigned gdb_reg_general_count(void)
+unsigned gdb_reg_bytes(const struct gdb_arch *a, unsigned n)
 {
-    return VMCI_ARRAY_SIZE(regs);
-}
-
-unsigned gdb_reg_bytes(unsigned n)
-{
-    return n < VMCI_ARRAY_SIZE(regs) ? regs[n].bits / 8 : 0;
+    return n < a->count ? a->regs[n].bits / 8 : 0;
 }
 
 /* FNSAVE's two bits a register; 0 valid, 3 empty. Valid is not told from zero and special. */
@@ -129,11 +177,12 @@ static uint16_t full_tag(uint8_t abridged)
     return tag;
 }
 
-unsigned gdb_reg_get(const struct vmc_x86_state *st, unsigned n, uint8_t out[16])
+unsigned gdb_reg_get(const struct gdb_arch *a, const struct vmc_x86_state *st, unsigned n,
+                     uint8_t out[16])
 {
-    if (n >= VMCI_ARRAY_SIZE(regs))
+    if (n >= a->count)
         return 0;
-    const struct reg *r = &regs[n];
+    const struct reg *r = &a->regs[n];
     const uint8_t *from = r->place == IN_STATE ? (const uint8_t *)st : st->xsave;
 
     memset(out, 0, 16);
@@ -144,11 +193,12 @@ unsigned gdb_reg_get(const struct vmc_x86_state *st, unsigned n, uint8_t out[16]
     return r->bits / 8;
 }
 
-uint32_t gdb_reg_set(struct vmc_x86_state *st, unsigned n, const uint8_t *value)
+uint32_t gdb_reg_set(const struct gdb_arch *a, struct vmc_x86_state *st, unsigned n,
+                     const uint8_t *value)
 {
-    if (n >= VMCI_ARRAY_SIZE(regs) || regs[n].place == X87_TAG)
+    if (n >= a->count || a->regs[n].place == X87_TAG)
         return 0;
-    const struct reg *r = &regs[n];
+    const struct reg *r = &a->regs[n];
     /* A selector alone would leave its descriptor behind. */
     if (r->group == VMC_ST_SEG && r->feature == CORE)
         return 0;
@@ -157,25 +207,27 @@ uint32_t gdb_reg_set(struct vmc_x86_state *st, unsigned n, const uint8_t *value)
     return r->group;
 }
 
-static void put_feature(struct gdb_writer *w, enum feature f, const char *name, const char *types)
+static void put_feature(struct gdb_writer *w, const struct gdb_arch *a, enum feature f,
+                        const char *name, const char *types)
 {
     char line[160];
 
     vmci_snprintf(line, sizeof(line), "<feature name=\"%s\">", name);
     gdb_put(w, line);
     gdb_put(w, types);
-    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(regs); i++) {
-        if (regs[i].feature != f)
+    for (unsigned i = 0; i < a->count; i++) {
+        const struct reg *r = &a->regs[i];
+        if (r->feature != f)
             continue;
         vmci_snprintf(line, sizeof(line),
-                      "<reg name=\"%s\" bitsize=\"%u\" type=\"%s\" regnum=\"%u\"/>", regs[i].name,
-                      regs[i].bits, regs[i].type, i);
+                      "<reg name=\"%s\" bitsize=\"%u\" type=\"%s\" regnum=\"%u\"/>", r->name,
+                      r->bits, r->type, i);
         gdb_put(w, line);
     }
     gdb_put(w, "</feature>");
 }
 
-size_t gdb_target_xml(char *dst, size_t bytes)
+size_t gdb_target_xml(const struct gdb_arch *a, char *dst, size_t bytes)
 {
     static const char core_types[] =
         "<flags id=\"i386_eflags\" size=\"4\">"
@@ -211,10 +263,12 @@ size_t gdb_target_xml(char *dst, size_t bytes)
     struct gdb_writer w = {.buf = dst, .cap = bytes};
 
     gdb_put(&w, "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\">"
-                "<target><architecture>i386:x86-64</architecture>");
-    put_feature(&w, CORE, "org.gnu.gdb.i386.core", core_types);
-    put_feature(&w, SSE, "org.gnu.gdb.i386.sse", sse_types);
-    put_feature(&w, SYSTEM, "org.libvmcore.i386.system", "");
+                "<target><architecture>");
+    gdb_put(&w, a->name);
+    gdb_put(&w, "</architecture>");
+    put_feature(&w, a, CORE, "org.gnu.gdb.i386.core", core_types);
+    put_feature(&w, a, SSE, "org.gnu.gdb.i386.sse", sse_types);
+    put_feature(&w, a, SYSTEM, "org.libvmcore.i386.system", "");
     gdb_put(&w, "</target>");
     return w.len;
 }

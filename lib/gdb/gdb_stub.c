@@ -17,6 +17,7 @@ struct vmc_gdb {
     size_t in_len, xml_len;
     char in[GDB_PACKET_BYTES];
     char out[2 * GDB_PACKET_BYTES];
+    const struct gdb_arch *arch;
     char xml[GDB_PACKET_BYTES];
     struct vmc_x86_state st;
 };
@@ -155,8 +156,8 @@ static void read_registers(struct vmc_gdb *g)
         send_text(g, "E01");
         return;
     }
-    for (unsigned n = 0; n < gdb_reg_general_count(); n++)
-        gdb_put_hex(&w, value, gdb_reg_get(&g->st, n, value));
+    for (unsigned n = 0; n < gdb_reg_count(g->arch); n++)
+        gdb_put_hex(&w, value, gdb_reg_get(g->arch, &g->st, n, value));
     send_packet(g, &w);
 }
 
@@ -169,10 +170,10 @@ static void write_registers(struct vmc_gdb *g, struct gdb_reader *r)
         send_text(g, "E01");
         return;
     }
-    for (unsigned n = 0; n < gdb_reg_general_count() && r->at < r->end; n++) {
-        if (!gdb_hex_bytes(r, value, gdb_reg_bytes(n)))
+    for (unsigned n = 0; n < gdb_reg_count(g->arch) && r->at < r->end; n++) {
+        if (!gdb_hex_bytes(r, value, gdb_reg_bytes(g->arch, n)))
             break;
-        groups |= gdb_reg_set(&g->st, n, value);
+        groups |= gdb_reg_set(g->arch, &g->st, n, value);
     }
     send_text(g, vmc_vcpu_set_state(selected(g), groups, &g->st) == VMC_OK ? "OK" : "E02");
 }
@@ -183,11 +184,11 @@ static void read_register(struct vmc_gdb *g, struct gdb_reader *r)
     uint8_t value[16];
     uint64_t n;
 
-    if (!get_num(r, &n) || n >= gdb_reg_count() || !fetch_state(g)) {
+    if (!get_num(r, &n) || n >= gdb_reg_count(g->arch) || !fetch_state(g)) {
         send_text(g, "E01");
         return;
     }
-    gdb_put_hex(&w, value, gdb_reg_get(&g->st, (unsigned)n, value));
+    gdb_put_hex(&w, value, gdb_reg_get(g->arch, &g->st, (unsigned)n, value));
     send_packet(g, &w);
 }
 
@@ -197,9 +198,9 @@ static void write_register(struct vmc_gdb *g, struct gdb_reader *r)
     uint64_t n;
     uint32_t groups = 0;
 
-    if (get_num(r, &n) && n < gdb_reg_count() && get_char(r, '=') &&
-        gdb_hex_bytes(r, value, gdb_reg_bytes((unsigned)n)) && fetch_state(g))
-        groups = gdb_reg_set(&g->st, (unsigned)n, value);
+    if (get_num(r, &n) && n < gdb_reg_count(g->arch) && get_char(r, '=') &&
+        gdb_hex_bytes(r, value, gdb_reg_bytes(g->arch, (unsigned)n)) && fetch_state(g))
+        groups = gdb_reg_set(g->arch, &g->st, (unsigned)n, value);
     bool ok = groups != 0 && vmc_vcpu_set_state(selected(g), groups, &g->st) == VMC_OK;
     send_text(g, ok ? "OK" : "E01");
 }
@@ -659,7 +660,8 @@ uint32_t vmc_gdb_step_vcpu(const struct vmc_gdb *g)
 int vmc_gdb_create(const struct vmc_platform *pf, const struct vmc_gdb_config *cfg,
                    struct vmc_gdb **out, struct vmc_error *err)
 {
-    if (cfg->size != sizeof(*cfg) || cfg->vm == NULL || cfg->send == NULL || cfg->vcpus == 0)
+    if (cfg->size != sizeof(*cfg) || cfg->vm == NULL || cfg->send == NULL || cfg->vcpus == 0 ||
+        (cfg->flags & ~VMC_GDB_I386) != 0)
         return vmci_error(err, VMC_EINVAL, "gdb/create", "incomplete configuration");
     struct vmc_gdb *g = vmci_alloc_aligned(pf, sizeof(*g), VMCI_CACHELINE);
     if (g == NULL)
@@ -667,7 +669,8 @@ int vmc_gdb_create(const struct vmc_platform *pf, const struct vmc_gdb_config *c
     memset(g, 0, sizeof(*g));
     g->pf = pf;
     g->cfg = *cfg;
-    g->xml_len = gdb_target_xml(g->xml, sizeof(g->xml));
+    g->arch = (cfg->flags & VMC_GDB_I386) != 0 ? &gdb_i386 : &gdb_x86_64;
+    g->xml_len = gdb_target_xml(g->arch, g->xml, sizeof(g->xml));
     *out = g;
     return VMC_OK;
 }

@@ -99,6 +99,41 @@ else
     echo "**** SKIP: KVM engine: /dev/kvm cannot be opened"
 fi
 
+# A debugger on a 32-bit program.
+cat >"$dir/g32.c" <<'C'
+__attribute__((section(".text.0"))) const unsigned header[] = {0x1badb002, 0, -0x1badb002};
+volatile int counter;
+void stop(void) { for (;;) counter++; }
+void _start(void) { counter = 41; stop(); }
+C
+printf 'ENTRY(_start) SECTIONS { . = 0x100000; .text : { *(.text.0) *(.text*) *(.data*) *(.bss*) } }' \
+    >"$dir/g32.ld"
+if ! command -v gdb >/dev/null; then
+    echo "**** SKIP: debugger: gdb is not installed"
+elif gcc -m32 -g -w -ffreestanding -fno-pic -no-pie -nostdlib -static -Wl,-n,--build-id=none \
+    -Wl,-T,"$dir/g32.ld" "$dir/g32.c" -o "$dir/g32.elf"; then
+    port=$((20000 + $$ % 20000))
+    timeout 60 "$vmcore" run --engine soft --kernel "$dir/g32.elf" --gdb $port >"$dir/out" 2>&1 \
+        </dev/null &
+    vm=$!
+    for _ in $(seq 100); do
+        grep -q "waiting for gdb" "$dir/out" && break
+        sleep 0.1
+    done
+    timeout 50 gdb -nx -batch -ex "target remote 127.0.0.1:$port" -ex "break stop" -ex continue \
+        -ex "print counter" -ex "print \$eip == (long)\$pc" -ex kill "$dir/g32.elf" \
+        >"$dir/gdb" 2>&1 </dev/null
+    wait "$vm"
+    if grep -q '^Breakpoint 1, .*stop ()' "$dir/gdb" && grep -q '= 41$' "$dir/gdb" &&
+        grep -q '= 1$' "$dir/gdb"; then
+        echo "ok: debugger on a 32-bit program"
+    else
+        echo "FAILED: debugger on a 32-bit program:"
+        cat "$dir/gdb"
+        failed=1
+    fi
+fi
+
 # Control socket and statistics.
 timeout 30 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --control "$dir/sock" \
     --stats "$dir/stats.json" --timeout 25 >/dev/null 2>&1 </dev/null &

@@ -37,6 +37,20 @@ static void gdb_send(void *ctx, const void *data, size_t bytes)
     }
 }
 
+/* A debugger refuses a description that does not fit the program it has loaded. */
+static bool describe_i386(const struct run_vm *r)
+{
+    unsigned char id[5];
+
+    if (r->opt.gdb_arch != RUN_GDB_AUTO)
+        return r->opt.gdb_arch == RUN_GDB_I386;
+    return r->kernel.fd >= 0 && pread(r->kernel.fd, id, sizeof(id), 0) == sizeof(id) &&
+           memcmp(id,
+                  "\x7f"
+                  "ELF\x01",
+                  sizeof(id)) == 0;
+}
+
 int run_gdb_create(struct run_vm *r, struct run_gdb **out)
 {
     struct vmc_error err = {0};
@@ -59,8 +73,12 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
         run_gdb_destroy(g);
         return EXIT_ERROR;
     }
-    struct vmc_gdb_config cfg = {.size = sizeof(cfg), .vcpus = r->opt.cpus, .vm = r->vm,
-                                 .send = gdb_send, .ctx = g};
+    struct vmc_gdb_config cfg = {.size = sizeof(cfg),
+                                 .vcpus = r->opt.cpus,
+                                 .vm = r->vm,
+                                 .send = gdb_send,
+                                 .ctx = g,
+                                 .flags = describe_i386(r) ? VMC_GDB_I386 : 0};
     if (vmc_gdb_create(&r->pf, &cfg, &g->stub, &err) != VMC_OK) {
         run_gdb_destroy(g);
         return run_vm_fail("--gdb", &err);

@@ -70,7 +70,8 @@ static const struct argp_option option_table[] = {
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "End the run with exit status 124", 0},
     {"stats", KEY_STATS, "FILE", 0, "Write statistics as JSON at the end", 0},
     {"control", KEY_CONTROL, "SOCKET", 0, "Serve JSON-RPC 2.0 on a Unix socket", 0},
-    {"gdb", KEY_GDB, "PORT", 0, "Wait for gdb on 127.0.0.1:PORT (software engine)", 0},
+    {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0, "Wait for gdb on 127.0.0.1:PORT (software engine)",
+     0},
     {"trace-insn", KEY_TRACE_INSN, "FILE", 0,
      "Write every instruction executed, disassembled (software engine)", 0},
     {"deterministic", KEY_DETERMINISTIC, NULL, 0,
@@ -277,6 +278,24 @@ static void parse_engine(const char *arg, struct argp_state *st, struct run_opti
         argp_error(st, "--engine %s: expected auto, kvm or soft", arg);
 }
 
+static void parse_gdb(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    char *port = dup(arg);
+    char *arch = strchr(port, ',');
+
+    o->gdb_arch = RUN_GDB_AUTO;
+    if (arch != NULL)
+        *arch++ = '\0';
+    o->gdb_port = (int)parse_range("gdb", port, 1, 65535, st);
+    if (arch != NULL && strcmp(arch, "i386") == 0)
+        o->gdb_arch = RUN_GDB_I386;
+    else if (arch != NULL && strcmp(arch, "x86-64") == 0)
+        o->gdb_arch = RUN_GDB_X86_64;
+    else if (arch != NULL)
+        argp_error(st, "--gdb %s: expected i386 or x86-64 behind the port", arg);
+    free(port);
+}
+
 static void check(struct argp_state *st, struct run_options *o)
 {
     if (o->kernel == NULL && o->firmware == NULL)
@@ -358,7 +377,7 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         set(&o->control_path, arg);
         break;
     case KEY_GDB:
-        o->gdb_port = (int)parse_range("gdb", arg, 1, 65535, st);
+        parse_gdb(arg, st, o);
         break;
     case KEY_TRACE_INSN:
         set(&o->trace_path, arg);

@@ -38,6 +38,9 @@ struct run_chr {
     char *path;
 };
 
+/* What a debugger is told that the processor is; auto: as the kernel's ELF file says. */
+enum run_gdb_arch { RUN_GDB_AUTO, RUN_GDB_I386, RUN_GDB_X86_64 };
+
 struct run_options {
     enum run_engine engine;
     char *name;
@@ -58,6 +61,7 @@ struct run_options {
     double timeout_s; /* 0: none */
     char *stats_path, *control_path;
     int gdb_port; /* 0: none */
+    enum run_gdb_arch gdb_arch;
     char *trace_path;
     bool deterministic;
     bool translate; /* binary translation in the software engine */
