@@ -4,6 +4,7 @@
 #define HV_H
 
 #include <vmcore/baremetal.h>
+#include <vmcore/hw.h>
 #include <vmcore/sched.h>
 #include <vmcore/vmcore.h>
 
@@ -111,6 +112,8 @@ struct hv_guest *hv_guest_find(const char *name);
 const char *hv_state_name(const struct hv_guest *g);
 const struct vmc_bm_module *hv_module(const char *name);
 void hv_engines_init(void);
+/* On every processor before it runs vCPUs. */
+void hv_engine_cpu_up(void);
 extern const struct vmc_engine_ops *hv_engine;
 extern struct vmc_engine_info *hv_engine_info;
 

@@ -46,9 +46,30 @@ const struct vmc_bm_module *hv_module(const char *name)
 /* ---- engines ------------------------------------------------------------------------------------
  */
 
+/* What this processor has comes first; the software CPU works everywhere. */
 static const struct vmc_engine_ops *engine_number(unsigned i)
 {
-    return i == 0 ? vmc_engine_soft() : NULL;
+    struct vmc_error err;
+    enum vmc_hw_kind kind = vmc_hw_detect(vmc_bm_platform(), &err);
+    const struct vmc_engine_ops *hw = kind == VMC_HW_VMX   ? vmc_engine_vmx()
+                                      : kind == VMC_HW_SVM ? vmc_engine_svm()
+                                                           : NULL;
+
+    if (i == 0 && hw == NULL)
+        hv_print("engine: %s\n", err.text);
+    if (hw == NULL)
+        i++;
+    return i == 0 ? hw : i == 1 ? vmc_engine_soft() : NULL;
+}
+
+void hv_engine_cpu_up(void)
+{
+    struct vmc_error err = {.text = ""};
+
+    if (hv_engine == vmc_engine_soft())
+        return;
+    if (vmc_hw_cpu_up(vmc_bm_platform(), &err) != VMC_OK)
+        vmc_bm_panic("CPU %u: %s", vmc_bm_this_cpu(), err.text);
 }
 
 void hv_engines_init(void)

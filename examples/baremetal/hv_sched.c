@@ -29,6 +29,8 @@ static struct hv_vcpu **entity_vcpu;
 static void on_interrupt(void *ctx, uint32_t cpu)
 {
     (void)ctx;
+    if (cpus[cpu].attention)
+        return; /* kicked already; a kick may itself send an interrupt here */
     cpus[cpu].attention = 1;
     struct vmc_vcpu *v = cpus[cpu].current;
     if (v != NULL)
@@ -168,6 +170,7 @@ void hv_loop(uint32_t me)
 {
     struct cpu *c = &cpus[me];
 
+    hv_engine_cpu_up();
     for (uint32_t i = 0; i < HV_MAX_GUESTS; i++)
         c->deadline[i] = NEVER;
     for (;;) {

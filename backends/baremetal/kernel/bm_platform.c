@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* struct vmc_platform on this kernel, one for each memory domain. */
-#include "bm_int.h"
+#include "bm_hw.h"
 
 #define MAX_DOMAINS 256u
 
@@ -246,6 +246,7 @@ static void domain_init(struct vmc_bm_domain *d, uint32_t owner, struct bm_heap 
         .entropy = &entropy_ops,
         .tsc_hz = bm_tsc_hz(),
         .wall_s = pf_wall,
+        .hw = bm_hw_ops(),
     };
 }
 

@@ -239,6 +239,8 @@ static inline void *hw_ctx(const struct hw_vcpu *v)
 
 /* ---- hw_run.c: the loop, and what is alike in both ------------------------------------------- */
 
+#define XSAVE_BV 512u /* offset of the header in an XSAVE area */
+
 void hw_set_exit(struct hw_vcpu *v, struct vmc_exit *x, uint32_t kind);
 int hw_run(void *ev, const struct vmc_run_limits *lim, struct vmc_exit *out);
 int hw_complete(void *ev, const struct vmc_exit *done);

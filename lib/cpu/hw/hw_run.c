@@ -191,6 +191,10 @@ static void unpark_fpu(struct hw_vcpu *v)
     const struct vmc_hw_ops *hw = v->vm->hw;
 
     if (v->vm->xcr0_mask != 0) {
+        /* Saved under an earlier policy, or from outside: XRSTOR faults on components it may not
+           load. */
+        uint64_t bv = vmci_ld_le64(v->st.xsave + XSAVE_BV);
+        vmci_st_le64(v->st.xsave + XSAVE_BV, bv & v->vm->xcr0_mask);
         hw->write_xcr0(hw_ctx(v), v->vm->xcr0_mask);
         hw->fpu_load(hw_ctx(v), v->st.xsave, v->vm->xcr0_mask);
         if (v->st.xcr0 != v->vm->xcr0_mask)

@@ -3,7 +3,6 @@
 #include "cpu/hw/hw_int.h"
 
 #define SITE     "hw"
-#define XSAVE_BV 512u /* offset of the header in an XSAVE area */
 
 /* ---- platform ---------------------------------------------------------------------------------
  */
