@@ -140,6 +140,7 @@ extern const struct vmc_chardev_ops hv_console_ops;
 void hv_print(const char *fmt, ...) VMC_PRINTF(1, 2);
 /* Input, flushing of partial lines, status lines; returns when it wants to be called again. */
 uint64_t hv_console_poll(uint64_t now_ns);
+void hv_console_line_done(void);
 void hv_console_forget(struct hv_guest *g);
 void hv_console_focus(int guest); /* -1: all, with prefixes */
 void hv_status_now(void);

@@ -9,10 +9,14 @@
 #define FLUSH_NS 30000000u /* an unfinished line is shown after this long */
 #define MENU     "1-9 one guest, a all, s status, m monitor, hot key again: itself"
 
+/* column_owner: nobody's line is unfinished; the monitor's prompt is. */
+#define FRESH_LINE  (-1)
+#define PROMPT_LINE (-2)
+
 static volatile uint32_t lock;
-static int focus = -1;        /* the guest alone on the terminal, or -1 */
-static uint32_t input_to;     /* which guest gets what is typed */
-static int column_owner = -1; /* whose unfinished line the cursor is behind; -1: column 0 */
+static int focus = -1;                /* the guest alone on the terminal, or -1 */
+static uint32_t input_to;             /* which guest gets what is typed */
+static int column_owner = FRESH_LINE; /* whose unfinished line the cursor is behind */
 static bool monitor, menu;
 static uint64_t next_status;
 
@@ -32,9 +36,9 @@ static void drop(void)
 
 static void fresh_line(void)
 {
-    if (column_owner != -1)
+    if (column_owner != FRESH_LINE)
         vmc_bm_write("\r\n", 2);
-    column_owner = -1;
+    column_owner = FRESH_LINE;
 }
 
 /* With the lock: what the guest has of its line. */
@@ -52,7 +56,7 @@ static void show_line(struct hv_guest *g, bool end)
     column_owner = (int)g->number;
     if (end) {
         vmc_bm_write("\r\n", 2);
-        column_owner = -1;
+        column_owner = FRESH_LINE;
     }
 }
 
@@ -86,6 +90,14 @@ static int console_write(void *ctx, const void *data, size_t bytes)
 }
 
 const struct vmc_chardev_ops hv_console_ops = {.write = console_write};
+
+/* What was typed at the prompt is complete. */
+void hv_console_line_done(void)
+{
+    take();
+    fresh_line();
+    drop();
+}
 
 /* The hypervisor's own lines. */
 void hv_print(const char *fmt, ...)
@@ -264,6 +276,9 @@ static void menu_key(char c)
     } else if (c == 'm') {
         monitor = true;
         hv_monitor_enter();
+        take();
+        column_owner = PROMPT_LINE;
+        drop();
     } else {
         hv_print("%s\n", MENU);
     }
@@ -272,10 +287,10 @@ static void menu_key(char c)
 static void key(char c)
 {
     if (monitor) {
-        take();
-        column_owner = -1; /* the monitor has the line */
-        drop();
         monitor = hv_monitor_key(c);
+        take();
+        column_owner = monitor ? PROMPT_LINE : column_owner;
+        drop();
     } else if (menu) {
         menu_key(c);
     } else if (c == hv_config.hot_key) {

@@ -68,6 +68,7 @@ void vmc_bm_main(const struct vmc_bm_machine *machine)
     read_config();
     hv_console_init();
     hv_engines_init();
+    hv_engine_cpu_up();
     hv_sched_init();
     hv_net_init();
     for (uint32_t i = 0; i < hv_config.guests; i++) {
@@ -86,5 +87,6 @@ void vmc_bm_cpu_main(uint32_t cpu)
 {
     while (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE))
         __asm__ volatile("pause");
+    hv_engine_cpu_up();
     hv_loop(cpu);
 }

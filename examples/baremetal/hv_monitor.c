@@ -270,7 +270,7 @@ bool hv_monitor_key(char c)
     bool stay = true;
 
     if (c == '\r' || c == '\n') {
-        vmc_bm_write("\r\n", 2);
+        hv_console_line_done();
         line[len] = 0;
         len = 0;
         stay = execute(line);

@@ -170,7 +170,6 @@ void hv_loop(uint32_t me)
 {
     struct cpu *c = &cpus[me];
 
-    hv_engine_cpu_up();
     for (uint32_t i = 0; i < HV_MAX_GUESTS; i++)
         c->deadline[i] = NEVER;
     for (;;) {

@@ -38,7 +38,7 @@ need_guest() {
 machine() {
     local log=$1 status=0
     shift
-    "$root/scripts/baremetal" --work "${log%.txt}.work" "$@" </dev/null >"$log.raw" 2>&1 || status=$?
+    "$root/scripts/baremetal" --work "${log%.txt}.work" --append panic=poweroff "$@" </dev/null >"$log.raw" 2>&1 || status=$?
     tr -d '\r' <"$log.raw" >"$log"
     rm -f "$log.raw"
     cat "$log"

@@ -147,6 +147,9 @@ static _Noreturn void stop_all(void)
     for (uint32_t i = 0; i < bm_cpu_count; i++)
         if (bm_cpus[i] != NULL && bm_cpus[i]->online && bm_cpus[i] != this_cpu())
             bm_lapic_send(bm_cpus[i]->apic_id, 0x4400); /* NMI */
+    char opt[12];
+    if (bm_boot_option("panic", opt, sizeof(opt)) && bm_streq(opt, "poweroff"))
+        vmc_bm_power_off();
     for (;;)
         __asm__ volatile("cli; hlt");
 }

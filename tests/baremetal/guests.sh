@@ -1,0 +1,40 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Debian's cloud kernel to a busybox shell under the example hypervisor.
+# Usage: guests.sh BUILD MACHINE ENGINE SECONDS [two]
+# two: two guests at once on two processors, one of them with two vCPUs.
+# shellcheck source=tests/baremetal/lib.sh
+. "$(dirname "$0")/lib.sh"
+m=$1 engine=$2 seconds=$3 how=${4:-one}
+need_machine "$m"
+need_guest
+dir=$build/tests/baremetal/guests-${m/:/-}-$how
+mkdir -p "$dir"
+cmdline="console=ttyS0 quiet panic=-1 cryptomgr.notests"
+{
+    echo "hypervisor { status = 20; when_done = poweroff }"
+    echo "guest one { kernel = vmlinuz; initrd = initrd; mem = 128M; network = yes"
+    echo " cmdline = \"$cmdline run=echo+hello+from+one;nproc\" }"
+    if [ "$how" = two ]; then
+        echo "guest two { kernel = vmlinuz; initrd = initrd; mem = 160M; cpus = 2; shares = 2000"
+        echo " network = yes; cmdline = \"$cmdline run=echo+hello+from+two;echo+CPUs:\$(nproc)\" }"
+    fi
+} >"$dir/vmcore.conf"
+cpus=1
+mem=512
+[ "$how" != two ] || cpus=2 mem=768
+machine "$dir/log.txt" --machine "$m" --cpus $cpus --mem $mem --ips 25000000 --timeout "$seconds" \
+    --module "$dir/vmcore.conf=vmcore.conf" --module "$build/guest/vmlinuz=vmlinuz" \
+    --module "$build/guest/initrd=initrd"
+want "$dir/log.txt" "^\[vmcore\] engine: $engine$"
+want "$dir/log.txt" "^\[one\] hello from one$"
+want "$dir/log.txt" "^\[vmcore\] one: ended: powered off$"
+want "$dir/log.txt" "^\[vmcore\] one: [1-9][0-9]* pages returned, 0 leaked$"
+want "$dir/log.txt" "every guest has ended, switching off$"
+if [ "$how" = two ]; then
+    want "$dir/log.txt" "^\[two\] hello from two$"
+    want "$dir/log.txt" "^\[two\] CPUs:2$"
+    want "$dir/log.txt" "^\[vmcore\] two: [1-9][0-9]* pages returned, 0 leaked$"
+fi
+forbid "$dir/log.txt" "PANIC"
+verdict

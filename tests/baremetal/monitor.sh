@@ -1,0 +1,101 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Consoles, the monitor, shares, pause, kill and a guest that crashes, with tiny guests.
+# Usage: monitor.sh BUILD MACHINE ENGINE SECONDS
+# shellcheck source=tests/baremetal/lib.sh
+. "$(dirname "$0")/lib.sh"
+m=$1 engine=$2 seconds=$3
+need_machine "$m"
+dir=$build/tests/baremetal/monitor-$m
+mkdir -p "$dir"
+cat >"$dir/vmcore.conf" <<'CONF'
+# Comments, quotes, bare words and semicolons are all in here.
+hypervisor { status = 3; when_done = poweroff; hotkey = ^B }
+guest idle  { kernel = tiny; cmdline = idle; mem = 4M }
+guest echo  { kernel = tiny; cmdline = "echo"; mem = 4M }
+guest crash { kernel = tiny; cmdline = crash; mem = 4M }
+guest large { kernel = tiny; cmdline = busy; mem = 3M; shares = 3000; start = no }
+guest small { kernel = tiny; cmdline = busy; mem = 3M; shares = 1000; start = no }
+guest smc   { kernel = tiny; cmdline = smc; mem = 4M }
+CONF
+log=$dir/log.txt
+: >"$log.raw"
+rm -f "$dir/keys"
+mkfifo "$dir/keys"
+"$root/scripts/baremetal" --work "$dir/work" --machine "$m" --cpus 1 --mem 512 \
+    --append panic=poweroff --timeout "$seconds" --module "$dir/vmcore.conf=vmcore.conf" \
+    --module "$build/bin/tiny_guest=tiny" <"$dir/keys" >"$log.raw" 2>&1 &
+pid=$!
+exec 9>"$dir/keys"
+trap '' PIPE
+
+# await PATTERN [times]: wait until it is in the transcript that often
+await() {
+    while [ "$(tr -d '\r' <"$log.raw" | grep -cE "$1")" -lt "${2:-1}" ]; do
+        kill -0 $pid 2>/dev/null || {
+            fail "the machine ended before: $1"
+            return 0
+        }
+        sleep 0.2
+    done
+}
+keys() { printf '%b' "$1" >&9 2>/dev/null || true; }
+
+await '^\[idle\] tick 1$'
+await '^\[crash\] about to crash$'
+await '^\[vmcore\] crash: ended: crashed: triple fault$'
+await '^\[smc\] modified code is right$'
+await '^\[vmcore\] smc: ended: halted with interrupts off$'
+await '^\[echo\] ready$'
+keys '\x022'                       # the console of guest 2 alone
+await 'console of echo alone'
+keys 'hello\r'
+await '^HELLO$'
+keys '\x02a'                        # all again
+await 'consoles of all guests'
+keys '\x02m'
+await 'vmcore> '
+keys 'list\r'
+await 'crash +off .*triple fault'
+keys 'pause idle\r'
+await 'idle: paused'
+keys 'resume idle\r'
+await 'idle: running'
+keys 'stats idle\r'
+await 'vCPU 0: .* interrupts'
+keys 'mem\r'
+await 'memory: [0-9]+ pages'
+keys 'kill nobody\r'
+await "there is no guest 'nobody'"
+keys 'kill echo\r'
+await 'echo: ended: killed'
+keys 'start large\rstart small\r'
+await '^\[large\] busy$'
+await '^\[small\] busy$'
+keys 'quit\r'
+sleep 8
+keys '\x02msched\r'
+await '^\[vmcore\] small.0: ran'
+keys 'kill large\rkill small\rkill idle\r'
+wait $pid || true
+exec 9>&-
+tr -d '\r' <"$log.raw" >"$log"
+cat "$log"
+
+want "$log" "^\[vmcore\] engine: $engine$"
+want "$log" "status: idle running"
+for g in idle echo crash large small smc; do
+    want "$log" "^\[vmcore\] $g: [1-9][0-9]* pages returned, 0 leaked$"
+done
+want "$log" "every guest has ended, switching off$"
+forbid "$log" "PANIC"
+# Three shares to one, of one processor: the guests ran in that proportion, within 20 %.
+ran() { sed -n "s/^\[vmcore\] $1.0: ran \([0-9]*\) ms.*/\1/p" "$log" | tail -1; }
+large=$(ran large) small=$(ran small)
+echo "ran: large $large ms, small $small ms"
+if [ -z "$large" ] || [ -z "$small" ] || [ "$small" -lt 100 ]; then
+    fail "the busy guests did not run"
+elif [ $((large * 10)) -lt $((small * 24)) ] || [ $((large * 10)) -gt $((small * 36)) ]; then
+    fail "shares of 3 to 1 gave $large ms to $small ms"
+fi
+verdict

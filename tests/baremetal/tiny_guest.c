@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A guest of a few hundred bytes, started by Multiboot, for tests that need no Linux. The last word
+ * of its command line says what it does:
+ *   idle   sleep, and say "tick N" at every second timer interrupt
+ *   busy   count for ever
+ *   echo   send back what is typed, in upper case
+ *   crash  say so, and triple-fault
+ *   smc    run code that it writes, again and again, and check it
+ */
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+
+__asm__(".section .header, \"ax\"\n"
+        ".align 4\n"
+        ".long 0x1badb002, 0, -0x1badb002\n"
+        ".globl _start\n"
+        "_start:\n"
+        "mov $stack_top, %esp\n"
+        "push %ebx\n"
+        "call guest_main\n"
+        "1: hlt\n"
+        "jmp 1b\n"
+        ".section .bss\n"
+        ".skip 4096\n"
+        "stack_top:\n"
+        ".text\n"
+        "timer_entry:\n"
+        "pusha\n"
+        "call on_timer\n"
+        "popa\n"
+        "iret\n");
+
+void guest_main(u32 info);
+void on_timer(void);
+extern char timer_entry[];
+
+static inline void outb(u16 port, u8 v)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
+}
+
+static inline u8 inb(u16 port)
+{
+    u8 v;
+    __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
+
+static void put(char c)
+{
+    while ((inb(0x3fd) & 0x20) == 0)
+        ;
+    outb(0x3f8, (u8)c);
+}
+
+static void say(const char *s)
+{
+    while (*s != 0)
+        put(*s++);
+}
+
+static void number(u32 n)
+{
+    char buf[12];
+    int i = 11;
+
+    buf[i] = 0;
+    do {
+        buf[--i] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n != 0);
+    say(buf + i);
+}
+
+/* ---- idle ---------------------------------------------------------------------------------------
+ */
+
+static volatile u32 ticks;
+
+void on_timer(void)
+{
+    ticks++;
+    outb(0x20, 0x20);
+}
+
+static unsigned long long gdt[3] = {0, 0x00cf9b000000ffff, 0x00cf93000000ffff};
+static unsigned long long idt[64];
+static struct {
+    u16 limit;
+    u32 base;
+} __attribute__((packed)) gdtr, idtr;
+
+static void idle(void)
+{
+    u32 at = (u32)timer_entry;
+
+    gdtr.limit = sizeof(gdt) - 1;
+    gdtr.base = (u32)gdt;
+    idt[32] = (at & 0xffff) | 8u << 16 | (unsigned long long)(0x8e00 | (at & 0xffff0000)) << 32;
+    idtr.limit = sizeof(idt) - 1;
+    idtr.base = (u32)idt;
+    __asm__ volatile("lgdt %0\n\tljmp $8, $1f\n1:\tmov $16, %%eax\n\tmov %%eax, %%ds\n\t"
+                     "mov %%eax, %%es\n\tmov %%eax, %%ss\n\tlidt %1"
+                     :
+                     : "m"(gdtr), "m"(idtr)
+                     : "eax", "memory");
+    outb(0x20, 0x11); /* the 8259s: vectors from 32 on, only the timer */
+    outb(0xa0, 0x11);
+    outb(0x21, 32);
+    outb(0xa1, 40);
+    outb(0x21, 4);
+    outb(0xa1, 2);
+    outb(0x21, 1);
+    outb(0xa1, 1);
+    outb(0x21, 0xfe);
+    outb(0xa1, 0xff);
+    outb(0x43, 0x34); /* 50 Hz */
+    outb(0x40, 23864 & 0xff);
+    outb(0x40, 23864 >> 8);
+    for (u32 said = 0;;) {
+        __asm__ volatile("sti; hlt; cli");
+        if (ticks / 25 != said) {
+            said = ticks / 25;
+            say("tick ");
+            number(said);
+            say("\n");
+        }
+    }
+}
+
+/* ---- the others ---------------------------------------------------------------------------------
+ */
+
+static void busy(void)
+{
+    say("busy\n");
+    for (volatile u32 n = 0;; n++)
+        ;
+}
+
+static void echo(void)
+{
+    say("ready\n");
+    for (;;) {
+        while ((inb(0x3fd) & 1) == 0)
+            __asm__ volatile("pause");
+        u8 c = inb(0x3f8);
+        if (c >= 'a' && c <= 'z')
+            c = (u8)(c - 32);
+        put(c == '\r' ? '\n' : (char)c);
+    }
+}
+
+static void crash(void)
+{
+    idtr.limit = 0;
+    say("about to crash\n");
+    __asm__ volatile("lidt %0\n\tint3" : : "m"(idtr));
+}
+
+static void smc(void)
+{
+    static u8 code[16] = {0xb8, 0, 0, 0, 0, 0xc3}; /* mov eax, imm32; ret */
+    u32 (*volatile fn)(void) = (u32(*)(void))code;
+    u32 bad = 0;
+
+    for (u32 i = 0; i < 2000; i++) {
+        *(volatile u32 *)(code + 1) = i * 2654435761u;
+        bad += fn() != i * 2654435761u;
+    }
+    say(bad == 0 ? "modified code is right\n" : "modified code is WRONG\n");
+    for (;;)
+        __asm__ volatile("cli; hlt");
+}
+
+void guest_main(u32 info)
+{
+    const char *cmd = *(const char **)(info + 16), *last = cmd;
+
+    if ((*(u32 *)info & 4) == 0)
+        return;
+    for (const char *p = cmd; *p != 0; p++)
+        if (*p == ' ' && p[1] != 0)
+            last = p + 1;
+    say("tiny guest: ");
+    say(last);
+    say("\n");
+    if (*last == 'i')
+        idle();
+    else if (*last == 'b')
+        busy();
+    else if (*last == 'e')
+        echo();
+    else if (*last == 's')
+        smc();
+    else
+        crash();
+}
