@@ -96,6 +96,16 @@ static inline void cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
                      : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3])
                      : "a"(leaf), "c"(sub));
 }
+/* Bit of a feature leaf; false where there is no such leaf. reg: 0 EAX to 3 EDX. */
+static inline bool cpu_has(uint32_t leaf, unsigned reg, unsigned bit)
+{
+    uint32_t r[4];
+    cpuid(leaf & 0x80000000u, 0, r);
+    if (r[0] < leaf || (r[0] ^ leaf) >> 31 != 0)
+        return false;
+    cpuid(leaf, 0, r);
+    return (r[reg] >> bit & 1) != 0;
+}
 static inline void invlpg(unsigned long la)
 {
     __asm__ volatile("invlpg (%0)" : : "r"(la) : "memory");

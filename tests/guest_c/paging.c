@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Page-level protection: every combination of the permission bits of two levels, CR0.WP, CR4.SMEP,
- * CR4.SMAP, EFLAGS.AC, EFER.NXE, privilege level and kind of access, in each paging mode and page size.
- * What must happen is computed from the rules of SDM 3A 4.6 to 4.8 by expect(), and compared: fault or
- * not, error code, CR2, accessed and dirty bits.
+ * CR4.SMAP, EFLAGS.AC, EFER.NXE, privilege level and kind of access, in each paging mode and page
+ * size. What must happen is computed from the rules of SDM 3A 4.6 to 4.8 by expect(), and compared:
+ * fault or not, error code, CR2, accessed and dirty bits.
  */
 #include "kern.h"
 
@@ -11,10 +11,10 @@
 enum { F_P = 1, F_W = 2, F_U = 4, F_NX = 8, F_RSV = 16, F_ALL = 32 };
 #define PERMISSIVE (F_P | F_W | F_U)
 
-#define PTE_A   0x20ull
-#define PTE_D   0x40ull
-#define PTE_PS  0x80ull
-#define PTE_NX  (1ull << 63)
+#define PTE_A  0x20ull
+#define PTE_D  0x40ull
+#define PTE_PS 0x80ull
+#define PTE_NX (1ull << 63)
 
 /* The frame that is mapped, and its offset in the address: right for all page sizes. */
 #define FRAME  0x600000ul
@@ -25,9 +25,9 @@ static const char *const kind_names[] = {"read", "write", "fetch", "descriptor"}
 
 struct mode {
     const char *name;
-    unsigned levels;   /* with entries that take part */
-    unsigned leaf;     /* 1: 4 KiB, 2: 2 or 4 MiB, 3: 1 GiB */
-    unsigned bits;     /* of an index */
+    unsigned levels; /* with entries that take part */
+    unsigned leaf;   /* 1: 4 KiB, 2: 2 or 4 MiB, 3: 1 GiB */
+    unsigned bits;   /* of an index */
     bool wide, pse;
     unsigned long va;
 };
@@ -45,7 +45,7 @@ struct outcome {
 static uint64_t table[6][512] __attribute__((aligned(4096)));
 static const struct mode *m;
 static struct env env;
-static unsigned phys_bits, low_ps;
+static unsigned phys_bits, low_ps; /* low_ps: PS of entries where it means nothing */
 static unsigned long cases;
 
 /* ---- entries --------------------------------------------------------------------------------- */
@@ -149,10 +149,10 @@ static uint8_t *const stubs = (uint8_t *)USER_AREA;
 static void make_stubs(void)
 {
     static const uint8_t code[KINDS][10] = {
-        {0x8a, 0x03, 0xcd, 0x80},                         /* mov (bx), al; int 80h */
-        {0xb0, 0xc3, 0x88, 0x03, 0xcd, 0x80},             /* mov C3h, al; mov al, (bx) */
-        {0xff, 0xd3, 0xcd, 0x80},                         /* call bx */
-        {0xb9, 0x07, 0, 0, 0, 0x8e, 0xe1, 0xcd, 0x80},    /* mov 7, ecx; mov ecx, fs */
+        {0x8a, 0x03, 0xcd, 0x80},                      /* mov (bx), al; int 80h */
+        {0xb0, 0xc3, 0x88, 0x03, 0xcd, 0x80},          /* mov C3h, al; mov al, (bx) */
+        {0xff, 0xd3, 0xcd, 0x80},                      /* call bx */
+        {0xb9, 0x07, 0, 0, 0, 0x8e, 0xe1, 0xcd, 0x80}, /* mov 7, ecx; mov ecx, fs */
     };
     for (unsigned k = 0; k < KINDS; k++)
         for (unsigned i = 0; i < sizeof(code[k]); i++)
@@ -231,9 +231,10 @@ static void one(const unsigned *f, enum kind kind)
     if (ok && ad_right(&o, kind))
         return;
     fail("%s %s cpl%d wp%d smep%d smap%d ac%d nxe%d entries %x %x %x %x: %ld:%lx %lx, not %d:%x; "
-         "leaf %lx", m->name, kind_names[kind], env.user ? 3 : 0, env.wp, env.smep, env.smap,
-         env.ac, env.nxe, m->levels >= 4 ? f[4] : 0, m->levels >= 3 ? f[3] : 0, f[2], f[1], v,
-         fault.code, fault.cr2, o.fault ? 14 : -1, o.code, (unsigned long)get(m->leaf));
+         "leaf %lx",
+         m->name, kind_names[kind], env.user ? 3 : 0, env.wp, env.smep, env.smap, env.ac, env.nxe,
+         m->levels >= 4 ? f[4] : 0, m->levels >= 3 ? f[3] : 0, f[2], f[1], v, fault.code, fault.cr2,
+         o.fault ? 14 : -1, o.code, (unsigned long)get(m->leaf));
 }
 
 static void all_kinds(const unsigned *f)
@@ -272,19 +273,34 @@ static void all_entries(void)
         }
 }
 
-static void set_env(unsigned i, bool has_smep, bool has_smap)
+static void set_env(unsigned i)
 {
+    bool has_smep = cpu_has(7, 1, 7), has_smap = cpu_has(7, 1, 20);
     unsigned long cr4 = rd_cr4() & ~(CR4_SMEP | CR4_SMAP);
 
-    env = (struct env){i & 1, (i & 2) != 0, (i & 4) != 0, (i & 8) != 0, (i & 16) != 0, (i & 32) != 0};
+    env =
+        (struct env){i & 1, (i & 2) != 0, (i & 4) != 0, (i & 8) != 0, (i & 16) != 0, (i & 32) != 0};
     env.smep = env.smep && has_smep;
     env.smap = env.smap && has_smap;
     if (!m->wide)
         env.nxe = false;
     wr_cr0((rd_cr0() & ~CR0_WP) | (env.wp ? CR0_WP : 0));
-    wr_cr4(cr4 | (env.smep ? CR4_SMEP : 0) | (env.smap ? CR4_SMAP : 0));
-    if (m->wide)
+    if (has_smep || has_smap)
+        wr_cr4(cr4 | (env.smep ? CR4_SMEP : 0) | (env.smap ? CR4_SMAP : 0));
+    if (m->wide && cpu_has(0x80000001u, 3, 20))
         wrmsr(MSR_EFER, (rdmsr(MSR_EFER) & ~EFER_NXE) | (env.nxe ? EFER_NXE : 0));
+}
+
+static void find_width(void)
+{
+    uint32_t r[4];
+
+    cpuid(0x80000000u, 0, r);
+    phys_bits = 36;
+    if (r[0] < 0x80000008u || r[0] > 0x8000ffffu)
+        return;
+    cpuid(0x80000008u, 0, r);
+    phys_bits = r[0] & 0xff;
 }
 
 static void load_ldt(void)
@@ -301,7 +317,7 @@ static void dirty_later(void)
 {
     static const unsigned f[6] = {0, PERMISSIVE, PERMISSIVE, PERMISSIVE, PERMISSIVE, PERMISSIVE};
 
-    set_env(1, false, false);
+    set_env(1);
     for (unsigned l = m->levels; l >= m->leaf; l--)
         put(l, f[l]);
     invlpg(m->va);
@@ -317,20 +333,18 @@ static void dirty_later(void)
 
 static void run_mode(const struct mode *mode)
 {
-    uint32_t r[4];
+    bool smep = cpu_has(7, 1, 7), smap = cpu_has(7, 1, 20), nx = cpu_has(0x80000001u, 3, 20);
 
     m = mode;
-    cpuid(7, 0, r);
-    bool smep = (r[1] & 1u << 7) != 0, smap = (r[1] & 1u << 20) != 0;
     cases = 0;
     load_ldt();
     for (unsigned i = 0; i < 64; i++) {
-        set_env(i, smep, smap);
-        if ((smep || (i & 2) == 0) && (smap || (i & 4) == 0) && (m->wide || (i & 16) == 0) &&
-            (env.smap || !env.ac))
+        set_env(i & (nx ? 63 : 47));
+        if ((smep || (i & 2) == 0) && (smap || (i & 4) == 0) &&
+            ((m->wide && nx) || (i & 16) == 0) && (env.smap || !env.ac))
             all_entries();
     }
-    set_env(16, false, false);
+    set_env(nx ? 16 : 0);
     dirty_later();
     print("%s: %lu cases\n", m->name, cases);
 }
@@ -345,13 +359,9 @@ void test_main(void)
         {"4-level, 2 MiB", 4, 2, 9, true, true, 0x123440000000 + FRAME},
         {"4-level, 1 GiB", 4, 3, 9, true, true, 0x123440000000 + FRAME},
     };
-    uint32_t r[4];
-
-    cpuid(0x80000008u, 0, r);
-    phys_bits = r[0] & 0xff;
-    cpuid(0x80000001u, 0, r);
+    find_width();
     make_stubs();
-    for (unsigned i = 0; i < 2 + (r[3] >> 26 & 1); i++)
+    for (unsigned i = 0; i < (cpu_has(0x80000001u, 3, 26) ? 3 : 2); i++)
         run_mode(&modes[i]);
 }
 #else
@@ -383,7 +393,8 @@ static void map_pae(void)
 static void paging(bool on, unsigned long cr3, unsigned long cr4)
 {
     wr_cr0(rd_cr0() & ~CR0_PG);
-    wr_cr4((rd_cr4() & ~(CR4_PSE | CR4_PAE | CR4_SMEP | CR4_SMAP)) | cr4);
+    if (cr4 != 0 || cpu_has(1, 3, 3))
+        wr_cr4((rd_cr4() & ~(CR4_PSE | CR4_PAE | CR4_SMEP | CR4_SMAP)) | cr4);
     wr_cr3(cr3);
     if (on)
         wr_cr0(rd_cr0() | CR0_PG);
@@ -398,17 +409,18 @@ void test_main(void)
         {"PAE, 4 KiB", 2, 1, 9, true, true, 0x40000000 + FRAME},
         {"PAE, 2 MiB", 2, 2, 9, true, true, 0x40000000 + FRAME},
     };
-    uint32_t r[4];
-
-    cpuid(0x80000008u, 0, r);
-    phys_bits = r[0] & 0xff;
+    find_width();
     make_stubs();
     map_32();
     map_pae();
     for (unsigned i = 0; i < 5; i++) {
+        if ((modes[i].wide && !cpu_has(1, 3, 6)) || (i == 2 && !cpu_has(1, 3, 3)))
+            continue;
         low_ps = i == 1 ? PTE_PS : 0;
         paging(true, modes[i].wide ? (unsigned long)pdpt : (unsigned long)dir,
-               modes[i].wide ? CR4_PAE : modes[i].pse ? CR4_PSE : 0);
+               modes[i].wide                      ? CR4_PAE
+               : modes[i].pse && cpu_has(1, 3, 3) ? CR4_PSE
+                                                  : 0);
         run_mode(&modes[i]);
     }
     paging(false, 0, 0);
