@@ -12,6 +12,16 @@ static uint64_t insn_la(const struct bt_work *w, const struct vmci_insn *in)
     return w->la + in->next - in->len;
 }
 
+static uint64_t next_la(const struct bt_work *w, const struct vmci_insn *in)
+{
+    return bt_wrap(w, w->la + in->next);
+}
+
+static uint64_t target_la(const struct bt_work *w, const struct vmci_insn *in)
+{
+    return bt_wrap(w, w->la + in->next + (uint64_t)in->imm);
+}
+
 static bool near(const struct bt_work *w, uint64_t target)
 {
     return ((target ^ w->la) & PAGE_MASK) == 0 && w->b->gpa2 == GPA_NONE;
@@ -97,27 +107,25 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
 
 static void jcc(struct bt_work *w, const struct vmci_insn *in)
 {
-    uint64_t next = w->la + in->next;
-
     size_t taken = em_jump(&w->e, in->cond);
-    bt_exit_direct(w, next);
+    bt_exit_direct(w, next_la(w, in));
     em_patch_here(&w->e, taken);
-    bt_exit_direct(w, next + (uint64_t)in->imm);
+    bt_exit_direct(w, target_la(w, in));
 }
 
 /* JRCXZ alone; the LOOPs are rare. */
 static bool jcxz(struct bt_work *w, const struct vmci_insn *in)
 {
-    uint64_t next = w->la + in->next;
-
-    if (in->addrsize != 8)
+    if (in->addrsize != w->word)
         return false;
+    if (w->word == 4)
+        em8(&w->e, 0x67);
     em8(&w->e, 0xe3); /* jrcxz over the jump to "not taken" */
     em8(&w->e, 5);
     size_t not_taken = em_jump(&w->e, EM_JMP);
-    bt_exit_direct(w, next + (uint64_t)in->imm);
+    bt_exit_direct(w, target_la(w, in));
     em_patch_here(&w->e, not_taken);
-    bt_exit_direct(w, next);
+    bt_exit_direct(w, next_la(w, in));
     return true;
 }
 
@@ -127,22 +135,22 @@ static bool load_target(struct bt_work *w, const struct vmci_insn *in)
     struct em_addr a;
 
     if (in->opnd[0].kind == VMCI_OPND_GPR) {
-        em_mov(&w->e, w->x, in->opnd[0].reg);
+        em_rr(&w->e, bt_wide(w), 0x8b, w->x, in->opnd[0].reg);
         return true;
     }
-    if (!bt_check_ea(w, in, BT_ACC_READ, 8, 1, &a))
+    if (!bt_check_ea(w, in, BT_ACC_READ, w->word, 1, &a))
         return false;
-    em_rm(&w->e, EM_W, 0x8b, w->x, &a);
+    em_rm(&w->e, bt_wide(w), 0x8b, w->x, &a);
     return true;
 }
 
 static bool jmp(struct bt_work *w, const struct vmci_insn *in)
 {
     if (in->opnd[0].kind == VMCI_OPND_REL) {
-        bt_exit_direct(w, w->la + in->next + (uint64_t)in->imm);
+        bt_exit_direct(w, target_la(w, in));
         return true;
     }
-    if (in->opsize != 8 || !load_target(w, in))
+    if (in->opsize != w->word || !load_target(w, in))
         return false;
     bt_cold_insn(w, look_up(w), BT_RCX_K);
     jump_found(w);
@@ -152,31 +160,38 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
 static bool push_return(struct bt_work *w, uint64_t next)
 {
     struct emit *e = &w->e;
+    int32_t size = (int32_t)w->word;
     struct em_addr a;
 
-    if (!bt_check_stack(w, -8, BT_ACC_WRITE, 8, &a))
+    if (!bt_check_stack(w, -size, BT_ACC_WRITE, w->word, &a))
         return false;
-    if (next == (uint64_t)(int64_t)(int32_t)next) {
-        em_rm(e, EM_W, 0xc7, 0, &a); /* mov qword [a], imm32 */
+    if (w->word == 4 || next == (uint64_t)(int64_t)(int32_t)next) {
+        em_rm(e, bt_wide(w), 0xc7, 0, &a); /* mov [a], imm32 */
         em32(e, (uint32_t)next);
     } else {
-        em_mov_imm(e, w->x, next);
-        em_rm(e, EM_W, 0x89, w->x, &a);
+        /* With groups x is free; else it may be part of the address. */
+        unsigned r = a.base == w->x || a.index == w->x ? w->s : w->x;
+        if (r == w->s) {
+            em_rm(e, EM_W, 0x8d, w->x, &a);
+            a = (struct em_addr){(uint8_t)w->x, EM_NONE, 0, 0};
+        }
+        em_mov_imm(e, r, next);
+        em_rm(e, EM_W, 0x89, r, &a);
     }
-    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, -8);
+    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, -size);
     return true;
 }
 
 static bool call(struct bt_work *w, const struct vmci_insn *in)
 {
-    uint64_t next = w->la + in->next;
+    uint64_t next = next_la(w, in);
 
-    if (in->opsize != 8)
+    if (in->opsize != w->word)
         return false;
     if (in->opnd[0].kind == VMCI_OPND_REL) {
         if (!push_return(w, next))
             return false;
-        bt_exit_direct(w, next + (uint64_t)in->imm);
+        bt_exit_direct(w, target_la(w, in));
         return true;
     }
     if (!load_target(w, in))
@@ -196,25 +211,25 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     int32_t release = in->nopnd > 0 ? (int32_t)(uint16_t)in->imm : 0;
     struct em_addr a;
 
-    if (in->opsize != 8 || !bt_check_stack(w, 0, BT_ACC_READ, 8, &a))
+    if (in->opsize != w->word || !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
-    em_rm(e, EM_W, 0x8b, w->x, &a);
+    em_rm(e, bt_wide(w), 0x8b, w->x, &a);
     bt_cold_insn(w, look_up(w), BT_RCX_K);
-    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, 8 + release);
+    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word + release);
     jump_found(w);
     return true;
 }
 
 bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
 {
-    uint64_t next = w->la + in->next;
+    uint64_t next = next_la(w, in);
     bool cond = in->op == VMCI_OP_JCC || in->op == VMCI_OP_JCXZ;
 
     if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL)
         return true;
     if (in->op == VMCI_OP_CALL)
         return follow == BT_FOLLOW_NOT;
-    uint64_t target = next + (uint64_t)in->imm;
+    uint64_t target = target_la(w, in);
     bool back = !near(w, target) || target <= insn_la(w, in);
     if (follow == BT_FOLLOW_TAKEN)
         return cond && !near(w, next);
@@ -223,7 +238,7 @@ bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum 
 
 bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
 {
-    uint64_t next = w->la + in->next;
+    uint64_t next = next_la(w, in);
     bool taken = follow == BT_FOLLOW_TAKEN;
 
     if (in->op == VMCI_OP_CALL)
@@ -232,7 +247,7 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
         size_t site = em_jump(&w->e, taken ? in->cond ^ 1u : in->cond);
         struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, site);
         if (c != NULL)
-            c->target = taken ? next : next + (uint64_t)in->imm;
+            c->target = taken ? next : target_la(w, in);
     }
     return true;
 }
@@ -241,7 +256,7 @@ bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
 {
     /* The interpreter knows how a branch out of the canonical addresses faults. */
     if (in->nopnd != 0 && in->opnd[0].kind == VMCI_OPND_REL &&
-        !vmci_canonical(w->la + in->next + (uint64_t)in->imm))
+        (!vmci_canonical(target_la(w, in)) || in->opsize < w->word))
         return false;
     switch (in->op) {
     case VMCI_OP_JCC:

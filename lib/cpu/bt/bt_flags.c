@@ -185,7 +185,7 @@ static void plan_from(struct bt_work *w, unsigned setter)
     uint32_t written = 0;
     unsigned end;
 
-    if (need == 0)
+    if (need == 0 || !bt_copyable(w, w->step[setter].in))
         return;
     for (end = setter + 1; end < w->n; end++) {
         const struct vmci_insn *in = w->step[end].in;

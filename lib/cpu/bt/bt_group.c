@@ -137,7 +137,8 @@ void bt_groups(struct bt_work *w, uint32_t used)
     w->group_regs = 0;
     memset(w->ref, 0, sizeof(w->ref));
     memset(w->stack_ref, 0, sizeof(w->stack_ref));
-    if (w->step[0].b->alone)
+    /* Offsets of 32-bit code wrap around at 4 GiB. */
+    if (w->step[0].b->alone || w->word != 8)
         return;
     for (unsigned i = 0; i < w->n; i++)
         scan_insn(&s, bt_step(w, i));

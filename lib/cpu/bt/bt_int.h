@@ -104,6 +104,12 @@ int bt_make_glue(struct vmci_soft_cpu *sc);
 /* bt_translate.c. NULL: it cannot be translated, or there is no room. */
 struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b);
 
+/*
+ * The size of code that can be translated in the current state: 64; 32 if code, data and stack
+ * segments are flat (base 0, limit 4 GiB, writable); else 0.
+ */
+unsigned bt_bits(const struct vmci_soft_cpu *sc);
+
 /* bt_jumps.c: cpu->rip is translated as t. */
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t);

@@ -181,6 +181,22 @@ static bool segment_base(const struct vmci_insn *in)
     return in->seg == VMC_FS || in->seg == VMC_GS;
 }
 
+/* FS and GS of 32-bit code, which the interpreter checks unless they span everything. */
+static void check_segment(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+
+    bt_rcx_away(w);
+    em8(e, 0x65); /* movzx ecx, byte gs:[seg_small] */
+    em8(e, 0x0f);
+    em8(e, 0xb6);
+    em8(e, 0x0c);
+    em8(e, 0x25);
+    em32(e, GS_BT(seg_small) + (in->seg == VMC_GS ? 1 : 0));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    bt_rcx_back(w);
+}
+
 bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
                  unsigned align, struct em_addr *out)
 {
@@ -192,8 +208,12 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
     struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
                          in->scale, disp};
 
-    if (align > 1 && align != 16 && align != 32)
+    if ((align > 1 && align != 16 && align != 32) || in->addrsize < 4)
         return false;
+    if (w->word == 4 && in->seg == VMC_CS)
+        return false; /* not writable, maybe not readable */
+    if (based && w->word == 4)
+        check_segment(w, in);
     if (bt_group_use(w, &w->ref[w->i], disp, out))
         return true;
     if (in->base == VMCI_REG_IP || (at.base == EM_NONE && at.index == EM_NONE)) {
@@ -214,7 +234,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         em_load_gs(e, w->s,
                    GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
                                             offsetof(struct vmc_segment, base)));
-        em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
+        em_lea(e, bt_wide(w), w->x, w->x, w->s, 0, 0);
     }
     if (lazy)
         check_lazy(w, acc, bytes, align, out);
@@ -230,9 +250,12 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
 
     if (bt_group_use(w, &w->stack_ref[w->i], disp, out))
         return true;
-    if (w->step[w->i].lazy != 0) {
-        em_rm(&w->e, EM_W, 0x8d, w->x, &at);
-        check_lazy(w, acc, bytes, 1, out);
+    if (w->step[w->i].lazy != 0 || w->word != 8) {
+        em_rm(&w->e, bt_wide(w), 0x8d, w->x, &at);
+        if (w->step[w->i].lazy != 0)
+            check_lazy(w, acc, bytes, 1, out);
+        else
+            check_linear(w, acc, bytes, 1, out);
     } else {
         check_simple(w, at, acc, bytes, 1, out);
     }
@@ -241,6 +264,16 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
 
 void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
 {
+    unsigned op = in->raw[in->opcode_off];
+
+    if (w->word == 4 && in->map == VMCI_MAP_1B && (op & 0xf0) == 0x40) {
+        /* INC and DEC in one byte: REX in 64-bit code. */
+        if (in->opsize == 2)
+            em8(&w->e, 0x66);
+        em8(&w->e, 0xff);
+        em8(&w->e, (op & 8 ? 0xc8 : 0xc0) | (op & 7));
+        return;
+    }
     for (unsigned k = 0; k < in->len; k++)
         em8(&w->e, in->raw[k]);
 }
@@ -274,6 +307,12 @@ static void emit_around(struct bt_work *w, const struct vmci_insn *in, const str
     unsigned modrm = in->raw[in->modrm_off];
     unsigned rxb = em_rxb(0, a);
 
+    if (in->modrm_off == 0) { /* MOV between the accumulator and an absolute address */
+        if (in->opsize == 2)
+            em8(e, 0x66);
+        em_rm(e, in->opsize == 8 ? EM_W : 0, in->raw[in->opcode_off] ^ 0x28 ^ 2, EM_RAX, a);
+        return;
+    }
     if ((in->flags & VMCI_IF_VEX) != 0) {
         emit_vex(w, in, rxb);
     } else {

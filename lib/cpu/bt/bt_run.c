@@ -78,9 +78,46 @@ static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
     return t != NULL && bt->st_flushes == flushes ? t : NULL;
 }
 
+static bool is_flat(const struct vmc_segment *s, uint32_t type)
+{
+    return s->base == 0 && s->limit == UINT32_MAX &&
+           (s->attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | 0xe)) ==
+               (VMC_SEG_P | VMC_SEG_S | type);
+}
+
+unsigned bt_bits(const struct vmci_soft_cpu *sc)
+{
+    const struct vmci_cpu *cpu = &sc->cpu;
+    const struct vmc_segment *cs = &cpu->seg[VMC_CS];
+
+    if (cpu->code_bits != 32)
+        return cpu->code_bits == 64 ? 64 : 0;
+    if (cpu->stack_bits != 32 || !vmci_prot_mode(cpu) || vmci_v86_mode(cpu) || cs->base != 0 ||
+        cs->limit != UINT32_MAX)
+        return 0;
+    return is_flat(&cpu->seg[VMC_DS], 2) && is_flat(&cpu->seg[VMC_ES], 2) &&
+                   is_flat(&cpu->seg[VMC_SS], 2)
+               ? 32
+               : 0;
+}
+
+/* FS and GS may be anything; translated code looks at the outcome of this. */
+static void see_segments(struct vmci_soft_cpu *sc)
+{
+    if (sc->cpu.code_bits == 64)
+        return;
+    for (unsigned k = 0; k < 2; k++) {
+        const struct vmc_segment *s = &sc->cpu.seg[k == 0 ? VMC_FS : VMC_GS];
+        bool data = (s->attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | 0xe)) ==
+                    (VMC_SEG_P | VMC_SEG_S | 2);
+        sc->bt.seg_small[k] = !data || s->limit != UINT32_MAX;
+    }
+}
+
 static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     bt_jumps_bits(sc);
+    see_segments(sc);
     (void)fp_usable(sc, t);
     sc->bt.resume = (uintptr_t)t->canon;
 }
@@ -151,7 +188,7 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     /* STAC and CLAC choose another TLB in the middle of a block. */
     return vmci_load_relaxed(&sc->cpu.request) == 0 && sc->cpu.tlb_mode == t->mode && !t->dead &&
-           fp_usable(sc, t);
+           bt_bits(sc) == t->blk->bits && fp_usable(sc, t);
 }
 
 /* Interpret the instruction of bt.site. */
@@ -178,6 +215,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     if (rc == 0 && in + 1 < cpu->blk_end && may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
         if (!logged && (site->group == 0 || group_hits(sc, site, group_la))) {
+            see_segments(sc);
             flags_out(sc);
             bt->resume = (uintptr_t)site->resume;
             return 0;
@@ -258,8 +296,8 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     struct vmci_bt *bt = &sc->bt;
     unsigned variants = 0;
 
-    if (!bt->enabled || b->never || b->dead || b->bits != 64 || b->seq != 0 || b->clipped ||
-        sc->cpu.tlb_mode >= TLB_FILLED)
+    if (!bt->enabled || b->never || b->dead || b->bits != bt_bits(sc) || b->seq != 0 ||
+        b->clipped || sc->cpu.tlb_mode >= TLB_FILLED)
         return NULL;
     for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
         struct bt_trans *t = *p;
@@ -336,6 +374,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     bt->fp_ready = cpu->fp->live ? fp_ready(sc) : 0;
     (void)fp_usable(sc, t);
     bt_jumps_bits(sc);
+    see_segments(sc);
     if (bt->jump_mask == 0)
         bt_jumps_open(sc);
     flags_out(sc);

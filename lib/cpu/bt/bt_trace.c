@@ -53,8 +53,8 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
                                 enum bt_follow *how)
 {
     const struct vmci_insn *last = &b->insn[b->n - 1];
-    uint64_t next = la + last->next;
-    uint64_t target = next + (uint64_t)last->imm;
+    uint64_t next = bt_wrap(t->w, la + last->next);
+    uint64_t target = bt_wrap(t->w, next + (uint64_t)last->imm);
     unsigned hot = t->w->sc->cpu.vm->bt_hot;
 
     *how = BT_FOLLOW_NEXT;
@@ -62,7 +62,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return NULL;
     if ((last->flags & VMCI_IF_BRANCH) == 0)
         return candidate(t, next);
-    if (last->nopnd == 0 || last->opnd[0].kind != VMCI_OPND_REL)
+    if (last->nopnd == 0 || last->opnd[0].kind != VMCI_OPND_REL || last->opsize < t->w->word)
         return NULL;
     switch (last->op) {
     case VMCI_OP_JMP:
@@ -70,7 +70,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return candidate(t, target);
     case VMCI_OP_CALL:
         *how = BT_FOLLOW_TAKEN;
-        return last->opsize == 8 ? candidate(t, target) : NULL;
+        return last->opsize == t->w->word ? candidate(t, target) : NULL;
     case VMCI_OP_JCC:
         break;
     default:
@@ -101,6 +101,7 @@ static void add(struct tracer *t, struct block *b, uint64_t la)
 
 bool bt_trace(struct bt_work *w, struct block *b)
 {
+    w->word = b->bits / 8;
     struct tracer t = {.w = w, .fp = bt_block_fp(w, b)};
     uint64_t flushes = w->sc->bt.st_flushes;
     uint64_t la = b->la;

@@ -3,12 +3,32 @@
 #include "cpu/bt/bt_work.h"
 #include "cpu/fpu/fp_int.h"
 
+/*
+ * 32-bit code ignores the bits of a VEX prefix that name registers 8-15, and W mostly; compilers
+ * leave them as 64-bit code wants them. Others are for the interpreter.
+ */
+static bool vex_fits(const struct bt_work *w, const struct vmci_insn *in)
+{
+    const uint8_t *op = &in->raw[in->opcode_off];
+
+    if (w->word == 8 || (in->flags & VMCI_IF_VEX) == 0)
+        return true;
+    bool three = in->opcode_off >= 3 && op[-3] == 0xc4;
+    if ((op[-1] & 0x40) == 0 || (three && ((op[-1] & 0x80) != 0 || (op[-2] & 0xe0) != 0xe0)))
+        return false;
+    return in->imm_off == 0 || (in->raw[in->imm_off] & 0x80) == 0;
+}
+
 /* ---- which instructions can be copied -------------------------------------------------------- */
 
 /* Integer instructions that run as they are, around their memory operand if they have one. */
 bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in)
 {
     if ((w->sc->bt.lacks >> in->feature & 1) != 0)
+        return false;
+    if (w->word == 4 && in->map == VMCI_MAP_1B && in->raw[in->opcode_off] == 0x82)
+        return false; /* not an instruction of 64-bit code */
+    if (!vex_fits(w, in) || !bt_length_fits(in))
         return false;
     switch (in->op) {
     case VMCI_OP_MOV:
@@ -119,16 +139,17 @@ static bool writes_mem(const struct vmci_insn *in)
 }
 
 /* What a native FP instruction needs of bt.fp_ready; 0: it is not run natively. */
-static unsigned fp_need(const struct vmci_fp *fp, const struct vmci_insn *in,
+static unsigned fp_need(const struct bt_work *w, const struct vmci_insn *in,
                         struct vmci_fp_form *form)
 {
     if (in->op != VMCI_OP_FP_SSE && in->op != VMCI_OP_FP_AVX)
         return 0;
-    if (!vmci_fp_classify(in, 64, form) || form->special != VMCI_FS_PLAIN)
+    if (!vex_fits(w, in) || !bt_length_fits(in) || !vmci_fp_classify(in, 8 * w->word, form) ||
+        form->special != VMCI_FS_PLAIN)
         return 0;
     if ((form->flags & (VMCI_FO_MMX | VMCI_FO_X87)) != 0 || (in->flags & VMCI_IF_VSIB) != 0)
         return 0;
-    if ((fp->host_features >> form->feature & 1) == 0)
+    if ((w->sc->cpu.fp->host_features >> form->feature & 1) == 0)
         return 0; /* whatever the CPU model says */
     return in->op == VMCI_OP_FP_AVX ? BT_FP_AVX : BT_FP_SSE;
 }
@@ -136,13 +157,20 @@ static unsigned fp_need(const struct vmci_fp *fp, const struct vmci_insn *in,
 bool bt_fp_native(const struct bt_work *w, const struct vmci_insn *in)
 {
     struct vmci_fp_form form;
-    return fp_need(w->sc->cpu.fp, in, &form) != 0;
+    return fp_need(w, in, &form) != 0;
 }
 
 bool bt_fp_flags(const struct bt_work *w, const struct vmci_insn *in)
 {
     struct vmci_fp_form form;
-    return fp_need(w->sc->cpu.fp, in, &form) != 0 && (form.flags & VMCI_FO_FLAGS) != 0;
+    return fp_need(w, in, &form) != 0 && (form.flags & VMCI_FO_FLAGS) != 0;
+}
+
+/* MOV between the accumulator and an address without ModR/M. */
+static bool absolute_mov(const struct vmci_insn *in)
+{
+    return in->op == VMCI_OP_MOV && in->map == VMCI_MAP_1B &&
+           (in->raw[in->opcode_off] & 0xfc) == 0xa0;
 }
 
 bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_access *a)
@@ -152,7 +180,7 @@ bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_a
     if ((in->flags & VMCI_IF_MEM) == 0)
         return false;
     if (in->op >= VMCI_OP_FP_FIRST) {
-        if (fp_need(w->sc->cpu.fp, in, &form) == 0 || form.mem_bytes == 0 || form.mem_bytes > 32)
+        if (fp_need(w, in, &form) == 0 || form.mem_bytes == 0 || form.mem_bytes > 32)
             return false;
         *a = (struct bt_access){(form.mem_acc & VMCI_MEM_WRITE) != 0 ? BT_ACC_WRITE : BT_ACC_READ,
                                 form.mem_bytes, form.align};
@@ -162,13 +190,14 @@ bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_a
     case VMCI_OP_PUSH:
     case VMCI_OP_JMP:
     case VMCI_OP_CALL:
-        *a = (struct bt_access){BT_ACC_READ, 8, 1};
-        return in->opsize == 8;
+        *a = (struct bt_access){BT_ACC_READ, w->word, 1};
+        return in->opsize == w->word;
     default:
         break;
     }
     const struct vmci_opnd *m = mem_operand(in);
-    if (!bt_copyable(w, in) || m == NULL || m->size == 0 || m->size > 8 || in->modrm_off == 0)
+    if (!bt_copyable(w, in) || m == NULL || m->size == 0 || m->size > 8 ||
+        (in->modrm_off == 0 && !absolute_mov(in)))
         return false;
     *a = (struct bt_access){writes_mem(in) ? BT_ACC_WRITE : BT_ACC_READ, m->size, 1};
     return true;
@@ -211,6 +240,18 @@ static bool translate_lea(struct bt_work *w, const struct vmci_insn *in)
         em_mov_imm(&w->e, in->opnd[0].reg, in->opsize == 4 ? (uint32_t)v : v);
         return true;
     }
+    if (!bt_length_fits(in))
+        return false;
+    if (w->word == 4) {
+        struct em_addr at = {in->base < 16 ? in->base : EM_NONE,
+                             in->index < 16 ? in->index : EM_NONE, in->scale, (int32_t)in->disp};
+        if (in->addrsize != 4)
+            return false;
+        if (in->opsize == 2)
+            em8(&w->e, 0x66);
+        em_rm(&w->e, 0, 0x8d, in->opnd[0].reg, &at);
+        return true;
+    }
     bt_emit_copy(w, in);
     return true;
 }
@@ -218,28 +259,31 @@ static bool translate_lea(struct bt_work *w, const struct vmci_insn *in)
 static bool translate_push(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
+    int32_t size = (int32_t)w->word;
     struct em_addr from, to;
 
-    if (in->opsize != 8)
+    if (in->opsize != w->word)
         return false;
     if (in->opnd[0].kind == VMCI_OPND_MEM) {
-        if (!bt_check_ea(w, in, BT_ACC_READ, 8, 1, &from))
+        if (!bt_check_ea(w, in, BT_ACC_READ, w->word, 1, &from))
             return false;
-        em_rm(e, EM_W, 0x8b, w->x, &from);
+        em_rm(e, bt_wide(w), 0x8b, w->x, &from);
         em_store_gs(e, w->x, GS_SPILL(0)); /* x is needed for the second check */
     }
-    if (!bt_check_stack(w, -8, BT_ACC_WRITE, 8, &to))
+    if (!bt_check_stack(w, -size, BT_ACC_WRITE, w->word, &to))
         return false;
     if (in->opnd[0].kind == VMCI_OPND_GPR) {
-        em_rm(e, EM_W, 0x89, in->opnd[0].reg, &to);
+        em_rm(e, bt_wide(w), 0x89, in->opnd[0].reg, &to);
     } else if (in->opnd[0].kind == VMCI_OPND_MEM) {
-        em_load_gs(e, w->x, GS_SPILL(0));
-        em_rm(e, EM_W, 0x89, w->x, &to);
+        em_rm(e, EM_W, 0x8d, w->x, &to);
+        em_load_gs(e, w->s, GS_SPILL(0));
+        to = (struct em_addr){(uint8_t)w->x, EM_NONE, 0, 0};
+        em_rm(e, bt_wide(w), 0x89, w->s, &to);
     } else {
-        em_rm(e, EM_W, 0xc7, 0, &to); /* mov qword [to], imm32 */
+        em_rm(e, bt_wide(w), 0xc7, 0, &to); /* mov [to], imm32 */
         em32(e, (uint32_t)in->imm);
     }
-    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, -8);
+    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, -size);
     return true;
 }
 
@@ -248,11 +292,11 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
     struct emit *e = &w->e;
     struct em_addr a;
 
-    if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP ||
-        !bt_check_stack(w, 0, BT_ACC_READ, 8, &a))
+    if (in->opsize != w->word || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP ||
+        !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
-    em_rm(e, EM_W, 0x8b, in->opnd[0].reg, &a);
-    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, 8);
+    em_rm(e, bt_wide(w), 0x8b, in->opnd[0].reg, &a);
+    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
     return true;
 }
 
@@ -260,13 +304,14 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
 static bool translate_leave(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
-    struct vmci_insn at = {.base = EM_RBP, .index = VMCI_REG_ZERO, .addrsize = 8, .seg = VMC_SS};
+    struct vmci_insn at = {
+        .base = EM_RBP, .index = VMCI_REG_ZERO, .addrsize = (uint8_t)w->word, .seg = VMC_SS};
     struct em_addr a;
 
-    if (in->opsize != 8 || !bt_check_ea(w, &at, BT_ACC_READ, 8, 1, &a))
+    if (in->opsize != w->word || !bt_check_ea(w, &at, BT_ACC_READ, w->word, 1, &a))
         return false;
-    em_rm(e, EM_W, 0x8b, w->x, &a);
-    em_lea(e, EM_W, EM_RSP, EM_RBP, EM_NONE, 0, 8);
+    em_rm(e, bt_wide(w), 0x8b, w->x, &a);
+    em_lea(e, bt_wide(w), EM_RSP, EM_RBP, EM_NONE, 0, (int32_t)w->word);
     em_mov(e, EM_RBP, w->x);
     return true;
 }
@@ -278,7 +323,7 @@ static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
     struct vmci_fp_form form;
     struct em_addr a;
 
-    if (fp_need(w->sc->cpu.fp, in, &form) == 0)
+    if (fp_need(w, in, &form) == 0)
         return false;
     enum bt_fluse use = (form.flags & VMCI_FO_FLAGS) != 0 ? BT_FU_WRITE : BT_FU_NONE;
     if ((in->flags & VMCI_IF_MEM) == 0) {
@@ -330,7 +375,7 @@ unsigned bt_block_fp(const struct bt_work *w, const struct block *b)
     unsigned need = 0;
 
     for (unsigned i = 0; i < b->n; i++)
-        need |= fp_need(w->sc->cpu.fp, &b->insn[i], &form);
+        need |= fp_need(w, &b->insn[i], &form);
     return need;
 }
 
@@ -339,7 +384,7 @@ uint64_t bt_after(const struct bt_work *w, unsigned i)
     const struct bt_step *st = &w->step[i];
     uint64_t next = st->la + st->in->next;
 
-    return st->follow == BT_FOLLOW_TAKEN ? next + (uint64_t)st->in->imm : next;
+    return bt_wrap(w, st->follow == BT_FOLLOW_TAKEN ? next + (uint64_t)st->in->imm : next);
 }
 
 /* Leave unless FP instructions may run natively; at the entry with the canonical set. */

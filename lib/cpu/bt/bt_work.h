@@ -72,7 +72,8 @@ struct bt_work {
     unsigned i; /* instruction */
     unsigned n; /* instructions to translate */
     struct bt_step step[BLK_MAX_INSNS];
-    unsigned fp; /* BT_FP_* that the trace needs */
+    unsigned fp;   /* BT_FP_* that the trace needs */
+    unsigned word; /* 8 or 4: size of addresses, pushes and branch targets */
     uint64_t la;
     unsigned x, s; /* scratch registers */
     unsigned k;    /* keeps RCX during checks; EM_NONE: memory does */
@@ -148,6 +149,15 @@ static inline const struct vmci_insn *bt_step(struct bt_work *w, unsigned i)
     w->la = w->step[i].la;
     return w->step[i].in;
 }
+static inline unsigned bt_wide(const struct bt_work *w)
+{
+    return w->word == 8 ? EM_W : 0;
+}
+/* An address within the code's address space. */
+static inline uint64_t bt_wrap(const struct bt_work *w, uint64_t la)
+{
+    return w->word == 8 ? la : (uint32_t)la;
+}
 /* Where control goes after instruction i of the trace, unless a branch leaves it. */
 uint64_t bt_after(const struct bt_work *w, unsigned i);
 /* BT_FP_* that a block needs. */
@@ -162,6 +172,8 @@ bool bt_fp_native(const struct bt_work *w, const struct vmci_insn *in);
 bool bt_fp_flags(const struct bt_work *w, const struct vmci_insn *in);
 /* The explicit memory operand of an instruction that is translated. */
 bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_access *a);
+/* Is the instruction as long as its opcode says (bt_length.c)? */
+bool bt_length_fits(const struct vmci_insn *in);
 /* Is it an integer instruction that runs as it is, but for its memory operand? */
 bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in);
 
