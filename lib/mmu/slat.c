@@ -237,6 +237,7 @@ struct visit {
     enum vmci_slat_op op;
     uint64_t first, last; /* bytes, inclusive */
     vmci_slat_seen *seen;
+    vmci_slat_stale *stale; /* UNMAP only what it says */
     void *ctx;
     int flush;
 };
@@ -260,6 +261,9 @@ static void visit_leaf(struct visit *v, uint64_t *e, uint64_t gpa, unsigned leve
     switch (v->op) {
     case VMCI_SLAT_UNMAP:
         old = load(e);
+        if (v->stale != NULL &&
+            !v->stale(v->ctx, gpa, level, leaf_hpa(old, level), s->fmt->rights(old)))
+            return;
         /* The dirty bit may still be set until processors are flushed: count writable as written.
          */
         tell(v, gpa, level, old);
@@ -313,20 +317,29 @@ static void visit_table(struct visit *v, uint64_t *t, uint64_t base, unsigned le
     }
 }
 
+static int visit_range(struct visit *v, uint64_t gpa, uint64_t bytes)
+{
+    v->first = bytes != 0 ? gpa : 0;
+    v->last = bytes != 0 ? gpa + bytes - 1 : (1ull << 48) - 1;
+    visit_table(v, v->s->root, 0, LEVELS);
+    return v->flush;
+}
+
 int vmci_slat_range(struct vmci_slat *s, enum vmci_slat_op op, uint64_t gpa, uint64_t bytes,
                     vmci_slat_seen *seen, void *ctx)
 {
-    struct visit v = {
-        .s = s,
-        .op = op,
-        .first = bytes != 0 ? gpa : 0,
-        .last = bytes != 0 ? gpa + bytes - 1 : (1ull << 48) - 1,
-        .seen = seen,
-        .ctx = ctx,
-    };
+    struct visit v = {.s = s, .op = op, .seen = seen, .ctx = ctx};
 
-    visit_table(&v, s->root, 0, LEVELS);
-    return v.flush;
+    return visit_range(&v, gpa, bytes);
+}
+
+int vmci_slat_recheck(struct vmci_slat *s, uint64_t gpa, uint64_t bytes, vmci_slat_stale *stale,
+                      vmci_slat_seen *seen, void *ctx)
+{
+    struct visit v = {
+        .s = s, .op = VMCI_SLAT_UNMAP, .seen = seen, .stale = stale, .ctx = ctx};
+
+    return visit_range(&v, gpa, bytes);
 }
 
 /* ---- merge ----------------------------------------------------------------------------------- */

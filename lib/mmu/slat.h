@@ -98,6 +98,14 @@ typedef void vmci_slat_seen(void *ctx, uint64_t gpa, uint64_t bytes, bool writte
 int vmci_slat_range(struct vmci_slat *s, enum vmci_slat_op op, uint64_t gpa, uint64_t bytes,
                     vmci_slat_seen *seen, void *ctx);
 /*
+ * Unmap the leaves of the range that stale says no longer map what they should, and every device
+ * page. Returns and tells as vmci_slat_range.
+ */
+typedef bool vmci_slat_stale(void *ctx, uint64_t gpa, unsigned level, uint64_t hpa,
+                             uint32_t rights);
+int vmci_slat_recheck(struct vmci_slat *s, uint64_t gpa, uint64_t bytes, vmci_slat_stale *stale,
+                      vmci_slat_seen *seen, void *ctx);
+/*
  * Put 512 leaves under the 2 MiB or 1 GiB page (level 2 or 3) of gpa back together, when they map
  * contiguous memory with equal rights. 1: merged, flush before reclaim; 0: they do not.
  */

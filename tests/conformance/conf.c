@@ -10,6 +10,9 @@
 #ifdef VMC_HAVE_KVM
 #include <vmcore/kvm.h>
 #endif
+#ifdef VMC_HAVE_HW
+#include <vmcore/hw.h>
+#endif
 
 #define RUN_NS 5000000000u /* far beyond what any guest here needs */
 
@@ -389,6 +392,12 @@ static const struct vmc_engine_ops *engine_named(const char *name)
         return vmc_engine_kvm();
     if (strcmp(name, "kvm-user-apic") == 0)
         return vmc_engine_kvm_user_apic();
+#endif
+#ifdef VMC_HAVE_HW /* in the kernel of tests/hw */
+    if (strcmp(name, "vmx") == 0)
+        return vmc_engine_vmx();
+    if (strcmp(name, "svm") == 0)
+        return vmc_engine_svm();
 #endif
     return NULL;
 }

@@ -244,6 +244,7 @@ static inline void *hw_ctx(const struct hw_vcpu *v)
 void hw_set_exit(struct hw_vcpu *v, struct vmc_exit *x, uint32_t kind);
 int hw_run(void *ev, const struct vmc_run_limits *lim, struct vmc_exit *out);
 int hw_complete(void *ev, const struct vmc_exit *done);
+void hw_host_irq(struct hw_vcpu *v);
 void hw_kick(void *ev);
 void hw_irq_notify(void *ev);
 /* Make the groups of v->st what the guest has now. */
@@ -318,6 +319,8 @@ void hw_mem_fini(struct hw_vm *vm);
 /* 0: mapped; VMC_ENOENT: a device, or a write to ROM; VMC_ENOMEM; VMC_EHOST. */
 int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want);
 int hw_mem_changed(void *evm);
+int hw_dirty_log(void *evm, bool on);
+int hw_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
 /* Make every vCPU drop cached translations, and wait until none runs on old ones. */
 void hw_shootdown(struct hw_vm *vm);
 

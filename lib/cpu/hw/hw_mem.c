@@ -21,16 +21,81 @@ static void mark_again(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
         vmci_mem_mark_dirty(vm->mem, gpa, bytes);
 }
 
+/* Does the leaf map something else than the memory map now says, or with too many rights? */
+static bool is_stale(void *ctx, uint64_t gpa, unsigned level, uint64_t hpa, uint32_t rights)
+{
+    struct hw_vm *vm = ctx;
+    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
+    struct vmci_page page;
+    uint64_t run;
+
+    /* Large leaves are not looked into: pages under them may be elsewhere. */
+    if (level > 1 || s == NULL || (s->attr != VMC_MEM_RAM && (rights & VMCI_SLAT_W) != 0) ||
+        vmci_mem_resolve(vm->mem, gpa, false, &page) != VMC_OK)
+        return true;
+    return vm->hw->to_phys(vm->pf->ctx, page.hva, &run) != hpa;
+}
+
+/*
+ * The memory map or the dirty log asks. The log itself needs nothing from us here: it has our bits
+ * by hw_dirty_fetch, so that leaves which are right may stay.
+ */
 static void drop(struct hw_vm *vm, uint64_t gpa, uint64_t bytes)
 {
+    int flush;
+
     vmci_lock(&vm->lock);
-    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table.
-     */
-    if (vmci_slat_range(&vm->slat, VMCI_SLAT_UNMAP, gpa, bytes, mark_again, vm) != 0) {
+    if (bytes == 0)
+        flush = vmci_slat_range(&vm->slat, VMCI_SLAT_UNMAP, 0, 0, mark_again, vm);
+    else
+        flush = vmci_slat_recheck(&vm->slat, gpa, bytes, is_stale, mark_again, vm);
+    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table. */
+    if (flush != 0) {
         hw_shootdown(vm);
         vmci_slat_reclaim(&vm->slat);
     }
     vmci_unlock(&vm->lock);
+}
+
+/* ---- dirty log -------------------------------------------------------------------------------- */
+
+int hw_dirty_log(void *evm, bool on)
+{
+    (void)on; /* pages are mapped anew, small where writes are logged */
+    return hw_mem_changed(evm);
+}
+
+struct fetch {
+    uint64_t gpa, pages;
+    uint64_t *bitmap;
+};
+
+static void note_dirty(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
+{
+    struct fetch *f = ctx;
+
+    for (uint64_t at = gpa; written && at < gpa + bytes; at += VMC_PAGE_SIZE)
+        if (at - f->gpa < f->pages << VMC_PAGE_SHIFT)
+            vmci_bit_set(f->bitmap, (at - f->gpa) >> VMC_PAGE_SHIFT);
+}
+
+/*
+ * With accessed and dirty bits the processor has logged; without, a page is writable from its first
+ * write on until it is fetched.
+ */
+int hw_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap)
+{
+    struct hw_vm *vm = evm;
+    struct fetch f = {.gpa = gpa, .pages = pages, .bitmap = bitmap};
+
+    if (!vm->nested || pages == 0)
+        return VMC_OK;
+    vmci_lock(&vm->lock);
+    if (vmci_slat_range(&vm->slat, vm->slat.ad ? VMCI_SLAT_CLEAN : VMCI_SLAT_PROTECT, gpa,
+                        pages << VMC_PAGE_SHIFT, note_dirty, &f) != 0)
+        hw_shootdown(vm);
+    vmci_unlock(&vm->lock);
+    return VMC_OK;
 }
 
 static void on_flush(void *ctx, uint64_t gpa, uint64_t bytes)
@@ -105,10 +170,10 @@ static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, uint64_t gpa, ui
     struct vmci_page page;
     unsigned level = 1;
 
-    /* Logging wants small pages, writable only once they are known to be dirty. */
-    if (ram && (!logged || (want & VMCI_SLAT_W) != 0))
+    /* Logging wants small pages; without dirty bits, writable only once they are written. */
+    if (ram && (!logged || vm->slat.ad || (want & VMCI_SLAT_W) != 0))
         rights |= VMCI_SLAT_W;
-    if (vmci_mem_resolve(vm->mem, gpa, (rights & VMCI_SLAT_W) != 0, &page) != VMC_OK)
+    if (vmci_mem_resolve(vm->mem, gpa, false, &page) != VMC_OK)
         return VMC_ENOENT;
     if (!logged && vm->max_leaf > 1)
         level = leaf_level(vm, s, gpa, &base, &hpa);

@@ -294,6 +294,19 @@ static int turn(struct hw_vcpu *v, struct vmc_exit *x)
     return v->vm->vendor->enter(v, x);
 }
 
+/*
+ * The host has taken an interrupt that ended the guest. If that was its timer, and a little early,
+ * there has to be another.
+ */
+void hw_host_irq(struct hw_vcpu *v)
+{
+    const struct vmc_hw_ops *hw = v->vm->hw;
+
+    v->stat[HW_STAT_HOST_IRQ]++;
+    if (v->deadline_ns != 0 && hw->timer != NULL)
+        hw->timer(hw_ctx(v), v->deadline_ns);
+}
+
 /* ---- run ------------------------------------------------------------------------------------- */
 
 static void set_deadline(struct hw_vcpu *v, uint64_t deadline_ns)

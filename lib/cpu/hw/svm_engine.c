@@ -210,7 +210,7 @@ static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, str
     if (rc != VMC_OK)
         return rc;
     out->size = sizeof(*out);
-    out->caps = VMC_CAP_CPUID_EXIT | VMC_CAP_MSR_EXIT | VMC_CAP_STEP | VMC_CAP_BREAKPOINT |
+    out->caps = VMC_CAP_CPUID_EXIT | VMC_CAP_MSR_EXIT | VMC_CAP_STEP | VMC_CAP_DIRTY_LOG | VMC_CAP_BREAKPOINT |
                 VMC_CAP_IRQ_PULL | VMC_CAP_DEADLINE;
     out->vm_bytes = sizeof(struct hw_vm);
     out->vcpu_bytes = sizeof(struct hw_vcpu);
@@ -336,6 +336,8 @@ const struct vmc_engine_ops *vmc_engine_svm(void)
         .kick = hw_kick,
         .irq_notify = hw_irq_notify,
         .mem_changed = hw_mem_changed,
+        .dirty_log = hw_dirty_log,
+        .dirty_fetch = hw_dirty_fetch,
         .read_tsc = hw_read_tsc,
         .set_debug = hw_set_debug,
         .stats = hw_stats,

@@ -178,7 +178,7 @@ static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
 static int on_host_irq(struct hw_vcpu *v, struct vmc_exit *x)
 {
     (void)x;
-    v->stat[HW_STAT_HOST_IRQ]++;
+    hw_host_irq(v);
     take_back_event(v);
     return HW_RESUME; /* taken when STGI opened the gate */
 }

@@ -142,7 +142,7 @@ static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, str
     if (rc == VMC_OK) {
         out->size = sizeof(*out);
         out->caps = VMC_CAP_DEADLINE | VMC_CAP_CPUID_EXIT | VMC_CAP_MSR_EXIT | VMC_CAP_STEP |
-                    VMC_CAP_BREAKPOINT | VMC_CAP_IRQ_PULL;
+                    VMC_CAP_DIRTY_LOG | VMC_CAP_BREAKPOINT | VMC_CAP_IRQ_PULL;
         out->vm_bytes = sizeof(struct hw_vm);
         out->vcpu_bytes = sizeof(struct hw_vcpu);
         out->max_vcpus = HW_MAX_VCPUS;
@@ -283,6 +283,8 @@ const struct vmc_engine_ops *vmc_engine_vmx(void)
         .kick = hw_kick,
         .irq_notify = hw_irq_notify,
         .mem_changed = hw_mem_changed,
+        .dirty_log = hw_dirty_log,
+        .dirty_fetch = hw_dirty_fetch,
         .read_tsc = hw_read_tsc,
         .set_debug = hw_set_debug,
         .stats = hw_stats,

@@ -93,7 +93,7 @@ static int on_host_irq(struct hw_vcpu *v, struct vmc_exit *x)
 {
     (void)x;
     /* Taken by the host when entry code switched interrupts on again. */
-    v->stat[HW_STAT_HOST_IRQ]++;
+    hw_host_irq(v);
     return HW_RESUME;
 }
 
