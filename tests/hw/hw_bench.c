@@ -33,7 +33,6 @@ GUEST(g_out, "mov edx, 0x3f0; 1: out dx, al; dec esi; jnz 1b; hlt");
 GUEST(g_in, "mov edx, 0x3f0; 1: in al, dx; dec esi; jnz 1b; hlt");
 GUEST(g_touch, "mov edi, 0x2000000; 1: mov [rdi], eax; add edi, 4096; dec esi; jnz 1b; hlt");
 GUEST(g_mmio, "mov edi, 0x4000000; 1: mov eax, [rdi]; dec esi; jnz 1b; hlt");
-GUEST(g_vmcall, "1: vmcall; dec esi; jnz 1b; hlt");
 
 static uint64_t dev_read(void *ctx, uint64_t offset, unsigned bytes)
 {
@@ -106,11 +105,6 @@ static uint64_t run(struct bench *b, const uint8_t *code, const uint8_t *end, ui
         return 0;
     uint64_t t0 = rdtsc();
     int rc = vmc_vcpu_run(b->v, &lim, &x);
-    while (rc == VMC_OK && x.kind == VMC_EXIT_HYPERCALL) {
-        rc = vmc_vcpu_complete(b->v, &x);
-        if (rc == VMC_OK)
-            rc = vmc_vcpu_run(b->v, &lim, &x);
-    }
     uint64_t ticks = rdtsc() - t0;
     if (vmc_vcpu_get_state(b->v, VMC_ST_GPR | VMC_ST_RIP, b->st) != VMC_OK || rc != VMC_OK ||
         b->st->gpr[VMC_RSI] != 0 ||
@@ -162,7 +156,7 @@ static bool set_up(struct bench *b, const struct vmc_engine_ops *ops,
            vmc_vm_start(b->vm, err) == VMC_OK;
 }
 
-bool hw_bench(const char *engine)
+bool hw_bench(const char *engine, const char *only)
 {
     static const struct vmc_hw_config small = {.size = sizeof(small), .flags = VMC_HW_CFG_4K};
     static struct bench b;
@@ -174,13 +168,17 @@ bool hw_bench(const char *engine)
         printf("bench: %s\n", err.text);
         return false;
     }
-    bool ok = measure(&b, "cpuid", engine, g_cpuid, g_cpuid_end);
-    ok = measure(&b, "cpuid_dynamic", engine, g_cpuid1, g_cpuid1_end) && ok;
-    ok = measure(&b, "out", engine, g_out, g_out_end) && ok;
-    ok = measure(&b, "in", engine, g_in, g_in_end) && ok;
-    ok = measure(&b, "fault", engine, g_touch, g_touch_end) && ok;
-    ok = measure(&b, "mmio", engine, g_mmio, g_mmio_end) && ok;
-    (void)g_vmcall;
-    (void)g_vmcall_end;
+    static const struct {
+        const char *name;
+        const uint8_t *code, *end;
+    } tests[] = {
+        {"cpuid", g_cpuid, g_cpuid_end}, {"cpuid_dynamic", g_cpuid1, g_cpuid1_end},
+        {"out", g_out, g_out_end},       {"in", g_in, g_in_end},
+        {"fault", g_touch, g_touch_end}, {"mmio", g_mmio, g_mmio_end},
+    };
+    bool ok = true;
+    for (unsigned i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
+        if (only[0] == 0 || strcmp(only, tests[i].name) == 0)
+            ok = measure(&b, tests[i].name, engine, tests[i].code, tests[i].end) && ok;
     return ok;
 }

@@ -4,7 +4,10 @@
 
 #include <stdbool.h>
 
-/* Print what exits cost, in ticks of the time-stamp counter. False: something failed. */
-bool hw_bench(const char *engine);
+/*
+ * Print what exits cost, in ticks of the time-stamp counter. only: one kind, or "" for all. False:
+ * something failed.
+ */
+bool hw_bench(const char *engine, const char *only);
 
 #endif
