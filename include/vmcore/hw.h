@@ -78,12 +78,19 @@ struct vmc_hw_host {
 #define VMC_HW_PERCPU_BYTES 256
 
 /**
+ * vmc_hw_ops.flags: whatever the callbacks of vmc_engine_io reach, the embedder's back ends
+ * included, uses no x87, SSE or AVX register, so that a guest's may stay in the processor
+ * meanwhile.
+ */
+#define VMC_HW_KEEPS_FPU 1u
+
+/**
  * Privileged operations. ctx is platform.ctx. They act on the calling processor. None fails unless
  * it says so.
  */
 struct vmc_hw_ops {
     uint32_t size;  /**< sizeof(struct vmc_hw_ops) */
-    uint32_t flags; /**< must be 0 */
+    uint32_t flags; /**< VMC_HW_KEEPS_FPU */
 
     /* -- from the kernel -- */
     /** VMC_HW_PERCPU_BYTES bytes of this processor, 64-byte aligned, zeroed before vmc_hw_cpu_up.

@@ -112,7 +112,20 @@ int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e)
     return &e->cpu.cpu.tsc_offset;
 }
 
-void vmci_emulator_cpuid(struct vmci_emulator *e, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+void vmci_emulator_cpuid(struct vmci_emulator *e, const struct vmc_x86_state *st, uint32_t leaf,
+                         uint32_t subleaf, uint32_t out[4])
 {
-    vmci_cpuid(&e->cpu.cpu, leaf, subleaf, out);
+    struct vmci_cpu *cpu = &e->cpu.cpu;
+    bool code64 = (st->efer & VMC_EFER_LMA) != 0 && (st->seg[VMC_CS].attr & VMC_SEG_L) != 0;
+    uint64_t cr4 = cpu->cr4, xcr0 = cpu->xcr0;
+    uint8_t bits = cpu->code_bits;
+
+    /* What the answer depends on (cpuid.c); the rest of the emulator's state is not touched. */
+    cpu->cr4 = st->cr4;
+    cpu->xcr0 = st->xcr0;
+    cpu->code_bits = code64 ? 64 : 32;
+    vmci_cpuid(cpu, leaf, subleaf, out);
+    cpu->cr4 = cr4;
+    cpu->xcr0 = xcr0;
+    cpu->code_bits = bits;
 }

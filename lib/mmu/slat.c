@@ -336,8 +336,7 @@ int vmci_slat_range(struct vmci_slat *s, enum vmci_slat_op op, uint64_t gpa, uin
 int vmci_slat_recheck(struct vmci_slat *s, uint64_t gpa, uint64_t bytes, vmci_slat_stale *stale,
                       vmci_slat_seen *seen, void *ctx)
 {
-    struct visit v = {
-        .s = s, .op = VMCI_SLAT_UNMAP, .seen = seen, .stale = stale, .ctx = ctx};
+    struct visit v = {.s = s, .op = VMCI_SLAT_UNMAP, .seen = seen, .stale = stale, .ctx = ctx};
 
     return visit_range(&v, gpa, bytes);
 }

@@ -23,8 +23,8 @@
 
 #define GUEST(name, text)                                                                          \
     extern const uint8_t name[], name##_end[];                                                     \
-    __asm__(".pushsection .rodata\n.code64\n.intel_syntax noprefix\n" #name ":\n" text             \
-            "\n" #name "_end:\n.att_syntax\n.popsection\n")
+    __asm__(".pushsection .rodata\n.code64\n.intel_syntax noprefix\n" #name ":\n" text "\n" #name  \
+            "_end:\n.att_syntax\n.popsection\n")
 
 /* ESI counts the rounds; interrupts are off, so HLT is the end. */
 GUEST(g_cpuid, "1: mov eax, 0x80000000; cpuid; dec esi; jnz 1b; hlt");
@@ -107,11 +107,10 @@ static uint64_t run(struct bench *b, const uint8_t *code, const uint8_t *end, ui
     int rc = vmc_vcpu_run(b->v, &lim, &x);
     uint64_t ticks = rdtsc() - t0;
     if (vmc_vcpu_get_state(b->v, VMC_ST_GPR | VMC_ST_RIP, b->st) != VMC_OK || rc != VMC_OK ||
-        b->st->gpr[VMC_RSI] != 0 ||
-        b->st->rip != CODE + (uint64_t)(end - code)) {
+        b->st->gpr[VMC_RSI] != 0 || b->st->rip != CODE + (uint64_t)(end - code)) {
         printf("bench: rc %d, exit %s (%u), reason 0x%x, rip 0x%llx, %llu rounds left\n", rc,
-               vmc_exit_name(x.kind), x.u.stop.why, x.raw.reason,
-               (unsigned long long)b->st->rip, (unsigned long long)b->st->gpr[VMC_RSI]);
+               vmc_exit_name(x.kind), x.u.stop.why, x.raw.reason, (unsigned long long)b->st->rip,
+               (unsigned long long)b->st->gpr[VMC_RSI]);
         return 0;
     }
     return ticks;
@@ -151,8 +150,7 @@ static bool set_up(struct bench *b, const struct vmc_engine_ops *ops,
            vmc_vcpu_create(b->vm, 0, &b->v, err) == VMC_OK &&
            vmc_mem_add(vmc_vm_mem(b->vm), &slot, err) == VMC_OK &&
            vmc_bus_attach(vmc_vm_board(b->vm)->pio, PORT, 8, &dev_ops, &b->reg, err) == VMC_OK &&
-           vmc_bus_attach(vmc_vm_board(b->vm)->mmio, RAM, 4096, &dev_ops, &b->reg, err) ==
-               VMC_OK &&
+           vmc_bus_attach(vmc_vm_board(b->vm)->mmio, RAM, 4096, &dev_ops, &b->reg, err) == VMC_OK &&
            vmc_vm_start(b->vm, err) == VMC_OK;
 }
 

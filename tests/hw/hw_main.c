@@ -16,7 +16,8 @@
 
 int conf_main(int argc, char **argv);
 
-/* ---- C's library ------------------------------------------------------------------------------ */
+/* ---- C's library ------------------------------------------------------------------------------
+ */
 
 struct header {
     size_t bytes, align;
@@ -63,7 +64,8 @@ const char *hw_getenv(const char *name)
     return strcmp(name, "VMC_CONFORMANCE_WITHOUT") == 0 && without[0] != 0 ? without : NULL;
 }
 
-/* ---- the other processor ---------------------------------------------------------------------- */
+/* ---- the other processor ----------------------------------------------------------------------
+ */
 
 static struct {
     void *(*fn)(void *);
@@ -116,7 +118,8 @@ void test_platform_init_threads(struct test_platform *tp)
     tp->bugs = 0;
 }
 
-/* ---- verdict ---------------------------------------------------------------------------------- */
+/* ---- verdict ----------------------------------------------------------------------------------
+ */
 
 static void out8(uint16_t port, uint8_t v)
 {

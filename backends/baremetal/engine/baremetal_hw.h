@@ -7,7 +7,7 @@
 
 #include <vmcore/hw.h>
 
-/** Fill in every operation that is an instruction; percpu, to_phys and timer are left alone. */
+/** Fill in every operation that is an instruction; flags, percpu, to_phys and timer are not touched. */
 void vmc_baremetal_hw(struct vmc_hw_ops *ops);
 
 #endif

@@ -345,7 +345,6 @@ static int op_invvpid(void *ctx, uint64_t type, uint16_t vpid, uint64_t gva)
 void vmc_baremetal_hw(struct vmc_hw_ops *ops)
 {
     ops->size = sizeof(*ops);
-    ops->flags = 0;
     ops->cpuid = op_cpuid;
     ops->rdtsc = op_rdtsc;
     ops->rdmsr = op_rdmsr;

@@ -47,6 +47,7 @@ static void op_timer(void *ctx, uint64_t deadline_ns)
 const struct vmc_hw_ops *bm_hw_ops(void)
 {
     if (ops.size == 0) {
+        ops.flags = VMC_HW_KEEPS_FPU; /* the kernel is built without them */
         ops.percpu = op_percpu;
         ops.to_phys = op_to_phys;
         ops.timer = op_timer;

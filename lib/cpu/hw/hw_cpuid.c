@@ -4,8 +4,6 @@
 #include "cpu/fpu/fp.h"
 #include "cpu/hw/hw_int.h"
 
-#define NONE 0u
-
 /*
  * The ceiling is what both the processor and the software CPU can do: the guest has to find the
  * same machine whoever executes its next instruction.
@@ -53,11 +51,6 @@ static bool dynamic(uint32_t leaf)
            leaf == 0x80000001u || leaf == 0x8000001eu;
 }
 
-static uint32_t slot_of(uint32_t leaf)
-{
-    return (leaf ^ leaf >> 26) & (HW_CPUID_SLOTS - 1);
-}
-
 void hw_cpuid_index(struct hw_vm *vm)
 {
     struct hw_cpuid *c = &vm->cpuid;
@@ -68,22 +61,7 @@ void hw_cpuid_index(struct hw_vm *vm)
         uint32_t leaf = vm->policy.leaf[i].leaf;
         if (dynamic(leaf))
             continue;
-        c->next[i] = c->first[slot_of(leaf)];
-        c->first[slot_of(leaf)] = (uint8_t)(i + 1);
+        c->next[i] = c->first[hw_cpuid_slot(leaf)];
+        c->first[hw_cpuid_slot(leaf)] = (uint8_t)(i + 1);
     }
-}
-
-bool hw_cpuid_plain(const struct hw_vm *vm, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
-{
-    for (uint32_t i = vm->cpuid.first[slot_of(leaf)]; i != NONE; i = vm->cpuid.next[i - 1]) {
-        const struct vmc_cpuid_leaf *l = &vm->policy.leaf[i - 1];
-        if (l->leaf != leaf || ((l->flags & VMC_CPUID_SUBLEAF) != 0 && l->subleaf != subleaf))
-            continue;
-        out[0] = l->eax;
-        out[1] = l->ebx;
-        out[2] = l->ecx;
-        out[3] = l->edx;
-        return true;
-    }
-    return false;
 }

@@ -30,7 +30,6 @@ int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
 {
     uint64_t *g = v->st.gpr;
     uint32_t leaf = (uint32_t)g[VMC_RAX], subleaf = (uint32_t)g[VMC_RCX];
-    uint32_t out[4];
 
     v->stat[HW_STAT_CPUID]++;
     if (unlikely(asked_for(v, VMC_EXIT_CPUID))) {
@@ -39,14 +38,21 @@ int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
         x->u.cpuid.subleaf = subleaf;
         return owe(v, VMC_EXIT_CPUID, len);
     }
-    if (!hw_cpuid_plain(v->vm, leaf, subleaf, out)) {
-        /* Depends on the processor's state, or is out of range. */
-        return hw_emulate(v, 1, x);
+    const struct vmc_cpuid_leaf *l = hw_cpuid_plain(v->vm, leaf, subleaf);
+    if (likely(l != NULL)) {
+        g[VMC_RAX] = l->eax;
+        g[VMC_RBX] = l->ebx;
+        g[VMC_RCX] = l->ecx;
+        g[VMC_RDX] = l->edx;
+    } else {
+        uint32_t out[4];
+        hw_need(v, VMC_ST_CTRL | VMC_ST_SEG);
+        vmci_emulator_cpuid(v->emu, &v->st, leaf, subleaf, out);
+        g[VMC_RAX] = out[0];
+        g[VMC_RBX] = out[1];
+        g[VMC_RCX] = out[2];
+        g[VMC_RDX] = out[3];
     }
-    g[VMC_RAX] = out[0];
-    g[VMC_RBX] = out[1];
-    g[VMC_RCX] = out[2];
-    g[VMC_RDX] = out[3];
     hw_skip(v, len);
     return HW_RESUME;
 }
@@ -61,7 +67,7 @@ int hw_on_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsi
     uint32_t data = (uint32_t)*rax & mask;
 
     v->stat[HW_STAT_IO]++;
-    hw_fpu_park(v);
+    hw_callback(v);
     if (likely(v->io->pio(v->io->ctx, write, port, bytes, &data) == VMC_IO_DONE)) {
         if (!write) /* a 32-bit result clears the upper half of RAX */
             *rax = bytes == 4 ? data : (*rax & ~(uint64_t)mask) | (data & mask);
@@ -94,7 +100,7 @@ int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
     v->stat[HW_STAT_MSR]++;
     if (!of_apic(index) || v->io->msr == NULL)
         return index == VMC_MSR_EFER ? hw_emulate_system(v, x) : hw_emulate(v, 1, x);
-    hw_fpu_park(v);
+    hw_callback(v);
     v->vm->vendor->tpr_out(v);
     int rc = v->io->msr(v->io->ctx, write, index, &value);
     v->vm->vendor->tpr_in(v);

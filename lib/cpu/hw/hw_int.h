@@ -86,7 +86,7 @@ struct hw_vendor {
 };
 
 /* CPUID leaves that depend on nothing, for the short way. */
-#define HW_CPUID_SLOTS 64u
+#define HW_CPUID_SLOTS 256u
 struct hw_cpuid {
     uint8_t first[HW_CPUID_SLOTS]; /* hash of the leaf: 1 + index of the first entry; 0: none */
     uint8_t next[VMC_CPUID_MAX_LEAVES];
@@ -145,8 +145,9 @@ struct hw_vm {
     struct hw_spec spec;
     uint64_t xcr0_mask; /* components that the guest may use; 0: no XSAVE, FXSAVE serves */
     uint32_t max_vcpus, flags;
-    bool nested; /* EPT or NPT, not shadow tables */
-    bool amd;    /* the guest's CPU model */
+    bool nested;    /* EPT or NPT, not shadow tables */
+    bool keeps_fpu; /* VMC_HW_KEEPS_FPU */
+    bool amd;       /* the guest's CPU model */
     struct vmci_slat slat;
     struct vmci_lock lock; /* slat */
     unsigned max_leaf;
@@ -299,6 +300,12 @@ int hw_shutdown(struct hw_vcpu *v, struct vmc_exit *x);
 /* Queue an exception for the next entry; one on top of another becomes #DF or a triple fault. */
 int hw_raise(struct hw_vcpu *v, unsigned vector, bool has_code, uint32_t code, struct vmc_exit *x);
 void hw_fpu_park(struct hw_vcpu *v);
+/* Before a callback of vmc_engine_io. */
+static inline void hw_callback(struct hw_vcpu *v)
+{
+    if (unlikely(!v->vm->keeps_fpu))
+        hw_fpu_park(v);
+}
 uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg); /* RSP made valid; mark HW_ST_RSP when written */
 
 /* ---- hw_cpuid.c -------------------------------------------------------------------------------
@@ -307,8 +314,22 @@ uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg); /* RSP made valid; mark HW_ST
 void hw_ceiling(const struct vmc_platform *pf, bool nested, bool invpcid, bool rdtscp,
                 struct vmc_cpu_policy *out);
 void hw_cpuid_index(struct hw_vm *vm);
-/* False: not a plain leaf, ask the emulator. */
-bool hw_cpuid_plain(const struct hw_vm *vm, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+static inline uint32_t hw_cpuid_slot(uint32_t leaf)
+{
+    return leaf * 0x9e3779b1u >> 24;
+}
+/* The entry of a plain leaf; NULL: depends on state, or is out of range. */
+static inline const struct vmc_cpuid_leaf *hw_cpuid_plain(const struct hw_vm *vm, uint32_t leaf,
+                                                          uint32_t subleaf)
+{
+    for (uint32_t i = vm->cpuid.first[hw_cpuid_slot(leaf)]; i != 0; i = vm->cpuid.next[i - 1]) {
+        const struct vmc_cpuid_leaf *l = &vm->policy.leaf[i - 1];
+        if (likely(l->leaf == leaf &&
+                   ((l->flags & VMC_CPUID_SUBLEAF) == 0 || l->subleaf == subleaf)))
+            return l;
+    }
+    return NULL;
+}
 
 /* ---- hw_mem.c ---------------------------------------------------------------------------------
  */

@@ -49,7 +49,8 @@ static void drop(struct hw_vm *vm, uint64_t gpa, uint64_t bytes)
         flush = vmci_slat_range(&vm->slat, VMCI_SLAT_UNMAP, 0, 0, mark_again, vm);
     else
         flush = vmci_slat_recheck(&vm->slat, gpa, bytes, is_stale, mark_again, vm);
-    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table. */
+    /* The lock is held until no vCPU uses the old entries: who takes it next finds a quiet table.
+     */
     if (flush != 0) {
         hw_shootdown(vm);
         vmci_slat_reclaim(&vm->slat);
@@ -57,7 +58,8 @@ static void drop(struct hw_vm *vm, uint64_t gpa, uint64_t bytes)
     vmci_unlock(&vm->lock);
 }
 
-/* ---- dirty log -------------------------------------------------------------------------------- */
+/* ---- dirty log --------------------------------------------------------------------------------
+ */
 
 int hw_dirty_log(void *evm, bool on)
 {

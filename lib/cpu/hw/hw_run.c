@@ -87,7 +87,7 @@ static int pending_irq(struct hw_vcpu *v)
 {
     if (!v->irq_wait || v->io == NULL || v->io->irq_pending == NULL)
         return -1;
-    hw_fpu_park(v);
+    hw_callback(v);
     v->vm->vendor->tpr_out(v);
     int vector = v->io->irq_pending(v->io->ctx);
     if (vector < 0)

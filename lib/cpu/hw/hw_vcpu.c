@@ -39,6 +39,7 @@ int hw_vm_init(struct hw_vm *vm, const struct vmc_engine_vm_config *cfg,
                           cfg->max_vcpus, HW_MAX_VCPUS);
     vm->pf = cfg->platform;
     vm->hw = cfg->platform->hw;
+    vm->keeps_fpu = (vm->hw->flags & VMC_HW_KEEPS_FPU) != 0;
     vm->mem = cfg->mem;
     vm->vendor = vendor;
     vm->max_vcpus = cfg->max_vcpus;

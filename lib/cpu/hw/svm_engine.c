@@ -210,8 +210,8 @@ static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, str
     if (rc != VMC_OK)
         return rc;
     out->size = sizeof(*out);
-    out->caps = VMC_CAP_CPUID_EXIT | VMC_CAP_MSR_EXIT | VMC_CAP_STEP | VMC_CAP_DIRTY_LOG | VMC_CAP_BREAKPOINT |
-                VMC_CAP_IRQ_PULL | VMC_CAP_DEADLINE;
+    out->caps = VMC_CAP_CPUID_EXIT | VMC_CAP_MSR_EXIT | VMC_CAP_STEP | VMC_CAP_DIRTY_LOG |
+                VMC_CAP_BREAKPOINT | VMC_CAP_IRQ_PULL | VMC_CAP_DEADLINE;
     out->vm_bytes = sizeof(struct hw_vm);
     out->vcpu_bytes = sizeof(struct hw_vcpu);
     out->max_vcpus = HW_MAX_VCPUS;

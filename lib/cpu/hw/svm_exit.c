@@ -29,10 +29,11 @@ static bool still_there(const struct svm_code_page *c, uint64_t page, uint64_t c
 {
     if (c->page != page || c->cr3 != cr3)
         return false;
-    for (unsigned i = 0; i < c->levels; i++)
-        if (vmci_load_relaxed(c->entry[i]) != c->value[i])
-            return false;
-    return true;
+    /* Entries beyond the last level repeat it. */
+    return vmci_load_relaxed(c->entry[0]) == c->value[0] &&
+           vmci_load_relaxed(c->entry[1]) == c->value[1] &&
+           vmci_load_relaxed(c->entry[2]) == c->value[2] &&
+           vmci_load_relaxed(c->entry[3]) == c->value[3];
 }
 
 /* Walk the guest's 4-level tables for its code. */
@@ -63,6 +64,10 @@ static bool find_code(struct hw_vcpu *v, uint64_t page, uint64_t cr3)
     c->hva = host_of(v, table);
     if (c->hva == NULL)
         return false;
+    for (unsigned i = c->levels; i < 4; i++) {
+        c->entry[i] = c->entry[i - 1];
+        c->value[i] = c->value[i - 1];
+    }
     c->page = page;
     c->cr3 = cr3;
     return true;
@@ -109,6 +114,8 @@ unsigned svm_insn_len(struct hw_vcpu *v, unsigned n)
         (still_there(c, page, cr3) || find_code(v, page, cr3))) {
         const uint8_t *p = c->hva + (rip & 0xfff);
         unsigned i = 0;
+        if (likely(p[0] == 0x0f))
+            return n;
         while (i < 14 && is_prefix(p[i], true))
             i++;
         return i + n;

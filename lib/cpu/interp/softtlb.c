@@ -83,6 +83,8 @@ void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
     struct vmci_soft_cpu *sc = soft_of(cpu);
 
     sc->stat[STAT_TLB_FLUSHES]++;
+    if (sc->foreign)
+        globals_too = sc->tlb_log_n > TLB_LOG; /* none is kept as global: the log has them all */
     bt_jumps_flush(sc, globals_too);
     if (globals_too || sc->tlb_log_n > TLB_LOG) {
         flush_matching(sc, globals_too);
