@@ -111,8 +111,6 @@ static int init(struct kvm_evm *vm, const struct vmc_engine_vm_config *cfg, bool
     vm->user_apic = user_apic && !vm->no_irqchip;
     vm->kick_signal = own != NULL && own->kick_signal != 0 ? (int)own->kick_signal : SIGURG;
     vm->dev = vm->fd = -1;
-    for (uint32_t i = 0; i < VMC_KVM_ROUTES; i++)
-        vm->route_fd[i] = -1;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->ring_lock, NULL);
     int rc = vm->dev = kvm_open_checked(user_apic, err);

@@ -45,8 +45,7 @@ struct kvm_evm {
         bool used;
         uint64_t addr;
         uint32_t data;
-    } route[KVM_PINS + VMC_KVM_ROUTES];
-    int route_fd[VMC_KVM_ROUTES]; /* -1: none */
+    } route[KVM_PINS];
     pthread_mutex_t ring_lock; /* one drains the ring of coalesced writes at a time */
     struct vmc_cpu_policy policy;
     bool have_policy;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Interrupt messages, routes, eventfds and coalesced writes. */
+/* Interrupt messages, routes, doorbells as eventfds, and coalesced writes. */
 #include "kvm_int.h"
 
 #include <stdlib.h>
@@ -34,12 +34,11 @@ int kvm_irq_line(void *evm, uint32_t gsi, bool level)
 /* Push the whole table; lock held. */
 static int push_routes(struct kvm_evm *vm)
 {
-    const uint32_t max = KVM_PINS + VMC_KVM_ROUTES;
-    struct kvm_irq_routing *r = calloc(1, sizeof(*r) + max * sizeof(r->entries[0]));
+    struct kvm_irq_routing *r = calloc(1, sizeof(*r) + KVM_PINS * sizeof(r->entries[0]));
 
     if (r == NULL)
         return VMC_ENOMEM;
-    for (uint32_t i = 0; i < max; i++) {
+    for (uint32_t i = 0; i < KVM_PINS; i++) {
         if (!vm->route[i].used)
             continue;
         struct kvm_irq_routing_entry *e = &r->entries[r->nr++];
@@ -72,42 +71,6 @@ int kvm_ioapic_route(void *evm, uint32_t pin, uint64_t addr, uint32_t data, bool
         vm->route[pin].addr = addr;
         vm->route[pin].data = data;
         rc = push_routes(vm);
-    }
-    pthread_mutex_unlock(&vm->lock);
-    return rc;
-}
-
-int vmc_kvm_irqfd(void *evm, uint32_t route, int fd, uint64_t addr, uint32_t data)
-{
-    struct kvm_evm *vm = evm;
-
-    if (route >= VMC_KVM_ROUTES)
-        return VMC_ERANGE;
-    if (vm->user_apic || vm->no_irqchip)
-        return VMC_ENOTSUP;
-    uint32_t gsi = KVM_PINS + route;
-    struct kvm_irqfd req = {.gsi = gsi};
-    int rc = VMC_OK;
-    pthread_mutex_lock(&vm->lock);
-    if (vm->route_fd[route] >= 0 && vm->route_fd[route] != fd) {
-        req.fd = (uint32_t)vm->route_fd[route];
-        req.flags = KVM_IRQFD_FLAG_DEASSIGN;
-        if (ioctl(vm->fd, KVM_IRQFD, &req) < 0)
-            rc = VMC_EHOST;
-        vm->route_fd[route] = -1;
-    }
-    vm->route[gsi].used = fd >= 0;
-    vm->route[gsi].addr = addr;
-    vm->route[gsi].data = data;
-    if (rc == VMC_OK)
-        rc = push_routes(vm);
-    if (rc == VMC_OK && fd >= 0 && vm->route_fd[route] < 0) {
-        req.fd = (uint32_t)fd;
-        req.flags = 0;
-        if (ioctl(vm->fd, KVM_IRQFD, &req) < 0)
-            rc = VMC_EHOST;
-        else
-            vm->route_fd[route] = fd;
     }
     pthread_mutex_unlock(&vm->lock);
     return rc;

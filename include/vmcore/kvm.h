@@ -56,13 +56,6 @@ VMC_API VMC_MUST_CHECK int vmc_kvm_check(const struct vmc_platform *pf,
 VMC_API VMC_MUST_CHECK int vmc_kvm_ioeventfd(void *evm, bool pio, uint64_t addr, uint32_t bytes,
                                              const uint64_t *match, int fd, bool add);
 /**
- * A signal on the eventfd fd sends the interrupt message (as an MSI). route is a number from 0 to
- * VMC_KVM_ROUTES - 1 that the caller chooses. fd < 0 takes it back. VMC_ERANGE, VMC_EHOST.
- */
-VMC_API VMC_MUST_CHECK int vmc_kvm_irqfd(void *evm, uint32_t route, int fd, uint64_t addr,
-                                         uint32_t data);
-#define VMC_KVM_ROUTES 512
-/**
  * Guest writes to [addr, addr+bytes) are gathered in the kernel, and reach the bus, in order, with
  * the next exit of any kind. For registers whose writes have no immediate effect. VMC_ENOTSUP.
  */

@@ -215,8 +215,8 @@ VMC_API bool vmc_pci_msix_enabled(struct vmc_pci_func *f);
 /** Send a vector's message, or mark it pending while masked. Any thread; locks may be held. */
 VMC_API void vmc_pci_msix_raise(struct vmc_pci_func *f, unsigned vector);
 /**
- * A vector's message; false while it is masked or MSI-X is off. For engines that deliver messages
- * without the device (irqfd).
+ * A vector's message; false while it is masked or MSI-X is off. For what delivers messages without the
+ * device.
  */
 VMC_API bool vmc_pci_msix_message(struct vmc_pci_func *f, unsigned vector, uint64_t *addr,
                                   uint32_t *data);

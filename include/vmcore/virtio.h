@@ -37,6 +37,12 @@ struct vmc_virtio_config {
     uint8_t slot;            /**< device number, or VMC_PCI_ANY_SLOT */
     uint8_t pad;
     uint16_t queue_size; /**< entries a queue: a power of two up to VMC_VIRTIO_QUEUE_MAX; 0: default */
+    /**
+     * The doorbells may have come, gone or moved: look with vmc_virtio_live and vmc_virtio_doorbell.
+     * Any thread, no lock held. May be NULL.
+     */
+    void (*doorbells_changed)(void *ctx);
+    void *doorbells_ctx;
 };
 
 /** What a device has done. Counters only grow; they are not part of saved state. */

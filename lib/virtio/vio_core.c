@@ -34,6 +34,7 @@ static void reset_now(struct vmc_virtio *dev)
     vmci_unlock(&dev->lock);
     vmci_vpci_reset(dev);
     vmci_store_release(&dev->status, 0);
+    vmci_virtio_doorbells_changed(dev);
 }
 
 /* One thread gets to carry out a reset that was asked for. It counts as active while it does. */
@@ -261,6 +262,7 @@ void vmci_virtio_set_status(struct vmc_virtio *dev, uint32_t value)
         if (dev->cls->started != NULL)
             dev->cls->started(dev);
         vmci_virtio_leave(dev);
+        vmci_virtio_doorbells_changed(dev);
         run_all(dev); /* what the driver queued before */
     }
 }
@@ -422,6 +424,8 @@ int vmci_virtio_init(struct vmc_virtio *dev, struct vmc_board *bd,
     dev->bd = bd;
     dev->pf = bd->platform;
     dev->mem = bd->mem;
+    dev->doorbells_changed = cfg->doorbells_changed;
+    dev->doorbells_ctx = cfg->doorbells_ctx;
     dev->offered = features | ring_features(cfg->flags);
     dev->config_vector = VMCI_VNO_VECTOR;
     rc = vmci_lock_init(&dev->lock, dev->pf);

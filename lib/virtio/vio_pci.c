@@ -15,11 +15,12 @@
  */
 #include "virtio/virtio_int.h"
 
-#define VENDOR_ID    0x1af4u
-#define DEVICE_BASE  0x1040u
-#define SUBSYS_ID    0x1100u
-#define REVISION     1u
-#define REG_BAR      0u
+#define VENDOR_ID       0x1af4u
+#define DEVICE_BASE     0x1040u
+#define SUBSYS_ID       0x1100u
+#define REVISION        1u
+#define REG_BAR         0u
+#define HEADER_BARS_END 0x28u /* command and BARs lie below it in configuration space */
 
 /* The BAR. */
 #define PAGE_COMMON 0x0000u
@@ -56,12 +57,12 @@ enum common_reg {
 
 /* Capabilities (4.1.4). Offsets count from the capability's first byte. */
 enum cap_type { CAP_COMMON = 1, CAP_NOTIFY, CAP_ISR, CAP_DEVICE, CAP_PCI };
-#define CAP_BYTES      16u
-#define CAP_BAR        4u
-#define CAP_OFFSET     8u
-#define CAP_LENGTH     12u
-#define CAP_EXTRA      16u /* notify multiplier, or the data of the access capability */
-#define CAP_BYTES_EXT  20u
+#define CAP_BYTES     16u
+#define CAP_BAR       4u
+#define CAP_OFFSET    8u
+#define CAP_LENGTH    12u
+#define CAP_EXTRA     16u /* notify multiplier, or the data of the access capability */
+#define CAP_BYTES_EXT 20u
 
 /* ---- common configuration ------------------------------------------------------------------ */
 
@@ -324,6 +325,8 @@ static void config_write(void *ctx, uint16_t offset, unsigned bytes, uint32_t va
             bar_write(dev, at, n, value & (uint32_t)(0xffffffffu >> (32 - 8 * n)));
         return;
     }
+    if (offset < HEADER_BARS_END)
+        vmci_virtio_doorbells_changed(dev);
     if (offset <= VMC_PCI_COMMAND && offset + bytes > VMC_PCI_COMMAND && vmci_vpci_may_dma(dev)) {
         /* Bus mastering may just have been granted: look at what was queued before. */
         for (unsigned i = 0; i < dev->queue_count; i++)

@@ -283,6 +283,9 @@ struct vmc_virtio {
     struct vmci_loglimit loglimit;
     uint64_t stat_notifies, stat_requests, stat_interrupts, stat_malformed, stat_broken; /* (a) */
 
+    void (*doorbells_changed)(void *ctx); /* (c) or NULL */
+    void *doorbells_ctx;                  /* (c) */
+
     struct vmc_pci_func *func;
     uint8_t cfg_cap; /* offset of the PCI configuration access capability */
     bool msix;
@@ -299,6 +302,12 @@ void vmci_virtio_fini(struct vmc_virtio *dev);
 /* Check cfg, the part that is needed before memory can be sized. *queue_size gets the default. */
 int vmci_virtio_check_config(const struct vmc_virtio_config *cfg, uint16_t *queue_size,
                              struct vmc_error *err);
+
+static inline void vmci_virtio_doorbells_changed(struct vmc_virtio *dev)
+{
+    if (dev->doorbells_changed != NULL)
+        dev->doorbells_changed(dev->doorbells_ctx);
+}
 
 static inline bool vmci_virtio_has(const struct vmc_virtio *dev, uint64_t feature)
 {

@@ -39,6 +39,19 @@ static struct vmc_virtio_config place(struct run_vm *r)
                                       .slot = VMC_PCI_ANY_SLOT};
 }
 
+/* The same, with doorbells that a thread answers where the engine can pass them on. */
+static struct vmc_virtio_config place_with_bells(struct run_vm *r, struct run_bell **bell)
+{
+    struct vmc_virtio_config c = place(r);
+
+    *bell = run_bells_add(r);
+    if (*bell != NULL) {
+        c.doorbells_changed = run_bell_changed;
+        c.doorbells_ctx = *bell;
+    }
+    return c;
+}
+
 /* Is this file, writable here or there, an earlier disk of the run? */
 static bool given_before(const struct run_vm *r, unsigned i)
 {
@@ -83,8 +96,9 @@ static int add_disk(struct run_vm *r, unsigned i)
 {
     const struct run_disk *d = &r->opt.disks[i];
     struct vmc_error err = {0};
+    struct run_bell *bell;
     struct vmc_virtio_blk_config bc = {
-        .virtio = place(r), .serial = d->serial, .read_only = d->read_only};
+        .virtio = place_with_bells(r, &bell), .serial = d->serial, .read_only = d->read_only};
     struct vmc_virtio *dev;
 
     if (given_before(r, i)) {
@@ -98,6 +112,7 @@ static int add_disk(struct run_vm *r, unsigned i)
         return rc;
     if (vmc_virtio_blk_create(vmc_vm_board(r->vm), &bc, &dev, &err) != VMC_OK)
         return run_vm_fail("--disk", &err);
+    run_bell_attach(bell, dev);
     return 0;
 }
 
@@ -128,7 +143,8 @@ static int add_nic(struct run_vm *r, unsigned i)
 
     if (open_net(&r->opt.nets[i], &n->net, &err) != VMC_OK)
         return run_vm_fail("--net", &err);
-    struct vmc_virtio_net_config nc = {.virtio = place(r),
+    struct run_bell *bell;
+    struct vmc_virtio_net_config nc = {.virtio = place_with_bells(r, &bell),
                                        .net = vmc_host_net_dev(n->net),
                                        .mac = {0x52, 0x54, 0x00, 0x12, 0x34, (uint8_t)(0x56 + i)},
                                        .rx_ready = nic_rx_ready,
@@ -136,6 +152,7 @@ static int add_nic(struct run_vm *r, unsigned i)
     if (vmc_virtio_net_create(vmc_vm_board(r->vm), &nc, &n->dev, &err) != VMC_OK ||
         vmc_host_net_start(n->net, nic_receive, n, &err) != VMC_OK)
         return run_vm_fail("--net", &err);
+    run_bell_attach(bell, n->dev);
     return 0;
 }
 
@@ -192,6 +209,7 @@ void run_io_stop(struct run_vm *r)
 {
     if (r->io == NULL)
         return;
+    run_bells_stop(r);
     for (unsigned i = 0; i < RUN_MAX_NETS; i++) {
         vmc_host_net_close(r->io->nics[i].net);
         r->io->nics[i].net = NULL;
@@ -202,6 +220,7 @@ void run_io_destroy(struct run_vm *r)
 {
     if (r->io == NULL)
         return;
+    run_bells_free(r);
     for (unsigned i = 0; i < RUN_MAX_DISKS; i++) {
         struct disk *d = &r->io->disks[i];
         vmc_host_disk_close(d->raw);

@@ -14,6 +14,7 @@
 #include <vmcore/host.h>
 #include <vmcore/host_char.h>
 #include <vmcore/pc.h>
+#include <vmcore/virtio.h>
 #include <vmcore/vmcore.h>
 
 /* An image file, read by offset. */
@@ -36,6 +37,7 @@ struct run_vm {
     struct run_image kernel, initrd, firmware, modules[RUN_MAX_MODULES];
     struct vmc_boot_module boot_modules[RUN_MAX_MODULES];
     struct vmc_host_char *serial, *debugcon; /* NULL: none */
+    struct run_bells *bells; /* run_kvm.c */
     struct run_io *io;                       /* run_io.c: disks, network cards */
 
     int wake_fd; /* eventfd: something for the poll loop to look at */
@@ -75,6 +77,20 @@ void run_io_stop(struct run_vm *r);
 void run_io_destroy(struct run_vm *r);
 struct vmc_virtio *run_io_balloon(struct run_vm *r);
 bool run_io_uses_network(const struct run_vm *r);
+
+/* run_kvm.c: let KVM gather writes that can wait. Nothing with another engine. */
+int run_kvm_coalesce(struct run_vm *r);
+/*
+ * With KVM, the doorbells of disks and network cards are eventfds that a thread waits
+ * for, so that a vCPU goes on while its request is worked on. NULL: not with this engine.
+ */
+struct run_bell;
+struct run_bell *run_bells_add(struct run_vm *r);
+void run_bell_attach(struct run_bell *b, struct vmc_virtio *dev);
+void run_bell_changed(void *bell);
+/* End the thread, before the machine is destroyed; the rest goes after it. */
+void run_bells_stop(struct run_vm *r);
+void run_bells_free(struct run_vm *r);
 
 /* run_threads.c */
 /* Make the main thread look at what happened. Any thread. */

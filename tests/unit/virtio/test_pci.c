@@ -361,6 +361,50 @@ static void doorbell_address_is_where_the_bar_is(void **state)
     rig_close(&r);
 }
 
+struct bell {
+    struct vmc_virtio *dev;
+    unsigned calls;
+    uint64_t gpa; /* at the last call; 0: nowhere */
+};
+
+static void bell_moved(void *ctx)
+{
+    struct bell *b = ctx;
+
+    b->calls++;
+    b->gpa = 0;
+    if (b->dev != NULL && vmc_virtio_live(b->dev))
+        (void)vmc_virtio_doorbell(b->dev, 0, &b->gpa); /* else it stays 0 */
+}
+
+static void changes_of_doorbells_are_announced(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct bell b = {0};
+    const struct vmc_virtio_blk_config cfg = {
+        .virtio = {.doorbells_changed = bell_moved, .doorbells_ctx = &b}};
+    rig_create(&r, &cfg, false);
+    b.dev = r.dev;
+    assert_int_equal(b.gpa, 0); /* no driver yet */
+    vd_reset(&r.v);
+    assert_true(vd_start(&r.v, VD_F_VERSION_1, 1));
+    assert_int_equal(b.gpa, r.v.notify);
+    vmc_pci_config_write(r.b.pci, r.v.devfn, VMC_PCI_COMMAND, 2, 4);
+    assert_int_equal(b.gpa, 0); /* not decoded */
+    vmc_pci_config_write(r.b.pci, r.v.devfn, VMC_PCI_COMMAND, 2, 6);
+    assert_int_equal(b.gpa, r.v.notify);
+    vmc_pci_config_write(r.b.pci, r.v.devfn, VMC_PCI_BAR0, 4, (uint32_t)r.v.notify + 0x100000);
+    assert_int_not_equal(b.gpa, r.v.notify);
+    vmc_pci_config_write(r.b.pci, r.v.devfn, VMC_PCI_BAR0, 4, (uint32_t)(r.v.notify & ~0x7fffull));
+    assert_int_equal(b.gpa, r.v.notify);
+    unsigned calls = b.calls;
+    vd_reset(&r.v);
+    assert_true(b.calls > calls);
+    assert_int_equal(b.gpa, 0);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -376,6 +420,7 @@ int main(void)
         cmocka_unit_test(creation_fails_cleanly_without_memory),
         cmocka_unit_test(bad_configurations_are_refused),
         cmocka_unit_test(doorbell_address_is_where_the_bar_is),
+        cmocka_unit_test(changes_of_doorbells_are_announced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
