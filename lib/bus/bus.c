@@ -33,6 +33,7 @@ struct vmc_bus {
     struct vmci_lock lock;
     uint32_t seq;   /* (a) odd while the table changes */
     uint32_t count; /* (a) */
+    uint64_t hint;  /* (a) slot found last, and in the upper half the seq at which it was */
     struct entry table[VMC_BUS_MAX_RANGES];
     struct slot slot[VMC_BUS_MAX_RANGES];
 };
@@ -233,6 +234,7 @@ static struct slot *pin(struct vmc_bus *bus, uint64_t addr, uint64_t *gap_end)
             if (base <= addr) {
                 s = &bus->slot[n];
                 __atomic_fetch_add(&s->active, 1, __ATOMIC_SEQ_CST);
+                vmci_store_relaxed(&bus->hint, (uint64_t)seq << 32 | n);
             } else {
                 *gap_end = base - 1;
             }
@@ -244,6 +246,25 @@ static struct slot *pin(struct vmc_bus *bus, uint64_t addr, uint64_t *gap_end)
         if (s != NULL)
             unpin(s);
     }
+}
+
+/*
+ * The range that was used last, pinned, if the whole access lies in it; else NULL. The table must be
+ * what it was when the hint was made: seq says so before the pin, and after it.
+ */
+static inline struct slot *pin_hint(struct vmc_bus *bus, uint64_t addr, unsigned bytes)
+{
+    uint64_t hint = vmci_load_relaxed(&bus->hint);
+    struct slot *s = &bus->slot[(uint32_t)hint % VMC_BUS_MAX_RANGES];
+
+    if (vmci_load_acquire(&bus->seq) != hint >> 32 || addr - s->base > s->last - s->base ||
+        s->last - addr < bytes - 1 || hint == 0)
+        return NULL;
+    __atomic_fetch_add(&s->active, 1, __ATOMIC_SEQ_CST);
+    if (likely(__atomic_load_n(&bus->seq, __ATOMIC_SEQ_CST) == hint >> 32))
+        return s;
+    unpin(s);
+    return NULL;
 }
 
 /* Largest power of two that is at most n (1..8). */
@@ -266,7 +287,7 @@ static unsigned access_piece(struct vmc_bus *bus, bool write, uint64_t addr, uns
 
     if (s != NULL)
         end = s->last;
-    if (end - addr < bytes - 1)
+    if (end - addr < bytes - 1u)
         bytes = floor_pow2(end - addr + 1);
     if (s == NULL) {
         *value = ones(bytes);
@@ -285,7 +306,13 @@ bool vmc_bus_read(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t *
 {
     bool claimed = false;
     uint64_t all = 0;
+    struct slot *s = vmci_is_pow2(bytes) ? pin_hint(bus, addr, bytes) : NULL;
 
+    if (likely(s != NULL)) {
+        *value = s->ops->read(s->dev, addr - s->base, bytes) & ones(bytes);
+        unpin(s);
+        return true;
+    }
     for (unsigned done = 0; done < bytes;) {
         uint64_t piece = 0;
         unsigned n = access_piece(bus, false, addr + done, floor_pow2(bytes - done), &piece,
@@ -300,7 +327,13 @@ bool vmc_bus_read(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t *
 bool vmc_bus_write(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t value)
 {
     bool claimed = false;
+    struct slot *s = vmci_is_pow2(bytes) ? pin_hint(bus, addr, bytes) : NULL;
 
+    if (likely(s != NULL)) {
+        s->ops->write(s->dev, addr - s->base, bytes, value & ones(bytes));
+        unpin(s);
+        return true;
+    }
     for (unsigned done = 0; done < bytes;) {
         uint64_t piece = value >> (done * 8);
         done += access_piece(bus, true, addr + done, floor_pow2(bytes - done), &piece, &claimed);

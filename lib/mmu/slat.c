@@ -56,6 +56,7 @@ static void count_leaf(struct vmci_slat *s, uint64_t e, unsigned level, int by)
 /* Unlink a table and all below it. Not freed: a processor may be in the middle of a walk. */
 static void discard(struct vmci_slat *s, uint64_t *t, unsigned level)
 {
+    s->last = NULL;
     for (unsigned i = 0; i < ENTRIES; i++) {
         uint64_t e = load(&t[i]);
         if (s->fmt->kind(e, level) == VMCI_SLAT_TABLE)
@@ -187,11 +188,26 @@ int vmci_slat_map(struct vmci_slat *s, uint64_t gpa, uint64_t hpa, unsigned leve
                   unsigned memtype)
 {
     int flush = 0;
-    uint64_t *e = descend(s, gpa, level, &flush);
+    uint64_t v = s->fmt->leaf(hpa, level, rights, memtype);
+    uint64_t *e;
 
-    if (e == NULL)
-        return VMC_ENOMEM;
-    return flush | set_entry(s, e, s->fmt->leaf(hpa, level, rights, memtype), level);
+    if (level == 1 && s->last != NULL && s->last_2m == gpa >> shift_of(2)) {
+        e = &s->last[index_of(gpa, 1)];
+    } else {
+        e = descend(s, gpa, level, &flush);
+        if (e == NULL)
+            return VMC_ENOMEM;
+        if (level == 1) {
+            s->last = e - index_of(gpa, 1);
+            s->last_2m = gpa >> shift_of(2);
+        }
+    }
+    if (likely(load(e) == 0)) { /* nothing was there, and nobody but us fills entries */
+        vmci_store_release(e, v);
+        s->leaves[level]++;
+        return flush;
+    }
+    return flush | set_entry(s, e, v, level);
 }
 
 int vmci_slat_map_mmio(struct vmci_slat *s, uint64_t gpa)

@@ -3,15 +3,21 @@
 #include "vm/vm_priv.h"
 
 /* In deterministic mode the devices see the time of the instruction that touches them. */
-static void sync_clock(struct vmc_vcpu *v)
+static void read_clock(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
     uint64_t tsc, hz, clock = 0;
 
-    if (!(vm->flags & VMC_VM_DETERMINISTIC) || vm->ops->read_tsc == NULL)
+    if (vm->ops->read_tsc == NULL)
         return;
     if (vm->ops->read_tsc(v->ev, &tsc, &hz, &clock) == VMC_OK && clock >= vm->clock_ns)
         vmc_timerq_set_virtual(vm->board.timers, clock);
+}
+
+static inline void sync_clock(struct vmc_vcpu *v)
+{
+    if (unlikely(v->vm->flags & VMC_VM_DETERMINISTIC))
+        read_clock(v);
 }
 
 int vmci_vcpu_pio(struct vmc_vcpu *v, bool write, uint16_t port, unsigned bytes, uint32_t *data)

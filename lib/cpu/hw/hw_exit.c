@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What is done about exits, in terms of the instruction that caused them. */
-#include "cpu/hw/hw_int.h"
+#include "cpu/hw/hw_hot.h"
 
 #define PF_CODE_W 2u
 
@@ -9,77 +9,6 @@ uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg)
     if (reg == VMC_RSP)
         hw_need(v, HW_ST_RSP);
     return &v->st.gpr[reg & 15];
-}
-
-static bool asked_for(const struct hw_vcpu *v, uint32_t kind)
-{
-    return (v->exit_mask & (1u << kind)) != 0;
-}
-
-static int owe(struct hw_vcpu *v, uint32_t kind, unsigned len)
-{
-    v->owed = kind;
-    v->owed_emulator = false;
-    v->insn_len = (uint8_t)len;
-    return HW_LEAVE;
-}
-
-/* ---- CPUID ----------------------------------------------------------------------------------- */
-
-int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
-{
-    uint64_t *g = v->st.gpr;
-    uint32_t leaf = (uint32_t)g[VMC_RAX], subleaf = (uint32_t)g[VMC_RCX];
-
-    v->stat[HW_STAT_CPUID]++;
-    if (unlikely(asked_for(v, VMC_EXIT_CPUID))) {
-        hw_set_exit(v, x, VMC_EXIT_CPUID);
-        x->u.cpuid.leaf = leaf;
-        x->u.cpuid.subleaf = subleaf;
-        return owe(v, VMC_EXIT_CPUID, len);
-    }
-    const struct vmc_cpuid_leaf *l = hw_cpuid_plain(v->vm, leaf, subleaf);
-    if (likely(l != NULL)) {
-        g[VMC_RAX] = l->eax;
-        g[VMC_RBX] = l->ebx;
-        g[VMC_RCX] = l->ecx;
-        g[VMC_RDX] = l->edx;
-    } else {
-        uint32_t out[4];
-        hw_need(v, VMC_ST_CTRL | VMC_ST_SEG);
-        vmci_emulator_cpuid(v->emu, &v->st, leaf, subleaf, out);
-        g[VMC_RAX] = out[0];
-        g[VMC_RBX] = out[1];
-        g[VMC_RCX] = out[2];
-        g[VMC_RDX] = out[3];
-    }
-    hw_skip(v, len);
-    return HW_RESUME;
-}
-
-/* ---- ports ----------------------------------------------------------------------------------- */
-
-int hw_on_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsigned len,
-              struct vmc_exit *x)
-{
-    uint64_t *rax = &v->st.gpr[VMC_RAX];
-    uint32_t mask = bytes == 4 ? ~0u : (1u << (8 * bytes)) - 1;
-    uint32_t data = (uint32_t)*rax & mask;
-
-    v->stat[HW_STAT_IO]++;
-    hw_callback(v);
-    if (likely(v->io->pio(v->io->ctx, write, port, bytes, &data) == VMC_IO_DONE)) {
-        if (!write) /* a 32-bit result clears the upper half of RAX */
-            *rax = bytes == 4 ? data : (*rax & ~(uint64_t)mask) | (data & mask);
-        hw_skip(v, len);
-        return HW_RESUME;
-    }
-    hw_set_exit(v, x, VMC_EXIT_IO);
-    x->u.io.port = port;
-    x->u.io.bytes = (uint8_t)bytes;
-    x->u.io.write = write;
-    x->u.io.data = write ? data : 0;
-    return owe(v, VMC_EXIT_IO, len);
 }
 
 /* ---- MSRs ------------------------------------------------------------------------------------ */
@@ -111,7 +40,7 @@ int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
         x->u.msr.index = index;
         x->u.msr.write = write;
         x->u.msr.value = write ? value : 0;
-        return owe(v, VMC_EXIT_MSR, len);
+        return hw_owe(v, VMC_EXIT_MSR, len);
     }
     if (!write) {
         g[VMC_RAX] = (uint32_t)value;
@@ -145,7 +74,7 @@ int hw_on_hypercall(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
     x->u.hypercall.nr = v->st.gpr[VMC_RAX];
     for (unsigned i = 0; i < 6; i++)
         x->u.hypercall.arg[i] = v->st.gpr[regs[i]];
-    return owe(v, VMC_EXIT_HYPERCALL, len);
+    return hw_owe(v, VMC_EXIT_HYPERCALL, len);
 }
 
 int hw_shutdown(struct hw_vcpu *v, struct vmc_exit *x)

@@ -279,9 +279,6 @@ static inline void hw_skip(struct hw_vcpu *v, unsigned len)
  */
 
 /* Each is a turn's outcome. len: of the instruction. */
-int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x);
-int hw_on_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsigned len,
-              struct vmc_exit *x);
 int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x);
 int hw_on_hlt(struct hw_vcpu *v, unsigned len);
 int hw_on_hypercall(struct hw_vcpu *v, unsigned len, struct vmc_exit *x);

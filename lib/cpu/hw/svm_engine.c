@@ -111,47 +111,8 @@ void svm_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
     pf->pages->free(pf->ctx, pc->page[1], 0);
 }
 
-/* ---- enter ------------------------------------------------------------------------------------
+/* ---- vendor -----------------------------------------------------------------------------------
  */
-
-static int enter(struct hw_vcpu *v, struct vmc_exit *x)
-{
-    struct vmcb *b = v->u.svm.vmcb;
-
-    if (unlikely(v->u.svm.step_over)) {
-        v->u.svm.step_over = false;
-        v->todo |= HW_TODO_EVENT;
-        return hw_emulate(v, 1, x);
-    }
-    b->rip = v->st.rip;
-    b->rax = v->st.gpr[VMC_RAX];
-    __atomic_store_n(&v->in_guest, 1u, __ATOMIC_SEQ_CST);
-    int r = v->vm->hw->svm_run(hw_ctx(v), &v->u.svm.frame);
-    vmci_store_release(&v->in_guest, 0u);
-    if (unlikely(r != VMC_HW_EXITED)) { /* a request came first */
-        if (v->inflight.type != VMC_EV_NONE) {
-            if (v->inflight.type == VMC_EV_NMI)
-                v->st.nmi_blocked = 0;
-            v->st.injected = v->inflight;
-            v->inflight.type = VMC_EV_NONE;
-            b->event_inj = 0;
-            v->todo |= HW_TODO_EVENT;
-        }
-        return HW_RESUME;
-    }
-    v->inflight.type = VMC_EV_NONE;
-    v->valid &= ~HW_ST_GUEST;
-    b->event_inj = 0;
-    b->tlb_control = SVM_TLB_KEEP;
-    if (v->vm->caps.svm.clean_bits)
-        b->clean = 0xfffu;
-    v->st.gpr[VMC_RAX] = b->rax;
-    v->st.rip = b->rip;
-    v->st.rflags = b->rflags;
-    v->st.sti_shadow = b->interrupt_shadow & 1;
-    v->st.ss_shadow = 0;
-    return svm_handle(v, x);
-}
 
 static bool runnable(struct hw_vcpu *v)
 {
@@ -184,7 +145,7 @@ static const struct hw_vendor vendor = {
     .tpr_in = svm_tpr_in,
     .attach = attach,
     .detach = detach,
-    .enter = enter,
+    .enter = svm_enter,
 };
 
 /* ---- engine -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* #VMEXIT by code (APM 2 appendix C). */
+#include "cpu/hw/hw_hot.h"
 #include "cpu/hw/svm_int.h"
 
 typedef int exit_fn(struct hw_vcpu *v, struct vmc_exit *x);
@@ -227,7 +228,7 @@ static int on_undefined(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_raise(v, VMC_VEC_UD, false, 0, x);
 }
 
-static int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
+static inline int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
 {
     return hw_on_cpuid(v, svm_insn_len(v, 2), x);
 }
@@ -256,7 +257,7 @@ static int on_msr(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_on_msr(v, vmcb_of(v)->exit_info1 != 0, svm_insn_len(v, 2), x);
 }
 
-static int on_io(struct hw_vcpu *v, struct vmc_exit *x)
+static inline int on_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t i = vmcb_of(v)->exit_info1;
 
@@ -391,4 +392,49 @@ int svm_handle(struct hw_vcpu *v, struct vmc_exit *x)
         x->raw.info[1] = b->exit_info2;
     }
     return r;
+}
+
+/* ---- enter ------------------------------------------------------------------------------------ */
+
+int svm_enter(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    struct vmcb *b = v->u.svm.vmcb;
+
+    if (unlikely(v->u.svm.step_over)) {
+        v->u.svm.step_over = false;
+        v->todo |= HW_TODO_EVENT;
+        return hw_emulate(v, 1, x);
+    }
+    b->rip = v->st.rip;
+    b->rax = v->st.gpr[VMC_RAX];
+    __atomic_store_n(&v->in_guest, 1u, __ATOMIC_SEQ_CST);
+    int r = v->vm->hw->svm_run(hw_ctx(v), &v->u.svm.frame);
+    vmci_store_release(&v->in_guest, 0u);
+    if (unlikely(r != VMC_HW_EXITED)) { /* a request came first */
+        if (v->inflight.type != VMC_EV_NONE) {
+            if (v->inflight.type == VMC_EV_NMI)
+                v->st.nmi_blocked = 0;
+            v->st.injected = v->inflight;
+            v->inflight.type = VMC_EV_NONE;
+            b->event_inj = 0;
+            v->todo |= HW_TODO_EVENT;
+        }
+        return HW_RESUME;
+    }
+    v->inflight.type = VMC_EV_NONE;
+    v->valid &= ~HW_ST_GUEST;
+    b->event_inj = 0;
+    b->tlb_control = SVM_TLB_KEEP;
+    if (v->vm->caps.svm.clean_bits)
+        b->clean = 0xfffu;
+    v->st.gpr[VMC_RAX] = b->rax;
+    v->st.rip = b->rip;
+    v->st.rflags = b->rflags;
+    v->st.sti_shadow = b->interrupt_shadow & 1;
+    v->st.ss_shadow = 0;
+    if ((uint32_t)b->exit_code == SVM_CPUID)
+        return on_cpuid(v, x);
+    if ((uint32_t)b->exit_code == SVM_IOIO)
+        return on_io(v, x);
+    return svm_handle(v, x);
 }

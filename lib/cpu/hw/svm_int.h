@@ -22,6 +22,7 @@ void svm_tpr_out(struct hw_vcpu *v);
 void svm_tpr_in(struct hw_vcpu *v);
 int svm_load(struct hw_vcpu *v);
 void svm_unload(struct hw_vcpu *v);
+int svm_enter(struct hw_vcpu *v, struct vmc_exit *x);
 int svm_handle(struct hw_vcpu *v, struct vmc_exit *x);
 /* Length of the instruction that exited, whose opcode has n bytes: prefixes are counted. 0: cannot
  * tell. */

@@ -3,7 +3,6 @@
 #include "cpu/hw/vmx_int.h"
 
 #define SITE      "vmx"
-#define TIMER_MAX 0xffffffffull
 
 /* ---- processors -------------------------------------------------------------------------------
  */
@@ -47,43 +46,7 @@ void vmx_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
     pf->pages->free(pf->ctx, pc->page[0], 0);
 }
 
-/* ---- enter ------------------------------------------------------------------------------------
- */
-
-int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
-{
-    struct vmc_hw_vmx_frame *f = &v->u.vmx.frame;
-    const struct vmx_caps *c = &v->vm->caps.vmx;
-
-    f->rip = v->st.rip;
-    f->timer = TIMER_MAX;
-    if (v->deadline_tsc != 0)
-        f->timer = VMCI_MIN(v->timer_left >> c->timer_shift, TIMER_MAX);
-    __atomic_store_n(&v->in_guest, 1u, __ATOMIC_SEQ_CST);
-    int r = v->vm->hw->vmx_run(hw_ctx(v), f);
-    vmci_store_release(&v->in_guest, 0u);
-    if (unlikely(r != VMC_HW_EXITED)) {
-        if (r != VMC_HW_STOPPED)
-            return vmx_entry_failed(v, false, r == VMC_HW_FAIL ? f->reason : 0, x);
-        if (v->inflight.type != VMC_EV_NONE) { /* not delivered after all */
-            v->st.injected = v->inflight;
-            v->inflight.type = VMC_EV_NONE;
-            vmx_inject(v, &v->inflight);
-            v->todo |= HW_TODO_EVENT;
-        }
-        return HW_RESUME;
-    }
-    if (likely(!(f->reason & VMX_ENTRY_FAILED)))
-        f->flags |= VMC_HW_LAUNCHED;
-    v->inflight.type = VMC_EV_NONE;
-    v->valid &= ~HW_ST_GUEST;
-    v->st.rip = f->rip;
-    v->st.rflags = f->rflags;
-    v->st.sti_shadow = (f->interruptibility & INTR_STI) != 0;
-    v->st.ss_shadow = (f->interruptibility & INTR_SS) != 0;
-    v->st.nmi_blocked = (f->interruptibility & INTR_NMI) != 0;
-    return vmx_handle(v, x);
-}
+/* ---- a failed entry --------------------------------------------------------------------------- */
 
 static uint64_t read_current(void *ctx, uint32_t field)
 {

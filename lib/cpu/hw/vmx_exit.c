@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* VM exits by basic reason (SDM 3C 26.1, 28.2; 3D appendix C). */
+#include "cpu/hw/hw_hot.h"
 #include "cpu/hw/vmx_int.h"
+
+#define TIMER_MAX 0xffffffffull
 
 typedef int exit_fn(struct hw_vcpu *v, struct vmc_exit *x);
 
@@ -126,7 +129,7 @@ static int on_task_switch(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_emulate_system(v, x);
 }
 
-static int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
+static inline int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
 {
     return hw_on_cpuid(v, frame_of(v)->insn_len, x);
 }
@@ -207,7 +210,7 @@ static int on_cr(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_emulate_system(v, x);
 }
 
-static int on_io(struct hw_vcpu *v, struct vmc_exit *x)
+static inline int on_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t q = frame_of(v)->qualification;
 
@@ -372,4 +375,46 @@ int vmx_handle(struct hw_vcpu *v, struct vmc_exit *x)
         x->raw.info[0] = f->qualification;
     }
     return r;
+}
+
+/* ---- enter ------------------------------------------------------------------------------------
+ */
+
+int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    struct vmc_hw_vmx_frame *f = &v->u.vmx.frame;
+    const struct vmx_caps *c = &v->vm->caps.vmx;
+
+    f->rip = v->st.rip;
+    f->timer = TIMER_MAX;
+    if (v->deadline_tsc != 0)
+        f->timer = VMCI_MIN(v->timer_left >> c->timer_shift, TIMER_MAX);
+    __atomic_store_n(&v->in_guest, 1u, __ATOMIC_SEQ_CST);
+    int r = v->vm->hw->vmx_run(hw_ctx(v), f);
+    vmci_store_release(&v->in_guest, 0u);
+    if (unlikely(r != VMC_HW_EXITED)) {
+        if (r != VMC_HW_STOPPED)
+            return vmx_entry_failed(v, false, r == VMC_HW_FAIL ? f->reason : 0, x);
+        if (v->inflight.type != VMC_EV_NONE) { /* not delivered after all */
+            v->st.injected = v->inflight;
+            v->inflight.type = VMC_EV_NONE;
+            vmx_inject(v, &v->inflight);
+            v->todo |= HW_TODO_EVENT;
+        }
+        return HW_RESUME;
+    }
+    if (likely(!(f->reason & VMX_ENTRY_FAILED)))
+        f->flags |= VMC_HW_LAUNCHED;
+    v->inflight.type = VMC_EV_NONE;
+    v->valid &= ~HW_ST_GUEST;
+    v->st.rip = f->rip;
+    v->st.rflags = f->rflags;
+    v->st.sti_shadow = (f->interruptibility & INTR_STI) != 0;
+    v->st.ss_shadow = (f->interruptibility & INTR_SS) != 0;
+    v->st.nmi_blocked = (f->interruptibility & INTR_NMI) != 0;
+    if (f->reason == VMX_CPUID)
+        return on_cpuid(v, x);
+    if (f->reason == VMX_IO)
+        return on_io(v, x);
+    return vmx_handle(v, x);
 }
