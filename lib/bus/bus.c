@@ -137,9 +137,8 @@ static int attach_locked(struct vmc_bus *bus, uint64_t base, uint64_t last,
     uint32_t at = lower_bound(bus, base);
 
     if (at < bus->count && bus->table[at].base <= last)
-        return vmci_error(err, VMC_EEXIST, site,
-                          "%s range 0x%llx-0x%llx overlaps 0x%llx-0x%llx", bus->name,
-                          (unsigned long long)base, (unsigned long long)last,
+        return vmci_error(err, VMC_EEXIST, site, "%s range 0x%llx-0x%llx overlaps 0x%llx-0x%llx",
+                          bus->name, (unsigned long long)base, (unsigned long long)last,
                           (unsigned long long)bus->table[at].base,
                           (unsigned long long)bus->table[at].last);
     uint32_t n = free_slot(bus);
@@ -249,8 +248,8 @@ static struct slot *pin(struct vmc_bus *bus, uint64_t addr, uint64_t *gap_end)
 }
 
 /*
- * The range that was used last, pinned, if the whole access lies in it; else NULL. The table must be
- * what it was when the hint was made: seq says so before the pin, and after it.
+ * The range that was used last, pinned, if the whole access lies in it; else NULL. The table must
+ * be what it was when the hint was made: seq says so before the pin, and after it.
  */
 static inline struct slot *pin_hint(struct vmc_bus *bus, uint64_t addr, unsigned bytes)
 {
@@ -258,7 +257,7 @@ static inline struct slot *pin_hint(struct vmc_bus *bus, uint64_t addr, unsigned
     struct slot *s = &bus->slot[(uint32_t)hint % VMC_BUS_MAX_RANGES];
 
     if (vmci_load_acquire(&bus->seq) != hint >> 32 || addr - s->base > s->last - s->base ||
-        s->last - addr < bytes - 1 || hint == 0)
+        s->last - addr < bytes - 1 || hint == 0 || (bytes & (bytes - 1)) != 0)
         return NULL;
     __atomic_fetch_add(&s->active, 1, __ATOMIC_SEQ_CST);
     if (likely(__atomic_load_n(&bus->seq, __ATOMIC_SEQ_CST) == hint >> 32))
@@ -302,21 +301,16 @@ static unsigned access_piece(struct vmc_bus *bus, bool write, uint64_t addr, uns
     return bytes;
 }
 
-bool vmc_bus_read(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t *value)
+static __attribute__((noinline)) bool read_pieces(struct vmc_bus *bus, uint64_t addr,
+                                                  unsigned bytes, uint64_t *value)
 {
     bool claimed = false;
     uint64_t all = 0;
-    struct slot *s = vmci_is_pow2(bytes) ? pin_hint(bus, addr, bytes) : NULL;
 
-    if (likely(s != NULL)) {
-        *value = s->ops->read(s->dev, addr - s->base, bytes) & ones(bytes);
-        unpin(s);
-        return true;
-    }
     for (unsigned done = 0; done < bytes;) {
         uint64_t piece = 0;
-        unsigned n = access_piece(bus, false, addr + done, floor_pow2(bytes - done), &piece,
-                                  &claimed);
+        unsigned n =
+            access_piece(bus, false, addr + done, floor_pow2(bytes - done), &piece, &claimed);
         all |= piece << (done * 8);
         done += n;
     }
@@ -324,19 +318,36 @@ bool vmc_bus_read(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t *
     return claimed;
 }
 
-bool vmc_bus_write(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t value)
+static __attribute__((noinline)) bool write_pieces(struct vmc_bus *bus, uint64_t addr,
+                                                   unsigned bytes, uint64_t value)
 {
     bool claimed = false;
-    struct slot *s = vmci_is_pow2(bytes) ? pin_hint(bus, addr, bytes) : NULL;
 
-    if (likely(s != NULL)) {
-        s->ops->write(s->dev, addr - s->base, bytes, value & ones(bytes));
-        unpin(s);
-        return true;
-    }
     for (unsigned done = 0; done < bytes;) {
         uint64_t piece = value >> (done * 8);
         done += access_piece(bus, true, addr + done, floor_pow2(bytes - done), &piece, &claimed);
     }
     return claimed;
+}
+
+bool vmc_bus_read(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t *value)
+{
+    struct slot *s = pin_hint(bus, addr, bytes);
+
+    if (unlikely(s == NULL))
+        return read_pieces(bus, addr, bytes, value);
+    *value = s->ops->read(s->dev, addr - s->base, bytes) & ones(bytes);
+    unpin(s);
+    return true;
+}
+
+bool vmc_bus_write(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t value)
+{
+    struct slot *s = pin_hint(bus, addr, bytes);
+
+    if (unlikely(s == NULL))
+        return write_pieces(bus, addr, bytes, value);
+    s->ops->write(s->dev, addr - s->base, bytes, value & ones(bytes));
+    unpin(s);
+    return true;
 }

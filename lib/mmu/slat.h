@@ -50,8 +50,8 @@ struct vmci_slat {
     bool ad;            /* the processor maintains accessed and dirty bits */
     uint64_t *root;
     uint64_t root_hpa;
-    uint64_t tables;    /* pages in use, the root included */
-    uint64_t *last;     /* leaf table of the last 4 KiB page mapped, which covers last_2m; or NULL */
+    uint64_t tables; /* pages in use, the root included */
+    uint64_t *last;  /* leaf table of the last 4 KiB page mapped, which covers last_2m; or NULL */
     uint64_t last_2m;
     void *garbage;      /* unlinked tables, chained through their first word */
     uint64_t leaves[4]; /* number of leaves by level */

@@ -3,7 +3,7 @@
 #include "vm/vm_priv.h"
 
 /* In deterministic mode the devices see the time of the instruction that touches them. */
-static void read_clock(struct vmc_vcpu *v)
+static __attribute__((noinline)) void read_clock(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
     uint64_t tsc, hz, clock = 0;

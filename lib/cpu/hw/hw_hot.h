@@ -20,7 +20,8 @@ static inline int hw_owe(struct hw_vcpu *v, uint32_t kind, unsigned len)
 
 /* ---- CPUID ----------------------------------------------------------------------------------- */
 
-static inline int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int hw_on_cpuid(struct hw_vcpu *v, unsigned len,
+                                                             struct vmc_exit *x)
 {
     uint64_t *g = v->st.gpr;
     uint32_t leaf = (uint32_t)g[VMC_RAX], subleaf = (uint32_t)g[VMC_RCX];
@@ -53,8 +54,9 @@ static inline int hw_on_cpuid(struct hw_vcpu *v, unsigned len, struct vmc_exit *
 
 /* ---- ports ----------------------------------------------------------------------------------- */
 
-static inline int hw_on_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsigned len,
-              struct vmc_exit *x)
+static inline __attribute__((always_inline)) int hw_on_pio(struct hw_vcpu *v, bool write,
+                                                           uint16_t port, unsigned bytes,
+                                                           unsigned len, struct vmc_exit *x)
 {
     uint64_t *rax = &v->st.gpr[VMC_RAX];
     uint32_t mask = bytes == 4 ? ~0u : (1u << (8 * bytes)) - 1;

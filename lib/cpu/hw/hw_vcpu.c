@@ -2,7 +2,7 @@
 /* Life and state of VMs and vCPUs, as far as the two engines agree. */
 #include "cpu/hw/hw_int.h"
 
-#define SITE     "hw"
+#define SITE "hw"
 
 /* ---- platform ---------------------------------------------------------------------------------
  */

@@ -228,7 +228,7 @@ static int on_undefined(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_raise(v, VMC_VEC_UD, false, 0, x);
 }
 
-static inline int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
 {
     return hw_on_cpuid(v, svm_insn_len(v, 2), x);
 }
@@ -257,7 +257,7 @@ static int on_msr(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_on_msr(v, vmcb_of(v)->exit_info1 != 0, svm_insn_len(v, 2), x);
 }
 
-static inline int on_io(struct hw_vcpu *v, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int on_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t i = vmcb_of(v)->exit_info1;
 
@@ -394,7 +394,8 @@ int svm_handle(struct hw_vcpu *v, struct vmc_exit *x)
     return r;
 }
 
-/* ---- enter ------------------------------------------------------------------------------------ */
+/* ---- enter ------------------------------------------------------------------------------------
+ */
 
 int svm_enter(struct hw_vcpu *v, struct vmc_exit *x)
 {

@@ -2,7 +2,7 @@
 /* The VT-x engine: entering the guest, life of VMs and vCPUs. */
 #include "cpu/hw/vmx_int.h"
 
-#define SITE      "vmx"
+#define SITE "vmx"
 
 /* ---- processors -------------------------------------------------------------------------------
  */
@@ -46,7 +46,8 @@ void vmx_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
     pf->pages->free(pf->ctx, pc->page[0], 0);
 }
 
-/* ---- a failed entry --------------------------------------------------------------------------- */
+/* ---- a failed entry ---------------------------------------------------------------------------
+ */
 
 static uint64_t read_current(void *ctx, uint32_t field)
 {

@@ -129,7 +129,7 @@ static int on_task_switch(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_emulate_system(v, x);
 }
 
-static inline int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int on_cpuid(struct hw_vcpu *v, struct vmc_exit *x)
 {
     return hw_on_cpuid(v, frame_of(v)->insn_len, x);
 }
@@ -210,7 +210,7 @@ static int on_cr(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_emulate_system(v, x);
 }
 
-static inline int on_io(struct hw_vcpu *v, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int on_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t q = frame_of(v)->qualification;
 
