@@ -11,7 +11,9 @@ if(VMC_WERROR)
 endif()
 
 # lib/ is the same code in a process and in a kernel: freestanding, and without libc's idioms.
-set(VMC_LIB_FLAGS -ffreestanding -fno-strict-aliasing -fno-omit-frame-pointer)
+# Sections let a static link leave out what it does not use (the bare-metal image).
+set(VMC_LIB_FLAGS -ffreestanding -fno-strict-aliasing -fno-omit-frame-pointer -ffunction-sections
+    -fdata-sections)
 if(VMC_DEBUG)
   list(APPEND VMC_LIB_FLAGS -DVMC_DEBUG)
 endif()

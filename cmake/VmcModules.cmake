@@ -27,6 +27,40 @@ function(vmc_add_modules)
   endforeach()
 endfunction()
 
+# The static library once more, optimised for size where speed does not matter: for the bare-metal
+# image. What every exit of a guest goes through is as in the other one.
+set(VMC_SPEED_MODULES mmu vm)
+set(VMC_SPEED_FOLDERS cpu/hw)
+set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
+
+function(vmc_add_small_library)
+  set(objs "")
+  foreach(m IN LISTS VMC_MODULES)
+    if(m IN_LIST VMC_HOSTED_MODULES OR NOT TARGET vmc_${m})
+      continue()
+    endif()
+    if(m IN_LIST VMC_SPEED_MODULES)
+      list(APPEND objs $<TARGET_OBJECTS:vmc_${m}>)
+      continue()
+    endif()
+    get_target_property(src vmc_${m} SOURCES)
+    get_target_property(options vmc_${m} COMPILE_OPTIONS)
+    add_library(vmc_small_${m} OBJECT ${src})
+    target_include_directories(vmc_small_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
+                                                      ${CMAKE_SOURCE_DIR}/lib)
+    target_compile_options(vmc_small_${m} PRIVATE ${options} -g1)
+    foreach(f IN LISTS src)
+      string(REGEX MATCH "lib/([a-z]+/[a-z]+)/" folder ${f})
+      if(NOT CMAKE_MATCH_1 IN_LIST VMC_SPEED_FOLDERS)
+        set_property(SOURCE ${f} APPEND PROPERTY COMPILE_OPTIONS
+                     $<$<STREQUAL:$<TARGET_PROPERTY:NAME>,vmc_small_${m}>:-Os>)
+      endif()
+    endforeach()
+    list(APPEND objs $<TARGET_OBJECTS:vmc_small_${m}>)
+  endforeach()
+  add_library(vmcore_small STATIC EXCLUDE_FROM_ALL ${objs})
+endfunction()
+
 function(vmc_add_library)
   get_property(mods GLOBAL PROPERTY VMC_MODULE_TARGETS)
   set(objs "")

@@ -29,14 +29,13 @@ static void read_config(void)
 
 static void banner(void)
 {
-    struct vmc_bm_memory m;
-
-    vmc_bm_get_memory(&m);
     hv_print("libvmcore bare-metal hypervisor: %u processors, %llu MiB of memory, loaded by %s%s\n",
              hv_machine->cpus, (unsigned long long)(hv_machine->ram_bytes >> 20),
              hv_machine->loader, hv_machine->efi ? " on UEFI" : "");
-    hv_print("image %llu KiB, resident %llu KiB, ready after %llu.%03llu ms\n",
+    hv_print("image %llu KiB and %llu KiB of libcapstone, resident %llu KiB, ready after "
+             "%llu.%03llu ms\n",
              (unsigned long long)(hv_machine->image_bytes >> 10),
+             (unsigned long long)(hv_machine->foreign_bytes >> 10),
              (unsigned long long)(hv_machine->resident_bytes >> 10),
              (unsigned long long)(hv_machine->start_ns / 1000000),
              (unsigned long long)(hv_machine->start_ns / 1000 % 1000));

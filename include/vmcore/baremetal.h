@@ -38,7 +38,8 @@ struct vmc_bm_machine {
     uint32_t size;
     uint32_t cpus;           /**< running processors, numbered from 0 */
     uint64_t ram_bytes;      /**< usable memory, the kernel's own included */
-    uint64_t image_bytes;    /**< code and data of this program */
+    uint64_t image_bytes;    /**< code and data of this program, less foreign_bytes */
+    uint64_t foreign_bytes;  /**< ... and of the libraries that are not ours */
     uint64_t resident_bytes; /**< memory it uses without any guest, boot modules left out */
     uint64_t start_ns;       /**< from the first instruction to vmc_bm_main */
     uint64_t tsc_hz;

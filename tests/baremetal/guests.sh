@@ -37,4 +37,9 @@ if [ "$how" = two ]; then
     want "$dir/log.txt" "^\[vmcore\] two: [1-9][0-9]* pages returned, 0 leaked$"
 fi
 forbid "$dir/log.txt" "PANIC"
+# Without the libraries of others the image stays below 512 KiB, and it takes little memory.
+size=$(sed -n 's/.*image \([0-9]*\) KiB and.*/\1/p' "$dir/log.txt")
+resident=$(sed -n 's/.* resident \([0-9]*\) KiB.*/\1/p' "$dir/log.txt")
+[ "${size:-999}" -lt 512 ] || fail "the image has $size KiB"
+[ "${resident:-99999}" -lt $((8192 + mem * 4)) ] || fail "$resident KiB are resident"
 verdict

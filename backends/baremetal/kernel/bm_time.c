@@ -5,7 +5,7 @@
 #define PIT_HZ    1193182u
 #define PM_HZ     3579545u
 #define PIT_TICKS (PIT_HZ / 100) /* 10 ms */
-#define PIT_TRIES 10u
+#define PIT_TRIES 50u
 
 static uint64_t tsc_hz = 1000000000u;
 static uint64_t mult = 1ull << 32; /* ns for a TSC tick, 32.32 */
