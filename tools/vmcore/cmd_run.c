@@ -13,22 +13,31 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* A file to write at the end, opened before the process is confined; -1: not asked for. */
+static bool open_output(const char *option, const char *path, int *fd)
+{
+    *fd = -1;
+    if (path == NULL)
+        return true;
+    *fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (*fd >= 0)
+        return true;
+    fprintf(stderr, "vmcore run: --%s %s: %s\n", option, path, strerror(errno));
+    return false;
+}
+
 static int run(struct run_vm *r)
 {
-    int stats_fd = -1;
+    int stats_fd = -1, dump_fd = -1;
 
     r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (r->wake_fd < 0) {
         fprintf(stderr, "vmcore run: eventfd: %s\n", strerror(errno));
         return EXIT_ERROR;
     }
-    if (r->opt.stats_path != NULL) {
-        stats_fd = open(r->opt.stats_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (stats_fd < 0) {
-            fprintf(stderr, "vmcore run: --stats %s: %s\n", r->opt.stats_path, strerror(errno));
-            return EXIT_ERROR;
-        }
-    }
+    if (!open_output("stats", r->opt.stats_path, &stats_fd) ||
+        !open_output("dump-memory", r->opt.dump_path, &dump_fd))
+        return EXIT_ERROR;
     int rc = run_console_open(r);
     if (rc == 0)
         rc = run_vm_create(r);
@@ -38,10 +47,14 @@ static int run(struct run_vm *r)
             fprintf(stderr, "vmcore: engine %s%s\r\n", r->engine->name,
                     keys ? "; Ctrl-A x leaves, Ctrl-A h helps" : "");
         rc = run_loop(r, stats_fd);
+        if (dump_fd >= 0 && run_dump_memory(r, dump_fd) != 0)
+            rc = EXIT_ERROR;
     }
     run_vm_destroy(r);
     if (stats_fd >= 0)
         close(stats_fd);
+    if (dump_fd >= 0)
+        close(dump_fd);
     close(r->wake_fd);
     return rc;
 }

@@ -32,6 +32,7 @@ enum key {
     KEY_EXIT_PORT,
     KEY_TIMEOUT,
     KEY_STATS,
+    KEY_DUMP_MEMORY,
     KEY_CONTROL,
     KEY_GDB,
     KEY_TRACE_INSN,
@@ -69,6 +70,8 @@ static const struct argp_option option_table[] = {
     {NULL, 0, NULL, 0, "Running:", 3},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "End the run with exit status 124", 0},
     {"stats", KEY_STATS, "FILE", 0, "Write statistics as JSON at the end", 0},
+    {"dump-memory", KEY_DUMP_MEMORY, "FILE", 0,
+     "Write the guest's memory at the end; byte n of the file is address n", 0},
     {"control", KEY_CONTROL, "SOCKET", 0, "Serve JSON-RPC 2.0 on a Unix socket", 0},
     {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0, "Wait for gdb on 127.0.0.1:PORT (software engine)",
      0},
@@ -373,6 +376,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
     case KEY_STATS:
         set(&o->stats_path, arg);
         break;
+    case KEY_DUMP_MEMORY:
+        set(&o->dump_path, arg);
+        break;
     case KEY_CONTROL:
         set(&o->control_path, arg);
         break;
@@ -447,6 +453,7 @@ void run_options_free(struct run_options *o)
     free(o->debugcon.path);
     free(o->cpu_model);
     free(o->stats_path);
+    free(o->dump_path);
     free(o->control_path);
     free(o->trace_path);
 }

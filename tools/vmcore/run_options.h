@@ -59,7 +59,7 @@ struct run_options {
     char *cpu_model; /* PRESET[,+f|,-f]... */
     int exit_port;   /* -1: none */
     double timeout_s; /* 0: none */
-    char *stats_path, *control_path;
+    char *stats_path, *control_path, *dump_path;
     int gdb_port; /* 0: none */
     enum run_gdb_arch gdb_arch;
     char *trace_path;

@@ -103,6 +103,8 @@ void run_threads_stop(struct run_vm *r);
 
 /* run_stats.c */
 struct json_object *run_stats_json(struct run_vm *r);
+/* Write guest memory to a file; says on stderr what went wrong and returns -1. */
+int run_dump_memory(struct run_vm *r, int fd);
 
 /* run_gdb.c: a debugger on a TCP port of the loopback interface. */
 struct run_gdb;
