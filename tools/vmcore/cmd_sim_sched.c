@@ -17,23 +17,22 @@ struct options {
 
 static void usage(FILE *to)
 {
-    fprintf(
-        to,
-        "Usage: vmcore sim sched [OPTION...] SCENARIO.json\n"
-        "       vmcore sim sched --property [--seed N] [--scenarios N] [--decisions N]\n\n"
-        "Simulates how virtual CPUs are scheduled and measures it against the ideal.\n\n"
-        "  -p, --policy LIST    comma-separated policies, or 'all' (default: vmcore)\n"
-        "      --seed N         seed, instead of the scenario's\n"
-        "      --csv FILE       one line per VM\n"
-        "      --svg FILE       timeline: which vCPU ran where\n"
-        "      --from MS, --to MS  part of the timeline (default: the first 50 ms)\n"
-        "      --trace FILE     the same for ui.perfetto.dev\n"
-        "      --property       search random scenarios for violations of the bounds\n"
-        "      --scenarios N    how many of them (default 1000)\n"
-        "      --decisions N    scheduling decisions in all (default 10000000)\n"
-        "      --max-error Q    quanta off the ideal that count as a violation (default: none)\n"
-        "  -v, --verbose        a line per scenario\n\n"
-        "With several policies, files get the policy's name before their suffix.\n\nPolicies:\n");
+    fprintf(to,
+            "Usage: vmcore sim sched [OPTION...] SCENARIO.json\n"
+            "       vmcore sim sched --property [--seed N] [--scenarios N] [--decisions N]\n\n"
+            "Simulates how virtual CPUs are scheduled and measures it against the ideal.\n\n"
+            "  -p, --policy LIST    comma-separated policies, or 'all' (default: vmcore)\n"
+            "      --seed N         seed, instead of the scenario's\n"
+            "      --csv FILE       one line per VM\n"
+            "      --svg FILE       timeline: which vCPU ran where\n"
+            "      --from MS, --to MS  part of the timeline (default: the first 50 ms)\n"
+            "      --trace FILE     the same for ui.perfetto.dev\n"
+            "      --property       search random scenarios for violations of the bounds\n"
+            "      --scenarios N    how many of them (default 1000)\n"
+            "      --decisions N    scheduling decisions in all (default 10000000)\n"
+            "      --max-error Q    quanta off the ideal that count as a violation (default: none)\n"
+            "  -v, --verbose        a line per scenario\n\n"
+            "With several policies, files get the policy's name before their suffix.\n\nPolicies:\n");
     for (unsigned i = 0; i < sim_npolicies; i++)
         fprintf(to, "  %-15s %s\n", sim_policies[i]->name, sim_policies[i]->about);
 }
@@ -52,19 +51,14 @@ static int parse(int argc, char **argv, struct options *o)
 {
     enum { SEED = 256, CSV, SVG, FROM, TO, TRACE, PROPERTY, SCENARIOS, DECISIONS, MAX_ERROR };
     static const struct option longs[] = {
-        {"policy", required_argument, NULL, 'p'},
-        {"seed", required_argument, NULL, SEED},
-        {"csv", required_argument, NULL, CSV},
-        {"svg", required_argument, NULL, SVG},
-        {"from", required_argument, NULL, FROM},
-        {"to", required_argument, NULL, TO},
-        {"trace", required_argument, NULL, TRACE},
-        {"property", no_argument, NULL, PROPERTY},
+        {"policy", required_argument, NULL, 'p'},     {"seed", required_argument, NULL, SEED},
+        {"csv", required_argument, NULL, CSV},        {"svg", required_argument, NULL, SVG},
+        {"from", required_argument, NULL, FROM},      {"to", required_argument, NULL, TO},
+        {"trace", required_argument, NULL, TRACE},    {"property", no_argument, NULL, PROPERTY},
         {"scenarios", required_argument, NULL, SCENARIOS},
         {"decisions", required_argument, NULL, DECISIONS},
         {"max-error", required_argument, NULL, MAX_ERROR},
-        {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
+        {"verbose", no_argument, NULL, 'v'},          {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     bool bad = false;
@@ -73,48 +67,23 @@ static int parse(int argc, char **argv, struct options *o)
     optind = 1;
     while ((c = getopt_long(argc, argv, "p:vh", longs, NULL)) != -1) {
         switch (c) {
-        case 'p':
-            o->policies = optarg;
-            break;
-        case 'v':
-            o->verbose = true;
-            break;
+        case 'p': o->policies = optarg; break;
+        case 'v': o->verbose = true; break;
         case SEED:
             o->seed = to_number(optarg, &bad);
             o->have_seed = true;
             break;
-        case CSV:
-            o->csv = optarg;
-            break;
-        case SVG:
-            o->svg = optarg;
-            break;
-        case TRACE:
-            o->trace = optarg;
-            break;
-        case FROM:
-            o->from_ms = to_number(optarg, &bad);
-            break;
-        case TO:
-            o->to_ms = to_number(optarg, &bad);
-            break;
-        case PROPERTY:
-            o->property = true;
-            break;
-        case SCENARIOS:
-            o->scenarios = to_number(optarg, &bad);
-            break;
-        case DECISIONS:
-            o->decisions = to_number(optarg, &bad);
-            break;
-        case MAX_ERROR:
-            o->max_error = atof(optarg);
-            break;
-        case 'h':
-            usage(stdout);
-            exit(0);
-        default:
-            bad = true;
+        case CSV: o->csv = optarg; break;
+        case SVG: o->svg = optarg; break;
+        case TRACE: o->trace = optarg; break;
+        case FROM: o->from_ms = to_number(optarg, &bad); break;
+        case TO: o->to_ms = to_number(optarg, &bad); break;
+        case PROPERTY: o->property = true; break;
+        case SCENARIOS: o->scenarios = to_number(optarg, &bad); break;
+        case DECISIONS: o->decisions = to_number(optarg, &bad); break;
+        case MAX_ERROR: o->max_error = atof(optarg); break;
+        case 'h': usage(stdout); exit(0);
+        default: bad = true;
         }
     }
     return bad ? -1 : 0;
@@ -203,8 +172,8 @@ static int run_scenario(const char *path, const struct options *o)
 
 int cmd_sim_sched(int argc, char **argv)
 {
-    struct options o = {
-        .policies = "vmcore", .seed = 1, .scenarios = 1000, .decisions = 10000000, .to_ms = 50};
+    struct options o = {.policies = "vmcore", .seed = 1, .scenarios = 1000, .decisions = 10000000,
+                        .to_ms = 50};
 
     if (parse(argc, argv, &o) != 0 || o.to_ms <= o.from_ms ||
         (o.property ? optind != argc || o.scenarios == 0 : optind + 1 != argc)) {

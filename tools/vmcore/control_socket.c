@@ -47,8 +47,8 @@ struct control *control_open(const char *path, const struct rpc_server *server)
     if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
         unlink(path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 || chmod(path, 0600) != 0 ||
-        listen(fd, CONTROL_MAX_CLIENTS) != 0) {
+    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
+        chmod(path, 0600) != 0 || listen(fd, CONTROL_MAX_CLIENTS) != 0) {
         fprintf(stderr, "vmcore run: --control %s: %s\n", path, strerror(errno));
         if (fd >= 0)
             close(fd);

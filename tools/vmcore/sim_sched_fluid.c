@@ -24,9 +24,9 @@ struct node {
 };
 
 struct fluid_vm {
-    double lag;     /* ideal less received */
-    double lo, hi;  /* extremes of the lag since it became backlogged */
-    uint32_t width; /* vCPUs that count for its upper bound */
+    double lag;            /* ideal less received */
+    double lo, hi;         /* extremes of the lag since it became backlogged */
+    uint32_t width;        /* vCPUs that count for its upper bound */
     bool active, draining;
 };
 

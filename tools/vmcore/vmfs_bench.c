@@ -47,8 +47,8 @@ static int io(struct vt *t, struct json_object *o, double seconds)
     char *buf = aligned_alloc(4096, 1 << 20);
     int rc = 0;
 
-    if (buf == NULL || vmc_vmfs_open(t->v, "/.bench/data", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f,
-                                     &t->err) != VMC_OK) {
+    if (buf == NULL ||
+        vmc_vmfs_open(t->v, "/.bench/data", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &t->err) != VMC_OK) {
         free(buf);
         return vt_fail(t, "/.bench/data");
     }
@@ -68,8 +68,7 @@ static int io(struct vt *t, struct json_object *o, double seconds)
             if (got < 0)
                 rc = vt_fail(t, "I/O");
         }
-        result(t, o, w ? "random_write_4k" : "random_read_4k", (double)n / (vt_now() - start),
-               "IOPS");
+        result(t, o, w ? "random_write_4k" : "random_read_4k", (double)n / (vt_now() - start), "IOPS");
     }
     free(buf);
     if (vmc_vmfs_close(f, &t->err) != VMC_OK)

@@ -74,8 +74,7 @@ int vt_cat(struct vt *t)
     return vt_close(t, rc);
 }
 
-/* ---- import
- * --------------------------------------------------------------------------------------- */
+/* ---- import --------------------------------------------------------------------------------------- */
 
 /* Let qemu-img turn an image into raw data, or the other way round. */
 int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
@@ -225,8 +224,7 @@ int vt_import(struct vt *t)
     return rc;
 }
 
-/* ---- export
- * --------------------------------------------------------------------------------------- */
+/* ---- export --------------------------------------------------------------------------------------- */
 
 static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t size)
 {
@@ -306,8 +304,7 @@ int vt_export(struct vt *t)
     return rc;
 }
 
-/* ---- on the volume
- * -------------------------------------------------------------------------------- */
+/* ---- on the volume -------------------------------------------------------------------------------- */
 
 static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *to)
 {

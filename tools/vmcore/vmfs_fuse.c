@@ -116,8 +116,8 @@ static int f_rename(const char *from, const char *to, unsigned flags)
 {
     if (flags & ~1u) /* RENAME_NOREPLACE only */
         return -EINVAL;
-    return err_of(
-        vmc_vmfs_rename(volume(), from, to, flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, NULL));
+    return err_of(vmc_vmfs_rename(volume(), from, to,
+                                  flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, NULL));
 }
 
 static int f_symlink(const char *target, const char *path)
@@ -185,8 +185,7 @@ static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
 static int f_open(const char *path, struct fuse_file_info *fi)
 {
     bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
-    return open_as(path, fi,
-                   write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
+    return open_as(path, fi, write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
 }
 
 static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
@@ -203,8 +202,8 @@ static int f_release(const char *path, struct fuse_file_info *fi)
 
 static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_file_info *fi)
 {
-    int64_t got =
-        vmc_vmfs_pread((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off, NULL);
+    int64_t got = vmc_vmfs_pread((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off,
+                                 NULL);
     (void)path;
     return got < 0 ? err_of(got) : (int)got;
 }
@@ -212,8 +211,8 @@ static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_
 static int f_write(const char *path, const char *buf, size_t n, off_t off,
                    struct fuse_file_info *fi)
 {
-    int64_t got =
-        vmc_vmfs_pwrite((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off, NULL);
+    int64_t got = vmc_vmfs_pwrite((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off,
+                                  NULL);
     (void)path;
     return got < 0 ? err_of(got) : (int)got;
 }
@@ -223,8 +222,8 @@ static int f_truncate(const char *path, off_t size, struct fuse_file_info *fi)
     struct vmc_vmfs_file *f;
 
     if (fi != NULL && fi->fh != 0)
-        return err_of(
-            vmc_vmfs_truncate((struct vmc_vmfs_file *)(uintptr_t)fi->fh, (uint64_t)size, NULL));
+        return err_of(vmc_vmfs_truncate((struct vmc_vmfs_file *)(uintptr_t)fi->fh, (uint64_t)size,
+                                        NULL));
     int rc = vmc_vmfs_open(volume(), path, VMC_VMFS_WRITE, &f, NULL);
     if (rc != VMC_OK)
         return err_of(rc);
@@ -314,7 +313,7 @@ int vt_mount_fuse(struct vt *t)
         return rc;
     vmc_vmfs_info(t->v, &i);
     /* In the foreground: the process that keeps the lease is the one that was started. */
-    const char *args[] = {t->name,   "-f", "-o", "fsname=vmfs,subtype=vmcore,default_permissions",
+    const char *args[] = {t->name, "-f", "-o", "fsname=vmfs,subtype=vmcore,default_permissions",
                           t->arg[1], NULL};
     rc = fuse_main(5, (char **)(uintptr_t)args, &operations, t);
     return vt_close(t, rc == 0 ? 0 : EXIT_ERROR);

@@ -31,17 +31,8 @@ static const struct sub {
     {"bench", "VOLUME", "measure metadata operations and I/O", vt_bench, 1, 1},
 };
 
-enum {
-    KEY_JSON = 256,
-    KEY_REPAIR,
-    KEY_EXCLUSIVE,
-    KEY_SIZE,
-    KEY_BLOCK,
-    KEY_FDS,
-    KEY_WHOLE,
-    KEY_KIND,
-    KEY_SECONDS
-};
+enum { KEY_JSON = 256, KEY_REPAIR, KEY_EXCLUSIVE, KEY_SIZE, KEY_BLOCK, KEY_FDS, KEY_WHOLE, KEY_KIND,
+       KEY_SECONDS };
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
@@ -158,8 +149,8 @@ int cmd_vmfs(int argc, char **argv)
         if (strcmp(argv[1], s->name) != 0)
             continue;
         char name[64];
-        struct argp argp = {
-            .options = options, .parser = parse, .args_doc = s->args, .doc = s->about};
+        struct argp argp = {.options = options, .parser = parse, .args_doc = s->args,
+                            .doc = s->about};
         snprintf(name, sizeof(name), "vmcore vmfs %s", s->name);
         argv[1] = name;
         t.name = name;

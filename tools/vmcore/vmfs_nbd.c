@@ -13,24 +13,24 @@
 #include <unistd.h>
 
 /* The protocol: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md */
-#define NBD_MAGIC       0x4e42444d41474943ull
-#define NBD_OPTS        0x49484156454f5054ull
-#define NBD_OPT_REPLY   0x0003e889045565a9ull
-#define NBD_REQUEST     0x25609513u
-#define NBD_REPLY       0x67446698u
-#define OPT_EXPORT_NAME 1u
-#define OPT_ABORT       2u
-#define OPT_LIST        3u
-#define OPT_GO          7u
-#define REP_ACK         1u
-#define REP_SERVER      2u
-#define REP_INFO        3u
-#define REP_ERR_UNSUP   0x80000001u
-#define HANDSHAKE_FLAGS 3u                         /* fixed newstyle, no zeroes */
-#define EXPORT_FLAGS    (1u | 4u | 8u | 32u | 64u) /* flags, flush, FUA, trim, write zeroes */
-#define MAX_REQUEST     (32u << 20)
+#define NBD_MAGIC        0x4e42444d41474943ull
+#define NBD_OPTS         0x49484156454f5054ull
+#define NBD_OPT_REPLY    0x0003e889045565a9ull
+#define NBD_REQUEST      0x25609513u
+#define NBD_REPLY        0x67446698u
+#define OPT_EXPORT_NAME  1u
+#define OPT_ABORT        2u
+#define OPT_LIST         3u
+#define OPT_GO           7u
+#define REP_ACK          1u
+#define REP_SERVER       2u
+#define REP_INFO         3u
+#define REP_ERR_UNSUP    0x80000001u
+#define HANDSHAKE_FLAGS  3u /* fixed newstyle, no zeroes */
+#define EXPORT_FLAGS     (1u | 4u | 8u | 32u | 64u) /* flags, flush, FUA, trim, write zeroes */
+#define MAX_REQUEST      (32u << 20)
 enum { CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_TRIM, CMD_CACHE, CMD_ZEROES };
-#define CMD_FLAG_FUA 1u
+#define CMD_FLAG_FUA     1u
 
 struct nbd {
     struct vt *t;
@@ -105,8 +105,8 @@ static int handshake(const struct nbd *s)
     struct {
         uint64_t magic, opts;
         uint16_t flags;
-    } __attribute__((packed))
-    hello = {htobe64(NBD_MAGIC), htobe64(NBD_OPTS), htobe16(HANDSHAKE_FLAGS)};
+    } __attribute__((packed)) hello = {htobe64(NBD_MAGIC), htobe64(NBD_OPTS),
+                                       htobe16(HANDSHAKE_FLAGS)};
     uint32_t client;
 
     if (put(s->fd, &hello, sizeof(hello)) != 0 || get(s->fd, &client, 4) != 0)
@@ -208,8 +208,8 @@ static void serve(struct nbd *s)
             return;
         if (cmd == CMD_WRITE && get(s->fd, s->buf, len) != 0)
             return;
-        int e =
-            off > s->size || len > s->size - off ? EINVAL : one(s, be16toh(q.flags), cmd, off, len);
+        int e = off > s->size || len > s->size - off ? EINVAL
+                                                     : one(s, be16toh(q.flags), cmd, off, len);
         r.magic = htobe32(NBD_REPLY);
         r.error = htobe32((uint32_t)e);
         r.handle = q.handle;
