@@ -7,7 +7,7 @@ set(VMC_MODULES base pack sched balloon pages sharing vmfs disk mmu cpu irq bus 
 # Modules that may run while a guest's x87/SSE/AVX state is live in the host's registers: they are
 # compiled without any use of those registers (docs/architecture.md, "Guest FPU state"). The scheduler
 # is among them because interrupt handlers call it.
-set(VMC_GENERAL_REGS_MODULES base sched mmu cpu irq bus dev virtio vm pc)
+set(VMC_GENERAL_REGS_MODULES base sched pages mmu cpu irq bus dev virtio vm pc)
 
 function(vmc_add_modules)
   foreach(m IN LISTS VMC_MODULES)

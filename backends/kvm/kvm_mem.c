@@ -65,6 +65,8 @@ static int add(struct kvm_evm *vm, const struct vmc_mem_slot *m)
         n++;
     if (n == KVM_SLOTS)
         return VMC_ELIMIT;
+    if (m->space != NULL)
+        return VMC_ENOTSUP; /* the kernel knows one address a slot */
     struct kvm_slot *s = &vm->slot[n];
     *s = (struct kvm_slot){
         .used = true, .attr = m->attr, .gpa = m->gpa, .bytes = m->bytes, .hva = m->backing};

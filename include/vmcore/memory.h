@@ -14,6 +14,8 @@
 VMC_BEGIN_DECLS
 
 struct vmc_mem;
+struct vmc_space;
+struct vmc_provider_ops;
 
 enum vmc_mem_attr {
     VMC_MEM_RAM = 1u << 0, /**< readable, writable */
@@ -27,6 +29,14 @@ struct vmc_mem_slot {
     uint64_t gpa;
     uint64_t bytes;
     void *backing; /**< page-aligned host memory, borrowed until removed; NULL: the library allocates */
+    /**
+     * Pages of a space (vmcore/pages.h) instead, borrowed: RAM without backing whose pages are
+     * where the space says, from its page space_page on. The space's provider must be
+     * vmc_mem_provider() with this map as context. Only engines that ask for every page they touch
+     * can use it: the software CPU, and second-level page tables (VMC_ENOTSUP elsewhere).
+     */
+    struct vmc_space *space;
+    uint64_t space_page;
 };
 
 #define VMC_MEM_MAX_SLOTS 32
@@ -50,6 +60,12 @@ VMC_API VMC_MUST_CHECK int vmc_mem_remove(struct vmc_mem *mem, uint64_t gpa);
 VMC_API VMC_MUST_CHECK int vmc_mem_slot_at(const struct vmc_mem *mem, unsigned index,
                                            struct vmc_mem_slot *out);
 
+/**
+ * The page provider that a map is to the spaces behind its slots: pass it with the map as context to
+ * vmc_space_create. Pointers that vCPUs hold are taken back without stopping them.
+ */
+VMC_API const struct vmc_provider_ops *vmc_mem_provider(void);
+
 /** Copy from guest memory. VMC_ERANGE when any byte is not RAM or ROM (dst then undefined). */
 VMC_API VMC_MUST_CHECK int vmc_mem_read(struct vmc_mem *mem, uint64_t gpa, void *dst, size_t bytes);
 /** Copy to guest RAM and mark dirty. VMC_ERANGE when any byte is not RAM: nothing is written. */
@@ -65,11 +81,11 @@ VMC_API VMC_MUST_CHECK int vmc_mem_set(struct vmc_mem *mem, uint64_t gpa, int by
  * A direct window onto guest memory, for I/O without a copy.
  * On success *hva points at gpa and *got (1..bytes) says how much is contiguous in the host; a
  * longer transfer takes several windows. A writable window is marked dirty now and again by
- * vmc_mem_unref. The pointer is valid until the slot is removed. VMC_ERANGE.
+ * vmc_mem_unref. The pointer is valid until then. VMC_ERANGE; slots with a space: VMC_EIO as well.
  */
 VMC_API VMC_MUST_CHECK int vmc_mem_ref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes,
                                        bool write, void **hva, uint64_t *got);
-/** End a window of vmc_mem_ref, with the same gpa, the length used, and write. */
+/** End a window of vmc_mem_ref, with the same gpa, the length that it gave, and write. */
 VMC_API void vmc_mem_unref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write);
 
 /* ---- dirty log ----------------------------------------------------------------------------- */

@@ -23,6 +23,7 @@
 #define VMCI_EXIT  2
 /* From executors to the engine only: not finished (a long REP), run it again. */
 #define VMCI_AGAIN 3
+#define VMCI_RETRY 4 /* nothing happened yet: the page it needs is on its way */
 
 /* ---- software TLB ---------------------------------------------------------------------------- */
 

@@ -67,7 +67,7 @@ static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struc
     }
     vmci_soft_ceiling(&vm->policy, fp_features(vm->pf));
     vm->listener = (struct vmci_mem_listener){
-        .ctx = vm, .code_write = on_code_write, .flush = on_flush};
+        .ctx = vm, .code_write = on_code_write, .flush = on_flush, .settled = soft_mem_settled};
     vmci_mem_listen(vm->mem, &vm->listener);
     return VMC_OK;
 }
@@ -139,6 +139,7 @@ static int soft_vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_
     cpu->apic_id = index;
     cpu->tsc_source = vm->virtual_time ? VMCI_TSC_VIRTUAL : VMCI_TSC_HOST;
     sc->ack_seq = UINT64_MAX;
+    sc->mem_ack = UINT64_MAX;
     sc->skip_bp = VMCI_TLB_NONE;
     sc->rep_at = UINT64_MAX;
     sc->irq_wait = true;
@@ -200,7 +201,9 @@ static int soft_run(void *ev, const struct vmc_run_limits *lim, struct vmc_exit 
     sc->deadline_ns = lim->deadline_ns;
     cpu->tsc_base = lim->virtual_ns - start;
     smc_enter(sc);
+    soft_mem_enter(sc);
     (void)soft_loop(sc);
+    soft_mem_leave(sc);
     smc_leave(sc);
     vmci_fp_park(cpu);
     sc->owed = needs_completion(cpu->exit.kind);
@@ -229,7 +232,9 @@ static void retire_answered(struct vmci_soft_cpu *sc)
         kick |= vmci_fetch_and(&cpu->request, ~VMCI_REQ_KICK) & VMCI_REQ_KICK;
         cpu->irq_shadow |= 1; /* no interrupt comes between the access and its instruction */
         smc_enter(sc);
+        soft_mem_enter(sc);
         (void)soft_loop(sc);
+        soft_mem_leave(sc);
         smc_leave(sc);
         if (cpu->exit.kind == VMC_EXIT_KICKED)
             kick = VMCI_REQ_KICK;

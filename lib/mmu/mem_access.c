@@ -59,15 +59,33 @@ int vmc_mem_read(struct vmc_mem *mem, uint64_t gpa, void *dst, size_t bytes)
     unsigned char *d = dst;
 
     while (bytes > 0) {
-        const struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+        struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
         if (s == NULL)
             return VMC_ERANGE;
         size_t run = (size_t)VMCI_MIN((uint64_t)bytes, s->gpa + s->bytes - gpa);
-        memcpy(d, s->hva + (gpa - s->gpa), run);
+        if (s->space == NULL) {
+            memcpy(d, s->hva + (gpa - s->gpa), run);
+        } else {
+            int rc = vmci_paged_read(s, gpa, d, run);
+            if (rc != VMC_OK)
+                return rc;
+        }
         d += run;
         gpa += run;
         bytes -= run;
     }
+    return VMC_OK;
+}
+
+/* Copy from src, or fill when that is NULL. */
+static int put(struct vmci_mem_slot *s, uint64_t gpa, const void *src, int fill, size_t bytes)
+{
+    if (s->space != NULL)
+        return vmci_paged_write(s, gpa, src, fill, bytes);
+    if (src != NULL)
+        memcpy(s->hva + (gpa - s->gpa), src, bytes);
+    else
+        memset(s->hva + (gpa - s->gpa), fill, bytes);
     return VMC_OK;
 }
 
@@ -81,13 +99,10 @@ static int store(struct vmc_mem *mem, uint64_t gpa, const void *src, int fill, u
     while (bytes > 0) {
         struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
         size_t run = (size_t)VMCI_MIN(bytes, s->gpa + s->bytes - gpa);
-        unsigned char *to = s->hva + (gpa - s->gpa);
-        if (from != NULL) {
-            memcpy(to, from, run);
-            from += run;
-        } else {
-            memset(to, fill, run);
-        }
+        int rc = put(s, gpa, from, fill, run);
+        if (rc != VMC_OK)
+            return rc;
+        from = from != NULL ? from + run : NULL;
         mark(mem, s, gpa, run);
         note_code(mem, s, gpa, run);
         gpa += run;
@@ -119,7 +134,13 @@ int vmc_mem_ref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write, v
     if (s == NULL || bytes == 0 || (write && s->attr != VMC_MEM_RAM))
         return VMC_ERANGE;
     *got = VMCI_MIN(bytes, s->gpa + s->bytes - gpa);
-    *hva = s->hva + (gpa - s->gpa);
+    if (s->space != NULL) {
+        int rc = vmci_paged_ref(s, gpa, *got, write, hva, got);
+        if (rc != VMC_OK)
+            return rc;
+    } else {
+        *hva = s->hva + (gpa - s->gpa);
+    }
     if (write)
         mark(mem, s, gpa, *got);
     return VMC_OK;
@@ -129,7 +150,11 @@ void vmc_mem_unref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write
 {
     struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
 
-    if (s == NULL || !write || bytes == 0 || !vmci_range_ok(gpa - s->gpa, bytes, s->bytes))
+    if (s == NULL || bytes == 0 || !vmci_range_ok(gpa - s->gpa, bytes, s->bytes))
+        return;
+    if (s->space != NULL)
+        vmci_paged_unref(s, gpa, bytes, write);
+    if (!write)
         return;
     mark(mem, s, gpa, bytes);
     note_code(mem, s, gpa, bytes);
@@ -142,9 +167,15 @@ int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_
     if (s == NULL)
         return VMC_ENOENT;
     uint64_t page = (gpa - s->gpa) >> VMC_PAGE_SHIFT;
-    out->hva = s->hva + (page << VMC_PAGE_SHIFT);
     out->flags = &s->flags[page];
     out->writable = s->attr == VMC_MEM_RAM;
+    if (s->space != NULL) {
+        int rc = vmci_paged_resolve(s, gpa, write, out);
+        if (rc != VMC_OK)
+            return rc;
+    } else {
+        out->hva = s->hva + (page << VMC_PAGE_SHIFT);
+    }
     if (write && out->writable)
         mark(mem, s, gpa, 1);
     return VMC_OK;

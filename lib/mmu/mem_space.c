@@ -66,6 +66,14 @@ static int check_slot(const struct vmc_mem *mem, const struct vmc_mem_slot *slot
         return vmci_error(err, VMC_EINVAL, site,
                           "slot at 0x%lx, 0x%lx bytes: not a whole number of aligned pages",
                           (unsigned long)slot->gpa, (unsigned long)slot->bytes);
+    if (slot->space != NULL &&
+        (slot->backing != NULL || slot->attr != VMC_MEM_RAM ||
+         !vmci_range_ok(slot->space_page, slot->bytes >> VMC_PAGE_SHIFT,
+                        slot->space->pages) ||
+         slot->space->provider != vmc_mem_provider() || slot->space->provider_ctx != mem))
+        return vmci_error(err, VMC_EINVAL, site,
+                          "slot at 0x%lx: the space is too small, not of this map, or not alone",
+                          (unsigned long)slot->gpa);
     if (!vmci_range_ok(slot->gpa, slot->bytes, 1ull << VMC_GPA_BITS))
         return vmci_error(err, VMC_ERANGE, site, "slot at 0x%lx, 0x%lx bytes: beyond %d bits",
                           (unsigned long)slot->gpa, (unsigned long)slot->bytes, VMC_GPA_BITS);
@@ -98,7 +106,7 @@ static int slot_alloc(struct vmc_mem *mem, struct vmci_mem_slot *s, void *backin
         memset(s->dirty[c], 0xff, dirty_bytes(s));
     }
     s->hva = backing;
-    if (backing == NULL) {
+    if (backing == NULL && s->space == NULL) {
         s->hva = vmci_alloc_aligned(pf, s->bytes, VMC_PAGE_SIZE);
         if (s->hva == NULL)
             return VMC_ENOMEM;
@@ -114,7 +122,8 @@ int vmc_mem_add(struct vmc_mem *mem, const struct vmc_mem_slot *slot, struct vmc
     if (rc != VMC_OK)
         return rc;
 
-    struct vmci_mem_slot s = {.gpa = slot->gpa, .bytes = slot->bytes, .attr = slot->attr};
+    struct vmci_mem_slot s = {.gpa = slot->gpa, .bytes = slot->bytes, .attr = slot->attr,
+                              .space = slot->space, .space_page = slot->space_page};
     rc = slot_alloc(mem, &s, slot->backing);
     if (rc != VMC_OK) {
         slot_free(mem, &s);
@@ -154,7 +163,8 @@ int vmc_mem_slot_at(const struct vmc_mem *mem, unsigned index, struct vmc_mem_sl
         return VMC_ENOENT;
     const struct vmci_mem_slot *s = &mem->slot[index];
     *out = (struct vmc_mem_slot){
-        .size = sizeof(*out), .attr = s->attr, .gpa = s->gpa, .bytes = s->bytes, .backing = s->hva};
+        .size = sizeof(*out), .attr = s->attr, .gpa = s->gpa, .bytes = s->bytes, .backing = s->hva,
+        .space = s->space, .space_page = s->space_page};
     return VMC_OK;
 }
 

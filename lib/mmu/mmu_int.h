@@ -4,6 +4,7 @@
 #define MMU_INT_H
 
 #include "base/base_int.h"
+#include "pages/pages_int.h"
 #include <vmcore/memory.h>
 #include <vmcore/paging.h>
 #include <vmcore/x86.h>
@@ -15,7 +16,9 @@ struct vmci_mem_slot {
     uint64_t gpa, bytes;
     uint32_t attr; /* VMC_MEM_* */
     bool owned;    /* the library allocated backing */
-    unsigned char *hva;
+    unsigned char *hva;      /* NULL: pages are where space says */
+    struct vmc_space *space; /* NULL: hva */
+    uint64_t space_page;
     uint8_t *flags;                      /* VMCI_PG_*, one a page */
     uint64_t *dirty[VMC_DIRTY_CLIENTS]; /* NULL: client not started */
 };
@@ -32,6 +35,8 @@ struct vmci_mem_listener {
     void (*code_write)(void *ctx, uint64_t gpa, uint64_t bytes);
     /* Cached host pointers and write permissions for the range must go (bytes 0: everything). */
     void (*flush)(void *ctx, uint64_t gpa, uint64_t bytes);
+    /* Has everyone dropped what the revoke with this number (revoke_seq) asked for? NULL: at once. */
+    bool (*settled)(void *ctx, uint64_t seq);
 };
 
 struct vmc_mem {
@@ -40,6 +45,7 @@ struct vmc_mem {
     unsigned count;
     uint32_t dirty_clients; /* bit mask of started clients (a) */
     struct vmci_mem_listener *listeners;
+    uint64_t revoke_seq; /* (a) revokes so far, of spaces behind slots */
     struct vmci_mem_slot slot[VMC_MEM_MAX_SLOTS]; /* ascending gpa; edited while quiesced */
 };
 
@@ -63,13 +69,39 @@ struct vmci_page {
 
 /*
  * Resolve the page of gpa. write: the page is marked dirty for every client, and stays to be taken
- * as dirty for as long as the engine may write to it without asking again.
- * VMC_OK or VMC_ENOENT (hole).
+ * as dirty for as long as the engine may write to it without asking again. In a slot with a space,
+ * the pointer is good until a flush that covers it, out->writable says whether it may be written
+ * through, and VMC_EAGAIN asks for vmci_mem_fault.
+ * VMC_OK, VMC_ENOENT (hole) or VMC_EAGAIN.
  */
 int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_page *out);
+/*
+ * For vCPUs: where resolve answers VMC_EAGAIN, the page has to be brought in first. May take some
+ * microseconds and use vector registers. VMC_OK: resolve again. VMC_EAGAIN: pass a boundary at which
+ * flushes are obeyed, and resolve again. VMC_ENOSPC, VMC_EIO: the same later (vmci_mem_wait).
+ */
+int vmci_mem_fault(struct vmc_mem *mem, uint64_t gpa, bool write);
+/* Sleep a little until a page may be there. Not while pointers are held. */
+void vmci_mem_wait(struct vmc_mem *mem, uint64_t gpa);
+/* A window like that of vmc_mem_ref over all of the range; pages of spaces are moved together. */
+int vmci_mem_ref_whole(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write, void **hva);
+/*
+ * vmc_walk_gva for vCPUs: VMC_EAGAIN when a table is not at hand: out->gpa is where, and the page
+ * is needed for writing if out->rights has VMC_RIGHT_WRITE.
+ */
+int vmci_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva, uint32_t access,
+                  struct vmc_walk *out);
 void vmci_mem_mark_dirty(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 void vmci_mem_listen(struct vmc_mem *mem, struct vmci_mem_listener *l);
 void vmci_mem_unlisten(struct vmc_mem *mem, struct vmci_mem_listener *l);
+/* Accesses within one slot that has a space (mem_paged.c). */
+int vmci_paged_resolve(struct vmci_mem_slot *s, uint64_t gpa, bool write, struct vmci_page *out);
+int vmci_paged_read(struct vmci_mem_slot *s, uint64_t gpa, void *dst, uint64_t bytes);
+int vmci_paged_write(struct vmci_mem_slot *s, uint64_t gpa, const void *src, int fill,
+                     uint64_t bytes);
+int vmci_paged_ref(struct vmci_mem_slot *s, uint64_t gpa, uint64_t bytes, bool write, void **hva,
+                   uint64_t *got);
+void vmci_paged_unref(struct vmci_mem_slot *s, uint64_t gpa, uint64_t bytes, bool write);
 void vmci_mem_notify_code(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 void vmci_mem_notify_flush(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 

@@ -57,14 +57,25 @@ static int fault(struct walker *w, uint32_t bits)
  * Table entries are read and updated in host memory. Tables outside RAM read as all ones: a present
  * entry with reserved bits.
  */
-static unsigned char *entry_ptr(struct walker *w, uint64_t gpa, bool *rom)
+static int entry_ptr(struct walker *w, uint64_t gpa, bool write, bool *rom, unsigned char **out)
 {
     struct vmci_mem_slot *s = vmci_mem_find(w->mem, gpa);
+    struct vmci_page pg;
 
+    *out = NULL;
     if (s == NULL)
-        return NULL;
+        return VMC_OK;
     *rom = s->attr != VMC_MEM_RAM;
-    return s->hva + (gpa - s->gpa);
+    if (s->space == NULL) {
+        *out = s->hva + (gpa - s->gpa);
+        return VMC_OK;
+    }
+    int rc = vmci_paged_resolve(s, gpa, write, &pg);
+    if (rc != VMC_OK)
+        *w->out = (struct vmc_walk){.gpa = gpa, .rights = write ? VMC_RIGHT_WRITE : 0};
+    else
+        *out = pg.hva + gpa % VMC_PAGE_SIZE;
+    return rc;
 }
 
 static uint64_t entry_load(struct walker *w, const unsigned char *p)
@@ -183,7 +194,7 @@ static void finish(struct walker *w, uint64_t entry, unsigned level, unsigned sh
 }
 
 /* Outcome of one level. */
-enum step { STEP_DOWN, STEP_DONE, STEP_FAULT };
+enum step { STEP_DOWN, STEP_DONE, STEP_FAULT, STEP_AGAIN };
 
 static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, unsigned shift,
                             unsigned index_bits)
@@ -191,8 +202,10 @@ static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, u
     unsigned entry_bytes = w->wide ? 8 : 4;
     uint64_t index = (w->gva >> shift) & ((1ull << index_bits) - 1);
     bool rom = false;
-    unsigned char *p = entry_ptr(w, *table + index * entry_bytes, &rom);
+    unsigned char *p;
 
+    if (entry_ptr(w, *table + index * entry_bytes, false, &rom, &p) != VMC_OK)
+        return STEP_AGAIN;
     for (;;) {
         uint64_t entry = entry_load(w, p);
         if ((entry & PTE_P) == 0) {
@@ -225,6 +238,8 @@ static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, u
                 set |= PTE_D;
         }
         if ((entry & set) != set && !rom && (w->access & VMC_ACC_PROBE) == 0) {
+            if (entry_ptr(w, *table + index * entry_bytes, true, &rom, &p) != VMC_OK)
+                return STEP_AGAIN;
             if (!entry_cas(w, p, entry, entry | set))
                 continue;
             vmci_mem_mark_dirty(w->mem, *table + index * entry_bytes, entry_bytes);
@@ -251,8 +266,25 @@ static int walk_unpaged(const struct vmc_paging *pg, uint64_t gva, struct vmc_wa
     return VMC_OK;
 }
 
+/* Not a vCPU: wait for tables that have to be brought in. */
 int vmc_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva, uint32_t access,
                  struct vmc_walk *out)
+{
+    for (;;) {
+        int rc = vmci_walk_gva(mem, pg, gva, access, out);
+        if (rc != VMC_EAGAIN)
+            return rc;
+        uint64_t at = out->gpa;
+        rc = vmci_mem_fault(mem, at, (out->rights & VMC_RIGHT_WRITE) != 0);
+        if (rc == VMC_EAGAIN)
+            vmci_mem_wait(mem, at);
+        else if (rc != VMC_OK)
+            return rc;
+    }
+}
+
+int vmci_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva, uint32_t access,
+                  struct vmc_walk *out)
 {
     if ((pg->cr0 & VMC_CR0_PG) == 0)
         return walk_unpaged(pg, gva, out);
@@ -299,6 +331,8 @@ int vmc_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva,
             return VMC_OK;
         case STEP_FAULT:
             return VMC_GUEST_FAULT;
+        case STEP_AGAIN:
+            return VMC_EAGAIN;
         }
     }
     return VMC_GUEST_FAULT;

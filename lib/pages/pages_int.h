@@ -159,7 +159,23 @@ struct vmci_swap_io {
 };
 enum vmci_io_state { VMCI_IO_IDLE, VMCI_IO_READY, VMCI_IO_BUSY, VMCI_IO_DONE };
 
+/*
+ * What lib/mmu calls, through the space: so a program that has no spaces does not link this module
+ * and the compressor behind it.
+ */
+struct vmci_space_ops {
+    int (*access)(struct vmc_space *s, uint64_t page, uint32_t flags, struct vmc_page_ref *out);
+    bool (*fast)(struct vmc_space *s, uint64_t page, bool write, struct vmc_page_ref *out);
+    int (*pin)(struct vmc_space *s, uint64_t page, uint32_t flags, struct vmc_page_ref *out);
+    void (*unpin)(struct vmc_space *s, uint64_t page, bool dirty);
+    int (*read)(struct vmc_space *s, uint64_t page, uint32_t offset, void *dst, uint32_t bytes,
+                uint32_t flags);
+    int (*gather)(struct vmc_space *s, uint64_t first, uint64_t count);
+    void (*wait)(struct vmc_space *s);
+};
+
 struct vmc_space {
+    const struct vmci_space_ops *ops; /* (c) */
     struct vmc_pool *pool;
     struct vmci_lock lock;
     uint32_t index; /* (c) */
@@ -186,6 +202,7 @@ struct vmc_space {
     uint32_t pending_count;                    /* (s) */
     struct vmc_blockdev swap;
     struct vmci_swap_io io[VMCI_SWAP_IO];
+    uint32_t gather[32]; /* (s) entries of pages on the move */
     uint64_t bad_page; /* (s) one more than the page that could not be read last; 0: none */
     uint64_t clock;    /* (s) where the search for swap victims goes on */
     uint32_t changed;  /* (a) for parking: bumped when a pending page is done */
@@ -206,8 +223,7 @@ static inline uint32_t vmci_pin_slot(uint64_t page)
 }
 _Static_assert(VMCI_PINS == 1u << 12, "vmci_pin_slot gives 12 bits");
 
-/* ---- pg_frames.c (callers hold the pool's lock unless said) -----------------------------------
- */
+/* ---- pg_frames.c (callers hold the pool's lock unless said) ---- */
 
 int vmci_frames_init(struct vmc_pool *p);
 void vmci_frames_fini(struct vmc_pool *p);
@@ -216,13 +232,14 @@ uint32_t vmci_frame_alloc(struct vmc_pool *p);
 void vmci_frame_free(struct vmc_pool *p, uint32_t frame);
 uint32_t vmci_frame_alloc_locked(struct vmc_pool *p);
 void vmci_frame_free_locked(struct vmc_pool *p, uint32_t frame);
+/* count frames one behind the other, or VMCI_NONE. Takes the lock. */
+uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count);
 /* 512 frames that are one aligned block, or VMCI_NONE. Takes the lock. */
 uint32_t vmci_frame_alloc_block(struct vmc_pool *p);
 void vmci_frame_free_block(struct vmc_pool *p, uint32_t first);
 void vmci_pool_meta(struct vmc_pool *p, int64_t bytes);
 
-/* ---- pg_object.c (pool's lock) -----------------------------------------------------------------
- */
+/* ---- pg_object.c (pool's lock) ---- */
 
 /* A new resident object with one reference and the maker's mark, or VMCI_NONE. */
 uint32_t vmci_object_new(struct vmc_pool *p, uint32_t frame, uint32_t mark);
@@ -241,8 +258,7 @@ bool vmci_object_cold(const struct vmc_pool *p, const struct vmci_object *o);
 /* Contents into page (4 KiB). No lock held. VMC_EINTERNAL when they do not decode. */
 int vmci_object_read(struct vmc_pool *p, uint32_t id, void *page);
 
-/* ---- pg_store.c (pool's lock) ------------------------------------------------------------------
- */
+/* ---- pg_store.c (pool's lock) ---- */
 
 int vmci_store_init(struct vmc_pool *p);
 void vmci_store_fini(struct vmc_pool *p);
@@ -252,8 +268,7 @@ int vmci_store_put(struct vmc_pool *p, uint32_t object, const void *data, uint16
 void vmci_store_get(struct vmc_pool *p, uint32_t slot, uint16_t bytes, void *data);
 void vmci_store_drop(struct vmc_pool *p, uint32_t slot, uint16_t bytes);
 
-/* ---- pg_space.c --------------------------------------------------------------------------------
- */
+/* ---- pg_space.c ---- */
 
 struct vmc_space *vmci_space_of(struct vmc_pool *p, uint32_t global, uint64_t *page);
 /* (s) Has the last sample's revoke settled? */
@@ -263,6 +278,8 @@ bool vmci_space_settled(struct vmc_space *s);
  * is in use and unchanged. The caller sets the new entry.
  */
 bool vmci_page_seize(struct vmc_space *s, uint64_t page, uint32_t entry, bool read);
+/* Pointers to the range are revoked and have gone; false: they did not, in good time. */
+bool vmci_space_let_go(struct vmc_space *s, uint64_t first, uint64_t count);
 /* (s) Is there room for one more frame that has to wait? */
 bool vmci_page_releasable(const struct vmc_space *s);
 /* (s, p) The page's frame is not its own any more: free it, now or when pointers are gone. */
@@ -272,8 +289,7 @@ static inline void vmci_page_set(struct vmc_space *s, uint64_t page, uint32_t en
     vmci_store_release(&s->map[page], entry);
 }
 
-/* ---- pg_swap.c ---------------------------------------------------------------------------------
- */
+/* ---- pg_swap.c ---- */
 
 int vmci_swap_init(struct vmc_space *s, struct vmc_error *err);
 /* Waits for requests under way. */
@@ -285,9 +301,15 @@ bool vmci_swap_kick(struct vmc_space *s);
 /* (s) Note what finished requests brought. */
 void vmci_swap_reap(struct vmc_space *s);
 
-/* ---- pg_access.c -------------------------------------------------------------------------------
- */
+/* ---- pg_access.c ---- */
 
+/* vmc_space_access without a lock and without waiting; false: that has to do it. */
+bool vmci_space_fast(struct vmc_space *s, uint64_t page, bool write, struct vmc_page_ref *out);
+/*
+ * Move pages to frames that lie one behind the other, for a device that wants one pointer to all of
+ * them. Waits for holders. VMC_EBUSY: they are pinned, VMC_ENOSPC: no such frames, VMC_ELIMIT.
+ */
+int vmci_space_gather(struct vmc_space *s, uint64_t first, uint64_t count);
 struct vmci_pending *vmci_pending_find(struct vmc_space *s, uint64_t page);
 /* (s) Make the page BUSY; NULL: too many are. */
 struct vmci_pending *vmci_pending_add(struct vmc_space *s, uint64_t page, uint8_t kind,

@@ -112,7 +112,7 @@ static void touch_object(const struct vmc_pool *p, struct vmci_object *o)
  * Set bits, then look (pages_int.h). A reader may find zero or a resident object as well; a writer
  * must not leave a mark there, since a break has to know whether anybody read before.
  */
-static bool fast(struct vmc_space *s, uint64_t page, bool write, struct vmc_page_ref *out)
+bool vmci_space_fast(struct vmc_space *s, uint64_t page, bool write, struct vmc_page_ref *out)
 {
     const struct vmc_pool *p = s->pool;
     uint32_t e = vmci_load_acquire(&s->map[page]);
@@ -356,7 +356,7 @@ int vmc_space_access(struct vmc_space *s, uint64_t page, uint32_t flags, struct 
 
     if (page >= s->pages)
         return VMC_ERANGE;
-    if (likely(fast(s, page, write, out)))
+    if (likely(vmci_space_fast(s, page, write, out)))
         return VMC_OK;
     for (;;) {
         vmci_lock(&s->lock);
@@ -479,4 +479,76 @@ int vmc_space_write(struct vmc_space *s, uint64_t page, uint32_t offset, const v
     memcpy((unsigned char *)ref.ptr + offset, src, bytes);
     vmc_space_unpin(s, page, true);
     return VMC_OK;
+}
+
+/* ---- contiguous pages --------------------------------------------------------------------------- */
+
+#define GATHER_MAX   32u
+#define GATHER_TRIES 8u
+
+static bool contiguous(const struct vmc_space *s, uint64_t first, uint64_t count)
+{
+    uint32_t e = vmci_load_acquire(&s->map[first]);
+
+    if (vmci_entry_state(e) != VMCI_E_PRIVATE)
+        return false;
+    for (uint64_t i = 1; i < count; i++)
+        if (vmci_load_acquire(&s->map[first + i]) != e + i)
+            return false;
+    return true;
+}
+
+/* All pages are private and nobody has a pointer: copy them. false: somebody was quicker. */
+static bool move_pages(struct vmc_space *s, uint64_t first, uint64_t count, uint32_t to)
+{
+    struct vmc_pool *p = s->pool;
+    uint64_t n = 0;
+
+    while (n < count && vmci_entry_state(s->map[first + n]) == VMCI_E_PRIVATE) {
+        s->gather[n] = s->map[first + n];
+        if (!vmci_page_seize(s, first + n, s->gather[n], true))
+            break;
+        n++;
+    }
+    for (uint64_t i = 0; n < count && i < n; i++)
+        vmci_page_set(s, first + i, s->gather[i]);
+    if (n < count)
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t old = vmci_entry_value(s->gather[i]);
+        memcpy(vmci_frame(p, to + i), vmci_frame(p, old), VMC_PAGE_SIZE);
+        vmci_page_set(s, first + i, vmci_entry(VMCI_E_PRIVATE, to + i));
+        vmci_frame_free(p, old);
+    }
+    return true;
+}
+
+int vmci_space_gather(struct vmc_space *s, uint64_t first, uint64_t count)
+{
+    struct vmc_page_ref ref;
+
+    if (count > GATHER_MAX)
+        return VMC_ELIMIT;
+    for (unsigned i = 0; i < GATHER_TRIES; i++) {
+        for (uint64_t k = 0; k < count; k++) { /* make them private */
+            int rc = vmc_space_pin(s, first + k, VMC_ACCESS_WRITE, &ref);
+            if (rc != VMC_OK)
+                return rc;
+            vmc_space_unpin(s, first + k, true);
+        }
+        if (contiguous(s, first, count))
+            return VMC_OK;
+        uint32_t run = vmci_frame_alloc_run(s->pool, (uint32_t)count);
+        if (run == VMCI_NONE)
+            return VMC_ENOSPC;
+        bool moved = false;
+        if (vmci_space_let_go(s, first, count)) {
+            vmci_lock(&s->lock);
+            moved = vmci_space_settled(s) && move_pages(s, first, count, run);
+            vmci_unlock(&s->lock);
+        }
+        for (uint32_t k = 0; !moved && k < count; k++)
+            vmci_frame_free(s->pool, run + k);
+    }
+    return contiguous(s, first, count) ? VMC_OK : VMC_EBUSY;
 }

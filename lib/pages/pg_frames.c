@@ -131,6 +131,28 @@ uint32_t vmci_frame_alloc_block(struct vmc_pool *p)
     return found;
 }
 
+uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count)
+{
+    uint32_t found = VMCI_NONE;
+
+    vmci_lock(&p->lock);
+    bool room = p->used + count <= vmci_load_relaxed(&p->budget);
+    for (uint64_t f = 1, run = 0; room && f < p->frames && found == VMCI_NONE; f++) {
+        if (f % 64 == 0 && p->free[f / 64] == 0) {
+            run = 0;
+            f += 63;
+            continue;
+        }
+        run = vmci_bit_test(p->free, f) ? run + 1 : 0;
+        if (run == count)
+            found = (uint32_t)(f - count + 1);
+    }
+    for (uint32_t i = 0; found != VMCI_NONE && i < count; i++)
+        take(p, found + i);
+    vmci_unlock(&p->lock);
+    return found;
+}
+
 void vmci_frame_free_block(struct vmc_pool *p, uint32_t first)
 {
     vmci_lock(&p->lock);

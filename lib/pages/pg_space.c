@@ -83,6 +83,16 @@ static int alloc(struct vmc_space *s)
     return all ? VMC_OK : VMC_ENOMEM;
 }
 
+static const struct vmci_space_ops space_ops = {
+    .access = vmc_space_access,
+    .fast = vmci_space_fast,
+    .pin = vmc_space_pin,
+    .unpin = vmc_space_unpin,
+    .read = vmc_space_read,
+    .gather = vmci_space_gather,
+    .wait = vmc_space_wait,
+};
+
 int vmc_space_create(struct vmc_pool *p, const struct vmc_space_config *cfg, struct vmc_space **out,
                      struct vmc_error *err)
 {
@@ -93,6 +103,7 @@ int vmc_space_create(struct vmc_pool *p, const struct vmc_space_config *cfg, str
     struct vmc_space *s = vmci_zalloc(p->pf, sizeof(*s));
     if (s == NULL)
         return vmci_error(err, VMC_ENOMEM, SITE, "no memory for a space");
+    s->ops = &space_ops;
     s->pool = p;
     s->pages = cfg->pages;
     s->flags = cfg->flags;
@@ -431,7 +442,7 @@ static bool any_bit(const uint64_t *map, uint64_t first, uint64_t count)
  * Pointers to the range must be gone before the guest may use it again: a write through one would
  * go to a frame that is no longer the page's.
  */
-static bool let_go(struct vmc_space *s, uint64_t first, uint64_t count)
+bool vmci_space_let_go(struct vmc_space *s, uint64_t first, uint64_t count)
 {
     uint64_t ticket = 0;
 
@@ -534,7 +545,7 @@ uint64_t vmc_space_drop(struct vmc_space *s, uint64_t first, uint64_t count, boo
     uint32_t entry = vmci_entry(balloon ? VMCI_E_BALLOON : VMCI_E_ZERO, 0);
     uint64_t dropped = 0;
 
-    if (count == 0 || !vmci_range_ok(first, count, s->pages) || !let_go(s, first, count))
+    if (count == 0 || !vmci_range_ok(first, count, s->pages) || !vmci_space_let_go(s, first, count))
         return 0;
     for (uint64_t at = first; at < first + count;) {
         uint64_t n = VMCI_MIN(BLOCK - at % BLOCK, first + count - at);

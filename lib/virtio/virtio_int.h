@@ -94,6 +94,12 @@ struct vmci_vq_pos {
 };
 
 /* (l) members belong to lock; the driver configures (q) members while the queue is disabled. */
+/* A part of a ring that is mapped. */
+struct vmci_vq_area {
+    uint64_t gpa, bytes;
+    bool write;
+};
+
 struct vmci_vq {
     struct vmc_virtio *dev; /* (c) */
     uint16_t index;         /* (c) */
@@ -119,6 +125,8 @@ struct vmci_vq {
     uint16_t first_flags;   /* (l) packed: flags of the first deferred entry, stored last */
     uint16_t first_slot;    /* (l) packed: where */
 
+    struct vmci_vq_area area[3]; /* mapped since the last reset */
+    unsigned areas;
     unsigned char *desc, *driver, *device; /* (l) ring windows while enabled */
 };
 

@@ -19,9 +19,18 @@ void vmci_vq_fini(struct vmci_vq *q)
     vmci_lock_fini(&q->lock);
 }
 
+static void unmap(struct vmci_vq *q)
+{
+    while (q->areas > 0) {
+        const struct vmci_vq_area *a = &q->area[--q->areas];
+        vmc_mem_unref(q->dev->mem, a->gpa, a->bytes, a->write);
+    }
+}
+
 void vmci_vq_reset(struct vmci_vq *q)
 {
     vmci_lock(&q->lock);
+    unmap(q);
     q->size = q->max_size;
     vmci_store_relaxed(&q->vector, VMCI_VNO_VECTOR);
     q->enabled = q->broken = false;
@@ -39,13 +48,15 @@ void vmci_vq_reset(struct vmci_vq *q)
 static int map_area(struct vmci_vq *q, uint64_t gpa, uint64_t bytes, uint64_t align, bool write,
                     unsigned char **out)
 {
+    struct vmci_vq_area *a = &q->area[q->areas];
     void *hva;
-    uint64_t got;
 
     if (gpa % align != 0)
         return vmci_vq_break(q, "misaligned ring");
-    if (vmc_mem_ref(q->dev->mem, gpa, bytes, write, &hva, &got) != VMC_OK || got < bytes)
+    if (vmci_mem_ref_whole(q->dev->mem, gpa, bytes, write, &hva) != VMC_OK)
         return vmci_vq_break(q, "ring outside guest memory");
+    *a = (struct vmci_vq_area){.gpa = gpa, .bytes = bytes, .write = write};
+    q->areas++;
     *out = hva;
     return VMC_OK;
 }
@@ -54,6 +65,8 @@ static int map_area(struct vmci_vq *q, uint64_t gpa, uint64_t bytes, uint64_t al
 int vmci_vq_map(struct vmci_vq *q)
 {
     uint64_t n = q->size;
+
+    unmap(q);
     int rc = map_area(q, q->desc_gpa, n * VMCI_VD_BYTES, 16, q->packed, &q->desc);
 
     if (rc == VMC_OK && q->packed) {

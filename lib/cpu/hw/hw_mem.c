@@ -192,6 +192,8 @@ int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want)
     const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
     int result = VMC_OK, rc;
 
+    if (s != NULL && s->space != NULL)
+        return VMC_ENOTSUP;
     if (s != NULL && (want & VMCI_SLAT_W) != 0 && s->attr != VMC_MEM_RAM)
         return VMC_ENOENT;
     vmci_lock(&vm->lock);

@@ -180,7 +180,11 @@ static int fetch_page(struct vmci_soft_cpu *sc, uint64_t la, struct tlb_info **i
         *i = &sc->info[mode][n];
         return 0;
     }
-    return soft_tlb_get(cpu, mode, la, TLB_X, 0, i);
+    bool before = sc->in_place;
+    sc->in_place = true;
+    int rc = soft_tlb_get(cpu, mode, la, TLB_X, 0, i);
+    sc->in_place = before;
+    return rc;
 }
 
 static int fetch_first(struct vmci_soft_cpu *sc, uint64_t la, struct fetch *f)

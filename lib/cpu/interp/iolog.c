@@ -78,6 +78,8 @@ static int ask(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uint64_
     if (io == NULL)
         return rc;
     vmci_fp_park(cpu);
+    /* A device may wait for others to let go of a page, so this vCPU must not hold any meanwhile. */
+    soft_mem_leave(soft_of(cpu));
     switch (kind) {
     case VMCI_IO_PIO:
         if (io->pio != NULL) {
@@ -94,6 +96,7 @@ static int ask(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uint64_
             rc = io->msr(io->ctx, write, (uint32_t)addr, data);
         break;
     }
+    soft_mem_enter(soft_of(cpu));
     return rc;
 }
 

@@ -190,6 +190,13 @@ struct vmci_soft_cpu {
     bool watch_hit;
     uint64_t watch_la;
 
+    /* Pages that move (softmem.c). */
+    uint64_t mem_ack;   /* (a) revokes obeyed; UINT64_MAX: not running */
+    uint64_t mem_seen;  /* of these, the last for which the TLB was dropped */
+    uint64_t mem_gpa;   /* page that is waited for */
+    uint32_t mem_tries; /* since something was had */
+    bool in_place;      /* no pointers are held across accesses: wait in the middle */
+
     uint64_t stat[STAT_COUNT];
     struct vmci_bt bt;
 };
@@ -217,6 +224,18 @@ static inline struct vmci_soft_cpu *soft_of(struct vmci_cpu *cpu)
 {
     return (struct vmci_soft_cpu *)(void *)cpu;
 }
+
+/* ---- softmem.c ------------------------------------------------------------------------------- */
+
+void soft_mem_enter(struct vmci_soft_cpu *sc);
+void soft_mem_leave(struct vmci_soft_cpu *sc);
+/* Drop what was revoked. Only where no pointer is held. */
+void soft_mem_obey(struct vmci_soft_cpu *sc);
+/* Before an instruction that ended with VMCI_RETRY is executed again. */
+void soft_mem_again(struct vmci_soft_cpu *sc);
+/* Bring the page in. 0: look again; VMCI_RETRY. */
+int soft_mem_bring(struct vmci_soft_cpu *sc, uint64_t gpa, bool write);
+bool soft_mem_settled(void *ctx, uint64_t seq);
 
 /* ---- softtlb.c ------------------------------------------------------------------------------- */
 

@@ -75,14 +75,20 @@ static int deliver_exception(struct vmci_soft_cpu *sc)
         sc->cpu.retired++;
     sc->fault_at = sc->cpu.retired;
     sc->stat[STAT_EXCEPTIONS]++;
-    return delivered(sc, vmci_deliver_exception(&sc->cpu));
+    sc->in_place = true;
+    int rc = vmci_deliver_exception(&sc->cpu);
+    sc->in_place = false;
+    return delivered(sc, rc);
 }
 
 static int deliver_event(struct vmci_soft_cpu *sc, const struct vmc_event *e)
 {
     sc->stat[STAT_IRQS]++;
     sc->cpu.mid_rep = mid_rep(sc);
-    return delivered(sc, vmci_deliver_event(&sc->cpu, e));
+    sc->in_place = true;
+    int rc = vmci_deliver_event(&sc->cpu, e);
+    sc->in_place = false;
+    return delivered(sc, rc);
 }
 
 /* An instruction gave up: cpu->cur is the one. 0: go on at the next boundary. */
@@ -98,6 +104,10 @@ static int trouble(struct vmci_soft_cpu *sc, int rc)
         rip = (uint32_t)rip;
     if (rc != VMCI_FAULT) {
         cpu->rip = rip;
+        if (rc == VMCI_RETRY) {
+            soft_mem_again(sc);
+            return 0;
+        }
         if (rc != VMCI_EXIT) {                      /* VMCI_AGAIN */
             if (cpu->activity == VMC_RUN_RUNNING) { /* else it waits: fp_ferr.c */
                 sc->rep_at = cpu->retired;
@@ -368,7 +378,7 @@ static int run_one(struct vmci_soft_cpu *sc)
     int rc = exec_block(sc, b, 1, &flags);
     sc->one_shot = false;
     soft_new_key(sc);
-    if (rc == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN) {
+    if ((rc == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN) || sc->outcome == VMCI_RETRY) {
         cpu->irq_shadow = shadow; /* it is run again */
         if (rf)
             cpu->rflags |= VMC_FLAG_RF;
@@ -392,8 +402,13 @@ static void requests(struct vmci_soft_cpu *sc)
         return;
     (void)vmci_fetch_and(&cpu->request, ~(VMCI_REQ_FLUSH | VMCI_REQ_CODE | VMCI_REQ_TRAP |
                                           VMCI_REQ_IRQ | VMCI_REQ_NMI));
-    if ((req & VMCI_REQ_FLUSH) != 0)
+    if ((req & VMCI_REQ_FLUSH) != 0) {
+        uint64_t seq = vmci_load_acquire(&cpu->mem->revoke_seq);
         soft_tlb_forget(sc);
+        sc->mem_seen = seq;
+        vmci_fence_seq();
+        vmci_store_release(&sc->mem_ack, seq);
+    }
     if ((req & VMCI_REQ_CODE) != 0)
         smc_process(sc);
     if ((req & VMCI_REQ_IRQ) != 0)

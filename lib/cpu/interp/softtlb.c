@@ -210,8 +210,16 @@ static int walk(struct vmci_cpu *cpu, uint64_t la, uint32_t access, struct vmc_w
     };
     for (unsigned i = 0; i < 4; i++)
         pg.pdpte[i] = cpu->pdpte[i];
-    int rc = vmc_walk_gva(cpu->mem, &pg, la, access, w);
-    return rc == 0 ? 0 : vmci_raise_pf(cpu, la, w->fault_code);
+    for (;;) {
+        int rc = vmci_walk_gva(cpu->mem, &pg, la, access, w);
+        if (likely(rc == 0))
+            return 0;
+        if (rc != VMC_EAGAIN)
+            return vmci_raise_pf(cpu, la, w->fault_code);
+        rc = soft_mem_bring(soft_of(cpu), w->gpa, (w->rights & VMC_RIGHT_WRITE) != 0);
+        if (rc != 0)
+            return rc;
+    }
 }
 
 static void note_filled(struct vmci_soft_cpu *sc, const struct tlb_info *i, uint64_t page_bytes)
@@ -276,9 +284,11 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
     struct vmci_soft_cpu *sc = soft_of(cpu);
     struct tlb_info *i = &sc->info[mode][vmci_tlb_index(la)];
     uint64_t page = la & PAGE_MASK;
+    struct vmci_page pg = {0};
     struct vmc_walk w;
 
     *out = i;
+again:
     if (i->la == page && (i->rights & acc) != 0) {
         /* A page that lost its code becomes directly writable again. */
         if (acc == TLB_W && i->hva != NULL && i->writable &&
@@ -296,6 +306,15 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
         return rc;
 
     uint64_t gpa = w.gpa & PAGE_MASK;
+    rc = vmci_mem_resolve(cpu->mem, gpa, acc == TLB_W, &pg);
+    if (unlikely(rc == VMC_EAGAIN)) {
+        rc = soft_mem_bring(sc, gpa, acc == TLB_W);
+        if (rc != 0)
+            return rc;
+        goto again; /* the walk may give another page by now */
+    }
+    if (rc != VMC_OK)
+        pg = (struct vmci_page){0};
     if (i->la != page || i->gpa != gpa) {
         if (i->la != VMCI_TLB_NONE)
             evict(sc, i);
@@ -306,9 +325,6 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
         i->watched = watched(sc, page);
         note_filled(sc, i, w.page_bytes);
     }
-    struct vmci_page pg = {0};
-    if (vmci_mem_resolve(cpu->mem, gpa, acc == TLB_W, &pg) != VMC_OK)
-        pg.hva = NULL;
     i->hva = pg.hva;
     i->flags = pg.flags;
     i->writable = pg.writable;
@@ -371,9 +387,12 @@ static int translate(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned b
         return rc;
     s->i[0] = *i;
     if (s->n == 2) {
+        uint64_t seen = soft_of(cpu)->mem_seen;
         rc = soft_tlb_get(cpu, h.mode, wrap(cpu, la + s->len[0]), acc, h.extra, &i);
         if (rc != 0)
             return rc;
+        if (unlikely(soft_of(cpu)->mem_seen != seen)) /* the first may be gone again */
+            return translate(cpu, h, la, bytes, acc, s);
         s->i[1] = *i;
     }
     return 0;
@@ -594,15 +613,28 @@ static int access_value(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigne
     return 0;
 }
 
+/* By value, from code that holds no pointers and may be half way through: it waits in place. */
+static int access_whole(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned bytes, void *data,
+                        bool write)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+    bool before = sc->in_place;
+
+    sc->in_place = true;
+    int rc = access_value(cpu, h, la, bytes, data, write);
+    sc->in_place = before;
+    return rc;
+}
+
 int vmci_rd_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out)
 {
     *out = 0;
-    return access_value(cpu, how_sys(), la, bytes, out, false);
+    return access_whole(cpu, how_sys(), la, bytes, out, false);
 }
 
 int vmci_wr_sys(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v)
 {
-    return access_value(cpu, how_sys(), la, bytes, &v, true);
+    return access_whole(cpu, how_sys(), la, bytes, &v, true);
 }
 
 int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear, uint8_t *old)
@@ -633,12 +665,12 @@ int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear,
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out)
 {
     *out = 0;
-    return access_value(cpu, how_cpl(cpu, cpl), la, bytes, out, false);
+    return access_whole(cpu, how_cpl(cpu, cpl), la, bytes, out, false);
 }
 
 int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v)
 {
-    return access_value(cpu, how_cpl(cpu, cpl), la, bytes, &v, true);
+    return access_whole(cpu, how_cpl(cpu, cpl), la, bytes, &v, true);
 }
 
 int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes)
