@@ -10,7 +10,8 @@ static uint64_t page_of(const struct vmci_mem_slot *s, uint64_t gpa)
     return s->space_page + ((gpa - s->gpa) >> VMC_PAGE_SHIFT);
 }
 
-/* ---- the provider ------------------------------------------------------------------------------ */
+/* ---- the provider ------------------------------------------------------------------------------
+ */
 
 static uint64_t revoke(void *ctx, uint64_t first, uint64_t count)
 {
@@ -53,7 +54,8 @@ const struct vmc_provider_ops *vmc_mem_provider(void)
     return &ops;
 }
 
-/* ---- vCPUs ------------------------------------------------------------------------------------- */
+/* ---- vCPUs -------------------------------------------------------------------------------------
+ */
 
 int vmci_mem_fault(struct vmc_mem *mem, uint64_t gpa, bool write)
 {
@@ -84,7 +86,8 @@ int vmci_paged_resolve(struct vmci_mem_slot *s, uint64_t gpa, bool write, struct
     return VMC_OK;
 }
 
-/* ---- everybody else ---------------------------------------------------------------------------- */
+/* ---- everybody else ----------------------------------------------------------------------------
+ */
 
 int vmci_paged_read(struct vmci_mem_slot *s, uint64_t gpa, void *dst, uint64_t bytes)
 {

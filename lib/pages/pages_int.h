@@ -203,9 +203,9 @@ struct vmc_space {
     struct vmc_blockdev swap;
     struct vmci_swap_io io[VMCI_SWAP_IO];
     uint32_t gather[32]; /* (s) entries of pages on the move */
-    uint64_t bad_page; /* (s) one more than the page that could not be read last; 0: none */
-    uint64_t clock;    /* (s) where the search for swap victims goes on */
-    uint32_t changed;  /* (a) for parking: bumped when a pending page is done */
+    uint64_t bad_page;   /* (s) one more than the page that could not be read last; 0: none */
+    uint64_t clock;      /* (s) where the search for swap victims goes on */
+    uint32_t changed;    /* (a) for parking: bumped when a pending page is done */
     uint64_t breaks, unpacks, swap_ins, swap_outs, swap_errors; /* (s) */
 };
 

@@ -481,7 +481,8 @@ int vmc_space_write(struct vmc_space *s, uint64_t page, uint32_t offset, const v
     return VMC_OK;
 }
 
-/* ---- contiguous pages --------------------------------------------------------------------------- */
+/* ---- contiguous pages ---------------------------------------------------------------------------
+ */
 
 #define GATHER_MAX   32u
 #define GATHER_TRIES 8u

@@ -4,10 +4,10 @@
  * when they are revoked.
  *
  * A vCPU in run holds pointers in its TLB; it counts as a holder from soft_mem_enter to
- * soft_mem_leave. A revoke is obeyed at boundaries, by dropping the TLB. An instruction that touches a
- * page that is not to be had yet gives up without effect (VMCI_RETRY) and is executed again after a
- * boundary: it may hold pointers itself. Where none is held, in the middle of fetching code and
- * of delivering events, the vCPU obeys on the spot and goes on (in_place).
+ * soft_mem_leave. A revoke is obeyed at boundaries, by dropping the TLB. An instruction that
+ * touches a page that is not to be had yet gives up without effect (VMCI_RETRY) and is executed
+ * again after a boundary: it may hold pointers itself. Where none is held, in the middle of
+ * fetching code and of delivering events, the vCPU obeys on the spot and goes on (in_place).
  */
 #include "cpu/interp/soft_loop.h"
 
@@ -20,7 +20,8 @@ void soft_mem_obey(struct vmci_soft_cpu *sc)
     if (seq != sc->mem_seen) {
         soft_tlb_forget(sc);
         sc->mem_seen = seq;
-        /* Translated code keeps pointers in registers: it must not go on behind this instruction. */
+        /* Translated code keeps pointers in registers: it must not go on behind this instruction.
+         */
         soft_request(sc, VMCI_REQ_FLUSH);
     }
     vmci_fence_seq(); /* what was stored through the pointers comes first */

@@ -20,8 +20,8 @@ static int setup(void **state)
     cfg.provider = vmc_mem_provider();
     cfg.provider_ctx = mem;
     assert_int_equal(vmc_space_create(pool, &cfg, &space, NULL), VMC_OK);
-    struct vmc_mem_slot s = {.size = sizeof(s), .attr = VMC_MEM_RAM, .bytes = 1024 * 4096,
-                             .space = space};
+    struct vmc_mem_slot s = {
+        .size = sizeof(s), .attr = VMC_MEM_RAM, .bytes = 1024 * 4096, .space = space};
     assert_int_equal(vmc_mem_add(mem, &s, NULL), VMC_OK);
     s.gpa = 1ull << 32;
     s.space_page = 1024;
@@ -41,15 +41,19 @@ static int teardown(void **state)
 static void slots_with_spaces_are_checked(void **state)
 {
     (void)state;
-    struct vmc_mem_slot s = {.size = sizeof(s), .attr = VMC_MEM_RAM, .gpa = 1ull << 33,
-                             .bytes = 1025 * 4096, .space = space, .space_page = 1024};
+    struct vmc_mem_slot s = {.size = sizeof(s),
+                             .attr = VMC_MEM_RAM,
+                             .gpa = 1ull << 33,
+                             .bytes = 1025 * 4096,
+                             .space = space,
+                             .space_page = 1024};
     assert_int_equal(vmc_mem_add(mem, &s, NULL), VMC_EINVAL); /* beyond the space */
     s.bytes = 4096;
     s.attr = VMC_MEM_ROM;
     assert_int_equal(vmc_mem_add(mem, &s, NULL), VMC_EINVAL);
     struct vmc_space *other = rig_space(pool, 10, 0, NULL); /* not this map's */
-    s = (struct vmc_mem_slot){.size = sizeof(s), .attr = VMC_MEM_RAM, .gpa = 1ull << 33,
-                              .bytes = 4096, .space = other};
+    s = (struct vmc_mem_slot){
+        .size = sizeof(s), .attr = VMC_MEM_RAM, .gpa = 1ull << 33, .bytes = 4096, .space = other};
     assert_int_equal(vmc_mem_add(mem, &s, NULL), VMC_EINVAL);
     vmc_space_destroy(other);
 }
@@ -121,8 +125,10 @@ static void rings_become_contiguous(void **state)
 static void walks_bring_tables_in(void **state)
 {
     (void)state;
-    struct vmc_paging pg = {.cr0 = VMC_CR0_PG | 1, .cr4 = VMC_CR4_PAE,
-                            .efer = VMC_EFER_LMA | VMC_EFER_LME, .cr3 = 0x10000};
+    struct vmc_paging pg = {.cr0 = VMC_CR0_PG | 1,
+                            .cr4 = VMC_CR4_PAE,
+                            .efer = VMC_EFER_LMA | VMC_EFER_LME,
+                            .cr3 = 0x10000};
     struct vmc_walk w;
 
     for (unsigned l = 0; l < 4; l++) {
