@@ -21,7 +21,7 @@ MODULES = {  # module -> modules whose internal headers it may include
     "sharing": {"base", "pack", "pages"},
     "vmfs": {"base"},
     "disk": {"base", "pack"},
-    "mmu": {"base"},
+    "mmu": {"base", "pages"},
     "cpu": {"base", "mmu"},
     "irq": {"base"},
     "bus": {"base"},
