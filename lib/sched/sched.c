@@ -13,7 +13,7 @@ struct block {
     size_t bytes;
 };
 
-#define SCHED_BLOCKS 24
+#define SCHED_BLOCKS 26
 
 /* Every array of the scheduler, with its size: the one list for both allocation and release. */
 static uint32_t blocks(struct vmc_sched *s, struct block *b)
@@ -47,6 +47,8 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(heavy, vms);
     BLOCK(heap, vms);
     BLOCK(items, vcpus);
+    BLOCK(want, vcpus);
+    BLOCK(drain, vcpus);
     BLOCK(gangs, vcpus);
     BLOCK(level, cpus);
     BLOCK(gang_order, vcpus);
@@ -137,6 +139,7 @@ static void init_state(struct vmc_sched *s, const struct vmc_sched_config *cfg)
 {
     s->planned = USING_NONE;
     s->claimed = USING_NONE;
+    s->light_served = NONE;
     memset(s->wheel, 0xff, sizeof(s->wheel));
     for (uint32_t i = 0; i < s->max_vcpus; i++) {
         s->vcpu[i].st = ST_FREE;
@@ -178,7 +181,7 @@ int vmc_sched_create(const struct vmc_platform *pf, const struct vmc_sched_confi
     s->max_groups = cfg->max_groups;
     s->max_vms = cfg->max_vms;
     s->max_vcpus = cfg->max_vcpus;
-    s->frame_ns = (cfg->quantum_ns != 0 ? cfg->quantum_ns : DEFAULT_QUANTUM) / 2;
+    s->frame_ns = (cfg->quantum_ns != 0 ? cfg->quantum_ns : DEFAULT_QUANTUM) / 6;
     s->sigma = s->frame_ns / 8;
     s->min_piece = (uint32_t)(s->frame_ns / 64);
     s->start = cfg->start_ns;

@@ -99,6 +99,7 @@ static void wheel_del(struct vmc_sched *s, uint32_t vm)
 /* Length of a job of one slice, in virtual time; deadline of the next job. */
 void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m)
 {
+    vmci_store_relaxed(&m->bias, vmci_sched_light_lag(s, m));
     m->job_v = ((s->sigma << C_SHIFT) << V_SHIFT) / m->credit;
     m->vd = m->ve + m->job_v;
 }
@@ -126,25 +127,27 @@ void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm)
 }
 
 /*
- * The entitlement changed: keep the lag, credit * (v - ve), and let the pending job run at the new
- * pace. After small changes it keeps its place in the queue: they move the deadline by less than
- * an eighth of a job.
+ * The entitlement changed: keep the lag, credit * (v - ve), plus "more" ns (with C_SHIFT fraction
+ * bits), and let the pending job run at the new pace. After small changes it keeps its place in
+ * the queue: they move the deadline by less than an eighth of a job.
  */
-void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit)
+void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit, int64_t more)
 {
     struct sched_vm *m = &s->vm[vm];
     uint64_t diff = m->credit > old_credit ? m->credit - old_credit : old_credit - m->credit;
-    bool small = diff < m->credit / 8;
+    bool small = diff < m->credit / 8 && more < (int64_t)(s->sigma << C_SHIFT) / 8;
+    bool ahead = m->ve > s->v;
+    uint64_t most = (uint64_t)1 << 43; /* more than 64 frames */
 
     if (!small)
         vmci_sched_light_remove(s, vm);
-    /* credits are below 2^37, so the ratio keeps 20 bits */
-    uint64_t dist = m->ve > s->v ? m->ve - s->v : s->v - m->ve;
-    dist = VMCI_MIN(dist, (uint64_t)1 << 43);
-    uint64_t ratio = VMCI_MIN(((old_credit << V_SHIFT) + m->credit / 2) / m->credit,
-                              (uint64_t)1 << 30);
-    uint64_t moved = (uint64_t)(((unsigned __int128)dist * ratio) >> V_SHIFT);
-    m->ve = m->ve > s->v ? s->v + moved : s->v - moved;
+    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, most);
+    int64_t lag = (int64_t)VMCI_MIN(
+        (uint64_t)(((unsigned __int128)dist * old_credit) >> V_SHIFT), most);
+    lag = (ahead ? -lag : lag) + more;
+    uint64_t size = VMCI_MIN((uint64_t)(lag < 0 ? -lag : lag), most);
+    uint64_t moved = (size << V_SHIFT) / m->credit;
+    m->ve = lag < 0 ? s->v + moved : s->v - moved;
     vmci_sched_light_set_job(s, m);
     if (!small)
         enqueue(s, vm);
@@ -186,40 +189,51 @@ static bool pull_early(struct vmc_sched *s, uint64_t ahead)
     return false;
 }
 
+/* Ideal less granted of one of its vCPUs at the end of the frame, without a job in it. */
+static int64_t lag_at_end(const struct vmc_sched *s, const struct sched_vm *m)
+{
+    return vmci_sched_light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+}
+
 /*
- * Give one job to the VM at the head of the heap. False: there is room for less than half of it,
- * which is left for a later frame: shorter slices would cost more to switch to.
+ * Give a job to the VM at the head of the heap: one slice, or as many as it lacks altogether.
+ * False: there is room for less than half a slice, which is left for a later frame: shorter ones
+ * would cost more to switch to.
  */
-static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room)
+static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room, uint64_t *allot)
 {
     uint32_t vm = s->heap[0].vm;
     struct sched_vm *m = &s->vm[vm];
-    uint64_t job = s->sigma;
-    uint64_t job_v = m->job_v;
+    int64_t lag = VMCI_MIN(lag_at_end(s, m), (int64_t)(s->frame_ns - s->sigma));
+    uint64_t job = lag >= 2 * (int64_t)s->sigma ? (uint64_t)lag : s->sigma;
+    uint64_t before = *room;
 
     if (job * m->active > *room) {
         job = *room / m->active;
         if (job < s->sigma / 2)
             return false;
-        job_v = (job_v >> 10) * ((job << 10) / s->sigma);
     }
     heap_remove(s, vm);
     vmci_store_relaxed(&m->g_ns, m->g_ns + job);
     s->bank -= (int64_t)(job * m->active);
-    m->ve += job_v;
+    m->ve += (uint64_t)(((unsigned __int128)m->job_v * ((job << 24) / s->sigma)) >> 24);
     m->vd = m->ve + m->job_v;
     vmci_store_relaxed(&m->bias, vmci_sched_light_lag(s, m));
-    vmci_sched_emit(s, vm, now, 2 * s->sigma, room);
+    vmci_sched_emit(s, vm, now, job + s->sigma, room);
+    *allot -= VMCI_MIN(*allot, before - *room);
     return true;
 }
 
 /*
- * Choose who of the light class gets the room the heavy class leaves, among those eligible before
- * the end of the frame. A VM is served once a frame at most, so that no vCPU is laid out twice.
+ * Choose who of the light class gets a part of the room, "allot" in all, among those eligible
+ * before the end of the frame; who is far behind gets its due beyond that. Where a CPU would be
+ * idle, those follow who are not eligible yet. A VM is served once a
+ * frame at most, so that no vCPU is laid out twice: those served wait in light_served until
+ * vmci_sched_light_end.
  */
-void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room)
+void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t allot, bool idle,
+                           uint64_t *room)
 {
-    uint32_t served = NONE; /* list through wheel_next */
     uint64_t from = s->vq >> V_SHIFT;
     uint64_t ahead = 1;
 
@@ -227,24 +241,26 @@ void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room)
     if (from + 64 < s->vq >> V_SHIFT)
         from = (s->vq >> V_SHIFT) - WHEEL_BUCKETS;
     drain_wheel(s, from, s->vq >> V_SHIFT);
-    if (s->nheavy != 0) { /* beyond what the class is owed, idle time is lent to all alike */
-        int64_t due = s->bank + (int64_t)(((s->light_sum >> C_SHIFT) * s->ahead) >> V_SHIFT);
-        room = VMCI_MIN(room, (uint64_t)VMCI_MAX(due, 0) + s->sigma / 2);
-    }
-    while (room >= s->min_piece) {
-        while (s->heap_n == 0 && ahead < EARLY_BUCKETS && !pull_early(s, ahead))
+    while (*room >= s->min_piece) {
+        while (idle && s->heap_n == 0 && ahead < EARLY_BUCKETS && !pull_early(s, ahead))
             ahead++;
         if (s->heap_n == 0)
             break;
         uint32_t vm = s->heap[0].vm;
-        if (!run_job(s, now, &room))
+        if (allot < s->sigma / 2 && lag_at_end(s, &s->vm[vm]) < 3 * (int64_t)s->sigma / 2)
             break;
-        s->vm[vm].wheel_next = served;
-        served = vm;
+        if (!run_job(s, now, room, &allot))
+            break;
+        s->vm[vm].wheel_next = s->light_served;
+        s->light_served = vm;
     }
-    while (served != NONE) {
-        uint32_t next = s->vm[served].wheel_next;
-        enqueue(s, served);
-        served = next;
+}
+
+void vmci_sched_light_end(struct vmc_sched *s)
+{
+    while (s->light_served != NONE) {
+        uint32_t vm = s->light_served;
+        s->light_served = s->vm[vm].wheel_next;
+        enqueue(s, vm);
     }
 }

@@ -36,7 +36,7 @@ static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32
     }
     add_relaxed64(&v->switches, 1);
     vmci_store_relaxed(&v->ts, now);
-    vmci_store_relaxed(&v->run_since, now);
+    vmci_store_relaxed(&v->run_since, VMCI_MAX(now, (uint64_t)1));
     v->extra = 0;
     v->boosted = 0;
     c->cur_since = now;
@@ -67,7 +67,7 @@ static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint6
         (void)__atomic_fetch_add(&s->lost, stolen, __ATOMIC_RELAXED);
     }
     vmci_store_relaxed(&v->served, v->served + used);
-    vmci_store_relaxed(&v->run_since, now);
+    vmci_store_relaxed(&v->run_since, VMCI_MAX(now, (uint64_t)1));
     vmci_store_relaxed(&c->stats.busy_ns, c->stats.busy_ns + used);
     if (unlikely(v->extra))
         add_relaxed64(&v->extra_ns, used);
@@ -126,11 +126,44 @@ static bool take(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_
     return claim(s, c, cpu, vcpu, now);
 }
 
-static bool may_fill(const struct vmc_sched *s, uint32_t vcpu, uint32_t cpu)
+/* What the vCPU will lack at the end of the frame, were it not to run again. */
+static int64_t lag_now(const struct vmc_sched *s, const struct sched_vcpu *v)
+{
+    const struct sched_vm *m = &s->vm[vmci_load_relaxed(&v->vm)];
+
+    return (int64_t)(vmci_load_relaxed(&m->g_ns) - vmci_load_relaxed(&v->served)) +
+           vmci_load_relaxed(&v->off) + vmci_load_relaxed(&m->bias);
+}
+
+/*
+ * Who is at its limit gets no more than it is entitled to by then; who may be soon, not much more:
+ * it could not pay back.
+ */
+static bool may_fill(const struct vmc_sched *s, uint32_t vcpu, uint32_t cpu, int64_t lag)
 {
     uint32_t vm = vmci_load_relaxed(&s->vcpu[vcpu].vm);
+    const struct sched_vm *m = &s->vm[vm];
 
-    return !vmci_load_relaxed(&s->vm[vm].no_extra) && vm_allows(s, vm, cpu);
+    if (vmci_load_relaxed(&m->no_extra) && lag < (int64_t)s->min_piece)
+        return false;
+    if (vmci_load_relaxed(&m->bounded) && lag < -(int64_t)s->frame_ns / 2)
+        return false;
+    return vm_allows(s, vm, cpu);
+}
+
+/* The better of a vCPU and the best so far to fill a hole on this CPU with. */
+static void consider(const struct vmc_sched *s, const struct sched_cpu *c, uint32_t cpu,
+                     uint32_t vcpu, uint32_t *best, int64_t *best_lag)
+{
+    const struct sched_vcpu *v = &s->vcpu[vcpu];
+
+    if (vmci_load_acquire(&v->st) != ST_READY && vcpu != c->cur)
+        return;
+    int64_t lag = lag_now(s, v);
+    if (lag <= *best_lag || !may_fill(s, vcpu, cpu, lag))
+        return;
+    *best_lag = lag;
+    *best = vcpu;
 }
 
 /* Time that has no owner: give it to the vCPU that lacks most among those in reach. */
@@ -138,45 +171,42 @@ static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t 
                              const struct sched_tab *tab)
 {
     uint32_t best = NONE;
-    int64_t best_lag = INT64_MIN;
-    uint32_t own = tab != NULL ? tab->end : 0;
-    uint32_t total = own + VMCI_MIN(FILL_SCAN, s->max_vcpus);
+    int64_t lag = INT64_MIN;
+    uint32_t named = VMCI_MIN(vmci_load_relaxed(&s->nfill_first), FILL_FIRST);
 
-    for (uint32_t i = 0; i < total; i++) {
-        uint32_t vcpu;
-        if (i < own) {
-            vcpu = tab->e[i].vcpu;
-        } else {
-            vcpu = c->fill_cursor;
-            c->fill_cursor = vcpu + 1 < s->max_vcpus ? vcpu + 1 : 0;
-        }
-        const struct sched_vcpu *v = &s->vcpu[vcpu];
-        uint32_t st = vmci_load_acquire(&v->st);
-        if (st != ST_READY && vcpu != c->cur)
-            continue;
-        const struct sched_vm *m = &s->vm[vmci_load_relaxed(&v->vm)];
-        if (!may_fill(s, vcpu, cpu))
-            continue;
-        int64_t lag = (int64_t)(vmci_load_relaxed(&m->g_ns) - vmci_load_relaxed(&v->served)) +
-                      vmci_load_relaxed(&v->off) + vmci_load_relaxed(&m->bias);
-        if (lag > best_lag) {
-            best_lag = lag;
-            best = vcpu;
-        }
-        if (i >= own && best != NONE && i >= own + 8)
+    for (uint32_t i = 0; tab != NULL && i < tab->end; i++)
+        consider(s, c, cpu, tab->e[i].vcpu, &best, &lag);
+    for (uint32_t i = 0; i < named; i++)
+        consider(s, c, cpu, vmci_load_relaxed(&s->fill_first[i]), &best, &lag);
+    for (uint32_t i = 0; i < VMCI_MIN(FILL_SCAN, s->max_vcpus); i++) {
+        uint32_t vcpu = c->fill_cursor;
+        c->fill_cursor = vcpu + 1 < s->max_vcpus ? vcpu + 1 : 0;
+        consider(s, c, cpu, vcpu, &best, &lag);
+        if (i >= 8 && best != NONE)
             break;
     }
     return best;
 }
 
+static void note_fill(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint64_t *end)
+{
+    struct sched_vcpu *v = &s->vcpu[c->cur];
+
+    if (vmci_load_relaxed(&s->vm[vmci_load_relaxed(&v->vm)].no_extra)) {
+        int64_t lag = lag_now(s, v);
+        *end = VMCI_MIN(*end, now + (lag > (int64_t)s->min_piece ? (uint64_t)lag : s->min_piece));
+    }
+    v->extra = 1;
+    add_relaxed64(&c->stats.fills, 1);
+}
+
 static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
-                 const struct sched_tab *tab, uint64_t now, uint64_t end)
+                 const struct sched_tab *tab, uint64_t now, uint64_t *end)
 {
     /* a short gap: who runs goes on, a switch would cost more than it corrects */
-    if (c->cur != NONE && end - now < s->sigma && may_fill(s, c->cur, cpu) &&
+    if (c->cur != NONE && *end - now < s->sigma && may_fill(s, c->cur, cpu, lag_now(s, &s->vcpu[c->cur])) &&
         take(s, c, cpu, c->cur, vmci_load_relaxed(&s->vcpu[c->cur].vm), now)) {
-        s->vcpu[c->cur].extra = 1;
-        add_relaxed64(&c->stats.fills, 1);
+        note_fill(s, c, now, end);
         return true;
     }
     for (uint32_t tries = 0; tries < 3; tries++) {
@@ -184,8 +214,7 @@ static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
         if (vcpu == NONE)
             return false;
         if (take(s, c, cpu, vcpu, vmci_load_relaxed(&s->vcpu[vcpu].vm), now)) {
-            s->vcpu[vcpu].extra = 1;
-            add_relaxed64(&c->stats.fills, 1);
+            note_fill(s, c, now, end);
             return true;
         }
     }
@@ -326,10 +355,13 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
             if (first)
                 return false;
         }
+        /* the owner is not here: whoever was woken need not make up for anything */
+        if (vmci_load_relaxed(&c->boosts) != 0 && boost(s, c, cpu, false, now, end))
+            return true;
     }
     if (tab == NULL)
         *end = VMCI_MIN(*end, now + s->frame_ns / 8);
-    return fill(s, c, cpu, tab, now, *end);
+    return fill(s, c, cpu, tab, now, end);
 }
 
 void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_sched_slice *out)
@@ -403,7 +435,7 @@ int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
         bool dead = (st & ST_DEAD) != 0;
         if (!dead) {
             (void)vmci_fetch_and(&v->st, ~ST_PENDING);
-            vmci_store_relaxed(&v->run_since, now);
+            vmci_store_relaxed(&v->run_since, VMCI_MAX(now, (uint64_t)1));
             vmci_sched_log(s, vcpu, true, now);
             return VMC_EAGAIN;
         }

@@ -16,9 +16,8 @@ int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m
     if (m->cls != CLS_LIGHT)
         return 0;
     bool ahead = m->ve > s->v;
-    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, (uint64_t)1 << 40);
-    /* credit < 2^38 in C_SHIFT: keep the product below 2^63 */
-    uint64_t lag = ((dist >> 16) * (m->credit >> 4)) >> (V_SHIFT - 16 + C_SHIFT - 4);
+    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, (uint64_t)1 << 43);
+    uint64_t lag = (uint64_t)(((unsigned __int128)dist * m->credit) >> (V_SHIFT + C_SHIFT));
     return ahead ? -(int64_t)lag : (int64_t)lag;
 }
 
@@ -62,6 +61,26 @@ int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
 
 /* ---- classes --------------------------------------------------------------------------------- */
 
+/* What the VM lacks or is ahead, in the mean of its vCPUs, becomes its lag as one of the class. */
+static void start_light(struct vmc_sched *s, struct sched_vm *m)
+{
+    int64_t most = 16 * (int64_t)s->frame_ns;
+    int64_t lag = 0;
+    int64_t n = 0;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *v = &s->vcpu[m->first + i];
+        if (v->in_fluid == FLUID_OUT)
+            continue;
+        lag += (int64_t)(m->g_ns - served_now(v, s->at)) + v->off;
+        n++;
+    }
+    lag = n == 0 ? 0 : VMCI_MAX(VMCI_MIN(lag / n, most), -most);
+    vmci_store_relaxed(&m->g_ns, m->g_ns - (uint64_t)lag);
+    uint64_t size = ((uint64_t)(lag < 0 ? -lag : lag) << (C_SHIFT + 20)) / m->credit;
+    m->ve = lag < 0 ? s->v + size : s->v - size;
+}
+
 void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls)
 {
     struct sched_vm *m = &s->vm[vm];
@@ -80,7 +99,7 @@ void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls)
         m->heavy_pos = s->nheavy;
         s->heavy[s->nheavy++] = vm;
     } else if (cls == CLS_LIGHT) {
-        m->ve = s->v;
+        start_light(s, m);
         vmci_sched_light_insert(s, vm);
     }
 }
@@ -98,8 +117,10 @@ static int64_t fluid_lag(const struct vmc_sched *s, const struct sched_vcpu *v, 
 /* Let the ideal server run for dt with the entitlements as they are. */
 static void serve(struct vmc_sched *s, uint64_t dt)
 {
-    uint64_t x = (VMCI_MIN(dt, 16 * s->frame_ns) << V_SHIFT) / s->frame_ns; /* frames */
+    uint64_t t = (VMCI_MIN(dt, 16 * s->frame_ns) << V_SHIFT) + s->v_rem;
+    uint64_t x = t / s->frame_ns; /* frames */
 
+    s->v_rem = t % s->frame_ns;
     for (uint32_t k = 0; k < s->nheavy; k++) {
         struct sched_vm *m = &s->vm[s->heavy[k]];
         uint64_t acc = m->g_frac + (uint64_t)(((unsigned __int128)m->credit * x) >> V_SHIFT);
@@ -111,102 +132,163 @@ static void serve(struct vmc_sched *s, uint64_t dt)
     s->at += dt;
 }
 
-/* Give the VM's entitlement to nobody any more: the ideal has caught up with what it received. */
-static void end_drain(struct vmc_sched *s, uint32_t i)
+/*
+ * The vCPU leaves the ideal system, having received this much less than the ideal gave it. If that
+ * is more than nothing, it had finished earlier there, and the others are to be credited with what
+ * they would have had since (in the division that follows).
+ */
+static void finish(struct vmc_sched *s, struct sched_vcpu *v, int64_t lag)
 {
-    struct sched_vcpu *v = &s->vcpu[s->drain[i]];
+    struct sched_vm *m = &s->vm[v->vm];
 
-    s->drain[i] = s->drain[--s->ndrain];
     v->in_fluid = FLUID_OUT;
-    s->vm[v->vm].active--;
+    m->active--;
     s->dirty = true;
+    if (lag > 0 && m->credit != 0) {
+        s->unclaimed += VMCI_MIN((uint64_t)lag, 8 * s->frame_ns);
+        s->unclaimed_rate += m->credit;
+    }
 }
 
 /* ns until the ideal has caught up with the vCPU, at the present rate */
 static uint64_t drain_ns(const struct vmc_sched *s, const struct sched_vcpu *v)
 {
-    int64_t lag = fluid_lag(s, v, vmci_load_relaxed(&v->served));
+    int64_t lag = fluid_lag(s, v, v->left_served);
     uint64_t c = s->vm[v->vm].credit >> C_SHIFT;
 
     if (lag >= 0)
         return 0;
-    if (c == 0 || (uint64_t)-lag > 64 * s->frame_ns)
-        return UINT64_MAX;
+    if (c == 0 || (uint64_t)-lag > 1024 * s->frame_ns)
+        return UINT64_MAX - 1;
     return ((uint64_t)-lag * s->frame_ns) / c + 1;
 }
 
-/* Advance the ideal server to time t, through every moment at which one is done with. */
+/* All that the ideal has caught up with by now. */
+static void finish_drains(struct vmc_sched *s)
+{
+    for (uint32_t i = 0; i < s->ndrain; i++) {
+        struct sched_vcpu *v = &s->vcpu[s->drain[i]];
+        int64_t lag = fluid_lag(s, v, v->left_served);
+        if (lag < 0)
+            continue;
+        s->drain[i--] = s->drain[--s->ndrain];
+        finish(s, v, lag);
+    }
+}
+
+static void refresh(struct vmc_sched *s)
+{
+    if (!s->dirty)
+        return;
+    if (s->unclaimed != 0)
+        s->ago = VMCI_MIN((VMCI_MIN(s->unclaimed, (uint64_t)1 << 27) << (C_SHIFT + V_SHIFT)) / s->unclaimed_rate,
+                          (uint64_t)1 << (V_SHIFT + 12));
+    s->unclaimed = 0;
+    s->unclaimed_rate = 0;
+    s->replays -= s->replays != 0;
+    vmci_sched_fill(s);
+}
+
+/*
+ * Advance the ideal server to time t, dividing the CPUs anew at every moment at which it is done
+ * with one that sleeps; when there were too many of those, only at the end.
+ */
 static void advance_to(struct vmc_sched *s, uint64_t t)
 {
+    refresh(s);
     while (t > s->at) {
         uint64_t dt = t - s->at;
-        uint32_t first = NONE;
-        for (uint32_t i = 0; i < s->ndrain; i++) {
-            uint64_t need = drain_ns(s, &s->vcpu[s->drain[i]]);
-            if (need <= dt) {
-                dt = need;
-                first = i;
-            }
-        }
+        for (uint32_t i = 0; s->replays != 0 && i < s->ndrain; i++)
+            dt = VMCI_MIN(dt, drain_ns(s, &s->vcpu[s->drain[i]]) + 1);
         serve(s, dt);
-        if (first == NONE)
-            return;
-        end_drain(s, first);
-        vmci_sched_fill(s);
+        finish_drains(s);
+        refresh(s);
     }
 }
 
-static bool elastic(const struct sched_vm *m)
+/* Ideal less received of all vCPUs together. */
+static int64_t total_lag(const struct vmc_sched *s, uint64_t now)
 {
-    return !m->no_extra && m->credit < m->cap;
+    int64_t sum = 0;
+
+    for (uint32_t k = 0; k < s->nvms; k++) {
+        const struct sched_vm *m = &s->vm[s->vms_list[k]];
+        int64_t light = vmci_sched_light_lag(s, m);
+        for (uint32_t i = 0; i < m->n && m->active != 0; i++) {
+            const struct sched_vcpu *v = &s->vcpu[m->first + i];
+            uint64_t served = v->in_fluid == FLUID_IN ? served_now(v, now) : v->left_served;
+            if (v->in_fluid != FLUID_OUT)
+                sum += (int64_t)(m->g_ns - served) + v->off + light;
+        }
+    }
+    return sum;
 }
 
-/* Give every VM that could go faster this part of a frame's entitlement, V_SHIFT. */
-static void add_to_elastic(struct vmc_sched *s, int64_t scale)
+/* Ideal less received of those of the VM that are awake, if it has whole CPUs and is ahead. */
+static int64_t lead_of(const struct vmc_sched *s, const struct sched_vm *m, uint64_t now,
+                       int64_t *awake)
 {
-    for (uint32_t k = 0; k < s->nheavy; k++) {
-        struct sched_vm *m = &s->vm[s->heavy[k]];
-        if (!elastic(m))
+    int64_t sum = 0;
+
+    *awake = 0;
+    if (m->cls != CLS_HEAVY || m->vcpu_cap < VMC_SCHED_WHOLE_CPU || m->credit < m->cap)
+        return 0;
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *v = &s->vcpu[m->first + i];
+        if (v->in_fluid != FLUID_IN)
             continue;
-        int64_t more = ((int64_t)(m->credit >> C_SHIFT) * scale) / (1 << V_SHIFT);
-        vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)more);
+        sum += (int64_t)(m->g_ns - served_now(v, now)) + v->off;
+        (*awake)++;
     }
-    s->v += (uint64_t)scale;
-    s->bank += ((int64_t)(s->light_sum >> C_SHIFT) * scale) / (1 << V_SHIFT);
+    return VMCI_MIN(sum, 0);
 }
 
-/* Time that the host took from us was nobody's: the ideal server did not have it either. */
-static void take_back_lost(struct vmc_sched *s)
+/*
+ * What all are ahead together was nobody's loss: they had time for which the ideal had no use any
+ * more. Who runs on whole CPUs in the ideal too is not to pay that back.
+ */
+static void forgive(struct vmc_sched *s, uint64_t now, int64_t sum)
 {
-    uint64_t lost = vmci_exchange(&s->lost, (uint64_t)0);
-    uint64_t sum = s->light_sum >> C_SHIFT;
+    int64_t all = 0;
+    int64_t n;
 
     for (uint32_t k = 0; k < s->nheavy; k++)
-        sum += (s->vm[s->heavy[k]].credit >> C_SHIFT) * s->vm[s->heavy[k]].active;
-    if (lost == 0 || sum == 0)
+        all += lead_of(s, &s->vm[s->heavy[k]], now, &n);
+    if (all > -(int64_t)s->min_piece)
         return;
-    int64_t part = (int64_t)((VMCI_MIN(lost, 16 * sum) << V_SHIFT) / sum);
+    int64_t most = (int64_t)1 << 40;
+    uint64_t part = ((uint64_t)VMCI_MIN(-VMCI_MAX(sum, all), most) << 20) /
+                    (uint64_t)VMCI_MIN(-all, most);
     for (uint32_t k = 0; k < s->nheavy; k++) {
         struct sched_vm *m = &s->vm[s->heavy[k]];
-        int64_t less = ((int64_t)(m->credit >> C_SHIFT) * part) / (1 << V_SHIFT);
-        vmci_store_relaxed(&m->g_ns, m->g_ns - (uint64_t)less);
+        int64_t lead = lead_of(s, m, now, &n);
+        for (uint32_t i = 0; i < m->n && lead != 0; i++) {
+            struct sched_vcpu *v = &s->vcpu[m->first + i];
+            int64_t lift = (VMCI_MIN(-lead / n, most) * (int64_t)part) >> 20;
+            if (v->in_fluid == FLUID_IN)
+                vmci_store_relaxed(&v->off, v->off + lift);
+        }
     }
-    s->v -= (uint64_t)part;
-    s->bank -= ((int64_t)(s->light_sum >> C_SHIFT) * part) / (1 << V_SHIFT);
 }
 
-/* What leavers left unclaimed goes to the others, after the CPUs were divided without them. */
-static void spread_unclaimed(struct vmc_sched *s)
+/*
+ * Time that nobody had (the host took it, or a CPU idled while somebody waited) is not in the ideal
+ * either: it comes off the ideal of those who would have had less, had there been so much less.
+ */
+static void take_back_lost(struct vmc_sched *s, uint64_t now)
 {
-    uint64_t sum = s->light_sum >> C_SHIFT;
+    uint64_t all = (uint64_t)s->online * s->frame_ns;
+    int64_t lost = total_lag(s, now);
 
-    for (uint32_t k = 0; k < s->nheavy; k++)
-        if (elastic(&s->vm[s->heavy[k]]))
-            sum += (s->vm[s->heavy[k]].credit >> C_SHIFT) * s->vm[s->heavy[k]].active;
-    if (sum != 0)
-        add_to_elastic(s, (int64_t)(VMCI_MIN(s->unclaimed, 16 * s->frame_ns) << V_SHIFT) /
-                              (int64_t)sum);
-    s->unclaimed = 0;
+    if (lost < -(int64_t)s->min_piece)
+        forgive(s, now, lost);
+    if (lost < (int64_t)s->min_piece || s->group[VMC_SCHED_ROOT].hi <= all << C_SHIFT)
+        return; /* or nobody would have had less */
+    s->cut = (all / 16) << C_SHIFT;
+    s->ago = ((VMCI_MIN((uint64_t)lost, all) << V_SHIFT) / all) * 16;
+    vmci_sched_fill(s);
+    s->cut = 0;
+    vmci_sched_fill(s);
 }
 
 /* ---- vCPUs that blocked or woke -------------------------------------------------------------- */
@@ -222,60 +304,67 @@ void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now)
     struct log_event *e = &s->log[pos % LOG_EVENTS];
     vmci_store_relaxed(&e->time, now);
     vmci_store_relaxed(&e->served, vmci_load_relaxed(&s->vcpu[vcpu].served));
+    vmci_store_relaxed(&e->adj, vmci_load_relaxed(&s->vcpu[vcpu].prog_adj));
     vmci_store_relaxed(&e->vcpu, vcpu);
     vmci_store_relaxed(&e->wake, wake ? 1u : 0u);
     vmci_store_release(&e->seq, pos + 1);
 }
 
-static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served)
+/*
+ * The vCPU joins siblings. It comes back level with the one that leads (vmc_sched_wake), so it must
+ * lack as much as that one does, or co-stopping would hold back whom the plan prefers: the lag of
+ * the VM is shared out anew.
+ */
+static void level_with_siblings(struct vmc_sched *s, const struct sched_vm *m,
+                                struct sched_vcpu *v)
+{
+    const struct sched_vcpu *other = NULL;
+    int64_t n = 1;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if (o == v || o->in_fluid != FLUID_IN)
+            continue;
+        other = o;
+        n++;
+    }
+    if (other == NULL)
+        return;
+    int64_t off = (int64_t)(other->join_adj - v->join_adj) + other->off;
+    int64_t more = off - v->off;
+    vmci_store_relaxed(&v->off, off - more % n);
+    for (uint32_t i = 0; i < m->n; i++) {
+        struct sched_vcpu *o = &s->vcpu[m->first + i];
+        if (o == v || o->in_fluid == FLUID_IN)
+            vmci_store_relaxed(&o->off, o->off - more / n);
+    }
+}
+
+static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served, uint64_t adj)
 {
     struct sched_vm *m = &s->vm[v->vm];
 
+    if (v->in_fluid == FLUID_IN)
+        return;
+    v->join_adj = adj;
     if (v->in_fluid == FLUID_DRAINS) { /* still there: it goes on where it was */
         for (uint32_t i = 0; i < s->ndrain; i++)
             if (&s->vcpu[s->drain[i]] == v)
                 s->drain[i--] = s->drain[--s->ndrain];
-    } else if (v->in_fluid == FLUID_OUT) {
-        /* with the lag of a sibling that still drains, for the VM's sake */
-        int64_t lag = 0;
-        for (uint32_t i = 0; i < s->ndrain; i++) {
-            struct sched_vcpu *o = &s->vcpu[s->drain[i]];
-            if (o->vm != v->vm)
-                continue;
-            lag = fluid_lag(s, o, vmci_load_relaxed(&o->served));
-            end_drain(s, i--);
-        }
-        m->active++;
-        vmci_store_relaxed(&v->off,
-                           (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m) + lag);
     } else {
-        return;
+        m->active++;
+        vmci_store_relaxed(&v->off, (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m));
     }
+    if (m->n > 1)
+        level_with_siblings(s, m, v);
     v->in_fluid = FLUID_IN;
     vmci_store_relaxed(&s->runnable, s->runnable + 1);
     s->dirty = true;
 }
 
-/* Share out a lag over the runnable siblings of the vCPU; false: there is none. */
-static bool leave_to_siblings(struct vmc_sched *s, const struct sched_vcpu *v, int64_t lag)
-{
-    const struct sched_vm *m = &s->vm[v->vm];
-    int64_t n = 0;
-
-    for (uint32_t i = 0; i < m->n; i++)
-        n += s->vcpu[m->first + i].in_fluid == FLUID_IN;
-    for (uint32_t i = 0; i < m->n; i++) {
-        struct sched_vcpu *o = &s->vcpu[m->first + i];
-        if (o->in_fluid == FLUID_IN)
-            vmci_store_relaxed(&o->off, o->off + lag / n);
-    }
-    return n != 0;
-}
-
 /*
- * A vCPU went to sleep. What its VM is ahead or behind stays with the siblings. The last one, if
- * ahead, stays in the ideal system until that has caught up; if behind, its claim lapses and
- * goes to the others (scale_to_room).
+ * A vCPU went to sleep. If it is ahead, it stays in the ideal system until that has caught up; if
+ * behind, the ideal had been done with it before.
  */
 static void leave(struct vmc_sched *s, uint32_t vcpu, uint64_t served)
 {
@@ -283,37 +372,26 @@ static void leave(struct vmc_sched *s, uint32_t vcpu, uint64_t served)
     int64_t lag = fluid_lag(s, v, served);
 
     vmci_store_relaxed(&s->runnable, s->runnable - 1);
-    s->dirty = true;
-    v->in_fluid = FLUID_OUT;
-    if (!leave_to_siblings(s, v, lag) && lag < -(int64_t)s->frame_ns / 256 &&
-        s->ndrain < MAX_DRAINS) {
-        v->in_fluid = FLUID_DRAINS;
-        s->drain[s->ndrain++] = vcpu;
+    if (lag >= 0) {
+        finish(s, v, lag);
         return;
     }
-    s->vm[v->vm].active--;
-    if (lag > 0 && s->vm[v->vm].active == 0)
-        s->unclaimed += (uint64_t)lag;
+    v->left_served = served;
+    v->in_fluid = FLUID_DRAINS;
+    s->drain[s->ndrain++] = vcpu;
 }
 
-static void take_event(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t served)
+static void take_event(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t served,
+                       uint64_t adj)
 {
     struct sched_vcpu *v = &s->vcpu[vcpu];
 
     if ((vmci_load_acquire(&v->st) & (ST_FREE | ST_DEAD)) != 0)
         return;
     if (wake)
-        join(s, v, served);
+        join(s, v, served, adj);
     else if (v->in_fluid == FLUID_IN)
         leave(s, vcpu, served);
-}
-
-static void refresh(struct vmc_sched *s)
-{
-    if (s->dirty)
-        vmci_sched_fill(s);
-    if (s->unclaimed != 0)
-        spread_unclaimed(s);
 }
 
 /* The log overflowed: compare every vCPU with what the planner believes. */
@@ -323,7 +401,8 @@ static void take_all(struct vmc_sched *s)
         struct sched_vcpu *v = &s->vcpu[i];
         bool runnable = (vmci_load_acquire(&v->st) & ST_READY) != 0;
         if (runnable != (v->in_fluid == FLUID_IN))
-            take_event(s, i, runnable, vmci_load_relaxed(&v->served));
+            take_event(s, i, runnable, vmci_load_relaxed(&v->served),
+                       vmci_load_relaxed(&v->prog_adj));
     }
     refresh(s);
 }
@@ -336,35 +415,32 @@ static void replay(struct vmc_sched *s, uint64_t now)
 {
     uint64_t tail = s->log_tail;
     uint64_t waiting = VMCI_MIN(vmci_load_acquire(&s->log_head) - tail, (uint64_t)LOG_EVENTS);
-    uint64_t group = waiting / MAX_REPLAYS + 1;
+    uint64_t most = VMCI_MAX(VMCI_MIN(MOST_DIVIDED / (s->nvms + 1), MAX_REPLAYS), MIN_REPLAYS);
+    uint64_t group = waiting / most + 1;
 
-    if (s->at == 0 && waiting != 0) /* it begins with the first wake */
-        s->at = VMCI_MIN(vmci_load_relaxed(&s->log[tail % LOG_EVENTS].time), now);
-    if (s->at == 0)
-        s->at = now;
+    s->replays = (uint32_t)(2 * most);
+
+    if (vmci_load_relaxed(&s->planned) == USING_NONE) /* it begins with the first wake */
+        s->at = waiting == 0 ? now
+                             : VMCI_MIN(vmci_load_relaxed(&s->log[tail % LOG_EVENTS].time), now);
     for (uint64_t n = 1; n <= waiting; n++) {
         const struct log_event *e = &s->log[tail % LOG_EVENTS];
         if (vmci_load_acquire(&e->seq) != tail + 1)
             break; /* its writer is not done */
         if (n % group == 0 || n == 1) {
-            refresh(s);
             advance_to(s, VMCI_MIN(vmci_load_relaxed(&e->time), now));
         }
         take_event(s, vmci_load_relaxed(&e->vcpu), vmci_load_relaxed(&e->wake) != 0,
-                   vmci_load_relaxed(&e->served));
+                   vmci_load_relaxed(&e->served), vmci_load_relaxed(&e->adj));
         tail++;
     }
     vmci_store_release(&s->log_tail, tail);
     if (vmci_exchange(&s->log_lost, 0u) != 0)
         take_all(s);
-    refresh(s);
     advance_to(s, now);
-    take_back_lost(s);
-    refresh(s);
+    if (s->nvms <= FEW_VMS || frame_of(s, now) % 16 == 0)
+        take_back_lost(s, now);
 }
-
-/* No more than this part of the entitlements is taken or added in one frame. */
-#define MOST_SCALE ((1 << V_SHIFT) / 8)
 
 /* ---- amounts --------------------------------------------------------------------------------- */
 
@@ -390,6 +466,22 @@ static void split_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_
         add_gang(s, vm, first + i, 1, s->items[first + i].amount);
 }
 
+/* What the vCPUs of the VM are to lack after the frame in preparation. */
+static int64_t rest_of(const struct vmc_sched *s, const struct sched_vm *m)
+{
+    if (s->rest > 0)
+        return m->credit >= m->cap ? 0 : s->rest; /* who has a whole CPU could not make it up */
+    return m->firm ? 0 : s->rest;
+}
+
+/* What is laid out for a vCPU that will lack so much: not more than its cap, if it is lent some. */
+static int64_t amount_of(const struct vmc_sched *s, const struct sched_vm *m, int64_t lag)
+{
+    int64_t a = lag - rest_of(s, m);
+
+    return s->rest < 0 ? VMCI_MIN(a, VMCI_MAX(lag, (int64_t)(m->cap >> C_SHIFT))) : a;
+}
+
 /*
  * Lay out, for the frame in preparation, what each vCPU of the VM lacks: at most "most" each and
  * *room altogether.
@@ -408,10 +500,10 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
         if (v->in_fluid != FLUID_IN)
             continue;
         int64_t lag = vmci_sched_lag(s, m, v, now);
-        if (s->loan != 0 && m->cls == CLS_HEAVY && !m->no_extra && !m->behind)
-            lag += (int64_t)(((m->credit >> C_SHIFT) * s->loan) >> V_SHIFT);
-        int64_t worst = (int64_t)(6 * s->frame_ns);
-        if (lag > worst) { /* its CPUs could not give it that much: forgotten */
+        if (m->cls == CLS_HEAVY)
+            lag = amount_of(s, m, lag);
+        int64_t worst = (int64_t)(64 * s->frame_ns);
+        if (m->restricted && lag > worst) { /* its CPUs could not give it that much: forgotten */
             vmci_store_relaxed(&v->off, v->off - (lag - worst));
             lag = worst;
         }
@@ -441,83 +533,122 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     split_gang(s, vm, first, n, longest);
 }
 
-/*
- * What the heavy class needs in this frame to have received its ideal at the end of it; a vCPU
- * cannot need less than nothing or more than the frame. *scalable: entitlements that can grow.
- */
-static uint64_t heavy_need(struct vmc_sched *s, uint64_t now, uint64_t *scalable)
+/* What would be laid out if each heavy vCPU were left with this lag, and the light class too. */
+static int64_t need_at(struct vmc_sched *s, int64_t rest, int64_t light)
 {
-    uint64_t need = 0;
+    s->rest = rest;
+    int64_t length = (int64_t)(s->frame_ns - s->base);
+    int64_t sum = VMCI_MAX(light - rest * (int64_t)s->nlight, 0);
+    uint32_t n = 0;
 
-    *scalable = 0;
     for (uint32_t k = 0; k < s->nheavy; k++) {
-        struct sched_vm *m = &s->vm[s->heavy[k]];
-        int64_t much = (int64_t)(m->credit >> C_SHIFT) + (int64_t)s->frame_ns / 8;
-        m->behind = false;
+        const struct sched_vm *m = &s->vm[s->heavy[k]];
+        for (uint32_t i = 0; i < m->n; i++) {
+            if (s->vcpu[m->first + i].in_fluid != FLUID_IN)
+                continue;
+            int64_t a = amount_of(s, m, s->want[n++]);
+            sum += VMCI_MAX(VMCI_MIN(a, length), 0);
+        }
+    }
+    return sum;
+}
+
+/*
+ * Everybody gets what it will lack at the end of the frame, if that just fills the frame. If it is
+ * more, each is left lacking the same; if less, each is lent the same, which comes off what it
+ * lacks later.
+ */
+static void find_rest(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t light)
+{
+    int64_t lo = -(int64_t)s->frame_ns;
+    int64_t hi = 0;
+    uint32_t n = 0;
+
+    for (uint32_t k = 0; k < s->nheavy; k++) {
+        const struct sched_vm *m = &s->vm[s->heavy[k]];
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
-            if (v->in_fluid == FLUID_OUT)
+            if (v->in_fluid != FLUID_IN)
                 continue;
-            int64_t want = vmci_sched_lag(s, m, v, now);
-            if (want > 0)
-                need += VMCI_MIN((uint64_t)want, s->frame_ns - s->base);
-            m->behind = m->behind || want > much;
+            s->want[n] = vmci_sched_lag(s, m, v, now);
+            hi = VMCI_MAX(hi, s->want[n]);
+            n++;
         }
-        if (elastic(m))
-            *scalable += (m->credit >> C_SHIFT) * m->active;
     }
-    return need;
+    s->tight = need_at(s, 0, light) > (int64_t)room;
+    if (s->tight)
+        lo = 0;
+    else
+        hi = 0;
+    for (uint32_t i = 0; i < 24 && hi - lo > 100; i++) {
+        int64_t mid = lo + (hi - lo) / 2;
+        if (need_at(s, mid, light) > (int64_t)room)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    s->rest = hi;
 }
 
-/*
- * What the ideal server hands out in a frame is what the CPUs really have: where vCPUs left behind
- * their share or CPUs were lost, the difference is spread over everyone in proportion, but for
- * VMs at a limit or at whole CPUs, which keep theirs. The sum of all lags stays near 0 by this.
- */
-static void scale_to_room(struct vmc_sched *s, uint64_t now, uint64_t room)
+/* Name those that will lack most even after the frame: they come first where it has holes. */
+static void name_fillers(struct vmc_sched *s, uint64_t now)
 {
-    uint64_t scalable = 0;
-    uint64_t light = s->light_sum >> C_SHIFT;
-    int64_t bound = 2 * (int64_t)room;
-    int64_t due = s->bank + (int64_t)((light * s->ahead) >> V_SHIFT);
-    uint64_t need = heavy_need(s, now, &scalable);
-    int64_t spare = (int64_t)room - (int64_t)need - VMCI_MAX(VMCI_MIN(due, bound), -bound);
-    uint64_t base = scalable + light;
+    int64_t lag[FILL_FIRST];
+    uint32_t n = 0;
 
-    s->tight = spare < 0;
-    s->loan = 0;
-    if (base == 0)
-        return;
-    spare = VMCI_MAX(VMCI_MIN(spare, bound), -bound);
-    int64_t scale = (spare * (1 << V_SHIFT)) / (int64_t)base;
-    scale = VMCI_MAX(VMCI_MIN(scale, MOST_SCALE), -MOST_SCALE);
-    add_to_elastic(s, scale);
-    /* room that nobody claims yet is lent to all alike, and comes off what they lack later */
-    uint64_t heavy = scalable == 0 ? 1 : scalable;
-    int64_t idle = spare - VMCI_MAX(((int64_t)base * scale) / (1 << V_SHIFT), 0);
-    s->loan = idle <= 0 ? 0 : VMCI_MIN(((uint64_t)idle << V_SHIFT) / heavy, 1u << V_SHIFT);
+    for (uint32_t k = 0; k < s->nheavy; k++) {
+        const struct sched_vm *m = &s->vm[s->heavy[k]];
+        for (uint32_t i = 0; i < m->n; i++) {
+            const struct sched_vcpu *v = &s->vcpu[m->first + i];
+            if (v->in_fluid != FLUID_IN)
+                continue;
+            int64_t l = vmci_sched_lag(s, m, v, now); /* less the pieces laid out for it */
+            uint32_t at = n < FILL_FIRST ? n : FILL_FIRST - 1;
+            if (at < n && l <= lag[at])
+                continue;
+            for (; at > 0 && lag[at - 1] < l; at--) {
+                lag[at] = lag[at - 1];
+                vmci_store_relaxed(&s->fill_first[at], s->fill_first[at - 1]);
+            }
+            lag[at] = l;
+            vmci_store_relaxed(&s->fill_first[at], m->first + i);
+            n += n < FILL_FIRST;
+        }
+    }
+    vmci_store_relaxed(&s->nfill_first, n);
 }
 
-/*
- * The heavy class takes what it lacks: first those who are entitled to a whole CPU, because they
- * could never make up for a loss, then those who are behind; where the frame does not hold it all,
- * the rest of what the others lack waits in their lag, each frame another's.
- */
+/* First those who are entitled to a whole CPU, because they could never make up for a loss. */
 static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64_t *room)
 {
     uint32_t n = s->nheavy;
     uint32_t from = n == 0 || !s->tight ? 0 : (uint32_t)(frame % n);
     uint64_t length = s->frame_ns - s->base;
 
-    for (int pass = 0; pass < 3; pass++) {
+    for (int pass = 0; pass < 2; pass++) {
         for (uint32_t k = 0; k < n; k++) {
             uint32_t i = from + k < n ? from + k : from + k - n;
             const struct sched_vm *m = &s->vm[s->heavy[i]];
-            int turn = m->credit >= m->cap ? 0 : m->behind ? 1 : 2;
-            if (turn == pass)
+            if ((m->credit < m->cap) == (pass == 1))
                 vmci_sched_emit(s, s->heavy[i], now, length, room);
         }
     }
+}
+
+/* vCPUs that are to have a CPU for the whole frame: entitled to it, or so far behind. */
+static uint64_t whole_cpus(const struct vmc_sched *s)
+{
+    int64_t far = (int64_t)(s->frame_ns + s->sigma);
+    uint64_t whole = 0;
+    uint32_t n = 0;
+
+    for (uint32_t k = 0; k < s->nheavy; k++) {
+        const struct sched_vm *m = &s->vm[s->heavy[k]];
+        for (uint32_t i = 0; i < m->n; i++)
+            if (s->vcpu[m->first + i].in_fluid == FLUID_IN)
+                whole += s->want[n++] >= far || m->credit >= m->cap;
+    }
+    return whole;
 }
 
 static void lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
@@ -528,11 +659,23 @@ static void lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
     s->nitems = 0;
     s->ngangs = 0;
     s->ahead = ((end - now) << V_SHIFT) / s->frame_ns;
-    scale_to_room(s, now, room);
+    int64_t light = s->bank + (int64_t)(((s->light_sum >> C_SHIFT) * s->ahead) >> V_SHIFT);
+    find_rest(s, now, room, light);
+    if (s->nlight != 0) {
+        int64_t allot = light - VMCI_MAX(s->rest, 0) * (int64_t)s->nlight;
+        uint64_t whole = VMCI_MIN(whole_cpus(s) * (s->frame_ns - s->base), room);
+        uint64_t rest = room - whole;
+        vmci_sched_light_pick(s, now, (uint64_t)VMCI_MAX(allot, 0), false, &rest);
+        room = whole + rest;
+        find_rest(s, now, room, 0);
+    }
     emit_heavy(s, now, frame, &room);
-    if (s->nlight != 0)
-        vmci_sched_light_pick(s, now, room);
+    if (s->nlight != 0) {
+        vmci_sched_light_pick(s, now, room, true, &room);
+        vmci_sched_light_end(s);
+    }
     vmci_sched_pack(s, frame);
+    name_fillers(s, now);
 }
 
 /* ---- removed VMs ----------------------------------------------------------------------------- */

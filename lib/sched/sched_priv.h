@@ -33,6 +33,7 @@
 #define WHEEL_BUCKETS 1024u
 #define EARLY_BUCKETS 64u  /* how far ahead of its time work is taken when a CPU would idle */
 #define FILL_SCAN    64u   /* vCPUs looked at to fill a hole */
+#define FILL_FIRST   64u   /* of them, those that the planner names */
 #define USING_NONE   UINT64_MAX
 
 struct piece {
@@ -68,6 +69,8 @@ struct sched_vcpu {
 
     /* the planner's */
     int64_t off;           /* (p) ideal received = g_ns of the VM + off */
+    uint64_t left_served;  /* (p) served when it went to sleep */
+    uint64_t join_adj;     /* (p) prog_adj when it joined */
     uint64_t plan_frame;   /* (p) frame of the pieces below */
     struct piece piece[PIECES];
     uint32_t npieces;      /* (p) */
@@ -88,7 +91,8 @@ struct sched_vm {
     uint32_t mode;     /* (p) enum vmc_sched_coscheduling */
     uint32_t n;        /* (p) vCPUs */
     uint32_t first;    /* (p) entity of vCPU 0; its vCPUs are consecutive */
-    uint32_t no_extra; /* (p) at its limit */
+    uint32_t no_extra; /* (p) at its limit, or each vCPU has one: no time beyond what it lacks */
+    uint32_t bounded;  /* (p) it, or a group above it, has a limit */
     uint64_t floor;    /* (a) progress of the last runnable sibling, a lower bound */
     uint64_t g_ns;     /* (p) ideal CPU time handed out so far, per vCPU */
     uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
@@ -108,8 +112,8 @@ struct sched_vm {
     uint32_t heap_pos;      /* NONE: not in the heap */
     uint32_t wheel_bucket, wheel_next, wheel_prev;
     uint32_t heavy_pos;
-    bool behind; /* heavy: lacks more than a frame's entitlement */
     uint32_t vcpu_cap;
+    bool firm; /* at its limit: it is lent nothing */
     uint64_t skew_ns, max_skew_ns;
     int64_t lag_ns;
     struct vmc_sched_share share;
@@ -117,6 +121,7 @@ struct sched_vm {
 
 struct sched_group {
     uint32_t used, parent, depth;
+    bool bounded;     /* (p) it, or a group above it, has a limit */
     uint32_t limited; /* (p) it, or a group above it, is at its limit */
     uint32_t child_first, child_end; /* in children[] */
     uint64_t lo, hi, rate;
@@ -155,13 +160,16 @@ struct sched_cpu {
 enum { FLUID_OUT, FLUID_IN, FLUID_DRAINS };
 
 #define LOG_EVENTS  4096u /* changes between two plans that are replayed one by one */
-#define MAX_REPLAYS 32u   /* times the CPUs are divided anew in one plan */
-#define MAX_DRAINS  64u
+/* How many times the CPUs are divided anew in one plan: fewer where there are many VMs. */
+#define MIN_REPLAYS  32u
+#define MAX_REPLAYS  512u
+#define MOST_DIVIDED 32768u
+#define FEW_VMS      64u /* up to here, lost time is taken back in each plan; else in every 16th */
 
 /* A vCPU blocked or woke. */
 struct log_event {
     uint64_t seq; /* (a) position + 1 when complete */
-    uint64_t time, served;
+    uint64_t time, served, adj;
     uint32_t vcpu, wake;
 };
 
@@ -216,24 +224,33 @@ struct vmc_sched {
     uint8_t *wf_fixed;
     uint32_t *heavy;
     uint32_t nheavy;
-    uint64_t loan; /* part of an entitlement added to what is laid out in this frame, V_SHIFT */
-    bool tight; /* the frame does not hold all that the heavy class lacks */
+    int64_t rest;  /* ns: what a heavy vCPU will still lack (less than 0: be ahead) after the frame */
+    bool tight;    /* the frame does not hold all that the heavy class lacks */
     uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
     uint32_t nlight, nrestricted, ndying;
     uint64_t v;         /* virtual time of the light class */
     uint64_t vq;        /* the same at the end of the frame laid out last: what is eligible */
     uint64_t at;        /* time up to which the ideal server has run */
     uint64_t ahead;     /* frames from there to the end of the frame laid out now, V_SHIFT */
-    uint32_t drain[MAX_DRAINS]; /* asleep, but the ideal has not caught up with them */
+    uint32_t *drain; /* asleep, but the ideal has not caught up with them */
     uint32_t ndrain;
-    uint64_t unclaimed; /* ns of ideal time that leavers had not received */
+    uint32_t replays; /* how often the CPUs may still be divided anew in this plan */
+    uint64_t v_rem;   /* what serve() could not express in v, in units of ns << V_SHIFT */
+    /* leavers that had less than their ideal finished earlier there: their lags and rates */
+    uint64_t unclaimed, unclaimed_rate;
+    uint64_t cut; /* C_SHIFT: taken from the CPUs in the division that follows */
+    uint64_t ago; /* how much earlier, frames, V_SHIFT: for the division that follows */
     uint32_t base;      /* ns of that frame that have already passed */
     int64_t bank;       /* ns: what the light class is owed altogether */
     struct heap_item *heap;
     uint32_t heap_n;
     uint32_t wheel[WHEEL_BUCKETS];
+    uint32_t light_served; /* VMs served in the frame laid out now, linked by wheel_next */
     struct item *items;
     uint32_t nitems;
+    uint32_t fill_first[FILL_FIRST]; /* (a) vCPUs that lack most after the frame laid out last */
+    uint32_t nfill_first;            /* (a) */
+    int64_t *want; /* scratch: what the vCPUs of the heavy class lack */
     struct gang *gangs;
     uint32_t ngangs;
     uint32_t *level; /* by column, ns */
@@ -290,9 +307,12 @@ void vmci_sched_rebuild_tree(struct vmc_sched *s);
 /* sched_light.c */
 void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm);
-void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit);
+void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit,
+                            int64_t more);
 void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m);
-void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t room);
+void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t allot, bool idle,
+                           uint64_t *room);
+void vmci_sched_light_end(struct vmc_sched *s);
 /* sched_plan.c */
 void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most,
                      uint64_t *room);

@@ -9,16 +9,35 @@
  */
 #include "sched_priv.h"
 
-/* rate = w * level; the product stays below total << LEVEL_SHIFT, see the caller. */
-#define LEVEL_SHIFT 13
+/* total / weight, with enough fraction bits that the rates below add up to total. */
+#define LEVEL_SHIFT 40
+
+struct level {
+    uint64_t whole, frac;
+};
+
+/* weight < 2^44, so that no shifted remainder overflows */
+static struct level level_of(uint64_t total, uint64_t weight)
+{
+    uint64_t r = total % weight;
+    uint64_t high = (r << (LEVEL_SHIFT / 2)) / weight;
+    uint64_t low = (((r << (LEVEL_SHIFT / 2)) % weight) << (LEVEL_SHIFT / 2)) / weight;
+
+    return (struct level){.whole = total / weight, .frac = (high << (LEVEL_SHIFT / 2)) | low};
+}
+
+static uint64_t at_level(uint64_t w, struct level l)
+{
+    return w * l.whole + (uint64_t)(((unsigned __int128)w * l.frac) >> LEVEL_SHIFT);
+}
 
 /* Scale lo (which sum to more than total) down to total. */
 static void scale_down(const uint64_t *lo, uint64_t *out, uint32_t n, uint64_t total, uint64_t sum)
 {
-    uint64_t ratio = (total << LEVEL_SHIFT) / sum;
+    struct level ratio = level_of(total >> 8, (sum >> 8) + 1); /* sum < 2^52 */
 
     for (uint32_t i = 0; i < n; i++)
-        out[i] = (lo[i] * ratio) >> LEVEL_SHIFT;
+        out[i] = at_level(lo[i], ratio);
 }
 
 /*
@@ -59,11 +78,11 @@ static void divide(const uint64_t *w, const uint64_t *lo, const uint64_t *hi, ui
         }
         if (weight == 0)
             return;
-        uint64_t level = (left << LEVEL_SHIFT) / weight;
+        struct level level = level_of(left, weight);
         for (uint32_t i = 0; i < n; i++) {
             if (fixed[i] != 0)
                 continue;
-            out[i] = (w[i] * level) >> LEVEL_SHIFT;
+            out[i] = at_level(w[i], level);
             if (out[i] > hi[i])
                 over += out[i] - hi[i];
             else if (out[i] < lo[i])
@@ -158,13 +177,15 @@ static void divide_group(struct vmc_sched *s, const struct sched_group *g)
 
 static void divide_tree(struct vmc_sched *s)
 {
-    uint64_t all = ((uint64_t)s->online * s->frame_ns) << C_SHIFT;
+    uint64_t all = (((uint64_t)s->online * s->frame_ns) << C_SHIFT) - s->cut;
 
     gather_bounds(s);
     s->group[VMC_SCHED_ROOT].rate = VMCI_MIN(all, s->group[VMC_SCHED_ROOT].hi);
     for (uint32_t k = 0; k < s->norder; k++) {
         struct sched_group *g = &s->group[s->order[k]];
         bool own = g->share.limit != 0 && g->hi == to_frame(s, g->share.limit);
+        g->bounded = g->share.limit != 0 ||
+                     (g->parent != NONE && s->group[g->parent].bounded);
         g->limited = (own && g->rate >= g->hi) ||
                      (g->parent != NONE && s->group[g->parent].limited);
         divide_group(s, g);
@@ -224,6 +245,40 @@ static bool cap_restricted(struct vmc_sched *s)
     return capped;
 }
 
+/*
+ * While s->ago is not 0, who was in the ideal system before is credited with what it has now, and
+ * had not then, for that long; with s->cut, it loses what it had and has not now. C_SHIFT.
+ */
+static int64_t credit_back(const struct vmc_sched *s, uint64_t old, uint64_t credit)
+{
+    uint64_t diff = s->cut != 0 ? old - credit : credit - old;
+
+    if (s->ago == 0 || old == 0 || credit == 0 || (int64_t)diff <= 0)
+        return 0;
+    uint64_t more = (uint64_t)(((unsigned __int128)diff * s->ago) >> V_SHIFT);
+    more = VMCI_MIN(more, (uint64_t)1 << 43);
+    return s->cut != 0 ? -(int64_t)more : (int64_t)more;
+}
+
+/* The ideal of who sleeps is already received: it is not to be changed with that of its siblings. */
+static void spare_drains(struct vmc_sched *s, const struct sched_vm *m, int64_t more)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        struct sched_vcpu *v = &s->vcpu[m->first + i];
+        if (v->in_fluid == FLUID_DRAINS)
+            vmci_store_relaxed(&v->off, v->off - (more >> C_SHIFT));
+    }
+}
+
+/* A change of the ideal, with its fraction. */
+static void add_ideal(struct sched_vm *m, int64_t more)
+{
+    int64_t acc = (int64_t)m->g_frac + more;
+
+    m->g_frac = (uint32_t)((uint64_t)acc & ((1u << C_SHIFT) - 1));
+    vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)(acc >> C_SHIFT));
+}
+
 /* Light: a whole frame's entitlement of one vCPU is shorter than the smallest useful slice. */
 static void apply_rate(struct vmc_sched *s, uint32_t vm)
 {
@@ -235,9 +290,17 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
         credit = 1;
     if (credit != 0)
         vmci_store_relaxed(&m->hint, credit);
-    bool limited = m->active != 0 && ((m->hi < m->cap * m->active && m->rate >= m->hi) ||
-                                      s->group[m->parent].limited);
-    vmci_store_relaxed(&m->no_extra, limited || m->vcpu_cap < VMC_SCHED_WHOLE_CPU);
+    int64_t more = credit_back(s, old, credit);
+    if (more < 0)
+        spare_drains(s, m, more);
+    bool capped = m->vcpu_cap < VMC_SCHED_WHOLE_CPU;
+    bool limited = m->active != 0 &&
+                   (((capped || m->hi < m->cap * m->active) && m->rate >= m->hi) ||
+                    s->group[m->parent].limited);
+    vmci_store_relaxed(&m->no_extra, limited || capped);
+    m->firm = limited;
+    vmci_store_relaxed(&m->bounded, capped || m->share.limit != 0 ||
+                                        s->group[m->parent].bounded);
     uint32_t cls = m->active == 0                          ? CLS_IDLE
                    : limited || credit >= s->sigma << C_SHIFT ? CLS_HEAVY
                                                            : CLS_LIGHT;
@@ -247,13 +310,14 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
             vmci_sched_set_class(s, vm, CLS_IDLE);
         vmci_store_relaxed(&m->credit, credit);
         vmci_sched_set_class(s, vm, cls);
+        add_ideal(m, more);
         return;
     }
     vmci_store_relaxed(&m->credit, credit);
-    if (credit == old)
-        return;
-    if (cls == CLS_LIGHT)
-        vmci_sched_light_rekey(s, vm, old);
+    if (cls == CLS_LIGHT && credit != old)
+        vmci_sched_light_rekey(s, vm, old, more);
+    else if (more != 0)
+        add_ideal(m, more);
 }
 
 void vmci_sched_fill(struct vmc_sched *s)
@@ -276,6 +340,7 @@ void vmci_sched_fill(struct vmc_sched *s)
         }
     }
     s->dirty = false;
+    s->ago = 0;
 }
 
 /* children[] and order[] from the parent links. */

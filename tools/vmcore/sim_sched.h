@@ -174,6 +174,14 @@ static inline bool sim_runnable(const struct sim *s, uint32_t vcpu)
     return s->vcpu[vcpu].state != SIM_BLOCKED;
 }
 
+/* Progress for skew: time received, and time asleep while siblings received it. */
+static inline uint64_t sim_progress(const struct sim *s, uint32_t vcpu)
+{
+    const struct sim_vcpu *v = &s->vcpu[vcpu];
+
+    return v->served + v->adj + (v->state == SIM_RUNNING ? s->now - s->last[v->cpu] : 0);
+}
+
 /* ---- the ideal: a fluid server --------------------------------------------------------------- */
 
 struct sim_fluid_report {
@@ -181,6 +189,7 @@ struct sim_fluid_report {
     double max_window;     /* the same over any window of uninterrupted backlog */
     double max_vm_lag;     /* of all its vCPUs together */
     double max_vm_window;
+    double lost;           /* ns of CPU time that the ideal would have used, and nobody had */
     uint32_t worst_vm;
 };
 
@@ -188,7 +197,7 @@ struct sim_fluid *sim_fluid_create(const struct sim *s);
 void sim_fluid_destroy(struct sim_fluid *f);
 /* Time passes; running[vm] CPUs served each VM since the last call. */
 void sim_fluid_advance(struct sim_fluid *f, const struct sim *s, uint64_t now);
-void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vm);
+void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vcpu);
 /* Ideal less received, ns, of all the VM's vCPUs. */
 double sim_fluid_lag(const struct sim_fluid *f, uint32_t vm);
 void sim_fluid_report(const struct sim_fluid *f, struct sim_fluid_report *out);

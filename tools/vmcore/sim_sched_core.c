@@ -106,9 +106,7 @@ static void measure_skew(struct sim *s, struct sim_vm *m)
         const struct sim_vcpu *v = &s->vcpu[m->first + i];
         if (v->state == SIM_BLOCKED)
             continue;
-        uint64_t p = v->served + v->adj;
-        if (v->state == SIM_RUNNING)
-            p += s->now - s->last[v->cpu];
+        uint64_t p = sim_progress(s, m->first + i);
         lo = p < lo ? p : lo;
         hi = p > hi ? p : hi;
     }
@@ -160,7 +158,7 @@ static void set_blocked(struct sim *s, uint32_t vcpu, uint64_t sleep)
     v->wake_at = s->now + sleep;
     at(s, EV_VCPU(s, vcpu), v->wake_at);
     if (s->fluid != NULL)
-        sim_fluid_changed(s->fluid, s, v->vm);
+        sim_fluid_changed(s->fluid, s, vcpu);
     s->policy->block(s, s->pol, cpu, vcpu);
     s->slice_end[cpu] = s->now;
 }
@@ -173,9 +171,7 @@ static void do_wake(struct sim *s, uint32_t vcpu)
 
     measure(s);
     for (uint32_t i = 0; i < m->n; i++) {
-        const struct sim_vcpu *o = &s->vcpu[m->first + i];
-        uint64_t p = o->served + o->adj;
-        p += o->state == SIM_RUNNING ? s->now - s->last[o->cpu] : 0;
+        uint64_t p = sim_progress(s, m->first + i);
         lead = p > lead ? p : lead;
     }
     if (lead > v->served + v->adj) /* asleep counts as progressing */
@@ -186,7 +182,7 @@ static void do_wake(struct sim *s, uint32_t vcpu)
     m->runnable++;
     at(s, EV_VCPU(s, vcpu), SIM_NEVER);
     if (s->fluid != NULL)
-        sim_fluid_changed(s->fluid, s, v->vm);
+        sim_fluid_changed(s->fluid, s, vcpu);
     s->policy->wake(s, s->pol, vcpu);
 }
 

@@ -3,11 +3,15 @@
  * The ideal that schedulers are measured against: generalised processor sharing over the tree of
  * pools, written on its own, in floating point, without anything of the library.
  *
- * At every instant the runnable VMs divide the CPUs by weighted max-min fairness with reservations
- * as lower and limits and runnable vCPUs as upper bounds. A VM that goes to sleep having received
- * more than the ideal server gave it stays in the ideal system until that has given as much (the
- * ideal server is slower at the same work; Parekh and Gallager, 1993). What a VM leaves unclaimed
- * when it goes to sleep behind its ideal goes to the others in proportion.
+ * At every instant the VMs divide the CPUs by weighted max-min fairness with reservations as lower
+ * and limits and the number of vCPUs as upper bounds; a VM's part is divided evenly over its vCPUs.
+ * The ideal server does the same work as the real one, at another speed (Parekh and Gallager,
+ * 1993), so a vCPU that goes to sleep having received more than the ideal gave it stays in the
+ * ideal system until that has given as much. One that goes to sleep having received less had
+ * finished earlier there: from that moment on the others had what the division without it gives
+ * them, and that is what they are credited with. Time that CPUs idle while the ideal would use them
+ * is lost to the ideal as well: it divides what the CPUs delivered (how much they did not, is
+ * reported apart).
  */
 #include "sim_sched.h"
 
@@ -23,19 +27,30 @@ struct node {
     uint32_t first_child, next; /* lists */
 };
 
+#define LEAST_LOST 20000.0 /* ns */
+
+enum where { OUT, IN, DRAINS };
+
+struct fluid_vcpu {
+    double lag; /* ideal less received */
+    enum where where;
+};
+
 struct fluid_vm {
-    double lag;            /* ideal less received */
-    double lo, hi;         /* extremes of the lag since it became backlogged */
-    uint32_t width;        /* vCPUs that count for its upper bound */
-    bool active, draining;
+    double lo, hi;    /* extremes of the lag since it became backlogged */
+    uint32_t members; /* vCPUs in the ideal system */
+    uint32_t awake;   /* those of them that do not drain */
+    double before;    /* rate of a vCPU before the division in progress */
 };
 
 struct sim_fluid {
     uint32_t npools, nvms; /* node 0 is the root, then pools, then VMs */
     struct node *node;
     struct fluid_vm *vm;
+    struct fluid_vcpu *vcpu;
     uint64_t at;
     bool dirty;
+    uint32_t draining;
     double cpus;
     struct sim_fluid_report rep;
     const struct sim *s;
@@ -64,6 +79,7 @@ struct sim_fluid *sim_fluid_create(const struct sim *s)
     f->s = s;
     f->node = calloc(nodes, sizeof(*f->node));
     f->vm = calloc(s->nvms, sizeof(*f->vm));
+    f->vcpu = calloc(s->nvcpus, sizeof(*f->vcpu));
     f->node[0].parent = SIM_NONE;
     f->node[0].limit = INFINITY;
     for (uint32_t i = 0; i < nodes; i++)
@@ -87,6 +103,7 @@ void sim_fluid_destroy(struct sim_fluid *f)
         return;
     free(f->node);
     free(f->vm);
+    free(f->vcpu);
     free(f);
 }
 
@@ -156,7 +173,7 @@ static void refill(struct sim_fluid *f)
             const struct fluid_vm *v = &f->vm[i - 1 - f->npools];
             const struct sim_vm_spec *spec = &f->s->sc->vms[i - 1 - f->npools];
             double cap = spec->vcpu_cap == 0 ? 1.0 : to_rate(spec->vcpu_cap);
-            n->hi = v->active ? cap * v->width : 0;
+            n->hi = cap * v->members;
         }
         n->hi = fmin(n->hi, n->limit);
         n->lo = fmin(fmax(n->lo, n->resv), n->hi);
@@ -176,52 +193,51 @@ static struct node *vm_node(struct sim_fluid *f, uint32_t vm)
     return &f->node[1 + f->npools + vm];
 }
 
-/* Can the VM go faster, or is it held by its limit or its number of CPUs, or a pool's? */
-static bool elastic(struct sim_fluid *f, uint32_t vm)
+/* Rate of each vCPU of the VM that is in the ideal system. */
+static double vcpu_rate(struct sim_fluid *f, uint32_t vm)
 {
-    for (uint32_t i = 1 + f->npools + vm; i != 0; i = f->node[i].parent)
-        if (f->node[i].rate >= f->node[i].hi - 1e-9)
-            return false;
-    return f->vm[vm].active;
+    return f->vm[vm].members == 0 ? 0 : vm_node(f, vm)->rate / f->vm[vm].members;
 }
 
-/* Give "ns" to the VMs that would have gone faster, in proportion to their rates. */
-static void spread(struct sim_fluid *f, double ns)
+/* The ideal has finished with the vCPU; lag > 0: it had so already, that much earlier. */
+static void finish(struct sim_fluid *f, uint32_t vcpu)
+{
+    uint32_t vm = f->s->vcpu[vcpu].vm;
+    double rate = vcpu_rate(f, vm);
+    double ago = f->vcpu[vcpu].lag > 0 && rate > 0 ? f->vcpu[vcpu].lag / rate : 0;
+
+    for (uint32_t i = 0; i < f->nvms; i++)
+        f->vm[i].before = vcpu_rate(f, i);
+    f->draining -= f->vcpu[vcpu].where == DRAINS;
+    f->vcpu[vcpu] = (struct fluid_vcpu){.where = OUT};
+    f->vm[vm].members--;
+    refill(f);
+    if (ago <= 0)
+        return;
+    for (uint32_t i = 0; i < f->s->nvcpus; i++) {
+        uint32_t of = f->s->vcpu[i].vm;
+        if (f->vcpu[i].where != OUT)
+            f->vcpu[i].lag += (vcpu_rate(f, of) - f->vm[of].before) * ago;
+    }
+}
+
+static double vm_lag(const struct sim_fluid *f, uint32_t vm)
 {
     double sum = 0;
 
-    for (uint32_t i = 0; i < f->nvms; i++)
-        sum += elastic(f, i) ? vm_node(f, i)->rate : 0;
-    if (sum <= 0)
-        return;
-    for (uint32_t i = 0; i < f->nvms; i++)
-        if (elastic(f, i))
-            f->vm[i].lag += ns * vm_node(f, i)->rate / sum;
-}
-
-static void deactivate(struct sim_fluid *f, uint32_t vm)
-{
-    double left = f->vm[vm].lag;
-
-    f->vm[vm].active = false;
-    f->vm[vm].draining = false;
-    f->vm[vm].lag = 0;
-    f->dirty = true;
-    if (left > 0) {
-        refill(f);
-        spread(f, left);
-    }
+    for (uint32_t k = 0; k < f->s->vm[vm].n; k++)
+        sum += f->vcpu[f->s->vm[vm].first + k].lag;
+    return sum;
 }
 
 static void note(struct sim_fluid *f, uint32_t vm)
 {
     struct fluid_vm *v = &f->vm[vm];
     double width = f->s->vm[vm].n;
+    double now = vm_lag(f, vm);
 
-    if (!v->active || v->draining)
-        return;
-    v->lo = fmin(v->lo, v->lag);
-    v->hi = fmax(v->hi, v->lag);
+    v->lo = fmin(v->lo, now);
+    v->hi = fmax(v->hi, now);
     double lag = fmax(v->hi, -v->lo);
     double window = v->hi - v->lo;
     if (window / width > f->rep.max_window)
@@ -232,31 +248,106 @@ static void note(struct sim_fluid *f, uint32_t vm)
     f->rep.max_vm_window = fmax(f->rep.max_vm_window, window);
 }
 
-/* The ideal may finish with a sleeping VM before dt is over: step to the first such moment. */
+/* The ideal may finish with a sleeping vCPU before dt is over: step to the first such moment. */
 static double step(struct sim_fluid *f, const struct sim *s, double dt)
 {
-    for (uint32_t i = 0; i < f->nvms; i++) {
-        const struct fluid_vm *v = &f->vm[i];
-        if (v->draining && vm_node(f, i)->rate > 0)
-            dt = fmin(dt, fmax(-v->lag / vm_node(f, i)->rate, 1e-3));
+    uint32_t first = SIM_NONE;
+
+    for (uint32_t i = 0; f->draining != 0 && i < s->nvcpus; i++) {
+        double rate = vcpu_rate(f, s->vcpu[i].vm);
+        double need = rate > 0 ? fmax(-f->vcpu[i].lag, 0) / rate : INFINITY;
+        if (f->vcpu[i].where == DRAINS && need <= dt) {
+            dt = need;
+            first = i;
+        }
     }
-    for (uint32_t i = 0; i < f->nvms; i++) {
-        struct fluid_vm *v = &f->vm[i];
-        if (!v->active)
-            continue;
-        uint32_t cpus = 0;
-        for (uint32_t k = 0; k < s->vm[i].n; k++)
-            cpus += s->vcpu[s->vm[i].first + k].state == SIM_RUNNING;
-        v->lag += (vm_node(f, i)->rate - cpus) * dt;
-        note(f, i);
-    }
+    for (uint32_t i = 0; i < s->nvcpus; i++)
+        if (f->vcpu[i].where != OUT)
+            f->vcpu[i].lag +=
+                (vcpu_rate(f, s->vcpu[i].vm) - (s->vcpu[i].state == SIM_RUNNING)) * dt;
     for (uint32_t i = 0; i < f->nvms; i++)
-        if (f->vm[i].draining && f->vm[i].lag >= -1e-3)
-            deactivate(f, i);
+        if (f->vm[i].awake != 0)
+            note(f, i);
+    if (first != SIM_NONE)
+        finish(f, first);
     return dt;
 }
 
-void sim_fluid_advance(struct sim_fluid *f, const struct sim *s, uint64_t now)
+/*
+ * What all lack together was had by nobody: where more is asked for than there is, take it off
+ * those who would have had less, had there been less.
+ */
+static void take_back_lost(struct sim_fluid *f)
+{
+    double lost = 0;
+    double all = 0;
+
+    for (uint32_t i = 0; i < f->s->nvcpus; i++)
+        lost += f->vcpu[i].lag;
+    if (f->dirty)
+        refill(f);
+    if (lost < LEAST_LOST || f->node[0].hi <= f->cpus + 1e-6)
+        return;
+    for (uint32_t i = 0; i < f->nvms; i++)
+        f->vm[i].before = vcpu_rate(f, i);
+    f->cpus = f->s->ncpus * 0.9375;
+    refill(f);
+    for (uint32_t i = 0; i < f->nvms; i++) {
+        f->vm[i].before -= vcpu_rate(f, i);
+        all += f->vm[i].before * f->vm[i].awake;
+    }
+    f->cpus = f->s->ncpus;
+    refill(f);
+    if (all <= 0)
+        return;
+    for (uint32_t i = 0; i < f->s->nvcpus; i++)
+        if (f->vcpu[i].where == IN)
+            f->vcpu[i].lag -= f->vm[f->s->vcpu[i].vm].before * lost / all;
+    f->rep.lost += lost;
+}
+
+/* Ideal less received of those of the VM that are awake, if it has whole CPUs and is ahead. */
+static double lead_of(struct sim_fluid *f, uint32_t vm)
+{
+    double sum = 0;
+
+    if (f->vm[vm].awake == 0 || vcpu_rate(f, vm) < 1 - 1e-9)
+        return 0;
+    for (uint32_t k = 0; k < f->s->vm[vm].n; k++)
+        if (f->vcpu[f->s->vm[vm].first + k].where == IN)
+            sum += f->vcpu[f->s->vm[vm].first + k].lag;
+    return fmin(sum, 0);
+}
+
+/*
+ * What all are ahead together was nobody's loss: they had time for which the ideal had no use any
+ * more. Who runs on whole CPUs in the ideal too is not to pay that back.
+ */
+static void forgive(struct sim_fluid *f)
+{
+    double all = 0;
+    double sum = 0;
+
+    for (uint32_t i = 0; i < f->s->nvcpus; i++)
+        sum += f->vcpu[i].lag;
+    if (sum > -LEAST_LOST)
+        return;
+    if (f->dirty)
+        refill(f);
+    for (uint32_t i = 0; i < f->nvms; i++)
+        all += lead_of(f, i);
+    if (all > -1)
+        return;
+    double part = fmin(sum / all, 1);
+    for (uint32_t i = 0; i < f->nvms; i++) {
+        double lift = -lead_of(f, i) * part / fmax(f->vm[i].awake, 1);
+        for (uint32_t k = 0; k < f->s->vm[i].n; k++)
+            if (f->vcpu[f->s->vm[i].first + k].where == IN)
+                f->vcpu[f->s->vm[i].first + k].lag += lift;
+    }
+}
+
+static void advance(struct sim_fluid *f, const struct sim *s, uint64_t now)
 {
     double left = (double)(now - f->at);
 
@@ -268,26 +359,70 @@ void sim_fluid_advance(struct sim_fluid *f, const struct sim *s, uint64_t now)
     f->at = now;
 }
 
-/* Called after the state of one of the VM's vCPUs changed, with time advanced up to that. */
-void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vm)
+/* What was lost, or spare, is settled at fixed times. */
+void sim_fluid_advance(struct sim_fluid *f, const struct sim *s, uint64_t now)
 {
-    struct fluid_vm *v = &f->vm[vm];
-    uint32_t runnable = s->vm[vm].runnable;
+    uint64_t period = s->sc->quantum_ns / 8;
 
-    f->dirty = true;
-    if (runnable != 0) {
-        if (!v->active || v->draining) {
-            v->lo = v->hi = v->lag;
-            v->active = true;
-            v->draining = false;
+    while (f->at / period != now / period) {
+        advance(f, s, (f->at / period + 1) * period);
+        take_back_lost(f);
+        forgive(f);
+    }
+    advance(f, s, now);
+}
+
+/*
+ * A vCPU that joins siblings comes back level with the one that leads, because sleep counts as
+ * progress; so it lacks what that one lacks, and what its VM lacks in all is shared out anew.
+ */
+static void level_with_siblings(struct sim_fluid *f, const struct sim *s, uint32_t vcpu)
+{
+    const struct sim_vm *vm = &s->vm[s->vcpu[vcpu].vm];
+    double all = f->vcpu[vcpu].lag;
+    double lead = all;
+    uint32_t n = 1;
+
+    for (uint32_t i = vm->first; i < vm->first + vm->n; i++) {
+        if (i == vcpu || f->vcpu[i].where != IN)
+            continue;
+        double ahead = (double)sim_progress(s, i) - (double)sim_progress(s, vcpu);
+        lead = f->vcpu[i].lag + ahead;
+        n++;
+    }
+    f->vcpu[vcpu].lag = lead;
+    for (uint32_t i = vm->first; i < vm->first + vm->n; i++)
+        if (i == vcpu || f->vcpu[i].where == IN)
+            f->vcpu[i].lag -= (lead - all) / n;
+}
+
+/* Called after the vCPU blocked or woke, with time advanced up to that. */
+void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vcpu)
+{
+    struct fluid_vcpu *v = &f->vcpu[vcpu];
+    struct fluid_vm *m = &f->vm[s->vcpu[vcpu].vm];
+
+    if (f->dirty)
+        refill(f);
+    if (s->vcpu[vcpu].state == SIM_BLOCKED) {
+        m->awake--;
+        if (v->lag < 0) {
+            v->where = DRAINS;
+            f->draining++;
+        } else {
+            finish(f, vcpu);
         }
-        v->width = runnable;
         return;
     }
-    if (v->active && v->lag < 0)
-        v->draining = true;
-    else if (v->active)
-        deactivate(f, vm);
+    if (m->awake++ == 0)
+        m->lo = m->hi = vm_lag(f, s->vcpu[vcpu].vm);
+    if (v->where == OUT)
+        m->members++;
+    else
+        f->draining--;
+    level_with_siblings(f, s, vcpu);
+    v->where = IN;
+    f->dirty = true;
 }
 
 void sim_fluid_report(const struct sim_fluid *f, struct sim_fluid_report *out)
@@ -297,5 +432,5 @@ void sim_fluid_report(const struct sim_fluid *f, struct sim_fluid_report *out)
 
 double sim_fluid_lag(const struct sim_fluid *f, uint32_t vm)
 {
-    return f->vm[vm].lag;
+    return vm_lag(f, vm);
 }

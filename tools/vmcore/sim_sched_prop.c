@@ -20,11 +20,12 @@ static void judge(struct sim *s, struct sim_property_result *r, uint64_t seed, b
     struct sim_fluid_report rep;
     struct vmc_error err;
     double q = (double)s->sc->quantum_ns;
-    double loss = (double)s->loss_ns / ((double)s->now * s->ncpus);
+    double loss;
     uint64_t skew = 0;
     char why[200];
 
     sim_fluid_report(s->fluid, &rep);
+    loss = fmax(rep.lost, (double)s->loss_ns) / ((double)s->now * s->ncpus);
     for (uint32_t i = 0; i < s->nvms; i++)
         if (s->vm[i].spec->coscheduling != VMC_SCHED_CO_NONE && s->vm[i].max_skew > skew)
             skew = s->vm[i].max_skew;
