@@ -2,7 +2,7 @@
 /** @file
  * CPU scheduling: which virtual CPU runs on which physical CPU, and for how long.
  *
- * Time is cut into frames of half a quantum. While one frame is executed, vmc_sched_plan lays out
+ * Time is cut into frames of a sixth of a quantum. While one frame is executed, vmc_sched_plan lays out
  * the next: every runnable vCPU that is due gets, inside the frame, exactly the CPU time that an
  * ideal fluid server would have given it, and the vCPUs of one VM get theirs at the same moments.
  * vmc_sched_pick only walks the plan of its own CPU: it takes no lock and touches no other CPU.
@@ -36,8 +36,8 @@ struct vmc_sched;
 #define VMC_SCHED_MAX_WIDTH   64u         /**< vCPUs of one VM */
 #define VMC_SCHED_MAX_DEPTH   16u         /**< nesting of groups */
 #define VMC_SCHED_WHOLE_CPU   1000000u    /**< one CPU, in the unit of reservations and limits */
-#define VMC_SCHED_MIN_QUANTUM 100000u     /**< ns */
-#define VMC_SCHED_MAX_QUANTUM 20000000u   /**< ns */
+#define VMC_SCHED_MIN_QUANTUM 300000u     /**< ns */
+#define VMC_SCHED_MAX_QUANTUM 60000000u   /**< ns */
 
 /** Where a physical CPU sits; neighbours share more. Numbers are arbitrary identifiers. */
 struct vmc_sched_cpu_topo {
@@ -53,7 +53,7 @@ struct vmc_sched_config {
     uint32_t max_groups;  /**< resource pools, besides the root */
     uint32_t max_vms;
     uint32_t max_vcpus;   /**< of all VMs together */
-    uint64_t quantum_ns;  /**< 0: 2 ms */
+    uint64_t quantum_ns;  /**< 0: 3 ms */
     uint64_t start_ns;    /**< the time at which frame 0 starts; later times only */
     uint64_t costop_ns;   /**< skew at which a leading sibling is stopped; 0: one frame */
     uint64_t costart_ns;  /**< skew below which it starts again; 0: half of costop_ns */
@@ -186,7 +186,7 @@ VMC_API bool vmc_sched_plan(struct vmc_sched *s, uint64_t now_ns);
 VMC_API uint32_t vmc_sched_take_kick(struct vmc_sched *s);
 /** The earliest time at which vmc_sched_plan has work. [any] */
 VMC_API uint64_t vmc_sched_plan_ns(const struct vmc_sched *s);
-/** The frame, in ns: half the quantum. [any] */
+/** The frame, in ns: a sixth of the quantum. [any] */
 VMC_API uint64_t vmc_sched_frame_ns(const struct vmc_sched *s);
 
 /* ---- seeing ---------------------------------------------------------------------------------- */

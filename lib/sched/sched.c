@@ -2,7 +2,8 @@
 /* Creation, and everything that is configured: groups, VMs, affinity, CPUs. */
 #include "sched_priv.h"
 
-#define DEFAULT_QUANTUM 2000000u
+#define DEFAULT_QUANTUM 3000000u
+#define FRAMES          6 /* in a quantum */
 
 static const char *site = "sched/config";
 
@@ -181,7 +182,7 @@ int vmc_sched_create(const struct vmc_platform *pf, const struct vmc_sched_confi
     s->max_groups = cfg->max_groups;
     s->max_vms = cfg->max_vms;
     s->max_vcpus = cfg->max_vcpus;
-    s->frame_ns = (cfg->quantum_ns != 0 ? cfg->quantum_ns : DEFAULT_QUANTUM) / 6;
+    s->frame_ns = (cfg->quantum_ns != 0 ? cfg->quantum_ns : DEFAULT_QUANTUM) / FRAMES;
     s->sigma = s->frame_ns / 8;
     s->min_piece = (uint32_t)(s->frame_ns / 64);
     s->start = cfg->start_ns;
