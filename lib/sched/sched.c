@@ -26,10 +26,7 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     size_t nodes = vms + groups;
     uint32_t n = 0;
 #define BLOCK(member, count)                                                                       \
-    b[n++] = (struct block)                                                                        \
-    {                                                                                              \
-        (void **)&s->member, (count) * sizeof(*s->member)                                          \
-    }
+    b[n++] = (struct block){(void **)&s->member, (count) * sizeof(*s->member)}
     BLOCK(cpu, cpus);
     BLOCK(vcpu, vcpus);
     BLOCK(vm, vms);
@@ -105,8 +102,8 @@ static int check_config(const struct vmc_sched_config *cfg, struct vmc_error *er
         cfg->max_vcpus > (1u << 20) || cfg->max_groups > (1u << 16))
         return vmci_error(err, VMC_EINVAL, site, "%u VMs, %u vCPUs, %u groups", cfg->max_vms,
                           cfg->max_vcpus, cfg->max_groups);
-    if (cfg->quantum_ns != 0 && (cfg->quantum_ns < VMC_SCHED_MIN_QUANTUM ||
-                                 cfg->quantum_ns > VMC_SCHED_MAX_QUANTUM))
+    if (cfg->quantum_ns != 0 &&
+        (cfg->quantum_ns < VMC_SCHED_MIN_QUANTUM || cfg->quantum_ns > VMC_SCHED_MAX_QUANTUM))
         return vmci_error(err, VMC_EINVAL, site, "quantum is %llu ns, must be %u to %u",
                           (unsigned long long)cfg->quantum_ns, VMC_SCHED_MIN_QUANTUM,
                           VMC_SCHED_MAX_QUANTUM);
@@ -275,8 +272,7 @@ static int add_group(struct vmc_sched *s, uint32_t parent, const struct vmc_sche
     if (!group_valid(s, parent))
         return vmci_error(err, VMC_ENOENT, site, "no group %u", parent);
     if (s->group[parent].depth + 1 > VMC_SCHED_MAX_DEPTH)
-        return vmci_error(err, VMC_ELIMIT, site, "groups nest deeper than %u",
-                          VMC_SCHED_MAX_DEPTH);
+        return vmci_error(err, VMC_ELIMIT, site, "groups nest deeper than %u", VMC_SCHED_MAX_DEPTH);
     int rc = admit(s, parent, NONE, share, err);
     if (rc != VMC_OK)
         return rc;
@@ -284,8 +280,8 @@ static int add_group(struct vmc_sched *s, uint32_t parent, const struct vmc_sche
         g++;
     if (g > s->max_groups)
         return vmci_error(err, VMC_ELIMIT, site, "all %u groups are in use", s->max_groups);
-    s->group[g] = (struct sched_group){.used = 1, .parent = parent,
-                                       .depth = s->group[parent].depth + 1, .share = *share};
+    s->group[g] = (struct sched_group){
+        .used = 1, .parent = parent, .depth = s->group[parent].depth + 1, .share = *share};
     s->dirty_tree = true;
     *group = g;
     return VMC_OK;
@@ -547,8 +543,7 @@ uint32_t vmc_sched_vcpu(const struct vmc_sched *s, uint32_t vm, uint32_t index)
 
 uint32_t vmc_sched_vcpu_cpu(const struct vmc_sched *s, uint32_t vcpu)
 {
-    if (vcpu >= s->max_vcpus ||
-        (vmci_load_acquire(&s->vcpu[vcpu].st) & ST_ONCPU) == 0)
+    if (vcpu >= s->max_vcpus || (vmci_load_acquire(&s->vcpu[vcpu].st) & ST_ONCPU) == 0)
         return NONE;
     return vmci_load_relaxed(&s->vcpu[vcpu].cpu);
 }

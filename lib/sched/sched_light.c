@@ -142,8 +142,8 @@ void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credi
     if (!small)
         vmci_sched_light_remove(s, vm);
     uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, most);
-    int64_t lag = (int64_t)VMCI_MIN(
-        (uint64_t)(((unsigned __int128)dist * old_credit) >> V_SHIFT), most);
+    int64_t lag =
+        (int64_t)VMCI_MIN((uint64_t)(((unsigned __int128)dist * old_credit) >> V_SHIFT), most);
     lag = (ahead ? -lag : lag) + more;
     uint64_t size = VMCI_MIN((uint64_t)(lag < 0 ? -lag : lag), most);
     uint64_t moved = (size << V_SHIFT) / m->credit;

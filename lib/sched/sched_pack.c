@@ -96,7 +96,8 @@ static uint32_t window(const struct pack *p, uint32_t from, uint32_t n)
         uint32_t i = 1;
         if (level[col] + SLIVER > p->limit)
             continue;
-        while (i < n && level[col + i] <= level[col] + SLIVER && level[col + i] + SLIVER > level[col])
+        while (i < n && level[col + i] <= level[col] + SLIVER &&
+               level[col + i] + SLIVER > level[col])
             i++;
         if (i == n)
             return col;
@@ -369,8 +370,8 @@ static void mirror(struct pack *p)
             b--;
             struct tab_entry lo = t->e[a];
             struct tab_entry hi = t->e[b];
-            t->e[a] = (struct tab_entry){p->frame_ns - hi.end, p->frame_ns - hi.start, hi.vcpu,
-                                         hi.vm};
+            t->e[a] =
+                (struct tab_entry){p->frame_ns - hi.end, p->frame_ns - hi.start, hi.vcpu, hi.vm};
             if (a != b)
                 t->e[b] = (struct tab_entry){p->frame_ns - lo.end, p->frame_ns - lo.start, lo.vcpu,
                                              lo.vm};
@@ -380,8 +381,8 @@ static void mirror(struct pack *p)
     for (uint32_t i = 0; i < s->nitems; i++) {
         struct sched_vcpu *v = &s->vcpu[s->items[i].vcpu];
         for (uint32_t k = 0; k < v->npieces; k++)
-            v->piece[k] = (struct piece){p->frame_ns - v->piece[k].end,
-                                         p->frame_ns - v->piece[k].start};
+            v->piece[k] =
+                (struct piece){p->frame_ns - v->piece[k].end, p->frame_ns - v->piece[k].start};
     }
 }
 
@@ -403,8 +404,11 @@ static void publish(struct pack *p)
 
 void vmci_sched_pack(struct vmc_sched *s, uint64_t frame)
 {
-    struct pack p = {.s = s, .frame = frame, .buf = (uint32_t)(frame & 1),
-                     .frame_ns = (uint32_t)s->frame_ns, .limit = (uint32_t)s->frame_ns};
+    struct pack p = {.s = s,
+                     .frame = frame,
+                     .buf = (uint32_t)(frame & 1),
+                     .frame_ns = (uint32_t)s->frame_ns,
+                     .limit = (uint32_t)s->frame_ns};
 
     open_tables(&p);
     uint32_t sets = order_sets(&p);

@@ -50,10 +50,10 @@ static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint6
     struct sched_vcpu *v = &s->vcpu[c->cur];
     uint64_t used = now - c->cur_since;
     /* a leap of the clock, or a CPU that was away: nobody ran that long */
-    uint64_t most = (c->slice_end > c->cur_since && c->slice_end != UINT64_MAX
-                         ? c->slice_end - c->cur_since
-                         : 0) +
-                    s->frame_ns;
+    uint64_t most =
+        (c->slice_end > c->cur_since && c->slice_end != UINT64_MAX ? c->slice_end - c->cur_since
+                                                                   : 0) +
+        s->frame_ns;
 
     if (unlikely(c->slice_end != UINT64_MAX && used > most)) {
         stolen = used - most;
@@ -104,14 +104,13 @@ static uint64_t advance(struct sched_cpu *c, uint64_t now)
 /* ---- choosing -------------------------------------------------------------------------------- */
 
 /* May the vCPU run now on this CPU? If so it is current, or becomes it. */
-static bool take(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_t vcpu,
-                 uint32_t vm, uint64_t now)
+static bool take(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_t vcpu, uint32_t vm,
+                 uint64_t now)
 {
     const struct sched_vm *m = &s->vm[vm];
 
     if (m->mode != VMC_SCHED_CO_NONE && m->n > 1 &&
-        unlikely(vcpu_progress(&s->vcpu[vcpu]) >
-                 vmci_load_relaxed(&m->floor) + s->costart) &&
+        unlikely(vcpu_progress(&s->vcpu[vcpu]) > vmci_load_relaxed(&m->floor) + s->costart) &&
         vmci_sched_costop(s, vm, vcpu, now))
         return false;
     if (c->cur == vcpu) {
@@ -204,7 +203,8 @@ static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
                  const struct sched_tab *tab, uint64_t now, uint64_t *end)
 {
     /* a short gap: who runs goes on, a switch would cost more than it corrects */
-    if (c->cur != NONE && *end - now < s->sigma && may_fill(s, c->cur, cpu, lag_now(s, &s->vcpu[c->cur])) &&
+    if (c->cur != NONE && *end - now < s->sigma &&
+        may_fill(s, c->cur, cpu, lag_now(s, &s->vcpu[c->cur])) &&
         take(s, c, cpu, c->cur, vmci_load_relaxed(&s->vcpu[c->cur].vm), now)) {
         note_fill(s, c, now, end);
         return true;
@@ -222,8 +222,8 @@ static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
 }
 
 /* A vCPU that was just woken and has not used its share may go first. */
-static bool boost(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, bool owned,
-                  uint64_t now, uint64_t *end)
+static bool boost(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, bool owned, uint64_t now,
+                  uint64_t *end)
 {
     uint32_t bits = vmci_load_relaxed(&c->boosts);
 

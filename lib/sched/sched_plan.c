@@ -181,7 +181,8 @@ static void refresh(struct vmc_sched *s)
     if (!s->dirty)
         return;
     if (s->unclaimed != 0)
-        s->ago = VMCI_MIN((VMCI_MIN(s->unclaimed, (uint64_t)1 << 27) << (C_SHIFT + V_SHIFT)) / s->unclaimed_rate,
+        s->ago = VMCI_MIN((VMCI_MIN(s->unclaimed, (uint64_t)1 << 27) << (C_SHIFT + V_SHIFT)) /
+                              s->unclaimed_rate,
                           (uint64_t)1 << (V_SHIFT + 12));
     s->unclaimed = 0;
     s->unclaimed_rate = 0;
@@ -257,8 +258,8 @@ static void forgive(struct vmc_sched *s, uint64_t now, int64_t sum)
     if (all > -(int64_t)s->min_piece)
         return;
     int64_t most = (int64_t)1 << 40;
-    uint64_t part = ((uint64_t)VMCI_MIN(-VMCI_MAX(sum, all), most) << 20) /
-                    (uint64_t)VMCI_MIN(-all, most);
+    uint64_t part =
+        ((uint64_t)VMCI_MIN(-VMCI_MAX(sum, all), most) << 20) / (uint64_t)VMCI_MIN(-all, most);
     for (uint32_t k = 0; k < s->nheavy; k++) {
         struct sched_vm *m = &s->vm[s->heavy[k]];
         int64_t lead = lead_of(s, m, now, &n);
@@ -272,12 +273,30 @@ static void forgive(struct vmc_sched *s, uint64_t now, int64_t sum)
 }
 
 /*
+ * The host took CPUs away. Where there are enough for all, that is the loss of those that ran
+ * there; else it is shared (take_back_lost).
+ */
+static void note_stolen(struct vmc_sched *s, bool enough)
+{
+    for (uint32_t i = 0; i < s->max_vcpus; i++) {
+        struct sched_vcpu *v = &s->vcpu[i];
+        uint64_t stolen = vmci_load_relaxed(&v->stolen_ns);
+        if (enough && v->in_fluid != FLUID_OUT)
+            vmci_store_relaxed(&v->off, v->off - (int64_t)(stolen - v->stolen_seen));
+        v->stolen_seen = stolen;
+    }
+}
+
+/*
  * Time that nobody had (the host took it, or a CPU idled while somebody waited) is not in the ideal
  * either: it comes off the ideal of those who would have had less, had there been so much less.
  */
 static void take_back_lost(struct vmc_sched *s, uint64_t now)
 {
     uint64_t all = (uint64_t)s->online * s->frame_ns;
+
+    if (vmci_exchange(&s->lost, (uint64_t)0) != 0)
+        note_stolen(s, s->group[VMC_SCHED_ROOT].hi <= all << C_SHIFT);
     int64_t lost = total_lag(s, now);
 
     if (lost < -(int64_t)s->min_piece)
@@ -285,7 +304,7 @@ static void take_back_lost(struct vmc_sched *s, uint64_t now)
     if (lost < (int64_t)s->min_piece || s->group[VMC_SCHED_ROOT].hi <= all << C_SHIFT)
         return; /* or nobody would have had less */
     s->cut = (all / 16) << C_SHIFT;
-    s->ago = ((VMCI_MIN((uint64_t)lost, all) << V_SHIFT) / all) * 16;
+    s->ago = ((VMCI_MIN((uint64_t)lost, 64 * all) << V_SHIFT) / all) * 16;
     vmci_sched_fill(s);
     s->cut = 0;
     vmci_sched_fill(s);
@@ -315,8 +334,7 @@ void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now)
  * lack as much as that one does, or co-stopping would hold back whom the plan prefers: the lag of
  * the VM is shared out anew.
  */
-static void level_with_siblings(struct vmc_sched *s, const struct sched_vm *m,
-                                struct sched_vcpu *v)
+static void level_with_siblings(struct vmc_sched *s, const struct sched_vm *m, struct sched_vcpu *v)
 {
     const struct sched_vcpu *other = NULL;
     int64_t n = 1;
@@ -381,8 +399,7 @@ static void leave(struct vmc_sched *s, uint32_t vcpu, uint64_t served)
     s->drain[s->ndrain++] = vcpu;
 }
 
-static void take_event(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t served,
-                       uint64_t adj)
+static void take_event(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t served, uint64_t adj)
 {
     struct sched_vcpu *v = &s->vcpu[vcpu];
 
@@ -421,8 +438,8 @@ static void replay(struct vmc_sched *s, uint64_t now)
     s->replays = (uint32_t)(2 * most);
 
     if (vmci_load_relaxed(&s->planned) == USING_NONE) /* it begins with the first wake */
-        s->at = waiting == 0 ? now
-                             : VMCI_MIN(vmci_load_relaxed(&s->log[tail % LOG_EVENTS].time), now);
+        s->at =
+            waiting == 0 ? now : VMCI_MIN(vmci_load_relaxed(&s->log[tail % LOG_EVENTS].time), now);
     for (uint64_t n = 1; n <= waiting; n++) {
         const struct log_event *e = &s->log[tail % LOG_EVENTS];
         if (vmci_load_acquire(&e->seq) != tail + 1)
@@ -703,8 +720,7 @@ static void reap(struct vmc_sched *s)
 /* The frame in progress was laid out when nothing was runnable, and now something is. */
 static bool stale(const struct vmc_sched *s, uint64_t planned, uint64_t frame)
 {
-    return planned == frame && vmci_load_relaxed(&s->runnable) == 0 &&
-           vmci_sched_log_waits(s);
+    return planned == frame && vmci_load_relaxed(&s->runnable) == 0 && vmci_sched_log_waits(s);
 }
 
 /*

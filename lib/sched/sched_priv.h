@@ -27,14 +27,14 @@
 /* Entitlements: ns per frame, with this many fraction bits. */
 #define C_SHIFT 16
 
-#define TAB_ENTRIES  64u /* pieces of one CPU in one frame */
-#define PIECES       4u  /* pieces of one vCPU in one frame */
-#define BOOST_SLOTS  8u
+#define TAB_ENTRIES   64u /* pieces of one CPU in one frame */
+#define PIECES        4u  /* pieces of one vCPU in one frame */
+#define BOOST_SLOTS   8u
 #define WHEEL_BUCKETS 1024u
-#define EARLY_BUCKETS 64u  /* how far ahead of its time work is taken when a CPU would idle */
-#define FILL_SCAN    64u   /* vCPUs looked at to fill a hole */
-#define FILL_FIRST   64u   /* of them, those that the planner names */
-#define USING_NONE   UINT64_MAX
+#define EARLY_BUCKETS 64u /* how far ahead of its time work is taken when a CPU would idle */
+#define FILL_SCAN     64u /* vCPUs looked at to fill a hole */
+#define FILL_FIRST    64u /* of them, those that the planner names */
+#define USING_NONE    UINT64_MAX
 
 struct piece {
     uint32_t start, end; /* ns within the frame */
@@ -46,7 +46,8 @@ struct tab_entry {
     uint32_t vm;
 };
 
-/* The plan of one CPU for one frame; entries[first..TAB_ENTRIES) or [0..count), in order of time. */
+/* The plan of one CPU for one frame; entries[first..TAB_ENTRIES) or [0..count), in order of time.
+ */
 struct sched_tab {
     uint64_t frame; /* (a) whose plan this is; USING_NONE while it is written */
     uint32_t first, end;
@@ -54,50 +55,51 @@ struct sched_tab {
 };
 
 struct sched_vcpu {
-    uint32_t st;       /* (a) */
-    uint32_t vm;       /* (p) */
-    uint32_t cpu;      /* (o) where it runs or ran last */
-    uint16_t index;    /* (p) number in its VM */
-    uint8_t extra;     /* (o) this slice is beyond the plan */
-    uint8_t boosted;   /* (o) this slice is paid from tokens */
-    uint64_t served;   /* (o) ns received in all */
+    uint32_t st;        /* (a) */
+    uint32_t vm;        /* (p) */
+    uint32_t cpu;       /* (o) where it runs or ran last */
+    uint16_t index;     /* (p) number in its VM */
+    uint8_t extra;      /* (o) this slice is beyond the plan */
+    uint8_t boosted;    /* (o) this slice is paid from tokens */
+    uint64_t served;    /* (o) ns received in all */
     uint64_t run_since; /* (o) 0: not running */
-    uint64_t ts;       /* (o) of the last change of state */
-    uint64_t ready_ns; /* (o) */
-    uint64_t woken_at; /* (o) 0: has run since */
-    uint64_t prog_adj; /* (o) progress credited while asleep, for skew */
+    uint64_t ts;        /* (o) of the last change of state */
+    uint64_t ready_ns;  /* (o) */
+    uint64_t woken_at;  /* (o) 0: has run since */
+    uint64_t prog_adj;  /* (o) progress credited while asleep, for skew */
 
     /* the planner's */
-    int64_t off;           /* (p) ideal received = g_ns of the VM + off */
-    uint64_t left_served;  /* (p) served when it went to sleep */
-    uint64_t join_adj;     /* (p) prog_adj when it joined */
-    uint64_t plan_frame;   /* (p) frame of the pieces below */
+    int64_t off;          /* (p) ideal received = g_ns of the VM + off */
+    uint64_t stolen_seen; /* (p) */
+    uint64_t left_served; /* (p) served when it went to sleep */
+    uint64_t join_adj;    /* (p) prog_adj when it joined */
+    uint64_t plan_frame;  /* (p) frame of the pieces below */
     struct piece piece[PIECES];
-    uint32_t npieces;      /* (p) */
-    uint32_t in_fluid;     /* (p) FLUID_* */
+    uint32_t npieces;  /* (p) */
+    uint32_t in_fluid; /* (p) FLUID_* */
 
     /* tokens: how much of its entitlement it may take at once after a wake */
     uint64_t tokens, tokens_at; /* (o) */
 
     uint64_t wait_ns, costop_ns, stolen_ns, extra_ns, max_wake_ns; /* (o) */
     uint64_t switches, wakes, migrations, costops, yields;         /* (o) */
-    uint64_t costop_since; /* (o) 0: not co-stopped */
+    uint64_t costop_since;                                         /* (o) 0: not co-stopped */
 } __attribute__((aligned(VMCI_CACHELINE)));
 
 enum vm_class { CLS_IDLE, CLS_HEAVY, CLS_LIGHT };
 
 struct sched_vm {
     /* read by pick */
-    uint32_t mode;     /* (p) enum vmc_sched_coscheduling */
-    uint32_t n;        /* (p) vCPUs */
-    uint32_t first;    /* (p) entity of vCPU 0; its vCPUs are consecutive */
-    uint32_t no_extra; /* (p) at its limit, or each vCPU has one: no time beyond what it lacks */
-    uint32_t bounded;  /* (p) it, or a group above it, has a limit */
-    uint64_t floor;    /* (a) progress of the last runnable sibling, a lower bound */
-    uint64_t g_ns;     /* (p) ideal CPU time handed out so far, per vCPU */
-    uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
-    int64_t bias;      /* (p) what g_ns leaves out, for comparing lags at run time */
-    uint64_t hint;     /* (p) the last credit that was not 0 */
+    uint32_t mode;       /* (p) enum vmc_sched_coscheduling */
+    uint32_t n;          /* (p) vCPUs */
+    uint32_t first;      /* (p) entity of vCPU 0; its vCPUs are consecutive */
+    uint32_t no_extra;   /* (p) at its limit, or each vCPU has one: no time beyond what it lacks */
+    uint32_t bounded;    /* (p) it, or a group above it, has a limit */
+    uint64_t floor;      /* (a) progress of the last runnable sibling, a lower bound */
+    uint64_t g_ns;       /* (p) ideal CPU time handed out so far, per vCPU */
+    uint64_t credit;     /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
+    int64_t bias;        /* (p) what g_ns leaves out, for comparing lags at run time */
+    uint64_t hint;       /* (p) the last credit that was not 0 */
     uint32_t restricted; /* (p) has an affinity mask */
     uint32_t used;       /* (p) 0 free, 1 in use, 2 dying */
 
@@ -106,7 +108,7 @@ struct sched_vm {
     uint32_t cls;
     uint32_t active; /* vCPUs in the fluid */
     uint32_t g_frac;
-    uint64_t cap;  /* per vCPU and frame, C_SHIFT */
+    uint64_t cap; /* per vCPU and frame, C_SHIFT */
     uint64_t lo, hi, rate, hi_affinity;
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
     uint32_t heap_pos;      /* NONE: not in the heap */
@@ -121,8 +123,8 @@ struct sched_vm {
 
 struct sched_group {
     uint32_t used, parent, depth;
-    bool bounded;     /* (p) it, or a group above it, has a limit */
-    uint32_t limited; /* (p) it, or a group above it, is at its limit */
+    bool bounded;                    /* (p) it, or a group above it, has a limit */
+    uint32_t limited;                /* (p) it, or a group above it, is at its limit */
     uint32_t child_first, child_end; /* in children[] */
     uint64_t lo, hi, rate;
     struct vmc_sched_share share;
@@ -144,9 +146,9 @@ struct sched_cpu {
     uint32_t fill_cursor;
     uint32_t idle; /* (a) has nothing to run */
     uint64_t idle_since;
-    uint32_t boosts; /* (a) bits of used slots */
-    uint32_t online; /* (p) */
-    uint32_t dedicated; /* (p) one vCPU has it for the whole frame */
+    uint32_t boosts;             /* (a) bits of used slots */
+    uint32_t online;             /* (p) */
+    uint32_t dedicated;          /* (p) one vCPU has it for the whole frame */
     uint32_t boost[BOOST_SLOTS]; /* (a) */
     struct vmc_sched_cpu_stats stats;
     struct vmc_sched_event *ring;
@@ -159,7 +161,7 @@ struct sched_cpu {
 /* Is the vCPU in the ideal system? */
 enum { FLUID_OUT, FLUID_IN, FLUID_DRAINS };
 
-#define LOG_EVENTS  4096u /* changes between two plans that are replayed one by one */
+#define LOG_EVENTS 4096u /* changes between two plans that are replayed one by one */
 /* How many times the CPUs are divided anew in one plan: fewer where there are many VMs. */
 #define MIN_REPLAYS  32u
 #define MAX_REPLAYS  512u
@@ -213,35 +215,36 @@ struct vmc_sched {
 
     /* the planner's, under plan_lock */
     struct vmci_lock plan_lock;
-    bool dirty;     /* entitlements have to be computed again */
+    bool dirty;      /* entitlements have to be computed again */
     bool dirty_tree; /* children[] too */
     uint32_t online;
-    uint32_t *col_cpu;   /* column -> CPU, neighbours adjacent */
-    uint32_t *children;  /* VM number, or group number with the top bit */
-    uint32_t *order;     /* groups, parents first */
+    uint32_t *col_cpu;  /* column -> CPU, neighbours adjacent */
+    uint32_t *children; /* VM number, or group number with the top bit */
+    uint32_t *order;    /* groups, parents first */
     uint32_t norder;
     uint64_t *wf_w, *wf_lo, *wf_hi, *wf_out; /* scratch of water filling */
     uint8_t *wf_fixed;
     uint32_t *heavy;
     uint32_t nheavy;
-    int64_t rest;  /* ns: what a heavy vCPU will still lack (less than 0: be ahead) after the frame */
-    bool tight;    /* the frame does not hold all that the heavy class lacks */
+    int64_t
+        rest;   /* ns: what a heavy vCPU will still lack (less than 0: be ahead) after the frame */
+    bool tight; /* the frame does not hold all that the heavy class lacks */
     uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
     uint32_t nlight, nrestricted, ndying;
-    uint64_t v;         /* virtual time of the light class */
-    uint64_t vq;        /* the same at the end of the frame laid out last: what is eligible */
-    uint64_t at;        /* time up to which the ideal server has run */
-    uint64_t ahead;     /* frames from there to the end of the frame laid out now, V_SHIFT */
+    uint64_t v;      /* virtual time of the light class */
+    uint64_t vq;     /* the same at the end of the frame laid out last: what is eligible */
+    uint64_t at;     /* time up to which the ideal server has run */
+    uint64_t ahead;  /* frames from there to the end of the frame laid out now, V_SHIFT */
     uint32_t *drain; /* asleep, but the ideal has not caught up with them */
     uint32_t ndrain;
     uint32_t replays; /* how often the CPUs may still be divided anew in this plan */
     uint64_t v_rem;   /* what serve() could not express in v, in units of ns << V_SHIFT */
     /* leavers that had less than their ideal finished earlier there: their lags and rates */
     uint64_t unclaimed, unclaimed_rate;
-    uint64_t cut; /* C_SHIFT: taken from the CPUs in the division that follows */
-    uint64_t ago; /* how much earlier, frames, V_SHIFT: for the division that follows */
-    uint32_t base;      /* ns of that frame that have already passed */
-    int64_t bank;       /* ns: what the light class is owed altogether */
+    uint64_t cut;  /* C_SHIFT: taken from the CPUs in the division that follows */
+    uint64_t ago;  /* how much earlier, frames, V_SHIFT: for the division that follows */
+    uint32_t base; /* ns of that frame that have already passed */
+    int64_t bank;  /* ns: what the light class is owed altogether */
     struct heap_item *heap;
     uint32_t heap_n;
     uint32_t wheel[WHEEL_BUCKETS];
@@ -250,7 +253,7 @@ struct vmc_sched {
     uint32_t nitems;
     uint32_t fill_first[FILL_FIRST]; /* (a) vCPUs that lack most after the frame laid out last */
     uint32_t nfill_first;            /* (a) */
-    int64_t *want; /* scratch: what the vCPUs of the heavy class lack */
+    int64_t *want;                   /* scratch: what the vCPUs of the heavy class lack */
     struct gang *gangs;
     uint32_t ngangs;
     uint32_t *level; /* by column, ns */
@@ -307,15 +310,13 @@ void vmci_sched_rebuild_tree(struct vmc_sched *s);
 /* sched_light.c */
 void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm);
-void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit,
-                            int64_t more);
+void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credit, int64_t more);
 void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m);
 void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t allot, bool idle,
                            uint64_t *room);
 void vmci_sched_light_end(struct vmc_sched *s);
 /* sched_plan.c */
-void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most,
-                     uint64_t *room);
+void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most, uint64_t *room);
 int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m);
 int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
                        const struct sched_vcpu *v, uint64_t now);

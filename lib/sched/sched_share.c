@@ -184,10 +184,9 @@ static void divide_tree(struct vmc_sched *s)
     for (uint32_t k = 0; k < s->norder; k++) {
         struct sched_group *g = &s->group[s->order[k]];
         bool own = g->share.limit != 0 && g->hi == to_frame(s, g->share.limit);
-        g->bounded = g->share.limit != 0 ||
-                     (g->parent != NONE && s->group[g->parent].bounded);
-        g->limited = (own && g->rate >= g->hi) ||
-                     (g->parent != NONE && s->group[g->parent].limited);
+        g->bounded = g->share.limit != 0 || (g->parent != NONE && s->group[g->parent].bounded);
+        g->limited =
+            (own && g->rate >= g->hi) || (g->parent != NONE && s->group[g->parent].limited);
         divide_group(s, g);
     }
 }
@@ -260,7 +259,8 @@ static int64_t credit_back(const struct vmc_sched *s, uint64_t old, uint64_t cre
     return s->cut != 0 ? -(int64_t)more : (int64_t)more;
 }
 
-/* The ideal of who sleeps is already received: it is not to be changed with that of its siblings. */
+/* The ideal of who sleeps is already received: it is not to be changed with that of its siblings.
+ */
 static void spare_drains(struct vmc_sched *s, const struct sched_vm *m, int64_t more)
 {
     for (uint32_t i = 0; i < m->n; i++) {
@@ -294,16 +294,15 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
     if (more < 0)
         spare_drains(s, m, more);
     bool capped = m->vcpu_cap < VMC_SCHED_WHOLE_CPU;
-    bool limited = m->active != 0 &&
-                   (((capped || m->hi < m->cap * m->active) && m->rate >= m->hi) ||
-                    s->group[m->parent].limited);
+    bool limited =
+        m->active != 0 && (((capped || m->hi < m->cap * m->active) && m->rate >= m->hi) ||
+                           s->group[m->parent].limited);
     vmci_store_relaxed(&m->no_extra, limited || capped);
     m->firm = limited;
-    vmci_store_relaxed(&m->bounded, capped || m->share.limit != 0 ||
-                                        s->group[m->parent].bounded);
-    uint32_t cls = m->active == 0                          ? CLS_IDLE
+    vmci_store_relaxed(&m->bounded, capped || m->share.limit != 0 || s->group[m->parent].bounded);
+    uint32_t cls = m->active == 0                             ? CLS_IDLE
                    : limited || credit >= s->sigma << C_SHIFT ? CLS_HEAVY
-                                                           : CLS_LIGHT;
+                                                              : CLS_LIGHT;
     if (cls != m->cls) {
         bool was_light = m->cls == CLS_LIGHT; /* its lag is in terms of the old credit */
         if (was_light)

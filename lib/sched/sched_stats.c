@@ -98,8 +98,8 @@ void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, ui
         return;
     }
     struct vmc_sched_event *e = &c->ring[head & (s->ring_size - 1)];
-    *e = (struct vmc_sched_event){.ns = now, .vcpu = vcpu, .vm = NONE, .type = (uint16_t)type,
-                                  .cpu = cpu};
+    *e = (struct vmc_sched_event){
+        .ns = now, .vcpu = vcpu, .vm = NONE, .type = (uint16_t)type, .cpu = cpu};
     if (vcpu != NONE) {
         e->vm = vmci_load_relaxed(&s->vcpu[vcpu].vm);
         e->index = s->vcpu[vcpu].index;

@@ -47,9 +47,9 @@ struct sim_vm_spec {
 struct sim_scenario {
     uint32_t cpus;
     uint64_t quantum_ns, duration_ns, seed;
-    uint64_t switch_ns; /* lost at every switch between vCPUs */
-    uint64_t kick_ns;   /* from a kick to the pick */
-    uint64_t ple_ns;    /* spinning this long tells the policy; 0: never */
+    uint64_t switch_ns;     /* lost at every switch between vCPUs */
+    uint64_t kick_ns;       /* from a kick to the pick */
+    uint64_t ple_ns;        /* spinning this long tells the policy; 0: never */
     uint64_t max_decisions; /* stop early; 0: no bound */
     struct sim_pool *pools;
     uint32_t npools;
@@ -72,10 +72,10 @@ struct sim_vcpu {
 
     /* guest */
     int phase;
-    uint64_t rem;      /* work left in the phase */
-    uint64_t penalty;  /* cost of the last switch not yet paid */
+    uint64_t rem;     /* work left in the phase */
+    uint64_t penalty; /* cost of the last switch not yet paid */
     bool spinning;
-    uint64_t spun;     /* since the policy was last told */
+    uint64_t spun; /* since the policy was last told */
     uint64_t wake_at;
 
     /* measures */
@@ -86,10 +86,10 @@ struct sim_vcpu {
 struct sim_vm {
     const struct sim_vm_spec *spec;
     uint32_t first, n, runnable;
-    bool unlimited; /* neither it nor a pool above it has a limit */
-    uint32_t lock_holder; /* index of a vCPU in the VM, or SIM_NONE */
+    bool unlimited;                               /* neither it nor a pool above it has a limit */
+    uint32_t lock_holder;                         /* index of a vCPU in the VM, or SIM_NONE */
     uint32_t queue[VMC_SCHED_MAX_WIDTH], queue_n; /* waiters of the ticket lock */
-    uint32_t arrived; /* at the barrier */
+    uint32_t arrived;                             /* at the barrier */
     uint64_t iterations;
     uint64_t served;
     uint64_t max_delay, sum_delay, delays;
@@ -113,11 +113,11 @@ struct sim {
     struct sim_vcpu *vcpu;
     struct sim_vm *vm;
     uint32_t nvcpus, nvms, ncpus;
-    uint32_t *cur;        /* by CPU: vCPU or SIM_NONE */
-    uint64_t *last;       /* by CPU: accounted until */
-    uint64_t *slice_end;  /* by CPU */
-    uint32_t *last_vcpu;  /* by CPU */
-    uint64_t *run_from;   /* by CPU */
+    uint32_t *cur;       /* by CPU: vCPU or SIM_NONE */
+    uint64_t *last;      /* by CPU: accounted until */
+    uint64_t *slice_end; /* by CPU */
+    uint32_t *last_vcpu; /* by CPU */
+    uint64_t *run_from;  /* by CPU */
     struct sim_fluid *fluid;
     /* measures */
     uint64_t decisions, switches, idle_ns, loss_ns, waiting;
@@ -185,11 +185,11 @@ static inline uint64_t sim_progress(const struct sim *s, uint32_t vcpu)
 /* ---- the ideal: a fluid server --------------------------------------------------------------- */
 
 struct sim_fluid_report {
-    double max_lag;        /* ns, |ideal - received| of a VM at an instant, per vCPU */
-    double max_window;     /* the same over any window of uninterrupted backlog */
-    double max_vm_lag;     /* of all its vCPUs together */
+    double max_lag;    /* ns, |ideal - received| of a VM at an instant, per vCPU */
+    double max_window; /* the same over any window of uninterrupted backlog */
+    double max_vm_lag; /* of all its vCPUs together */
     double max_vm_window;
-    double lost;           /* ns of CPU time that the ideal would have used, and nobody had */
+    double lost; /* ns of CPU time that the ideal would have used, and nobody had */
     uint32_t worst_vm;
 };
 

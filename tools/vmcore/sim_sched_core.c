@@ -67,9 +67,9 @@ static void at(struct sim *s, uint32_t id, uint64_t when)
     heap_fix(s, id);
 }
 
-#define EV_CPU(s, cpu)   (cpu)
-#define EV_VCPU(s, v)    ((s)->ncpus + (v))
-#define EV_TIMER(s)      ((s)->ncpus + (s)->nvcpus)
+#define EV_CPU(s, cpu) (cpu)
+#define EV_VCPU(s, v)  ((s)->ncpus + (v))
+#define EV_TIMER(s)    ((s)->ncpus + (s)->nvcpus)
 
 void sim_kick(struct sim *s, uint32_t cpu)
 {

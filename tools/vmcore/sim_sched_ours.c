@@ -8,7 +8,7 @@
 struct ours {
     struct vmc_platform pf;
     struct vmc_sched *sched;
-    uint32_t *entity;  /* by vCPU of the simulator */
+    uint32_t *entity; /* by vCPU of the simulator */
     uint32_t *by_entity;
 };
 
@@ -83,8 +83,8 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
     struct ours *o = calloc(1, sizeof(*o));
     struct vmc_error err = {0};
 
-    o->pf = (struct vmc_platform){.size = sizeof(o->pf), .alloc = pf_alloc, .free = pf_free,
-                                  .now_ns = pf_now};
+    o->pf = (struct vmc_platform){
+        .size = sizeof(o->pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now};
     o->entity = calloc(s->nvcpus, sizeof(*o->entity));
     o->by_entity = calloc(s->nvcpus, sizeof(*o->by_entity));
     struct vmc_sched_config cfg = {

@@ -22,13 +22,13 @@ enum { EEVDF, BALANCE, DEMAND, CREDIT, CREDIT2, RTDS, GANG };
 enum { BOOST, UNDER, OVER };
 
 struct pv {
-    double w;        /* weight of the vCPU */
-    double vt, dl;   /* virtual time received, virtual deadline (eevdf) */
-    double credit;   /* credit, credit2: ns */
-    uint32_t q;      /* per-CPU policies: its queue */
-    int prio;        /* credit */
-    bool urgent;     /* demand */
-    uint64_t since;  /* position in round robin */
+    double w;                          /* weight of the vCPU */
+    double vt, dl;                     /* virtual time received, virtual deadline (eevdf) */
+    double credit;                     /* credit, credit2: ns */
+    uint32_t q;                        /* per-CPU policies: its queue */
+    int prio;                          /* credit */
+    bool urgent;                       /* demand */
+    uint64_t since;                    /* position in round robin */
     uint64_t period_end, budget, full; /* rtds */
 };
 
@@ -38,7 +38,7 @@ struct peer {
     double total_w;
     uint64_t next_tick, tick;
     uint64_t seq;
-    uint32_t *gang; /* by CPU: what it runs in this slot */
+    uint32_t *gang;  /* by CPU: what it runs in this slot */
     double *gang_vt; /* by VM */
     uint64_t slot_end;
 };
@@ -172,8 +172,7 @@ static void place(struct sim *s, struct peer *p, uint32_t vcpu, uint32_t cpu)
 static uint32_t eevdf_steal(struct sim *s, struct peer *p, uint32_t cpu)
 {
     for (uint32_t i = 0; i < s->nvcpus; i++) {
-        if (s->vcpu[i].state == SIM_READY &&
-            !(p->kind == BALANCE && sibling_on(s, p, i, cpu))) {
+        if (s->vcpu[i].state == SIM_READY && !(p->kind == BALANCE && sibling_on(s, p, i, cpu))) {
             place(s, p, i, cpu);
             return i;
         }
@@ -610,8 +609,8 @@ PEER(peer_gang, "gang", "strict gang scheduling in slots", GANG);
 extern const struct sim_policy sim_ours, sim_ours_none, sim_ours_relaxed, sim_ours_strict;
 
 const struct sim_policy *const sim_policies[] = {
-    &sim_ours,     &sim_ours_none, &sim_ours_relaxed, &sim_ours_strict, &peer_gang, &peer_balance,
-    &peer_demand,  &peer_eevdf,    &peer_credit,      &peer_credit2,    &peer_rtds,
+    &sim_ours,    &sim_ours_none, &sim_ours_relaxed, &sim_ours_strict, &peer_gang, &peer_balance,
+    &peer_demand, &peer_eevdf,    &peer_credit,      &peer_credit2,    &peer_rtds,
 };
 const unsigned sim_npolicies = sizeof(sim_policies) / sizeof(sim_policies[0]);
 

@@ -165,7 +165,8 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path)
     }
     sc->cpus = (uint32_t)number(&r, root, "cpus", 1, VMC_SCHED_MAX_CPUS, 2);
     sc->quantum_ns = number(&r, root, "quantum_us", VMC_SCHED_MIN_QUANTUM / 1000,
-                            VMC_SCHED_MAX_QUANTUM / 1000, 2000) * 1000;
+                            VMC_SCHED_MAX_QUANTUM / 1000, 2000) *
+                     1000;
     sc->duration_ns = number(&r, root, "duration_ms", 1, 100000000, 10000) * 1000000;
     sc->seed = number(&r, root, "seed", 0, INT64_MAX, 1);
     sc->switch_ns = number(&r, root, "switch_ns", 0, 1000000, 2000);
@@ -232,8 +233,8 @@ static void random_pools(struct sim_scenario *sc, uint64_t *st, uint64_t *room)
             *room -= p->share.reservation;
         }
         if (next(st) % 4 == 0)
-            p->share.limit = p->share.reservation +
-                             (uint64_t)between(st, 50, 100 * sc->cpus) * 10000;
+            p->share.limit =
+                p->share.reservation + (uint64_t)between(st, 50, 100 * sc->cpus) * 10000;
     }
     sc->npools = n;
 }
@@ -283,7 +284,8 @@ void sim_scenario_random(struct sim_scenario *sc, uint64_t seed)
         v->vcpus = next(&st) % 2 == 0 ? 1 : between(&st, 1, most);
         v->coscheduling = between(&st, VMC_SCHED_CO_NONE, VMC_SCHED_CO_RELAXED);
         v->share.shares = some_shares(&st);
-        v->pool = sc->npools != 0 && next(&st) % 2 == 0 ? between(&st, 0, sc->npools - 1) : SIM_NONE;
+        v->pool =
+            sc->npools != 0 && next(&st) % 2 == 0 ? between(&st, 0, sc->npools - 1) : SIM_NONE;
         if (v->pool == SIM_NONE && next(&st) % 5 == 0) {
             v->share.reservation = room / between(&st, 4, 10);
             uint64_t top = (uint64_t)v->vcpus * VMC_SCHED_WHOLE_CPU;
@@ -291,7 +293,8 @@ void sim_scenario_random(struct sim_scenario *sc, uint64_t seed)
             room -= v->share.reservation;
         }
         if (next(&st) % 6 == 0)
-            v->share.limit = v->share.reservation + (uint64_t)between(&st, 5, 100 * v->vcpus) * 10000;
+            v->share.limit =
+                v->share.reservation + (uint64_t)between(&st, 5, 100 * v->vcpus) * 10000;
         if (next(&st) % 10 == 0)
             v->vcpu_cap = between(&st, 10, 100) * 10000;
         random_guest(&v->guest, &st, v->vcpus);

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#define FRAME 1000000u
+#define FRAME 500000u
 
 struct world {
     struct test_platform tp;
