@@ -60,7 +60,7 @@ static uint32_t host_column(const struct bt_work *w)
 /* To the translation whose host address is in memory. */
 static void jump_target(struct bt_work *w)
 {
-    bt_exchange(&w->e, w->t->set, BT_CANON);
+    bt_exchange(&w->e, w->set, BT_CANON);
     em8(&w->e, 0x65); /* jmp gs:[target] */
     em8(&w->e, 0xff);
     em8(&w->e, 0x24);
@@ -77,7 +77,7 @@ static void keep_target(struct bt_work *w)
 /* To the translation that look_up found. */
 static void jump_found(struct bt_work *w)
 {
-    if (w->t->set == BT_CANON) {
+    if (w->set == BT_CANON) {
         jump_gs_x8(&w->e, w->s, host_column(w));
         return;
     }
@@ -89,6 +89,14 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
 {
     struct bt_cold *c;
 
+    if (target == w->t->la && near(w, target) && !w->cold_phase && w->word == 8) {
+        size_t site = em_jump(&w->e, EM_JMP);
+        if (w->loop)
+            em_patch_at(&w->e, site, w->e.rx + w->loop_top);
+        else
+            w->loop_site = site;
+        return;
+    }
     if (near(w, target)) {
         c = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
     } else {
@@ -108,6 +116,11 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
 static void jcc(struct bt_work *w, const struct vmci_insn *in)
 {
     size_t taken = em_jump(&w->e, in->cond);
+    if (w->loop && target_la(w, in) == w->t->la) {
+        em_patch_at(&w->e, taken, w->e.rx + w->loop_top);
+        bt_exit_direct(w, next_la(w, in));
+        return;
+    }
     bt_exit_direct(w, next_la(w, in));
     em_patch_here(&w->e, taken);
     bt_exit_direct(w, target_la(w, in));

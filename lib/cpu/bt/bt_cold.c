@@ -11,6 +11,8 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
     struct bt_cold *c = &w->cold[w->cold_count++];
     *c = (struct bt_cold){.site = site, .kind = (uint8_t)kind, .insn = (uint16_t)w->i};
     c->counted = w->counted;
+    c->set = w->set;
+    c->loop = w->loop;
     return c;
 }
 
@@ -61,7 +63,7 @@ static void keep_addends(struct bt_work *w, bool store)
 {
     for (unsigned k = 0; k < w->group_count; k++) {
         const struct bt_group *g = &w->group[k];
-        if (g->host == EM_NONE)
+        if (!g->kept)
             continue;
         if (store)
             em_store_gs(&w->e, g->host, GS_BT(keep) + 8u * g->slot);
@@ -74,6 +76,8 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
     struct bt_site *site = record(w, sizeof(*site));
+    /* From the second copy of a loop to the first one, for the rest of the round. */
+    size_t resume = c->loop ? w->resume[c->insn] : c->resume;
 
     if (site == NULL)
         return;
@@ -83,9 +87,9 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .blk = st->b,
                              .la = st->la,
                              .before = st->before,
-                             .resume = e->rx + c->resume,
+                             .resume = e->rx + resume,
                              .counted = c->counted ? w->n : 0};
-    if (c->group != NULL) {
+    if (c->group != NULL && c->group->kept) {
         site->group = 1;
         site->reg = c->group->reg;
         site->slot = c->group->slot;
@@ -97,13 +101,13 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     if (c->lazy != 0)
         bt_flags_again(w, w->step[c->lazy - 1].in);
     keep_addends(w, true);
-    bt_exchange(e, w->t->set, BT_CANON);
+    bt_exchange(e, c->set, BT_CANON);
     ask(e, site, w->sc->bt.call_insn);
     if (w->t->set != BT_CANON) {
         site->resume = em_here(e);
         bt_exchange(e, BT_CANON, w->t->set);
         keep_addends(w, false);
-        em_jump_to(e, EM_JMP, e->rx + c->resume);
+        em_jump_to(e, EM_JMP, e->rx + resume);
     }
 }
 
@@ -114,10 +118,10 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
 
     if (l == NULL)
         return;
-    *l = (struct bt_link){.target_la = c->target, .from = w->t};
+    *l = (struct bt_link){.target_la = c->target, .from = w->t, .set = c->set};
     l->stub = em_here(e);
     restore_rcx(w, c->rcx);
-    bt_exchange(e, w->t->set, BT_CANON);
+    bt_exchange(e, c->set, BT_CANON);
     if (!c->far) {
         l->site = e->rw + c->site;
         l->site_rx = e->rx + c->site;
@@ -135,10 +139,20 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
 {
     struct bt_cold c = *at;
 
+    w->set = c.set;
+    w->loop = c.loop;
     (void)bt_step(w, c.insn);
     if (!c.counted || c.insn + 1u < w->n)
         bt_count_exit(w, c.insn + 1u, c.counted);
     bt_exit_direct(w, c.target);
+}
+
+/* Another round in the first copy of a loop. */
+static void cold_stay(struct bt_work *w, const struct bt_cold *c)
+{
+    restore_rcx(w, c->rcx);
+    bt_exchange(&w->e, c->set, w->t->set);
+    em_jump_to(&w->e, EM_JMP, w->t->inner);
 }
 
 static void cold_budget(struct bt_work *w, const struct bt_cold *c)
@@ -149,7 +163,7 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
     restore_rcx(w, c->rcx);
     for (unsigned k = 0; k < c->copy_len; k++)
         em8(e, e->rw[c->copy + k]);
-    bt_exchange(e, w->t->set, BT_CANON);
+    bt_exchange(e, c->set, BT_CANON);
     if (c->insn < w->n) { /* what is left of the block does not count */
         em_load_gs(e, r, GS_BT(budget));
         em_lea(e, EM_W, r, r, EM_NONE, 0, (int32_t)(w->n - c->insn));
@@ -162,11 +176,16 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
 
 void bt_emit_cold(struct bt_work *w)
 {
+    w->cold_phase = true;
     for (unsigned k = 0; k < w->cold_count && !w->failed; k++) {
         const struct bt_cold *c = &w->cold[k];
         em_patch_here(&w->e, c->site);
-        if (c->kind == BT_COLD_INSN)
+        if (c->kind == BT_COLD_REFILL)
+            bt_loop_refill(w, c);
+        if (c->kind == BT_COLD_INSN || c->kind == BT_COLD_REFILL)
             cold_insn(w, c);
+        else if (c->kind == BT_COLD_STAY)
+            cold_stay(w, c);
         else if (c->kind == BT_COLD_LINK)
             cold_link(w, c);
         else if (c->kind == BT_COLD_EXIT)

@@ -165,8 +165,10 @@ void bt_flags_again(struct bt_work *w, const struct vmci_insn *in)
     }
 }
 
-static enum bt_fluse use_of(const struct bt_work *w, const struct vmci_insn *in)
+enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i)
 {
+    const struct vmci_insn *in = w->step[i].in;
+
     if (in->op >= VMCI_OP_FP_FIRST)
         return bt_fp_flags(w, in) ? BT_FU_WRITE : BT_FU_NONE;
     return bt_flag_use(in);
@@ -189,7 +191,7 @@ static void plan_from(struct bt_work *w, unsigned setter)
         return;
     for (end = setter + 1; end < w->n; end++) {
         const struct vmci_insn *in = w->step[end].in;
-        enum bt_fluse use = use_of(w, in);
+        enum bt_fluse use = bt_step_use(w, end);
         uint32_t regs = bt_regs_written(w, in);
         bool jump = in->op == VMCI_OP_JMP && w->step[end].follow != BT_FOLLOW_NOT;
         if (((in->flags & VMCI_IF_BRANCH) != 0 && !jump) || use == BT_FU_READ ||
@@ -208,6 +210,31 @@ void bt_flags_plan(struct bt_work *w)
     for (unsigned i = 0; i < w->n; i++)
         w->step[i].lazy = 0;
     for (unsigned i = 0; i < w->n; i++)
-        if (use_of(w, w->step[i].in) == BT_FU_WRITE)
+        if (bt_step_use(w, i) == BT_FU_WRITE)
             plan_from(w, i);
+}
+
+void bt_flags_plan_around(struct bt_work *w, unsigned setter)
+{
+    uint32_t need = sources(w->step[setter].in);
+    uint32_t written = 0;
+    unsigned end;
+
+    if (need == 0 || !bt_copyable(w, w->step[setter].in))
+        return;
+    for (unsigned i = setter + 1; i < w->n; i++)
+        written |= bt_regs_written(w, w->step[i].in);
+    for (end = 0; end <= setter; end++) {
+        const struct vmci_insn *in = w->step[end].in;
+        enum bt_fluse use = bt_step_use(w, end);
+        uint32_t regs = bt_regs_written(w, in);
+        if ((in->flags & VMCI_IF_BRANCH) != 0 || use == BT_FU_READ || use == BT_FU_RDWR ||
+            regs == 0xffff || (accesses(in) && (written & need) != 0))
+            return;
+        written |= regs;
+        if (use == BT_FU_WRITE)
+            break;
+    }
+    for (unsigned i = 0; i <= end && i <= setter; i++)
+        w->step[i].lazy = (uint8_t)(setter + 1);
 }

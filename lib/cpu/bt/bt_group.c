@@ -41,8 +41,8 @@ static struct bt_ref touch(struct scan *s, unsigned reg, int64_t disp, unsigned 
     if (v->group == 0) {
         if (w->group_count == BT_GROUP_MAX)
             return (struct bt_ref){0, 0};
-        w->group[w->group_count++] =
-            (struct bt_group){.reg = (uint8_t)reg, .host = EM_NONE, .lo = lo, .hi = hi};
+        w->group[w->group_count++] = (struct bt_group){
+            .reg = (uint8_t)reg, .host = EM_NONE, .tag = EM_NONE, .lo = lo, .hi = hi};
         v->group = (uint8_t)w->group_count;
     }
     struct bt_group *g = &w->group[v->group - 1];
@@ -151,6 +151,7 @@ void bt_groups(struct bt_work *w, uint32_t used)
             break;
         used |= 1u << g->host;
         g->slot = (uint8_t)given++;
+        g->kept = true;
         w->group_regs |= (uint16_t)(1u << g->host);
     }
     w->t->set |= w->group_regs;
@@ -226,10 +227,15 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
     if (r->group == 0)
         return false;
     struct bt_group *g = &w->group[r->group - 1];
-    if (g->host == EM_NONE)
+    if (g->host == EM_NONE || g->reg == EM_NONE)
         return false;
-    if (!g->checked)
+    if (!g->checked && g->tag != EM_NONE) {
+        bt_loop_check(w, g, r->off);
+        g->checked = true;
+        g->at = (uint16_t)w->i;
+    } else if (!g->checked) {
         check(w, g, r->off);
+    }
     *out = (struct em_addr){g->reg, g->host, 0, disp};
     return true;
 }

@@ -51,6 +51,7 @@ struct bt_link {
     const uint8_t *stub, *ask; /* where they lead while not linked */
     uint64_t target_la;
     struct bt_trans *from;
+    uint16_t set; /* scratch registers where the jump is */
 };
 
 /* What has died when a block dies: traces that go through it. */
@@ -67,7 +68,8 @@ struct bt_trans {
     struct block *blk;
     struct bt_trans *next; /* of the same block */
     struct bt_link *in;
-    uint16_t set; /* scratch registers */
+    uint64_t failed_at; /* instructions retired when a group's check failed last */
+    uint16_t set;       /* scratch registers */
     bool dead;
     bool groups;  /* addends are in registers */
     uint8_t mode; /* enum vmci_tlb_mode that is baked in */

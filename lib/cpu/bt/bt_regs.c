@@ -148,6 +148,7 @@ void bt_pick_set(struct bt_work *w)
     w->k = keeps_rcx(w) ? bt_unused(used) : EM_NONE;
     if (w->k != EM_NONE)
         w->t->set |= (uint16_t)(1u << w->k);
+    w->used = used | w->t->set;
 }
 
 void bt_exchange(struct emit *e, uint16_t from, uint16_t to)

@@ -8,8 +8,10 @@
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
-/* Failures of a group's check until the block is translated without groups. */
+/* Failures of a group's check, each so many instructions after the last one at most, until the
+   block is translated without groups. */
 #define GROUP_PATIENCE 64
+#define GROUP_RARELY   256
 
 /* ---- state between the two worlds ------------------------------------------------------------ */
 
@@ -161,10 +163,15 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
     return true;
 }
 
-/* A group's check fails again and again: do without. */
-static void group_failed(struct vmci_soft_cpu *sc, struct block *b)
+/* A group's check fails again and again, in a short time: do without. */
+static void group_failed(struct vmci_soft_cpu *sc, struct bt_trans *t)
 {
-    if (b->alone || ++b->fails < GROUP_PATIENCE)
+    struct block *b = t->blk;
+    uint64_t since = sc->cpu.retired - t->failed_at;
+
+    t->failed_at = sc->cpu.retired;
+    b->fails = since < GROUP_RARELY ? (uint8_t)(b->fails + 1) : 0;
+    if (b->alone || b->fails < GROUP_PATIENCE)
         return;
     b->alone = true;
     bt_kill(sc, b);
@@ -221,7 +228,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
             return 0;
         }
         if (!logged)
-            group_failed(sc, t->blk);
+            group_failed(sc, site->t);
         rc = interpret_rest(sc, in);
     }
     return settle(sc, rc);
@@ -249,9 +256,9 @@ static void link_to(struct bt_link *l, struct bt_trans *t)
 {
     const struct bt_trans *from = l->from;
 
-    if (t->set == from->set && (t->fp & ~from->fp) == 0)
+    if (t->set == l->set && (t->fp & ~from->fp) == 0)
         patch(l->site, l->site_rx, t->inner);
-    else if (from->set == BT_CANON)
+    else if (l->set == BT_CANON)
         patch(l->site, l->site_rx, t->canon);
     else
         patch(l->canon_site, l->canon_rx, t->canon);

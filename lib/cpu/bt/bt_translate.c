@@ -460,6 +460,8 @@ static void translate_body(struct bt_work *w)
             open = in + 1 < w->b->insn + w->b->n;
         }
         set_resume(w, first);
+        if (!w->loop)
+            w->resume[i] = w->e.len;
         if (!open)
             break;
     }
@@ -510,12 +512,14 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode, .fp = (uint8_t)w->fp};
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
-    w->failed = w->counted = false;
+    w->failed = w->counted = w->loop = w->cold_phase = false;
+    w->loop_site = 0;
     w->cold_count = 0;
     w->budget_cold = -1;
     bt_pick_set(w);
     if (w->n == 0)
         return give_up(bt, b, arena, false);
+    w->set = t->set;
     w->check = trace_checks(w);
     t->canon = em_here(&w->e);
     if (t->fp != 0)
@@ -523,6 +527,10 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt_exchange(&w->e, BT_CANON, t->set);
     t->inner = em_here(&w->e);
     translate_body(w);
+    if (bt_loop(w))
+        translate_body(w);
+    else if (w->loop_site != 0)
+        em_patch_at(&w->e, w->loop_site, t->inner);
     bt_emit_cold(w);
     if (w->failed || w->e.full)
         return give_up(bt, b, arena, false);

@@ -9,6 +9,8 @@
 /* Code that is rarely reached, put behind the block. */
 enum bt_cold_kind {
     BT_COLD_INSN,   /* let the interpreter execute instruction i */
+    BT_COLD_REFILL, /* a group in a loop has come to another page */
+    BT_COLD_STAY,   /* the second copy of a loop cannot be entered */
     BT_COLD_LINK,   /* go to target, for the first time */
     BT_COLD_EXIT,   /* leave the trace by a branch in its middle, to target */
     BT_COLD_BUDGET, /* the slice is used up, before or after instruction i */
@@ -22,7 +24,10 @@ struct bt_group {
     uint8_t host; /* holds the page's addend; EM_NONE: each access for itself */
     uint8_t slot; /* of bt.keep */
     bool write;
-    bool checked; /* ... by instruction at */
+    bool kept;     /* host is the group's wherever the trace is */
+    uint8_t tag;   /* in a loop: holds the page's TLB tag; EM_NONE */
+    uint16_t step; /* of a group that is one access with an index: reg is EM_NONE */
+    bool checked;  /* ... by instruction at */
     uint16_t at;
     uint16_t count;
     int32_t lo, hi; /* bytes, from the value of reg that the group counts from */
@@ -59,6 +64,9 @@ struct bt_cold {
     bool far;                     /* LINK: to another page: by the jump table */
     const struct bt_group *group; /* INSN: whose check failed */
     int32_t off;
+    size_t back;   /* REFILL: where the check has succeeded */
+    uint16_t set;  /* scratch registers there */
+    bool loop;     /* in the second copy of a loop */
     uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
 };
@@ -76,9 +84,16 @@ struct bt_work {
     unsigned word; /* 8 or 4: size of addresses, pushes and branch targets */
     uint64_t la;
     unsigned x, s; /* scratch registers */
-    unsigned k;    /* keeps RCX during checks; EM_NONE: memory does */
-    bool counted;  /* the budget was charged */
-    bool check;    /* ... and must be looked at */
+    uint16_t set;  /* all of them; t->set but in the second copy of a loop */
+    uint32_t used; /* registers that the trace names, and scratch registers */
+    bool loop;     /* translating the second copy (bt_loop.c) */
+    bool cold_phase;
+    size_t loop_site; /* rel32 of the first copy's jump to its beginning; 0: none */
+    size_t loop_top;
+    size_t resume[BLK_MAX_INSNS]; /* where the first copy goes on behind each instruction */
+    unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
+    bool counted;                 /* the budget was charged */
+    bool check;                   /* ... and must be looked at */
     bool failed;
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */
@@ -115,6 +130,10 @@ enum bt_fluse {
     BT_FU_READ,
 };
 enum bt_fluse bt_flag_use(const struct vmci_insn *in);
+/* The same for instruction i, FP ones included. */
+enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i);
+/* The trace begins again after its end: flags of setter, the last to write them. */
+void bt_flags_plan_around(struct bt_work *w, unsigned setter);
 
 /* bt_trace.c: what follows b. false: b is gone. */
 bool bt_trace(struct bt_work *w, struct block *b);
@@ -139,6 +158,15 @@ void bt_groups(struct bt_work *w, uint32_t used);
 bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struct em_addr *out);
 /* Instruction w->i is not translated after all. */
 void bt_groups_undo(struct bt_work *w);
+
+/* bt_loop.c */
+#define LOOP_MAX 32u /* instructions of a loop that is translated twice */
+/* Prepare the second copy. false: none is wanted. */
+bool bt_loop(struct bt_work *w);
+/* The check of a group that has a tag; of one with an index the address is in x. */
+void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off);
+/* Cold: look the page up; falls through where the TLB has not got it. */
+void bt_loop_refill(struct bt_work *w, const struct bt_cold *c);
 
 /* bt_translate.c */
 /* Make instruction i the current one. */
