@@ -12,7 +12,7 @@
 #define CLOCK_WORDS 4u
 #define MIN_BUDGET  256u
 #define MAX_BUDGET  (1u << 22)
-#define FIRST_PART  55u /* percent of pages new to the scanner that may get an entry */
+#define FIRST_PART  40u /* percent of pages new to the scanner that may get an entry */
 
 static int entropy(const struct vmc_platform *pf, uint64_t *seed)
 {
