@@ -14,6 +14,8 @@ static int add_ram(struct vmc_pc *pc, uint64_t base, uint64_t end, uint64_t offs
         return VMC_OK;
     if (pc->cfg.ram != NULL)
         slot.backing = (uint8_t *)pc->cfg.ram + offset;
+    slot.space = pc->cfg.ram_space;
+    slot.space_page = offset >> VMC_PAGE_SHIFT;
     return vmc_mem_add(pc->bd->mem, &slot, err);
 }
 
