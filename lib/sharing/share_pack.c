@@ -68,10 +68,10 @@ static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self, 
     size_t plain = vmci_pack(sh->packer, page, NULL, plain_of(sh), sh->max_packed);
 
     *out = (struct packed){.data = plain_of(sh), .bytes = (uint16_t)plain, .base = VMCI_NONE};
-    if (g == NULL || sim_init(sh->pool->pf, &g->sim) != VMC_OK)
+    if (g == NULL || share_sim_init(sh->pool->pf, &g->sim) != VMC_OK)
         return plain != 0;
-    sim_features(page, out->feature);
-    uint32_t base = sim_find(&g->sim, out->feature);
+    share_sim_features(page, out->feature);
+    uint32_t base = share_sim_find(&g->sim, out->feature);
     if (!read_base(sh, base, self))
         return plain != 0;
     sh->stat.delta_tried++;
@@ -93,7 +93,7 @@ static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self, 
 static void remember(struct share_group *g, const struct packed *k, uint32_t id)
 {
     if (g != NULL && g->sim.entry != NULL && k->base == VMCI_NONE)
-        sim_add(&g->sim, k->feature, id);
+        share_sim_add(&g->sim, k->feature, id);
 }
 
 static void count(const struct packed *k, struct vmc_share_pack_result *out)

@@ -67,7 +67,7 @@ void vmc_share_destroy(struct vmc_share *sh)
     for (uint32_t i = 0; i < sh->groups; i++) {
         share_table_fini(pf, &sh->group[i]->table);
         share_table_fini(pf, &sh->group[i]->old);
-        sim_fini(pf, &sh->group[i]->sim);
+        share_sim_fini(pf, &sh->group[i]->sim);
         vmci_free(pf, sh->group[i], sizeof(*sh->group[i]));
     }
     vmci_free(pf, sh->group, sh->group_cap * sizeof(sh->group[0]));
@@ -85,7 +85,7 @@ void vmc_share_stats(struct vmc_share *sh, struct vmc_share_stats *out)
         const struct share_group *g = sh->group[i];
         out->hints += g->table.count + g->old.count;
         out->meta_bytes += sizeof(*g) + share_table_bytes(&g->table) + share_table_bytes(&g->old) +
-                           sim_bytes(&g->sim);
+                           share_sim_bytes(&g->sim);
     }
 }
 

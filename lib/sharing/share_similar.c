@@ -17,7 +17,7 @@ static uint64_t line_hash(const uint64_t *w)
     return h ^ h >> 32;
 }
 
-void sim_features(const void *page, uint32_t *f)
+void share_sim_features(const void *page, uint32_t *f)
 {
     static const uint64_t key[SIM_FEATURES] = {0x9e3779b97f4a7c15ull, 0xc2b2ae3d27d4eb4full,
                                                0x165667b19e3779f9ull, 0x27d4eb2f165667c5ull};
@@ -38,41 +38,42 @@ void sim_features(const void *page, uint32_t *f)
         f[k] = (uint32_t)(least[k] * 0xff51afd7ed558ccdull >> 32) ^ k;
 }
 
-int sim_init(const struct vmc_platform *pf, struct sim_index *x)
+int share_sim_init(const struct vmc_platform *pf, struct share_sim_index *x)
 {
     if (x->entry != NULL)
         return VMC_OK;
-    x->entry = vmci_alloc_aligned(pf, sim_bytes(&(struct sim_index){.entry = (void *)x}), 64);
+    x->entry =
+        vmci_alloc_aligned(pf, share_sim_bytes(&(struct share_sim_index){.entry = (void *)x}), 64);
     if (x->entry == NULL)
         return VMC_ENOMEM;
-    memset(x->entry, 0xff, sim_bytes(x));
+    memset(x->entry, 0xff, share_sim_bytes(x));
     return VMC_OK;
 }
 
-void sim_fini(const struct vmc_platform *pf, struct sim_index *x)
+void share_sim_fini(const struct vmc_platform *pf, struct share_sim_index *x)
 {
-    vmci_free_aligned(pf, x->entry, sim_bytes(x), 64);
+    vmci_free_aligned(pf, x->entry, share_sim_bytes(x), 64);
     x->entry = NULL;
 }
 
-static struct sim_entry *at(const struct sim_index *x, uint32_t feature)
+static struct share_sim_entry *at(const struct share_sim_index *x, uint32_t feature)
 {
     return &x->entry[feature >> (32 - SIM_BITS)];
 }
 
-void sim_add(struct sim_index *x, const uint32_t *f, uint32_t object)
+void share_sim_add(struct share_sim_index *x, const uint32_t *f, uint32_t object)
 {
     for (unsigned k = 0; k < SIM_FEATURES; k++)
-        *at(x, f[k]) = (struct sim_entry){.feature = f[k], .object = object};
+        *at(x, f[k]) = (struct share_sim_entry){.feature = f[k], .object = object};
 }
 
-uint32_t sim_find(const struct sim_index *x, const uint32_t *f)
+uint32_t share_sim_find(const struct share_sim_index *x, const uint32_t *f)
 {
     uint32_t best = VMCI_NONE;
     unsigned votes = 0;
 
     for (unsigned k = 0; k < SIM_FEATURES; k++) {
-        const struct sim_entry *e = at(x, f[k]);
+        const struct share_sim_entry *e = at(x, f[k]);
         unsigned n = 0;
         if (e->feature != f[k] || e->object == VMCI_NONE)
             continue;

@@ -66,26 +66,26 @@ static inline void share_slot_clear(struct share_table *t, const struct share_sl
 #define SIM_FEATURES 4u
 #define SIM_BITS     17u
 
-struct sim_entry {
+struct share_sim_entry {
     uint32_t feature, object;
 };
 
 /* A cache of features of pages that others may be stored as differences to. */
-struct sim_index {
-    struct sim_entry *entry; /* 2^SIM_BITS, allocated with the first page */
+struct share_sim_index {
+    struct share_sim_entry *entry; /* 2^SIM_BITS, allocated with the first page */
 };
 
-void sim_features(const void *page, uint32_t *f);
-int sim_init(const struct vmc_platform *pf, struct sim_index *x);
-void sim_fini(const struct vmc_platform *pf, struct sim_index *x);
-static inline uint64_t sim_bytes(const struct sim_index *x)
+void share_sim_features(const void *page, uint32_t *f);
+int share_sim_init(const struct vmc_platform *pf, struct share_sim_index *x);
+void share_sim_fini(const struct vmc_platform *pf, struct share_sim_index *x);
+static inline uint64_t share_sim_bytes(const struct share_sim_index *x)
 {
-    return x->entry != NULL ? sizeof(struct sim_entry) << SIM_BITS : 0;
+    return x->entry != NULL ? sizeof(struct share_sim_entry) << SIM_BITS : 0;
 }
-void sim_add(struct sim_index *x, const uint32_t *f, uint32_t object);
+void share_sim_add(struct share_sim_index *x, const uint32_t *f, uint32_t object);
 /* The object with most features in common, or VMCI_NONE. It may be gone or something else by now.
  */
-uint32_t sim_find(const struct sim_index *x, const uint32_t *f);
+uint32_t share_sim_find(const struct share_sim_index *x, const uint32_t *f);
 
 /* ---- scanner -----------------------------------------------------------------------------------
  */
@@ -96,7 +96,7 @@ struct share_group {
     struct share_table table;
     struct share_table old; /* being emptied into table; no buckets: none */
     uint64_t moved;         /* buckets of old that are empty */
-    struct sim_index sim;
+    struct share_sim_index sim;
 };
 
 #define SHARE_BATCH 16u
