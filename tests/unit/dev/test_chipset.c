@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#define S 1000000000ull
+#define S   1000000000ull
 #define SCI 9
 
 struct fx {
@@ -21,6 +21,7 @@ struct fx {
     struct vmc_exit_port *ep;
     struct vmc_post_port *pp;
     struct vmc_debugcon *dc;
+    struct vmc_fpu_error *fe;
 };
 
 static int setup(void **state)
@@ -46,6 +47,8 @@ static int setup(void **state)
     assert_int_equal(vmc_exit_port_create(&f->b.bd, 0xf4, &stop, &f->ep, NULL), VMC_OK);
     assert_int_equal(vmc_post_port_create(&f->b.bd, 0x80, &f->pp, NULL), VMC_OK);
     assert_int_equal(vmc_debugcon_create(&f->b.bd, 0xe9, &out, &f->dc, NULL), VMC_OK);
+    assert_int_equal(vmc_fpu_error_create(&f->b.bd, test_board_line(&f->b, 13), &f->fe, NULL),
+                     VMC_OK);
     *state = f;
     return 0;
 }
@@ -415,7 +418,8 @@ static void exit_port_widths(void **state)
     assert_int_equal(test_in(&f->b, 0xf4, 4), 0);
     struct vmc_exit_port *p;
     const struct vmc_stop_sink stop = {.stop = test_board_stop, .ctx = &f->b};
-    assert_int_equal(vmc_exit_port_create(&f->b.bd, 0x5e, &stop, &p, NULL), VMC_OK); /* 0x60 is taken */
+    assert_int_equal(vmc_exit_port_create(&f->b.bd, 0x5e, &stop, &p, NULL),
+                     VMC_OK); /* 0x60 is taken */
     test_out(&f->b, 0x5e, 2, 7);
     assert_int_equal(f->b.stop_detail, 7);
     assert_int_equal(vmc_exit_port_create(&f->b.bd, 0x60, &stop, &p, NULL), VMC_EEXIST);
@@ -435,6 +439,27 @@ static void debugcon_and_post(void **state)
     assert_int_equal(vmc_post_port_value(f->pp), 0x42);
     vmc_board_reset(&f->b.bd);
     assert_int_equal(IN(0x80), 0);
+}
+
+static void fpu_error_needs_ferr(void **state)
+{
+    struct fx *f = *state;
+    const struct test_line *irq = &f->b.line[13];
+
+    OUT(0xf0, 0);
+    assert_false(irq->level);
+    assert_false(vmc_fpu_error_signal(f->fe, true)); /* the write before it does not count */
+    assert_true(irq->level);
+    OUT(0xf0, 0);
+    assert_false(irq->level);
+    assert_true(vmc_fpu_error_signal(f->fe, true)); /* IGNNE# as long as FERR# stays */
+    assert_false(irq->level);
+    assert_false(vmc_fpu_error_signal(f->fe, false));
+    assert_false(vmc_fpu_error_signal(f->fe, true));
+    assert_true(irq->level);
+    vmc_board_reset(&f->b.bd);
+    assert_false(irq->level);
+    assert_int_equal(IN(0xf0), 0xff);
 }
 
 static void state_survives(void **state)
@@ -482,12 +507,28 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(bridges_identify), T(ecam_collision), T(pm_base_collision), T(pm_timer_counts),
-        T(pm_timer_overflow), T(power_button_raises_sci), T(pm_s5_stops), T(gpe_registers),
-        T(reset_register), T(pirq_routing), T(i8042_self_test), T(i8042_keyboard_commands),
-        T(i8042_keys_are_translated), T(i8042_key_flow_control), T(i8042_queue_overflow),
-        T(i8042_aux_loopback), T(i8042_resets), T(exit_port_widths), T(debugcon_and_post),
-        T(state_survives), T(allocation_failures_leave_nothing),
+        T(bridges_identify),
+        T(ecam_collision),
+        T(pm_base_collision),
+        T(pm_timer_counts),
+        T(pm_timer_overflow),
+        T(power_button_raises_sci),
+        T(pm_s5_stops),
+        T(gpe_registers),
+        T(reset_register),
+        T(pirq_routing),
+        T(i8042_self_test),
+        T(i8042_keyboard_commands),
+        T(i8042_keys_are_translated),
+        T(i8042_key_flow_control),
+        T(i8042_queue_overflow),
+        T(i8042_aux_loopback),
+        T(i8042_resets),
+        T(exit_port_widths),
+        T(debugcon_and_post),
+        T(fpu_error_needs_ferr),
+        T(state_survives),
+        T(allocation_failures_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Local APIC, its timer, x2APIC mode, the PIC and PIT behind it, start-up of other processors (SDM
+ * 3A chapter 11, 8.4). For a whole machine: vmcore run, or QEMU.
+ */
+#include "kern.h"
+
+#define LAPIC 0xfee00000ul
+enum {
+    ID = 0x20,
+    VERSION = 0x30,
+    TPR = 0x80,
+    PPR = 0xa0,
+    EOI = 0xb0,
+    LDR = 0xd0,
+    DFR = 0xe0,
+    SVR = 0xf0,
+    ISR = 0x100,
+    TMR = 0x180,
+    IRR = 0x200,
+    ESR = 0x280,
+    ICR = 0x300,
+    ICR2 = 0x310,
+    LVTT = 0x320,
+    LVT0 = 0x350,
+    LVT1 = 0x360,
+    LVTE = 0x370,
+    TMICT = 0x380,
+    TMCCT = 0x390,
+    TDCR = 0x3e0,
+};
+#define MASKED       0x10000u
+#define MSR_APIC     0x1bu
+#define MSR_DEADLINE 0x6e0u
+#define X2(reg)      (0x800u + (reg) / 16)
+
+static volatile unsigned hits[256];
+static volatile unsigned order[16], orders;
+static volatile bool no_eoi, nest, nmi_again;
+
+static uint32_t rd(unsigned reg)
+{
+    return *(volatile uint32_t *)(LAPIC + reg);
+}
+static void wr(unsigned reg, uint32_t v)
+{
+    *(volatile uint32_t *)(LAPIC + reg) = v;
+}
+static bool bit(unsigned base, unsigned vector)
+{
+    return (rd(base + 16 * (vector / 32)) >> (vector % 32) & 1) != 0;
+}
+static void self_ipi(unsigned vector)
+{
+    wr(ICR2, 0);
+    wr(ICR, 0x44000 | vector);
+}
+static void sti_nop(void)
+{
+    __asm__ volatile("sti\n\tnop\n\tnop\n\tcli" : : : "memory");
+}
+static void halt(void)
+{
+    __asm__ volatile("sti\n\thlt\n\tcli" : : : "memory");
+}
+static uint64_t tsc(void)
+{
+    uint32_t lo, hi;
+    __asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+    return lo | (uint64_t)hi << 32;
+}
+
+static bool on_event(struct regs *r)
+{
+    unsigned v = (unsigned)r->vector;
+
+    if (v == 2) {
+        hits[2]++;
+        if (nmi_again) { /* two more while blocked: one is kept */
+            nmi_again = false;
+            wr(ICR2, rd(ID));
+            wr(ICR, 0x4400);
+            wr(ICR2, rd(ID));
+            wr(ICR, 0x4400);
+            hits[3] = hits[2];
+        }
+        return true;
+    }
+    if (v < 32)
+        return false;
+    hits[v]++;
+    if (orders < 16)
+        order[orders++] = v;
+    if (nest && v == 0x61) {
+        nest = false;
+        CHECK(bit(ISR, 0x61) && !bit(IRR, 0x61), "in service");
+        CHECK(rd(PPR) == 0x60, "PPR is %x in service", rd(PPR));
+        self_ipi(0x6f); /* same class: waits */
+        sti_nop();
+        CHECK(hits[0x6f] == 0 && bit(IRR, 0x6f), "a vector of the same class waits");
+        self_ipi(0x71); /* higher: nests */
+        sti_nop();
+        CHECK(hits[0x71] == 1, "a higher vector nests");
+    }
+    if (v >= 0x30 && !no_eoi && v != 0xff)
+        wr(EOI, 0);
+    return true;
+}
+
+static void clear(void)
+{
+    for (unsigned i = 0; i < 256; i++)
+        hits[i] = 0;
+    orders = 0;
+}
+
+/* ---- registers, interrupts ------------------------------------------------------------------- */
+
+static void registers(void)
+{
+    CHECK((rdmsr(MSR_APIC) & 0xfffffffffffff000) == LAPIC, "base");
+    CHECK((rdmsr(MSR_APIC) & 0x900) == 0x900, "enabled, boot processor: %lx", rdmsr(MSR_APIC));
+    CHECK(rd(SVR) == 0xff, "SVR after reset: %x", rd(SVR));
+    CHECK(rd(DFR) == 0xffffffff && rd(LDR) == 0 && rd(TPR) == 0, "DFR, LDR, TPR after reset");
+    CHECK(rd(LVTT) == MASKED && rd(LVTE) == MASKED, "LVTs after reset");
+    wr(LVTT, 0x33);
+    CHECK(rd(LVTT) == (MASKED | 0x33), "a disabled APIC masks its LVTs");
+    wr(SVR, 0x1ff);
+    wr(LVTT, MASKED);
+    CHECK((rd(VERSION) & 0xff) >= 0x10 && (rd(VERSION) >> 16 & 0xff) >= 3, "version");
+    wr(DFR, 0);
+    CHECK(rd(DFR) == 0x0fffffff, "DFR: only the model can be written");
+    wr(DFR, 0xffffffff);
+    wr(LDR, 0x01ffffff);
+    CHECK(rd(LDR) == 0x01000000, "LDR: only the ID can be written");
+}
+
+static void priorities(void)
+{
+    clear();
+    self_ipi(0x45);
+    CHECK(bit(IRR, 0x45) && hits[0x45] == 0, "IF holds an interrupt back");
+    sti_nop();
+    CHECK(hits[0x45] == 1 && !bit(IRR, 0x45) && !bit(ISR, 0x45), "and STI lets it in");
+    wr(TPR, 0x50);
+    CHECK(rd(PPR) == 0x50, "PPR follows TPR");
+    self_ipi(0x4f);
+    self_ipi(0x5f);
+    self_ipi(0x60);
+    sti_nop();
+    CHECK(hits[0x60] == 1 && hits[0x5f] == 0 && hits[0x4f] == 0,
+          "TPR holds back its class and below");
+    unsigned long cr8;
+    __asm__ volatile("mov %%cr8, %0" : "=r"(cr8));
+    CHECK(cr8 == 5, "CR8 is TPR[7:4]");
+    __asm__ volatile("mov %0, %%cr8" : : "r"(4ul));
+    sti_nop();
+    CHECK(rd(TPR) == 0x40 && hits[0x5f] == 1 && hits[0x4f] == 0, "a lower CR8 lets them in");
+    wr(TPR, 0);
+    sti_nop();
+    CHECK(hits[0x4f] == 1, "all of them");
+
+    clear();
+    self_ipi(0x41);
+    self_ipi(0x91);
+    self_ipi(0x62);
+    sti_nop();
+    sti_nop();
+    CHECK(order[0] == 0x91 && order[1] == 0x62 && order[2] == 0x41, "the highest comes first");
+    clear();
+    nest = true;
+    self_ipi(0x61);
+    sti_nop();
+    sti_nop();
+    CHECK(hits[0x6f] == 1 && order[0] == 0x61 && order[1] == 0x71 && order[2] == 0x6f, "nesting");
+    clear();
+    no_eoi = true;
+    self_ipi(0x55);
+    sti_nop();
+    no_eoi = false;
+    CHECK(bit(ISR, 0x55) && rd(PPR) == 0x50, "in service until EOI");
+    self_ipi(0x55);
+    sti_nop();
+    CHECK(hits[0x55] == 1 && bit(IRR, 0x55), "again: waits");
+    wr(EOI, 0);
+    sti_nop();
+    CHECK(hits[0x55] == 2 && rd(PPR) == 0, "delivered after EOI");
+}
+
+static void nmis(void)
+{
+    clear();
+    nmi_again = true;
+    wr(ICR2, rd(ID));
+    wr(ICR, 0x4400);
+    for (unsigned i = 0; i < 100 && hits[2] < 2; i++)
+        __asm__ volatile("nop");
+    CHECK(hits[3] == 1 && hits[2] == 2, "NMI: %u, in the handler %u", hits[2], hits[3]);
+}
+
+static void destinations(void)
+{
+    clear();
+    wr(LDR, 0x02000000);
+    wr(DFR, 0xffffffff);
+    wr(ICR2, 0x02000000);
+    wr(ICR, 0x4800 | 0x51); /* logical, flat */
+    wr(ICR2, 0x04000000);
+    wr(ICR, 0x4800 | 0x52);
+    wr(ICR2, rd(ID));
+    wr(ICR, 0x4000 | 0x53); /* physical */
+    wr(ICR2, 0);
+    wr(ICR, 0x84000 | 0x54); /* all */
+    wr(ICR, 0xc4000 | 0x55); /* all others */
+    wr(DFR, 0x0fffffff);
+    wr(LDR, 0x31000000);
+    wr(ICR2, 0x31000000);
+    wr(ICR, 0x4800 | 0x56); /* logical, cluster */
+    wr(ICR2, 0x21000000);
+    wr(ICR, 0x4800 | 0x57);
+    sti_nop();
+    sti_nop();
+    CHECK(hits[0x51] == 1 && hits[0x52] == 0, "flat logical destination");
+    CHECK(hits[0x53] == 1 && hits[0x54] == 1 && hits[0x55] == 0, "physical, all, others");
+    CHECK(hits[0x56] == 1 && hits[0x57] == 0, "cluster destination");
+    wr(DFR, 0xffffffff);
+    wr(LDR, 0);
+}
+
+static void errors(void)
+{
+    clear();
+    wr(ESR, 0);
+    wr(LVTE, 0x77);
+    self_ipi(0x05);
+    wr(ESR, 0);
+    CHECK((rd(ESR) & 0x60) != 0, "an illegal vector is an error: %x", rd(ESR));
+    sti_nop();
+    CHECK(hits[0x77] == 1, "and interrupts: %u", hits[0x77]);
+    wr(ESR, 0);
+    wr(ESR, 0);
+    CHECK(rd(ESR) == 0, "ESR is cleared");
+    wr(LVTE, MASKED);
+}
+
+/* ---- timer ----------------------------------------------------------------------------------- */
+
+static void wait_for(unsigned vector, unsigned n)
+{
+    uint64_t end = tsc() + 4000000000ull;
+
+    while (hits[vector] < n && tsc() < end)
+        sti_nop();
+}
+
+static void timer(void)
+{
+    clear();
+    wr(TDCR, 0xb); /* divide by 1 */
+    wr(LVTT, 0x41);
+    wr(TMICT, 10000000);
+    uint32_t a = rd(TMCCT);
+    uint32_t b = rd(TMCCT);
+    CHECK(a <= 10000000 && b <= a && b != 0, "the count goes down: %u %u", a, b);
+    wait_for(0x41, 1);
+    CHECK(hits[0x41] == 1 && rd(TMCCT) == 0, "one shot: %u, %u left", hits[0x41], rd(TMCCT));
+    wait_for(0x41, 2);
+    CHECK(hits[0x41] == 1, "just one: %u", hits[0x41]);
+
+    wr(LVTT, 0x20042);
+    wr(TMICT, 1000000);
+    wait_for(0x42, 4);
+    CHECK(hits[0x42] >= 4 && rd(TMCCT) <= 1000000, "periodic: %u", hits[0x42]);
+    wr(TMICT, 0);
+    CHECK(rd(TMCCT) == 0, "an initial count of 0 stops it");
+    sti_nop();
+    unsigned n = hits[0x42];
+    wait_for(0x42, n + 1);
+    CHECK(hits[0x42] == n, "stopped");
+
+    clear();
+    wr(LVTT, MASKED | 0x43);
+    wr(TMICT, 1000);
+    for (unsigned i = 0; i < 1000 && rd(TMCCT) != 0; i++)
+        sti_nop();
+    sti_nop();
+    CHECK(hits[0x43] == 0 && !bit(IRR, 0x43), "masked");
+    wr(LVTT, 0x44);
+    wr(TMICT, 2000000);
+    halt();
+    CHECK(hits[0x44] == 1, "wakes HLT");
+    wr(LVTT, MASKED);
+}
+
+static void deadline(void)
+{
+    if (!cpu_has(1, 2, 24)) {
+        print("no TSC deadline timer\n");
+        return;
+    }
+    clear();
+    wr(LVTT, 0x40046);
+    wrmsr(MSR_DEADLINE, tsc() + 1000000);
+    CHECK(rdmsr(MSR_DEADLINE) != 0, "armed");
+    wr(TMICT, 1000);
+    CHECK(rd(TMCCT) == 0, "TMICT means nothing in this mode");
+    wait_for(0x46, 1);
+    CHECK(hits[0x46] == 1 && rdmsr(MSR_DEADLINE) == 0, "fired");
+    wrmsr(MSR_DEADLINE, 1);
+    sti_nop();
+    sti_nop();
+    CHECK(hits[0x46] == 2, "a deadline in the past fires at once");
+    wrmsr(MSR_DEADLINE, tsc() + 100000000000ull);
+    wrmsr(MSR_DEADLINE, 0);
+    CHECK(rdmsr(MSR_DEADLINE) == 0, "disarmed");
+    wr(LVTT, 0x46);
+    wrmsr(MSR_DEADLINE, 12345);
+    CHECK(rdmsr(MSR_DEADLINE) == 0, "other modes ignore it");
+    wr(LVTT, MASKED);
+}
+
+/* ---- PIC and PIT through LVT0 ---------------------------------------------------------------- */
+
+static void legacy(void)
+{
+    clear();
+    outb(0x20, 0x11);
+    outb(0x21, 0x20);
+    outb(0x21, 4);
+    outb(0x21, 1);
+    outb(0x21, 0xfe);
+    wr(LVT0, 0x700);
+    outb(0x43, 0x34);
+    outb(0x40, 0xff);
+    outb(0x40, 0x10);
+    uint64_t end = tsc() + 8000000000ull;
+    while (hits[0x20] < 3 && tsc() < end) {
+        unsigned n = hits[0x20];
+        sti_nop();
+        if (hits[0x20] != n)
+            outb(0x20, 0x20);
+    }
+    CHECK(hits[0x20] >= 3, "PIT, PIC, ExtINT: %u", hits[0x20]);
+    outb(0x21, 0xff);
+    outb(0x43, 0x30);
+    wr(LVT0, MASKED);
+    outb(0x20, 0x20);
+}
+
+/* ---- modes ----------------------------------------------------------------------------------- */
+
+struct msr {
+    uint32_t index;
+    uint64_t value;
+};
+static void write_msr(void *p)
+{
+    const struct msr *m = p;
+    wrmsr(m->index, m->value);
+}
+static void read_msr(void *p)
+{
+    (void)rdmsr(((const struct msr *)p)->index);
+}
+static bool faults_wr(uint32_t index, uint64_t v)
+{
+    struct msr m = {index, v};
+    return try_call(write_msr, &m) == 13;
+}
+static bool faults_rd(uint32_t index)
+{
+    struct msr m = {index, 0};
+    return try_call(read_msr, &m) == 13;
+}
+
+static void modes(void)
+{
+    uint64_t base = rdmsr(MSR_APIC);
+
+    wrmsr(MSR_APIC, base & ~0x800ull);
+    CHECK(!cpu_has(1, 3, 9), "a disabled APIC is not in CPUID");
+    wrmsr(MSR_APIC, base);
+    CHECK(cpu_has(1, 3, 9), "and is there again");
+    CHECK(rd(SVR) == 0xff && rd(LVTT) == MASKED, "in its state after reset");
+    wr(SVR, 0x1ff);
+    CHECK(faults_wr(MSR_APIC, base | 1ull << 52), "reserved bits of the base");
+    if (!cpu_has(1, 2, 21)) {
+        print("no x2APIC\n");
+        return;
+    }
+    CHECK(faults_rd(X2(ID)), "x2APIC registers need its mode");
+    wrmsr(MSR_APIC, base & ~0x800ull);
+    CHECK(faults_wr(MSR_APIC, (base & ~0x800ull) | 0x400), "disabled to EXTD without EN");
+    CHECK(faults_wr(MSR_APIC, base | 0x400), "disabled to x2APIC");
+    wrmsr(MSR_APIC, base);
+    wrmsr(MSR_APIC, base | 0x400);
+    CHECK(faults_wr(MSR_APIC, base), "x2APIC to xAPIC");
+    wrmsr(X2(SVR), 0x1ff);
+    CHECK(rdmsr(X2(ID)) == 0 && rdmsr(X2(LDR)) == 1, "ID, LDR");
+    CHECK(faults_wr(X2(ID), 0) && faults_wr(X2(LDR), 0) && faults_wr(X2(VERSION), 0), "read-only");
+    CHECK(faults_rd(X2(DFR)) && faults_rd(X2(ICR2)) && faults_rd(X2(EOI)), "no such register");
+    CHECK(faults_wr(X2(EOI), 1) && faults_wr(X2(ESR), 1) && faults_wr(X2(TPR), 0x100),
+          "reserved bits");
+    CHECK(faults_rd(0x8ff) && faults_wr(X2(LVTT), 1u << 31), "unknown, reserved");
+    clear();
+    wrmsr(0x83f, 0x4b);
+    wrmsr(X2(ICR), 0x4c | 0x44000);
+    wrmsr(X2(ICR), 0x4d | 0ull << 32);
+    exc_hook = NULL;
+    bool irr = (rdmsr(X2(IRR) + 2) >> 11 & 7) == 7;
+    CHECK(irr, "self IPI, ICR: %lx", (unsigned long)rdmsr(X2(IRR) + 2));
+    wrmsr(MSR_APIC, base & ~0x800ull);
+    wrmsr(MSR_APIC, base);
+    wr(SVR, 0x1ff);
+    exc_hook = on_event;
+    sti_nop();
+    CHECK(hits[0x4b] == 0, "disabling it drops what was pending");
+}
+
+/* ---- other processors ------------------------------------------------------------------------ */
+
+static void others(void)
+{
+    /* lock inc word [cs:100h]; 1: cli; hlt; jmp 1b */
+    static const uint8_t code[] = {0x2e, 0xf0, 0xff, 0x06, 0x00, 0x01, 0xfa, 0xf4, 0xeb, 0xfc};
+    volatile uint8_t *low = (volatile uint8_t *)0x8000;
+    volatile uint16_t *count = (volatile uint16_t *)0x8100;
+
+    for (unsigned i = 0; i < sizeof(code); i++)
+        low[i] = code[i];
+    *count = 0;
+    wr(ICR2, 0);
+    wr(ICR, 0xc4500); /* INIT */
+    wr(ICR, 0xc4608); /* SIPI 08 */
+    wr(ICR, 0xc4608); /* once more: ignored by those that run */
+    uint64_t end = tsc() + 500000000ull;
+    while (tsc() < end)
+        __asm__ volatile("pause");
+    print("%u others\n", *count);
+}
+
+void test_main(void)
+{
+    exc_hook = on_event;
+    registers();
+    priorities();
+    nmis();
+    destinations();
+    errors();
+    timer();
+    deadline();
+    legacy();
+    modes();
+    others();
+    exc_hook = NULL;
+}
