@@ -6,6 +6,7 @@
  */
 #include "hv.h"
 
+#define ROOM     8192u     /* of the line's buffer, left to the hypervisor */
 #define FLUSH_NS 30000000u /* an unfinished line is shown after this long */
 #define MENU     "1-9 one guest, a all, s status, m monitor, hot key again: itself"
 
@@ -78,6 +79,9 @@ static int console_write(void *ctx, const void *data, size_t bytes)
 {
     struct hv_guest *g = ctx;
 
+    /* A guest that floods the line waits for it; its UART asks again. */
+    if (vmc_bm_write_room() < ROOM)
+        return 0;
     take();
     if (monitor || focus == -1) {
         put_prefixed(g, data, bytes);

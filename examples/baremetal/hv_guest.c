@@ -257,16 +257,17 @@ static void wait_quiesced(struct hv_guest *g)
     }
 }
 
-/* Requests in flight point into the guest's memory: the devices of the machine must be done. */
-static void drain(struct hv_guest *g)
+/* Requests in flight point into the guest's memory: false when a disk does not finish them. */
+static bool drain(struct hv_guest *g)
 {
     uint64_t give_up = hv_now() + 10000000000ull;
 
     while (vmc_board_quiesce(vmc_vm_board(g->vm)) == VMC_EAGAIN) {
         vmc_bm_poll();
         if (hv_now() > give_up)
-            vmc_bm_panic("%s: a disk does not finish its requests", g->cfg->name);
+            return false;
     }
+    return true;
 }
 
 static void unmake(struct hv_guest *g)
@@ -329,7 +330,11 @@ void hv_guest_end(struct hv_guest *g, const char *why)
     g->state = HV_PAUSED;
     wait_quiesced(g);
     hv_net_detach(g);
-    drain(g);
+    if (!drain(g)) {
+        hv_print("%s: %s, but a disk does not finish its requests: its memory stays\n",
+                 g->cfg->name, why);
+        return; /* paused for ever; killing it again tries again */
+    }
     g->state = HV_OFF; /* the loops of the processors look at this */
     hv_sched_remove(g);
     vmc_vm_set_wake_hook(g->vm, NULL, NULL);
@@ -347,7 +352,8 @@ void hv_guest_pause(struct hv_guest *g)
         return;
     g->state = HV_PAUSED;
     wait_quiesced(g);
-    drain(g);
+    if (!drain(g))
+        hv_print("%s: paused, but a disk is not done with its requests\n", g->cfg->name);
 }
 
 void hv_guest_resume(struct hv_guest *g)

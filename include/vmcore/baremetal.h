@@ -97,6 +97,8 @@ VMC_API void vmc_bm_get_memory(struct vmc_bm_memory *out);
 
 /** Write to the serial line; never blocks for longer than the line takes. [irq] */
 VMC_API void vmc_bm_write(const void *data, size_t bytes);
+/** How many bytes vmc_bm_write takes now without waiting for the line. [irq] */
+VMC_API size_t vmc_bm_write_room(void);
 /** Take what was typed; returns how many bytes. [any] */
 VMC_API size_t vmc_bm_read(void *data, size_t bytes);
 VMC_API VMC_PRINTF(1, 2) void vmc_bm_printf(const char *fmt, ...);

@@ -140,6 +140,11 @@ void vmc_bm_write(const void *data, size_t bytes)
     bm_unlock_irq(&lock, on);
 }
 
+size_t vmc_bm_write_room(void)
+{
+    return by_irq ? RING - (tx_head - tx_tail) : RING;
+}
+
 size_t vmc_bm_read(void *data, size_t bytes)
 {
     uint8_t *d = data;
