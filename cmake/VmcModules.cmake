@@ -30,7 +30,7 @@ endfunction()
 # The static library once more, optimised for size where speed does not matter: for the bare-metal
 # image. What every exit of a guest goes through is as in the other one.
 set(VMC_SPEED_MODULES mmu vm)
-set(VMC_SPEED_FOLDERS cpu/hw)
+set(VMC_SPEED_FILES "lib/cpu/hw/(hw_run|hw_exit|hw_mem|hw_vcpu|svm_engine|svm_exit|vmx_engine|vmx_exit)")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 
 function(vmc_add_small_library)
@@ -50,8 +50,7 @@ function(vmc_add_small_library)
                                                       ${CMAKE_SOURCE_DIR}/lib)
     target_compile_options(vmc_small_${m} PRIVATE ${options} -g1)
     foreach(f IN LISTS src)
-      string(REGEX MATCH "lib/([a-z]+/[a-z]+)/" folder ${f})
-      if(NOT CMAKE_MATCH_1 IN_LIST VMC_SPEED_FOLDERS)
+      if(NOT f MATCHES ${VMC_SPEED_FILES})
         set_property(SOURCE ${f} APPEND PROPERTY COMPILE_OPTIONS
                      $<$<STREQUAL:$<TARGET_PROPERTY:NAME>,vmc_small_${m}>:-Os>)
       endif()
