@@ -7,10 +7,12 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -132,8 +134,8 @@ bool vmci_host_disk_fallocate_mode(struct vmc_host_disk *d, uint32_t op, int *mo
 {
     int zero = op == VMC_BLOCK_DISCARD ? ZERO_PUNCH : atomic_load(&d->zero_mode);
 
-    *mode = FALLOC_FL_KEEP_SIZE | (zero == ZERO_PUNCH ? FALLOC_FL_PUNCH_HOLE
-                                                      : FALLOC_FL_ZERO_RANGE);
+    *mode =
+        FALLOC_FL_KEEP_SIZE | (zero == ZERO_PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
     return zero != ZERO_WRITE;
 }
 
@@ -179,13 +181,14 @@ bool vmci_host_disk_aligned(const struct vmc_host_disk *d, const struct vmc_bloc
     if (!d->cfg.direct)
         return true;
     for (uint32_t i = 0; i < r->iov_count; i++)
-        if ((uintptr_t)r->iov[i].base % d->mem_align != 0 ||
-            r->iov[i].bytes % d->sector_bytes != 0)
+        if ((uintptr_t)r->iov[i].base % d->mem_align != 0 || r->iov[i].bytes % d->sector_bytes != 0)
             return false;
     return true;
 }
 
 /* ---- the block device ---------------------------------------------------------------------- */
+
+static const struct vmci_host_engine engine_inline;
 
 static int disk_bytes(const struct vmc_host_disk *d, uint64_t *bytes)
 {
@@ -215,6 +218,7 @@ static int disk_info(void *ctx, struct vmc_block_info *out)
         .can_discard = d->can_discard && !d->cfg.read_only,
         .can_write_zeroes = !d->cfg.read_only,
         .can_compare_write = d->cfg.shared && !d->cfg.read_only,
+        .synchronous = d->engine == &engine_inline,
     };
     return VMC_OK;
 }
@@ -299,6 +303,17 @@ struct vmc_blockdev vmc_host_disk_blockdev(struct vmc_host_disk *d)
     return (struct vmc_blockdev){.ops = d->cfg.polled ? &disk_ops_polled : &disk_ops, .ctx = d};
 }
 
+int vmc_host_disk_register(struct vmc_host_disk *d, void *base, size_t bytes, struct vmc_error *err)
+{
+    int rc =
+        d->engine->register_memory != NULL ? d->engine->register_memory(d, base, bytes) : -ENOSYS;
+
+    return rc == 0 ? VMC_OK
+                   : vmci_host_error(err, rc == -ENOSYS ? VMC_ENOTSUP : vmci_host_status(-rc), -rc,
+                                     "host-disk/register", "memory cannot be registered: %s",
+                                     strerror(-rc));
+}
+
 const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d)
 {
     return d->engine->name;
@@ -323,8 +338,8 @@ static int open_file(struct vmc_host_disk *d, struct vmc_error *err)
                                strerror(errno));
     d->is_device = S_ISBLK(st.st_mode);
     if (!d->is_device && !S_ISREG(st.st_mode))
-        return vmci_host_error(err, VMC_EINVAL, 0, site,
-                               "%s is neither a file nor a block device", path);
+        return vmci_host_error(err, VMC_EINVAL, 0, site, "%s is neither a file nor a block device",
+                               path);
     return VMC_OK;
 }
 
@@ -336,11 +351,11 @@ static int lock_file(struct vmc_host_disk *d, struct vmc_error *err)
     if (d->cfg.no_lock || d->cfg.shared || fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
         return VMC_OK;
     if (errno == EAGAIN || errno == EACCES)
-        return vmci_host_error(err, VMC_EBUSY, errno, "host-disk/lock",
-                               d->cfg.read_only
-                                   ? "the disk %s is in use: another program has it open for writing"
-                                   : "the disk %s is in use by another program or virtual machine",
-                               d->cfg.path);
+        return vmci_host_error(
+            err, VMC_EBUSY, errno, "host-disk/lock",
+            d->cfg.read_only ? "the disk %s is in use: another program has it open for writing"
+                             : "the disk %s is in use by another program or virtual machine",
+            d->cfg.path);
     return vmci_host_error(err, VMC_EHOST, errno, "host-disk/lock", "cannot lock the disk %s: %s",
                            d->cfg.path, strerror(errno));
 }
@@ -379,9 +394,51 @@ static bool probe_discard(const struct vmc_host_disk *d, uint64_t bytes)
     return fallocate(d->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)past, 4096) == 0;
 }
 
+/* ---- files that are memory: every request is a copy, and queues would only cost ----------------
+ */
+
+static int inline_open(struct vmc_host_disk *d, struct vmc_error *err)
+{
+    (void)d;
+    (void)err;
+    return VMC_OK;
+}
+
+static void inline_close(struct vmc_host_disk *d)
+{
+    (void)d;
+}
+
+static int inline_submit(struct vmc_host_disk *d, struct vmc_block_req *r)
+{
+    r->status = vmci_host_disk_sync(d, r, 0);
+    return VMC_BLOCK_COMPLETE;
+}
+
+static const struct vmci_host_engine engine_inline = {
+    .name = "inline",
+    .open = inline_open,
+    .close = inline_close,
+    .submit = inline_submit,
+    .poll = inline_close, /* nothing is ever pending */
+};
+
+static bool is_memory(const struct vmc_host_disk *d)
+{
+    struct statfs fs;
+
+    return !d->is_device && fstatfs(d->fd, &fs) == 0 &&
+           (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 static int choose_engine(struct vmc_host_disk *d, struct vmc_error *err)
 {
     int rc = VMC_ENOTSUP;
+
+    if (d->cfg.engine == VMC_HOST_DISK_AUTO && is_memory(d)) {
+        d->engine = &engine_inline;
+        return d->engine->open(d, err);
+    }
 
     if (d->cfg.polled && d->cfg.engine == VMC_HOST_DISK_THREADS)
         return vmci_host_error(err, VMC_EINVAL, 0, "host-disk/open", "threads are not polled");
@@ -462,7 +519,8 @@ void vmc_host_disk_close(struct vmc_host_disk *d)
     free(d);
 }
 
-/* ---- raw devices of mappings ------------------------------------------------------------------- */
+/* ---- raw devices of mappings -------------------------------------------------------------------
+ */
 
 int vmc_host_raw_open(void *ctx, const char *device, bool write, void **raw,
                       struct vmc_blockdev *out, struct vmc_error *err)

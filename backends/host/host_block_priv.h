@@ -18,6 +18,8 @@ struct vmci_host_engine {
     /* VMC_BLOCK_PENDING, or VMC_BLOCK_COMPLETE with r->status set. */
     int (*submit)(struct vmc_host_disk *d, struct vmc_block_req *r);
     void (*kick)(struct vmc_host_disk *d);
+    /* Memory of fixed buffers; NULL: not offered. */
+    int (*register_memory)(struct vmc_host_disk *d, void *base, size_t bytes);
     /* Complete what is done; NULL: the engine does it by itself. */
     void (*poll)(struct vmc_host_disk *d);
 };

@@ -24,13 +24,15 @@ struct uring {
     struct io_uring ring;
     pthread_mutex_t lock; /* the submission side of ring */
     pthread_t reaper;
-    bool queued;     /* (l) entries wait for kick */
+    bool queued; /* (l) entries wait for kick */
     /*
      * Requests pass from submitter to reaper through the kernel, which orders memory but is unknown
      * to the C memory model (and to ThreadSanitizer): this counter says it in their terms.
      */
     atomic_uint handed_over;
-    bool fixed_file; /* (c) */
+    bool fixed_file;   /* (c) */
+    const char *fixed; /* (c) registered memory */
+    size_t fixed_bytes;
     atomic_bool polling;
     bool ended; /* under polling */
 };
@@ -45,6 +47,13 @@ static struct io_uring_sqe *entry(struct uring *u)
     return e;
 }
 
+static bool in_fixed(const struct uring *u, const struct iovec *v)
+{
+    size_t at = (size_t)((const char *)v->iov_base - u->fixed);
+
+    return u->fixed != NULL && at < u->fixed_bytes && v->iov_len <= u->fixed_bytes - at;
+}
+
 /* (l) */
 static void prepare(struct uring *u, struct io_uring_sqe *e, const struct vmc_block_req *r)
 {
@@ -54,13 +63,17 @@ static void prepare(struct uring *u, struct io_uring_sqe *e, const struct vmc_bl
 
     switch (r->op) {
     case VMC_BLOCK_READ:
-        if (r->iov_count == 1 && iov->iov_len <= INT_MAX)
+        if (r->iov_count == 1 && in_fixed(u, iov))
+            io_uring_prep_read_fixed(e, fd, iov->iov_base, (unsigned)iov->iov_len, r->offset, 0);
+        else if (r->iov_count == 1 && iov->iov_len <= INT_MAX)
             io_uring_prep_read(e, fd, iov->iov_base, (unsigned)iov->iov_len, r->offset);
         else
             io_uring_prep_readv(e, fd, iov, r->iov_count, r->offset);
         break;
     case VMC_BLOCK_WRITE:
-        if (r->iov_count == 1 && iov->iov_len <= INT_MAX)
+        if (r->iov_count == 1 && in_fixed(u, iov))
+            io_uring_prep_write_fixed(e, fd, iov->iov_base, (unsigned)iov->iov_len, r->offset, 0);
+        else if (r->iov_count == 1 && iov->iov_len <= INT_MAX)
             io_uring_prep_write(e, fd, iov->iov_base, (unsigned)iov->iov_len, r->offset);
         else
             io_uring_prep_writev(e, fd, iov, r->iov_count, r->offset);
@@ -137,8 +150,7 @@ static void complete(struct vmc_host_disk *d, struct vmc_block_req *r, int res)
     if (res == -EINTR || res == -EAGAIN)
         r->status = vmci_host_disk_sync(d, r, 0);
     else if (moves && res >= 0)
-        r->status = (uint64_t)res == r->bytes ? VMC_OK
-                                              : vmci_host_disk_sync(d, r, (uint64_t)res);
+        r->status = (uint64_t)res == r->bytes ? VMC_OK : vmci_host_disk_sync(d, r, (uint64_t)res);
     else if (!moves && r->op != VMC_BLOCK_FLUSH && (res == -EOPNOTSUPP || res == -ENOSYS))
         r->status = vmci_host_disk_sync(d, r, 0); /* finds a call that works */
     else
@@ -223,8 +235,9 @@ static void uring_close(struct vmc_host_disk *d)
 /* Old kernels lack operations; without all that we use, threads are the better choice. */
 static bool has_operations(struct uring *u)
 {
-    static const int needed[] = {IORING_OP_READ,  IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
-                                 IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_NOP};
+    static const int needed[] = {IORING_OP_READ,   IORING_OP_WRITE, IORING_OP_READV,
+                                 IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+                                 IORING_OP_NOP};
     struct io_uring_probe *p = io_uring_get_probe_ring(&u->ring);
     bool all = p != NULL;
 
@@ -267,6 +280,19 @@ static int uring_open(struct vmc_host_disk *d, struct vmc_error *err)
     return VMC_OK;
 }
 
+static int uring_register(struct vmc_host_disk *d, void *base, size_t bytes)
+{
+    struct uring *u = d->engine_data;
+    struct iovec iov = {.iov_base = base, .iov_len = bytes};
+    int rc = bytes <= 1u << 30 ? io_uring_register_buffers(&u->ring, &iov, 1) : -EINVAL;
+
+    if (rc == 0) {
+        u->fixed = base;
+        u->fixed_bytes = bytes;
+    }
+    return rc;
+}
+
 const struct vmci_host_engine vmci_host_engine_uring = {
     .name = "io_uring",
     .open = uring_open,
@@ -274,4 +300,5 @@ const struct vmci_host_engine vmci_host_engine_uring = {
     .submit = uring_submit,
     .kick = uring_kick,
     .poll = uring_poll,
+    .register_memory = uring_register,
 };

@@ -38,6 +38,7 @@ static int file_info(void *ctx, struct vmc_block_info *out)
         .can_discard = !f->read_only && !f->block_device,
         .can_write_zeroes = !f->read_only && !f->block_device,
         .can_compare_write = !f->read_only,
+        .synchronous = true,
     };
     return VMC_OK;
 }

@@ -6,7 +6,9 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +172,67 @@ static void sync_wake(void *ctx, const uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
+/*
+ * Numbers of threads: bit n of a word is the thread with number n. A thread takes one at its first
+ * request and gives it back when it ends.
+ */
+static atomic_uint_least64_t thread_numbers;
+static pthread_once_t numbers_once = PTHREAD_ONCE_INIT;
+static pthread_key_t numbers_key;
+static _Thread_local uint32_t my_number; /* plus 1; 0: not asked for yet */
+
+static void number_free(void *number)
+{
+    atomic_fetch_and(&thread_numbers, ~(1ull << ((uintptr_t)number - 1)));
+}
+
+static void numbers_init(void)
+{
+    if (pthread_key_create(&numbers_key, number_free) != 0)
+        atomic_store(&thread_numbers, UINT64_MAX); /* none to be had */
+}
+
+static uint32_t number_take(void)
+{
+    pthread_once(&numbers_once, numbers_init);
+    uint64_t used = atomic_load(&thread_numbers);
+    while (used != UINT64_MAX) {
+        uint32_t n = (uint32_t)__builtin_ctzll(~used);
+        if (!atomic_compare_exchange_weak(&thread_numbers, &used, used | 1ull << n))
+            continue;
+        if (pthread_setspecific(numbers_key, (void *)(uintptr_t)(n + 1)) != 0) {
+            number_free((void *)(uintptr_t)(n + 1));
+            break;
+        }
+        my_number = n + 1;
+        return n;
+    }
+    return UINT32_MAX;
+}
+
+static uint32_t sync_self(void *ctx)
+{
+    (void)ctx;
+    return my_number != 0 ? my_number - 1 : number_take();
+}
+
+static long membarrier(int cmd)
+{
+    return syscall(SYS_membarrier, cmd, 0, 0);
+}
+
+static void sync_fence_all(void *ctx)
+{
+    (void)ctx;
+    if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+        return;
+    /* A child of fork may have to register again; the slow command needs no registration. */
+    if (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 &&
+        membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+        return;
+    membarrier(MEMBARRIER_CMD_GLOBAL);
+}
+
 static int entropy_fill(void *ctx, void *dst, size_t bytes)
 {
     unsigned char *p = dst;
@@ -196,6 +259,17 @@ static const struct vmc_sync_ops sync_ops = {
     .unlock = sync_unlock,
     .park = sync_park,
     .wake = sync_wake,
+};
+static const struct vmc_sync_ops sync_ops_membarrier = {
+    .lock_bytes = sizeof(pthread_mutex_t),
+    .lock_init = sync_lock_init,
+    .lock_fini = sync_lock_fini,
+    .lock = sync_lock,
+    .unlock = sync_unlock,
+    .park = sync_park,
+    .wake = sync_wake,
+    .self = sync_self,
+    .fence_all = sync_fence_all,
 };
 _Static_assert(sizeof(pthread_mutex_t) <= VMC_LOCK_BYTES, "a mutex fits a lock object");
 
@@ -254,7 +328,8 @@ int vmc_host_platform_init(struct vmc_platform *pf, const struct vmc_host_log *l
         .log = host_log,
         .bug = host_bug,
         .exec = &exec_ops,
-        .sync = &sync_ops,
+        .sync = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 ? &sync_ops_membarrier
+                                                                           : &sync_ops,
         .entropy = &entropy_ops,
         .tsc_hz = tsc_hz,
         .wall_s = host_wall_s,

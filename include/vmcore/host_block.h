@@ -14,7 +14,8 @@ VMC_BEGIN_DECLS
 struct vmc_host_disk;
 
 enum vmc_host_disk_engine {
-    VMC_HOST_DISK_AUTO,    /**< io_uring where the kernel offers it, threads otherwise */
+    /** io_uring where the kernel offers it, threads otherwise; plain calls on files in memory */
+    VMC_HOST_DISK_AUTO,
     VMC_HOST_DISK_URING,   /**< io_uring or VMC_ENOTSUP */
     VMC_HOST_DISK_THREADS, /**< a pool of threads that read and write */
 };
@@ -22,12 +23,12 @@ enum vmc_host_disk_engine {
 /** What to open and how. Copied. */
 struct vmc_host_disk_config {
     uint32_t size;
-    uint32_t engine;   /**< enum vmc_host_disk_engine */
-    const char *path;  /**< regular file or block device */
+    uint32_t engine;  /**< enum vmc_host_disk_engine */
+    const char *path; /**< regular file or block device */
     bool read_only;
-    bool direct;       /**< past the host's page cache (O_DIRECT) */
-    bool no_discard;   /**< discard is ignored: blocks once allocated stay so */
-    bool no_lock;      /**< do not lock the file; the caller sees to it that nobody else writes */
+    bool direct;     /**< past the host's page cache (O_DIRECT) */
+    bool no_discard; /**< discard is ignored: blocks once allocated stay so */
+    bool no_lock;    /**< do not lock the file; the caller sees to it that nobody else writes */
     /**
      * Several programs use it at once and agree on who writes where, as on a VMFS volume: the file
      * is not locked, and the device has compare_write, which holds a lock on the bytes it is about.
@@ -35,8 +36,8 @@ struct vmc_host_disk_config {
     bool shared;
     /** Nobody is told of completions: they are found, and their done called, by poll. io_uring. */
     bool polled;
-    uint32_t depth;    /**< requests in the kernel at a time; 0: 256 */
-    uint32_t threads;  /**< of the pool; 0: 4 */
+    uint32_t depth;   /**< requests in the kernel at a time; 0: 256 */
+    uint32_t threads; /**< of the pool; 0: 4 */
 };
 
 /**
@@ -51,7 +52,14 @@ VMC_API VMC_MUST_CHECK int vmc_host_disk_open(const struct vmc_host_disk_config 
 VMC_API void vmc_host_disk_close(struct vmc_host_disk *d);
 /** The device, valid until close. Its submit and kick may be called from any thread. */
 VMC_API struct vmc_blockdev vmc_host_disk_blockdev(struct vmc_host_disk *d);
-/** "io_uring" or "threads". */
+/**
+ * Tell the kernel of memory that requests will use, such as a guest's: it is pinned, and transfers
+ * to and from it need no page look-ups. Once, before the first request. VMC_ENOTSUP without
+ * io_uring.
+ */
+VMC_API VMC_MUST_CHECK int vmc_host_disk_register(struct vmc_host_disk *d, void *base, size_t bytes,
+                                                  struct vmc_error *err);
+/** "io_uring", "threads" or "inline" (files in memory). */
 VMC_API const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d);
 
 /** Open a host's device or image for a raw device mapping: vmc_disk_vmfs.raw_open. ctx: unused. */

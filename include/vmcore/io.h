@@ -50,6 +50,7 @@ struct vmc_block_info {
     bool can_discard;
     bool can_write_zeroes;
     bool can_compare_write; /**< compare_write is atomic against every other host */
+    bool synchronous;       /**< submit never answers VMC_BLOCK_PENDING */
 };
 
 /** Request flag: the issuer waits for it, so it may as well be done inside submit. A hint. */

@@ -44,6 +44,13 @@ struct vmc_sync_ops {
     void (*park)(void *ctx, const uint32_t *word, uint32_t expect, uint64_t deadline_ns);
     /** Wake every thread parked on word. Safe from any thread. */
     void (*wake)(void *ctx, const uint32_t *word);
+    /**
+     * Optional pair, which spares frequent operations their locked instructions. self: a small
+     * number that no other living thread has; UINT32_MAX: none is left. fence_all: returns after
+     * every thread that was running has executed a full memory barrier.
+     */
+    uint32_t (*self)(void *ctx);
+    void (*fence_all)(void *ctx);
 };
 #define VMC_LOCK_BYTES 64
 

@@ -55,6 +55,7 @@ struct vmc_vmfs_mkfs_config {
     uint32_t pointer_blocks;    /**< number of pointer blocks */
     uint32_t pointer_blocks2;   /**< number in the second pointer block file (VMFS5) */
     uint32_t time_s;            /**< creation time; 0: the platform's clock */
+    bool experimental;          /**< allow VMFS6, whose free-space maps are partly guessed */
     bool partition;             /**< write a GPT (VMFS3: MBR) and put the volume into partition 1 */
     struct vmc_vmfs_uuid lvm_uuid, fs_uuid, host_uuid; /**< all zero: generated */
     struct vmc_vmfs_uuid dev_uuid;                     /**< of the first extent; others derived */

@@ -7,11 +7,16 @@
  * makes the map say so and then waits until every slot that was busy has been given back
  * (vmci_fs_ios_drain): no I/O can still go to those blocks. Taking a slot is a locked
  * instruction, hence a full barrier between it and the look-up.
+ *
+ * Where the devices are synchronous and the platform can number threads, a request needs no slot
+ * and no locked instruction: the thread marks its guard by a plain store, looks up, does the I/O,
+ * and unmarks. Whoever takes blocks away then has every thread execute a barrier after the map has
+ * changed: a mark that is not seen by then belongs to a thread that will see the new map.
  */
 #include "vmfs/vmfs_priv.h"
 
-#define STRIPES    4u
-#define SLOT_IOVS  16u
+#define STRIPES   4u
+#define SLOT_IOVS 16u
 
 struct fs_io_slot {
     struct vmc_block_req child;
@@ -24,7 +29,12 @@ struct fs_io_slot {
     uint32_t generation;
 };
 
+#define GUARDS 64u
+
 struct fs_io_slots {
+    struct {
+        _Alignas(VMCI_CACHELINE) uint32_t busy; /* odd: I/O is under way; even: it is not */
+    } guard[GUARDS];
     struct {
         _Alignas(VMCI_CACHELINE) uint64_t busy;
     } stripe[STRIPES];
@@ -91,12 +101,25 @@ static void poll_devices(struct vmc_vmfs *v)
     __builtin_ia32_pause();
 }
 
+static void drain_guards(struct vmc_vmfs *v, struct fs_io_slots *s)
+{
+    if (!v->unlocked || v->self == NULL)
+        return;
+    v->pf->sync->fence_all(v->pf->ctx);
+    for (uint32_t i = 0; i < GUARDS; i++) {
+        uint32_t seen = vmci_load_acquire(&s->guard[i].busy);
+        while (seen & 1 && vmci_load_acquire(&s->guard[i].busy) == seen)
+            __builtin_ia32_pause();
+    }
+}
+
 void vmci_fs_ios_drain(struct fs_inode *ino)
 {
     struct fs_io_slots *s = ino->ios;
 
     if (s == NULL)
         return;
+    drain_guards(ino->v, s);
     vmci_fence_seq();
     for (uint32_t i = 0; i < STRIPES; i++) {
         uint64_t seen = vmci_load_acquire(&s->stripe[i].busy);
@@ -125,7 +148,8 @@ static inline bool lease_ok(struct vmc_vmfs *v)
     return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) < ms * 1000000ull;
 }
 
-/* ---- requests that need the volume's lock ------------------------------------------------------ */
+/* ---- requests that need the volume's lock ------------------------------------------------------
+ */
 
 static int slow_rw(struct fs_inode *ino, struct vmc_block_req *req, struct vmc_error *err)
 {
@@ -174,7 +198,8 @@ static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
     return VMC_BLOCK_COMPLETE;
 }
 
-/* ---- the fast path ----------------------------------------------------------------------------- */
+/* ---- the fast path -----------------------------------------------------------------------------
+ */
 
 /* A contiguous piece of the file from off on. False: the slow path has to look. */
 static inline bool piece(const struct fs_inode *ino, uint64_t off, uint64_t bytes, uint32_t *state,
@@ -331,6 +356,46 @@ static inline int submit_one(struct fs_io_slot *s, struct vmc_block_req *req)
     return VMC_BLOCK_COMPLETE;
 }
 
+/* The thread's guard; NULL: it has none. */
+static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
+{
+    uint32_t n = v->self != NULL ? v->self(v->pf->ctx) : 0;
+
+    return likely(n < GUARDS) ? &s->guard[n].busy : NULL;
+}
+
+/*
+ * A request inside one block on synchronous devices: it goes to the device itself, at another
+ * offset. False: not done.
+ */
+static inline bool submit_unlocked(struct fs_inode *ino, struct vmc_block_req *req)
+{
+    struct vmc_vmfs *v = ino->v;
+    uint32_t shift = ino->shift, state;
+    uint64_t off = req->offset, fb, in = off & ((1ull << shift) - 1);
+    uint32_t *guard = my_guard(v, ino->ios);
+    bool done = false;
+
+    if (unlikely(guard == NULL))
+        return false;
+    uint32_t g = vmci_load_relaxed(guard);
+    vmci_store_relaxed(guard, g + 1);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
+    if (likely(shift != 0 && in + req->bytes <= 1ull << shift) &&
+        likely(vmci_fs_leaf_get(ino, off >> shift, &state, &fb)) && likely(state == MAP_BLOCK)) {
+        uint64_t lv = (fb << shift) + in;
+        const struct fs_seg *seg = v->nsegs == 1 ? v->seg : vmci_fs_seg(v, lv);
+        if (likely(seg != NULL && lv + req->bytes <= seg->lv + seg->bytes)) {
+            const struct vmc_blockdev *bd = &v->dev[seg->dev].bd;
+            req->offset = seg->dev_off + (lv - seg->lv);
+            done = bd->ops->submit(bd->ctx, req) == VMC_BLOCK_COMPLETE;
+            req->offset = off;
+        }
+    }
+    vmci_store_release(guard, g + 2);
+    return done;
+}
+
 static int fail(struct vmc_block_req *req, int status)
 {
     req->status = status;
@@ -352,6 +417,8 @@ static int file_submit(void *ctx, struct vmc_block_req *req)
         if (unlikely(req->op != VMC_BLOCK_WRITE || !lease_ok(f->v)))
             return slow(f, req);
     }
+    if (f->v->unlocked && likely(submit_unlocked(ino, req)))
+        return VMC_BLOCK_COMPLETE;
     struct fs_io_slot *s = slot_get(ino, req);
     if (unlikely(s == NULL))
         return slow(f, req);
@@ -420,7 +487,8 @@ int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, st
         return vmci_error(err, VMC_EINVAL, SITE("io"), "a file of %llu bytes is no disk",
                           (unsigned long long)f->ino->length);
     if (f->ino->mapping)
-        return vmci_error(err, VMC_ENOTSUP, SITE("io"), "a mapping of a raw device is no disk itself");
+        return vmci_error(err, VMC_ENOTSUP, SITE("io"),
+                          "a mapping of a raw device is no disk itself");
     bool polled = false;
     for (uint32_t i = 0; i < f->v->ndevs; i++)
         polled = polled || f->v->dev[i].bd.ops->poll != NULL;

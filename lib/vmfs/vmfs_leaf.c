@@ -13,27 +13,6 @@ static size_t map_bytes(uint64_t words)
     return sizeof(struct fs_map) + words * sizeof(uintptr_t);
 }
 
-bool vmci_fs_leaf_get(const struct fs_inode *ino, uint64_t blk, uint32_t *state, uint64_t *fb)
-{
-    const struct fs_map *m = vmci_load_acquire(&ino->map);
-    uint64_t i = blk / FS_LEAF_BLOCKS;
-
-    if (unlikely(m == NULL || i >= m->words))
-        return false;
-    uintptr_t w = vmci_load_acquire(&m->w[i]);
-    if (likely(w & 1)) {
-        *state = MAP_BLOCK;
-        *fb = (w >> 1) + blk % FS_LEAF_BLOCKS;
-        return true;
-    }
-    if (unlikely(w == 0))
-        return false;
-    uint32_t e = vmci_load_acquire((const uint32_t *)w + blk % FS_LEAF_BLOCKS);
-    *state = e & 3;
-    *fb = e >> 2;
-    return true;
-}
-
 int vmci_fs_leaf_room(struct fs_inode *ino, uint64_t blocks, struct vmc_error *err)
 {
     const struct vmc_platform *pf = ino->v->pf;

@@ -4,19 +4,19 @@
 
 static const char site[] = SITE("mkfs");
 
-#define FIRST_STAMP 0x201u
+#define FIRST_STAMP  0x201u
+#define FIRST_STAMP6 0x191u
 
-enum { ROOT, FBB, FDC, PBC, SBC, VH, PB2, SDD, JBC };
-
-static const char *const names[MK_FILES] = {"/",       ".fbb.sf", ".fdc.sf", ".pbc.sf", ".sbc.sf",
-                                            ".vh.sf", ".pb2.sf", ".sdd.sf", ".jbc.sf"};
+const char *const vmci_fs_mk_names[MK_FILES] = {
+    "/", ".fbb.sf", ".fdc.sf", ".pbc.sf", ".sbc.sf", ".vh.sf", ".pb2.sf", ".sdd.sf", ".jbc.sf"};
 
 static uint32_t files(const struct mk *m)
 {
     return m->version == 3 ? 6 : m->version == 5 ? 8 : 9;
 }
 
-/* ---- geometry ------------------------------------------------------------------------------------ */
+/* ---- geometry
+ * ------------------------------------------------------------------------------------ */
 
 static int random_uuid(const struct mk *m, const struct vmc_vmfs_uuid *given, uint32_t n,
                        struct vmc_vmfs_uuid *out, struct vmc_error *err)
@@ -61,14 +61,18 @@ static int open_devices(struct mk *m, struct vmc_error *err)
                                          &d->part_off, &d->part_bytes, err);
         if (rc != VMC_OK)
             return rc;
-        uint64_t pes = d->part_bytes < LVM_DATA_START ? 0 : (d->part_bytes - LVM_DATA_START) / LVM_PE_BYTES;
+        uint64_t pes =
+            d->part_bytes < LVM_DATA_START ? 0 : (d->part_bytes - LVM_DATA_START) / LVM_PE_BYTES;
         if (pes == 0)
-            return vmci_error(err, VMC_EINVAL, site, "device %u is too small: 273 MiB are needed", i);
+            return vmci_error(err, VMC_EINVAL, site, "device %u is too small: 273 MiB are needed",
+                              i);
         if (pes > LVM_PES_PER_MAP * LVM_MAX_MAPS)
             return vmci_error(err, VMC_ELIMIT, site,
                               "device %u is larger than 16 TiB: use several extents", i);
         m->pes[i] = (uint32_t)pes;
-        v->seg[i] = (struct fs_seg){.lv = lv, .bytes = pes * LVM_PE_BYTES, .dev = i,
+        v->seg[i] = (struct fs_seg){.lv = lv,
+                                    .bytes = pes * LVM_PE_BYTES,
+                                    .dev = i,
                                     .dev_off = d->part_off + LVM_DATA_START};
         lv += pes * LVM_PE_BYTES;
     }
@@ -118,23 +122,29 @@ static void counts(struct mk *m)
     uint32_t cpg = v3 ? 32 : 64;
 
     m->f[FBB] = (struct mk_file){.lock_type = LK_FBB, .rpc = 200, .n = fbs};
-    m->f[FDC] = (struct mk_file){.lock_type = LK_FDC, .rs = 0x800,
-                                 .n = pick(c->fds, g->lv_bytes / (4 * FS_MIB), v3 ? 30720 : 130000)};
+    m->f[FDC] =
+        (struct mk_file){.lock_type = LK_FDC,
+                         .rs = 0x800,
+                         .n = pick(c->fds, g->lv_bytes / (4 * FS_MIB), v3 ? 30720 : 130000)};
     m->f[FDC].rpc = m->f[FDC].n <= 2048 ? 32 : 200;
     uint64_t gib_blocks = fbs * g->fb_bytes <= 256 * FS_MIB ? 1 : fbs / 1024 + 1;
-    m->f[PBC] = (struct mk_file){.lock_type = LK_PBC, .rs = 0x1000, .rpc = 16,
+    m->f[PBC] = (struct mk_file){.lock_type = LK_PBC,
+                                 .rs = 0x1000,
+                                 .rpc = 16,
                                  .n = pick(c->pointer_blocks, gib_blocks, v3 ? 61440 : 64512)};
-    m->f[SBC] = (struct mk_file){.lock_type = LK_SBC, .rs = g->sb_bytes,
-                                 .n = pick(c->sub_blocks, fbs, v3 ? 3968 : 32000)};
+    m->f[SBC] = (struct mk_file){
+        .lock_type = LK_SBC, .rs = g->sb_bytes, .n = pick(c->sub_blocks, fbs, v3 ? 3968 : 32000)};
     m->f[SBC].rpc = v3 ? 16 : m->f[SBC].n <= 4096 ? 32 : 64;
-    m->f[PB2] = (struct mk_file){.lock_type = LK_PB2, .rs = 0x1000, .rpc = 16,
+    m->f[PB2] = (struct mk_file){.lock_type = LK_PB2,
+                                 .rs = 0x1000,
+                                 .rpc = 16,
                                  .n = pick(c->pointer_blocks2, g->lv_bytes >> 34, 256)};
     m->f[VH].length = g->fdc_base;
     m->f[ROOT].length = (2 + files(m) - 1) * DE_BYTES;
     m->f[SDD].length = 2 * DE_BYTES;
     for (uint32_t i = 0; i < files(m); i++) {
         struct mk_file *f = &m->f[i];
-        f->name = names[i];
+        f->name = vmci_fs_mk_names[i];
         f->fd_index = i;
         f->cpg = cpg;
         f->type = i == ROOT ? VMC_VMFS_DIR : VMC_VMFS_SYSTEM;
@@ -185,24 +195,25 @@ static int assign(struct mk *m, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------- */
+/* ---- writing
+ * ------------------------------------------------------------------------------------- */
 
-static uint64_t file_lv(const struct mk *m, const struct mk_file *f, uint64_t off)
+uint64_t vmci_fs_mk_lv(const struct mk *m, const struct mk_file *f, uint64_t off)
 {
     uint64_t fb = m->v->g.fb_bytes;
     return (uint64_t)vmci_fs_mk_block(f, (uint32_t)(off / fb)) * fb + off % fb;
 }
 
 /* A range of a system file that may cross file blocks. */
-static int file_write(struct mk *m, const struct mk_file *f, uint64_t off, const uint8_t *buf,
-                      uint64_t bytes, struct vmc_error *err)
+int vmci_fs_mk_write(struct mk *m, const struct mk_file *f, uint64_t off, const uint8_t *buf,
+                     uint64_t bytes, struct vmc_error *err)
 {
     uint64_t fb = m->v->g.fb_bytes;
 
     while (bytes > 0) {
         uint64_t n = VMCI_MIN(bytes, fb - off % fb);
-        int rc = buf != NULL ? vmci_fs_write(m->v, file_lv(m, f, off), buf, n, err)
-                             : vmci_fs_zero(m->v, file_lv(m, f, off), n, err);
+        int rc = buf != NULL ? vmci_fs_write(m->v, vmci_fs_mk_lv(m, f, off), buf, n, err)
+                             : vmci_fs_zero(m->v, vmci_fs_mk_lv(m, f, off), n, err);
         if (rc != VMC_OK)
             return rc;
         off += n;
@@ -234,7 +245,8 @@ static void cluster(struct mk *m, const struct mk_file *f, uint32_t c, uint32_t 
         md[CL_BITMAP + i / 8] |= (uint8_t)(1u << (i % 8));
 }
 
-static int resource_file(struct mk *m, const struct mk_file *f, uint32_t used, struct vmc_error *err)
+static int resource_file(struct mk *m, const struct mk_file *f, uint32_t used,
+                         struct vmc_error *err)
 {
     uint8_t *h = m->buf;
     uint32_t headers = f->cpg * 0x400;
@@ -248,14 +260,14 @@ static int resource_file(struct mk *m, const struct mk_file *f, uint32_t used, s
     vmci_st_le32(h + RF_N, (uint32_t)f->n);
     vmci_st_le32(h + RF_GROUPS, f->groups);
     vmci_st_le32(h + RF_N_HIGH, (uint32_t)(f->n >> 32));
-    int rc = file_write(m, f, 0, h, RF_HEADER, err);
+    int rc = vmci_fs_mk_write(m, f, 0, h, RF_HEADER, err);
     for (uint32_t g = 0; g < f->groups && rc == VMC_OK; g++) {
         uint64_t off = RF_HEADER + g * f->gs;
         memset(m->buf, 0, headers);
         for (uint32_t k = 0; k < f->cpg && g * f->cpg + k < f->clusters; k++)
-            cluster(m, f, g * f->cpg + k, used, file_lv(m, f, off + k * 0x400ull),
+            cluster(m, f, g * f->cpg + k, used, vmci_fs_mk_lv(m, f, off + k * 0x400ull),
                     m->buf + k * 0x400u);
-        rc = file_write(m, f, off, m->buf, headers, err);
+        rc = vmci_fs_mk_write(m, f, off, m->buf, headers, err);
     }
     return rc;
 }
@@ -282,7 +294,7 @@ static int addresses(struct mk *m, const struct mk_file *f, uint32_t *pb, uint8_
             vmci_st_le32(p + k * 4, vmci_fs_mk_block(f, i + k) << 6 | AD_FB);
         uint64_t off = RF_HEADER + *pb / 16 / pbc->cpg * pbc->gs + pbc->cpg * 0x400ull +
                        (uint64_t)(*pb % (16 * pbc->cpg)) * 0x1000;
-        int rc = file_write(m, pbc, off, p, g->pb_bytes, err);
+        int rc = vmci_fs_mk_write(m, pbc, off, p, g->pb_bytes, err);
         if (rc != VMC_OK)
             return rc;
         vmci_st_le32(fd + 0x400 + i / 1024 * 4,
@@ -295,7 +307,7 @@ static int system_files(struct mk *m, struct vmc_error *err)
 {
     uint8_t fd[0x800];
     uint32_t pb = 0;
-    int rc = file_write(m, &m->f[FDC], 0, NULL, m->f[FDC].length, err);
+    int rc = vmci_fs_mk_write(m, &m->f[FDC], 0, NULL, m->f[FDC].length, err);
 
     for (uint32_t i = 0; i < files(m) && rc == VMC_OK; i++) {
         const struct mk_file *f = &m->f[i];
@@ -330,14 +342,14 @@ static int directories(struct mk *m, struct vmc_error *err)
     entry(b, VMC_VMFS_DIR, FD_ADDR_ROOT, ".");
     entry(b + DE_BYTES, VMC_VMFS_DIR, FD_ADDR_ROOT, "..");
     for (uint32_t i = 1; i < files(m); i++)
-        entry(b + (1 + i) * DE_BYTES, VMC_VMFS_SYSTEM, i << 22 | AD_FD, names[i]);
-    int rc = file_write(m, &m->f[ROOT], 0, b, FS_PAGE, err);
+        entry(b + (1 + i) * DE_BYTES, VMC_VMFS_SYSTEM, i << 22 | AD_FD, vmci_fs_mk_names[i]);
+    int rc = vmci_fs_mk_write(m, &m->f[ROOT], 0, b, FS_PAGE, err);
     if (rc != VMC_OK || m->version == 3)
         return rc;
     memset(b, 0, FS_PAGE);
     entry(b, VMC_VMFS_SYSTEM, FD_ADDR_SDD, ".");
     entry(b + DE_BYTES, VMC_VMFS_DIR, FD_ADDR_ROOT, "..");
-    return file_write(m, &m->f[SDD], 0, b, FS_PAGE, err);
+    return vmci_fs_mk_write(m, &m->f[SDD], 0, b, FS_PAGE, err);
 }
 
 /* What precedes the file descriptors: free heartbeat slots, and the descriptor last of all. */
@@ -345,13 +357,21 @@ static int front(struct mk *m, struct vmc_error *err)
 {
     const struct fs_geometry *g = &m->v->g;
 
-    memset(m->buf, 0, FS_HB_BYTES);
-    for (uint32_t i = 0; i < g->hb_slots; i++) {
-        uint8_t *hb = m->buf + (size_t)i * g->hb_bytes;
-        vmci_st_le32(hb + HB_STATE, HB_FREE);
-        vmci_st_le64(hb + HB_SELF, FS_HB_LV + (uint64_t)i * g->hb_bytes);
+    uint32_t part = MK_BUF / g->hb_bytes;
+    int rc = VMC_OK;
+
+    for (uint32_t first = 0; first < g->hb_slots && rc == VMC_OK; first += part) {
+        uint64_t lv = FS_HB_LV + (uint64_t)first * g->hb_bytes;
+        uint32_t n = VMCI_MIN(part, g->hb_slots - first);
+        memset(m->buf, 0, (size_t)n * g->hb_bytes);
+        for (uint32_t i = 0; i < n; i++) {
+            uint8_t *hb = m->buf + (size_t)i * g->hb_bytes;
+            vmci_st_le32(hb + HB_STATE, HB_FREE);
+            vmci_st_le64(hb + HB_SELF, lv + (uint64_t)i * g->hb_bytes);
+        }
+        rc = vmci_fs_write(m->v, lv, m->buf, (uint64_t)n * g->hb_bytes, err);
     }
-    return vmci_fs_write(m->v, FS_HB_LV, m->buf, FS_HB_BYTES, err);
+    return rc;
 }
 
 static int descriptor(struct mk *m, struct vmc_error *err)
@@ -380,7 +400,9 @@ static int make(struct mk *m, struct vmc_error *err)
         rc = choose_geometry(m, err);
     if (rc != VMC_OK)
         return rc;
-    if (m->version != 6) {
+    if (m->version == 6) {
+        rc = vmci_fs_mk6_layout(m, err);
+    } else {
         counts(m);
         rc = assign(m, err);
     }
@@ -403,11 +425,18 @@ static int check_config(const struct vmc_vmfs_mkfs_config *cfg, struct vmc_error
 {
     if (cfg == NULL || cfg->size != sizeof(*cfg) || cfg->devs == NULL || cfg->dev_count == 0 ||
         cfg->dev_count > VMC_VMFS_MAX_EXTENTS)
-        return vmci_error(err, VMC_EINVAL, site, "1 to %u devices are needed", VMC_VMFS_MAX_EXTENTS);
+        return vmci_error(err, VMC_EINVAL, site, "1 to %u devices are needed",
+                          VMC_VMFS_MAX_EXTENTS);
     if (cfg->version != 0 && cfg->version != 3 && cfg->version != 5 && cfg->version != 6)
         return vmci_error(err, VMC_EVERSION, site, "VMFS%u cannot be made", cfg->version);
+    if (cfg->version == 6 && !cfg->experimental)
+        return vmci_error(
+            err, VMC_ENOTSUP, site,
+            "the allocation maps of VMFS6 are partly guessed: making one has to be asked "
+            "for as experimental");
     if (cfg->label != NULL && vmci_strlen(cfg->label) >= FSD_LABEL_BYTES)
-        return vmci_error(err, VMC_EINVAL, site, "a label has at most %u bytes", FSD_LABEL_BYTES - 1);
+        return vmci_error(err, VMC_EINVAL, site, "a label has at most %u bytes",
+                          FSD_LABEL_BYTES - 1);
     return VMC_OK;
 }
 
@@ -436,7 +465,7 @@ int vmc_vmfs_mkfs(const struct vmc_platform *pf, const struct vmc_vmfs_mkfs_conf
         m->cfg = cfg;
         m->buf = buf;
         m->version = cfg->version ? cfg->version : 5;
-        m->stamp = FIRST_STAMP;
+        m->stamp = cfg->version == 6 ? FIRST_STAMP6 : FIRST_STAMP;
         m->time_s = cfg->time_s;
         if (m->time_s == 0 && vmci_pf_has(pf, wall_s))
             m->time_s = (uint32_t)pf->wall_s(pf->ctx);

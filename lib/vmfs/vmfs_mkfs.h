@@ -46,6 +46,15 @@ static inline uint32_t vmci_fs_mk_block(const struct mk_file *f, uint32_t i)
 {
     return i == 0 ? f->first : f->rest + i - 1;
 }
+enum { ROOT, FBB, FDC, PBC, SBC, VH, PB2, SDD, JBC };
+extern const char *const vmci_fs_mk_names[MK_FILES];
+/* LV offset of a byte of a system file. */
+uint64_t vmci_fs_mk_lv(const struct mk *m, const struct mk_file *f, uint64_t off);
+/* A range of a system file that may cross file blocks; buf NULL: zeros. */
+int vmci_fs_mk_write(struct mk *m, const struct mk_file *f, uint64_t off, const uint8_t *buf,
+                     uint64_t bytes, struct vmc_error *err);
+/* VMFS6: sizes and places of the system files; then the files. */
+int vmci_fs_mk6_layout(struct mk *m, struct vmc_error *err);
 int vmci_fs_mkfs6(struct mk *m, struct vmc_error *err);
 
 #endif

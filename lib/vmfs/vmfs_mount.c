@@ -156,8 +156,14 @@ static int mount(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *cfg, st
     if (rc != VMC_OK)
         return rc;
     v->caw = !v->exclusive;
+    v->unlocked = true;
+    if (vmci_pf_has(v->pf, sync)) {
+        v->self = v->pf->sync->self;
+        v->unlocked = v->self != NULL && v->pf->sync->fence_all != NULL;
+    }
     for (uint32_t i = 0; i < v->ndevs; i++) {
         v->caw = v->caw && v->dev[i].info.can_compare_write;
+        v->unlocked = v->unlocked && v->dev[i].info.synchronous;
         if (v->dev[i].info.read_only && !v->ro)
             return vmci_error(err, VMC_EPERM, site, "extent %u cannot be written", i);
     }

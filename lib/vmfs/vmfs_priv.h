@@ -235,6 +235,8 @@ struct vmc_vmfs {
     bool ro, exclusive, caw;
     struct vmci_lock lock;
 
+    bool unlocked; /* I/O without locked instructions: the devices are synchronous, see vmfs_io.c */
+    uint32_t (*self)(void *ctx); /* the thread's number; NULL: there is one thread */
     uint32_t ndevs;
     struct fs_dev dev[VMC_VMFS_MAX_EXTENTS];
     uint32_t nsegs;
@@ -496,7 +498,26 @@ int vmci_fs_leaf_room(struct fs_inode *ino, uint64_t blocks, struct vmc_error *e
 void vmci_fs_leaf_set(struct fs_inode *ino, uint64_t blk, uint32_t entry);
 void vmci_fs_leaf_free(struct fs_inode *ino);
 /* MAP_* of a block, its number, and how many blocks from here on continue it; false: not loaded */
-bool vmci_fs_leaf_get(const struct fs_inode *ino, uint64_t blk, uint32_t *state, uint64_t *fb);
+static inline bool vmci_fs_leaf_get(const struct fs_inode *ino, uint64_t blk, uint32_t *state, uint64_t *fb)
+{
+    const struct fs_map *m = vmci_load_acquire(&ino->map);
+    uint64_t i = blk / FS_LEAF_BLOCKS;
+
+    if (unlikely(m == NULL || i >= m->words))
+        return false;
+    uintptr_t w = vmci_load_acquire(&m->w[i]);
+    if (likely(w & 1)) {
+        *state = MAP_BLOCK;
+        *fb = (w >> 1) + blk % FS_LEAF_BLOCKS;
+        return true;
+    }
+    if (unlikely(w == 0))
+        return false;
+    uint32_t e = vmci_load_acquire((const uint32_t *)w + blk % FS_LEAF_BLOCKS);
+    *state = e & 3;
+    *fb = e >> 2;
+    return true;
+}
 
 /* vmfs_io.c */
 int vmci_fs_ios_create(struct fs_inode *ino, struct vmc_error *err);

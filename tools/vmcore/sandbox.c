@@ -45,7 +45,7 @@ static const int base_calls[] = {
     SCMP_SYS(timerfd_settime),
     SCMP_SYS(timerfd_gettime),
     SCMP_SYS(io_uring_enter),
-    SCMP_SYS(futex),
+    SCMP_SYS(futex), SCMP_SYS(membarrier),
     SCMP_SYS(sched_yield),
     SCMP_SYS(nanosleep),
     SCMP_SYS(clock_nanosleep),

@@ -31,7 +31,7 @@ static const struct sub {
     {"bench", "VOLUME", "measure metadata operations and I/O", vt_bench, 1, 1},
 };
 
-enum { KEY_JSON = 256, KEY_REPAIR, KEY_EXCLUSIVE, KEY_SIZE, KEY_BLOCK, KEY_FDS, KEY_WHOLE, KEY_KIND,
+enum { KEY_JSON = 256, KEY_REPAIR, KEY_EXCLUSIVE, KEY_SIZE, KEY_BLOCK, KEY_FDS, KEY_WHOLE, KEY_KIND, KEY_EXPERIMENTAL,
        KEY_SECONDS };
 
 static const struct argp_option options[] = {
@@ -42,6 +42,7 @@ static const struct argp_option options[] = {
     {"recursive", 'r', 0, 0, "rm: directories with what they hold", 0},
     {"parents", 'p', 0, 0, "mkdir: parents too, and no error if it exists", 0},
     {"repair", KEY_REPAIR, 0, 0, "fsck: put right what is wrong", 0},
+    {"experimental", KEY_EXPERIMENTAL, 0, 0, "mkfs: allow VMFS6, which is not fully known", 0},
     {"label", 'L', "TEXT", 0, "mkfs: name of the volume", 0},
     {"version", 'V', "3|5|6", 0, "mkfs: VMFS version (5)", 0},
     {"size", KEY_SIZE, "SIZE", 0, "mkfs: make files of this size first (each extent)", 0},
@@ -87,6 +88,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         return 0;
     case KEY_REPAIR:
         t->repair = true;
+        return 0;
+    case KEY_EXPERIMENTAL:
+        t->experimental = true;
         return 0;
     case 'L':
         t->label = arg;

@@ -15,7 +15,8 @@ static int make_files(struct vt *t, const char *spec)
     char *copy = strdup(spec), *save = NULL;
     int rc = 0;
 
-    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0; p = strtok_r(NULL, ",", &save)) {
+    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0;
+         p = strtok_r(NULL, ",", &save)) {
         int fd = open(p, O_RDWR | O_CREAT | O_CLOEXEC | (t->force ? O_TRUNC : O_EXCL), 0666);
         if (fd < 0 || ftruncate(fd, (off_t)t->size) != 0) {
             fprintf(stderr, "%s: %s: %s\n", t->name, p, strerror(errno));
@@ -28,6 +29,17 @@ static int make_files(struct vt *t, const char *spec)
     return rc;
 }
 
+/* The files that were made for a volume that was not. */
+static void remove_files(const char *spec)
+{
+    char *copy = strdup(spec), *save = NULL;
+
+    for (char *p = copy != NULL ? strtok_r(copy, ",", &save) : NULL; p != NULL;
+         p = strtok_r(NULL, ",", &save))
+        unlink(p);
+    free(copy);
+}
+
 int vt_mkfs(struct vt *t)
 {
     double start = vt_now();
@@ -37,13 +49,20 @@ int vt_mkfs(struct vt *t)
         rc = vt_open_devices(t, t->arg[0], false);
     if (rc != 0)
         return vt_close(t, rc);
-    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c), .version = t->version, .devs = t->bd,
-                                     .dev_count = t->files, .label = t->label, .fds = t->fds,
+    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c),
+                                     .version = t->version,
+                                     .experimental = t->experimental,
+                                     .devs = t->bd,
+                                     .dev_count = t->files,
+                                     .label = t->label,
+                                     .fds = t->fds,
                                      .block_bytes = (uint32_t)t->block,
                                      .partition = !t->no_partition};
     if (vmc_vmfs_mkfs(&t->pf, &c, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[0]);
-    else if (!t->quiet && !t->json)
+    if (rc != 0 && t->size != 0)
+        remove_files(t->arg[0]);
+    if (rc == 0 && !t->quiet && !t->json)
         printf("VMFS%u on %u extent%s in %.2f s\n", t->version ? t->version : 5, t->files,
                t->files == 1 ? "" : "s", vt_now() - start);
     return vt_close(t, rc);
@@ -107,9 +126,8 @@ int vt_info(struct vt *t)
     strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&created, &tm));
     printf("VMFS-%u.%02u \"%s\"\n", i.version, i.minor, i.label);
     printf("  UUID        %s\n  LVM UUID    %s\n  created     %s\n", fs, lvm, when);
-    printf("  size        %s in %llu blocks of %s\n",
-           vt_bytes(i.total_bytes, size, sizeof(size)), (unsigned long long)i.blocks,
-           vt_bytes(i.block_bytes, when, sizeof(when)));
+    printf("  size        %s in %llu blocks of %s\n", vt_bytes(i.total_bytes, size, sizeof(size)),
+           (unsigned long long)i.blocks, vt_bytes(i.block_bytes, when, sizeof(when)));
     printf("  sub-blocks  %s\n", vt_bytes(i.sub_block_bytes, size, sizeof(size)));
     printf("  extents     %u, partition at %llu\n", i.extents,
            (unsigned long long)i.partition_offset);
@@ -167,7 +185,8 @@ int vt_df(struct vt *t)
     return vt_close(t, 0);
 }
 
-/* ---- files ------------------------------------------------------------------------------------- */
+/* ---- files -------------------------------------------------------------------------------------
+ */
 
 static struct json_object *stat_json(const char *name, const struct vmc_vmfs_stat *st)
 {
@@ -196,7 +215,10 @@ static void mode_text(const struct vmc_vmfs_stat *st, char *out)
 {
     static const char letters[] = "rwxrwxrwx";
 
-    out[0] = st->type == VMC_VMFS_DIR ? 'd' : st->type == VMC_VMFS_SYMLINK ? 'l' : st->type == VMC_VMFS_SYSTEM ? 's' : '-';
+    out[0] = st->type == VMC_VMFS_DIR       ? 'd'
+             : st->type == VMC_VMFS_SYMLINK ? 'l'
+             : st->type == VMC_VMFS_SYSTEM  ? 's'
+                                            : '-';
     for (unsigned i = 0; i < 9; i++)
         out[1 + i] = st->mode >> (8 - i) & 1 ? letters[i] : '-';
     out[10] = '\0';
@@ -324,8 +346,7 @@ int vt_stat(struct vt *t)
         vt_json(o);
         return vt_close(t, 0);
     }
-    json_object_object_foreach(o, key, val)
-        printf("%-12s %s\n", key, json_object_get_string(val));
+    json_object_object_foreach(o, key, val) printf("%-12s %s\n", key, json_object_get_string(val));
     json_object_put(o);
     return vt_close(t, 0);
 }
@@ -339,8 +360,8 @@ static void finding(void *ctx, const char *text, bool repaired)
 
 int vt_fsck(struct vt *t)
 {
-    struct vmc_vmfs_fsck_config c = {.size = sizeof(c), .repair = t->repair, .report = finding,
-                                     .ctx = t};
+    struct vmc_vmfs_fsck_config c = {
+        .size = sizeof(c), .repair = t->repair, .report = finding, .ctx = t};
     struct vmc_vmfs_fsck_result r;
     double start = vt_now();
     int rc = vt_mount(t, t->arg[0], t->repair ? VMC_VMFS_REPAIR : VMC_VMFS_RDONLY);

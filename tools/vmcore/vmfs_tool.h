@@ -24,7 +24,7 @@ struct vt {
     struct vmc_platform pf;
     struct vmc_error err;
     /* options */
-    bool json, quiet, repair, exclusive, force, recursive, parents, no_partition;
+    bool json, quiet, repair, exclusive, force, recursive, parents, no_partition, experimental;
     const char *label, *format, *kind;
     uint64_t size, block;
     uint32_t version, fds, seconds;
