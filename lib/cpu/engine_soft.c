@@ -401,6 +401,14 @@ static int soft_set_debug(void *ev, const struct vmc_breakpoint *bp, size_t n)
     return VMC_OK;
 }
 
+/* Names of the counters of struct vmci_bt.st_op. */
+static const char *const callout_name[VMCI_OP_COUNT] = {
+    [VMCI_OP_INVALID] = "bt.callout.INVALID",
+#define CALLOUT_NAME(n) [VMCI_OP_##n] = "bt.callout." #n,
+    VMCI_OPS(CALLOUT_NAME)
+#undef CALLOUT_NAME
+};
+
 static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t max)
 {
     static const char *const name[STAT_COUNT] = {
@@ -440,7 +448,17 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         names[STAT_COUNT + i] = more[i].name;
         values[STAT_COUNT + i] = more[i].value;
     }
-    return STAT_COUNT + VMCI_ARRAY_SIZE(more);
+    size_t n = STAT_COUNT + VMCI_ARRAY_SIZE(more);
+    for (unsigned op = 0; op < VMCI_OP_COUNT; op++) {
+        if (bt->st_op[op] == 0)
+            continue;
+        if (n < max) {
+            names[n] = callout_name[op];
+            values[n] = bt->st_op[op];
+        }
+        n++;
+    }
+    return n;
 }
 
 const struct vmc_engine_ops *vmc_engine_soft(void)

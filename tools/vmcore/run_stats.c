@@ -4,7 +4,7 @@
 
 #include <sys/resource.h>
 
-#define MAX_ENGINE_STATS 128
+#define MAX_ENGINE_STATS 384
 
 static void add_u64(struct json_object *o, const char *name, uint64_t v)
 {

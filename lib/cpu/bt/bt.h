@@ -4,6 +4,7 @@
 #define BT_H
 
 #include "base/base_int.h"
+#include "cpu/decode/insn.h"
 
 struct vmci_soft_cpu;
 struct block;
@@ -70,6 +71,7 @@ struct vmci_bt {
 
     struct bt_work *work;
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
+    uint64_t st_op[VMCI_OP_COUNT]; /* instructions that translated code had interpreted */
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
 
     uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */

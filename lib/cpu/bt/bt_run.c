@@ -210,6 +210,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     uint64_t group_la = cpu->gpr[site->reg] + (uint64_t)(int64_t)site->lo;
 
     bt->st_calls++;
+    bt->st_op[in->op]++;
     cpu->cur = in;
     cpu->rip = site->la;
     cpu->gpr[VMCI_REG_IP] = site->la;
