@@ -55,8 +55,10 @@ struct vmci_bt {
     uint64_t sign_mask;
     uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
 
-    uint8_t fp_lacks[2];  /* SSE, AVX may not run natively now */
+    uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
     uint8_t seg_small[2]; /* FS, GS of 32-bit code: not all 4 GiB can be accessed */
+    uint32_t x87_mark;    /* arena offset of the struct bt_x87 that ran last; 0: C knows */
+    uint64_t x87_ea;      /* ... its memory operand */
     uint8_t fp_ready;     /* BT_FP_*: they may */
     bool enabled;
     bool pass; /* let the interpreter run the next block */

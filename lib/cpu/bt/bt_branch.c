@@ -7,7 +7,7 @@
  */
 #include "cpu/bt/bt_work.h"
 
-static uint64_t insn_la(const struct bt_work *w, const struct vmci_insn *in)
+uint64_t bt_insn_la(const struct bt_work *w, const struct vmci_insn *in)
 {
     return w->la + in->next - in->len;
 }
@@ -243,7 +243,7 @@ bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum 
     if (in->op == VMCI_OP_CALL)
         return follow == BT_FOLLOW_NOT;
     uint64_t target = target_la(w, in);
-    bool back = !near(w, target) || target <= insn_la(w, in);
+    bool back = !near(w, target) || target <= bt_insn_la(w, in);
     if (follow == BT_FOLLOW_TAKEN)
         return cond && !near(w, next);
     return back || (cond && follow == BT_FOLLOW_NOT && !near(w, next));

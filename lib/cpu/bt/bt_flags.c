@@ -169,6 +169,9 @@ enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i)
 {
     const struct vmci_insn *in = w->step[i].in;
 
+    if (in->op == VMCI_OP_FP_X87 && (in->raw[in->opcode_off] & 0xfe) == 0xda &&
+        (in->flags & VMCI_IF_MEM) == 0 && in->raw[in->modrm_off] < 0xe0)
+        return BT_FU_READ; /* FCMOVcc */
     if (in->op >= VMCI_OP_FP_FIRST)
         return bt_fp_flags(w, in) ? BT_FU_WRITE : BT_FU_NONE;
     return bt_flag_use(in);

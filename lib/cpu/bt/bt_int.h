@@ -78,6 +78,13 @@ struct bt_trans {
 
 #define BT_FP_SSE 1u /* SSE state live, no unmasked exceptions, usable */
 #define BT_FP_AVX 2u
+#define BT_FP_X87 4u /* x87 and MMX state live, no unmasked x87 exceptions, usable */
+
+/* An x87 instruction that runs natively, for the unit's pointers. */
+struct bt_x87 {
+    const struct vmci_insn *insn;
+    uint64_t la;
+};
 
 #define BT_CODE_BYTES  (32u << 20)
 #define BT_ARENA_BYTES (8u << 20)
@@ -102,6 +109,13 @@ enum bt_leave {
 
 /* bt_glue.c: fixed code at the start of the code memory. */
 int bt_make_glue(struct vmci_soft_cpu *sc);
+
+/* bt_fp.c: the x87 pointers are those of the x87 instruction that translated code ran last. */
+void bt_x87_settle(struct vmci_soft_cpu *sc);
+/* Bring FP state into the registers if it may be used natively. Which of BT_FP_* may. */
+uint8_t bt_fp_ready(struct vmci_soft_cpu *sc);
+/* After anything that may have parked the state or changed a control register: may t run? */
+bool bt_fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 
 /* bt_translate.c. NULL: it cannot be translated, or there is no room. */
 struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b);

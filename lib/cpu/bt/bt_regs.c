@@ -71,6 +71,9 @@ uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_TEST:
     case VMCI_OP_BT:
         return 0;
+    case VMCI_OP_FP_X87:
+    case VMCI_OP_FP_MMX:
+    case VMCI_OP_FWAIT:
     case VMCI_OP_FP_SSE:
     case VMCI_OP_FP_AVX:
         return bt_fp_native(w, in) ? in->gpr_wr : 0xffff;

@@ -28,36 +28,6 @@ static void flags_in(struct vmci_soft_cpu *sc)
         (sc->cpu.rflags & ~(uint64_t)VMC_FLAG_ARITH) | ((f >> 8) & 0xd5) | (f & 1) << 11;
 }
 
-/* May SSE and AVX instructions run as they are? Brings the state into the registers if so. */
-static uint8_t fp_ready(struct vmci_soft_cpu *sc)
-{
-    struct vmci_cpu *cpu = &sc->cpu;
-    struct vmci_fp *fp = cpu->fp;
-
-    if (VMCI_FP_EAGER || fp == NULL || !fp->has_xsave ||
-        (cpu->cr0 & (VMC_CR0_EM | VMC_CR0_TS)) != 0 || (cpu->cr4 & VMC_CR4_OSFXSR) == 0)
-        return 0;
-    if (!fp->live)
-        vmci_fp_load(fp);
-    if (fp->mx_check)
-        return 0;
-    bool avx = (cpu->cr4 & VMC_CR4_OSXSAVE) != 0 &&
-               (cpu->xcr0 & (VMC_XCR0_SSE | VMC_XCR0_AVX)) == (VMC_XCR0_SSE | VMC_XCR0_AVX);
-    return BT_FP_SSE | (avx ? BT_FP_AVX : 0);
-}
-
-/* After anything that may have parked the state or changed a control register. */
-static bool fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t)
-{
-    struct vmci_bt *bt = &sc->bt;
-
-    if (!sc->cpu.fp->live || bt->fp_ready == 0)
-        bt->fp_ready = t->fp != 0 ? fp_ready(sc) : 0;
-    bt->fp_lacks[0] = (bt->fp_ready & BT_FP_SSE) == 0;
-    bt->fp_lacks[1] = (bt->fp_ready & BT_FP_AVX) == 0;
-    return (bt->fp_ready & t->fp) == t->fp;
-}
-
 /* ---- asked for by translated code ------------------------------------------------------------ */
 
 /* Go on in the translation at cpu->rip; NULL: the loop must look. */
@@ -70,6 +40,7 @@ static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
 
     if (bt->budget < 0 || vmci_load_relaxed(&sc->cpu.request) != 0)
         return NULL;
+    bt_x87_settle(sc); /* before blocks can go away */
     if (bt->jump_mask == 0)
         bt_jumps_open(sc);
     if ((b == NULL || !soft_valid(sc, b, la)) && block_find(sc, BLK_MAX_INSNS, &b) != 0) {
@@ -120,7 +91,7 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     bt_jumps_bits(sc);
     see_segments(sc);
-    (void)fp_usable(sc, t);
+    (void)bt_fp_usable(sc, t);
     sc->bt.resume = (uintptr_t)t->canon;
 }
 
@@ -195,7 +166,7 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     /* STAC and CLAC choose another TLB in the middle of a block. */
     return vmci_load_relaxed(&sc->cpu.request) == 0 && sc->cpu.tlb_mode == t->mode && !t->dead &&
-           bt_bits(sc) == t->blk->bits && fp_usable(sc, t);
+           bt_bits(sc) == t->blk->bits && bt_fp_usable(sc, t);
 }
 
 /* Interpret the instruction of bt.site. */
@@ -219,6 +190,8 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     cpu->blk_end = b->insn + b->n;
     cpu->retired = bt->slice_end - (uint64_t)bt->budget - site->counted + site->before;
     flags_in(sc);
+    if (unlikely(bt->x87_mark != 0))
+        bt_x87_settle(sc);
     int rc = in->exec(cpu, in);
     if (rc == 0 && in + 1 < cpu->blk_end && may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
@@ -240,7 +213,7 @@ uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
     struct vmci_bt *bt = &sc->bt;
     const struct bt_trans *t = bt->site;
 
-    if (fp_usable(sc, t)) {
+    if (bt_fp_usable(sc, t)) {
         bt->resume = (uintptr_t)t->canon;
         return 0;
     }
@@ -379,8 +352,8 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
 
     bt->budget = (int64_t)VMCI_MIN(limit, (uint64_t)BT_SLICE);
     bt->slice_end = cpu->retired + (uint64_t)bt->budget;
-    bt->fp_ready = cpu->fp->live ? fp_ready(sc) : 0;
-    (void)fp_usable(sc, t);
+    bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;
+    (void)bt_fp_usable(sc, t);
     bt_jumps_bits(sc);
     see_segments(sc);
     if (bt->jump_mask == 0)
@@ -389,6 +362,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     enter = (uint64_t(*)(struct vmci_soft_cpu *, const uint8_t *))(uintptr_t)bt->enter;
     int why = (int)enter(sc, t->canon);
     flags_in(sc);
+    bt_x87_settle(sc);
     cpu->gpr[VMCI_REG_ZERO] = 0;
     cpu->retired = bt->slice_end - (uint64_t)bt->budget;
     if (why == BT_LEAVE_LOOKUP)

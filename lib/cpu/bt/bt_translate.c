@@ -142,16 +142,27 @@ static bool writes_mem(const struct vmci_insn *in)
 static unsigned fp_need(const struct bt_work *w, const struct vmci_insn *in,
                         struct vmci_fp_form *form)
 {
-    if (in->op != VMCI_OP_FP_SSE && in->op != VMCI_OP_FP_AVX)
+    if (in->op < VMCI_OP_FP_X87 || in->op > VMCI_OP_FP_AVX)
         return 0;
+    if (in->op == VMCI_OP_FWAIT) {
+        *form = (struct vmci_fp_form){.flags = VMCI_FO_X87};
+        return BT_FP_X87;
+    }
     if (!vex_fits(w, in) || !bt_length_fits(in) || !vmci_fp_classify(in, 8 * w->word, form) ||
-        form->special != VMCI_FS_PLAIN)
+        (in->flags & VMCI_IF_VSIB) != 0)
         return 0;
-    if ((form->flags & (VMCI_FO_MMX | VMCI_FO_X87)) != 0 || (in->flags & VMCI_IF_VSIB) != 0)
+    if (form->special != VMCI_FS_PLAIN && form->special != VMCI_FS_EMMS &&
+        form->special != VMCI_FS_FNOP && form->special != VMCI_FS_FNOP0)
         return 0;
     if ((w->sc->cpu.fp->host_features >> form->feature & 1) == 0)
         return 0; /* whatever the CPU model says */
-    return in->op == VMCI_OP_FP_AVX ? BT_FP_AVX : BT_FP_SSE;
+    if ((form->flags & VMCI_FO_X87) != 0)
+        return BT_FP_X87;
+    if (in->op == VMCI_OP_FP_AVX)
+        return BT_FP_AVX;
+    if ((form->flags & VMCI_FO_MMX) == 0 && form->special != VMCI_FS_EMMS)
+        return BT_FP_SSE;
+    return (form->flags & (VMCI_FO_XMM | VMCI_FO_EXC)) != 0 ? BT_FP_X87 | BT_FP_SSE : BT_FP_X87;
 }
 
 bool bt_fp_native(const struct bt_work *w, const struct vmci_insn *in)
@@ -325,6 +336,8 @@ static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
 
     if (fp_need(w, in, &form) == 0)
         return false;
+    if ((form.flags & VMCI_FO_X87) != 0)
+        return bt_x87(w, in, &form);
     enum bt_fluse use = (form.flags & VMCI_FO_FLAGS) != 0 ? BT_FU_WRITE : BT_FU_NONE;
     if ((in->flags & VMCI_IF_MEM) == 0) {
         bt_count_before(w, use);
@@ -398,7 +411,7 @@ static void check_fp(struct bt_work *w, unsigned need)
     em8(e, 0xb6);
     em8(e, 0x0c);
     em8(e, 0x25);
-    em32(e, GS_BT(fp_lacks) + ((need & BT_FP_AVX) != 0 ? 1 : 0));
+    em32(e, GS_BT(fp_lacks) + need);
     em8(e, 0xe3); /* jrcxz over the way out */
     size_t over = e->len;
     em8(e, 0);

@@ -237,6 +237,12 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site);
 void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx);
 void bt_emit_cold(struct bt_work *w);
 
+/* bt_fp.c: an x87 instruction that may run natively. */
+struct vmci_fp_form;
+bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_form *form);
+
+/* Linear address of the instruction being translated. */
+uint64_t bt_insn_la(const struct bt_work *w, const struct vmci_insn *in);
 /* bt_branch.c: instructions that end a block. false: not translated. */
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in);
 /* Does the branch need a look at the budget? */

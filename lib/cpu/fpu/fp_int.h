@@ -127,6 +127,11 @@ struct vmci_fp_form {
 
 /* Is in a valid FP instruction, and what does it do? False: #UD. */
 bool vmci_fp_classify(const struct vmci_insn *in, unsigned bits, struct vmci_fp_form *form);
+/* What FOP holds after an x87 instruction. */
+static inline uint16_t vmci_fp_fop(const struct vmci_insn *in)
+{
+    return (uint16_t)((in->raw[in->opcode_off] & 7u) << 8 | in->raw[in->modrm_off]);
+}
 bool vmci_fp_x87_form(uint8_t opcode, uint8_t modrm, bool op16, struct vmci_fp_form *form);
 
 /* ---- thunks (fp_thunk.c) --------------------------------------------------------------------- */

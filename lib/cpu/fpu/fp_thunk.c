@@ -293,7 +293,7 @@ struct vmci_thunk *vmci_thunk_get(struct vmci_cpu *cpu, const struct vmci_insn *
     want.kind = (uint8_t)kind_of(fp, in, &want.form);
     name_gprs(in, &want, bits);
     if (want.form.flags & VMCI_FO_X87)
-        want.fop = (uint16_t)(((in->raw[in->opcode_off] & 7u) << 8) | in->raw[in->modrm_off]);
+        want.fop = vmci_fp_fop(in);
     uint32_t h = hash_key(&key, want.dst * 16u + want.src);
     for (uint32_t i = fp->hash[h]; i != 0; i = fp->thunk[i - 1].hash_next) {
         struct vmci_thunk *t = &fp->thunk[i - 1];

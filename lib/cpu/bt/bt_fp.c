@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Floating point in translated code. SSE, AVX, MMX and x87 run as they are while the guest's state
+ * is in the registers and the guest has masked their exceptions. The instruction and data pointers
+ * of the x87 unit would be those of the translation, so each x87 instruction leaves a mark of
+ * itself, and C makes the guest's pointers of the last one when it is needed.
+ */
+#include "cpu/bt/bt_work.h"
+#include "cpu/fpu/fp_int.h"
+
+uint8_t bt_fp_ready(struct vmci_soft_cpu *sc)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
+    struct vmci_fp *fp = cpu->fp;
+    uint8_t ready = 0;
+
+    if (VMCI_FP_EAGER || fp == NULL || !fp->has_xsave ||
+        (cpu->cr0 & (VMC_CR0_EM | VMC_CR0_TS)) != 0)
+        return 0;
+    if (!fp->live)
+        vmci_fp_load(fp);
+    if (!fp->x87_check && !fp->ferr && !fp->ignored)
+        ready |= BT_FP_X87;
+    if (fp->mx_check || (cpu->cr4 & VMC_CR4_OSFXSR) == 0)
+        return ready;
+    ready |= BT_FP_SSE;
+    if ((cpu->cr4 & VMC_CR4_OSXSAVE) != 0 &&
+        (cpu->xcr0 & (VMC_XCR0_SSE | VMC_XCR0_AVX)) == (VMC_XCR0_SSE | VMC_XCR0_AVX))
+        ready |= BT_FP_AVX;
+    return ready;
+}
+
+/* By what is ready and what is needed. */
+static const uint8_t lacks[8][8] = {
+    {0, 1, 1, 1, 1, 1, 1, 1}, {0, 0, 1, 1, 1, 1, 1, 1}, {0, 1, 0, 1, 1, 1, 1, 1},
+    {0, 0, 0, 0, 1, 1, 1, 1}, {0, 1, 1, 1, 0, 1, 1, 1}, {0, 0, 1, 1, 0, 0, 1, 1},
+    {0, 1, 0, 1, 0, 1, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 0},
+};
+
+bool bt_fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t)
+{
+    struct vmci_bt *bt = &sc->bt;
+    const struct vmci_fp *fp = sc->cpu.fp;
+
+    if (!fp->live || bt->fp_ready == 0)
+        bt->fp_ready = t->fp != 0 ? bt_fp_ready(sc) : 0;
+    else if (fp->x87_check == ((bt->fp_ready & BT_FP_X87) != 0)) /* FLDCW leaves the state live */
+        bt->fp_ready = bt_fp_ready(sc);
+    memcpy(bt->fp_lacks, lacks[bt->fp_ready], sizeof(bt->fp_lacks));
+    return (bt->fp_ready & t->fp) == t->fp;
+}
+
+/* What the unit would have noted of the last instruction (SDM 1 8.1.8). */
+void bt_x87_settle(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    struct vmci_fp *fp = cpu->fp;
+
+    if (bt->x87_mark == 0)
+        return;
+    const struct bt_x87 *x = (const struct bt_x87 *)(const void *)(bt->arena + bt->x87_mark);
+    const struct vmci_insn *in = x->insn;
+    bt->x87_mark = 0;
+    fp->fip = x->la;
+    fp->fcs = cpu->seg[VMC_CS].selector;
+    fp->fop = vmci_fp_fop(in);
+    if ((in->flags & VMCI_IF_MEM) != 0) {
+        fp->fdp = bt->x87_ea;
+        fp->fds = cpu->seg[in->seg].selector;
+    }
+}
+
+/* The effective address of the operand, before the instruction changes any register. */
+static void note_operand(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+
+    if (in->base == VMCI_REG_IP) {
+        em_mov_imm(e, w->s, bt_insn_la(w, in) + in->len + (uint64_t)in->disp - in->next);
+    } else {
+        struct em_addr at = {in->base < 16 ? in->base : EM_NONE,
+                             in->index < 16 ? in->index : EM_NONE, in->scale, (int32_t)in->disp};
+        em_rm(e, in->addrsize == 8 ? EM_W : 0, 0x8d, w->s, &at); /* lea */
+    }
+    em_store_gs(e, w->s, GS_BT(x87_ea));
+}
+
+/* mov dword gs:[x87_mark], offset of a record */
+static void mark(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct vmci_bt *bt = &w->sc->bt;
+    struct emit *e = &w->e;
+
+    if (BT_ARENA_BYTES - bt->arena_used < sizeof(struct bt_x87)) {
+        w->failed = true;
+        return;
+    }
+    struct bt_x87 *x = (struct bt_x87 *)(void *)(bt->arena + bt->arena_used);
+    *x = (struct bt_x87){in, bt_insn_la(w, in)};
+    em8(e, 0x65);
+    em8(e, 0xc7);
+    em8(e, 0x04);
+    em8(e, 0x25);
+    em32(e, GS_BT(x87_mark));
+    em32(e, (uint32_t)bt->arena_used);
+    bt->arena_used += sizeof(*x);
+}
+
+bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_form *form)
+{
+    bool is_mem = (in->flags & VMCI_IF_MEM) != 0;
+    struct em_addr a;
+
+    if (in->op == VMCI_OP_FWAIT || form->special == VMCI_FS_FNOP0)
+        return true; /* no exception can be pending */
+    struct bt_access acc;
+    if (is_mem &&
+        (!bt_operand(w, in, &acc) || !bt_check_ea(w, in, acc.acc, acc.bytes, acc.align, &a)))
+        return false;
+    if (is_mem)
+        bt_emit_rm(w, in, &a);
+    else
+        bt_emit_copy(w, in);
+    if (is_mem)
+        note_operand(w, in);
+    mark(w, in);
+    return true;
+}
