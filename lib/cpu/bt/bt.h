@@ -53,6 +53,7 @@ struct vmci_bt {
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */
     uint64_t page_mask[3]; /* address bits above the page offset; and the low 4, 5 bits */
     uint64_t sign_mask;
+    uint64_t not_if, not_arith, only_of; /* of RFLAGS */
     uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
 
     uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */

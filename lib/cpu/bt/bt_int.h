@@ -110,6 +110,9 @@ enum bt_leave {
 /* bt_glue.c: fixed code at the start of the code memory. */
 int bt_make_glue(struct vmci_soft_cpu *sc);
 
+/* bt_sys.c: constants that its code takes from memory. */
+void bt_sys_init(struct vmci_soft_cpu *sc);
+
 /* bt_fp.c: the x87 pointers are those of the x87 instruction that translated code ran last. */
 void bt_x87_settle(struct vmci_soft_cpu *sc);
 /* Bring FP state into the registers if it may be used natively. Which of BT_FP_* may. */

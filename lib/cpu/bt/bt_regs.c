@@ -18,6 +18,7 @@ static uint32_t implied(const struct vmci_insn *in)
         return dx;
     case VMCI_OP_CBW:
     case VMCI_OP_LAHF:
+    case VMCI_OP_PUSHF: /* by its translation */
     case VMCI_OP_SAHF:
     case VMCI_OP_CMPXCHG:
         return ax;

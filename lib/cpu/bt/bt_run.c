@@ -278,7 +278,7 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     unsigned variants = 0;
 
     if (!bt->enabled || b->never || b->dead || b->bits != bt_bits(sc) || b->seq != 0 ||
-        b->clipped || sc->cpu.tlb_mode >= TLB_FILLED)
+        b->clipped || sc->cpu.tlb_mode >= TLB_FILLED || sc->cpu.cpl == 1 || sc->cpu.cpl == 2)
         return NULL;
     for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
         struct bt_trans *t = *p;
@@ -434,6 +434,7 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt->page_mask[1] = PAGE_MASK | 15;
         bt->page_mask[2] = PAGE_MASK | 31;
         bt->sign_mask = 1ull << 63;
+        bt_sys_init(sc);
         bt_jumps_init(sc);
         rc = bt_make_glue(sc);
     }

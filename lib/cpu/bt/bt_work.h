@@ -237,6 +237,9 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site);
 void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx);
 void bt_emit_cold(struct bt_work *w);
 
+/* bt_sys.c: a system instruction. false: not translated. */
+bool bt_sys(struct bt_work *w, const struct vmci_insn *in);
+
 /* bt_fp.c: an x87 instruction that may run natively. */
 struct vmci_fp_form;
 bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_form *form);
