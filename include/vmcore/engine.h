@@ -203,6 +203,12 @@ struct vmc_soft_config {
      */
     void (*trace)(void *ctx, uint32_t vcpu, const char *line);
     void *trace_ctx;
+    /**
+     * Called when guest code at the linear address gva was translated to bytes of host code, for
+     * profilers. The same host addresses may be reported again later. As trace otherwise.
+     */
+    void (*translated)(void *ctx, uint32_t vcpu, uint64_t gva, const void *host, size_t bytes);
+    void *translated_ctx;
 };
 
 /** The software CPU: exact interpreter. Works on any x86-64 host. */

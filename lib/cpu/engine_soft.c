@@ -64,6 +64,8 @@ static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struc
         vm->bt_hot = (sc->flags & VMC_SOFT_TRANSLATE_ALL) != 0 ? 0 : BT_HOT;
         vm->trace = sc->trace;
         vm->trace_ctx = sc->trace_ctx;
+        vm->translated = sc->translated;
+        vm->translated_ctx = sc->translated_ctx;
     }
     vmci_soft_ceiling(&vm->policy, fp_features(vm->pf));
     vm->listener = (struct vmci_mem_listener){
@@ -402,10 +404,9 @@ static int soft_set_debug(void *ev, const struct vmc_breakpoint *bp, size_t n)
 }
 
 /* Names of the counters of struct vmci_bt.st_op. */
-static const char *const callout_name[VMCI_OP_COUNT] = {
-    [VMCI_OP_INVALID] = "bt.callout.INVALID",
+static const char *const callout_name[VMCI_OP_COUNT] = {[VMCI_OP_INVALID] = "bt.callout.INVALID",
 #define CALLOUT_NAME(n) [VMCI_OP_##n] = "bt.callout." #n,
-    VMCI_OPS(CALLOUT_NAME)
+                                                        VMCI_OPS(CALLOUT_NAME)
 #undef CALLOUT_NAME
 };
 
@@ -433,9 +434,12 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         uint64_t value;
     } more[] = {
         {"soft.retired", sc->cpu.retired},
-        {"bt.translated", bt->st_translated}, {"bt.bytes", bt->used},
-        {"bt.callouts", bt->st_calls},        {"bt.links", bt->st_links},
-        {"bt.lookups", bt->st_lookups},       {"bt.slices", bt->st_slices},
+        {"bt.translated", bt->st_translated},
+        {"bt.bytes", bt->used},
+        {"bt.callouts", bt->st_calls},
+        {"bt.links", bt->st_links},
+        {"bt.lookups", bt->st_lookups},
+        {"bt.slices", bt->st_slices},
         {"bt.flushes", bt->st_flushes},
         {"bt.jump_fills", bt->st_jumps},
     };

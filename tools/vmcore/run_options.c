@@ -38,6 +38,7 @@ enum key {
     KEY_TRACE_INSN,
     KEY_DETERMINISTIC,
     KEY_NO_TRANSLATE,
+    KEY_PERF_MAP,
     KEY_NO_SANDBOX,
     KEY_VERBOSE,
 };
@@ -57,8 +58,8 @@ static const struct argp_option option_table[] = {
     {"name", KEY_NAME, "N", 0, "Name of the VM", 0},
     {"mem", KEY_MEM, "SIZE", 0, "Memory, with suffix K, M (default), G or T (default: 512M)", 0},
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
-    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0,
-     "CPU model; \"help\" lists the presets", 0},
+    {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
+     0},
     {"disk", KEY_DISK, "DISK[,ro][,serial=S]", 0,
      "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
@@ -79,6 +80,8 @@ static const struct argp_option option_table[] = {
      "Write every instruction executed, disassembled (software engine)", 0},
     {"deterministic", KEY_DETERMINISTIC, NULL, 0,
      "All processors on one thread, time from retired instructions (software engine)", 0},
+    {"perf-map", KEY_PERF_MAP, NULL, 0,
+     "Tell perf(1) where translated code is, in /tmp/perf-PID.map", 0},
     {"no-translate", KEY_NO_TRANSLATE, NULL, 0,
      "Interpret all code, without binary translation (software engine)", 0},
     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
@@ -308,9 +311,9 @@ static void check(struct argp_state *st, struct run_options *o)
     if (o->load_flat && o->kernel == NULL)
         argp_error(st, "--load-at needs --kernel");
     if (o->engine == RUN_ENGINE_KVM &&
-        (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic))
-        argp_error(st, "--gdb, --trace-insn and --deterministic need --engine soft");
-    if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic)
+        (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map))
+        argp_error(st, "--gdb, --trace-insn, --deterministic and --perf-map need --engine soft");
+    if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map)
         o->engine = RUN_ENGINE_SOFT;
 }
 
@@ -390,6 +393,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         break;
     case KEY_DETERMINISTIC:
         o->deterministic = true;
+        break;
+    case KEY_PERF_MAP:
+        o->perf_map = true;
         break;
     case KEY_NO_TRANSLATE:
         o->translate = false;

@@ -63,6 +63,7 @@ struct run_options {
     int gdb_port; /* 0: none */
     enum run_gdb_arch gdb_arch;
     char *trace_path;
+    bool perf_map;
     bool deterministic;
     bool translate; /* binary translation in the software engine */
     bool no_sandbox;

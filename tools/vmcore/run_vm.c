@@ -196,6 +196,31 @@ static void trace_line(void *ctx, uint32_t vcpu, const char *line)
     fprintf(ctx, "%s\n", line);
 }
 
+/* A symbol for perf(1), which reads /tmp/perf-PID.map. */
+static void perf_symbol(void *ctx, uint32_t vcpu, uint64_t gva, const void *host, size_t bytes)
+{
+    fprintf(ctx, "%llx %zx guest_%llx_cpu%u\n", (unsigned long long)(uintptr_t)host, bytes,
+            (unsigned long long)gva, vcpu);
+}
+
+static int open_perf_map(struct run_vm *r)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    r->perf_map = fd >= 0 ? fdopen(fd, "w") : NULL;
+    if (r->perf_map == NULL) {
+        fprintf(stderr, "vmcore run: --perf-map: %s: %s\n", path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return EXIT_ERROR;
+    }
+    r->soft.translated = perf_symbol;
+    r->soft.translated_ctx = r->perf_map;
+    return 0;
+}
+
 /* Translated code sets the GS base itself, which a kernel may forbid whatever CPUID says. */
 static bool can_translate(const struct run_vm *r)
 {
@@ -223,6 +248,8 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         r->soft.trace = trace_line;
         r->soft.trace_ctx = r->trace;
     }
+    if (r->opt.perf_map && open_perf_map(r) != 0)
+        return EXIT_ERROR;
     struct vmc_vm_config vc = {
         .size = sizeof(vc),
         .max_vcpus = r->opt.cpus,
@@ -353,6 +380,8 @@ void run_vm_destroy(struct run_vm *r)
     vmc_host_guest_memory_free(r->ram, r->opt.mem_bytes);
     if (r->trace != NULL)
         fclose(r->trace);
+    if (r->perf_map != NULL)
+        fclose(r->perf_map);
     image_close(&r->kernel);
     image_close(&r->initrd);
     image_close(&r->firmware);

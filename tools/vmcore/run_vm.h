@@ -30,6 +30,7 @@ struct run_vm {
     const struct vmc_engine_ops *engine;
     struct vmc_soft_config soft;
     FILE *trace; /* --trace-insn */
+    FILE *perf_map;
     struct vmc_cpu_policy policy;
     struct vmc_vm *vm;
     struct vmc_pc *pc;

@@ -554,5 +554,9 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt->st_translated++;
     t->next = b->bt;
     b->bt = t;
+    if (sc->cpu.vm->translated != NULL) {
+        vmci_fp_park(&sc->cpu);
+        sc->cpu.vm->translated(sc->cpu.vm->translated_ctx, sc->cpu.index, t->la, w->e.rx, w->e.len);
+    }
     return t;
 }
