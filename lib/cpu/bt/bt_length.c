@@ -42,6 +42,7 @@ static struct tail one_byte(const struct vmci_insn *in, unsigned op)
     case 0xff:
     case 0x84 ... 0x8b:
     case 0xd0 ... 0xd3:
+    case 0xd8 ... 0xdf: /* x87 */
         return (struct tail){true, 0};
     case 0x69:
     case 0x81:
