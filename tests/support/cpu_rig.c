@@ -83,6 +83,12 @@ static void *zeroed(size_t bytes)
 
 void cpu_rig_create(struct cpu_rig *r, uint32_t flags)
 {
+    cpu_rig_create_soft(r, flags, 0);
+}
+
+void cpu_rig_create_soft(struct cpu_rig *r, uint32_t flags, uint32_t soft_flags)
+{
+    struct vmc_soft_config soft = {.size = sizeof(soft), .flags = soft_flags};
     struct vmc_error err = {0};
 
     memset(r, 0, sizeof(*r));
@@ -101,7 +107,8 @@ void cpu_rig_create(struct cpu_rig *r, uint32_t flags)
     r->evm = zeroed(r->info.vm_bytes);
     r->ev = zeroed(r->info.vcpu_bytes);
     struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 4,
-                                       .platform = &r->tp.pf, .mem = r->mem, .flags = flags};
+                                       .platform = &r->tp.pf, .mem = r->mem, .flags = flags,
+                                       .engine_config = &soft};
     must(r->ops->vm_init(r->evm, &cfg, &err) == 0, "vm_init");
     r->io = (struct vmc_engine_io){.ctx = r, .pio = rig_pio, .mmio = rig_mmio, .msr = rig_msr,
                                    .irq_pending = rig_irq_pending, .irq_ack = rig_irq_ack};

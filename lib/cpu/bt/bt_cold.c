@@ -103,10 +103,12 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     keep_addends(w, true);
     bt_exchange(e, c->set, BT_CANON);
     ask(e, site, w->sc->bt.call_insn);
-    if (w->t->set != BT_CANON) {
+    if (w->t->set != BT_CANON || c->late) {
         site->resume = em_here(e);
         bt_exchange(e, BT_CANON, w->t->set);
         keep_addends(w, false);
+        if (c->late)
+            bt_count_exit(w, w->n, false);
         em_jump_to(e, EM_JMP, e->rx + resume);
     }
 }

@@ -429,8 +429,10 @@ static void check_fp(struct bt_work *w, unsigned need)
 /* Cold code of the instruction that was just translated comes back behind it. */
 static void set_resume(struct bt_work *w, unsigned first)
 {
-    for (unsigned k = first; k < w->cold_count; k++)
+    for (unsigned k = first; k < w->cold_count; k++) {
         w->cold[k].resume = w->e.len;
+        w->cold[k].late = !w->cold[k].counted && w->counted;
+    }
 }
 
 /* Does leaving the trace need a look at the budget? */

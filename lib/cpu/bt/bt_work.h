@@ -61,7 +61,8 @@ struct bt_cold {
     uint8_t rcx;     /* enum bt_rcx */
     uint8_t lazy;    /* INSN: as in struct bt_step */
     bool counted;
-    bool far;                     /* LINK: to another page: by the jump table */
+    bool late; /* INSN: ... and the hot code charges the budget before it goes on */
+    bool far;  /* LINK: to another page: by the jump table */
     const struct bt_group *group; /* INSN: whose check failed */
     int32_t off;
     size_t back;   /* REFILL: where the check has succeeded */

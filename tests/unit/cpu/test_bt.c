@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The translator against the interpreter where random straight-line code (diff_run) does not go:
+ * loops. Pointers walk through pages, forwards and backwards, by steps that let operands and groups
+ * of operands lie across page boundaries.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cpu_rig.h"
+
+#define PROGRAMS   2000u
+#define ITERATIONS 300u
+#define MIDDLE     0x200000u /* of the memory that the loops use */
+#define REACH      0x80000u
+
+static struct cpu_rig rig[2]; /* interpreter, translator */
+static uint32_t seed;
+
+static unsigned rnd(unsigned n)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % n;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    cpu_rig_create(&rig[0], 0);
+    cpu_rig_create_soft(&rig[1], 0, VMC_SOFT_TRANSLATE_ALL);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    cpu_rig_destroy(&rig[0]);
+    cpu_rig_destroy(&rig[1]);
+    return 0;
+}
+
+struct program {
+    uint8_t code[256];
+    size_t n;
+};
+
+static void put(struct program *p, const void *bytes, size_t n)
+{
+    memcpy(p->code + p->n, bytes, n);
+    p->n += n;
+}
+
+static void put_step(struct program *p)
+{
+    static const struct {
+        uint8_t bytes[4], n;
+        uint8_t kind; /* 1: the last byte is a displacement; 2: what a pointer moves by */
+    } t[] = {
+        {{0x8b, 0x47, 0}, 3, 1},          /* mov eax, [rdi + d] */
+        {{0x89, 0x47, 0}, 3, 1},          /* mov [rdi + d], eax */
+        {{0x48, 0x8b, 0x46, 0}, 4, 1},    /* mov rax, [rsi + d] */
+        {{0x48, 0x89, 0x56, 0}, 4, 1},    /* mov [rsi + d], rdx */
+        {{0x0f, 0xb6, 0x14, 0x0e}, 4, 0}, /* movzx edx, byte [rsi + rcx] */
+        {{0x01, 0x04, 0x8f}, 3, 0},       /* add [rdi + rcx * 4], eax */
+        {{0x48, 0x01, 0xc3}, 3, 0},       /* add rbx, rax */
+        {{0x48, 0x31, 0xc2}, 3, 0},       /* xor rdx, rax */
+        {{0x48, 0x83, 0xc7, 0}, 4, 2},    /* add rdi, k */
+        {{0x48, 0x8d, 0x76, 0}, 4, 2},    /* lea rsi, [rsi + k] */
+        {{0xff, 0xc1}, 2, 0},             /* inc ecx */
+        {{0x50, 0x5b}, 2, 0},             /* push rax; pop rbx */
+        {{0x48, 0x0f, 0xaf, 0xc3}, 4, 0}, /* imul rax, rbx */
+        {{0x11, 0xd0}, 2, 0},             /* adc eax, edx */
+        {{0x83, 0xe1, 0x3f}, 3, 0},       /* and ecx, 63 */
+        {{0x39, 0xd0}, 2, 0},             /* cmp eax, edx */
+        {{0x83, 0xd2, 0}, 3, 0},          /* adc edx, 0 */
+    };
+    static const int8_t by[] = {1, 4, 8, 24, 120, -8, -24, -3, 0, 64};
+    unsigned k = rnd(sizeof(t) / sizeof(t[0]));
+    uint8_t b[4];
+
+    memcpy(b, t[k].bytes, 4);
+    if (t[k].kind == 1)
+        b[t[k].n - 1] = (uint8_t)rnd(48);
+    else if (t[k].kind == 2)
+        b[t[k].n - 1] = (uint8_t)by[rnd(sizeof(by))];
+    put(p, b, t[k].n);
+}
+
+static void make(struct program *p)
+{
+    static const uint8_t sub[] = {0x41, 0x83, 0xef, 0x01};                   /* sub r15d, 1 */
+    static const uint8_t dec[] = {0x41, 0xff, 0xcf};                         /* dec r15d */
+    static const uint8_t cmp[] = {0x49, 0x83, 0xc6, 0x01, 0x4d, 0x39, 0xfe}; /* add, cmp r14, r15 */
+
+    p->n = 0;
+    for (unsigned k = 1 + rnd(8); k > 0; k--)
+        put_step(p);
+    switch (rnd(3)) {
+    case 0:
+        put(p, sub, sizeof(sub));
+        break;
+    case 1:
+        put(p, dec, sizeof(dec));
+        break;
+    default:
+        put(p, cmp, sizeof(cmp));
+        break;
+    }
+    uint8_t back[3] = {0x75, (uint8_t)(0 - (p->n + 2)), 0xf4}; /* jnz, hlt */
+    put(p, back, sizeof(back));
+}
+
+static void run(struct cpu_rig *r, const struct program *p, uint32_t at)
+{
+    cpu_rig_mode(r, 64, 0);
+    memset(r->ram + MIDDLE - REACH, 0x5a, 2 * REACH);
+    cpu_rig_code(r, CPU_RIG_TEXT, p->code, p->n);
+    memset(r->st.gpr, 0, sizeof(r->st.gpr));
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    r->st.gpr[VMC_RDI] = MIDDLE + at % 8192;
+    r->st.gpr[VMC_RSI] = MIDDLE + at / 8192 % 8192;
+    r->st.gpr[VMC_R15] = ITERATIONS;
+    r->st.gpr[VMC_RAX] = at;
+    assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+}
+
+static void test_loops(void **state)
+{
+    struct program p;
+
+    (void)state;
+    for (unsigned k = 0; k < PROGRAMS; k++) {
+        seed = k;
+        make(&p);
+        uint32_t at = rnd(8192u * 8192u);
+        run(&rig[0], &p, at);
+        run(&rig[1], &p, at);
+        for (unsigned r = 0; r < 16; r++)
+            if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
+                fail_msg("program %u: register %u", k, r);
+        if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
+            fail_msg("program %u: rip or flags", k);
+        if (rig[0].exit.retired != rig[1].exit.retired)
+            fail_msg("program %u: %llu instructions retired, not %llu", k,
+                     (unsigned long long)rig[1].exit.retired,
+                     (unsigned long long)rig[0].exit.retired);
+        if (memcmp(rig[0].ram + MIDDLE - REACH, rig[1].ram + MIDDLE - REACH, 2 * REACH) != 0)
+            fail_msg("program %u: memory", k);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_loops, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
