@@ -607,32 +607,44 @@ static void find_rest(struct vmc_sched *s, uint64_t now, uint64_t room, int64_t 
     s->rest = hi;
 }
 
+/* Insert into the list of fillers, by falling lag. */
+static void name_filler(struct vmc_sched *s, int64_t *lag, uint32_t vcpu, int64_t l)
+{
+    uint32_t n = s->nfill_first;
+    uint32_t at = n < FILL_FIRST ? n : FILL_FIRST - 1;
+
+    if (at < n && l <= lag[at])
+        return;
+    for (; at > 0 && lag[at - 1] < l; at--) {
+        lag[at] = lag[at - 1];
+        vmci_store_relaxed(&s->fill_first[at], s->fill_first[at - 1]);
+    }
+    lag[at] = l;
+    vmci_store_relaxed(&s->fill_first[at], vcpu);
+    vmci_store_relaxed(&s->nfill_first, n + (n < FILL_FIRST));
+}
+
 /* Name those that will lack most even after the frame: they come first where it has holes. */
 static void name_fillers(struct vmc_sched *s, uint64_t now)
 {
     int64_t lag[FILL_FIRST];
-    uint32_t n = 0;
+    uint32_t nlight = VMCI_MIN(s->heap_n, FILL_FIRST);
 
-    for (uint32_t k = 0; k < s->nheavy; k++) {
-        const struct sched_vm *m = &s->vm[s->heavy[k]];
+    vmci_store_relaxed(&s->nfill_first, 0u);
+    for (uint32_t k = 0; k < s->nheavy + nlight; k++) {
+        bool light = k >= s->nheavy;
+        struct sched_vm *m = &s->vm[light ? s->heap[k - s->nheavy].vm : s->heavy[k]];
+        int64_t more = light ? vmci_sched_light_lag(s, m) +
+                                   (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT)
+                             : 0;
+        if (light)
+            vmci_store_relaxed(&m->bias, more);
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
-            if (v->in_fluid != FLUID_IN)
-                continue;
-            int64_t l = vmci_sched_lag(s, m, v, now); /* less the pieces laid out for it */
-            uint32_t at = n < FILL_FIRST ? n : FILL_FIRST - 1;
-            if (at < n && l <= lag[at])
-                continue;
-            for (; at > 0 && lag[at - 1] < l; at--) {
-                lag[at] = lag[at - 1];
-                vmci_store_relaxed(&s->fill_first[at], s->fill_first[at - 1]);
-            }
-            lag[at] = l;
-            vmci_store_relaxed(&s->fill_first[at], m->first + i);
-            n += n < FILL_FIRST;
+            if (v->in_fluid == FLUID_IN) /* the lag: less the pieces laid out for it */
+                name_filler(s, lag, m->first + i, vmci_sched_lag(s, m, v, now) + more);
         }
     }
-    vmci_store_relaxed(&s->nfill_first, n);
 }
 
 /* First those who are entitled to a whole CPU, because they could never make up for a loss. */
