@@ -483,11 +483,17 @@ static void split_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_
         add_gang(s, vm, first + i, 1, s->items[first + i].amount);
 }
 
+/* Are its vCPUs entitled to all of a CPU each? They could never make up for a loss. */
+static bool whole(const struct sched_vm *m)
+{
+    return m->credit >= m->cap && m->vcpu_cap >= VMC_SCHED_WHOLE_CPU;
+}
+
 /* What the vCPUs of the VM are to lack after the frame in preparation. */
 static int64_t rest_of(const struct vmc_sched *s, const struct sched_vm *m)
 {
     if (s->rest > 0)
-        return m->credit >= m->cap ? 0 : s->rest; /* who has a whole CPU could not make it up */
+        return whole(m) ? 0 : s->rest;
     return m->firm ? 0 : s->rest;
 }
 
@@ -658,7 +664,7 @@ static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64
         for (uint32_t k = 0; k < n; k++) {
             uint32_t i = from + k < n ? from + k : from + k - n;
             const struct sched_vm *m = &s->vm[s->heavy[i]];
-            if ((m->credit < m->cap) == (pass == 1))
+            if (whole(m) == (pass == 0))
                 vmci_sched_emit(s, s->heavy[i], now, length, room);
         }
     }
@@ -668,16 +674,16 @@ static void emit_heavy(struct vmc_sched *s, uint64_t now, uint64_t frame, uint64
 static uint64_t whole_cpus(const struct vmc_sched *s)
 {
     int64_t far = (int64_t)(s->frame_ns + s->sigma);
-    uint64_t whole = 0;
+    uint64_t sum = 0;
     uint32_t n = 0;
 
     for (uint32_t k = 0; k < s->nheavy; k++) {
         const struct sched_vm *m = &s->vm[s->heavy[k]];
         for (uint32_t i = 0; i < m->n; i++)
             if (s->vcpu[m->first + i].in_fluid == FLUID_IN)
-                whole += s->want[n++] >= far || m->credit >= m->cap;
+                sum += s->want[n++] >= far || whole(m);
     }
-    return whole;
+    return sum;
 }
 
 static void lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
@@ -692,10 +698,10 @@ static void lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
     find_rest(s, now, room, light);
     if (s->nlight != 0) {
         int64_t allot = light - VMCI_MAX(s->rest, 0) * (int64_t)s->nlight;
-        uint64_t whole = VMCI_MIN(whole_cpus(s) * (s->frame_ns - s->base), room);
-        uint64_t rest = room - whole;
+        uint64_t kept = VMCI_MIN(whole_cpus(s) * (s->frame_ns - s->base), room);
+        uint64_t rest = room - kept;
         vmci_sched_light_pick(s, now, (uint64_t)VMCI_MAX(allot, 0), false, &rest);
-        room = whole + rest;
+        room = kept + rest;
         find_rest(s, now, room, 0);
     }
     emit_heavy(s, now, frame, &room);
