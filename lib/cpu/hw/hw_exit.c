@@ -283,6 +283,8 @@ int hw_on_invlpg(struct hw_vcpu *v, uint64_t gva, unsigned len)
 int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_exit *x)
 {
     v->stat[HW_STAT_FAULT]++;
+    if (unlikely(!v->vm->nested)) /* cannot be */
+        return hw_emulate(v, 1, x);
     int rc = hw_mem_fault(v->vm, gpa, want);
     if (rc == VMC_OK) {
         v->stat[HW_STAT_MAPPED]++;
@@ -298,6 +300,8 @@ int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_
     bool flushed;
 
     v->stat[HW_STAT_FAULT]++;
+    if (unlikely(v->vm->nested)) /* cannot be */
+        return hw_emulate(v, 1, x);
     hw_need(v, VMC_ST_CTRL);
     struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
     memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));

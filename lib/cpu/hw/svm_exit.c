@@ -164,6 +164,8 @@ static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
     case VMC_VEC_MC:
         v->vm->hw->raise(hw_ctx(v), VMC_VEC_MC);
         return HW_RESUME;
+    case VMC_VEC_NMI: /* not an exception: never intercepted as one */
+        return HW_RESUME;
     case VMC_VEC_PF:
         return hw_on_page_fault(v, b->exit_info2, (uint32_t)b->exit_info1, x);
     case VMC_VEC_DB:

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The SVM engine on a model of a processor. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "hw_model.h"
+
+static struct hw_model model;
+
+static struct {
+    uint64_t code, info1, info2, int_info;
+    unsigned entries;
+    uint64_t event;
+    uint32_t misc1;
+    uint64_t rip;
+} play;
+
+static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
+{
+    struct vmcb *b = (struct vmcb *)(uintptr_t)f->vmcb;
+    struct vmc_error err = {.text = ""};
+
+    (void)m;
+    if (svm_check(b, 48, &err) != VMC_OK)
+        fail_msg("%s", err.text);
+    b->exit_int_info = 0;
+    b->nrip = 0;
+    if (play.entries++ == 0) {
+        b->exit_code = play.code;
+        b->exit_info1 = play.info1;
+        b->exit_info2 = play.info2;
+        b->exit_int_info = play.int_info;
+        return VMC_HW_EXITED;
+    }
+    play.event = b->event_inj;
+    play.misc1 = b->misc1;
+    play.rip = b->rip;
+    b->exit_code = SVM_HLT;
+    return VMC_HW_EXITED;
+}
+
+static void begin(enum hw_model_cpu cpu)
+{
+    struct vmc_error err = {.text = ""};
+
+    if (hw_model_init(&model, cpu, &err) != VMC_OK)
+        fail_msg("%s", err.text);
+    model.svm = on_entry;
+    memset(&play, 0, sizeof(play));
+    assert_int_equal(hw_model_long_mode(&model), VMC_OK);
+    memset(model.ram + 0x8000, 0x90, 64);
+}
+
+static void end(void)
+{
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
+static void run(uint64_t code)
+{
+    play.entries = 0;
+    play.code = code;
+    model.v->st.activity = VMC_RUN_RUNNING;
+    model.v->todo &= ~HW_TODO_IDLE;
+    assert_int_equal(hw_model_run(&model), VMC_OK);
+}
+
+static void lengths_are_decoded_without_next_rip(void **state)
+{
+    (void)state;
+    static const struct {
+        uint8_t code[6];
+        unsigned len;
+    } cases[] = {
+        {{0x0f, 0xa2}, 2},
+        {{0x66, 0x0f, 0xa2}, 3},
+        {{0xf3, 0x48, 0x0f, 0xa2}, 4},
+        {{0x2e, 0x67, 0x41, 0x0f, 0xa2}, 5},
+    };
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(cases); i++)
+        for (enum hw_model_cpu cpu = HW_MODEL_NPT; cpu <= HW_MODEL_NO_NPT; cpu++) {
+            begin(cpu);
+            memcpy(model.ram + 0x8000, cases[i].code, sizeof(cases[i].code));
+            run(SVM_CPUID);
+            assert_int_equal(play.rip, 0x8000 + cases[i].len);
+            end();
+        }
+}
+
+static void code_that_moves_is_found_again(void **state)
+{
+    (void)state;
+    uint64_t *pdpt;
+
+    begin(HW_MODEL_NPT);
+    pdpt = (uint64_t *)(void *)(model.ram + 0x2000);
+    model.ram[0x8000] = 0x0f;
+    model.ram[0x8001] = 0xa2;
+    run(SVM_CPUID);
+    assert_int_equal(play.rip, 0x8002);
+    /* The same address by small tables, and another page with a prefix; CR3 stays. */
+    uint64_t *pd = (uint64_t *)(void *)(model.ram + 0x3000);
+    uint64_t *pt = (uint64_t *)(void *)(model.ram + 0x4000);
+    memset(pd, 0, 0x2000);
+    pd[0] = 0x4007;
+    for (unsigned i = 0; i < 256; i++)
+        pt[i] = (uint64_t)i << 12 | 7;
+    pt[8] = 0x9007;
+    model.ram[0x9000] = 0x66;
+    model.ram[0x9001] = 0x0f;
+    model.ram[0x9002] = 0xa2;
+    pdpt[0] = 0x3007;
+    model.v->st.rip = 0x8000;
+    run(SVM_CPUID);
+    assert_int_equal(play.rip, 0x8003);
+    end();
+}
+
+static void nested_faults_map_pages(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    play.info1 = 0x100000006ull;
+    play.info2 = 0x23456;
+    run(SVM_NPF);
+    struct vmci_slat_entry e = vmci_slat_lookup(&model.vm->slat, 0x23456);
+    assert_int_equal(e.kind, VMCI_SLAT_LEAF);
+    assert_true(e.hpa == (uint64_t)(uintptr_t)(model.ram + 0x23456));
+    assert_int_equal(play.rip, 0x8000);
+    end();
+}
+
+static void page_faults_fill_the_shadow(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NO_NPT);
+    play.info1 = 6; /* user write to a page that the guest maps */
+    play.info2 = 0x23456;
+    run(SVM_EXC + VMC_VEC_PF);
+    assert_int_equal(vmci_shadow_peek(&model.v->shadow, 0x23456) & 7, 7);
+    play.info1 = 4;
+    play.info2 = 0x7f0000000000ull; /* one that it does not */
+    run(SVM_EXC + VMC_VEC_PF);
+    assert_int_equal(play.event & 0xffffffffu,
+                     SVM_EV_VALID | SVM_EV_CODE | VMC_EV_EXCEPTION << 8 | VMC_VEC_PF);
+    assert_true(model.v->u.svm.vmcb->cr2 == 0x7f0000000000ull);
+    end();
+}
+
+static void events(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    model.irq = 0x51;
+    model.engine->irq_notify(model.v);
+    run(SVM_PAUSE);
+    assert_int_not_equal(play.misc1 & SVM_I_VINTR, 0); /* IF is clear: a window */
+    assert_int_equal(model.acks, 0);
+    struct vmc_event nmi = {.type = VMC_EV_NMI, .vector = VMC_VEC_NMI};
+    assert_int_equal(model.engine->inject(model.v, &nmi), VMC_OK);
+    play.entries = 1;
+    model.v->st.activity = VMC_RUN_RUNNING;
+    model.v->todo &= ~HW_TODO_IDLE;
+    assert_int_equal(hw_model_run(&model), VMC_OK);
+    assert_int_equal(play.event, SVM_EV_VALID | VMC_EV_NMI << 8 | VMC_VEC_NMI);
+    assert_int_not_equal(play.misc1 & SVM_I_IRET, 0); /* until it returns */
+    play.int_info = SVM_EV_VALID | VMC_EV_IRQ << 8 | 0x33;
+    play.info1 = 0x100000006ull;
+    play.info2 = 0x5000;
+    run(SVM_NPF);
+    assert_int_equal(play.event, SVM_EV_VALID | 0x33); /* again */
+    end();
+}
+
+static void every_code_has_an_outcome(void **state)
+{
+    (void)state;
+    for (enum hw_model_cpu cpu = HW_MODEL_NPT; cpu <= HW_MODEL_NO_NPT; cpu++)
+        for (uint64_t code = 0; code < SVM_EXITS + 4; code++) {
+            begin(cpu);
+            if (code != SVM_HLT)
+                run(code);
+            assert_true(model.x.kind < VMC_EXIT_KINDS);
+            end();
+        }
+    begin(HW_MODEL_NPT);
+    run(SVM_INVALID);
+    assert_int_equal(model.x.kind, VMC_EXIT_FAIL_ENTRY);
+    end();
+}
+
+static void bad_vmcbs_are_explained(void **state)
+{
+    (void)state;
+    struct vmc_error err;
+
+    begin(HW_MODEL_NPT);
+    run(SVM_PAUSE);
+    struct vmcb b = *model.v->u.svm.vmcb;
+    b.event_inj = 0;
+    assert_int_equal(svm_check(&b, 48, &err), VMC_OK);
+#define BAD(change, what)                                                                          \
+    do {                                                                                           \
+        struct vmcb c = b;                                                                         \
+        c.change;                                                                                  \
+        assert_int_equal(svm_check(&c, 48, &err), VMC_EINVAL);                                     \
+        assert_non_null(strstr(err.text, what));                                                   \
+    } while (0)
+    BAD(efer = 0, "SVME");
+    BAD(asid = 0, "ASID");
+    BAD(misc2 = 0, "VMRUN");
+    BAD(cr0 = 0x20000000, "NW");
+    BAD(cr4 = 0, "PAE");
+    BAD(dr7 = 1ull << 40, "DR7");
+    BAD(event_inj = SVM_EV_VALID | 1 << 8, "EVENTINJ");
+    end();
+}
+
+static void asids_run_out_and_start_again(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    uint32_t seen = 0;
+    for (unsigned i = 0; i < 40; i++) {
+        run(SVM_PAUSE);
+        uint32_t asid = model.v->u.svm.vmcb->asid;
+        assert_in_range(asid, 1, 15);
+        seen |= 1u << asid;
+        assert_int_equal(model.engine->mem_changed(model.vm), VMC_OK);
+        play.info1 = 0x100000006ull;
+        play.info2 = 0x5000;
+        run(SVM_NPF);
+    }
+    assert_int_equal(seen, 0xfffe);
+    end();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lengths_are_decoded_without_next_rip),
+        cmocka_unit_test(code_that_moves_is_found_again),
+        cmocka_unit_test(nested_faults_map_pages),
+        cmocka_unit_test(page_faults_fill_the_shadow),
+        cmocka_unit_test(events),
+        cmocka_unit_test(every_code_has_an_outcome),
+        cmocka_unit_test(bad_vmcbs_are_explained),
+        cmocka_unit_test(asids_run_out_and_start_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

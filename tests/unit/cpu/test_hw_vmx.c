@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The VT-x engine on a model of a processor. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "hw_model.h"
+
+static struct hw_model model;
+
+/* One exit to play, then a HLT that ends the run. */
+struct play {
+    uint32_t reason;
+    uint64_t qualification, gpa;
+    uint32_t intr_info, intr_code, idt_info;
+    unsigned entries;
+    uint32_t entry_info; /* what the second entry injects */
+    uint32_t proc;       /* its processor-based controls */
+    uint64_t rip;
+};
+static struct play play;
+
+static uint64_t model_field(void *ctx, uint32_t field)
+{
+    return ((struct hw_model *)ctx)->field[field];
+}
+
+/* Every entry must pass the manual's checks. */
+static void check_entry(struct hw_model *m)
+{
+    struct vmx_fields f = {.ctx = m, .read = model_field};
+    struct vmc_error err = {.text = ""};
+
+    if (vmx_check(&m->vm->caps.vmx, &f, &err) != VMC_OK)
+        fail_msg("%s", err.text);
+}
+
+static int on_entry(struct hw_model *m, struct vmc_hw_vmx_frame *f)
+{
+    check_entry(m);
+    m->field[VMCS_IDT_INFO] = 0;
+    if (play.entries++ == 0) {
+        f->reason = play.reason;
+        f->qualification = play.qualification;
+        m->field[VMCS_GUEST_PHYSICAL] = play.gpa;
+        m->field[VMCS_EXIT_INTR_INFO] = play.intr_info;
+        m->field[VMCS_EXIT_INTR_CODE] = play.intr_code;
+        m->field[VMCS_IDT_INFO] = play.idt_info;
+        return VMC_HW_EXITED;
+    }
+    play.entry_info = (uint32_t)m->field[VMCS_ENTRY_INTR_INFO];
+    play.proc = (uint32_t)m->field[VMCS_PROC_CTL];
+    play.rip = f->rip;
+    f->reason = VMX_HLT;
+    f->insn_len = 1;
+    return VMC_HW_EXITED;
+}
+
+static void begin(enum hw_model_cpu cpu)
+{
+    struct vmc_error err = {.text = ""};
+
+    if (hw_model_init(&model, cpu, &err) != VMC_OK)
+        fail_msg("%s", err.text);
+    model.vmx = on_entry;
+    memset(&play, 0, sizeof(play));
+    assert_int_equal(hw_model_long_mode(&model), VMC_OK);
+}
+
+static void end(void)
+{
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
+static void run(uint32_t reason)
+{
+    play.entries = 0;
+    play.reason = reason;
+    model.v->st.activity = VMC_RUN_RUNNING; /* the last play ended with HLT */
+    model.v->todo &= ~HW_TODO_IDLE;
+    assert_int_equal(hw_model_run(&model), VMC_OK);
+}
+
+/* ---- capabilities -----------------------------------------------------------------------------
+ */
+
+static void missing_controls_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t msr, bit;
+        const char *name;
+    } cases[] = {
+        {MSR_VMX_TRUE_PIN, PIN_EXTINT, "external-interrupt exiting"},
+        {MSR_VMX_TRUE_PIN, PIN_VNMI, "virtual NMIs"},
+        {MSR_VMX_TRUE_PROC, PROC_HLT, "HLT exiting"},
+        {MSR_VMX_TRUE_PROC, PROC_IRQ_WINDOW, "interrupt-window exiting"},
+        {MSR_VMX_TRUE_PROC, PROC_TSC_OFFSET, "TSC offsetting"},
+        {MSR_VMX_TRUE_EXIT, EXIT_HOST64, "host address-space size"},
+        {MSR_VMX_TRUE_ENTRY, ENTRY_IA32E, "IA-32e mode guest"},
+    };
+    struct vmx_caps c;
+
+    begin(HW_MODEL_FULL);
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(cases); i++) {
+        struct vmc_error err = {.text = ""};
+        uint64_t old = hw_model_get_msr(&model, cases[i].msr);
+        hw_model_set_msr(&model, cases[i].msr, old & ~((uint64_t)cases[i].bit << 32));
+        assert_int_equal(vmx_caps_read(&model.tp.pf, 0, &c, &err), VMC_ENOTSUP);
+        assert_non_null(strstr(err.text, cases[i].name));
+        hw_model_set_msr(&model, cases[i].msr, old);
+    }
+    end();
+}
+
+static void features_follow_the_processor(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    const struct vmx_caps *c = &model.vm->caps.vmx;
+    assert_true(c->ept && c->ug && c->vpid && c->timer && c->ept_ad && c->ept_1g && c->save_efer);
+    assert_int_equal(c->use_proc & (PROC_CR3_LOAD | PROC_CR3_STORE | PROC_INVLPG), 0);
+    end();
+    begin(HW_MODEL_NO_UG);
+    c = &model.vm->caps.vmx;
+    assert_true(c->ept && !c->ug);
+    end();
+    begin(HW_MODEL_NO_EPT);
+    c = &model.vm->caps.vmx;
+    assert_true(!c->ept && !c->vpid && !c->timer && !c->save_efer && !c->save_pat);
+    assert_int_not_equal(c->use_proc & PROC_CR3_LOAD, 0);
+    assert_false(vmc_cpu_policy_has(&model.info.ceiling, "pcid"));
+    end();
+}
+
+/* ---- checks -----------------------------------------------------------------------------------
+ */
+
+static void bad_fields_are_explained(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t field;
+        uint64_t value;
+        const char *text;
+    } cases[] = {
+        {VMCS_PIN_CTL, 0, "pin-based controls"},
+        {VMCS_EPTP, 3, "EPTP: memory type"},
+        {VMCS_VPID, 0, "VPID"},
+        {VMCS_MSR_BITMAP, 0x123, "MSR bitmap"},
+        {VMCS_ENTRY_INTR_INFO, 0x80000100u, "interruption type is reserved"},
+        {VMCS_ENTRY_INTR_INFO, 0x80000030u, "IF 0"},
+        {VMCS_HOST_TR, 0, "host TR is 0"},
+        {VMCS_HOST_CS, 0x1b, "TI or RPL"},
+        {VMCS_HOST_RIP, 1ull << 63, "host RIP"},
+        {VMCS_HOST_CR4, 0, "host CR4"},
+        {VMCS_GUEST_CR0, 0, "guest CR0"},
+        {VMCS_GUEST_CR4, 0x20, "guest CR4"},
+        {VMCS_GUEST_AR(VMC_CS), 0xa091, "CS: type"},
+        {VMCS_GUEST_AR(VMC_TR), 0, "TR is not"},
+        {VMCS_GUEST_AR(VMC_SS), 0xc09b, "SS: type"},
+        {VMCS_GUEST_BASE(VMC_FS), 1ull << 62, "FS or GS"},
+        {VMCS_GUEST_RIP, 1ull << 62, "guest RIP"},
+        {VMCS_GUEST_RFLAGS, 0, "guest RFLAGS"},
+        {VMCS_GUEST_EFER, 0, "EFER.LMA"},
+        {VMCS_LINK_POINTER, 0, "link pointer"},
+        {VMCS_ACTIVITY, 7, "activity state"},
+        {VMCS_INTERRUPTIBILITY, 3, "STI and MOV SS"},
+        {VMCS_PENDING_DEBUG, 1ull << 40, "pending debug"},
+    };
+    struct vmx_fields f = {.ctx = &model, .read = model_field};
+    struct vmc_error err;
+
+    begin(HW_MODEL_FULL);
+    run(VMX_HLT); /* fills the VMCS */
+    model.field[VMCS_ENTRY_INTR_INFO] = 0;
+    assert_int_equal(vmx_check(&model.vm->caps.vmx, &f, &err), VMC_OK);
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(cases); i++) {
+        uint64_t old = model.field[cases[i].field];
+        model.field[cases[i].field] = cases[i].value;
+        err.text[0] = 0;
+        assert_int_equal(vmx_check(&model.vm->caps.vmx, &f, &err), VMC_EINVAL);
+        if (strstr(err.text, cases[i].text) == NULL)
+            fail_msg("field 0x%x: \"%s\"", cases[i].field, err.text);
+        model.field[cases[i].field] = old;
+    }
+    end();
+}
+
+static void a_failed_entry_is_reported(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    run(VMX_ENTRY_FAILED | VMX_BAD_GUEST);
+    assert_int_equal(model.x.kind, VMC_EXIT_FAIL_ENTRY);
+    assert_int_equal(model.x.raw.reason & 0xffff, VMX_BAD_GUEST);
+    end();
+}
+
+/* ---- exits ------------------------------------------------------------------------------------
+ */
+
+static void cpuid_answers_and_steps_over(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    model.v->st.gpr[VMC_RAX] = 0;
+    run(VMX_CPUID);
+    assert_int_equal(model.x.kind, VMC_EXIT_IDLE);
+    assert_int_equal(play.rip, 0x8002);
+    const struct vmc_cpuid_leaf *l = vmc_cpu_policy_find(&model.info.ceiling, 0, 0);
+    assert_int_equal(model.v->st.gpr[VMC_RAX], l->eax);
+    assert_int_equal(model.v->st.gpr[VMC_RBX], l->ebx);
+    end();
+}
+
+static void ports_are_claimed_or_exit(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    model.v->st.gpr[VMC_RAX] = 0xffffffffffffffaaull;
+    play.qualification = 0x3f8ull << 16; /* out 0x3f8, al */
+    run(VMX_IO);
+    assert_int_equal(model.last_pio & 0xffffff, 0xaa03f8);
+    play.qualification = 0x3f8ull << 16 | 8 | 1; /* in ax, 0x3f8 */
+    run(VMX_IO);
+    assert_true(model.v->st.gpr[VMC_RAX] == 0xffffffffffff5678ull);
+    model.io_answer = VMC_IO_EXIT;
+    play.qualification = 0x3f8ull << 16 | 8 | 3;
+    run(VMX_IO);
+    assert_int_equal(model.x.kind, VMC_EXIT_IO);
+    uint64_t rip = model.v->st.rip;
+    model.x.u.io.data = 0xcafe;
+    model.x.answer = VMC_ANSWER_DONE;
+    assert_int_equal(model.engine->complete(model.v, &model.x), VMC_OK);
+    assert_int_equal(model.v->st.gpr[VMC_RAX], 0xcafe);
+    assert_int_equal(model.v->st.rip, rip + 2);
+    end();
+}
+
+static void ept_violations_map_pages(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    play.gpa = 0x23456;
+    play.qualification = 2;
+    run(VMX_EPT_VIOLATION);
+    struct vmci_slat_entry e = vmci_slat_lookup(&model.vm->slat, 0x23456);
+    assert_int_equal(e.kind, VMCI_SLAT_LEAF);
+    assert_true(e.hpa == (uint64_t)(uintptr_t)(model.ram + 0x23456));
+    assert_int_equal(e.rights, VMCI_SLAT_R | VMCI_SLAT_W | VMCI_SLAT_X);
+    assert_int_equal(play.rip, 0x8000); /* the instruction is executed again */
+    end();
+}
+
+static void devices_are_reached_by_emulation(void **state)
+{
+    (void)state;
+    static const uint8_t code[] = {0xa0, 0, 0, 0, 0xe0, 0, 0, 0, 0}; /* mov al, [0xe0000000] */
+    begin(HW_MODEL_FULL);
+    memcpy(model.ram + 0x8000, code, sizeof(code));
+    play.gpa = 0xe0000000u;
+    play.qualification = 1;
+    run(VMX_EPT_VIOLATION);
+    assert_int_equal(model.last_mmio, 0xe0000000u);
+    assert_int_equal(model.v->st.gpr[VMC_RAX] & 0xff, 0x55);
+    assert_int_equal(play.rip, 0x8009);
+    assert_int_equal(vmci_slat_lookup(&model.vm->slat, 0xe0000000u).kind, VMCI_SLAT_MMIO);
+    end();
+}
+
+static void every_reason_has_an_outcome(void **state)
+{
+    (void)state;
+    for (enum hw_model_cpu cpu = HW_MODEL_FULL; cpu <= HW_MODEL_NO_EPT; cpu++) {
+        for (uint32_t reason = 0; reason < VMX_REASONS + 10; reason++) {
+            begin(cpu);
+            play.intr_info = INTR_VALID | VMC_EV_EXCEPTION << 8 | VMC_VEC_DB;
+            memset(model.ram + 0x8000, 0x90, 64);
+            if (reason != VMX_HLT)
+                run(reason);
+            assert_true(model.x.kind < VMC_EXIT_KINDS);
+            end();
+        }
+    }
+}
+
+static void triple_faults_shut_down(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    run(VMX_TRIPLE);
+    assert_int_equal(model.x.kind, VMC_EXIT_SHUTDOWN);
+    assert_int_equal(model.x.u.stop.why, VMC_STOP_TRIPLE_FAULT);
+    end();
+}
+
+/* ---- events -----------------------------------------------------------------------------------
+ */
+
+static void interrupts_wait_for_their_window(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    model.irq = 0x45;
+    model.engine->irq_notify(model.v);
+    run(VMX_PAUSE);
+    assert_int_not_equal(play.proc & PROC_IRQ_WINDOW, 0);
+    assert_int_equal(model.acks, 0);
+    model.v->st.activity = VMC_RUN_RUNNING;
+    model.v->todo &= ~HW_TODO_IDLE;
+    model.v->st.rflags |= VMC_FLAG_IF;
+    hw_changed(model.v, VMC_ST_RIP);
+    model.field[VMCS_GUEST_RFLAGS] |= VMC_FLAG_IF;
+    play.idt_info = 0;
+    model.irq = 0x45;
+    model.engine->irq_notify(model.v);
+    play.entries = 1; /* only look at the entry */
+    assert_int_equal(hw_model_run(&model), VMC_OK);
+    assert_int_equal(play.entry_info, INTR_VALID | 0x45);
+    assert_int_equal(model.acks, 1);
+    end();
+}
+
+static void interrupted_events_are_delivered_again(void **state)
+{
+    (void)state;
+    static const uint32_t infos[] = {INTR_VALID | VMC_EV_NMI << 8 | 2,
+                                     INTR_VALID | VMC_EV_EXCEPTION << 8 | VMC_VEC_UD};
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(infos); i++) {
+        begin(HW_MODEL_FULL);
+        play.gpa = 0x5000;
+        play.qualification = 2;
+        play.idt_info = infos[i];
+        run(VMX_EPT_VIOLATION);
+        assert_int_equal(play.entry_info, infos[i]);
+        end();
+    }
+}
+
+static void faults_on_faults_double(void **state)
+{
+    (void)state;
+    static const struct {
+        uint8_t first, second, result; /* 0: triple fault */
+    } cases[] = {
+        {VMC_VEC_GP, VMC_VEC_GP, VMC_VEC_DF}, {VMC_VEC_PF, VMC_VEC_PF, VMC_VEC_DF},
+        {VMC_VEC_PF, VMC_VEC_NP, VMC_VEC_DF}, {VMC_VEC_GP, VMC_VEC_PF, VMC_VEC_PF},
+        {VMC_VEC_UD, VMC_VEC_GP, VMC_VEC_GP}, {VMC_VEC_DF, VMC_VEC_PF, 0},
+        {VMC_VEC_DF, VMC_VEC_GP, 0},
+    };
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(cases); i++) {
+        begin(HW_MODEL_FULL);
+        model.v->st.injected =
+            (struct vmc_event){.type = VMC_EV_EXCEPTION, .vector = cases[i].first};
+        int r = hw_raise(model.v, cases[i].second, true, 0, &model.x);
+        assert_int_equal(r, cases[i].result == 0 ? HW_LEAVE : HW_RESUME);
+        if (cases[i].result != 0)
+            assert_int_equal(model.v->st.injected.vector, cases[i].result);
+        end();
+    }
+}
+
+static void kicks_end_the_run(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_FULL);
+    model.engine->kick(model.v);
+    run(VMX_PAUSE);
+    assert_int_equal(model.x.kind, VMC_EXIT_KICKED);
+    assert_int_equal(play.entries, 0);
+    end();
+}
+
+static void real_mode_without_unrestricted_guest(void **state)
+{
+    (void)state;
+    static struct vmc_x86_state st;
+    begin(HW_MODEL_NO_UG);
+    vmc_x86_state_reset(&st);
+    st.cr0 = VMC_CR0_ET;
+    for (unsigned i = VMC_ES; i <= VMC_GS; i++)
+        st.seg[i] = (struct vmc_segment){.limit = 0xffff, .attr = i == VMC_CS ? 0x9b : 0x93};
+    st.rip = 0x8000;
+    model.ram[0x8000] = 0x40; /* inc ax; hlt */
+    model.ram[0x8001] = 0xf4;
+    assert_int_equal(
+        model.engine->set_state(
+            model.v, VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_CTRL | VMC_ST_RUN, &st),
+        VMC_OK);
+    run(VMX_PAUSE);
+    assert_int_equal(model.x.kind, VMC_EXIT_IDLE);
+    assert_int_equal(play.entries, 0); /* all by the software CPU */
+    assert_int_equal(model.v->st.gpr[VMC_RAX], 1);
+    end();
+}
+
+static void state_survives_a_round_trip(void **state)
+{
+    (void)state;
+    static struct vmc_x86_state a, b;
+    begin(HW_MODEL_FULL);
+    run(VMX_PAUSE);
+    memset(&a, 0, sizeof(a));
+    memset(&b, 0, sizeof(b));
+    const uint32_t groups = VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL |
+                            VMC_ST_DEBUG | VMC_ST_MSR | VMC_ST_EVENT | VMC_ST_RUN;
+    assert_int_equal(model.engine->get_state(model.v, groups, &a), VMC_OK);
+    assert_int_equal(model.engine->set_state(model.v, groups, &a), VMC_OK);
+    model.v->valid &= ~(uint32_t)HW_ST_GUEST; /* from the VMCS, after a push */
+    model.v->valid |= HW_ST_GUEST;
+    assert_int_equal(model.engine->get_state(model.v, groups, &b), VMC_OK);
+    assert_memory_equal(&a, &b, sizeof(a));
+    end();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(missing_controls_are_named),
+        cmocka_unit_test(features_follow_the_processor),
+        cmocka_unit_test(bad_fields_are_explained),
+        cmocka_unit_test(a_failed_entry_is_reported),
+        cmocka_unit_test(cpuid_answers_and_steps_over),
+        cmocka_unit_test(ports_are_claimed_or_exit),
+        cmocka_unit_test(ept_violations_map_pages),
+        cmocka_unit_test(devices_are_reached_by_emulation),
+        cmocka_unit_test(every_reason_has_an_outcome),
+        cmocka_unit_test(triple_faults_shut_down),
+        cmocka_unit_test(interrupts_wait_for_their_window),
+        cmocka_unit_test(interrupted_events_are_delivered_again),
+        cmocka_unit_test(faults_on_faults_double),
+        cmocka_unit_test(kicks_end_the_run),
+        cmocka_unit_test(real_mode_without_unrestricted_guest),
+        cmocka_unit_test(state_survives_a_round_trip),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* EPT and NPT tables, one body for both formats; shadow tables. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "hw_model.h"
+
+#define RWX (VMCI_SLAT_R | VMCI_SLAT_W | VMCI_SLAT_X)
+#define M2  0x200000ull
+#define G1  0x40000000ull
+
+static struct hw_model model; /* for its platform */
+static const struct vmci_slat_format *const formats[] = {&vmci_ept_format, &vmci_npt_format};
+static struct vmci_slat s;
+
+static void begin(const struct vmci_slat_format *f, bool ad)
+{
+    struct vmc_error err;
+
+    assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
+    assert_int_equal(vmci_slat_init(&s, &model.tp.pf, f, 3, ad), VMC_OK);
+}
+
+static void end(void)
+{
+    vmci_slat_fini(&s);
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
+/* The entry of a page, for playing the processor. */
+static uint64_t *entry(uint64_t gpa, unsigned level)
+{
+    uint64_t *t = s.root;
+
+    for (unsigned l = 4; l > level; l--)
+        t = (uint64_t *)(uintptr_t)(t[(gpa >> (12 + 9 * (l - 1))) & 511] & 0xffffffffff000ull);
+    return &t[(gpa >> (12 + 9 * (level - 1))) & 511];
+}
+
+static void all_sizes_map(void **state)
+{
+    (void)state;
+    for (unsigned f = 0; f < 2; f++) {
+        begin(formats[f], true);
+        assert_int_equal(vmci_slat_map(&s, 0x5000, 0x77000, 1, RWX, VMCI_MT_WB), 0);
+        assert_int_equal(vmci_slat_map(&s, 4 * M2, 8 * M2, 2, VMCI_SLAT_R, VMCI_MT_WB), 0);
+        assert_int_equal(vmci_slat_map(&s, 2 * G1, 5 * G1, 3, RWX, VMCI_MT_UC), 0);
+        struct vmci_slat_entry e = vmci_slat_lookup(&s, 0x5123);
+        assert_true(e.kind == VMCI_SLAT_LEAF && e.level == 1 && e.hpa == 0x77123 &&
+                    e.rights == RWX);
+        e = vmci_slat_lookup(&s, 4 * M2 + 0x12345);
+        assert_true(e.level == 2 && e.hpa == 8 * M2 + 0x12345 && e.rights == VMCI_SLAT_R);
+        e = vmci_slat_lookup(&s, 2 * G1 + 0x3456789);
+        assert_true(e.level == 3 && e.hpa == 5 * G1 + 0x3456789);
+        assert_int_equal(vmci_slat_lookup(&s, 0x6000).kind, VMCI_SLAT_NONE);
+        assert_true(s.leaves[1] == 1 && s.leaves[2] == 1 && s.leaves[3] == 1);
+        end();
+    }
+}
+
+static void large_leaves_split_and_merge(void **state)
+{
+    (void)state;
+    for (unsigned f = 0; f < 2; f++) {
+        begin(formats[f], true);
+        assert_int_equal(vmci_slat_map(&s, 0, 3 * G1, 3, RWX, VMCI_MT_WB), 0);
+        /* One page elsewhere: 1 GiB falls apart to 2 MiB, and one of those to 4 KiB. */
+        assert_int_equal(vmci_slat_map(&s, 0x7000, 0x99000, 1, RWX, VMCI_MT_WB), 1);
+        assert_int_equal(vmci_slat_lookup(&s, 0x7000).hpa, 0x99000);
+        assert_true(vmci_slat_lookup(&s, 0x8000).hpa == 3 * G1 + 0x8000);
+        assert_true(vmci_slat_lookup(&s, 9 * M2 + 5).hpa == 3 * G1 + 9 * M2 + 5);
+        assert_int_equal(vmci_slat_lookup(&s, 9 * M2).level, 2);
+        assert_true(s.leaves[1] == 512 && s.leaves[2] == 511 && s.leaves[3] == 0);
+        assert_int_equal(vmci_slat_merge(&s, 0, 2), 0); /* not contiguous */
+        assert_int_equal(vmci_slat_map(&s, 0x7000, 3 * G1 + 0x7000, 1, RWX, VMCI_MT_WB), 1);
+        assert_int_equal(vmci_slat_merge(&s, 0, 2), 1);
+        assert_int_equal(vmci_slat_merge(&s, 0, 3), 1);
+        assert_int_equal(vmci_slat_lookup(&s, 0x7000).level, 3);
+        vmci_slat_reclaim(&s);
+        assert_true(s.tables == 2 && s.leaves[3] == 1 && s.leaves[2] == 0 && s.leaves[1] == 0);
+        end();
+    }
+}
+
+static unsigned told, told_written;
+
+static void seen(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
+{
+    (void)ctx, (void)gpa, (void)bytes;
+    told++;
+    told_written += written;
+}
+
+static void rights_are_lowered_with_one_flush(void **state)
+{
+    (void)state;
+    for (unsigned f = 0; f < 2; f++) {
+        begin(formats[f], false);
+        for (unsigned i = 0; i < 64; i++)
+            assert_int_equal(vmci_slat_map(&s, i * 4096ull, i * 4096ull, 1, RWX, VMCI_MT_WB), 0);
+        told = told_written = 0;
+        assert_int_equal(vmci_slat_range(&s, VMCI_SLAT_PROTECT, 0x2000, 0x4000, seen, NULL), 1);
+        assert_int_equal(told, 4);
+        assert_int_equal(told_written, 4);
+        assert_int_equal(vmci_slat_lookup(&s, 0x3000).rights & VMCI_SLAT_W, 0);
+        assert_int_not_equal(vmci_slat_lookup(&s, 0x6000).rights & VMCI_SLAT_W, 0);
+        assert_int_equal(vmci_slat_range(&s, VMCI_SLAT_PROTECT, 0x2000, 0x4000, seen, NULL), 0);
+        /* Raising a right needs no flush; mapping elsewhere does. */
+        assert_int_equal(vmci_slat_map(&s, 0x3000, 0x3000, 1, RWX, VMCI_MT_WB), 0);
+        assert_int_equal(vmci_slat_map(&s, 0x3000, 0x9000, 1, RWX, VMCI_MT_WB), 1);
+        assert_int_equal(vmci_slat_range(&s, VMCI_SLAT_UNMAP, 0, 0, NULL, NULL), 1);
+        assert_true(s.leaves[1] == 0);
+        end();
+    }
+}
+
+static void dirty_and_accessed_bits(void **state)
+{
+    (void)state;
+    for (unsigned f = 0; f < 2; f++) {
+        begin(formats[f], true);
+        assert_int_equal(vmci_slat_map(&s, 0, 0, 2, RWX, VMCI_MT_WB), 0);
+        *entry(0, 2) |= formats[f]->dirty | formats[f]->accessed;
+        assert_true(vmci_slat_lookup(&s, 0).dirty && vmci_slat_lookup(&s, 0).accessed);
+        told = told_written = 0;
+        /* A part of a dirty large page: it is split, and every piece was dirty. */
+        assert_int_equal(vmci_slat_range(&s, VMCI_SLAT_CLEAN, 0x1000, 0x2000, seen, NULL), 1);
+        assert_int_equal(told_written, 2);
+        assert_false(vmci_slat_lookup(&s, 0x1000).dirty);
+        assert_true(vmci_slat_lookup(&s, 0x3000).dirty);
+        assert_int_equal(vmci_slat_range(&s, VMCI_SLAT_AGE, 0, 0, NULL, NULL), 1);
+        assert_false(vmci_slat_lookup(&s, 0x3000).accessed);
+        end();
+    }
+}
+
+static void device_pages(void **state)
+{
+    (void)state;
+    begin(&vmci_ept_format, true);
+    assert_int_equal(vmci_slat_map_mmio(&s, 0xfee00000u), 0);
+    assert_int_equal(vmci_slat_lookup(&s, 0xfee00000u).kind, VMCI_SLAT_MMIO);
+    assert_int_equal(*entry(0xfee00000u, 1) & 7, 2); /* write without read */
+    assert_int_equal(vmci_slat_map(&s, 0xfee00000u, 0x1000, 1, RWX, VMCI_MT_WB), 1);
+    end();
+    begin(&vmci_npt_format, true);
+    assert_int_equal(vmci_slat_map_mmio(&s, 0xfee00000u), VMC_ENOTSUP);
+    end();
+}
+
+static void against_a_simple_model(void **state)
+{
+    (void)state;
+    static uint64_t want[4096]; /* hpa of each page of 16 MiB, 0: none */
+    uint64_t seed = 0x12345;
+
+    for (unsigned f = 0; f < 2; f++) {
+        begin(formats[f], true);
+        memset(want, 0, sizeof(want));
+        for (unsigned step = 0; step < 4000; step++) {
+            seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+            unsigned r = (unsigned)(seed >> 33);
+            unsigned page = r % 4096;
+            if (r & 0x10000) {
+                uint64_t hpa = (uint64_t)(r % 1000 + 1) << 12;
+                assert_true(vmci_slat_map(&s, page * 4096ull, hpa, 1, RWX, VMCI_MT_WB) >= 0);
+                want[page] = hpa;
+            } else if (r & 0x20000) {
+                unsigned first = page & ~511u;
+                uint64_t hpa = (uint64_t)(r % 100 + 1) * M2;
+                assert_true(vmci_slat_map(&s, first * 4096ull, hpa, 2, RWX, VMCI_MT_WB) >= 0);
+                for (unsigned i = 0; i < 512; i++)
+                    want[first + i] = hpa + i * 4096ull;
+            } else if (r & 0x40000) {
+                (void)vmci_slat_merge(&s, page * 4096ull & ~(M2 - 1), 2);
+            } else {
+                unsigned n = VMCI_MIN(r % 64u + 1, 4096 - page);
+                (void)vmci_slat_range(&s, VMCI_SLAT_PROTECT, page * 4096ull, n * 4096ull, NULL,
+                                      NULL);
+            }
+            vmci_slat_reclaim(&s);
+            for (unsigned i = 0; i < 8; i++) {
+                unsigned p = (page + i * 509) % 4096;
+                struct vmci_slat_entry e = vmci_slat_lookup(&s, p * 4096ull);
+                assert_true(want[p] == 0 ? e.kind == VMCI_SLAT_NONE : e.hpa == want[p]);
+            }
+        }
+        end();
+    }
+}
+
+/* ---- shadow tables ----------------------------------------------------------------------------
+ */
+
+static void shadow_of_every_paging_mode(void **state)
+{
+    (void)state;
+    struct vmc_error err;
+    struct vmci_shadow sh;
+    struct vmc_walk w;
+    bool flushed;
+
+    assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
+    assert_int_equal(vmci_shadow_init(&sh, &model.tp.pf, model.mem, model.ops.to_phys), VMC_OK);
+    assert_true(sh.root_hpa < 1ull << 32);
+    uint64_t hpa = (uint64_t)(uintptr_t)(model.ram + 0x6000);
+    const uint64_t mask = 0x000ffffffffff000ull;
+    struct vmc_paging pg = {.cr0 = VMC_CR0_PE};
+
+    /* Without paging. */
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x6123, VMC_ACC_WRITE, &w, &flushed),
+                     VMCI_SHADOW_MAPPED);
+    assert_true((vmci_shadow_peek(&sh, 0x6123) & mask) == hpa);
+    /* 32-bit paging, a 4 MiB page: INVLPG anywhere in it drops all its pieces. */
+    vmci_shadow_flush(&sh);
+    uint32_t *pd = (uint32_t *)(void *)(model.ram + 0x1000);
+    pd[1] = 0 | 0x87;
+    pg.cr0 |= VMC_CR0_PG | VMC_CR0_WP;
+    pg.cr3 = 0x1000;
+    pg.cr4 = VMC_CR4_PSE;
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x406000, 0, &w, &flushed), VMCI_SHADOW_MAPPED);
+    assert_true((vmci_shadow_peek(&sh, 0x406000) & mask) == hpa);
+    assert_int_equal(vmci_shadow_peek(&sh, 0x406000) & 2, 0); /* not written yet */
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x406000, VMC_ACC_WRITE, &w, &flushed),
+                     VMCI_SHADOW_MAPPED);
+    assert_int_equal(vmci_shadow_peek(&sh, 0x406000) & 2, 2);
+    assert_int_equal(pd[1] & 0x60, 0x60); /* accessed and dirty in the guest's table */
+    vmci_shadow_invlpg(&sh, 0x7ff000);
+    assert_int_equal(vmci_shadow_peek(&sh, 0x406000), 0);
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x800000, VMC_ACC_USER, &w, &flushed),
+                     VMCI_SHADOW_FAULT);
+    assert_int_equal(w.fault_code, VMC_PF_USER);
+    /* A supervisor's write with WP clear, then a user's read of the same page. */
+    pd[1] = 0 | 0x85;
+    pg.cr0 &= ~VMC_CR0_WP;
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x406000, VMC_ACC_WRITE, &w, &flushed),
+                     VMCI_SHADOW_MAPPED);
+    assert_int_equal(vmci_shadow_peek(&sh, 0x406000) & 7, 3);
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x406000, VMC_ACC_USER, &w, &flushed),
+                     VMCI_SHADOW_MAPPED);
+    assert_int_equal(vmci_shadow_peek(&sh, 0x406000) & 7, 5);
+    /* PAE, from its registers. */
+    vmci_shadow_flush(&sh);
+    uint64_t *pae = (uint64_t *)(void *)(model.ram + 0x2000);
+    pae[0] = 0 | 0xe7;
+    pg.cr4 = VMC_CR4_PAE;
+    pg.pdpte[3] = 0x2001;
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, 0xc0006000u, 0, &w, &flushed), VMCI_SHADOW_MAPPED);
+    assert_true((vmci_shadow_peek(&sh, 0xc0006000u) & mask) == hpa);
+    /* 4-level, no-execute, and a hole. */
+    vmci_shadow_mode(&sh, true);
+    uint64_t *l4 = (uint64_t *)(void *)(model.ram + 0x3000);
+    l4[511] = 0x4007;
+    ((uint64_t *)(void *)(model.ram + 0x4000))[510] = 0 | 0xe7 | 1ull << 63;
+    pg.cr3 = 0x3000;
+    pg.efer = VMC_EFER_LMA | VMC_EFER_LME | VMC_EFER_NX;
+    uint64_t top = 0xffffffff80000000ull;
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, top + 0x6000, 0, &w, &flushed),
+                     VMCI_SHADOW_MAPPED);
+    assert_true(vmci_shadow_peek(&sh, top + 0x6000) >> 63);
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, top + 0x6000, VMC_ACC_FETCH, &w, &flushed),
+                     VMCI_SHADOW_FAULT);
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, top + 0x20000000, 0, &w, &flushed),
+                     VMCI_SHADOW_EMULATE);
+    vmci_shadow_fini(&sh);
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
+static void shadow_pages_run_out(void **state)
+{
+    (void)state;
+    struct vmc_error err;
+    struct vmci_shadow sh;
+    struct vmc_walk w;
+    bool flushed;
+    unsigned flushes = 0;
+
+    assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
+    assert_int_equal(vmci_shadow_init(&sh, &model.tp.pf, model.mem, model.ops.to_phys), VMC_OK);
+    vmci_shadow_mode(&sh, true);
+    uint64_t *l4 = (uint64_t *)(void *)(model.ram + 0x3000);
+    for (unsigned i = 0; i < 512; i++)
+        l4[i] = 0x3007; /* the table is its own next level: every address is mapped */
+    struct vmc_paging pg = {.cr0 = VMC_CR0_PE | VMC_CR0_PG,
+                            .cr3 = 0x3000,
+                            .cr4 = VMC_CR4_PAE,
+                            .efer = VMC_EFER_LMA | VMC_EFER_LME};
+    for (uint64_t i = 0; i < 3000; i++) {
+        uint64_t gva = (i * 0x9e3779b97f4a7c15ull) >> 17 & 0x7ffffffff000ull;
+        assert_int_equal(vmci_shadow_fault(&sh, &pg, gva, 0, &w, &flushed), VMCI_SHADOW_MAPPED);
+        assert_int_not_equal(vmci_shadow_peek(&sh, gva), 0);
+        flushes += flushed;
+    }
+    assert_true(flushes > 0);
+    vmci_shadow_fini(&sh);
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_sizes_map),
+        cmocka_unit_test(large_leaves_split_and_merge),
+        cmocka_unit_test(rights_are_lowered_with_one_flush),
+        cmocka_unit_test(dirty_and_accessed_bits),
+        cmocka_unit_test(device_pages),
+        cmocka_unit_test(against_a_simple_model),
+        cmocka_unit_test(shadow_of_every_paging_mode),
+        cmocka_unit_test(shadow_pages_run_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
