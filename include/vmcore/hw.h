@@ -54,6 +54,8 @@ struct vmc_hw_vmx_frame {
     uint32_t interruptibility; /**< out */
     uint32_t flags;            /**< in: VMC_HW_* */
     uint64_t timer;            /**< in, with VMC_HW_TIMER */
+    uint64_t gpa;              /**< out, where there is EPT */
+    uint64_t idt_info;         /**< out: IDT-vectoring information */
 };
 
 /** One SVM entry and exit. RAX, RSP, RIP and RFLAGS are in the VMCB. */

@@ -90,6 +90,8 @@ int vmci_slat_init(struct vmci_slat *s, const struct vmc_platform *pf,
     s->fmt = fmt;
     s->max_level = max_level;
     s->ad = ad;
+    for (uint32_t r = 0; r < VMCI_ARRAY_SIZE(s->small); r++)
+        s->small[r] = fmt->leaf(0, 1, r, VMCI_MT_WB);
     s->root = new_table(s, &s->root_hpa);
     return s->root != NULL ? VMC_OK : VMC_ENOMEM;
 }

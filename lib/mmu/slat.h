@@ -53,6 +53,7 @@ struct vmci_slat {
     uint64_t tables; /* pages in use, the root included */
     uint64_t *last;  /* leaf table of the last 4 KiB page mapped, which covers last_2m; or NULL */
     uint64_t last_2m;
+    uint64_t small[8];  /* leaf of 4 KiB of write-back memory at address 0, by rights */
     void *garbage;      /* unlinked tables, chained through their first word */
     uint64_t leaves[4]; /* number of leaves by level */
 };
@@ -78,6 +79,23 @@ void vmci_slat_fini(struct vmci_slat *s);
  */
 int vmci_slat_map(struct vmci_slat *s, uint64_t gpa, uint64_t hpa, unsigned level, uint32_t rights,
                   unsigned memtype);
+/*
+ * The short way of vmci_slat_map for a 4 KiB page of write-back memory: done when the last page was
+ * mapped in the same table, and nothing is at this one. False: go the long way.
+ */
+static inline bool vmci_slat_fill(struct vmci_slat *s, uint64_t gpa, uint64_t hpa, uint32_t rights)
+{
+    uint64_t *e;
+
+    if (s->last == NULL || s->last_2m != gpa >> 21)
+        return false;
+    e = &s->last[(gpa >> VMC_PAGE_SHIFT) & 511];
+    if (vmci_load_relaxed(e) != 0)
+        return false;
+    vmci_store_release(e, hpa | s->small[rights & 7]);
+    s->leaves[1]++;
+    return true;
+}
 /* Make the 4 KiB page exit as a device's. Like map; VMC_ENOTSUP when the format cannot. */
 int vmci_slat_map_mmio(struct vmci_slat *s, uint64_t gpa);
 struct vmci_slat_entry vmci_slat_lookup(const struct vmci_slat *s, uint64_t gpa);

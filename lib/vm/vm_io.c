@@ -106,7 +106,15 @@ static int io_pio(void *ctx, bool write, uint16_t port, unsigned bytes, uint32_t
 {
     struct vmc_vcpu *v = ctx;
 
-    return masked(v, VMC_EXIT_IO) ? VMC_IO_EXIT : vmci_vcpu_pio(v, write, port, bytes, data);
+    if (unlikely(masked(v, VMC_EXIT_IO)))
+        return VMC_IO_EXIT;
+    /* A claimed write: what guests do most. */
+    if (likely(write && !(v->vm->flags & VMC_VM_DETERMINISTIC)) &&
+        vmc_bus_write(v->vm->board.pio, port, bytes, *data)) {
+        count(&v->stats.pio, 1);
+        return VMC_IO_DONE;
+    }
+    return vmci_vcpu_pio(v, write, port, bytes, data);
 }
 
 static int io_mmio(void *ctx, bool write, uint64_t gpa, unsigned bytes, uint64_t *data)

@@ -262,6 +262,8 @@ static int op_vmx_run(void *ctx, struct vmc_hw_vmx_frame *f)
     f->qualification = 0;
     f->insn_len = 2;
     int r = m->vmx(m, f);
+    f->idt_info = m->field[VMCS_IDT_INFO];
+    f->gpa = m->field[VMCS_GUEST_PHYSICAL];
     m->field[VMCS_ENTRY_INTR_INFO] &= ~(uint64_t)INTR_VALID; /* as an exit does */
     return r;
 }

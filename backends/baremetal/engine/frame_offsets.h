@@ -14,6 +14,8 @@
 #define F_INTR     48
 #define F_FLAGS    52
 #define F_TIMER    56
+#define F_GPA      64
+#define F_IDT      72
 /* SVM */
 #define F_VMCB      16
 #define F_HOST_VMCB 24

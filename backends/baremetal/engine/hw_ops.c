@@ -28,6 +28,8 @@ AT(vmc_hw_vmx_frame, insn_len, F_LEN);
 AT(vmc_hw_vmx_frame, interruptibility, F_INTR);
 AT(vmc_hw_vmx_frame, flags, F_FLAGS);
 AT(vmc_hw_vmx_frame, timer, F_TIMER);
+AT(vmc_hw_vmx_frame, gpa, F_GPA);
+AT(vmc_hw_vmx_frame, idt_info, F_IDT);
 AT(vmc_hw_svm_frame, gpr, F_GPR);
 AT(vmc_hw_svm_frame, stop, F_STOP);
 AT(vmc_hw_svm_frame, vmcb, F_VMCB);

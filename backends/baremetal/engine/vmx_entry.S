@@ -18,6 +18,8 @@
 #define EXIT_INSN_LEN    0x440c
 #define QUALIFICATION    0x6400
 #define INTERRUPTIBILITY 0x4824
+#define GUEST_PHYSICAL   0x2400
+#define IDT_INFO         0x4408
 #define INSN_ERROR       0x4400
 #define MSR_FLUSH_CMD    0x10b
 
@@ -77,6 +79,10 @@ vmc_vmx_exit:
 	vmread %rax, F_RFLAGS(%rsi)
 	movl $QUALIFICATION, %eax
 	vmread %rax, F_QUAL(%rsi)
+	movl $IDT_INFO, %eax
+	vmread %rax, F_IDT(%rsi)
+	movl $GUEST_PHYSICAL, %eax
+	vmread %rax, F_GPA(%rsi) /* fails, and stores nothing, without EPT */
 	testl $HW_FILL_RSB, F_FLAGS(%rsi)
 	jz 2f
 	FILL_RSB

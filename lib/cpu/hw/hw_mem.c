@@ -151,7 +151,7 @@ static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s
     for (unsigned level = vm->max_leaf; level > 1; level--) {
         uint64_t bytes = bytes_of(level), run;
         uint64_t at = vmci_align_down(gpa, bytes);
-        if (at < s->gpa || at + bytes > s->gpa + s->bytes)
+        if (s == NULL || at < s->gpa || at + bytes > s->gpa + s->bytes)
             continue;
         uint64_t h = vm->hw->to_phys(vm->pf->ctx, s->hva + (at - s->gpa), &run);
         if (h != VMC_HW_NO_PHYS && (h & (bytes - 1)) == 0 && run >= bytes) {
@@ -163,52 +163,58 @@ static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s
     return 1;
 }
 
-static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, uint64_t gpa, uint32_t want)
+/* A page of the memory map, with the lock held. As vmci_slat_map; VMC_EHOST. */
+static int map(struct hw_vm *vm, const struct vmci_page *page, uint64_t gpa, uint32_t want)
 {
     bool logged = vmci_load_relaxed(&vm->mem->dirty_clients) != 0;
-    bool ram = s->attr == VMC_MEM_RAM;
-    uint64_t base = vmci_align_down(gpa, VMC_PAGE_SIZE), hpa, run;
+    uint64_t base = gpa & ~(uint64_t)(VMC_PAGE_SIZE - 1), hpa, run;
     uint32_t rights = VMCI_SLAT_R | VMCI_SLAT_X;
-    struct vmci_page page;
-    unsigned level = 1;
 
     /* Logging wants small pages; without dirty bits, writable only once they are written. */
-    if (ram && (!logged || vm->slat.ad || (want & VMCI_SLAT_W) != 0))
+    if (page->writable && (!logged || vm->slat.ad || (want & VMCI_SLAT_W) != 0))
         rights |= VMCI_SLAT_W;
-    if (vmci_mem_resolve(vm->mem, gpa, false, &page) != VMC_OK)
-        return VMC_ENOENT;
-    if (!logged && vm->max_leaf > 1)
-        level = leaf_level(vm, s, gpa, &base, &hpa);
-    if (level == 1) {
-        hpa = vm->hw->to_phys(vm->pf->ctx, page.hva, &run);
-        if (unlikely(hpa == VMC_HW_NO_PHYS))
-            return VMC_EHOST;
+    if (!logged && vm->max_leaf > 1) {
+        unsigned level = leaf_level(vm, vmci_mem_find(vm->mem, gpa), gpa, &base, &hpa);
+        if (level > 1)
+            return vmci_slat_map(&vm->slat, base, hpa, level, rights, VMCI_MT_WB);
     }
-    return vmci_slat_map(&vm->slat, base, hpa, level, rights, VMCI_MT_WB);
+    hpa = vm->hw->to_phys(vm->pf->ctx, page->hva, &run);
+    if (unlikely(hpa == VMC_HW_NO_PHYS))
+        return VMC_EHOST;
+    if (likely(vmci_slat_fill(&vm->slat, base, hpa, rights)))
+        return 0;
+    return vmci_slat_map(&vm->slat, base, hpa, 1, rights, VMCI_MT_WB);
+}
+
+/* What was changed takes something away. */
+static __attribute__((noinline)) void flush_locked(struct hw_vm *vm)
+{
+    hw_shootdown(vm);
+    vmci_slat_reclaim(&vm->slat);
 }
 
 int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want)
 {
-    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
+    struct vmci_page page;
     int result = VMC_OK, rc;
 
-    if (s != NULL && s->space != NULL)
+    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
+    if (unlikely(s != NULL && s->space != NULL)) /* pages that come and go: not here */
         return VMC_ENOTSUP;
-    if (s != NULL && (want & VMCI_SLAT_W) != 0 && s->attr != VMC_MEM_RAM)
-        return VMC_ENOENT;
+    /* Under the lock, so that a page that moves meanwhile is dropped after it was mapped. */
     vmci_lock(&vm->lock);
-    if (s != NULL) {
-        rc = map(vm, s, gpa, want);
+    if (likely(vmci_mem_resolve(vm->mem, gpa, false, &page) == VMC_OK)) {
+        bool refused = (want & VMCI_SLAT_W) != 0 && !page.writable;
+        result = refused ? VMC_ENOENT : VMC_OK;
+        rc = refused ? 0 : map(vm, &page, gpa, want);
     } else {
         result = VMC_ENOENT;
         rc = vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE));
         if (rc < 0)
             rc = 0; /* it goes on exiting the slow way */
     }
-    if (unlikely(rc > 0)) {
-        hw_shootdown(vm);
-        vmci_slat_reclaim(&vm->slat);
-    }
+    if (unlikely(rc > 0))
+        flush_locked(vm);
     vmci_unlock(&vm->lock);
     return rc < 0 ? rc : result;
 }

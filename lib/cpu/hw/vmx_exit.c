@@ -18,7 +18,7 @@ static struct vmc_hw_vmx_frame *frame_of(struct hw_vcpu *v)
 /* An exit that came while an event was being delivered: deliver it again (SDM 3C 28.2.4). */
 static void take_back_event(struct hw_vcpu *v)
 {
-    uint32_t info = (uint32_t)vmx_read(v, VMCS_IDT_INFO);
+    uint32_t info = (uint32_t)frame_of(v)->idt_info;
 
     if (likely(!(info & INTR_VALID)))
         return;
@@ -253,13 +253,13 @@ static int on_ept_violation(struct hw_vcpu *v, struct vmc_exit *x)
     take_back_event(v);
     if (unlikely(q & INTR_UNBLOCK))
         block_nmi_again(v, true);
-    return hw_on_gpa_fault(v, vmx_read(v, VMCS_GUEST_PHYSICAL), (uint32_t)(q & 7), x);
+    return hw_on_gpa_fault(v, frame_of(v)->gpa, (uint32_t)(q & 7), x);
 }
 
 /* Our own mark of a device page. */
 static int on_ept_misconfig(struct hw_vcpu *v, struct vmc_exit *x)
 {
-    uint64_t gpa = vmx_read(v, VMCS_GUEST_PHYSICAL);
+    uint64_t gpa = frame_of(v)->gpa;
 
     take_back_event(v);
     v->stat[HW_STAT_FAULT]++;
@@ -416,5 +416,7 @@ int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
         return on_cpuid(v, x);
     if (f->reason == VMX_IO)
         return on_io(v, x);
+    if (f->reason == VMX_EPT_VIOLATION)
+        return on_ept_violation(v, x);
     return vmx_handle(v, x);
 }
