@@ -59,14 +59,14 @@ static inline __attribute__((always_inline)) int hw_on_pio(struct hw_vcpu *v, bo
                                                            unsigned len, struct vmc_exit *x)
 {
     uint64_t *rax = &v->st.gpr[VMC_RAX];
-    uint32_t mask = bytes == 4 ? ~0u : (1u << (8 * bytes)) - 1;
+    uint32_t mask = bytes >= 4 ? ~0u : (1u << (8 * bytes)) - 1;
     uint32_t data = (uint32_t)*rax & mask;
 
     v->stat[HW_STAT_IO]++;
     hw_callback(v);
     if (likely(v->io->pio(v->io->ctx, write, port, bytes, &data) == VMC_IO_DONE)) {
         if (!write) /* a 32-bit result clears the upper half of RAX */
-            *rax = bytes == 4 ? data : (*rax & ~(uint64_t)mask) | (data & mask);
+            *rax = bytes >= 4 ? data : (*rax & ~(uint64_t)mask) | (data & mask);
         hw_skip(v, len);
         return HW_RESUME;
     }
