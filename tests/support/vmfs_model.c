@@ -204,12 +204,14 @@ static uint64_t all_blocks(const struct model *m)
 
 static void path_of(const struct model *m, int i, char *out, size_t bytes)
 {
-    char parts[16][24];
+    char parts[MODEL_NODES][24]; /* a renamed directory takes its tree to any depth */
     unsigned n = 0;
     size_t at = 0;
 
-    for (; i >= 0 && n < 16; i = m->node[i].parent)
+    for (; i >= 0; i = m->node[i].parent) {
+        assert_true(n < MODEL_NODES);
         snprintf(parts[n++], sizeof(parts[0]), "/n%u", m->node[i].name);
+    }
     out[0] = '/';
     out[1] = '\0';
     while (n > 0)
@@ -597,14 +599,20 @@ static bool step_shape(struct model_env *e, uint32_t h, struct model *m)
     return finish_data(e, h, m, i, f, rc);
 }
 
-static void compare_range(struct model_env *e, struct vmc_vmfs_file *f, const struct model_node *n,
-                          uint64_t off, uint64_t len)
+/* False: the host was lost while it read. */
+static bool compare_range(struct model_env *e, uint32_t h, struct vmc_vmfs_file *f,
+                          const struct model_node *n, uint64_t off, uint64_t len)
 {
     unsigned char *got = malloc(len), *want = malloc(len);
     uint64_t in = off < n->length ? n->length - off : 0;
     uint64_t expect = in < len ? in : len;
 
     int64_t rc = vmc_vmfs_pread(f, got, len, off, &e->err);
+    if (lost(e, h, rc)) {
+        free(got);
+        free(want);
+        return false;
+    }
     model_ok(e, (int)(rc < 0 ? rc : 0));
     if ((uint64_t)rc != expect)
         fail_msg("read %lld bytes at %llu, not %llu", (long long)rc, (unsigned long long)off,
@@ -616,6 +624,7 @@ static void compare_range(struct model_env *e, struct vmc_vmfs_file *f, const st
                      (unsigned long long)(off + i), got[i], want[i]);
     free(got);
     free(want);
+    return true;
 }
 
 static bool step_read(struct model_env *e, uint32_t h, struct model *m)
@@ -631,16 +640,13 @@ static bool step_read(struct model_env *e, uint32_t h, struct model *m)
         return false;
     model_ok(e, rc);
     uint64_t off = some_offset(e, m, &m->node[i]);
-    unsigned char c;
-    int64_t probe = vmc_vmfs_pread(f, &c, 1, 0, &e->err);
-    if (lost(e, h, probe)) {
+    if (m->node[i].pieces > 0 && test_rand(&m->rng) % 2)
+        off = m->node[i].piece[test_rand(&m->rng) % m->node[i].pieces].offset;
+    if (!compare_range(e, h, f, &m->node[i], off, some_length(e, m))) {
         if (e->host[h].open != f)
             (void)vmc_vmfs_close(f, NULL);
         return false;
     }
-    if (m->node[i].pieces > 0 && test_rand(&m->rng) % 2)
-        off = m->node[i].piece[test_rand(&m->rng) % m->node[i].pieces].offset;
-    compare_range(e, f, &m->node[i], off, some_length(e, m));
     return finish_data(e, h, m, i, f, 0);
 }
 
@@ -675,12 +681,16 @@ static bool compare_node(struct model_env *e, uint32_t h, struct model *m, int i
     if (lost(e, h, rc))
         return false;
     model_ok(e, rc);
-    for (unsigned k = 0; k < n->pieces; k++) {
+    bool read = true;
+    for (unsigned k = 0; k < n->pieces && read; k++) {
         uint64_t off = n->piece[k].offset, len = n->piece[k].bytes;
         off = off > 4096 ? off - 4096 : 0; /* and some of what is around it */
-        compare_range(e, f, n, off, len + 8192 < 2 * MAX_IO ? len + 8192 : 2 * MAX_IO);
+        read = compare_range(e, h, f, n, off, len + 8192 < 2 * MAX_IO ? len + 8192 : 2 * MAX_IO);
     }
-    model_ok(e, vmc_vmfs_close(f, &e->err));
+    rc = vmc_vmfs_close(f, &e->err);
+    if (!read || lost(e, h, rc))
+        return false;
+    model_ok(e, rc);
     return true;
 }
 

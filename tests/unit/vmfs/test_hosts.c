@@ -163,6 +163,70 @@ static void file_is_busy_elsewhere(void **state)
     model_env_fini(&e);
 }
 
+/* Renames take a tree deeper than any path that was made; the model has to name all of it. */
+static void model_follows_deep_trees(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct model m;
+    char path[512] = "";
+
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 1);
+    model_init(&m, 1);
+    model_mount(&e, 0);
+    for (int i = 0; i < MODEL_NODES; i++) {
+        m.node[i] = (struct model_node){
+            .used = true, .dir = true, .parent = i - 1, .name = (unsigned)i % 40};
+        size_t at = strlen(path);
+        snprintf(path + at, sizeof(path) - at, "/n%u", m.node[i].name);
+        model_ok(&e, vmc_vmfs_mkdir(e.host[0].v, path, 0700, &e.err));
+    }
+    model_compare(&e, 0, &m);
+    model_unmount(&e, &m, 0);
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+/*
+ * A host that is cut off while it reads is lost like one that writes; its first byte may well be a
+ * hole, which needs no disk.
+ */
+static void model_loses_a_host_that_reads(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct model m;
+    unsigned lost = 0, read = 0;
+
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 1);
+    e.small = true;
+    model_init(&m, 1);
+    model_mount(&e, 0);
+    m.node[0] = (struct model_node){.used = true, .parent = -1, .name = 1, .length = 2 * MIB};
+    struct model_host *host = &e.host[0];
+    model_ok(&e, vmc_vmfs_open(host->v, "/n1", VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_CREATE,
+                               &host->open, &e.err));
+    model_ok(&e, vmc_vmfs_truncate(host->open, 2 * MIB, &e.err));
+    char *buf = calloc(1, MIB);
+    assert_int_equal(vmc_vmfs_pwrite(host->open, buf, MIB, MIB, &e.err), MIB);
+    free(buf);
+    /* What it holds is never seen: only that it is read from the disk. */
+    m.node[0].piece[m.node[0].pieces++] =
+        (struct model_piece){.offset = MIB, .bytes = MIB, .seed = 7};
+    host->path[0].cut = true;
+    for (uint64_t seed = 1; seed < 400; seed++) {
+        uint64_t rng = m.rng = seed * 0x9E3779B97F4A7C15ull | 1;
+        uint32_t step = test_rand(&rng) % 20;
+        if (step < 14 || step > 16)
+            continue; /* not a read */
+        read++;
+        lost += !model_step(&e, 0, &m);
+    }
+    assert_in_range(lost, 1, read - 1);
+    model_kill(&e, 0);
+    model_env_fini(&e);
+}
+
 /* A host wakes up after its place was taken: nothing it does reaches the disk. */
 static void stalled_host_is_fenced(void **state)
 {
@@ -234,6 +298,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(file_is_busy_elsewhere),
         cmocka_unit_test(stalled_host_is_fenced),
+        cmocka_unit_test(model_follows_deep_trees),
+        cmocka_unit_test(model_loses_a_host_that_reads),
         cmocka_unit_test(two),
         cmocka_unit_test(four),
         cmocka_unit_test(three_vmfs3),
