@@ -77,6 +77,13 @@ sleep 1.5
 check "locked disk" 4 "disk" $flat --kernel "$dir/spin" --disk "$dir/disk" --timeout 1
 kill "$first" 2>/dev/null
 wait "$first" 2>/dev/null
+status=$?
+if [ "$status" = 4 ]; then
+    echo "ok: SIGTERM ends a run in order"
+else
+    echo "FAILED: SIGTERM ends a run in order: status $status (expected 4)"
+    failed=1
+fi
 
 check "disk given twice" 2 "given twice" $flat --kernel "$dir/spin" --disk "$dir/disk" \
     --disk "$dir/./disk,ro"

@@ -29,7 +29,9 @@ static bool open_output(const char *option, const char *path, int *fd)
 static int run(struct run_vm *r)
 {
     int stats_fd = -1, dump_fd = -1;
+    sigset_t set;
 
+    run_loop_block_signals(&set);
     r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (r->wake_fd < 0) {
         fprintf(stderr, "vmcore run: eventfd: %s\n", strerror(errno));

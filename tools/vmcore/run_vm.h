@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include <vmcore/boot.h>
@@ -118,7 +119,9 @@ bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count);
 /* A vCPU stopped, or the VM ended (exit tells). */
 void run_gdb_stopped(struct run_gdb *g, unsigned vcpu, const struct vmc_exit *exit);
 
-/* run_loop.c: the main thread until the VM ends; returns the exit status. */
+/* run_loop.c: signals are the loop's alone: before any thread is made, block them (*set says which). */
+void run_loop_block_signals(sigset_t *set);
+/* The main thread until the VM ends; returns the exit status. */
 int run_loop(struct run_vm *r, int stats_fd);
 
 #endif
