@@ -72,6 +72,15 @@ static void keep_addends(struct bt_work *w, bool store)
     }
 }
 
+/* Does the instruction make the first access of a group that is not the one that failed? */
+static bool starts_group(const struct bt_work *w, const struct bt_cold *c)
+{
+    for (unsigned k = 0; k < w->group_count; k++)
+        if (w->group[k].kept && &w->group[k] != c->group && w->group[k].at == c->insn)
+            return true;
+    return false;
+}
+
 static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
@@ -88,6 +97,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .la = st->la,
                              .before = st->before,
                              .resume = e->rx + resume,
+                             .stop = starts_group(w, c),
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && c->group->kept) {
         site->group = 1;

@@ -37,6 +37,7 @@ struct bt_site {
     uint8_t group;   /* 1: a group's check failed (bt_group.c): */
     uint8_t reg, slot;
     bool write;
+    bool stop;  /* the instruction would have checked another group, too: do not go on behind it */
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;
     uint32_t counted; /* instructions of the block that were taken off the budget already */

@@ -106,7 +106,7 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
     bt->budget = (int64_t)(bt->slice_end - sc->cpu.retired);
     if (next != 0)
         return (next == VMCI_EXIT ? BT_LEAVE_EXIT : BT_LEAVE_LOOK) + 1;
-    struct bt_trans *t = next_translation(sc);
+    struct bt_trans *t = bt->budget > 0 ? next_translation(sc) : NULL;
     if (t == NULL)
         return BT_LEAVE_LOOK + 1;
     /* Nothing is looked at before the next instruction was executed, so the shadow of STI is over:
@@ -193,7 +193,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     if (unlikely(bt->x87_mark != 0))
         bt_x87_settle(sc);
     int rc = in->exec(cpu, in);
-    if (rc == 0 && in + 1 < cpu->blk_end && may_resume(sc, t)) {
+    if (rc == 0 && !site->stop && in + 1 < cpu->blk_end && may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
         if (!logged && (site->group == 0 || group_hits(sc, site, group_la))) {
             see_segments(sc);

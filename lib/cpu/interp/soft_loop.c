@@ -280,9 +280,9 @@ static int run_blocks(struct vmci_soft_cpu *sc)
         }
         unsigned n = b->n;
         if (unlikely(cpu->retired + n > sc->insn_stop)) {
-            n = (unsigned)(sc->insn_stop - cpu->retired);
-            if (n == 0)
+            if (cpu->retired >= sc->insn_stop)
                 return 0;
+            n = (unsigned)(sc->insn_stop - cpu->retired);
         }
         if (cpu->code_bits != 64) {
             n = within_limit(cpu, b, n);
