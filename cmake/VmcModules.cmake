@@ -29,8 +29,8 @@ endfunction()
 
 # The static library once more, optimised for size where speed does not matter: for the bare-metal
 # image. What every exit of a guest goes through is as in the other one.
-set(VMC_SPEED_MODULES mmu vm)
-set(VMC_SPEED_FILES "lib/cpu/hw/(hw_run|hw_exit|hw_mem|hw_vcpu|svm_engine|svm_exit|vmx_engine|vmx_exit)")
+set(VMC_SPEED_MODULES vm)
+set(VMC_SPEED_FILES "lib/cpu/hw/(hw_run|hw_exit|hw_mem|hw_vcpu|svm_engine|svm_exit|vmx_engine|vmx_exit)|lib/mmu/(slat|ept|npt)")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 
 function(vmc_add_small_library)
