@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -87,7 +88,9 @@ static void mount_volume(struct mounted *m, const char *path, const char *name)
                                       .host_name = name,
                                       .lease_ms = LEASE_MS,
                                       .window_ms = WINDOW_MS,
-                                      .beat_ms = BEAT_MS};
+                                      .beat_ms = BEAT_MS,
+                                      /* longer than it takes to see that a holder is dead */
+                                      .lock_wait_ms = 20 * LEASE_MS};
     need(m, "mount", vmc_vmfs_mount(&m->pf, &c, &m->v, &m->err));
     if (pthread_create(&m->beater, NULL, beat, m) != 0)
         exit(1);
@@ -207,8 +210,10 @@ static pid_t start(const char *volume, int h, uint64_t rng)
 {
     pid_t pid = fork();
 
-    if (pid == 0)
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         run_host(volume, h, rng);
+    }
     if (pid < 0) {
         perror("fork");
         exit(1);
