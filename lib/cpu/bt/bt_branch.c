@@ -240,12 +240,13 @@ bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum 
 
     if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL)
         return true;
-    if (in->op == VMCI_OP_CALL)
-        return follow == BT_FOLLOW_NOT;
+    /* A trace that follows a branch back, and then jumps forward to where it began, is a loop. */
     uint64_t target = target_la(w, in);
     bool back = !near(w, target) || target <= bt_insn_la(w, in);
+    if (in->op == VMCI_OP_CALL)
+        return back || follow == BT_FOLLOW_NOT;
     if (follow == BT_FOLLOW_TAKEN)
-        return cond && !near(w, next);
+        return back || (cond && !near(w, next));
     return back || (cond && follow == BT_FOLLOW_NOT && !near(w, next));
 }
 

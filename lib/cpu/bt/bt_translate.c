@@ -444,7 +444,8 @@ static bool trace_checks(struct bt_work *w)
             return true;
     }
     uint64_t end = bt_after(w, w->n - 1);
-    return ((end ^ w->la) & PAGE_MASK) != 0 || end <= w->la || w->b->gpa2 != GPA_NONE;
+    uint64_t begin = w->step[0].la;
+    return ((end ^ begin) & PAGE_MASK) != 0 || end <= begin || w->b->gpa2 != GPA_NONE;
 }
 
 static bool translate_step(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)

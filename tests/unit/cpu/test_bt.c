@@ -2,7 +2,8 @@
 /*
  * The translator against the interpreter where random straight-line code (diff_run) does not go:
  * loops. Pointers walk through pages, forwards and backwards, by steps that let operands and groups
- * of operands lie across page boundaries.
+ * of operands lie across page boundaries. And loops without an end, of every shape: each must stop
+ * when the instructions that it may execute are used up.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -154,10 +155,95 @@ static void test_loops(void **state)
     }
 }
 
+#define SHAPES 500u
+#define PIECES 7u
+#define PIECE  24u    /* bytes */
+#define ENOUGH 50000u /* instructions; the translator does not begin with few */
+
+/* Pieces of code in any order in memory, each of which jumps to the next one, the last one to the
+   first. They never end by themselves. */
+static void make_endless(struct program *p)
+{
+    static const uint8_t pause_[] = {0xf3, 0x90};                    /* the interpreter's */
+    static const uint8_t load[] = {0x8b, 0x03};                      /* mov eax, [rbx] */
+    static const uint8_t test[] = {0x85, 0xc0};                      /* test eax, eax: zero */
+    static const uint8_t drop[] = {0x48, 0xc7, 0xc4, 0, 0, 0x08, 0}; /* mov rsp, 0x80000 */
+    unsigned n = 1 + rnd(PIECES), place[PIECES];
+
+    for (unsigned k = 0; k < n; k++)
+        place[k] = k;
+    for (unsigned k = n - 1; k > 0; k--) {
+        unsigned other = rnd(k + 1), t = place[k];
+        place[k] = place[other];
+        place[other] = t;
+    }
+    memset(p->code, 0xf4, sizeof(p->code)); /* hlt */
+    for (unsigned k = 0; k < n; k++) {
+        p->n = place[k] * PIECE;
+        unsigned what = rnd(16);
+        if ((what & 1) != 0)
+            put(p, pause_, sizeof(pause_));
+        if ((what & 2) != 0)
+            put(p, load, sizeof(load));
+        if ((what & 4) != 0)
+            put(p, drop, sizeof(drop));
+        put(p, test, sizeof(test));
+        int32_t to = (int32_t)(place[(k + 1) % n] * PIECE - p->n);
+        uint8_t jmp[] = {0xeb, (uint8_t)(to - 2)};
+        uint8_t jz[] = {0x0f, 0x84, 0, 0, 0, 0}, call[] = {0xe8, 0, 0, 0, 0};
+        to -= 6;
+        memcpy(jz + 2, &to, 4);
+        to++;
+        memcpy(call + 1, &to, 4);
+        switch (rnd(3)) {
+        case 0:
+            to += 3;
+            if (to >= -128 && to < 128) {
+                put(p, jmp, sizeof(jmp));
+                break;
+            }
+            __attribute__((fallthrough));
+        case 1:
+            put(p, jz, sizeof(jz));
+            break;
+        default:
+            put(p, (what & 4) != 0 ? call : jz, (what & 4) != 0 ? sizeof(call) : sizeof(jz));
+            break;
+        }
+    }
+    p->n = sizeof(p->code);
+    p->code[255] = (uint8_t)(place[0] * PIECE);
+}
+
+static void test_endless(void **state)
+{
+    struct program p;
+
+    (void)state;
+    for (unsigned k = 0; k < SHAPES; k++) {
+        seed = 100000 + k;
+        make_endless(&p);
+        for (unsigned r = 0; r < 2; r++) {
+            cpu_rig_mode(&rig[r], 64, 0);
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT, p.code, p.n);
+            memset(rig[r].st.gpr, 0, sizeof(rig[r].st.gpr));
+            memset(rig[r].ram + MIDDLE, 0, 4);
+            rig[r].st.gpr[VMC_RSP] = CPU_RIG_STACK;
+            rig[r].st.gpr[VMC_RBX] = MIDDLE;
+            rig[r].st.rip = CPU_RIG_TEXT + p.code[255];
+            assert_int_equal(cpu_rig_run(&rig[r], ENOUGH), VMC_EXIT_BUDGET);
+        }
+        if (rig[0].st.rip != rig[1].st.rip)
+            fail_msg("shape %u: stopped at 0x%llx, not 0x%llx", k,
+                     (unsigned long long)rig[1].st.rip, (unsigned long long)rig[0].st.rip);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_loops, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
