@@ -3,36 +3,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <vmcore/boot.h>
 
+#include "fuzz_platform.h"
+
 #define RAM (4ull << 20)
 
-static void *pf_alloc(void *ctx, size_t bytes, size_t align)
-{
-    void *p = NULL;
-
-    (void)ctx;
-    return posix_memalign(&p, align < sizeof(p) ? sizeof(p) : align, bytes) == 0 ? p : NULL;
-}
-
-static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
-{
-    (void)ctx;
-    (void)bytes;
-    (void)align;
-    free(p);
-}
-
-static uint64_t pf_now(void *ctx)
-{
-    (void)ctx;
-    return 0;
-}
-
-static const struct vmc_platform pf = {
-    .size = sizeof(pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now};
+static const struct vmc_platform pf = FUZZ_PLATFORM(NULL);
 
 /* The first byte picks the protocol and options, the rest is the image. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

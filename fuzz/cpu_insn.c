@@ -19,6 +19,8 @@
 #include <vmcore/engine.h>
 #include <vmcore/x86.h>
 
+#include "fuzz_platform.h"
+
 #define RAM    (256u << 10)
 #define CODE   0x10000u
 #define TABLES 0x1000u
@@ -35,18 +37,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* ---- platform -------------------------------------------------------------------------------- */
 
-static void *pf_alloc(void *ctx, size_t bytes, size_t align)
-{
-    (void)ctx;
-    return aligned_alloc(align, (bytes + align - 1) & ~(align - 1));
-}
-static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
-{
-    (void)ctx;
-    (void)bytes;
-    (void)align;
-    free(p);
-}
 static uint64_t pf_now(void *ctx)
 {
     static uint64_t t;
@@ -71,19 +61,12 @@ static void exec_release(void *ctx, void *rw, const void *rx, size_t bytes)
     munmap(rw, bytes);
     munmap((void *)(uintptr_t)rx, bytes);
 }
-static void pf_bug(void *ctx, const char *file, int line, const char *text)
-{
-    (void)ctx;
-    fprintf(stderr, "%s:%d: %s\n", file, line, text);
-    abort();
-}
-
 static const struct vmc_exec_ops exec_ops = {exec_reserve, exec_release};
 static const struct vmc_platform pf = {.size = sizeof(pf),
-                                       .alloc = pf_alloc,
-                                       .free = pf_free,
+                                       .alloc = fuzz_alloc,
+                                       .free = fuzz_free,
                                        .now_ns = pf_now,
-                                       .bug = pf_bug,
+                                       .bug = fuzz_bug,
                                        .exec = &exec_ops};
 
 /* ---- devices: claim some, refuse some -------------------------------------------------------- */
@@ -158,8 +141,8 @@ static void set_up(struct machine *m, uint32_t flags)
         .size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = RAM, .backing = m->ram};
     must(vmc_mem_add(m->mem, &slot, &err) == 0);
     must(m->ops->probe(&pf, &info, &err) == 0);
-    m->evm = pf_alloc(NULL, info.vm_bytes, 64);
-    m->ev = pf_alloc(NULL, info.vcpu_bytes, 64);
+    m->evm = fuzz_alloc(NULL, info.vm_bytes, 64);
+    m->ev = fuzz_alloc(NULL, info.vcpu_bytes, 64);
     memset(m->evm, 0, info.vm_bytes);
     memset(m->ev, 0, info.vcpu_bytes);
     struct vmc_engine_vm_config cfg = {.size = sizeof(cfg),

@@ -10,41 +10,11 @@
 #include <vmcore/devices.h>
 #include <vmcore/pci.h>
 
+#include "fuzz_platform.h"
+
 static uint64_t now_ns;
 
-static void *pf_alloc(void *ctx, size_t bytes, size_t align)
-{
-    void *p = NULL;
-
-    (void)ctx;
-    return posix_memalign(&p, align < sizeof(p) ? sizeof(p) : align, bytes) == 0 ? p : NULL;
-}
-
-static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
-{
-    (void)ctx;
-    (void)bytes;
-    (void)align;
-    free(p);
-}
-
-static uint64_t pf_now(void *ctx)
-{
-    (void)ctx;
-    return now_ns;
-}
-
-static void pf_bug(void *ctx, const char *file, int line, const char *text)
-{
-    (void)ctx;
-    (void)file;
-    (void)line;
-    (void)text;
-    abort();
-}
-
-static const struct vmc_platform pf = {
-    .size = sizeof(pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now, .bug = pf_bug};
+static const struct vmc_platform pf = FUZZ_PLATFORM(&now_ns);
 
 static void line_set(void *ctx, uint32_t pin, bool level)
 {

@@ -6,32 +6,11 @@
 
 #include <vmcore/devices.h>
 
+#include "fuzz_platform.h"
+
 #define RAM 0x40000u
 
-static void *pf_alloc(void *ctx, size_t bytes, size_t align)
-{
-    void *p = NULL;
-
-    (void)ctx;
-    return posix_memalign(&p, align < sizeof(p) ? sizeof(p) : align, bytes) == 0 ? p : NULL;
-}
-
-static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
-{
-    (void)ctx;
-    (void)bytes;
-    (void)align;
-    free(p);
-}
-
-static uint64_t pf_now(void *ctx)
-{
-    (void)ctx;
-    return 0;
-}
-
-static const struct vmc_platform pf = {
-    .size = sizeof(pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now};
+static const struct vmc_platform pf = FUZZ_PLATFORM(NULL);
 
 /* The contract: never asked for what is outside the item. */
 static int lazy_read(void *ctx, uint64_t offset, void *dst, size_t bytes)

@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include <vmcore/vmfs.h>
+
 #include "base/base_int.h"
+#include "fuzz_platform.h"
 #include "../tests/support/test_disk.c" /* the targets link with the library only */
 
 #define MIB   (1ull << 20)
@@ -38,21 +40,14 @@ static void *f_alloc(void *ctx, size_t n, size_t align)
         return NULL;
     return p;
 }
-static void f_free(void *ctx, void *p, size_t n, size_t align)
-{
-    (void)ctx;
-    (void)n;
-    (void)align;
-    free(p);
-}
 static uint64_t f_now(void *ctx)
 {
     (void)ctx;
     return clock_ns += 1000000;
 }
 
-static const struct vmc_platform pf = {.size = sizeof(pf), .alloc = f_alloc, .free = f_free,
-                                       .now_ns = f_now};
+static const struct vmc_platform pf = {.size = sizeof(pf), .alloc = f_alloc,
+                                       .free = fuzz_free, .now_ns = f_now, .bug = fuzz_bug};
 
 static struct vmc_vmfs *mount(uint32_t flags)
 {

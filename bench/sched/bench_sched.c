@@ -10,32 +10,11 @@
 #include <time.h>
 #include <x86intrin.h>
 
+#include <vmcore/host.h>
+
 /* ---- cost ------------------------------------------------------------------------------------ */
 
-static void *pf_alloc(void *ctx, size_t bytes, size_t align)
-{
-    void *p = NULL;
-
-    (void)ctx;
-    return posix_memalign(&p, align < 16 ? 16 : align, bytes) == 0 ? p : NULL;
-}
-
-static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
-{
-    (void)ctx;
-    (void)bytes;
-    (void)align;
-    free(p);
-}
-
-static uint64_t pf_now(void *ctx)
-{
-    (void)ctx;
-    return 0;
-}
-
-static const struct vmc_platform platform = {
-    .size = sizeof(struct vmc_platform), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now};
+static struct vmc_platform platform;
 
 static void die(const char *what)
 {
@@ -75,7 +54,8 @@ static struct vmc_sched *make(uint32_t vcpus, uint32_t cpus)
     struct vmc_sched *s;
     uint32_t pool[8];
 
-    if (vmc_sched_create(&platform, &cfg, &s, NULL) != VMC_OK)
+    if (vmc_host_platform_init(&platform, NULL, NULL) != VMC_OK ||
+        vmc_sched_create(&platform, &cfg, &s, NULL) != VMC_OK)
         die("create failed");
     for (uint32_t i = 0; i < 8; i++) {
         struct vmc_sched_share sh = {.shares = 1000 * (1 + i % 4)};

@@ -77,7 +77,7 @@ static void start_light(struct vmc_sched *s, struct sched_vm *m)
     }
     lag = n == 0 ? 0 : VMCI_MAX(VMCI_MIN(lag / n, most), -most);
     vmci_store_relaxed(&m->g_ns, m->g_ns - (uint64_t)lag);
-    uint64_t size = ((uint64_t)(lag < 0 ? -lag : lag) << (C_SHIFT + 20)) / m->credit;
+    uint64_t size = ((uint64_t)(lag < 0 ? -lag : lag) << (C_SHIFT + V_SHIFT)) / m->credit;
     m->ve = lag < 0 ? s->v + size : s->v - size;
 }
 

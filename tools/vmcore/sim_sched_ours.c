@@ -2,6 +2,8 @@
 /* lib/sched behind the simulator's policy interface. */
 #include "sim_sched.h"
 
+#include <vmcore/host.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,29 +13,6 @@ struct ours {
     uint32_t *entity; /* by vCPU of the simulator */
     uint32_t *by_entity;
 };
-
-static void *pf_alloc(void *ctx, size_t bytes, size_t align)
-{
-    void *p = NULL;
-
-    (void)ctx;
-    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, bytes) == 0 ? p
-                                                                                           : NULL;
-}
-
-static void pf_free(void *ctx, void *p, size_t bytes, size_t align)
-{
-    (void)ctx;
-    (void)bytes;
-    (void)align;
-    free(p);
-}
-
-static uint64_t pf_now(void *ctx)
-{
-    (void)ctx;
-    return 0;
-}
 
 static bool add_all(struct sim *s, struct ours *o, const struct sim_policy *p,
                     struct vmc_error *err)
@@ -83,8 +62,6 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
     struct ours *o = calloc(1, sizeof(*o));
     struct vmc_error err = {0};
 
-    o->pf = (struct vmc_platform){
-        .size = sizeof(o->pf), .alloc = pf_alloc, .free = pf_free, .now_ns = pf_now};
     o->entity = calloc(s->nvcpus, sizeof(*o->entity));
     o->by_entity = calloc(s->nvcpus, sizeof(*o->by_entity));
     struct vmc_sched_config cfg = {
@@ -95,7 +72,8 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
         .max_vcpus = s->nvcpus,
         .quantum_ns = s->sc->quantum_ns,
     };
-    if (vmc_sched_create(&o->pf, &cfg, &o->sched, &err) != VMC_OK || !add_all(s, o, p, &err)) {
+    if (vmc_host_platform_init(&o->pf, NULL, &err) != VMC_OK ||
+        vmc_sched_create(&o->pf, &cfg, &o->sched, &err) != VMC_OK || !add_all(s, o, p, &err)) {
         fprintf(stderr, "sim: %s\n", err.text);
         ours_destroy(s, o);
         return NULL;

@@ -376,6 +376,15 @@ int hw_platform_ok(const struct vmc_platform *pf, const char *site, struct vmc_e
 bool hw_grab(struct hw_vcpu *v);
 void hw_drop(struct hw_vcpu *v, bool grabbed);
 
+/* The operations of struct vmc_engine_ops that both engines share. */
+#define HW_ENGINE_OPS                                                                              \
+    .abi = VMC_ENGINE_ABI, .set_policy = hw_set_policy, .run = hw_run, .complete = hw_complete,    \
+    .get_state = hw_get_state, .set_state = hw_set_state, .can_inject = hw_can_inject,             \
+    .inject = hw_inject, .want_window = hw_want_window, .kick = hw_kick,                           \
+    .irq_notify = hw_irq_notify, .mem_changed = hw_mem_changed, .dirty_log = hw_dirty_log,         \
+    .dirty_fetch = hw_dirty_fetch, .read_tsc = hw_read_tsc, .set_debug = hw_set_debug,             \
+    .stats = hw_stats
+
 /* hw_cpu.c calls these */
 int vmx_cpu_up(const struct vmc_platform *pf, struct hw_percpu *pc, struct vmc_error *err);
 void vmx_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc);

@@ -151,12 +151,6 @@ static const struct hw_vendor vendor = {
 /* ---- engine -----------------------------------------------------------------------------------
  */
 
-static void ceiling(const struct vmc_platform *pf, const struct svm_caps *c,
-                    struct vmc_cpu_policy *out)
-{
-    hw_ceiling(pf, c->npt, c->npt, true, out);
-}
-
 static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, struct vmc_error *err)
 {
     struct svm_caps c;
@@ -176,7 +170,7 @@ static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, str
     out->vm_bytes = sizeof(struct hw_vm);
     out->vcpu_bytes = sizeof(struct hw_vcpu);
     out->max_vcpus = HW_MAX_VCPUS;
-    ceiling(pf, &c, &out->ceiling);
+    hw_ceiling(pf, c.npt, c.npt, true, &out->ceiling);
     return VMC_OK;
 }
 
@@ -227,7 +221,7 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
     if (rc != VMC_OK)
         return rc;
     vm->nested = c->npt;
-    ceiling(vm->pf, c, &vm->policy);
+    hw_ceiling(vm->pf, c->npt, c->npt, true, &vm->policy);
     rc = hw_mem_init(vm, &vmci_npt_format, c->npt_1g ? 3 : 2, true, err);
     if (rc != VMC_OK)
         return rc;
@@ -279,29 +273,13 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
 const struct vmc_engine_ops *vmc_engine_svm(void)
 {
     static const struct vmc_engine_ops ops = {
-        .abi = VMC_ENGINE_ABI,
+        HW_ENGINE_OPS,
         .name = "svm",
         .probe = probe,
         .vm_init = vm_init,
         .vm_fini = vm_fini,
         .vcpu_init = vcpu_init,
         .vcpu_fini = vcpu_fini,
-        .set_policy = hw_set_policy,
-        .run = hw_run,
-        .complete = hw_complete,
-        .get_state = hw_get_state,
-        .set_state = hw_set_state,
-        .can_inject = hw_can_inject,
-        .inject = hw_inject,
-        .want_window = hw_want_window,
-        .kick = hw_kick,
-        .irq_notify = hw_irq_notify,
-        .mem_changed = hw_mem_changed,
-        .dirty_log = hw_dirty_log,
-        .dirty_fetch = hw_dirty_fetch,
-        .read_tsc = hw_read_tsc,
-        .set_debug = hw_set_debug,
-        .stats = hw_stats,
     };
     return &ops;
 }

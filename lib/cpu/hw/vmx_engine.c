@@ -229,29 +229,13 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
 const struct vmc_engine_ops *vmc_engine_vmx(void)
 {
     static const struct vmc_engine_ops ops = {
-        .abi = VMC_ENGINE_ABI,
+        HW_ENGINE_OPS,
         .name = "vmx",
         .probe = probe,
         .vm_init = vm_init,
         .vm_fini = vm_fini,
         .vcpu_init = vcpu_init,
         .vcpu_fini = vcpu_fini,
-        .set_policy = hw_set_policy,
-        .run = hw_run,
-        .complete = hw_complete,
-        .get_state = hw_get_state,
-        .set_state = hw_set_state,
-        .can_inject = hw_can_inject,
-        .inject = hw_inject,
-        .want_window = hw_want_window,
-        .kick = hw_kick,
-        .irq_notify = hw_irq_notify,
-        .mem_changed = hw_mem_changed,
-        .dirty_log = hw_dirty_log,
-        .dirty_fetch = hw_dirty_fetch,
-        .read_tsc = hw_read_tsc,
-        .set_debug = hw_set_debug,
-        .stats = hw_stats,
     };
     return &ops;
 }
