@@ -33,7 +33,7 @@ struct vmc_bus {
     struct vmci_lock lock;
     uint32_t seq;   /* (a) odd while the table changes */
     uint32_t count; /* (a) */
-    uint64_t hint;  /* (a) slot found last, and in the upper half the seq at which it was */
+    uint64_t hint;  /* (a) where in slot[] the last one found is, in bytes; above, seq at that time */
     struct entry table[VMC_BUS_MAX_RANGES];
     struct slot slot[VMC_BUS_MAX_RANGES];
 };
@@ -49,6 +49,7 @@ int vmc_bus_create(const struct vmc_platform *pf, const char *name, uint64_t lim
     bus->pf = pf;
     bus->name = name;
     bus->limit = limit;
+    bus->hint = UINT64_MAX; /* no table has that number while it is still */
     int rc = vmci_lock_init(&bus->lock, pf);
     if (rc != VMC_OK) {
         vmci_free(pf, bus, sizeof(*bus));
@@ -233,7 +234,7 @@ static struct slot *pin(struct vmc_bus *bus, uint64_t addr, uint64_t *gap_end)
             if (base <= addr) {
                 s = &bus->slot[n];
                 __atomic_fetch_add(&s->active, 1, __ATOMIC_SEQ_CST);
-                vmci_store_relaxed(&bus->hint, (uint64_t)seq << 32 | n);
+                vmci_store_relaxed(&bus->hint, (uint64_t)seq << 32 | n * sizeof(*s));
             } else {
                 *gap_end = base - 1;
             }
@@ -254,10 +255,10 @@ static struct slot *pin(struct vmc_bus *bus, uint64_t addr, uint64_t *gap_end)
 static inline struct slot *pin_hint(struct vmc_bus *bus, uint64_t addr, unsigned bytes)
 {
     uint64_t hint = vmci_load_relaxed(&bus->hint);
-    struct slot *s = &bus->slot[(uint32_t)hint % VMC_BUS_MAX_RANGES];
+    struct slot *s = (struct slot *)(void *)((char *)bus->slot + (uint32_t)hint);
 
     if (vmci_load_acquire(&bus->seq) != hint >> 32 || addr - s->base > s->last - s->base ||
-        s->last - addr < bytes - 1 || hint == 0 || (bytes & (bytes - 1)) != 0)
+        s->last - addr < bytes - 1 || (bytes & (bytes - 1)) != 0)
         return NULL;
     __atomic_fetch_add(&s->active, 1, __ATOMIC_SEQ_CST);
     if (likely(__atomic_load_n(&bus->seq, __ATOMIC_SEQ_CST) == hint >> 32))
@@ -272,9 +273,13 @@ static unsigned floor_pow2(uint64_t n)
     return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
 }
 
+/* Bytes is a power of two. */
 static uint64_t ones(unsigned bytes)
 {
-    return bytes >= 8 ? UINT64_MAX : (1ull << (bytes * 8)) - 1;
+    static const uint64_t mask[16] = {
+        [0] = UINT64_MAX, [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = UINT64_MAX};
+
+    return mask[bytes & 15];
 }
 
 /* One piece that does not cross the end of a range; returns its length. */

@@ -128,10 +128,10 @@ static int io_pio(void *ctx, bool write, uint16_t port, unsigned bytes, uint32_t
 
     if (unlikely(masked(v, VMC_EXIT_IO)))
         return VMC_IO_EXIT;
-    /* A claimed write: what guests do most. */
-    if (likely(write && !(v->vm->flags & VMC_VM_DETERMINISTIC)) &&
-        vmc_bus_write(v->vm->board.pio, port, bytes, *data)) {
+    /* A write that concerns nobody but a device: what guests do most. */
+    if (likely(write && !(v->vm->flags & (VMC_VM_DETERMINISTIC | VMC_VM_PIO_EXITS)))) {
         count(&v->stats.pio, 1);
+        (void)vmc_bus_write(v->vm->board.pio, port, bytes, *data);
         return VMC_IO_DONE;
     }
     return vmci_vcpu_pio(v, write, port, bytes, data);

@@ -127,17 +127,33 @@ void bm_cpu_features(void)
 /* ---- panic --------------------------------------------------------------------------------------
  */
 
-static void backtrace(uint64_t rip, uint64_t rbp)
+/* Does a call end here: relative, or by register or memory with a displacement up to 4 bytes? */
+static bool is_return_address(uint64_t at)
 {
+    if (at < (uint64_t)bm_text_start + 8 || at >= (uint64_t)bm_text_end)
+        return false;
+    const uint8_t *p = (const uint8_t *)at;
+    if (p[-5] == 0xe8)
+        return true;
+    for (int n = 2; n <= 7; n++)
+        if (p[-n] == 0xff && (p[1 - n] & 0x38) == 0x10)
+            return true;
+    return false;
+}
+
+/* The library has no frame pointers: whatever looks like a return address on the stack is one. */
+static void backtrace(uint64_t rip, uint64_t rsp)
+{
+    unsigned found = 0;
+
     bm_printf("  at 0x%016llx\n", (unsigned long long)rip);
-    for (unsigned i = 0; i < 32 && (rbp & 7) == 0 && bm_mapped(rbp) && bm_mapped(rbp + 8); i++) {
-        const uint64_t *f = (const uint64_t *)rbp;
-        if (f[1] < (uint64_t)bm_text_start || f[1] >= (uint64_t)bm_text_end)
-            break;
-        bm_printf("  by 0x%016llx\n", (unsigned long long)f[1]);
-        if (f[0] <= rbp)
-            break;
-        rbp = f[0];
+    for (unsigned i = 0; i < 1024 && found < 24 && (rsp & 7) == 0 && bm_mapped(rsp); i++) {
+        uint64_t word = *(const uint64_t *)rsp;
+        if (is_return_address(word)) {
+            bm_printf("  by 0x%016llx?\n", (unsigned long long)word);
+            found++;
+        }
+        rsp += 8;
     }
     bm_printf("  (addr2line -e <image>.elf -f <address>)\n");
 }
@@ -191,7 +207,7 @@ _Noreturn void bm_panic_frame(const struct bm_frame *f, const char *what)
     for (unsigned i = 0; i < ARRAY_SIZE(name); i++)
         bm_printf("  %s %016llx%s", name[i], (unsigned long long)r[i], i % 4 == 3 ? "\n" : "");
     bm_printf("\n");
-    backtrace(f->rip, f->rbp);
+    backtrace(f->rip, f->rsp);
     stop_all();
 }
 

@@ -53,6 +53,20 @@ int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
     return HW_RESUME;
 }
 
+/* ---- ports ------------------------------------------------------------------------------------
+ */
+
+int hw_leave_for_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsigned len,
+                     struct vmc_exit *x)
+{
+    hw_set_exit(v, x, VMC_EXIT_IO);
+    x->u.io.port = port;
+    x->u.io.bytes = (uint8_t)bytes;
+    x->u.io.write = write;
+    x->u.io.data = write ? (uint32_t)v->st.gpr[VMC_RAX] & hw_io_mask(bytes) : 0;
+    return hw_owe(v, VMC_EXIT_IO, len);
+}
+
 /* ---- HLT, VMCALL ------------------------------------------------------------------------------
  */
 

@@ -18,6 +18,28 @@ static inline int hw_owe(struct hw_vcpu *v, uint32_t kind, unsigned len)
     return HW_LEAVE;
 }
 
+/* ---- from one exit to the next entry ---------------------------------------------------------- */
+
+static inline bool hw_past_deadline(struct hw_vcpu *v)
+{
+    const struct vmc_platform *pf = v->vm->pf;
+
+    if (v->deadline_ns == 0)
+        return false;
+    if (likely(v->deadline_tsc != 0)) {
+        uint64_t now = v->vm->hw->rdtsc(pf->ctx);
+        v->timer_left = v->deadline_tsc - now;
+        return (int64_t)v->timer_left <= 0;
+    }
+    return pf->now_ns(pf->ctx) >= v->deadline_ns;
+}
+
+/* May the guest be entered again at once? Else the run loop finds out why not. */
+static inline bool hw_again(struct hw_vcpu *v)
+{
+    return likely((vmci_load_relaxed(&v->stop) | v->todo) == 0) && !hw_past_deadline(v);
+}
+
 /* ---- CPUID ----------------------------------------------------------------------------------- */
 
 static inline __attribute__((always_inline)) int hw_on_cpuid(struct hw_vcpu *v, unsigned len,
@@ -54,28 +76,33 @@ static inline __attribute__((always_inline)) int hw_on_cpuid(struct hw_vcpu *v, 
 
 /* ---- ports ----------------------------------------------------------------------------------- */
 
-static inline __attribute__((always_inline)) int hw_on_pio(struct hw_vcpu *v, bool write,
-                                                           uint16_t port, unsigned bytes,
-                                                           unsigned len, struct vmc_exit *x)
+/* What IN and OUT of so many bytes move of RAX. */
+static inline uint32_t hw_io_mask(unsigned bytes)
+{
+    static const uint32_t mask[8] = {[1] = 0xff, [2] = 0xffff, [4] = ~0u};
+
+    return mask[bytes & 7];
+}
+
+/*
+ * IN or OUT of 1, 2 or 4 bytes by whoever answers at once. False: it is for the VM layer, see
+ * hw_leave_for_pio. Little is passed on from before the callback to what follows it.
+ */
+static inline __attribute__((always_inline)) bool hw_pio(struct hw_vcpu *v, bool write,
+                                                         uint16_t port, unsigned bytes)
 {
     uint64_t *rax = &v->st.gpr[VMC_RAX];
-    uint32_t mask = bytes >= 4 ? ~0u : (1u << (8 * bytes)) - 1;
-    uint32_t data = (uint32_t)*rax & mask;
+    uint32_t data = (uint32_t)*rax; /* buses take what they need */
 
     v->stat[HW_STAT_IO]++;
     hw_callback(v);
-    if (likely(v->io->pio(v->io->ctx, write, port, bytes, &data) == VMC_IO_DONE)) {
-        if (!write) /* a 32-bit result clears the upper half of RAX */
-            *rax = bytes >= 4 ? data : (*rax & ~(uint64_t)mask) | (data & mask);
-        hw_skip(v, len);
-        return HW_RESUME;
+    if (unlikely(v->io->pio(v->io->ctx, write, port, bytes, &data) != VMC_IO_DONE))
+        return false;
+    if (!write) { /* a 32-bit result clears the upper half of RAX */
+        uint32_t mask = hw_io_mask(bytes);
+        *rax = (bytes == 4 ? 0 : *rax & ~(uint64_t)mask) | (data & mask);
     }
-    hw_set_exit(v, x, VMC_EXIT_IO);
-    x->u.io.port = port;
-    x->u.io.bytes = (uint8_t)bytes;
-    x->u.io.write = write;
-    x->u.io.data = write ? data : 0;
-    return hw_owe(v, VMC_EXIT_IO, len);
+    return true;
 }
 
 #endif

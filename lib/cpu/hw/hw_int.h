@@ -81,7 +81,7 @@ struct hw_vendor {
     /* Make the control structure accessible, outside run. */
     int (*attach)(struct hw_vcpu *v);
     void (*detach)(struct hw_vcpu *v);
-    /* Enter once and handle the exit. */
+    /* Enter and handle exits until one asks for more than to enter again. */
     int (*enter)(struct hw_vcpu *v, struct vmc_exit *x);
 };
 
@@ -191,6 +191,7 @@ struct svm_vcpu {
     uint64_t vmcb_hpa;
     struct vmc_hw_svm_frame frame;
     struct svm_code_page code;
+    uint32_t clean; /* VMCB clean bits after an exit */
     bool step_over; /* an NMI waits for the end of an interrupt shadow */
     uint8_t tpr;
 };
@@ -280,6 +281,8 @@ static inline void hw_skip(struct hw_vcpu *v, unsigned len)
 
 /* Each is a turn's outcome. len: of the instruction. */
 int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x);
+int hw_leave_for_pio(struct hw_vcpu *v, bool write, uint16_t port, unsigned bytes, unsigned len,
+                     struct vmc_exit *x);
 int hw_on_hlt(struct hw_vcpu *v, unsigned len);
 int hw_on_hypercall(struct hw_vcpu *v, unsigned len, struct vmc_exit *x);
 /* Execute at most n instructions by the software CPU. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The run loop of both engines. What it does before every entry is kept to two words: stop and
  * todo. */
-#include "cpu/hw/hw_int.h"
+#include "cpu/hw/hw_hot.h"
 
 /* Instructions that the software CPU runs between two looks at events and the clock. */
 #define SOFT_SLICE 256u
@@ -260,18 +260,6 @@ static int prepare(struct hw_vcpu *v, struct vmc_exit *x, bool *again)
     return HW_RESUME;
 }
 
-static bool past_deadline(struct hw_vcpu *v)
-{
-    const struct vmc_platform *pf = v->vm->pf;
-
-    if (likely(v->deadline_tsc != 0)) {
-        uint64_t now = v->vm->hw->rdtsc(pf->ctx);
-        v->timer_left = v->deadline_tsc - now;
-        return (int64_t)v->timer_left <= 0;
-    }
-    return v->deadline_ns != 0 && pf->now_ns(pf->ctx) >= v->deadline_ns;
-}
-
 static int turn(struct hw_vcpu *v, struct vmc_exit *x)
 {
     bool again;
@@ -281,7 +269,7 @@ static int turn(struct hw_vcpu *v, struct vmc_exit *x)
         if (r != HW_RESUME)
             return r;
     }
-    if (past_deadline(v)) {
+    if (hw_past_deadline(v)) {
         hw_set_exit(v, x, VMC_EXIT_BUDGET);
         return HW_LEAVE;
     }
@@ -290,7 +278,6 @@ static int turn(struct hw_vcpu *v, struct vmc_exit *x)
         if (r != HW_RESUME || again)
             return r;
     }
-    v->stat[HW_STAT_ENTRIES]++;
     return v->vm->vendor->enter(v, x);
 }
 

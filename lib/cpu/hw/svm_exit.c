@@ -21,7 +21,8 @@ static const void *host_of(const struct hw_vcpu *v, uint64_t gpa)
 {
     struct vmci_mem_slot *s = vmci_mem_find(v->vm->mem, gpa);
 
-    return s != NULL ? s->hva + (gpa - s->gpa) : NULL;
+    /* Pages of a space may move without a word to us. */
+    return s != NULL && s->space == NULL ? s->hva + (gpa - s->gpa) : NULL;
 }
 
 /* Is what was found still so? The entries are looked at again: guests change them without a word.
@@ -45,6 +46,8 @@ static bool find_code(struct hw_vcpu *v, uint64_t page, uint64_t cr3)
 
     c->page = ~0ull;
     c->levels = 0;
+    if (vmcb_of(v)->cr4 & VMC_CR4_LA57)
+        return false;
     for (unsigned level = 4; level > 0; level--) {
         unsigned shift = 12 + 9 * (level - 1);
         const uint64_t *e = host_of(v, table + ((page >> shift) & 0x1ff) * 8);
@@ -87,6 +90,7 @@ static unsigned prefixes_slowly(struct hw_vcpu *v, bool code64)
     struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
     unsigned n = 0;
 
+    hw_fpu_park(v); /* a page may have to be brought in */
     memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
     for (; n < 14; n++) {
         uint64_t la = st->rip + n;
@@ -111,7 +115,7 @@ unsigned svm_insn_len(struct hw_vcpu *v, unsigned n)
         return (unsigned)(b->nrip - rip) & 15;
     bool code64 = (b->efer & VMC_EFER_LMA) != 0 && (b->cs.attr & 0x200) != 0;
     uint64_t page = rip & ~0xfffull, cr3 = v->vm->nested ? b->cr3 : v->st.cr3;
-    if (likely(code64 && (rip & 0xfff) < VMC_PAGE_SIZE - 15 && !(b->cr4 & VMC_CR4_LA57)) &&
+    if (likely(code64 && (rip & 0xfff) < VMC_PAGE_SIZE - 15) &&
         (still_there(c, page, cr3) || find_code(v, page, cr3))) {
         const uint8_t *p = c->hva + (rip & 0xfff);
         unsigned i = 0;
@@ -259,16 +263,31 @@ static int on_msr(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_on_msr(v, vmcb_of(v)->exit_info1 != 0, svm_insn_len(v, 2), x);
 }
 
+static unsigned io_len(const struct hw_vcpu *v)
+{
+    return (unsigned)(vmcb_of(v)->exit_info2 - v->st.rip) & 15;
+}
+
+static __attribute__((noinline)) int leave_for_io(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    uint64_t i = vmcb_of(v)->exit_info1;
+
+    return hw_leave_for_pio(v, (i & SVM_IO_IN) == 0, (uint16_t)(i >> 16), SVM_IO_SIZE(i), io_len(v),
+                            x);
+}
+
 static inline __attribute__((always_inline)) int on_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t i = vmcb_of(v)->exit_info1;
 
-    if ((i & SVM_IO_STR) || SVM_IO_SIZE(i) == 0) {
+    if (unlikely((i & SVM_IO_STR) || SVM_IO_SIZE(i) == 0)) {
         v->stat[HW_STAT_IO]++;
         return hw_emulate(v, 1, x);
     }
-    return hw_on_pio(v, (i & SVM_IO_IN) == 0, (uint16_t)(i >> 16), SVM_IO_SIZE(i),
-                     (unsigned)(vmcb_of(v)->exit_info2 - v->st.rip) & 15, x);
+    if (unlikely(!hw_pio(v, (i & SVM_IO_IN) == 0, (uint16_t)(i >> 16), SVM_IO_SIZE(i))))
+        return leave_for_io(v, x);
+    hw_skip(v, io_len(v));
+    return HW_RESUME;
 }
 
 /* After IRET NMIs are open again; the software CPU executes it and says so. */
@@ -399,10 +418,11 @@ int svm_handle(struct hw_vcpu *v, struct vmc_exit *x)
 /* ---- enter ------------------------------------------------------------------------------------
  */
 
-int svm_enter(struct hw_vcpu *v, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int enter_once(struct hw_vcpu *v, struct vmc_exit *x)
 {
     struct vmcb *b = v->u.svm.vmcb;
 
+    v->stat[HW_STAT_ENTRIES]++;
     if (unlikely(v->u.svm.step_over)) {
         v->u.svm.step_over = false;
         v->todo |= HW_TODO_EVENT;
@@ -428,8 +448,7 @@ int svm_enter(struct hw_vcpu *v, struct vmc_exit *x)
     v->valid &= ~HW_ST_GUEST;
     b->event_inj = 0;
     b->tlb_control = SVM_TLB_KEEP;
-    if (v->vm->caps.svm.clean_bits)
-        b->clean = 0xfffu;
+    b->clean = v->u.svm.clean;
     v->st.gpr[VMC_RAX] = b->rax;
     v->st.rip = b->rip;
     v->st.rflags = b->rflags;
@@ -440,4 +459,14 @@ int svm_enter(struct hw_vcpu *v, struct vmc_exit *x)
     if ((uint32_t)b->exit_code == SVM_IOIO)
         return on_io(v, x);
     return svm_handle(v, x);
+}
+
+int svm_enter(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    int r;
+
+    do
+        r = enter_once(v, x);
+    while (likely(r == HW_RESUME) && hw_again(v));
+    return r;
 }

@@ -37,6 +37,7 @@ void svm_setup(struct hw_vcpu *v)
     b->n_cr3 = nested ? v->vm->slat.root_hpa : 0;
     b->asid = 1;
     v->u.svm.code.page = ~0ull;
+    v->u.svm.clean = v->vm->caps.svm.clean_bits ? 0xfffu : 0;
 }
 
 int svm_load(struct hw_vcpu *v)
@@ -169,6 +170,7 @@ static void push_control(struct hw_vcpu *v)
     struct vmcb *b = vmcb_of(v);
     const struct vmc_x86_state *st = &v->st;
 
+    v->u.svm.code.page = ~0ull;
     /* Nobody but the host switches caches off (see vmx_state.c). */
     b->cr0 = st->cr0 & ~(VMC_CR0_CD | VMC_CR0_NW);
     b->cr4 = st->cr4 | (v->vm->hw->read_cr(hw_ctx(v), 4) & VMC_CR4_MCE);

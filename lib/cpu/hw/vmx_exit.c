@@ -3,8 +3,6 @@
 #include "cpu/hw/hw_hot.h"
 #include "cpu/hw/vmx_int.h"
 
-#define TIMER_MAX 0xffffffffull
-
 typedef int exit_fn(struct hw_vcpu *v, struct vmc_exit *x);
 
 static struct vmc_hw_vmx_frame *frame_of(struct hw_vcpu *v)
@@ -210,16 +208,31 @@ static int on_cr(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_emulate_system(v, x);
 }
 
+/* Exit qualification of an I/O instruction (SDM 3C table 28-5). */
+#define IO_IN      0x08u
+#define IO_STRING  0x10u
+#define IO_BYTES(q) (((unsigned)(q) & 7) + 1)
+#define IO_PORT(q) ((uint16_t)((q) >> 16))
+
+static __attribute__((noinline)) int leave_for_io(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    uint64_t q = frame_of(v)->qualification;
+
+    return hw_leave_for_pio(v, (q & IO_IN) == 0, IO_PORT(q), IO_BYTES(q), frame_of(v)->insn_len, x);
+}
+
 static inline __attribute__((always_inline)) int on_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t q = frame_of(v)->qualification;
 
-    if (q & 0x10) { /* INS, OUTS */
+    if (unlikely(q & IO_STRING)) {
         v->stat[HW_STAT_IO]++;
         return hw_emulate(v, 1, x);
     }
-    return hw_on_pio(v, (q & 8) == 0, (uint16_t)(q >> 16), (unsigned)(q & 7) + 1,
-                     frame_of(v)->insn_len, x);
+    if (unlikely(!hw_pio(v, (q & IO_IN) == 0, IO_PORT(q), IO_BYTES(q))))
+        return leave_for_io(v, x);
+    hw_skip(v, frame_of(v)->insn_len);
+    return HW_RESUME;
 }
 
 static int on_rdmsr(struct hw_vcpu *v, struct vmc_exit *x)
@@ -380,15 +393,14 @@ int vmx_handle(struct hw_vcpu *v, struct vmc_exit *x)
 /* ---- enter ------------------------------------------------------------------------------------
  */
 
-int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
+static inline __attribute__((always_inline)) int enter_once(struct hw_vcpu *v, struct vmc_exit *x)
 {
     struct vmc_hw_vmx_frame *f = &v->u.vmx.frame;
-    const struct vmx_caps *c = &v->vm->caps.vmx;
 
+    v->stat[HW_STAT_ENTRIES]++;
     f->rip = v->st.rip;
-    f->timer = TIMER_MAX;
     if (v->deadline_tsc != 0)
-        f->timer = VMCI_MIN(v->timer_left >> c->timer_shift, TIMER_MAX);
+        f->timer = VMCI_MIN(v->timer_left >> v->vm->caps.vmx.timer_shift, VMX_TIMER_MAX);
     __atomic_store_n(&v->in_guest, 1u, __ATOMIC_SEQ_CST);
     int r = v->vm->hw->vmx_run(hw_ctx(v), f);
     vmci_store_release(&v->in_guest, 0u);
@@ -419,4 +431,14 @@ int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
     if (f->reason == VMX_EPT_VIOLATION)
         return on_ept_violation(v, x);
     return vmx_handle(v, x);
+}
+
+int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    int r;
+
+    do
+        r = enter_once(v, x);
+    while (likely(r == HW_RESUME) && hw_again(v));
+    return r;
 }

@@ -29,6 +29,8 @@ int vmx_check(const struct vmx_caps *c, const struct vmx_fields *f, struct vmc_e
 /* VM-instruction error numbers (SDM 3C table 31-1) as text. */
 const char *vmx_insn_error(uint32_t n);
 
+#define VMX_TIMER_MAX 0xffffffffull /* of the preemption timer */
+
 static inline uint64_t vmx_read(const struct hw_vcpu *v, uint32_t field)
 {
     uint64_t value = 0;

@@ -120,6 +120,7 @@ int vmx_load(struct hw_vcpu *v)
 
     if (rc != VMC_OK)
         return rc;
+    v->u.vmx.frame.timer = VMX_TIMER_MAX;
     write_host(v);
     load_live_msrs(v);
     load_debug(v);
