@@ -33,7 +33,8 @@ struct vmc_bus {
     struct vmci_lock lock;
     uint32_t seq;   /* (a) odd while the table changes */
     uint32_t count; /* (a) */
-    uint64_t hint;  /* (a) where in slot[] the last one found is, in bytes; above, seq at that time */
+    uint64_t
+        hint; /* (a) where in slot[] the last one found is, in bytes; above, seq at that time */
     struct entry table[VMC_BUS_MAX_RANGES];
     struct slot slot[VMC_BUS_MAX_RANGES];
 };

@@ -18,7 +18,8 @@ static inline int hw_owe(struct hw_vcpu *v, uint32_t kind, unsigned len)
     return HW_LEAVE;
 }
 
-/* ---- from one exit to the next entry ---------------------------------------------------------- */
+/* ---- from one exit to the next entry ----------------------------------------------------------
+ */
 
 static inline bool hw_past_deadline(struct hw_vcpu *v)
 {

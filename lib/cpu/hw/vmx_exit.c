@@ -209,10 +209,10 @@ static int on_cr(struct hw_vcpu *v, struct vmc_exit *x)
 }
 
 /* Exit qualification of an I/O instruction (SDM 3C table 28-5). */
-#define IO_IN      0x08u
-#define IO_STRING  0x10u
-#define IO_BYTES(q) (((unsigned)(q) & 7) + 1)
-#define IO_PORT(q) ((uint16_t)((q) >> 16))
+#define IO_IN       0x08u
+#define IO_STRING   0x10u
+#define IO_BYTES(q) (((unsigned)(q)&7) + 1)
+#define IO_PORT(q)  ((uint16_t)((q) >> 16))
 
 static __attribute__((noinline)) int leave_for_io(struct hw_vcpu *v, struct vmc_exit *x)
 {
