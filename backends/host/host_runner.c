@@ -5,14 +5,14 @@
  * wake it only when theirs comes sooner.
  */
 #define _GNU_SOURCE
-#include <vmcore/host_runner.h>
-
 #include "host_priv.h"
+#include "host_runner_priv.h"
 
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NEVER UINT64_MAX
+#define NEVER RUNNER_NEVER
 
 /* ---- small tools ----------------------------------------------------------------------------- */
 
@@ -53,51 +53,23 @@ static void wake_up(uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/* ---- state ----------------------------------------------------------------------------------- */
+/* Signals are for the embedder's threads. */
+static bool start_thread(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, old;
 
-struct task {
-    struct vmc_runner_task t;
-    uint32_t active;   /* (a) inside run */
-    uint32_t gone;     /* (a) removed or done */
-    /* one thread per task */
-    struct vmc_runner *r;
-    pthread_t thread;
-    bool has_thread;
-    uint32_t wakes;    /* (a) futex */
-    uint64_t used;     /* (a) */
-};
-
-struct worker {
-    struct vmc_runner *r;
-    uint32_t cpu;
-    int host_cpu;
-    pthread_t thread;
-    uint32_t bell;      /* (a) futex: rung by kicks */
-    uint32_t current;   /* (a) entity inside run, or VMC_SCHED_NONE */
-    uint64_t deadline;  /* (a) end of the slice */
-} __attribute__((aligned(64)));
-
-struct vmc_runner {
-    const struct vmc_platform *pf;
-    struct vmc_sched *sched;
-    bool threads;
-    uint32_t ncpus, max_vcpus;
-    struct worker *w;
-    struct task *task; /* by entity */
-    uint32_t *vm_of;   /* by entity: VM + 1 */
-    pthread_mutex_t lock; /* adding and removing */
-    bool started;
-    uint32_t stop; /* (a) */
-    pthread_t keeper;
-    uint32_t keeper_bell; /* (a) futex */
-    uint64_t keeper_until; /* (a) */
-};
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    bool ok = pthread_create(thread, NULL, fn, arg) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return ok;
+}
 
 /* ---- kicks ----------------------------------------------------------------------------------- */
 
 static void kick_cpu(struct vmc_runner *r, uint32_t cpu)
 {
-    struct worker *w = &r->w[cpu];
+    struct runner_worker *w = &r->w[cpu];
 
     wake_up(&w->bell);
     uint32_t v = __atomic_load_n(&w->current, __ATOMIC_SEQ_CST);
@@ -133,32 +105,48 @@ static void *keeper_main(void *arg)
                 next = d;
             }
         }
+        uint64_t timer = runner_serve_timers(r, now);
+        next = timer < next ? timer : next;
         __atomic_store_n(&r->keeper_until, next, __ATOMIC_SEQ_CST);
         sleep_on(&r->keeper_bell, bell, next);
     }
     return NULL;
 }
 
-static void set_deadline(struct vmc_runner *r, struct worker *w, uint64_t end)
+void runner_keeper_at(struct vmc_runner *r, uint64_t when)
+{
+    if (when < __atomic_load_n(&r->keeper_until, __ATOMIC_SEQ_CST))
+        wake_up(&r->keeper_bell);
+}
+
+static void set_deadline(struct vmc_runner *r, struct runner_worker *w, uint64_t end)
 {
     __atomic_store_n(&w->deadline, end, __ATOMIC_SEQ_CST);
-    if (end != NEVER && end < __atomic_load_n(&r->keeper_until, __ATOMIC_SEQ_CST))
-        wake_up(&r->keeper_bell);
+    if (end != NEVER)
+        runner_keeper_at(r, end);
+}
+
+/* When to kick the task: one that ends its slice itself only if it seems unable to. */
+static uint64_t kick_time(const struct vmc_runner *r, const struct runner_task *t, uint64_t end)
+{
+    uint64_t slack = vmc_sched_frame_ns(r->sched) / 2;
+
+    return (t->t.flags & VMC_RUNNER_ENDS_ITSELF) == 0 || end > NEVER - slack ? end : end + slack;
 }
 
 /* ---- M:N ------------------------------------------------------------------------------------- */
 
 /* Run the vCPU until its slice ends; what the host took from us meanwhile is not charged to it. */
-static void run_slice(struct vmc_runner *r, struct worker *w, uint32_t vcpu, uint64_t end)
+static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vcpu, uint64_t end)
 {
-    struct task *t = &r->task[vcpu];
+    struct runner_task *t = &r->task[vcpu];
     uint64_t wall = vmc_runner_now_ns();
     uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     int res = VMC_RUNNER_AGAIN;
 
     __atomic_store_n(&t->active, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&w->current, vcpu, __ATOMIC_SEQ_CST);
-    set_deadline(r, w, end);
+    set_deadline(r, w, kick_time(r, t, end));
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
         !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST))
         res = t->t.ops->run(t->t.ctx, end > wall ? end - wall : 0);
@@ -181,7 +169,7 @@ static void run_slice(struct vmc_runner *r, struct worker *w, uint32_t vcpu, uin
 
 static void *worker_main(void *arg)
 {
-    struct worker *w = arg;
+    struct runner_worker *w = arg;
     struct vmc_runner *r = w->r;
     cpu_set_t set;
 
@@ -211,7 +199,7 @@ static void *worker_main(void *arg)
 
 static void *task_main(void *arg)
 {
-    struct task *t = arg;
+    struct runner_task *t = arg;
     struct vmc_runner *r = t->r;
     uint64_t quantum = 6 * vmc_sched_frame_ns(r->sched);
 
@@ -230,16 +218,16 @@ static void *task_main(void *arg)
     return NULL;
 }
 
-static int start_task(struct vmc_runner *r, struct task *t)
+static int start_task(struct vmc_runner *r, struct runner_task *t)
 {
     t->r = r;
-    if (pthread_create(&t->thread, NULL, task_main, t) != 0)
+    if (!start_thread(&t->thread, task_main, t))
         return VMC_EHOST;
     t->has_thread = true;
     return VMC_OK;
 }
 
-static void join_task(struct task *t)
+static void join_task(struct runner_task *t)
 {
     if (!t->has_thread)
         return;
@@ -272,7 +260,7 @@ int vmc_runner_vm_add(struct vmc_runner *r, uint32_t group, const struct vmc_sch
     int rc = vmc_sched_vm_add(r->sched, group, cfg, vm, err);
     for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++) {
         uint32_t v = vmc_sched_vcpu(r->sched, *vm, i);
-        r->task[v] = (struct task){.t = tasks[i]};
+        r->task[v] = (struct runner_task){.t = tasks[i]};
         if (r->threads && r->started)
             rc = start_task(r, &r->task[v]);
         r->vm_of[v] = *vm + 1;
@@ -298,7 +286,7 @@ int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t vm)
         rc = vmc_sched_vm_remove(r->sched, vm);
     }
     for (uint32_t i = 0; rc == VMC_OK && i < n; i++) {
-        struct task *t = &r->task[first + i];
+        struct runner_task *t = &r->task[first + i];
         join_task(t);
         r->vm_of[first + i] = 0;
         while (__atomic_load_n(&t->active, __ATOMIC_SEQ_CST)) { /* kicks may come before run */
@@ -365,6 +353,8 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
     if (r == NULL)
         return VMC_ENOMEM;
     pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->guests_lock, NULL);
+    pthread_cond_init(&r->guests_idle, NULL);
     r->pf = pf;
     r->keeper_until = NEVER;
     int rc = cfg->size == sizeof(*cfg) && pf->sync != NULL ? place_workers(r, cfg->cpus)
@@ -397,6 +387,8 @@ void vmc_runner_destroy(struct vmc_runner *r)
         return;
     vmc_runner_stop(r);
     vmc_sched_destroy(r->sched);
+    pthread_cond_destroy(&r->guests_idle);
+    pthread_mutex_destroy(&r->guests_lock);
     pthread_mutex_destroy(&r->lock);
     free(r->w);
     free(r->task);
@@ -404,8 +396,11 @@ void vmc_runner_destroy(struct vmc_runner *r)
     free(r);
 }
 
-static void join_workers(struct vmc_runner *r, uint32_t n, bool keeper)
+/* End the tasks' threads, n workers, and the timekeeper if there is one. */
+static void join_all(struct vmc_runner *r, uint32_t n, bool keeper)
 {
+    for (uint32_t v = 0; r->threads && v < r->max_vcpus; v++)
+        join_task(&r->task[v]);
     for (uint32_t i = 0; i < n; i++)
         kick_cpu(r, i);
     for (uint32_t i = 0; i < n; i++)
@@ -414,6 +409,7 @@ static void join_workers(struct vmc_runner *r, uint32_t n, bool keeper)
         wake_up(&r->keeper_bell);
         pthread_join(r->keeper, NULL);
     }
+    r->started = false;
 }
 
 int vmc_runner_start(struct vmc_runner *r, struct vmc_error *err)
@@ -424,25 +420,23 @@ int vmc_runner_start(struct vmc_runner *r, struct vmc_error *err)
     if (r->started)
         return VMC_ESTATE;
     __atomic_store_n(&r->stop, 0, __ATOMIC_SEQ_CST);
+    bool keeper = start_thread(&r->keeper, keeper_main, r);
     if (r->threads) {
-        for (uint32_t v = 0; rc == VMC_OK && v < r->max_vcpus; v++)
+        for (uint32_t v = 0; keeper && rc == VMC_OK && v < r->max_vcpus; v++)
             if (r->vm_of[v] != 0)
                 rc = start_task(r, &r->task[v]);
     } else {
-        bool keeper = pthread_create(&r->keeper, NULL, keeper_main, r) == 0;
-        while (keeper && n < r->ncpus &&
-               pthread_create(&r->w[n].thread, NULL, worker_main, &r->w[n]) == 0)
+        while (keeper && n < r->ncpus && start_thread(&r->w[n].thread, worker_main, &r->w[n]))
             n++;
-        if (!keeper || n < r->ncpus) {
-            __atomic_store_n(&r->stop, 1, __ATOMIC_SEQ_CST);
-            join_workers(r, n, keeper);
-            rc = VMC_EHOST;
-        }
     }
-    r->started = rc == VMC_OK || r->threads;
-    if (rc != VMC_OK)
-        return vmci_host_error(err, rc, errno, "host/runner", "cannot start a thread");
-    return rc;
+    if (!keeper || (!r->threads && n < r->ncpus))
+        rc = VMC_EHOST;
+    r->started = rc == VMC_OK;
+    if (rc == VMC_OK)
+        return rc;
+    __atomic_store_n(&r->stop, 1, __ATOMIC_SEQ_CST);
+    join_all(r, n, keeper);
+    return vmci_host_error(err, rc, errno, "host/runner", "cannot start a thread");
 }
 
 void vmc_runner_stop(struct vmc_runner *r)
@@ -450,13 +444,7 @@ void vmc_runner_stop(struct vmc_runner *r)
     if (!r->started)
         return;
     __atomic_store_n(&r->stop, 1, __ATOMIC_SEQ_CST);
-    if (r->threads) {
-        for (uint32_t v = 0; v < r->max_vcpus; v++)
-            join_task(&r->task[v]);
-    } else {
-        join_workers(r, r->ncpus, true);
-    }
-    r->started = false;
+    join_all(r, r->threads ? 0 : r->ncpus, true);
 }
 
 /* ---- trace ----------------------------------------------------------------------------------- */

@@ -28,6 +28,7 @@ enum vmc_cap {
     VMC_CAP_BREAKPOINT = 1u << 6, /**< set_debug */
     VMC_CAP_DIRTY_LOG = 1u << 7,  /**< dirty pages must be collected by dirty_fetch */
     VMC_CAP_IRQ_PULL = 1u << 8,   /**< takes interrupts by vmc_engine_io.irq_* during run */
+    VMC_CAP_PAUSE = 1u << 9,      /**< PAUSE exits */
 };
 
 /** Answers of vmc_engine_io callbacks. */
@@ -69,7 +70,11 @@ struct vmc_run_limits {
     uint32_t size;
     uint32_t flags;     /**< VMC_RUN_* */
     uint32_t exit_mask; /**< bits 1 << kind: return these even when the VM layer could handle them */
-    uint32_t pad;
+    /**
+     * PAUSE instructions close behind each other that make a PAUSE exit; 0: none do. Engines without
+     * VMC_CAP_PAUSE ignore it.
+     */
+    uint32_t pause_limit;
     uint64_t max_insns;   /**< 0: no limit */
     uint64_t deadline_ns; /**< of the platform's clock; 0: none */
     uint64_t virtual_ns;  /**< VMC_ENGINE_VIRTUAL_TIME: the VM's clock at the start of this run */

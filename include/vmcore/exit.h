@@ -28,8 +28,9 @@ enum vmc_exit_kind {
     VMC_EXIT_EOI = 14,
     VMC_EXIT_FAIL_ENTRY = 15,
     VMC_EXIT_EMULATION = 16,
+    VMC_EXIT_PAUSE = 17, /**< vmc_run_limits.pause_limit: it waits busily, for another processor */
 };
-#define VMC_EXIT_KINDS 17 /**< grows; not part of the ABI */
+#define VMC_EXIT_KINDS 18 /**< grows; not part of the ABI */
 
 /** The embedder's answer to an exit that needs completion. */
 enum vmc_answer {

@@ -10,6 +10,7 @@
 #define VMCORE_HOST_RUNNER_H
 
 #include <vmcore/sched.h>
+#include <vmcore/vm.h>
 
 VMC_BEGIN_DECLS
 
@@ -25,7 +26,7 @@ enum vmc_runner_result {
 
 struct vmc_runner_task_ops {
     /**
-     * Run for about slice_ns, or until kicked. Called on one thread at a time, not always the same.
+     * Run for about slice_ns (UINT64_MAX or so: without end), or until kicked. Called on one thread at a time, not always the same.
      * Returns enum vmc_runner_result.
      */
     int (*run)(void *ctx, uint64_t slice_ns);
@@ -36,9 +37,13 @@ struct vmc_runner_task_ops {
     void (*kick)(void *ctx);
 };
 
+/** struct vmc_runner_task.flags: run keeps to slice_ns, so a kick need only come when it is late. */
+#define VMC_RUNNER_ENDS_ITSELF 1u
+
 struct vmc_runner_task {
     const struct vmc_runner_task_ops *ops;
     void *ctx;
+    uint32_t flags; /**< VMC_RUNNER_ENDS_ITSELF */
 };
 
 #define VMC_RUNNER_THREADS 1u /**< one thread per task, Linux schedules */
@@ -85,6 +90,48 @@ VMC_API VMC_MUST_CHECK int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t v
 VMC_API void vmc_runner_wake(struct vmc_runner *r, uint32_t vm, uint32_t index);
 /** CPU time of a task, ns. [any] */
 VMC_API uint64_t vmc_runner_used_ns(struct vmc_runner *r, uint32_t vm, uint32_t index);
+
+/* ---- virtual machines ------------------------------------------------------------------------ */
+
+/** struct vmc_runner_guest_config.flags: the embedder advances the VM's timer queue. */
+#define VMC_RUNNER_OWN_TIMERS 1u
+
+struct vmc_runner_guest_config {
+    uint32_t size;  /**< sizeof(struct vmc_runner_guest_config) */
+    uint32_t flags; /**< VMC_RUNNER_OWN_TIMERS */
+    uint32_t group; /**< of the scheduler: VMC_SCHED_ROOT or a pool */
+    /**
+     * PAUSE instructions of one waiting loop after which a vCPU gives the rest of its slice to a
+     * sibling that waits for a CPU; 0: the runner's choice, UINT32_MAX: never.
+     */
+    uint32_t pause_limit;
+    struct vmc_sched_vm_config sched; /**< sched.vcpus: all that the VM has */
+    struct vmc_vm *vm;                /**< borrowed until detach */
+    /**
+     * vmc_vcpu_run of vCPU index returned rc; with VMC_OK, *x is not one of those that the runner
+     * handles (BUDGET, KICKED, IDLE, PAUSE). On the thread that ran it. Complete what is owed, and
+     * return enum vmc_runner_result; VMC_RUNNER_IDLE after vmc_vm_pause, and after a failure.
+     */
+    int (*exit)(void *ctx, uint32_t index, int rc, struct vmc_exit *x);
+    void *ctx;
+};
+
+/**
+ * Run a VM's vCPUs here. The VM, whose vCPUs must exist, is paused by this; vmc_vm_resume starts it,
+ * and it can be paused and resumed with the functions of vm.h at any time. The runner takes the VM's
+ * wake hook and, unless VMC_RUNNER_OWN_TIMERS is set, serves its timer queue. Guests are told how
+ * much time was stolen from them if the VM is attached before vmc_vm_start.
+ * VMC_ENOTSUP: the engine keeps halted vCPUs inside run (take vmc_engine_kvm_user_apic). VMC_EBUSY,
+ * VMC_EINVAL, VMC_ENOENT, VMC_ENOMEM, and those of vmc_sched_vm_add. [any]
+ */
+VMC_API VMC_MUST_CHECK int vmc_runner_attach(struct vmc_runner *r,
+                                             const struct vmc_runner_guest_config *cfg,
+                                             uint32_t *id, struct vmc_error *err);
+/**
+ * Pause the VM and take it off the runner; no vCPU of it is inside run then, and its timers are
+ * served no more. Not from a task, an exit callback or a timer. VMC_ENOENT. [any]
+ */
+VMC_API VMC_MUST_CHECK int vmc_runner_detach(struct vmc_runner *r, uint32_t id);
 
 /**
  * Write the trace so far as Chrome trace events, which ui.perfetto.dev opens. After stop.

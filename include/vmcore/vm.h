@@ -85,10 +85,13 @@ VMC_API VMC_MUST_CHECK int vmc_vm_dirty_take(struct vmc_vm *vm, unsigned client,
                                              uint64_t pages, uint64_t *bitmap, size_t words);
 /** Ask every vCPU to leave run with KICKED and stay out; does not wait. Any thread. */
 VMC_API void vmc_vm_pause(struct vmc_vm *vm);
+/** Between pause and resume. Any thread. */
+VMC_API bool vmc_vm_paused(const struct vmc_vm *vm);
 /** No vCPU is inside run. Any thread. */
 VMC_API bool vmc_vm_quiesced(const struct vmc_vm *vm);
 /** Wait for it; needs platform.sync. VMC_ENOTSUP, VMC_EAGAIN after deadline_ns. */
 VMC_API VMC_MUST_CHECK int vmc_vm_pause_wait(struct vmc_vm *vm, uint64_t deadline_ns);
+/** Let vCPUs run again; the wake hook is called for each of them. */
 VMC_API void vmc_vm_resume(struct vmc_vm *vm);
 /** All vCPUs and devices to the state after power-on; a stop request is cleared. While quiesced. */
 VMC_API VMC_MUST_CHECK int vmc_vm_reset(struct vmc_vm *vm);
@@ -124,6 +127,14 @@ VMC_API VMC_MUST_CHECK int vmc_vm_run(struct vmc_vm *vm, const struct vmc_run_li
  */
 VMC_API void vmc_vm_set_wake_hook(struct vmc_vm *vm, void (*fn)(void *ctx, uint32_t index),
                                   void *ctx);
+/**
+ * Tell guests how much time was stolen from their vCPUs (VMC_MSR_KVM_STEAL_TIME): fn gives the total
+ * of vCPU index, in ns, that never goes back. It is called on the vCPU's thread when run is entered
+ * and left, and when the guest asks. Before vmc_vm_start, which announces it to the guest; engines
+ * that report stolen time themselves (KVM) do not call it.
+ */
+VMC_API void vmc_vm_set_steal_clock(struct vmc_vm *vm, uint64_t (*fn)(void *ctx, uint32_t index),
+                                    void *ctx);
 /** Number of a vCPU. */
 VMC_API uint32_t vmc_vcpu_index(const struct vmc_vcpu *v);
 /** Finish the exit that run returned. VMC_ESTATE when none is owed. */

@@ -153,6 +153,7 @@
 /* Paravirtual clock, as KVM defines it (Documentation/virt/kvm/x86/msr.rst) */
 #define VMC_MSR_KVM_WALL_CLOCK  0x4b564d00u
 #define VMC_MSR_KVM_SYSTEM_TIME 0x4b564d01u
+#define VMC_MSR_KVM_STEAL_TIME  0x4b564d03u
 
 #define VMC_APIC_BASE_BSP    0x100ull
 #define VMC_APIC_BASE_X2APIC 0x400ull

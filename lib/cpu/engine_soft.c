@@ -18,7 +18,7 @@ static int soft_probe(const struct vmc_platform *pf, struct vmc_engine_info *out
     memset(out, 0, sizeof(*out));
     out->size = sizeof(*out);
     out->caps = VMC_CAP_RETIRED | VMC_CAP_DEADLINE | VMC_CAP_MSR_EXIT | VMC_CAP_STEP |
-                VMC_CAP_BREAKPOINT | VMC_CAP_IRQ_PULL;
+                VMC_CAP_BREAKPOINT | VMC_CAP_IRQ_PULL | VMC_CAP_PAUSE;
     out->vm_bytes = sizeof(struct vmci_soft_vm);
     out->vcpu_bytes = sizeof(struct vmci_soft_cpu);
     out->max_vcpus = SOFT_MAX_CPUS;
@@ -201,6 +201,8 @@ static int soft_run(void *ev, const struct vmc_run_limits *lim, struct vmc_exit 
     if (sc->insn_limit < start)
         sc->insn_limit = UINT64_MAX;
     sc->deadline_ns = lim->deadline_ns;
+    sc->pause_limit = lim->pause_limit;
+    sc->pauses = 0;
     cpu->tsc_base = lim->virtual_ns - start;
     smc_enter(sc);
     soft_mem_enter(sc);
@@ -230,6 +232,7 @@ static void retire_answered(struct vmci_soft_cpu *sc)
     cpu->nmi_pending = 0;
     sc->insn_limit = before + 1;
     sc->deadline_ns = 0;
+    sc->pause_limit = 0;
     do {
         kick |= vmci_fetch_and(&cpu->request, ~VMCI_REQ_KICK) & VMCI_REQ_KICK;
         cpu->irq_shadow |= 1; /* no interrupt comes between the access and its instruction */

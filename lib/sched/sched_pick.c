@@ -150,41 +150,49 @@ static bool may_fill(const struct vmc_sched *s, uint32_t vcpu, uint32_t cpu, int
     return vm_allows(s, vm, cpu);
 }
 
-/* The better of a vCPU and the best so far to fill a hole on this CPU with. */
+/* The search for somebody to fill a hole on a CPU with. */
+struct search {
+    uint32_t best;
+    int64_t lag;
+    uint32_t not ; /* could not be taken the last time, for its siblings, as all that are stopped */
+};
+
+/* The better of a vCPU and the best so far. */
 static void consider(const struct vmc_sched *s, const struct sched_cpu *c, uint32_t cpu,
-                     uint32_t vcpu, uint32_t *best, int64_t *best_lag)
+                     uint32_t vcpu, struct search *f)
 {
     const struct sched_vcpu *v = &s->vcpu[vcpu];
 
     if (vmci_load_acquire(&v->st) != ST_READY && vcpu != c->cur)
         return;
-    int64_t lag = lag_now(s, v);
-    if (lag <= *best_lag || !may_fill(s, vcpu, cpu, lag))
+    if (unlikely(f->not != NONE) && (vcpu == f->not || vmci_load_relaxed(&v->costop_since) != 0))
         return;
-    *best_lag = lag;
-    *best = vcpu;
+    int64_t lag = lag_now(s, v);
+    if (lag <= f->lag || !may_fill(s, vcpu, cpu, lag))
+        return;
+    f->lag = lag;
+    f->best = vcpu;
 }
 
 /* Time that has no owner: give it to the vCPU that lacks most among those in reach. */
 static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
-                             const struct sched_tab *tab)
+                             const struct sched_tab *tab, uint32_t not )
 {
-    uint32_t best = NONE;
-    int64_t lag = INT64_MIN;
+    struct search f = {.best = NONE, .lag = INT64_MIN, .not = not };
     uint32_t named = VMCI_MIN(vmci_load_relaxed(&s->nfill_first), FILL_FIRST);
 
     for (uint32_t i = 0; tab != NULL && i < tab->end; i++)
-        consider(s, c, cpu, tab->e[i].vcpu, &best, &lag);
+        consider(s, c, cpu, tab->e[i].vcpu, &f);
     for (uint32_t i = 0; i < named; i++)
-        consider(s, c, cpu, vmci_load_relaxed(&s->fill_first[i]), &best, &lag);
+        consider(s, c, cpu, vmci_load_relaxed(&s->fill_first[i]), &f);
     for (uint32_t i = 0; i < VMCI_MIN(FILL_SCAN, s->max_vcpus); i++) {
         uint32_t vcpu = c->fill_cursor;
         c->fill_cursor = vcpu + 1 < s->max_vcpus ? vcpu + 1 : 0;
-        consider(s, c, cpu, vcpu, &best, &lag);
-        if (i >= 8 && best != NONE)
+        consider(s, c, cpu, vcpu, &f);
+        if (i >= 8 && f.best != NONE)
             break;
     }
-    return best;
+    return f.best;
 }
 
 static void note_fill(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint64_t *end)
@@ -209,8 +217,9 @@ static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
         note_fill(s, c, now, end);
         return true;
     }
+    uint32_t vcpu = NONE;
     for (uint32_t tries = 0; tries < 3; tries++) {
-        uint32_t vcpu = best_to_fill(s, c, cpu, tab);
+        vcpu = best_to_fill(s, c, cpu, tab, vcpu);
         if (vcpu == NONE)
             return false;
         if (take(s, c, cpu, vcpu, vmci_load_relaxed(&s->vcpu[vcpu].vm), now)) {

@@ -273,8 +273,34 @@ static void forgive(struct vmc_sched *s, uint64_t now, int64_t sum)
 }
 
 /*
+ * Siblings whose skew is bounded have the same difference of lag and progress, or co-stopping would
+ * hold back whom the plan prefers. Where that changed, share out the lag of the VM anew.
+ */
+static void level_all(struct sched_vm *m, struct sched_vcpu *vcpu)
+{
+    int64_t base = 0;
+    int64_t sum = 0;
+    int64_t n = 0;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *v = &vcpu[m->first + i];
+        if (v->in_fluid != FLUID_IN)
+            continue;
+        base = n++ == 0 ? v->off + (int64_t)v->join_adj : base;
+        sum += v->off + (int64_t)v->join_adj - base;
+    }
+    if (n < 2 || m->mode == VMC_SCHED_CO_NONE)
+        return;
+    for (uint32_t i = 0; i < m->n; i++) {
+        struct sched_vcpu *v = &vcpu[m->first + i];
+        if (v->in_fluid == FLUID_IN)
+            vmci_store_relaxed(&v->off, base + sum / n - (int64_t)v->join_adj);
+    }
+}
+
+/*
  * The host took CPUs away. Where there are enough for all, that is the loss of those that ran
- * there; else it is shared (take_back_lost).
+ * there, or of their VMs; else it is shared (take_back_lost).
  */
 static void note_stolen(struct vmc_sched *s, bool enough)
 {
@@ -285,6 +311,8 @@ static void note_stolen(struct vmc_sched *s, bool enough)
             vmci_store_relaxed(&v->off, v->off - (int64_t)(stolen - v->stolen_seen));
         v->stolen_seen = stolen;
     }
+    for (uint32_t k = 0; enough && k < s->nvms; k++)
+        level_all(&s->vm[s->vms_list[k]], s->vcpu);
 }
 
 /*

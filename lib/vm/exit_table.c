@@ -136,6 +136,7 @@ static const struct {
     [VMC_EXIT_EOI] = {"eoi", on_eoi, false},
     [VMC_EXIT_FAIL_ENTRY] = {"fail_entry", on_return, false},
     [VMC_EXIT_EMULATION] = {"emulation", on_return, false},
+    [VMC_EXIT_PAUSE] = {"pause", on_return, false},
 };
 
 const char *vmc_exit_name(uint32_t kind)

@@ -12,15 +12,22 @@
 
 #define FEATURE_NOP_IO_DELAY (1u << 1)
 #define FEATURE_CLOCKSOURCE2 (1u << 3)
+#define FEATURE_STEAL_TIME   (1u << 5)
 #define FEATURE_EXT_DEST_ID  (1u << 15)
 #define FEATURE_STABLE       (1u << 24)
 
 #define CPUID_HYPERVISOR (1u << 31)
 
-#define TIME_ENABLE    1u
-#define TIME_STABLE    1u /* flag: the TSCs of all vCPUs are one */
-#define TIME_BYTES     32u
-#define WALL_BYTES     12u
+#define TIME_ENABLE 1u
+#define TIME_STABLE 1u /* flag: the TSCs of all vCPUs are one */
+#define TIME_BYTES  32u
+#define WALL_BYTES  12u
+
+#define STEAL_ENABLE    1u
+#define STEAL_RESERVED  0x3eu /* the record is 64 bytes and aligned to that */
+#define STEAL_VERSION   8     /* offsets; the stolen time, in ns, comes first */
+#define STEAL_PREEMPTED 16
+#define STEAL_BYTES     64u
 
 #define NS_PER_S 1000000000u
 
@@ -50,6 +57,8 @@ void vmci_pvclock_cpuid(struct vmc_vm *vm)
         return; /* the embedder, or the engine, has leaves of its own */
     if (vm->tsc_hz == 0 || vm->ops->read_tsc == NULL)
         features.eax &= ~(FEATURE_CLOCKSOURCE2 | FEATURE_STABLE);
+    if (vm->steal_fn != NULL)
+        features.eax |= FEATURE_STEAL_TIME;
     struct vmc_cpuid_leaf first = *one;
     first.ecx |= CPUID_HYPERVISOR;
     if (vmc_cpu_policy_set(&vm->policy, &first) != VMC_OK ||
@@ -149,10 +158,71 @@ static int set_wall_clock(struct vmc_vcpu *v, uint64_t value)
     return write_versioned(v, value, rec, sizeof(rec)) == VMC_OK ? VMC_IO_DONE : VMC_IO_GP;
 }
 
+/* ---- stolen time --------------------------------------------------------------------------- */
+
+/*
+ * The record of a guest that asked for it: written when run is entered, which is when time was
+ * stolen, and when it is left. A record that went away with its memory is the guest's loss.
+ */
+static int write_steal(struct vmc_vcpu *v, bool preempted)
+{
+    struct vmc_vm *vm = v->vm;
+    uint64_t gpa = v->pv.steal_msr & ~(uint64_t)(STEAL_ENABLE | STEAL_RESERVED);
+    uint8_t le[8];
+
+    vmci_st_le64(le, vm->steal_fn(vm->steal_ctx, v->index));
+    v->pv.steal_version += 2; /* even: readers of one vCPU, its own, see no change under way */
+    int rc = vmc_mem_write(vm->mem, gpa, le, sizeof(le));
+    vmci_st_le32(le, v->pv.steal_version);
+    le[4] = preempted;
+    if (rc == VMC_OK)
+        rc = vmc_mem_write(vm->mem, gpa + STEAL_VERSION, le, 4);
+    return rc == VMC_OK ? vmc_mem_write(vm->mem, gpa + STEAL_PREEMPTED, le + 4, 1) : rc;
+}
+
+void vmci_steal_enter(struct vmc_vcpu *v)
+{
+    (void)write_steal(v, false);
+}
+
+void vmci_steal_leave(struct vmc_vcpu *v, bool preempted)
+{
+    (void)write_steal(v, preempted);
+}
+
+static int steal_msr(struct vmc_vcpu *v, bool write, uint64_t *value)
+{
+    if (v->vm->steal_fn == NULL)
+        return VMC_IO_GP;
+    if (!write) {
+        *value = v->pv.steal_msr;
+        return VMC_IO_DONE;
+    }
+    if ((*value & STEAL_RESERVED) != 0)
+        return VMC_IO_GP;
+    uint8_t zero[STEAL_BYTES] = {0};
+    v->pv.steal_msr = *value;
+    if ((*value & STEAL_ENABLE) == 0)
+        return VMC_IO_DONE;
+    if (vmc_mem_write(v->vm->mem, *value & ~(uint64_t)STEAL_ENABLE, zero, sizeof(zero)) == VMC_OK &&
+        write_steal(v, false) == VMC_OK)
+        return VMC_IO_DONE;
+    v->pv.steal_msr = 0;
+    return VMC_IO_GP;
+}
+
+void vmc_vm_set_steal_clock(struct vmc_vm *vm, uint64_t (*fn)(void *ctx, uint32_t index), void *ctx)
+{
+    vm->steal_ctx = ctx;
+    vm->steal_fn = fn;
+}
+
 int vmci_pvclock_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value)
 {
     if (v->vm->flags & VMC_VM_NO_PARAVIRT)
         return VMC_IO_GP;
+    if (index == VMC_MSR_KVM_STEAL_TIME)
+        return steal_msr(v, write, value);
     if (index == VMC_MSR_KVM_SYSTEM_TIME) {
         if (write)
             return set_system_time(v, *value);

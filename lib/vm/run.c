@@ -109,6 +109,7 @@ static int enter_engine(struct vmc_vcpu *v, const struct slice *s, struct vmc_ex
     struct vmc_run_limits lim = {
         .size = sizeof(lim),
         .exit_mask = s->lim->exit_mask,
+        .pause_limit = s->pause_limit,
         .max_insns = s->max_insns,
         .deadline_ns = s->deadline_ns,
         .virtual_ns = s->virtual_ns,
@@ -296,6 +297,7 @@ static int run_loop(struct vmc_vcpu *v, const struct vmc_run_limits *lim, struct
             .lim = lim,
             .max_insns = lim->max_insns != 0 ? lim->max_insns - retired : 0,
             .deadline_ns = next_deadline(vm, lim),
+            .pause_limit = lim->pause_limit,
         };
         action = vmci_vcpu_pass(v, &s, x);
         if (action < 0)
@@ -329,7 +331,11 @@ int vmc_vcpu_run(struct vmc_vcpu *v, const struct vmc_run_limits *lim, struct vm
     vmci_store_release(&v->in_run, self_timed ? 2u : 1u);
     if (self_timed)
         vmci_fetch_add(&vm->self_timed, 1u);
+    if (unlikely(v->pv.steal_msr != 0))
+        vmci_steal_enter(v);
     rc = run_loop(v, lim, exit);
+    if (unlikely(v->pv.steal_msr != 0))
+        vmci_steal_leave(v, rc == VMC_OK && exit->kind != VMC_EXIT_IDLE);
     if (self_timed)
         vmci_fetch_add(&vm->self_timed, -1u);
     vmci_store_release(&v->in_run, 0u);

@@ -325,6 +325,11 @@ void vmc_vm_pause(struct vmc_vm *vm)
     request_all(vm, REQ_PAUSE);
 }
 
+bool vmc_vm_paused(const struct vmc_vm *vm)
+{
+    return (__atomic_load_n(&vm->gate, __ATOMIC_SEQ_CST) & GATE_PAUSED) != 0;
+}
+
 bool vmc_vm_quiesced(const struct vmc_vm *vm)
 {
     return (__atomic_load_n(&vm->gate, __ATOMIC_SEQ_CST) & ~GATE_PAUSED) == 0;
@@ -351,8 +356,11 @@ void vmc_vm_resume(struct vmc_vm *vm)
 {
     __atomic_fetch_and(&vm->gate, ~GATE_PAUSED, __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < vm->max_vcpus; i++) {
-        if (vm->vcpu[i] != NULL)
-            vmci_fetch_and(&vm->vcpu[i]->request, ~REQ_PAUSE);
+        if (vm->vcpu[i] == NULL)
+            continue;
+        vmci_fetch_and(&vm->vcpu[i]->request, ~REQ_PAUSE);
+        if (vm->wake_fn != NULL)
+            vm->wake_fn(vm->wake_ctx, i);
     }
 }
 

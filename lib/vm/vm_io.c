@@ -108,7 +108,8 @@ int vmci_vcpu_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *valu
                         : vmci_lapic_rdmsr(v->lapic, index, value);
         return ok ? VMC_IO_DONE : VMC_IO_GP;
     }
-    if (index == VMC_MSR_KVM_WALL_CLOCK || index == VMC_MSR_KVM_SYSTEM_TIME) {
+    if (index == VMC_MSR_KVM_WALL_CLOCK || index == VMC_MSR_KVM_SYSTEM_TIME ||
+        index == VMC_MSR_KVM_STEAL_TIME) {
         sync_clock(v);
         return vmci_pvclock_msr(v, write, index, value);
     }

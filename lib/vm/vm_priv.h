@@ -28,6 +28,8 @@ struct pvclock {
     uint64_t msr;    /* (v) last value of the MSR */
     uint64_t wall;   /* (v) */
     uint32_t version; /* (v) */
+    uint64_t steal_msr;     /* (v) bit 0: the guest wants to know */
+    uint32_t steal_version; /* (v) */
 };
 
 struct vmc_vcpu {
@@ -80,6 +82,8 @@ struct vmc_vm {
     bool started; /* (q) */
     void (*wake_fn)(void *ctx, uint32_t index); /* (q) */
     void *wake_ctx;                             /* (q) */
+    uint64_t (*steal_fn)(void *ctx, uint32_t index); /* (q) */
+    void *steal_ctx;                                 /* (q) */
     uint64_t tsc_hz;
 
     struct vmci_lock stop_lock;
@@ -162,6 +166,9 @@ void vmci_halt_watch_fini(struct vmc_vm *vm);
 int vmci_pvclock_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value);
 void vmci_pvclock_cpuid(struct vmc_vm *vm);
 void vmci_pvclock_reset(struct vmc_vcpu *v);
+/* The time stolen so far, for guests that asked for it (v->pv.steal_msr). */
+void vmci_steal_enter(struct vmc_vcpu *v);
+void vmci_steal_leave(struct vmc_vcpu *v, bool preempted);
 
 /* ---- exit_table.c -------------------------------------------------------------------------- */
 
@@ -185,6 +192,7 @@ struct slice {
     uint64_t max_insns;               /* 0: no limit */
     uint64_t deadline_ns;             /* 0: none */
     uint64_t virtual_ns;
+    uint32_t pause_limit;             /* 0: none */
 };
 /*
  * One pass: requests, interrupts, engine, dispatch. enum exit_action or negative; *x is valid for

@@ -58,8 +58,12 @@ static void pause_ms(long ms)
 
 static struct vmc_runner *make(struct test_platform *tp, uint32_t cpus, uint32_t flags)
 {
-    struct vmc_runner_config cfg = {.size = sizeof(cfg), .flags = flags, .cpus = cpus,
-                                    .max_groups = 4, .max_vms = 16, .max_vcpus = 64,
+    struct vmc_runner_config cfg = {.size = sizeof(cfg),
+                                    .flags = flags,
+                                    .cpus = cpus,
+                                    .max_groups = 4,
+                                    .max_vms = 16,
+                                    .max_vcpus = 64,
                                     .trace_events = 4096};
     struct vmc_runner *r;
 
@@ -71,7 +75,8 @@ static struct vmc_runner *make(struct test_platform *tp, uint32_t cpus, uint32_t
 static uint32_t add(struct vmc_runner *r, struct load *l, uint32_t n, uint32_t shares)
 {
     struct vmc_runner_task t[8];
-    struct vmc_sched_vm_config cfg = {.size = sizeof(cfg), .vcpus = n,
+    struct vmc_sched_vm_config cfg = {.size = sizeof(cfg),
+                                      .vcpus = n,
                                       .coscheduling = VMC_SCHED_CO_RELAXED,
                                       .share = {.shares = shares}};
     uint32_t vm;

@@ -280,10 +280,21 @@ static EXEC(privileged_nop) /* INVD, WBINVD: there is no cache to write back */
     return need_cpl0(cpu);
 }
 
-static EXEC(nothing)
+/* Instructions between two PAUSEs of one loop that waits, at most. */
+#define PAUSE_GAP 64u
+
+static EXEC(pause)
 {
-    (void)cpu;
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+
     (void)in;
+    if (sc->pause_limit == 0)
+        return 0;
+    uint64_t now = vmci_retired_now(cpu);
+    sc->pauses = now - sc->pause_at <= PAUSE_GAP ? sc->pauses + 1 : 1;
+    sc->pause_at = now;
+    if (sc->pauses >= sc->pause_limit)
+        vmci_stop_block(cpu);
     return 0;
 }
 
@@ -625,7 +636,7 @@ vmci_exec_fn system_handler(const struct vmci_insn *in)
         [VMCI_OP_LMSW] = lmsw,         [VMCI_OP_SMSW] = smsw,
         [VMCI_OP_XGETBV] = xgetbv,     [VMCI_OP_XSETBV] = xsetbv,
         [VMCI_OP_INVD] = privileged_nop, [VMCI_OP_WBINVD] = privileged_nop,
-        [VMCI_OP_PAUSE] = nothing,     [VMCI_OP_SERIALIZE] = fence,
+        [VMCI_OP_PAUSE] = pause,       [VMCI_OP_SERIALIZE] = fence,
         [VMCI_OP_FENCE] = fence,       [VMCI_OP_CLFLUSH] = clflush,
         [VMCI_OP_CLFLUSHOPT] = clflush, [VMCI_OP_CLWB] = clflush,
         [VMCI_OP_CLZERO] = clzero,     [VMCI_OP_MONITOR] = monitor,

@@ -161,6 +161,9 @@ struct vmci_soft_cpu {
     uint64_t insn_stop;       /* cpu.retired at which the run loop looks up */
     uint64_t insn_limit;      /* ... at which run returns */
     uint64_t deadline_ns;
+    uint32_t pause_limit; /* 0: PAUSEs are not counted */
+    uint32_t pauses;      /* without a longer gap; pause_limit: leave */
+    uint64_t pause_at;    /* vmci_retired_now of the last one */
     struct block_cache code;
     uint64_t inval[INVAL_SLOTS];      /* (a) */
     uint32_t inval_all;               /* (a) */

@@ -499,6 +499,10 @@ static int limits(struct vmci_soft_cpu *sc)
     }
     if (cpu->retired >= sc->insn_limit)
         return leave(cpu, VMC_EXIT_BUDGET);
+    if (sc->pause_limit != 0 && sc->pauses >= sc->pause_limit) {
+        sc->pauses = 0;
+        return leave(cpu, VMC_EXIT_PAUSE);
+    }
     sc->insn_stop = sc->insn_limit;
     if (sc->deadline_ns != 0) {
         if (cpu->pf->now_ns(cpu->pf->ctx) >= sc->deadline_ns)
