@@ -18,16 +18,19 @@ struct bt_work;
  * for each TLB mode. Translated code looks targets up by itself. Entry 0 is never used: with a mask
  * of 0 (bt.jump_mask) every look-up misses.
  */
-#define BT_JUMP_BITS 14
+#define BT_JUMP_BITS 15
 #define BT_JUMP_SIZE (1u << BT_JUMP_BITS)
-/* Bits of the address that make the index. Few enough above the page offset that the entries of one
-   page are found quickly. */
-#define BT_JUMP_MASK  0x77ffull
+/*
+ * The index is the low bits of la + (la >> BT_JUMP_FOLD): kernels are larger than the table, and
+ * functions begin at multiples of 16. The entries of one page still lie side by side.
+ */
+#define BT_JUMP_FOLD  8
+#define BT_JUMP_MASK  ((uint64_t)BT_JUMP_SIZE - 1)
 #define BT_JUMP_MODES 3
 
-struct bt_jumps {
-    uint64_t neg[BT_JUMP_SIZE];        /* linear address, negated */
-    const uint8_t *host[BT_JUMP_SIZE]; /* where its translation begins */
+struct bt_jump {
+    uint64_t neg;        /* linear address, negated */
+    const uint8_t *host; /* where its translation begins */
 };
 
 /* Groups of accesses in one translation (bt_group.c). */
@@ -54,7 +57,7 @@ struct vmci_bt {
     uint64_t page_mask[3]; /* address bits above the page offset; and the low 4, 5 bits */
     uint64_t sign_mask;
     uint64_t not_if, not_arith, only_of; /* of RFLAGS */
-    uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
+    uint64_t jump_mask;                  /* (a) BT_JUMP_MASK; 0 while there are requests */
 
     uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
     uint8_t seg_small[2]; /* FS, GS of 32-bit code: not all 4 GiB can be accessed */
@@ -79,9 +82,10 @@ struct vmci_bt {
 
     uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */
     uint32_t jump_log_n;              /* > BT_JUMP_LOG: overflowed */
-    uint16_t jump_log[BT_JUMP_LOG];   /* index | mode << BT_JUMP_BITS */
-    uint64_t jump_pages[16];          /* Bloom filter of the pages in the tables */
-    struct bt_jumps jumps[BT_JUMP_MODES];
+    uint32_t jump_log[BT_JUMP_LOG];   /* index | mode << BT_JUMP_BITS */
+    bool jump_used[BT_JUMP_MODES];    /* something was entered since the table was cleared */
+    uint64_t jump_pages[256];         /* Bloom filter of the pages in the tables */
+    _Alignas(16) struct bt_jump jumps[BT_JUMP_MODES][BT_JUMP_SIZE];
 };
 
 /* Make code memory. VMC_ENOTSUP: this host or platform cannot; the interpreter does it all. */

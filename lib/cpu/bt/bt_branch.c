@@ -27,16 +27,24 @@ static bool near(const struct bt_work *w, uint64_t target)
     return ((target ^ w->la) & PAGE_MASK) == 0 && w->b->gpa2 == GPA_NONE;
 }
 
-/* Look for the address in x: its index is in s then; else cold code is entered by the jump whose
-   place is returned, with RCX away. */
+/* The table of the trace's mode. */
+static uint32_t jump_entry(const struct bt_work *w)
+{
+    return GS_BT(jumps) + (uint32_t)(w->t->mode * sizeof(w->sc->bt.jumps[0]));
+}
+
+/* Look for the address in x: twice its index is in s then; else cold code is entered by the jump
+   whose place is returned, with RCX away. */
 static size_t look_up(struct bt_work *w)
 {
     struct emit *e = &w->e;
-    uint32_t table = GS_BT(jumps) + (uint32_t)(w->t->mode * sizeof(struct bt_jumps));
 
     bt_rcx_away(w);
-    em_pext_gs(e, w->s, w->x, GS_BT(jump_mask));
-    em_load_gs_x8(e, EM_RCX, w->s, table + (uint32_t)offsetof(struct bt_jumps, neg));
+    em_rorx(e, w->s, w->x, BT_JUMP_FOLD);
+    em_lea(e, EM_W, w->s, w->s, w->x, 0, 0);
+    em_pext_gs(e, w->s, w->s, GS_BT(jump_mask));
+    em_lea(e, EM_W, w->s, w->s, w->s, 0, 0);
+    em_load_gs_x8(e, EM_RCX, w->s, jump_entry(w) + (uint32_t)offsetof(struct bt_jump, neg));
     em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
     size_t miss = em_jump_unless_rcxz(e);
     bt_rcx_back(w);
@@ -53,8 +61,7 @@ static void jump_gs_x8(struct emit *e, unsigned index, uint32_t disp)
 
 static uint32_t host_column(const struct bt_work *w)
 {
-    return GS_BT(jumps) +
-           (uint32_t)(w->t->mode * sizeof(struct bt_jumps) + offsetof(struct bt_jumps, host));
+    return jump_entry(w) + (uint32_t)offsetof(struct bt_jump, host);
 }
 
 /* To the translation whose host address is in memory. */

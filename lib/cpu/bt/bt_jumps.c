@@ -6,11 +6,11 @@
  */
 #include "cpu/bt/bt_work.h"
 
+/* As translated code computes it (look_up in bt_branch.c). */
 static unsigned index_of(uint64_t la)
 {
-    return (unsigned)((la & 0x7ff) | (la >> 12 & 7) << 11);
+    return (unsigned)((la + (la >> BT_JUMP_FOLD)) & BT_JUMP_MASK);
 }
-_Static_assert(BT_JUMP_MASK == (0x7ffull | 7ull << 12) && BT_JUMP_BITS == 14, "index_of is PEXT");
 
 /* No address that selects the entry is this one negated. */
 static uint64_t none(unsigned i)
@@ -18,20 +18,23 @@ static uint64_t none(unsigned i)
     return i == 0 ? ~0ull : 0;
 }
 
-static void clear(struct bt_jumps *j, unsigned i)
+static void clear(struct vmci_bt *bt, unsigned mode, unsigned i)
 {
-    j->neg[i] = none(i);
+    bt->jumps[mode][i].neg = none(i);
 }
 
 static void clear_table(struct vmci_bt *bt, unsigned mode)
 {
+    if (!bt->jump_used[mode])
+        return;
+    bt->jump_used[mode] = false;
     for (unsigned i = 0; i < BT_JUMP_SIZE; i++)
-        clear(&bt->jumps[mode], i);
+        clear(bt, mode, i);
 }
 
 static unsigned page_bit(uint64_t la)
 {
-    return (unsigned)(((la >> VMC_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> 54); /* 10 bits */
+    return (unsigned)(((la >> VMC_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> 50); /* 14 bits */
 }
 
 void bt_jumps_init(struct vmci_soft_cpu *sc)
@@ -39,21 +42,13 @@ void bt_jumps_init(struct vmci_soft_cpu *sc)
     struct vmci_bt *bt = &sc->bt;
 
     for (unsigned m = 0; m < BT_JUMP_MODES; m++) {
+        bt->jump_used[m] = true;
         clear_table(bt, m);
         bt->jump_bits[m] = 64;
     }
     bt->jump_log_n = 0;
     memset(bt->jump_pages, 0, sizeof(bt->jump_pages));
     bt->jump_mask = BT_JUMP_MASK;
-}
-
-/* Is the page that la lies in mapped as global? Then a change of address space leaves it alone. */
-static bool is_global(const struct vmci_soft_cpu *sc, uint64_t la)
-{
-    unsigned mode = sc->cpu.cpl == 3 ? VMCI_TLB_USER : VMCI_TLB_SUP;
-    const struct tlb_info *i = &sc->info[mode][vmci_tlb_index(la)];
-
-    return i->la == (la & PAGE_MASK) && i->global;
 }
 
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
@@ -63,24 +58,23 @@ void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 
     if (i == 0 || t->mode >= BT_JUMP_MODES)
         return;
-    bt->jumps[t->mode].neg[i] = 0 - t->la;
-    bt->jumps[t->mode].host[i] = t->canon;
+    bt->jumps[t->mode][i] = (struct bt_jump){0 - t->la, t->canon};
+    bt->jump_used[t->mode] = true;
     vmci_bit_set(bt->jump_pages, page_bit(t->la));
     bt->st_jumps++;
-    if (t->blk->gpa2 != GPA_NONE || !is_global(sc, t->la)) {
+    if (!t->blk->global) {
         if (bt->jump_log_n < BT_JUMP_LOG)
-            bt->jump_log[bt->jump_log_n] = (uint16_t)(i | (unsigned)t->mode << BT_JUMP_BITS);
+            bt->jump_log[bt->jump_log_n] = i | (uint32_t)t->mode << BT_JUMP_BITS;
         bt->jump_log_n += bt->jump_log_n <= BT_JUMP_LOG;
     }
 }
 
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
-    struct bt_jumps *j = &sc->bt.jumps[t->mode];
     unsigned i = index_of(t->la);
 
-    if (j->host[i] == t->canon)
-        clear(j, i);
+    if (sc->bt.jumps[t->mode][i].host == t->canon)
+        clear(&sc->bt, t->mode, i);
 }
 
 void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
@@ -95,8 +89,8 @@ void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
         memset(bt->jump_pages, 0, sizeof(bt->jump_pages));
     } else {
         for (unsigned n = 0; n < bt->jump_log_n; n++) {
-            unsigned at = bt->jump_log[n];
-            clear(&bt->jumps[at >> BT_JUMP_BITS], at & (BT_JUMP_SIZE - 1));
+            uint32_t at = bt->jump_log[n];
+            clear(bt, at >> BT_JUMP_BITS, at & (BT_JUMP_SIZE - 1));
         }
     }
     bt->jump_log_n = 0;
@@ -107,10 +101,13 @@ static void flush_in_page(struct vmci_bt *bt, uint64_t page)
     if (!vmci_bit_test(bt->jump_pages, page_bit(page)))
         return;
     unsigned first = index_of(page);
+    unsigned span = VMC_PAGE_SIZE + (VMC_PAGE_SIZE >> BT_JUMP_FOLD);
     for (unsigned m = 0; m < BT_JUMP_MODES; m++)
-        for (unsigned i = first; i < first + 0x800; i++)
-            if ((0 - bt->jumps[m].neg[i]) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
-                clear(&bt->jumps[m], i);
+        for (unsigned k = 0; bt->jump_used[m] && k < span; k++) {
+            unsigned i = (first + k) & BT_JUMP_MASK;
+            if ((0 - bt->jumps[m][i].neg) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
+                clear(bt, m, i);
+        }
 }
 
 void bt_jumps_flush_page(struct vmci_soft_cpu *sc, uint64_t la)

@@ -142,6 +142,17 @@ static inline void em_pext_gs(struct emit *e, unsigned reg, unsigned src, uint32
     em32(e, disp);
 }
 
+/* rorx reg, src, n: rotated to the right; flags stay */
+static inline void em_rorx(struct emit *e, unsigned reg, unsigned src, unsigned n)
+{
+    em8(e, 0xc4);
+    em8(e, (reg & 8 ? 0 : 0x80) | (src & 8 ? 0 : 0x20) | 0x43);
+    em8(e, 0xfb);
+    em8(e, 0xf0);
+    em8(e, 0xc0 | (reg & 7) << 3 | (src & 7));
+    em8(e, n);
+}
+
 static inline void em_store_gs(struct emit *e, unsigned reg, uint32_t disp)
 {
     em_rgs(e, EM_W, 0x89, reg, disp);

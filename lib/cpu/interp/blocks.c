@@ -463,6 +463,7 @@ int block_find(struct vmci_soft_cpu *sc, unsigned max, struct block **out)
     }
     b->la = f.la;
     b->key = sc->key[soft_half(f.la)];
+    b->global = !f.local;
     note_mapping(sc, &f, b);
     if (b->seq == 0 && !b->dead && !b->clipped)
         sc->code.jc[jc_slot(f.la)] = b;

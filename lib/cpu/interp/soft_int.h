@@ -30,9 +30,9 @@ struct tlb_info {
 /* Non-global entries filled since the last flush; more than these: all are looked at. */
 #define TLB_LOG 512
 /* Which 2 MiB and 1 GiB pages may be in the TLB in pieces (Bloom filter by address). */
-#define TLB_LARGE_WORDS 16
+#define TLB_LARGE_WORDS 256
 /* Pages from which blocks were found (another Bloom filter). */
-#define TLB_CODE_WORDS 16
+#define TLB_CODE_WORDS 256
 /*
  * Operating systems keep themselves in the upper half of the address space, in global pages, and
  * programs in the lower one. Which mappings changed is known for each half.
@@ -69,14 +69,15 @@ struct block {
     uint32_t bytes;
     uint16_t n;
     uint8_t bits;
-    bool clipped;        /* decoded for a single step: longer code follows */
-    bool dead;           /* invalidated */
-    bool alone;          /* accesses must be checked one by one */
-    uint8_t fails;       /* what led to that */
-    bool never;          /* cannot be translated */
-    uint8_t heat;        /* runs in the interpreter, up to what makes it worth translating */
+    bool clipped;            /* decoded for a single step: longer code follows */
+    bool dead;               /* invalidated */
+    bool alone;              /* accesses must be checked one by one */
+    uint8_t fails;           /* what led to that */
+    bool never;              /* cannot be translated */
+    bool global;             /* as mapped at la: a change of address space leaves it there */
+    uint8_t heat;            /* runs in the interpreter, up to what makes it worth translating */
     struct bt_cover *covers; /* traces of others that go through the block */
-    struct bt_trans *bt; /* translations, the one of la first */
+    struct bt_trans *bt;     /* translations, the one of la first */
     struct vmci_insn insn[];
 };
 #define GPA_NONE (~0ull)
@@ -323,7 +324,7 @@ static inline void soft_new_key(struct vmci_soft_cpu *sc)
 /* Which of the bits of tlb_half.code is the page's. */
 static inline unsigned tlb_code_bit(uint64_t la)
 {
-    return (unsigned)(((la >> VMC_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> 54);
+    return (unsigned)(((la >> VMC_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> 50); /* 14 bits */
 }
 static inline unsigned soft_half(uint64_t la)
 {

@@ -109,7 +109,7 @@ void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
 
 static unsigned large_bit(uint64_t unit)
 {
-    return (unsigned)((unit * 0x9e3779b97f4a7c15ull) >> 54); /* 10 bits */
+    return (unsigned)((unit * 0x9e3779b97f4a7c15ull) >> 50); /* 14 bits */
 }
 
 /* Pieces of a large page: all entries within 2^bits bytes. */
