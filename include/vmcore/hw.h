@@ -105,9 +105,10 @@ struct vmc_hw_ops {
      */
     uint64_t (*to_phys)(void *ctx, const void *va, uint64_t *run);
     /**
-     * See to it that this processor takes an interrupt at deadline_ns (of now_ns) at the latest; 0:
-     * no longer needed. NULL: deadlines are kept to the kernel's own tick. Not used where the
-     * processor has a preemption timer.
+     * See to it that this processor takes an interrupt at deadline_ns (of now_ns) at the latest, and
+     * then every now and again until 0 is given, which says that it is no longer needed: the first
+     * one may come just before the guest is entered. NULL: deadlines are kept to the kernel's own
+     * tick. Not used where the processor has a preemption timer.
      */
     void (*timer)(void *ctx, uint64_t deadline_ns);
 

@@ -2,6 +2,9 @@
 /* Descriptor tables, control registers, exceptions and the end of everything. */
 #include "bm_int.h"
 
+/* Between two ticks for a deadline that has passed. */
+#define ENGINE_AGAIN_NS 50000u
+
 #define CR0_MP         (1ull << 1)
 #define CR0_EM         (1ull << 2)
 #define CR0_TS         (1ull << 3)
@@ -248,6 +251,20 @@ static const char *const fault_name[32] = {"divide error",
                                            "virtualization",
                                            "control protection"};
 
+/* The timer has fired. Its clock is not exactly ours: it may have been early. */
+static void timer_again(struct bm_cpu *c)
+{
+    uint64_t now = bm_now_ns();
+    uint64_t next = c->timer_ns > now ? c->timer_ns : UINT64_MAX;
+
+    if (c->engine_ns != 0) {
+        uint64_t soon = now + ENGINE_AGAIN_NS;
+        uint64_t engine = c->engine_ns > soon ? c->engine_ns : soon;
+        next = engine < next ? engine : next;
+    }
+    bm_lapic_timer(next);
+}
+
 void bm_trap(struct bm_frame *f)
 {
     struct bm_cpu *c = this_cpu();
@@ -272,7 +289,7 @@ void bm_trap(struct bm_frame *f)
     }
     if (f->vector == VEC_TIMER) {
         c->stats.timer_ticks++;
-        c->timer_ns = UINT64_MAX;
+        timer_again(c);
     } else if (f->vector == VEC_IPI) {
         c->stats.ipis++;
     } else {

@@ -36,11 +36,17 @@ static uint64_t op_to_phys(void *ctx, const void *va, uint64_t *run)
     return bm_virt_to_phys(va);
 }
 
-/* An earlier timer of somebody else stays; one too many does no harm. */
+/*
+ * An earlier timer of somebody else stays; one too many does no harm. Until the engine takes it
+ * back it fires again and again: the first time may be just before the guest is entered.
+ */
 static void op_timer(void *ctx, uint64_t deadline_ns)
 {
+    struct bm_cpu *c = this_cpu();
+
     (void)ctx;
-    if (deadline_ns != 0 && deadline_ns < this_cpu()->timer_ns)
+    __atomic_store_n(&c->engine_ns, deadline_ns, __ATOMIC_RELAXED);
+    if (deadline_ns != 0 && deadline_ns < c->timer_ns)
         vmc_bm_timer(deadline_ns);
 }
 

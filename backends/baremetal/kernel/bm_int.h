@@ -84,7 +84,8 @@ struct bm_cpu {
     volatile uint32_t pending; /* an interrupt came since the last wait */
     volatile uint32_t tlb_flush;
     uint32_t irqs;
-    uint64_t timer_ns; /* what the timer is armed for; UINT64_MAX: nothing */
+    uint64_t timer_ns;  /* what the timer is armed for; UINT64_MAX: nothing */
+    uint64_t engine_ns; /* deadline of the vCPU that runs here; 0: none */
     uint64_t idle_ns;
     uint64_t *stack_top;
     uint64_t gdt[5];

@@ -260,6 +260,37 @@ static int prepare(struct hw_vcpu *v, struct vmc_exit *x, bool *again)
     return HW_RESUME;
 }
 
+/* The TSC is read first: who is held up between the two readings looks too early, not too late. */
+static void set_deadline(struct hw_vcpu *v, uint64_t deadline_ns)
+{
+    const struct vmc_platform *pf = v->vm->pf;
+
+    v->deadline_ns = deadline_ns;
+    v->deadline_tsc = 0;
+    if (deadline_ns == 0 || pf->tsc_hz == 0)
+        return;
+    uint64_t tsc = v->vm->hw->rdtsc(pf->ctx);
+    uint64_t now = pf->now_ns(pf->ctx);
+    uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+    unsigned __int128 ticks = (unsigned __int128)left * pf->tsc_hz / NS_PER_S;
+    uint64_t capped = ticks > INT64_MAX / 2 ? (uint64_t)INT64_MAX / 2 : (uint64_t)ticks;
+    v->deadline_tsc = tsc + capped;
+    if (v->deadline_tsc == 0)
+        v->deadline_tsc = 1;
+}
+
+/* The TSC says so, which is set anew if the clock does not agree. */
+static bool deadline_reached(struct hw_vcpu *v)
+{
+    const struct vmc_platform *pf = v->vm->pf;
+
+    if (v->deadline_tsc == 0 || pf->now_ns(pf->ctx) >= v->deadline_ns)
+        return true;
+    set_deadline(v, v->deadline_ns);
+    v->timer_left = v->deadline_tsc - v->vm->hw->rdtsc(pf->ctx);
+    return false;
+}
+
 static int turn(struct hw_vcpu *v, struct vmc_exit *x)
 {
     bool again;
@@ -269,7 +300,7 @@ static int turn(struct hw_vcpu *v, struct vmc_exit *x)
         if (r != HW_RESUME)
             return r;
     }
-    if (hw_past_deadline(v)) {
+    if (hw_past_deadline(v) && deadline_reached(v)) {
         hw_set_exit(v, x, VMC_EXIT_BUDGET);
         return HW_LEAVE;
     }
@@ -295,23 +326,6 @@ void hw_host_irq(struct hw_vcpu *v)
 }
 
 /* ---- run ------------------------------------------------------------------------------------- */
-
-static void set_deadline(struct hw_vcpu *v, uint64_t deadline_ns)
-{
-    const struct vmc_platform *pf = v->vm->pf;
-
-    v->deadline_ns = deadline_ns;
-    v->deadline_tsc = 0;
-    if (deadline_ns == 0 || pf->tsc_hz == 0)
-        return;
-    uint64_t now = pf->now_ns(pf->ctx);
-    uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
-    unsigned __int128 ticks = (unsigned __int128)left * pf->tsc_hz / NS_PER_S;
-    uint64_t capped = ticks > INT64_MAX / 2 ? (uint64_t)INT64_MAX / 2 : (uint64_t)ticks;
-    v->deadline_tsc = v->vm->hw->rdtsc(pf->ctx) + capped;
-    if (v->deadline_tsc == 0)
-        v->deadline_tsc = 1;
-}
 
 /* The processor is this vCPU's until the end of run. */
 static int begin(struct hw_vcpu *v)
