@@ -42,15 +42,18 @@ static int by_value(const void *a, const void *b)
 }
 
 struct cost {
-    double mean_ns, pick_ns, p999_ns, plan_us;
+    double mean_ns, pick_ns, p999_ns, plan_us, frame_us;
     uint64_t decisions;
 };
 
 /* Four vCPUs a VM, VMs in eight pools, shares of 1 to 4, everybody runnable. */
 static struct vmc_sched *make(uint32_t vcpus, uint32_t cpus)
 {
-    struct vmc_sched_config cfg = {.size = sizeof(cfg), .cpus = cpus, .max_groups = 8,
-                                   .max_vms = vcpus / 4, .max_vcpus = vcpus};
+    struct vmc_sched_config cfg = {.size = sizeof(cfg),
+                                   .cpus = cpus,
+                                   .max_groups = 8,
+                                   .max_vms = vcpus / 4,
+                                   .max_vcpus = vcpus};
     struct vmc_sched *s;
     uint32_t pool[8];
 
@@ -63,7 +66,8 @@ static struct vmc_sched *make(uint32_t vcpus, uint32_t cpus)
             die("group refused");
     }
     for (uint32_t i = 0; i < vcpus / 4; i++) {
-        struct vmc_sched_vm_config vc = {.size = sizeof(vc), .vcpus = 4,
+        struct vmc_sched_vm_config vc = {.size = sizeof(vc),
+                                         .vcpus = 4,
                                          .coscheduling = VMC_SCHED_CO_RELAXED,
                                          .share = {.shares = 1000 * (1 + i % 4)}};
         uint32_t vm, kick;
@@ -99,9 +103,10 @@ static struct cost measure_cost(uint32_t vcpus, uint32_t cpus, uint64_t frames)
     uint64_t n = 0, picks = 0, plans = 0, pick_ticks = 0, plan_ticks = 0, overhead = UINT64_MAX;
     struct vmc_sched_slice sl;
     double *per_frame = calloc(frames, sizeof(*per_frame));
+    double *per_plan = calloc(frames + 1, sizeof(*per_plan));
     uint64_t nframes = 0;
 
-    if (per_frame == NULL || end == NULL || sample == NULL)
+    if (per_frame == NULL || per_plan == NULL || end == NULL || sample == NULL)
         die("out of memory");
     for (int i = 0; i < 1000; i++) {
         uint64_t a = __rdtsc();
@@ -133,7 +138,7 @@ static struct cost measure_cost(uint32_t vcpus, uint32_t cpus, uint64_t frames)
                     b = __rdtsc();
                     if (done && f > frames / 10) {
                         plan_ticks += b - a;
-                        plans++;
+                        per_plan[plans < frames ? plans++ : frames] = (double)(b - a);
                     }
                 }
             }
@@ -148,11 +153,14 @@ static struct cost measure_cost(uint32_t vcpus, uint32_t cpus, uint64_t frames)
     r.pick_ns = (double)pick_ticks * tick / (double)picks;
     r.mean_ns = per_frame[nframes / 2] * tick;
     r.p999_ns = sample[n - 1 - n / 1000] * tick;
-    r.plan_us = plans == 0 ? 0 : (double)plan_ticks * tick / (double)plans / 1e3;
+    qsort(per_plan, plans, sizeof(*per_plan), by_double);
+    r.plan_us = plans == 0 ? 0 : per_plan[plans / 2] * tick / 1e3;
+    r.frame_us = (double)frame / 1e3;
     vmc_sched_destroy(s);
     free(end);
     free(sample);
     free(per_frame);
+    free(per_plan);
     return r;
 }
 
@@ -193,19 +201,23 @@ int main(int argc, char **argv)
 {
     uint64_t scenarios = 400;
     uint64_t decisions = 4000000;
+    bool cost_only = false;
     int c;
     static const struct option longs[] = {{"scenarios", required_argument, NULL, 's'},
                                           {"decisions", required_argument, NULL, 'd'},
+                                          {"cost", no_argument, NULL, 'c'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
 
-    while ((c = getopt_long(argc, argv, "s:d:h", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "s:d:ch", longs, NULL)) != -1) {
         if (c == 's')
             scenarios = strtoull(optarg, NULL, 0);
         else if (c == 'd')
             decisions = strtoull(optarg, NULL, 0);
+        else if (c == 'c')
+            cost_only = true;
         else {
-            printf("usage: bench_sched [--scenarios N] [--decisions N] SCENARIO-FOLDER\n");
+            printf("usage: bench_sched [--cost] [--scenarios N] [--decisions N] SCENARIO-FOLDER\n");
             return c == 'h' ? 0 : 2;
         }
     }
@@ -213,21 +225,23 @@ int main(int argc, char **argv)
         return 2;
     const char *dir = argv[optind];
 
-    static const uint32_t sizes[][2] = {{1024, 8}, {1024, 64}, {1024, 256}, {4096, 256}, {16384, 64},
-                                        {16384, 1024}};
+    static const uint32_t sizes[][2] = {{1024, 8},   {1024, 64},  {1024, 256},
+                                        {4096, 256}, {16384, 64}, {16384, 1024}};
     struct cost base = {0};
     struct cost big = {0};
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         struct cost r = measure_cost(sizes[i][0], sizes[i][1], 16000 / sizes[i][1] + 100);
         printf("%6u vCPUs on %4u CPUs: %6.1f ns per decision (mean pick %5.1f), "
-               "pick p99.9 %6.0f ns, one plan %8.1f us\n",
-               sizes[i][0], sizes[i][1], r.mean_ns, r.pick_ns, r.p999_ns, r.plan_us);
+               "pick p99.9 %6.0f ns, one plan %7.1f us of a frame of %.0f us\n",
+               sizes[i][0], sizes[i][1], r.mean_ns, r.pick_ns, r.p999_ns, r.plan_us, r.frame_us);
         if (i == 1)
             base = r;
         if (sizes[i][0] == 16384 && sizes[i][1] == 1024)
             big = r;
     }
 
+    if (cost_only)
+        return 0;
     struct sim_property_result p;
     int failures = sim_property(1, scenarios, decisions, false, 0, &p);
     printf("%llu random scenarios, %llu decisions: %d break a bound, %llu are beyond one quantum\n",

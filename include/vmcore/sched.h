@@ -53,7 +53,7 @@ struct vmc_sched_config {
     uint32_t max_groups;  /**< resource pools, besides the root */
     uint32_t max_vms;
     uint32_t max_vcpus;   /**< of all VMs together */
-    uint64_t quantum_ns;  /**< 0: 3 ms */
+    uint64_t quantum_ns;  /**< 0: 3 ms; with more than 256 CPUs, 3 ms for every 128 */
     uint64_t start_ns;    /**< the time at which frame 0 starts; later times only */
     uint64_t costop_ns;   /**< skew at which a leading sibling is stopped; 0: one frame */
     uint64_t costart_ns;  /**< skew below which it starts again; 0: half of costop_ns */

@@ -7,6 +7,15 @@
 
 static const char *site = "sched/config";
 
+/*
+ * What one plan costs grows with the number of CPUs, and not with the length of the frame: on very
+ * many CPUs frames are longer, so that planning stays a small part of the time of one CPU.
+ */
+static uint64_t default_quantum(uint32_t cpus)
+{
+    return cpus <= 256 ? DEFAULT_QUANTUM : (uint64_t)DEFAULT_QUANTUM * cpus / 128;
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 struct block {
@@ -179,7 +188,7 @@ int vmc_sched_create(const struct vmc_platform *pf, const struct vmc_sched_confi
     s->max_groups = cfg->max_groups;
     s->max_vms = cfg->max_vms;
     s->max_vcpus = cfg->max_vcpus;
-    s->frame_ns = (cfg->quantum_ns != 0 ? cfg->quantum_ns : DEFAULT_QUANTUM) / FRAMES;
+    s->frame_ns = (cfg->quantum_ns != 0 ? cfg->quantum_ns : default_quantum(cfg->cpus)) / FRAMES;
     s->sigma = s->frame_ns / 8;
     s->min_piece = (uint32_t)(s->frame_ns / 64);
     s->start = cfg->start_ns;

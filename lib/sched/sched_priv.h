@@ -68,15 +68,16 @@ struct sched_vcpu {
     uint64_t woken_at;  /* (o) 0: has run since */
     uint64_t prog_adj;  /* (o) progress credited while asleep, for skew */
 
-    /* the planner's */
-    int64_t off;          /* (p) ideal received = g_ns of the VM + off */
-    uint64_t stolen_seen; /* (p) */
-    uint64_t left_served; /* (p) served when it went to sleep */
-    uint64_t join_adj;    /* (p) prog_adj when it joined */
-    uint64_t plan_frame;  /* (p) frame of the pieces below */
+    /* the planner's; the first cache line of it is all that laying out a frame looks at */
+    int64_t off;         /* (p) ideal received = g_ns of the VM + off */
+    uint64_t plan_frame; /* (p) frame of the pieces below */
     struct piece piece[PIECES];
     uint32_t npieces;  /* (p) */
     uint32_t in_fluid; /* (p) FLUID_* */
+    uint64_t join_adj; /* (p) prog_adj when it joined */
+
+    uint64_t stolen_seen; /* (p) */
+    uint64_t left_served; /* (p) served when it went to sleep */
 
     /* tokens: how much of its entitlement it may take at once after a wake */
     uint64_t tokens, tokens_at; /* (o) */
@@ -186,6 +187,13 @@ struct item {
     uint32_t amount; /* ns */
 };
 
+/* A vCPU of the heavy class, while its amount is being found. */
+struct want {
+    int64_t lag; /* what it will lack at the end of the frame */
+    int64_t cap; /* ns a frame */
+    bool whole, firm;
+};
+
 struct gang {
     uint32_t vm, first, n; /* items[first .. first + n) */
     uint32_t len;          /* ns that all its members share */
@@ -253,7 +261,8 @@ struct vmc_sched {
     uint32_t nitems;
     uint32_t fill_first[FILL_FIRST]; /* (a) vCPUs that lack most after the frame laid out last */
     uint32_t nfill_first;            /* (a) */
-    int64_t *want;                   /* scratch: what the vCPUs of the heavy class lack */
+    struct want *want;               /* scratch: the vCPUs of the heavy class that are in the ideal */
+    uint32_t nwant;
     struct gang *gangs;
     uint32_t ngangs;
     uint32_t *level; /* by column, ns */
@@ -316,12 +325,14 @@ void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t allot, bo
                            uint64_t *room);
 void vmci_sched_light_end(struct vmc_sched *s);
 /* sched_plan.c */
-void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most, uint64_t *room);
 int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m);
 int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
                        const struct sched_vcpu *v, uint64_t now);
 void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now);
 void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls);
+/* sched_amount.c */
+void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most, uint64_t *room);
+void vmci_sched_lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame);
 /* sched_pack.c */
 void vmci_sched_pack(struct vmc_sched *s, uint64_t frame);
 /* sched_cosched.c */
