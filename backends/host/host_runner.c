@@ -136,6 +136,22 @@ static uint64_t kick_time(const struct vmc_runner *r, const struct runner_task *
 
 /* ---- M:N ------------------------------------------------------------------------------------- */
 
+/* What the vCPU had used when it was last charged; time 0 leaves the slice in progress out. */
+static uint64_t charged_ns(struct vmc_runner *r, uint32_t vcpu)
+{
+    struct vmc_sched_vcpu_stats st;
+
+    return vmc_sched_vcpu_stats(r->sched, vcpu, 0, &st) == VMC_OK ? st.used_ns : 0;
+}
+
+static void begin_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vcpu, uint64_t cpu)
+{
+    __atomic_store_n(&w->used0, charged_ns(r, vcpu), __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->cpu0, cpu, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&w->slice, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->current, vcpu, __ATOMIC_SEQ_CST);
+}
+
 /* Run the vCPU until its slice ends; what the host took from us meanwhile is not charged to it. */
 static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vcpu, uint64_t end)
 {
@@ -145,17 +161,18 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
     int res = VMC_RUNNER_AGAIN;
 
     __atomic_store_n(&t->active, 1, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&w->current, vcpu, __ATOMIC_SEQ_CST);
+    begin_slice(r, w, vcpu, cpu);
     set_deadline(r, w, kick_time(r, t, end));
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
         !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST))
         res = t->t.ops->run(t->t.ctx, end > wall ? end - wall : 0);
     set_deadline(r, w, NEVER);
-    __atomic_store_n(&w->current, VMC_SCHED_NONE, __ATOMIC_SEQ_CST);
     uint64_t now = vmc_runner_now_ns();
     uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
     uint64_t stolen = now - wall > used ? now - wall - used : 0;
+    __atomic_store_n(&w->current, VMC_SCHED_NONE, __ATOMIC_SEQ_CST);
     vmc_sched_account(r->sched, w->cpu, now, stolen);
+    __atomic_add_fetch(&w->slice, 1, __ATOMIC_SEQ_CST);
     if (res == VMC_RUNNER_DONE)
         __atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&t->active, 0, __ATOMIC_SEQ_CST);
@@ -223,7 +240,9 @@ static int start_task(struct vmc_runner *r, struct runner_task *t)
     t->r = r;
     if (!start_thread(&t->thread, task_main, t))
         return VMC_EHOST;
+    pthread_mutex_lock(&r->clocks);
     t->has_thread = true;
+    pthread_mutex_unlock(&r->clocks);
     return VMC_OK;
 }
 
@@ -231,10 +250,12 @@ static void join_task(struct runner_task *t)
 {
     if (!t->has_thread)
         return;
+    pthread_mutex_lock(&t->r->clocks);
+    t->has_thread = false;
+    pthread_mutex_unlock(&t->r->clocks);
     wake_up(&t->wakes);
     t->t.ops->kick(t->t.ctx);
     pthread_join(t->thread, NULL);
-    t->has_thread = false;
 }
 
 /* ---- VMs ------------------------------------------------------------------------------------- */
@@ -299,16 +320,51 @@ int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t vm)
     return rc;
 }
 
+/* CPU time of another thread; 0: it has ended. */
+static uint64_t thread_ns(pthread_t thread)
+{
+    clockid_t id;
+
+    return pthread_getcpuclockid(thread, &id) == 0 ? clock_ns(id) : 0;
+}
+
+/* What a vCPU on a worker has used, with the part of the slice that it really had. */
+static bool used_in_slice(struct runner_worker *w, uint32_t vcpu, uint64_t *ns)
+{
+    uint32_t slice = __atomic_load_n(&w->slice, __ATOMIC_SEQ_CST);
+
+    if (__atomic_load_n(&w->current, __ATOMIC_SEQ_CST) != vcpu)
+        return false;
+    uint64_t cpu0 = __atomic_load_n(&w->cpu0, __ATOMIC_SEQ_CST);
+    uint64_t now = thread_ns(w->thread);
+    *ns = __atomic_load_n(&w->used0, __ATOMIC_SEQ_CST) + (now > cpu0 ? now - cpu0 : 0);
+    return __atomic_load_n(&w->slice, __ATOMIC_SEQ_CST) == slice;
+}
+
+static uint64_t thread_used_ns(struct vmc_runner *r, struct runner_task *t)
+{
+    uint64_t ns = 0;
+
+    pthread_mutex_lock(&r->clocks);
+    if (t->has_thread)
+        ns = thread_ns(t->thread);
+    pthread_mutex_unlock(&r->clocks);
+    return ns != 0 ? ns : __atomic_load_n(&t->used, __ATOMIC_RELAXED);
+}
+
 uint64_t vmc_runner_used_ns(struct vmc_runner *r, uint32_t vm, uint32_t index)
 {
-    struct vmc_sched_vcpu_stats st;
     uint32_t v = vmc_sched_vcpu(r->sched, vm, index);
+    uint64_t ns;
 
     if (v == VMC_SCHED_NONE)
         return 0;
     if (r->threads)
-        return __atomic_load_n(&r->task[v].used, __ATOMIC_RELAXED);
-    return vmc_sched_vcpu_stats(r->sched, v, vmc_runner_now_ns(), &st) == VMC_OK ? st.used_ns : 0;
+        return thread_used_ns(r, &r->task[v]);
+    for (uint32_t i = 0; i < r->ncpus; i++)
+        if (used_in_slice(&r->w[i], v, &ns))
+            return ns;
+    return charged_ns(r, v);
 }
 
 struct vmc_sched *vmc_runner_sched(struct vmc_runner *r)
@@ -353,6 +409,7 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
     if (r == NULL)
         return VMC_ENOMEM;
     pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->clocks, NULL);
     pthread_mutex_init(&r->guests_lock, NULL);
     pthread_cond_init(&r->guests_idle, NULL);
     r->pf = pf;
@@ -389,6 +446,7 @@ void vmc_runner_destroy(struct vmc_runner *r)
     vmc_sched_destroy(r->sched);
     pthread_cond_destroy(&r->guests_idle);
     pthread_mutex_destroy(&r->guests_lock);
+    pthread_mutex_destroy(&r->clocks);
     pthread_mutex_destroy(&r->lock);
     free(r->w);
     free(r->task);

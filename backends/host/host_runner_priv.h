@@ -32,6 +32,9 @@ struct runner_worker {
     uint32_t bell;     /* (a) futex: rung by kicks */
     uint32_t current;  /* (a) entity inside run, or VMC_SCHED_NONE */
     uint64_t deadline; /* (a) when the timekeeper kicks it */
+    /* for vmc_runner_used_ns: what current had used, and this thread, when the slice began */
+    uint32_t slice; /* (a) counts beginnings and ends */
+    uint64_t used0, cpu0; /* (a) */
 } __attribute__((aligned(64)));
 
 struct vmc_runner {
@@ -43,6 +46,7 @@ struct vmc_runner {
     struct runner_task *task; /* by entity */
     uint32_t *vm_of;          /* by entity: VM + 1 */
     pthread_mutex_t lock;     /* adding and removing */
+    pthread_mutex_t clocks;   /* one thread per task: has_thread */
     bool started;
     uint32_t stop; /* (a) */
     pthread_t keeper;

@@ -55,12 +55,11 @@ static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint6
                                                                    : 0) +
         s->frame_ns;
 
+    stolen = VMCI_MIN(stolen, used);
+    used -= stolen;
     if (unlikely(c->slice_end != UINT64_MAX && used > most)) {
-        stolen = used - most;
+        stolen += used - most;
         used = most;
-    } else if (unlikely(stolen != 0)) {
-        stolen = VMCI_MIN(stolen, used);
-        used -= stolen;
     }
     if (unlikely(stolen != 0)) {
         add_relaxed64(&v->stolen_ns, stolen);
