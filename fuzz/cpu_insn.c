@@ -31,6 +31,8 @@
 /* The last page's worth of a budget is always interpreted. */
 #define BUDGET_TWINS (BUDGET + 4096u)
 #define EXITS        16u
+#define XSAVE_BV     512u
+#define XSAVE_PKRU   832u /* CPUID.(DH,9).EBX of the software CPU */
 #define GROUPS       (VMC_ST_ALL & ~(uint32_t)VMC_ST_LAPIC)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -232,14 +234,16 @@ static void segments(struct vmc_x86_state *st, unsigned bits, unsigned cpl, stru
     st->seg[VMC_LDTR] = (struct vmc_segment){.attr = VMC_SEG_UNUSABLE};
 }
 
-static void page_tables(uint8_t *ram, unsigned bits)
+static void page_tables(uint8_t *ram, unsigned bits, const struct vmc_x86_state *st)
 {
     uint64_t *t = (uint64_t *)(void *)(ram + TABLES);
+    bool keys = (st->cr4 & VMC_CR4_PKE) != 0;
 
     if (bits == 64) {
         t[0] = (TABLES + 0x1000) | 7;
         t[512] = (TABLES + 0x2000) | 7;
-        t[1024] = 0x87;
+        t[1024] = 0x87 | (keys ? (st->gpr[VMC_RBX] & 15) << 59 : 0);
+        t[1536] = TABLES | 7; /* the root of 5 levels */
         t[1025] = 0xc0000087; /* devices */
     } else {
         uint32_t *p = (uint32_t *)(void *)(ram + TABLES);
@@ -286,13 +290,21 @@ static void control_bits(struct input *in, unsigned bits, struct vmc_x86_state *
 {
     static const uint32_t optional[16] = {
         VMC_CR4_VME, VMC_CR4_PVI, VMC_CR4_TSD,  VMC_CR4_DE,         VMC_CR4_MCE,
-        VMC_CR4_PGE, VMC_CR4_PCE, VMC_CR4_SMEP, VMC_CR4_OSXMMEXCPT, VMC_CR4_SMAP};
+        VMC_CR4_PGE, VMC_CR4_PCE, VMC_CR4_SMEP, VMC_CR4_OSXMMEXCPT, VMC_CR4_SMAP,
+        0,           0,           VMC_CR4_PKE,  VMC_CR4_LA57};
     uint8_t pick = u8(in);
 
     st->cr4 = VMC_CR4_OSFXSR | VMC_CR4_PSE | (pick & 1 ? VMC_CR4_OSXSAVE : 0) |
               (bits == 64 ? VMC_CR4_PAE | VMC_CR4_FSGSBASE : 0);
     for (unsigned i = 0; (pick & 4) != 0 && i < 16; i++)
         st->cr4 |= pick >> (i % 8) & 1 ? optional[i] : 0;
+    if (bits != 64)
+        st->cr4 &= ~(VMC_CR4_PKE | VMC_CR4_LA57);
+    if ((st->cr4 & VMC_CR4_PKE) != 0) { /* rights for keys, of which page_tables() uses one */
+        st->xsave_bytes = XSAVE_PKRU + 8;
+        st->xsave[XSAVE_BV + 1] |= 2;
+        memcpy(st->xsave + XSAVE_PKRU, &st->gpr[VMC_RSI], 4);
+    }
     *twins = (pick & 2) != 0;
     *tables = (pick & 8) != 0;
 }
@@ -321,10 +333,10 @@ static bool machine_state(struct input *in, uint8_t *ram, struct vmc_x86_state *
               (paging ? VMC_CR0_PG : 0) | (mode & 0x40 ? VMC_CR0_AM : 0) |
               (mode & 0x80 ? VMC_CR0_TS : VMC_CR0_WP);
     control_bits(in, bits, st, &twins, &tables);
-    st->cr3 = TABLES;
+    st->cr3 = (st->cr4 & VMC_CR4_LA57) != 0 ? TABLES + 0x3000 : TABLES;
     if (bits == 64)
         st->efer = VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_SCE | VMC_EFER_NX;
-    st->xcr0 = 7;
+    st->xcr0 = 7 | VMC_XCR0_PKRU;
     st->gdtr = (struct vmc_table){.base = GDT, .limit = 0xfff};
     st->idtr = (struct vmc_table){.base = IDT, .limit = 0xfff};
     st->rip = bits == 16 ? CODE & 0xffff : CODE;
@@ -337,7 +349,7 @@ static bool machine_state(struct input *in, uint8_t *ram, struct vmc_x86_state *
         st->dr[0] = reg_value(u32(in));
         st->dr7 = VMC_DR7_FIXED | (u32(in) & 0xff0003);
     }
-    page_tables(ram, bits);
+    page_tables(ram, bits, st);
     if (tables)
         descriptor_tables(ram, bits);
     return twins;

@@ -76,6 +76,7 @@
 #define VMC_XCR0_X87 0x1ull
 #define VMC_XCR0_SSE 0x2ull
 #define VMC_XCR0_AVX 0x4ull
+#define VMC_XCR0_PKRU 0x200ull
 
 /* Exception vectors */
 #define VMC_VEC_DE 0

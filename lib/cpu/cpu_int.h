@@ -115,6 +115,7 @@ struct vmci_cpu {
     const struct vmci_insn *blk_end; /* the block is left here; moved by vmci_stop_block */
     struct vmc_segment seg[VMC_SREGS];
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
+    uint32_t pkru;    /* changed by vmci_set_pkru */
     uint64_t retired; /* instructions retired since creation; within a block up to its start */
     uint64_t features; /* 1 << VMCI_FEAT_*: the policy as a mask */
 
@@ -174,9 +175,28 @@ static inline unsigned vmci_iopl(const struct vmci_cpu *cpu)
 {
     return (unsigned)((cpu->rflags & VMC_FLAG_IOPL) >> VMC_FLAG_IOPL_SHIFT);
 }
-static inline bool vmci_canonical(uint64_t la)
+/* Canonical for 48 bits, and so for 57. */
+static inline bool vmci_canonical48(uint64_t la)
 {
     return (uint64_t)((int64_t)(la << 16) >> 16) == la;
+}
+static inline bool vmci_canonical57(uint64_t la)
+{
+    return (uint64_t)((int64_t)(la << 7) >> 7) == la;
+}
+/* Of an address that is accessed or branched to. */
+static inline bool vmci_canonical(const struct vmci_cpu *cpu, uint64_t la)
+{
+    return likely(vmci_canonical48(la)) || ((cpu->cr4 & VMC_CR4_LA57) != 0 && vmci_canonical57(la));
+}
+/*
+ * Of an address that is only loaded: into an MSR, a segment base, GDTR or IDTR, or to be
+ * invalidated. Processors with 5-level paging take 57 bits there, whether it is switched on or not.
+ */
+static inline bool vmci_canonical_max(const struct vmci_cpu *cpu, uint64_t la)
+{
+    return likely(vmci_canonical48(la)) ||
+           ((cpu->cr4_allowed & VMC_CR4_LA57) != 0 && vmci_canonical57(la));
 }
 
 /*
@@ -262,6 +282,8 @@ int vmci_io_access(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uin
 
 void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too);
 void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la);
+/* Access rights of protection keys. The instruction must end its block. */
+void vmci_set_pkru(struct vmci_cpu *cpu, uint32_t pkru);
 
 /*
  * Segmentation: linear address of seg:offset for an access, with limit, type and canonical checks

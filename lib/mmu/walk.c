@@ -225,12 +225,9 @@ static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, u
             bool exec_before = w->exec;
             w->exec = exec;
             bool user_page = (rights & PTE_U) != 0;
-            if (!allowed(w, user_page, (rights & PTE_W) != 0)) {
-                fault(w, VMC_PF_P);
-                return STEP_FAULT;
-            }
-            if (!key_allows(w, entry, user_page)) {
-                fault(w, VMC_PF_P | VMC_PF_PK);
+            bool key = key_allows(w, entry, user_page); /* reported beside other reasons */
+            if (!allowed(w, user_page, (rights & PTE_W) != 0) || !key) {
+                fault(w, VMC_PF_P | (key ? 0 : VMC_PF_PK));
                 return STEP_FAULT;
             }
             w->exec = exec_before;

@@ -5,7 +5,7 @@
 
 #define ROM_BYTES  0x20000
 #define RESET_OFF  0xf000  /* of the start-up code in the segment F000h, or FFFF0000h */
-#define PT_BASE    0x10000 /* boot page tables: 6 pages */
+#define PT_BASE    0x10000 /* boot page tables: 6 pages, and one with 5 levels */
 #define STACK_TOP  0x80000
 #define TSS_STACK  0x90000
 #define USER_AREA  0x400000 /* 2 MiB of user pages */

@@ -2,8 +2,8 @@
 /*
  * Page-level protection: every combination of the permission bits of two levels, CR0.WP, CR4.SMEP,
  * CR4.SMAP, EFLAGS.AC, EFER.NXE, privilege level and kind of access, in each paging mode and page
- * size. What must happen is computed from the rules of SDM 3A 4.6 to 4.8 by expect(), and compared:
- * fault or not, error code, CR2, accessed and dirty bits.
+ * size; and of protection keys. What must happen is computed from the rules of SDM 3A 4.6 to 4.8 by
+ * expect(), and compared: fault or not, error code, CR2, accessed and dirty bits.
  */
 #include "kern.h"
 
@@ -20,6 +20,8 @@ enum { F_P = 1, F_W = 2, F_U = 4, F_NX = 8, F_RSV = 16, F_ALL = 32 };
 #define FRAME  0x600000ul
 #define LDT_AT 0x100 /* descriptors in it */
 
+#define KEY 5 /* protection key of the page while CR4.PKE is set */
+
 enum kind { K_READ, K_WRITE, K_FETCH, K_SYSTEM, KINDS };
 static const char *const kind_names[] = {"read", "write", "fetch", "descriptor"};
 
@@ -34,6 +36,8 @@ struct mode {
 
 struct env {
     bool wp, smep, smap, ac, nxe, user;
+    bool pke;
+    uint32_t pkru; /* of key KEY */
 };
 
 struct outcome {
@@ -92,6 +96,8 @@ static void put(unsigned level, unsigned f)
         v |= PTE_NX;
     if ((f & F_RSV) != 0)
         v |= rsv_bit(level, env.wp);
+    if (env.pke)
+        v |= (uint64_t)(level == m->leaf ? KEY : 15 - KEY) << 59;
     if (!m->pse && !m->wide && level == 2)
         v |= low_ps; /* PS without CR4.PSE means nothing */
     if (m->wide)
@@ -133,6 +139,11 @@ static struct outcome expect(const unsigned *f, enum kind kind)
         ok = false;
     if (kind == K_WRITE)
         ok = ok && (w || (!user && !env.wp));
+    if (env.pke && u && kind != K_FETCH &&
+        ((env.pkru & 1) != 0 || (env.pkru == 2 && kind == K_WRITE && (user || env.wp)))) {
+        ok = false;
+        o.code |= 32;
+    }
     if (!ok) {
         o.fault = true;
         o.level = m->leaf;
@@ -216,25 +227,36 @@ static bool ad_right(const struct outcome *o, enum kind kind)
     return true;
 }
 
-static void one(const unsigned *f, enum kind kind)
+static void set_entries(const unsigned *f)
 {
-    struct outcome o = expect(f, kind);
-
     for (unsigned l = m->levels; l >= m->leaf; l--)
         put(l, f[l]);
     invlpg(m->va);
     invlpg(m->va + LDT_AT);
+}
+
+/* The access, with entries as set. */
+static void check(const unsigned *f, enum kind kind, bool fresh)
+{
+    struct outcome o = expect(f, kind);
     long v = try_call(env.user ? user : supervisor, (void *)(unsigned long)kind);
     unsigned long at = m->va + (kind == K_SYSTEM ? LDT_AT : 0);
     bool ok = o.fault ? v == 14 && fault.code == o.code && fault.cr2 == at : v == -1;
     cases++;
-    if (ok && ad_right(&o, kind))
+    if (ok && (!fresh || ad_right(&o, kind)))
         return;
-    fail("%s %s cpl%d wp%d smep%d smap%d ac%d nxe%d entries %x %x %x %x: %ld:%lx %lx, not %d:%x; "
+    fail("%s %s cpl%d wp%d smep%d smap%d ac%d nxe%d pke%d:%u entries %x %x %x %x: %ld:%lx %lx, not "
+         "%d:%x; "
          "leaf %lx",
          m->name, kind_names[kind], env.user ? 3 : 0, env.wp, env.smep, env.smap, env.ac, env.nxe,
-         m->levels >= 4 ? f[4] : 0, m->levels >= 3 ? f[3] : 0, f[2], f[1], v, fault.code, fault.cr2,
-         o.fault ? 14 : -1, o.code, (unsigned long)get(m->leaf));
+         env.pke, (unsigned)env.pkru, m->levels >= 4 ? f[4] : 0, m->levels >= 3 ? f[3] : 0, f[2],
+         f[1], v, fault.code, fault.cr2, o.fault ? 14 : -1, o.code, (unsigned long)get(m->leaf));
+}
+
+static void one(const unsigned *f, enum kind kind)
+{
+    set_entries(f);
+    check(f, kind, true);
 }
 
 static void all_kinds(const unsigned *f)
@@ -254,7 +276,8 @@ static void all_entries(void)
 {
     unsigned f[6], top = phys_bits < 52 ? F_ALL : F_RSV;
 
-    for (unsigned other = m->leaf + 1; other <= m->levels; other++)
+    /* Of 5 levels the lower four are as with 4. */
+    for (unsigned other = m->levels == 5 ? 5 : m->leaf + 1; other <= m->levels; other++)
         for (unsigned i = 0; i < top; i++)
             for (unsigned j = 0; j < top; j++) {
                 if (redundant(i, top) || redundant(j, top))
@@ -278,8 +301,12 @@ static void set_env(unsigned i)
     bool has_smep = cpu_has(7, 1, 7), has_smap = cpu_has(7, 1, 20);
     unsigned long cr4 = rd_cr4() & ~(CR4_SMEP | CR4_SMAP);
 
-    env =
-        (struct env){i & 1, (i & 2) != 0, (i & 4) != 0, (i & 8) != 0, (i & 16) != 0, (i & 32) != 0};
+    env = (struct env){.wp = i & 1,
+                       .smep = (i & 2) != 0,
+                       .smap = (i & 4) != 0,
+                       .ac = (i & 8) != 0,
+                       .nxe = (i & 16) != 0,
+                       .user = (i & 32) != 0};
     env.smep = env.smep && has_smep;
     env.smap = env.smap && has_smap;
     if (!m->wide)
@@ -352,17 +379,74 @@ static void run_mode(const struct mode *mode)
 /* ---- modes ----------------------------------------------------------------------------------- */
 
 #ifdef __x86_64__
+static void set_pkru(uint32_t rights)
+{
+    env.pkru = rights;
+    __asm__ volatile("wrpkru" : : "a"(rights << (2 * KEY)), "c"(0), "d"(0) : "memory");
+}
+
+/* Each right of the key after each other, without an invalidation in between. */
+static void key_sequence(const unsigned *f, enum kind kind)
+{
+    for (uint32_t from = 0; from < 4; from++)
+        for (uint32_t to = 0; to < 4; to++) {
+            set_pkru(from);
+            set_entries(f);
+            check(f, kind, true);
+            set_pkru(to);
+            check(f, kind, false);
+        }
+}
+
+/* Protection keys: with the permission bits of the leaf, WP, SMAP, AC and privilege. */
+static void keys(const struct mode *mode)
+{
+    unsigned f[6] = {0, 0, PERMISSIVE, PERMISSIVE, PERMISSIVE, PERMISSIVE};
+
+    if (!cpu_has(7, 2, 3))
+        return;
+    m = mode;
+    cases = 0;
+    load_ldt();
+    for (unsigned i = 0; i < 64; i++) {
+        if ((i & 2) != 0)
+            continue; /* SMEP is about fetches, which keys are not */
+        set_env(i);
+        wr_cr4(rd_cr4() | CR4_PKE);
+        env.pke = true;
+        for (unsigned j = 0; j <= PERMISSIVE; j++)
+            for (unsigned k = 0; k < KINDS; k++) {
+                f[m->leaf] = j;
+                key_sequence(f, (enum kind)k);
+            }
+        set_pkru(0);
+        wr_cr4(rd_cr4() & ~CR4_PKE);
+    }
+    set_env(0);
+    print("%s, keys: %lu cases\n", m->name, cases);
+}
+
 void test_main(void)
 {
+#ifdef LA57
+    static const struct mode modes[] = {
+        {"5-level, 4 KiB", 5, 1, 9, true, true, 0xa1123440000000 + FRAME},
+        {"5-level, 2 MiB", 5, 2, 9, true, true, 0xa1123440000000 + FRAME},
+        {"5-level, 1 GiB", 5, 3, 9, true, true, 0xff50123440000000 + FRAME},
+    };
+#else
     static const struct mode modes[] = {
         {"4-level, 4 KiB", 4, 1, 9, true, true, 0x123440000000 + FRAME},
         {"4-level, 2 MiB", 4, 2, 9, true, true, 0x123440000000 + FRAME},
         {"4-level, 1 GiB", 4, 3, 9, true, true, 0x123440000000 + FRAME},
     };
+#endif
     find_width();
     make_stubs();
     for (unsigned i = 0; i < (cpu_has(0x80000001u, 3, 26) ? 3 : 2); i++)
         run_mode(&modes[i]);
+    keys(&modes[0]);
+    keys(&modes[1]);
 }
 #else
 static uint32_t dir[1024] __attribute__((aligned(4096)));

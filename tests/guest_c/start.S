@@ -1,10 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Start-up of the C test kernels: from the reset vector of a ROM to C code at 1 MiB, in 32-bit
- * protected mode without paging, or (M64) in 64-bit mode with the first 4 GiB mapped one to one by
- * 2 MiB pages, of which the one at USER_AREA is a user page. Exceptions, and what ends them, are at the end.
+ * protected mode without paging, or (M64; with LA57 by 5 levels) in 64-bit mode with the first 4 GiB mapped
+ * one to one by 2 MiB pages, of which the one at USER_AREA is a user page. Exceptions, and what ends them,
+ * are at the end.
  */
 #include "kern_asm.h"
+
+#ifdef LA57
+#define CR4_LA57 0x1000
+#define PT_ROOT  (PT_BASE + 0x6000)
+#else
+#define CR4_LA57 0
+#define PT_ROOT  PT_BASE
+#endif
 
         .section .reset, "ax"
         .code16
@@ -55,9 +64,9 @@ _start:
 #ifdef M64
         call map_low
         movl %cr4, %eax
-        orl $0x620, %eax                /* PAE, OSFXSR, OSXMMEXCPT */
+        orl $(0x620 | CR4_LA57), %eax   /* PAE, OSFXSR, OSXMMEXCPT */
         movl %eax, %cr4
-        movl $PT_BASE, %eax
+        movl $PT_ROOT, %eax
         movl %eax, %cr3
         movl $0xc0000080, %ecx
         rdmsr
@@ -91,7 +100,7 @@ _start:
         .code32
 map_low:
         movl $PT_BASE, %edi
-        movl $6 * 4096 / 4, %ecx
+        movl $7 * 4096 / 4, %ecx
         xorl %eax, %eax
         rep stosl
         movl $PT_BASE + 0x1007, PT_BASE
@@ -110,6 +119,9 @@ map_low:
         addl $8, %edi
         loop 1b
         orl $4, PT_BASE + 0x2000 + 8 * (USER_AREA >> 21)
+#ifdef LA57
+        movl $PT_BASE + 7, PT_ROOT
+#endif
         ret
         .code64
 #endif

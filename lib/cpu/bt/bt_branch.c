@@ -275,9 +275,9 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
 
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
 {
-    /* The interpreter knows how a branch out of the canonical addresses faults. */
+    /* The interpreter knows which addresses are canonical, and how a branch to others faults. */
     if (in->nopnd != 0 && in->opnd[0].kind == VMCI_OPND_REL &&
-        (!vmci_canonical(target_la(w, in)) || in->opsize < w->word))
+        (!vmci_canonical48(target_la(w, in)) || in->opsize < w->word))
         return false;
     switch (in->op) {
     case VMCI_OP_JCC:

@@ -143,7 +143,7 @@ static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigne
     uint64_t tag = 0 - (la & PAGE_MASK);
     bool small = tag == (uint64_t)(int64_t)(int32_t)tag && (int32_t)tag != INT32_MIN;
 
-    if (off + bytes > VMC_PAGE_SIZE || !vmci_canonical(la) || (align > 1 && off % align != 0))
+    if (off + bytes > VMC_PAGE_SIZE || !vmci_canonical48(la) || (align > 1 && off % align != 0))
         return false;
     if (w->step[w->i].lazy != 0) {
         if (small) { /* cmp qword tag, imm32 */

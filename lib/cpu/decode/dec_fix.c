@@ -58,11 +58,13 @@ static const struct fix_row rows[] = {
     /* MOVSD and CMPSD share their identity with the SSE2 instructions of the same name. */
     {VMCI_MAP_1B, 0xa5, ANY, 0, 0, false, VMCI_OP_MOVS, VMCI_FEAT_NONE, {0, 0, 0}},
     {VMCI_MAP_1B, 0xa7, ANY, 0, 0, false, VMCI_OP_CMPS, VMCI_FEAT_NONE, {0, 0, 0}},
-    /* CLZERO, SERIALIZE, RDPID: unknown to it. */
+    /* CLZERO, SERIALIZE, RDPID, RDPKRU, WRPKRU: unknown to it. */
     {VMCI_MAP_0F, 0x01, ANY, 0xff, 0xfc, true, VMCI_OP_CLZERO, VMCI_FEAT_CLZERO, {0, 0, 0}},
     {VMCI_MAP_0F, 0x01, 0, 0xff, 0xe8, true, VMCI_OP_SERIALIZE, VMCI_FEAT_SERIALIZE, {0, 0, 0}},
     {VMCI_MAP_0F, 0xc7, 2, 0xf8, 0xf8, true, VMCI_OP_RDPID, VMCI_FEAT_RDPID,
      {VMCI_OPND_GPR, 0, 0}},
+    {VMCI_MAP_0F, 0x01, ANY, 0xff, 0xee, true, VMCI_OP_RDPKRU, VMCI_FEAT_PKU, {0, 0, 0}},
+    {VMCI_MAP_0F, 0x01, ANY, 0xff, 0xef, true, VMCI_OP_WRPKRU, VMCI_FEAT_PKU, {0, 0, 0}},
     /* Hint NOPs: the library knows few of their register forms. */
     {VMCI_MAP_0F, 0x0d, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
     {VMCI_MAP_0F, 0x18, ANY, 0, 0, true, VMCI_OP_NOP, VMCI_FEAT_NONE, {0, 0, 0}},
@@ -109,6 +111,8 @@ bool dec_prefix_valid(const struct dec_scan *s, unsigned op)
     switch (op) {
     case VMCI_OP_XGETBV:
     case VMCI_OP_XSETBV:
+    case VMCI_OP_RDPKRU:
+    case VMCI_OP_WRPKRU:
     case VMCI_OP_FENCE:
     case VMCI_OP_MOVNTI:
     case VMCI_OP_CLFLUSH:

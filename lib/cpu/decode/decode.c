@@ -501,6 +501,9 @@ static uint16_t ending(const struct vmci_insn *in)
     case VMCI_OP_LLDT:
     case VMCI_OP_MWAIT:
     case VMCI_OP_XSETBV:
+    case VMCI_OP_WRPKRU: /* and XRSTOR: accesses behind it are checked anew */
+    case VMCI_OP_XRSTOR:
+    case VMCI_OP_XRSTORS:
     case VMCI_OP_VMCALL:
     case VMCI_OP_VMMCALL:
     case VMCI_OP_SERIALIZE:

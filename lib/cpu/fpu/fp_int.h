@@ -26,8 +26,9 @@
 #define VMCI_FP_EAGER 0
 #endif
 
-/* Components of XCR0 that a guest may have. */
-#define VMCI_FP_XCR0 (VMC_XCR0_X87 | VMC_XCR0_SSE | VMC_XCR0_AVX)
+/* Components of XCR0 that live in the host's unit, and all that a guest may have. */
+#define VMCI_FP_XCR0    (VMC_XCR0_X87 | VMC_XCR0_SSE | VMC_XCR0_AVX)
+#define VMCI_GUEST_XCR0 (VMCI_FP_XCR0 | VMC_XCR0_PKRU)
 
 #define VMCI_MXCSR_INIT  0x1f80u
 #define VMCI_MXCSR_FLAGS 0x003fu
@@ -56,10 +57,12 @@ struct vmci_xsave {
     uint8_t rsvd1[48], avail[48];
     uint64_t xstate_bv, xcomp_bv, rsvd2[6];
     uint8_t ymmh[16][16];
+    uint64_t pkru; /* kept in struct vmci_cpu; here only in images */
 };
-_Static_assert(sizeof(struct vmci_xsave) == 832, "layout");
+_Static_assert(sizeof(struct vmci_xsave) == 840, "layout");
 #define VMCI_XSAVE_LEGACY 512u
 #define VMCI_XSAVE_AVX    576u
+#define VMCI_XSAVE_PKRU   832u /* of the CPU models made here: CPUID.(DH,9).EBX */
 
 /* ---- the table of encodings that may reach the host's unit (fp_optab.c) ---------------------- */
 

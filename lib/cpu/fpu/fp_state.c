@@ -290,6 +290,10 @@ unsigned vmci_fp_get_xsave(struct vmci_cpu *cpu, void *dst)
     vmci_fp_zero(&out->xcomp_bv, sizeof(out->xcomp_bv) + sizeof(out->rsvd2));
     if (!fp->has_avx)
         vmci_fp_zero(out->ymmh, sizeof(out->ymmh));
+    if ((cpu->xcr0_allowed & VMC_XCR0_PKRU) == 0)
+        return VMCI_XSAVE_PKRU;
+    out->xstate_bv |= VMC_XCR0_PKRU;
+    out->pkru = cpu->pkru;
     return sizeof(*out);
 }
 
@@ -302,9 +306,12 @@ int vmci_fp_set_xsave(struct vmci_cpu *cpu, const void *src, unsigned bytes)
     if (bytes < VMCI_XSAVE_LEGACY)
         return VMC_EINVAL;
     uint64_t bv = bytes >= VMCI_XSAVE_AVX ? in->xstate_bv : VMC_XCR0_X87 | VMC_XCR0_SSE;
-    if (bytes < sizeof(*in))
+    if (bytes < VMCI_XSAVE_PKRU)
         bv &= ~VMC_XCR0_AVX;
-    if ((bv & ~fp->rfbm) || (in->mxcsr & ~vmci_fp_mx_valid(cpu)))
+    if (bytes < sizeof(*in))
+        bv &= ~VMC_XCR0_PKRU;
+    if ((bv & ~(fp->rfbm | (cpu->xcr0_allowed & VMC_XCR0_PKRU))) ||
+        (in->mxcsr & ~vmci_fp_mx_valid(cpu)))
         return VMC_EINVAL;
     vmci_fp_park(cpu);
     init_x87(fp);
@@ -327,6 +334,7 @@ int vmci_fp_set_xsave(struct vmci_cpu *cpu, const void *src, unsigned bytes)
         vmci_fp_copy(fp->area.ymmh, in->ymmh, sizeof(in->ymmh));
     fp->area.mxcsr = (bv & (VMC_XCR0_SSE | VMC_XCR0_AVX)) ? in->mxcsr : VMCI_MXCSR_INIT;
     vmci_fp_refresh(fp);
+    vmci_set_pkru(cpu, (bv & VMC_XCR0_PKRU) ? (uint32_t)in->pkru : 0);
     return VMC_OK;
 }
 

@@ -169,13 +169,21 @@ static uint64_t in_use(const struct vmci_cpu *cpu)
         m |= VMC_XCR0_SSE;
     if (!all_zero(a->ymmh[0], vector_regs(cpu) * 16))
         m |= VMC_XCR0_AVX;
+    if (cpu->pkru != 0)
+        m |= VMC_XCR0_PKRU;
     return m;
 }
 
 static uint64_t requested(const struct vmci_cpu *cpu, bool supervisor)
 {
     uint64_t mask = (cpu->gpr[VMC_RDX] << 32) | (uint32_t)cpu->gpr[VMC_RAX];
-    return mask & (cpu->xcr0 | (supervisor ? cpu->msr.xss : 0)) & VMCI_FP_XCR0;
+    return mask & (cpu->xcr0 | (supervisor ? cpu->msr.xss : 0)) & VMCI_GUEST_XCR0;
+}
+
+/* Where PKRU is: in the compacted format behind what is there of AVX. */
+static unsigned pkru_offset(bool compact, uint64_t components)
+{
+    return compact && (components & VMC_XCR0_AVX) == 0 ? VMCI_XSAVE_AVX : VMCI_XSAVE_PKRU;
 }
 
 /* ---- MXCSR ----------------------------------------------------------------------------------- */
@@ -297,6 +305,11 @@ static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t l
         vmci_fp_copy(im.b + VMCI_XSAVE_AVX, fp->area.ymmh, sizeof(fp->area.ymmh));
         part(&im, VMCI_XSAVE_AVX, vector_regs(cpu) * 16);
     }
+    if (write & VMC_XCR0_PKRU) {
+        unsigned at = pkru_offset(compact, rfbm);
+        vmci_st_le64(im.b + at, cpu->pkru);
+        part(&im, at, 8);
+    }
     return write_image(cpu, la, &im);
 }
 
@@ -320,6 +333,7 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
 {
     struct vmci_fp *fp = cpu->fp;
     uint8_t b[sizeof(struct vmci_xsave)];
+    uint64_t pkru = 0;
     int r = read_image(cpu, la, b, VMCI_XSAVE_LEGACY, VMCI_XSAVE_AVX);
     if (r != 0)
         return r;
@@ -336,6 +350,12 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
     }
     if (rfbm & bv & VMC_XCR0_AVX) {
         r = read_image(cpu, la, b, VMCI_XSAVE_AVX, VMCI_XSAVE_AVX + vector_regs(cpu) * 16);
+        if (r != 0)
+            return r;
+    }
+    if (rfbm & bv & VMC_XCR0_PKRU) {
+        uint64_t comp = vmci_ld_le64(b + VMCI_XSAVE_LEGACY + 8);
+        r = vmci_rd(cpu, la + pkru_offset(compact, comp), 8, &pkru);
         if (r != 0)
             return r;
     }
@@ -357,6 +377,8 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
     else if (compact && (rfbm & VMC_XCR0_SSE))
         fp->area.mxcsr = VMCI_MXCSR_INIT;
     vmci_fp_refresh(fp);
+    if (rfbm & VMC_XCR0_PKRU)
+        vmci_set_pkru(cpu, (uint32_t)pkru);
     return 0;
 }
 
@@ -396,8 +418,9 @@ static int xsave_family(struct vmci_cpu *cpu, const struct vmci_insn *in)
     if (supervisor && cpu->cpl != 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     uint64_t rfbm = requested(cpu, supervisor);
-    unsigned bytes = (rfbm & VMC_XCR0_AVX) ? VMCI_XSAVE_AVX + vector_regs(cpu) * 16
-                                           : VMCI_XSAVE_AVX;
+    unsigned bytes = (rfbm & VMC_XCR0_PKRU)  ? VMCI_XSAVE_PKRU + 8
+                     : (rfbm & VMC_XCR0_AVX) ? VMCI_XSAVE_AVX + vector_regs(cpu) * 16
+                                             : VMCI_XSAVE_AVX;
     int r = vmci_fp_operand(cpu, in, bytes, 0, !load, &la);
     if (r != 0)
         return r;

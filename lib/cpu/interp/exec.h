@@ -230,7 +230,7 @@ int exec_branch_slow(struct vmci_cpu *cpu, const struct vmci_insn *in, u64 targe
 /* Go to target (an offset in CS), cut to the operand size, checked. */
 static inline int branch(struct vmci_cpu *cpu, const struct vmci_insn *in, u64 target)
 {
-    if (likely(in->opsize == 8 && vmci_canonical(target))) {
+    if (likely(in->opsize == 8 && vmci_canonical48(target))) {
         cpu->rip = target;
         return 0;
     }

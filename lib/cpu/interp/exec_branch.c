@@ -5,7 +5,7 @@
 int exec_branch_slow(struct vmci_cpu *cpu, const struct vmci_insn *in, u64 target)
 {
     if (cpu->code_bits == 64) {
-        if (!vmci_canonical(target))
+        if (!vmci_canonical(cpu, target))
             return gp0(cpu);
     } else {
         target = in->opsize == 2 ? (u16)target : (u32)target;

@@ -424,7 +424,7 @@ static EXEC(lgdt_lidt)
         rc = vmci_rd(cpu, la + 2, wide ? 8 : 4, &base);
     if (rc != 0)
         return rc;
-    if (wide && !vmci_canonical(base))
+    if (wide && !vmci_canonical_max(cpu, base))
         return gp0(cpu);
     if (!wide && (in->flags & VMCI_IF_66 ? cpu->code_bits == 32 : cpu->code_bits == 16))
         base &= 0xffffff;
@@ -584,6 +584,29 @@ static EXEC(load_far)
     return rc;
 }
 
+static EXEC(rdpkru)
+{
+    (void)in;
+    if ((cpu->cr4 & VMC_CR4_PKE) == 0)
+        return ud(cpu);
+    if ((u32)cpu->gpr[VMC_RCX] != 0)
+        return gp0(cpu);
+    cpu->gpr[VMC_RAX] = cpu->pkru;
+    cpu->gpr[VMC_RDX] = 0;
+    return 0;
+}
+
+static EXEC(wrpkru)
+{
+    (void)in;
+    if ((cpu->cr4 & VMC_CR4_PKE) == 0)
+        return ud(cpu);
+    if ((u32)cpu->gpr[VMC_RCX] != 0 || (u32)cpu->gpr[VMC_RDX] != 0)
+        return gp0(cpu);
+    vmci_set_pkru(cpu, (u32)cpu->gpr[VMC_RAX]);
+    return 0;
+}
+
 static EXEC(swapgs)
 {
     (void)in;
@@ -611,7 +634,7 @@ static EXEC(fsgsbase)
         return 0;
     }
     u64 v = get_reg(cpu, &in->opnd[0], in->opsize);
-    if (!vmci_canonical(v))
+    if (!vmci_canonical_max(cpu, v))
         return gp0(cpu);
     *base = v;
     return 0;
@@ -653,7 +676,8 @@ vmci_exec_fn system_handler(const struct vmci_insn *in)
         [VMCI_OP_MOV_SREG] = mov_sreg, [VMCI_OP_LOAD_FAR] = load_far,
         [VMCI_OP_SWAPGS] = swapgs,     [VMCI_OP_RDFSBASE] = fsgsbase,
         [VMCI_OP_RDGSBASE] = fsgsbase, [VMCI_OP_WRFSBASE] = fsgsbase,
-        [VMCI_OP_WRGSBASE] = fsgsbase, [VMCI_OP_UD] = exec_ud,
+        [VMCI_OP_WRGSBASE] = fsgsbase, [VMCI_OP_RDPKRU] = rdpkru,
+        [VMCI_OP_WRPKRU] = wrpkru,     [VMCI_OP_UD] = exec_ud,
         [VMCI_OP_RSM] = exec_ud, /* there is no system management mode */
     };
     return in->op < VMCI_OP_COUNT ? t[in->op] : NULL;

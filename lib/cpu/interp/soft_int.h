@@ -25,6 +25,8 @@ struct tlb_info {
     bool writable;  /* RAM */
     bool global;
     bool watched; /* a data breakpoint lies in the page: no direct access */
+    bool keyed;   /* a user page: pkey applies */
+    uint8_t pkey;
 };
 
 /* Non-global entries filled since the last flush; more than these: all are looked at. */
@@ -151,6 +153,7 @@ struct vmci_soft_cpu {
     struct tlb_info info[TLB_FILLED][VMCI_TLB_SIZE];
     uint32_t tlb_log_n; /* > TLB_LOG: overflowed */
     uint16_t tlb_log[TLB_LOG];
+    uint16_t tlb_keys; /* protection keys of user pages that may be in the TLB */
     struct tlb_half {
         uint64_t large_2m[TLB_LARGE_WORDS], large_1g[TLB_LARGE_WORDS];
         uint64_t code[TLB_CODE_WORDS];

@@ -107,6 +107,34 @@ void vmci_tlb_flush(struct vmci_cpu *cpu, bool globals_too)
     }
 }
 
+/*
+ * Rights that PKRU takes away must go from the entries too; those that it gives are found by the
+ * next walk. Switching CR4.PKE flushes everything.
+ */
+void vmci_set_pkru(struct vmci_cpu *cpu, uint32_t pkru)
+{
+    struct vmci_soft_cpu *sc = soft_of(cpu);
+    uint32_t taken = pkru & ~cpu->pkru;
+    uint32_t keys = 0;
+
+    cpu->pkru = pkru;
+    if ((cpu->cr4 & VMC_CR4_PKE) == 0)
+        return;
+    for (unsigned k = 0; k < 16; k++)
+        if ((taken >> (2 * k) & 3u) != 0)
+            keys |= 1u << k;
+    keys &= sc->tlb_keys;
+    if (keys == 0)
+        return;
+    for (unsigned m = 0; m < TLB_FILLED; m++)
+        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+            struct tlb_info *i = &sc->info[m][n];
+            if (i->la != VMCI_TLB_NONE && i->keyed && (keys >> i->pkey & 1u) != 0)
+                evict(sc, i);
+        }
+    sc->tlb_keys &= (uint16_t)~keys;
+}
+
 static unsigned large_bit(uint64_t unit)
 {
     return (unsigned)((unit * 0x9e3779b97f4a7c15ull) >> 50); /* 14 bits */
@@ -207,6 +235,7 @@ static int walk(struct vmci_cpu *cpu, uint64_t la, uint32_t access, struct vmc_w
         .cr4 = cpu->cr4,
         .efer = cpu->efer,
         .phys_bits = cpu->phys_bits,
+        .pkru = cpu->pkru,
     };
     for (unsigned i = 0; i < 4; i++)
         pg.pdpte[i] = cpu->pdpte[i];
@@ -299,7 +328,7 @@ again:
         }
         return 0;
     }
-    if (unlikely(vmci_long_mode(cpu) && !vmci_canonical(la)))
+    if (unlikely(vmci_long_mode(cpu) && !vmci_canonical(cpu, la)))
         return vmci_raise_code(cpu, noncanonical_vector(cpu, acc), 0);
     int rc = walk(cpu, la, walk_access(mode, acc, extra), &w);
     if (rc != 0)
@@ -328,6 +357,10 @@ again:
     i->hva = pg.hva;
     i->flags = pg.flags;
     i->writable = pg.writable;
+    i->keyed = (w.rights & VMC_RIGHT_USER) != 0;
+    i->pkey = w.pkey;
+    if (i->keyed)
+        sc->tlb_keys |= (uint16_t)(1u << i->pkey);
     i->rights |= (uint8_t)(acc == TLB_W ? TLB_R | TLB_W : acc);
     set_tags(sc, i, acc);
     sc->stat[STAT_TLB_FILLS]++;
@@ -515,7 +548,7 @@ static int access_mem(struct vmci_cpu *cpu, struct how h, uint64_t la, void *dat
     struct span s;
 
     if (unlikely(h.aligned) && (la & (bytes - 1)) != 0 && vmci_is_pow2(bytes) && bytes <= 8 &&
-        vmci_canonical(la))
+        vmci_canonical(cpu, la))
         return vmci_raise_code(cpu, VMC_VEC_AC, 0);
     int rc = translate(cpu, h, la, bytes, write ? TLB_W : TLB_R, &s);
     return rc != 0 ? rc : access_span(cpu, &s, la, data, write);
@@ -704,7 +737,7 @@ void *vmci_rmw_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool lock
     struct how h = how_now(cpu);
     struct span s;
 
-    if (h.aligned && (la & (bytes - 1)) != 0 && vmci_canonical(la)) {
+    if (h.aligned && (la & (bytes - 1)) != 0 && vmci_canonical(cpu, la)) {
         *rc = vmci_raise_code(cpu, VMC_VEC_AC, 0);
         return NULL;
     }
@@ -754,56 +787,4 @@ int vmci_rmw_end(struct vmci_cpu *cpu)
             watch(cpu, m->la, m->bytes, true);
     }
     return rc;
-}
-
-/* ---- segmentation ---------------------------------------------------------------------------- */
-
-#define SEG_W    2u
-#define SEG_E    4u
-#define SEG_CODE 8u
-
-static int seg_fault(struct vmci_cpu *cpu, unsigned seg)
-{
-    return vmci_raise_code(cpu, seg == VMC_SS ? VMC_VEC_SS : VMC_VEC_GP, 0);
-}
-
-int vmci_seg_la(struct vmci_cpu *cpu, unsigned seg, uint64_t offset, unsigned bytes, bool write,
-                uint64_t *la)
-{
-    const struct vmc_segment *s = &cpu->seg[seg];
-
-    if (cpu->code_bits == 64) {
-        *la = offset + (seg == VMC_FS || seg == VMC_GS ? s->base : 0);
-        if (unlikely(!vmci_canonical(*la) || !vmci_canonical(*la + (bytes != 0 ? bytes - 1 : 0))))
-            return seg_fault(cpu, seg);
-        return 0;
-    }
-    uint64_t last = offset + (bytes != 0 ? bytes - 1 : 0);
-    uint32_t attr = s->attr;
-    *la = (uint32_t)(s->base + offset);
-    /* The usual case: a present, writable, expand-up data segment. */
-    if (likely((attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | SEG_CODE | SEG_E | SEG_W)) ==
-               (VMC_SEG_P | VMC_SEG_S | SEG_W))) {
-        /* An access around 4 GiB may or may not fault (SDM 3A 5.3); it does on AMD's processors. */
-        return likely(last <= s->limit) ? 0 : seg_fault(cpu, seg);
-    }
-    if ((attr & (VMC_SEG_UNUSABLE | VMC_SEG_P)) != VMC_SEG_P)
-        return seg_fault(cpu, seg);
-    if ((attr & SEG_CODE) != 0) {
-        bool real = !vmci_prot_mode(cpu) || vmci_v86_mode(cpu);
-        if (!real && (write || (attr & SEG_W) == 0)) /* bit 1 of a code type: readable */
-            return seg_fault(cpu, seg);
-    } else if (write && (attr & SEG_W) == 0) {
-        return seg_fault(cpu, seg);
-    } else if ((attr & SEG_E) != 0) {
-        uint64_t top = (attr & VMC_SEG_DB) != 0 ? 0xffffffffu : 0xffffu;
-        return offset > s->limit && last <= top ? 0 : seg_fault(cpu, seg);
-    }
-    return last <= s->limit ? 0 : seg_fault(cpu, seg);
-}
-
-int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t ea, unsigned bytes,
-                     bool write, uint64_t *la)
-{
-    return vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
 }

@@ -94,7 +94,7 @@ static const struct cpu_feature features[] = {
     {"avx512vl", L7, 0, EBX, 31, NO},
     {"avx512vbmi", L7, 0, ECX, 1, NO},
     {"umip", L7, 0, ECX, 2, CF(UMIP)},
-    {"pku", L7, 0, ECX, 3, NO},
+    {"pku", L7, 0, ECX, 3, CF(PKU)},
     {"waitpkg", L7, 0, ECX, 5, NO},
     {"avx512_vbmi2", L7, 0, ECX, 6, NO},
     {"gfni", L7, 0, ECX, 8, FP(GFNI)},
@@ -103,7 +103,7 @@ static const struct cpu_feature features[] = {
     {"avx512_vnni", L7, 0, ECX, 11, NO},
     {"avx512_bitalg", L7, 0, ECX, 12, NO},
     {"avx512_vpopcntdq", L7, 0, ECX, 14, NO},
-    {"la57", L7, 0, ECX, 16, NO},
+    {"la57", L7, 0, ECX, 16, C},
     {"rdpid", L7, 0, ECX, 22, CF(RDPID)},
     {"movdiri", L7, 0, ECX, 27, NO},
     {"movdir64b", L7, 0, ECX, 28, NO},
@@ -175,6 +175,7 @@ static const char *const needs[][2] = {
     {"rdtscp", "tsc"},      {"nonstop_tsc", "tsc"},   {"fsgsbase", "lm"},
     {"cx16", "lm"},         {"lahf_lm", "lm"},        {"pdpe1gb", "lm"},
     {"mmxext", "mmx"},      {"fxsr_opt", "fxsr"},     {"la57", "lm"},
+    {"pku", "lm"},
     {"mca", "mce"},         {"fsrm", "erms"},         {"topoext", "lm"},
 };
 
@@ -290,12 +291,33 @@ int vmc_cpu_policy_feature(struct vmc_cpu_policy *p, const char *feature, bool o
     if (r == VMC_OK)
         r = close_over(p, on);
     if (r == VMC_OK)
-        r = cpuid_fix_xsave(p);
+        r = cpuid_fit_features(p, ceiling);
     cpuid_fix_max(p);
     return r;
 }
 
 /* ---- policy against ceiling ------------------------------------------------------------------- */
+
+/* The components, and where they lie in memory. */
+static int check_xsave(const struct vmc_cpu_policy *p, const struct vmc_cpu_policy *ceiling,
+                       struct vmc_error *err)
+{
+    for (uint32_t i = 0; i < p->count; i++) {
+        const struct vmc_cpuid_leaf *l = &p->leaf[i];
+        const struct vmc_cpuid_leaf *c;
+        if (l->leaf != LD || l->subleaf == 1 || l->eax == 0)
+            continue;
+        c = vmc_cpu_policy_find(ceiling, LD, l->subleaf);
+        if (l->subleaf == 0 &&
+            (c == NULL || (l->eax & ~c->eax) != 0 || (l->edx & ~c->edx) != 0))
+            return vmci_error(err, VMC_ENOTSUP, "cpu/policy",
+                              "leaf d has XSAVE components that are not available");
+        if (l->subleaf != 0 && (c == NULL || l->eax != c->eax || l->ebx != c->ebx))
+            return vmci_error(err, VMC_ENOTSUP, "cpu/policy",
+                              "XSAVE component %u is not available, or lies elsewhere", l->subleaf);
+    }
+    return VMC_OK;
+}
 
 int vmc_cpu_policy_check(const struct vmc_cpu_policy *p, const struct vmc_cpu_policy *ceiling,
                          struct vmc_error *err)
@@ -307,15 +329,5 @@ int vmc_cpu_policy_check(const struct vmc_cpu_policy *p, const struct vmc_cpu_po
                               "feature %s (leaf %x) is not available with this engine on this host",
                               f->name, f->leaf);
     }
-    for (uint32_t i = 0; i < p->count; i++) {
-        const struct vmc_cpuid_leaf *l = &p->leaf[i];
-        const struct vmc_cpuid_leaf *c;
-        if (l->leaf != LD || l->subleaf != 0)
-            continue;
-        c = vmc_cpu_policy_find(ceiling, LD, 0);
-        if (c == NULL || (l->eax & ~c->eax) != 0 || (l->edx & ~c->edx) != 0)
-            return vmci_error(err, VMC_ENOTSUP, "cpu/policy",
-                              "leaf d has XSAVE components that are not available");
-    }
-    return VMC_OK;
+    return check_xsave(p, ceiling, err);
 }

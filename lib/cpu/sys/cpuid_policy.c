@@ -87,12 +87,39 @@ void cpuid_fix_max(struct vmc_cpu_policy *p)
 #define XSAVE_LEGACY 576u /* FXSAVE area and header */
 #define AVX_OFFSET   576u
 #define AVX_BYTES    256u
+#define PKRU_OFFSET  832u /* of the software CPU: VMCI_XSAVE_PKRU */
+#define PKRU_BYTES   8u
+#define AVX512       0xe0u /* components of XCR0 */
+
+/* Where component 9 lies: {0} when the engine does not keep it. */
+static struct vmc_cpuid_leaf pkru_place(const struct vmc_cpu_policy *p,
+                                        const struct vmc_cpu_policy *ceiling)
+{
+    const struct vmc_cpuid_leaf own = {0xd, 9, VMC_CPUID_SUBLEAF, PKRU_BYTES, PKRU_OFFSET, 0, 0};
+    const struct vmc_cpuid_leaf *l = vmc_cpu_policy_find(ceiling != NULL ? ceiling : p, 0xd, 9);
+
+    if (l != NULL && l->eax != 0)
+        return *l;
+    return ceiling == NULL ? own : (struct vmc_cpuid_leaf){0};
+}
+
+/* Subleaves of components that the table does not have are zeros. */
+static void clear_components(struct vmc_cpu_policy *p, uint32_t have)
+{
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct vmc_cpuid_leaf *l = &p->leaf[i];
+        if (l->leaf == 0xd && l->subleaf >= 2 && l->subleaf < 32 && (have >> l->subleaf & 1u) == 0)
+            l->eax = l->ebx = l->ecx = l->edx = 0;
+    }
+}
 
 /* A component that needs a feature the table no longer has is taken out. */
-int cpuid_fix_xsave(struct vmc_cpu_policy *p)
+static int fit_xsave(struct vmc_cpu_policy *p, const struct vmc_cpu_policy *ceiling)
 {
     struct vmc_cpuid_leaf *d0 = cpuid_entry(p, 0xd, 0);
+    struct vmc_cpuid_leaf pkru = {0};
     uint32_t xcr0 = VMC_XCR0_X87 | VMC_XCR0_SSE;
+    uint32_t keep;
     int r = VMC_OK;
 
     if (!vmc_cpu_policy_has(p, "xsave")) {
@@ -101,24 +128,37 @@ int cpuid_fix_xsave(struct vmc_cpu_policy *p)
     }
     if (vmc_cpu_policy_has(p, "avx"))
         xcr0 |= VMC_XCR0_AVX;
+    if (vmc_cpu_policy_has(p, "pku"))
+        pkru = pkru_place(p, ceiling);
+    if (pkru.eax != 0)
+        xcr0 |= VMC_XCR0_PKRU;
+    keep = xcr0 | (vmc_cpu_policy_has(p, "avx512f") ? AVX512 : 0);
     if (d0 != NULL) {
-        uint32_t keep = xcr0;
-        if (vmc_cpu_policy_has(p, "avx512f"))
-            keep |= 0xe0u;
-        if (vmc_cpu_policy_has(p, "pku"))
-            keep |= 0x200u;
         d0->eax &= keep;
         d0->edx = 0;
+        clear_components(p, d0->eax);
         if ((d0->eax & xcr0) == xcr0 && (d0->eax & ~xcr0) != 0)
             return VMC_OK; /* more components, with their own sizes */
     }
     uint32_t max = (xcr0 & VMC_XCR0_AVX) != 0 ? AVX_OFFSET + AVX_BYTES : XSAVE_LEGACY;
+    max = VMCI_MAX(max, pkru.ebx + pkru.eax);
     r = PUT(p, 0xd, 0, VMC_CPUID_SUBLEAF, xcr0, max, max, 0);
     if (r == VMC_OK && vmc_cpu_policy_find(p, 0xd, 1) == NULL)
         r = PUT(p, 0xd, 1, VMC_CPUID_SUBLEAF, 0, max, 0, 0);
     if (r == VMC_OK && (xcr0 & VMC_XCR0_AVX) != 0)
         r = PUT(p, 0xd, 2, VMC_CPUID_SUBLEAF, AVX_BYTES, AVX_OFFSET, 0, 0);
+    if (r == VMC_OK && pkru.eax != 0)
+        r = vmc_cpu_policy_set(p, &pkru);
     return r;
+}
+
+int cpuid_fit_features(struct vmc_cpu_policy *p, const struct vmc_cpu_policy *ceiling)
+{
+    struct vmc_cpuid_leaf *sizes = cpuid_entry(p, 0x80000008u, 0);
+
+    if (sizes != NULL)
+        sizes->eax = (sizes->eax & ~0xff00u) | (vmc_cpu_policy_has(p, "la57") ? 57u : 48u) << 8;
+    return fit_xsave(p, ceiling);
 }
 
 /* ---- topology --------------------------------------------------------------------------------- */

@@ -241,7 +241,7 @@ static int build(struct vmc_cpu_policy *p, const struct preset *ps,
         return r;
     if (ps->may == NULL)
         clear_never(p);
-    r = cpuid_fix_xsave(p);
+    r = cpuid_fit_features(p, ceiling);
     return r == VMC_OK && modern ? vmc_cpu_policy_topology(p, 1) : r;
 }
 
@@ -330,7 +330,7 @@ void vmci_soft_ceiling(struct vmc_cpu_policy *out, uint64_t fp_features)
         if (on[i])
             r = cpuid_feature_set(out, f, true);
     if (r == VMC_OK)
-        r = cpuid_fix_xsave(out);
+        r = cpuid_fit_features(out, NULL);
     if (r == VMC_OK)
         r = vmc_cpu_policy_topology(out, 1);
     cpuid_fix_max(out);

@@ -39,8 +39,11 @@ static inline uint32_t *cpuid_reg_of(struct vmc_cpuid_leaf *l, unsigned reg)
                                                                                      : &l->edx;
 }
 bool cpuid_is_amd(const struct vmc_cpu_policy *p);
-/* Make leaf DH fit the XSAVE features that are on. */
-int cpuid_fix_xsave(struct vmc_cpu_policy *p);
+/*
+ * Make leaf DH and the width of linear addresses fit the features that are on. ceiling: says how
+ * the engine lays out XSAVE areas; NULL: as the software CPU does.
+ */
+int cpuid_fit_features(struct vmc_cpu_policy *p, const struct vmc_cpu_policy *ceiling);
 /* Leaves beyond their maximum in 0 and 80000000H are added to it. */
 void cpuid_fix_max(struct vmc_cpu_policy *p);
 

@@ -147,8 +147,8 @@ static int check_cr4(struct vmci_cpu *cpu, uint64_t v)
 
 static int write_cr4(struct vmci_cpu *cpu, uint64_t v)
 {
-    const uint64_t paging = VMC_CR4_PSE | VMC_CR4_PAE | VMC_CR4_PGE | VMC_CR4_PCIDE |
-                            VMC_CR4_SMEP | VMC_CR4_SMAP | VMC_CR4_PKE;
+    const uint64_t paging = VMC_CR4_PSE | VMC_CR4_PAE | VMC_CR4_PGE | VMC_CR4_PCIDE | VMC_CR4_SMEP |
+                            VMC_CR4_SMAP | VMC_CR4_PKE | VMC_CR4_LA57;
     uint64_t change = v ^ cpu->cr4;
     int r = check_cr4(cpu, v);
 
@@ -259,7 +259,7 @@ int vmci_invlpg(struct vmci_cpu *cpu, uint64_t la)
 {
     if (cpu->cpl != 0)
         return gp0(cpu);
-    if (vmci_canonical(la)) /* otherwise it is a no-op */
+    if (vmci_canonical_max(cpu, la)) /* otherwise it is a no-op */
         vmci_tlb_flush_page(cpu, la);
     return 0;
 }
@@ -276,7 +276,7 @@ int vmci_invpcid(struct vmci_cpu *cpu, uint64_t type, uint64_t pcid, uint64_t la
     if (type >= ALL_GLOBAL && (pcid >> 12) != 0)
         return gp0(cpu);
     if (type == ADDRESS) {
-        if (!vmci_canonical(la))
+        if (!vmci_canonical_max(cpu, la))
             return gp0(cpu);
         /* Entries of other PCIDs are never kept. */
         if (pcid == (pcide ? cpu->cr3 & CR3_PCID : 0))

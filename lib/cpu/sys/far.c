@@ -14,7 +14,7 @@ static bool legacy_real(const struct vmci_cpu *cpu)
 
 int sys_target_check_rip(struct vmci_cpu *cpu, const struct sys_target *t, unsigned ext)
 {
-    bool ok = sys_target64(cpu, &t->d) ? vmci_canonical(t->rip)
+    bool ok = sys_target64(cpu, &t->d) ? vmci_canonical(cpu, t->rip)
                                        : (uint32_t)t->rip <= sys_d_limit(&t->d);
 
     return ok ? 0 : vmci_raise_code(cpu, VMC_VEC_GP, ext);

@@ -28,7 +28,7 @@ static int stack_la(struct vmci_cpu *cpu, const struct sys_stack *s, uint64_t of
                     uint64_t *la)
 {
     if (s->bits == 64) {
-        if (!vmci_canonical(off) || !vmci_canonical(off + bytes - 1))
+        if (!vmci_canonical(cpu, off) || !vmci_canonical(cpu, off + bytes - 1))
             return vmci_raise_code(cpu, VMC_VEC_SS, s->ss_code);
         *la = off;
         return 0;
@@ -99,7 +99,7 @@ int sys_rsp_from_tss64(struct vmci_cpu *cpu, unsigned offset, unsigned ext, uint
     r = vmci_rd_sys(cpu, tr->base + offset, 8, rsp);
     if (r != 0)
         return r;
-    if (!vmci_canonical(*rsp))
+    if (!vmci_canonical(cpu, *rsp))
         return vmci_raise_code(cpu, VMC_VEC_SS, ext);
     return 0;
 }

@@ -454,7 +454,7 @@ int vmci_msr_write(struct vmci_cpu *cpu, uint32_t index, uint64_t v)
     int r;
 
     if (slot != NULL) {
-        if (check == MSR_CANONICAL && !vmci_canonical(v))
+        if (check == MSR_CANONICAL && !vmci_canonical_max(cpu, v))
             return gp0(cpu);
         if (check == MSR_LOW32 && (v >> 32) != 0 && index == VMC_MSR_TSC_AUX)
             return gp0(cpu);

@@ -267,7 +267,7 @@ int vmci_lldt(struct vmci_cpu *cpu, uint16_t selector)
             return r;
     }
     sys_desc_to_seg(&d, selector, &s);
-    if (!vmci_canonical(s.base))
+    if (!vmci_canonical_max(cpu, s.base))
         return sys_raise_sel(cpu, VMC_VEC_GP, selector, 0);
     cpu->seg[VMC_LDTR] = s;
     return 0;
@@ -301,7 +301,7 @@ int vmci_ltr(struct vmci_cpu *cpu, uint16_t selector)
             return r;
     }
     sys_desc_to_seg(&d, selector, &s);
-    if (!vmci_canonical(s.base))
+    if (!vmci_canonical_max(cpu, s.base))
         return sys_raise_sel(cpu, VMC_VEC_GP, selector, 0);
     uint8_t old;
     r = vmci_mark_sys(cpu, d.la + 5, SYS_TYPE_BUSY, 0, &old);

@@ -108,7 +108,7 @@ static bool ctrl_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st)
     return true;
 }
 
-static bool segs_ok(const struct vmc_x86_state *st)
+static bool segs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st)
 {
     static const uint8_t wide[] = {VMC_FS, VMC_GS, VMC_LDTR, VMC_TR};
 
@@ -116,7 +116,7 @@ static bool segs_ok(const struct vmc_x86_state *st)
         if ((st->seg[i].attr & ~ATTR_KNOWN) != 0)
             return false;
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(wide); i++)
-        if (!vmci_canonical(st->seg[wide[i]].base))
+        if (!vmci_canonical_max(cpu, st->seg[wide[i]].base))
             return false;
     for (unsigned i = 0; i <= VMC_DS; i++)
         if ((st->seg[i].base >> 32) != 0 && (st->seg[i].attr & VMC_SEG_UNUSABLE) == 0)
@@ -134,11 +134,11 @@ static bool types_ok(uint64_t v, bool pat)
     return true;
 }
 
-static bool msrs_ok(const struct vmc_x86_msrs *m)
+static bool msrs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_msrs *m)
 {
-    if (!vmci_canonical(m->lstar) || !vmci_canonical(m->cstar) ||
-        !vmci_canonical(m->sysenter_eip) || !vmci_canonical(m->sysenter_esp) ||
-        !vmci_canonical(m->kernel_gs_base) || (m->tsc_aux >> 32) != 0 || m->xss != 0 ||
+    if (!vmci_canonical_max(cpu, m->lstar) || !vmci_canonical_max(cpu, m->cstar) ||
+        !vmci_canonical_max(cpu, m->sysenter_eip) || !vmci_canonical_max(cpu, m->sysenter_esp) ||
+        !vmci_canonical_max(cpu, m->kernel_gs_base) || (m->tsc_aux >> 32) != 0 || m->xss != 0 ||
         !types_ok(m->pat, true))
         return false;
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(m->mtrr_fixed); i++)
@@ -191,16 +191,16 @@ static bool state_ok(const struct vmci_cpu *cpu, uint32_t groups, const struct v
 
     if ((groups & VMC_ST_RIP) != 0 && (st->rflags & ~RFLAGS_KNOWN) != 0)
         return false;
-    if ((groups & VMC_ST_SEG) != 0 && !segs_ok(st))
+    if ((groups & VMC_ST_SEG) != 0 && !segs_ok(cpu, st))
         return false;
     if ((groups & VMC_ST_TABLES) != 0 &&
-        (!vmci_canonical(st->gdtr.base) || !vmci_canonical(st->idtr.base)))
+        (!vmci_canonical_max(cpu, st->gdtr.base) || !vmci_canonical_max(cpu, st->idtr.base)))
         return false;
     if (ctrl && !ctrl_ok(cpu, st))
         return false;
     if ((groups & VMC_ST_DEBUG) != 0 && ((st->dr6 >> 32) != 0 || (st->dr7 >> 32) != 0))
         return false;
-    if ((groups & VMC_ST_MSR) != 0 && !msrs_ok(&st->msr))
+    if ((groups & VMC_ST_MSR) != 0 && !msrs_ok(cpu, &st->msr))
         return false;
     if ((groups & VMC_ST_EVENT) != 0 && !event_ok(st))
         return false;
@@ -304,6 +304,7 @@ static void reset_only(struct vmci_cpu *cpu)
 {
     cpu->cr0 = VMC_CR0_CD | VMC_CR0_NW;
     cpu->xcr0 = XCR0_RESET;
+    cpu->pkru = 0; /* everything is flushed below */
     memset(&cpu->msr, 0, sizeof(cpu->msr));
     cpu->msr.pat = PAT_RESET;
     cpu->msr.misc_enable = 1; /* fast strings */

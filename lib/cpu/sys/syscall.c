@@ -46,7 +46,7 @@ int vmci_sysret(struct vmci_cpu *cpu, unsigned opbytes)
         return vmci_raise(cpu, VMC_VEC_UD);
     if (!vmci_prot_mode(cpu) || cpu->cpl != 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
-    if (to64 && !cpu->amd && !vmci_canonical(rip))
+    if (to64 && !cpu->amd && !vmci_canonical(cpu, rip))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     cpu->rip = to64 ? rip : (uint32_t)rip;
     sys_seg_flat_code(&cpu->seg[VMC_CS], (uint16_t)((base + (to64 ? 16 : 0)) | 3), 3, to64);
@@ -89,7 +89,7 @@ int vmci_sysexit(struct vmci_cpu *cpu, unsigned opbytes)
         return vmci_raise(cpu, VMC_VEC_UD);
     if (!vmci_prot_mode(cpu) || cpu->cpl != 0 || base == 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
-    if (to64 && (!vmci_canonical(rip) || !vmci_canonical(rsp)))
+    if (to64 && (!vmci_canonical(cpu, rip) || !vmci_canonical(cpu, rsp)))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     sys_seg_flat_code(&cpu->seg[VMC_CS], (uint16_t)((base + (to64 ? 32 : 16)) | 3), 3, to64);
     sys_seg_flat_stack(&cpu->seg[VMC_SS], (uint16_t)((base + (to64 ? 40 : 24)) | 3), 3);

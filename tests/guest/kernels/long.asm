@@ -726,7 +726,7 @@ bases:
         mov eax, edx
         call h32
         TRY64 .a
-        WRMSR64 0xc0000100, 0x00008000, 0
+        WRMSR64 0xc0000100, 0x08000000, 0
 .a:     call result64
         jmp newline
 
