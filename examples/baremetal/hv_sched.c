@@ -9,6 +9,9 @@
  */
 #include "hv.h"
 
+#define QUANTUM_NS     3000000ull
+#define QUANTUM_CYCLES 750000ull /* at least */
+
 struct cpu {
     struct vmc_vcpu *volatile current;
     volatile uint32_t attention; /* an interrupt came: look around before running on */
@@ -270,7 +273,10 @@ void hv_sched_init(void)
 {
     struct vmc_error err;
     const struct vmc_platform *pf = vmc_bm_platform();
+    /* To lay out a frame takes some thousand instructions: slow processors get longer ones. */
+    uint64_t quantum = QUANTUM_CYCLES * 1000000000ull / hv_machine->tsc_hz;
     struct vmc_sched_config sc = {.size = sizeof(sc),
+                                  .quantum_ns = quantum > QUANTUM_NS ? quantum : QUANTUM_NS,
                                   .cpus = hv_machine->cpus,
                                   .max_groups = 4,
                                   .max_vms = HV_MAX_GUESTS,

@@ -1,36 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "mmu/shadow.h"
+#include "mmu/shadow_int.h"
 
-#define PTE_P  0x1ull
-#define PTE_W  0x2ull
-#define PTE_U  0x4ull
-#define PTE_NX (1ull << 63)
-#define ADDR   0x000ffffffffff000ull
-
-#define ENTRIES   512u
 #define FOUR_GIB  (1ull << 32)
 #define LOW_TRIES 16u
 
 /* Notes beside the entries of a level-2 table: what lies below is pieces of a large guest page. */
 #define NOTE_LARGE 1u
-#define NOTE_HUGE  2u
 
-struct vmci_shadow_page {
-    uint64_t *pt;
-    uint64_t hpa;
-    uint64_t *note; /* level 1: guest-physical page of each entry; level 2: NOTE_* */
-    uint8_t level;
-};
-
-static unsigned top_level(const struct vmci_shadow *sh)
-{
-    return sh->long_mode ? 4 : 3;
-}
-
-static unsigned index_of(uint64_t gva, unsigned level)
-{
-    return (unsigned)(gva >> (VMC_PAGE_SHIFT + 9 * (level - 1))) & (ENTRIES - 1);
-}
+#define FLAT_TOP 3u /* level of the root outside long mode */
 
 /* ---- pages ----------------------------------------------------------------------------------- */
 
@@ -75,16 +52,19 @@ static int make_root(struct vmci_shadow *sh)
     return rc;
 }
 
-static struct vmci_shadow_page *take_page(struct vmci_shadow *sh, unsigned level)
+struct vmci_shadow_page *vmci_shadow_take(struct vmci_shadow *sh, unsigned level)
 {
-    if (sh->used == VMCI_SHADOW_MAX_PAGES)
+    if (sh->used == sh->limit)
         return NULL;
     struct vmci_shadow_page *p = &sh->page[sh->used];
     if (p->pt == NULL && make_page(sh, p) != VMC_OK)
         return NULL;
     memset(p->pt, 0, VMC_PAGE_SIZE);
     memset(p->note, 0, VMC_PAGE_SIZE);
+    memset(p->used, 0, sizeof(p->used));
     p->level = (uint8_t)level;
+    p->key = 0;
+    p->guest = NULL;
     sh->used++;
     return p;
 }
@@ -96,6 +76,7 @@ int vmci_shadow_init(struct vmci_shadow *sh, const struct vmc_platform *pf, stru
     sh->pf = pf;
     sh->mem = mem;
     sh->to_phys = to_phys;
+    sh->limit = VMCI_SHADOW_MAX_PAGES;
     sh->page = vmci_zalloc(pf, VMCI_SHADOW_MAX_PAGES * sizeof(sh->page[0]));
     if (sh->page == NULL)
         return VMC_ENOMEM;
@@ -105,7 +86,7 @@ int vmci_shadow_init(struct vmci_shadow *sh, const struct vmc_platform *pf, stru
         return rc;
     }
     sh->root_hpa = sh->page[0].hpa;
-    (void)take_page(sh, top_level(sh)); /* the root: just made */
+    (void)vmci_shadow_take(sh, FLAT_TOP); /* the root: just made */
     return VMC_OK;
 }
 
@@ -121,28 +102,11 @@ void vmci_shadow_fini(struct vmci_shadow *sh)
     sh->page = NULL;
 }
 
-static struct vmci_shadow_page *page_of(const struct vmci_shadow *sh, uint64_t entry)
-{
-    /* Linear only on the way down to a leaf that is not there yet: the index is kept in the entry's
-       ignored bits 52-61. */
-    return &sh->page[(entry >> 52) & 0x3ff];
-}
-
-static uint64_t link_to(const struct vmci_shadow *sh, const struct vmci_shadow_page *p)
-{
-    uint64_t i = (uint64_t)(p - sh->page);
-
-    /* Bits 52-61 are ignored by 4-level paging; in PAE paging they are reserved, so there the index
-       is found again by address. */
-    return sh->long_mode ? p->hpa | i << 52 : p->hpa;
-}
-
+/* Outside long mode all bits of an entry are spoken for: the page is found by its address. */
 static struct vmci_shadow_page *below(const struct vmci_shadow *sh, uint64_t entry)
 {
-    if (sh->long_mode)
-        return page_of(sh, entry);
     for (uint32_t i = 0; i < sh->used; i++)
-        if (sh->page[i].hpa == (entry & ADDR))
+        if (sh->page[i].hpa == (entry & SH_ADDR))
             return &sh->page[i];
     return NULL;
 }
@@ -153,26 +117,45 @@ static void drop_leaves(struct vmci_shadow *sh, struct vmci_shadow_page *p)
 {
     if (vmci_load_relaxed(&sh->mem->dirty_clients) == 0)
         return;
-    for (unsigned i = 0; i < ENTRIES; i++)
-        if (p->pt[i] & PTE_W)
-            vmci_mem_mark_dirty(sh->mem, p->note[i], 1);
+    for (unsigned i = 0; i < SH_ENTRIES; i++)
+        if (p->pt[i] & SH_W)
+            vmci_mem_mark_dirty(sh->mem, sh_leaf_gpa(sh, p, i), 1);
 }
 
-void vmci_shadow_flush(struct vmci_shadow *sh)
+/* All pages but the root outside long mode, which has its memory below 4 GiB. */
+static void drop_all(struct vmci_shadow *sh)
 {
     for (uint32_t i = 1; i < sh->used; i++)
         if (sh->page[i].level == 1)
             drop_leaves(sh, &sh->page[i]);
     sh->used = 0;
-    (void)take_page(sh, top_level(sh)); /* the root has memory */
+    (void)vmci_shadow_take(sh, FLAT_TOP);
+    sh->root = 0;
+    sh->root_hpa = sh->page[0].hpa;
+    sh->opaque = false;
+    memset(sh->chain, 0, sizeof(sh->chain));
     sh->flushes++;
 }
 
-void vmci_shadow_mode(struct vmci_shadow *sh, bool long_mode)
+void vmci_shadow_flush(struct vmci_shadow *sh)
 {
-    if (sh->long_mode == long_mode)
+    drop_all(sh);
+    /* Without memory for a root it stays the other, which is empty and faults. */
+    if (sh->long_mode)
+        (void)vmci_shadow_cache_root(sh, sh->cr3);
+}
+
+void vmci_shadow_load(struct vmci_shadow *sh, bool long_mode, uint64_t cr3)
+{
+    bool keep = long_mode && sh->long_mode && !sh->opaque;
+
+    if (keep && vmci_shadow_cache_root(sh, cr3))
         return;
-    sh->long_mode = long_mode;
+    if (sh->long_mode != long_mode) {
+        drop_all(sh); /* with the notes of the mode that they belong to */
+        sh->long_mode = long_mode;
+    }
+    sh->cr3 = cr3 & SH_ADDR;
     vmci_shadow_flush(sh);
 }
 
@@ -181,9 +164,9 @@ static struct vmci_shadow_page *find(const struct vmci_shadow *sh, uint64_t gva,
 {
     struct vmci_shadow_page *p = &sh->page[0];
 
-    for (unsigned l = top_level(sh); l > level && p != NULL; l--) {
-        uint64_t e = p->pt[index_of(gva, l)];
-        p = (e & PTE_P) != 0 ? below(sh, e) : NULL;
+    for (unsigned l = FLAT_TOP; l > level && p != NULL; l--) {
+        uint64_t e = p->pt[sh_index(gva, l)];
+        p = (e & SH_P) != 0 ? below(sh, e) : NULL;
     }
     return p;
 }
@@ -191,7 +174,7 @@ static struct vmci_shadow_page *find(const struct vmci_shadow *sh, uint64_t gva,
 /* Drop what a level-2 entry holds: pieces of one large page. */
 static void drop_large(struct vmci_shadow *sh, struct vmci_shadow_page *pd, unsigned i)
 {
-    struct vmci_shadow_page *pt = (pd->pt[i] & PTE_P) != 0 ? below(sh, pd->pt[i]) : NULL;
+    struct vmci_shadow_page *pt = (pd->pt[i] & SH_P) != 0 ? below(sh, pd->pt[i]) : NULL;
 
     if (pt == NULL)
         return;
@@ -200,19 +183,15 @@ static void drop_large(struct vmci_shadow *sh, struct vmci_shadow_page *pd, unsi
     pd->note[i] = 0;
 }
 
-void vmci_shadow_invlpg(struct vmci_shadow *sh, uint64_t gva)
+static void flat_invlpg(struct vmci_shadow *sh, uint64_t gva)
 {
     struct vmci_shadow_page *pd = find(sh, gva, 2);
 
     if (pd == NULL)
         return;
-    unsigned i = index_of(gva, 2);
+    unsigned i = sh_index(gva, 2);
     /* A 4 MiB page of 32-bit paging is two of our 2 MiB ranges. */
-    unsigned pair = sh->long_mode ? i : i ^ 1;
-    if ((pd->note[i] | pd->note[pair]) & NOTE_HUGE) {
-        vmci_shadow_flush(sh);
-        return;
-    }
+    unsigned pair = i ^ 1;
     if ((pd->note[i] | pd->note[pair]) & NOTE_LARGE) {
         drop_large(sh, pd, i);
         drop_large(sh, pd, pair);
@@ -221,17 +200,28 @@ void vmci_shadow_invlpg(struct vmci_shadow *sh, uint64_t gva)
     struct vmci_shadow_page *pt = find(sh, gva, 1);
     if (pt == NULL)
         return;
-    i = index_of(gva, 1);
-    if (pt->pt[i] & PTE_W)
+    i = sh_index(gva, 1);
+    if (pt->pt[i] & SH_W)
         vmci_mem_mark_dirty(sh->mem, pt->note[i], 1);
     pt->pt[i] = 0;
 }
 
+void vmci_shadow_invlpg(struct vmci_shadow *sh, uint64_t gva)
+{
+    if (!sh->long_mode)
+        flat_invlpg(sh, gva);
+    else if (sh->opaque)
+        vmci_shadow_flush(sh);
+    else
+        vmci_shadow_cache_invlpg(sh, gva);
+}
+
 uint64_t vmci_shadow_peek(const struct vmci_shadow *sh, uint64_t gva)
 {
+    if (sh->long_mode)
+        return sh->root != 0 ? vmci_shadow_cache_peek(sh, gva) : 0;
     const struct vmci_shadow_page *pt = find(sh, gva, 1);
-
-    return pt != NULL ? pt->pt[index_of(gva, 1)] : 0;
+    return pt != NULL ? pt->pt[sh_index(gva, 1)] : 0;
 }
 
 /* ---- fill ------------------------------------------------------------------------------------ */
@@ -241,31 +231,30 @@ static struct vmci_shadow_page *leaf_table(struct vmci_shadow *sh, uint64_t gva,
 {
     struct vmci_shadow_page *p = &sh->page[0];
 
-    for (unsigned l = top_level(sh); l > 1; l--) {
-        uint64_t *e = &p->pt[index_of(gva, l)];
+    for (unsigned l = FLAT_TOP; l > 1; l--) {
+        uint64_t *e = &p->pt[sh_index(gva, l)];
         struct vmci_shadow_page *next;
-        if ((*e & PTE_P) != 0) {
+        if ((*e & SH_P) != 0) {
             next = below(sh, *e);
         } else {
-            next = take_page(sh, l - 1);
+            next = vmci_shadow_take(sh, l - 1);
             if (next == NULL)
                 return NULL;
             /* PDPTEs of PAE paging have no rights (SDM 3A table 4-8). */
-            uint64_t rights = l == 3 && !sh->long_mode ? 0 : PTE_W | PTE_U;
-            *e = link_to(sh, next) | PTE_P | rights;
+            uint64_t rights = l == 3 ? 0 : SH_W | SH_U;
+            *e = next->hpa | SH_P | rights;
         }
         if (l == 2 && bytes > VMC_PAGE_SIZE)
-            p->note[index_of(gva, 2)] |= bytes > (4u << 20) ? NOTE_HUGE : NOTE_LARGE;
+            p->note[sh_index(gva, 2)] |= NOTE_LARGE;
         p = next;
     }
     return p;
 }
 
 /* Rights of the shadow entry (SDM 3A 4.6): CR0.WP is always set in the processor. */
-static uint64_t leaf_rights(const struct vmc_paging *pg, const struct vmc_walk *w, uint32_t access,
-                            bool may_write)
+static uint64_t leaf_rights(const struct vmc_paging *pg, const struct vmc_walk *w, bool may_write)
 {
-    uint64_t e = PTE_P;
+    uint64_t e = SH_P;
     bool user = (w->rights & VMC_RIGHT_USER) != 0;
     bool exec = (w->rights & VMC_RIGHT_EXEC) != 0;
     bool paging = (pg->cr0 & VMC_CR0_PG) != 0;
@@ -280,14 +269,39 @@ static uint64_t leaf_rights(const struct vmc_paging *pg, const struct vmc_walk *
             exec = false;
         user = false;
     }
-    (void)access;
     if (may_write)
-        e |= PTE_W;
+        e |= SH_W;
     if (user || !paging)
-        e |= PTE_U;
+        e |= SH_U;
     if (!exec)
-        e |= PTE_NX;
+        e |= SH_NX;
     return e;
+}
+
+static enum vmci_shadow_result flat_fill(struct vmci_shadow *sh, const struct vmc_paging *pg,
+                                         uint64_t gva, const struct vmc_walk *w, uint64_t hpa,
+                                         bool may_write)
+{
+    struct vmci_shadow_page *pt = leaf_table(sh, gva, w->page_bytes);
+
+    if (pt == NULL)
+        return VMCI_SHADOW_NOMEM;
+    unsigned i = sh_index(gva, 1);
+    pt->note[i] = w->gpa & ~(uint64_t)(VMC_PAGE_SIZE - 1);
+    vmci_store_release(&pt->pt[i], hpa | leaf_rights(pg, w, may_write));
+    sh->fills++;
+    return VMCI_SHADOW_MAPPED;
+}
+
+static enum vmci_shadow_result fill(struct vmci_shadow *sh, const struct vmc_paging *pg,
+                                    uint64_t gva, const struct vmc_walk *w, uint64_t hpa,
+                                    bool may_write)
+{
+    if (!sh->long_mode)
+        return flat_fill(sh, pg, gva, w, hpa, may_write);
+    if (sh->root == 0) /* there was no page for it */
+        return VMCI_SHADOW_NOMEM;
+    return vmci_shadow_cache_fill(sh, pg, gva, hpa, may_write);
 }
 
 enum vmci_shadow_result vmci_shadow_fault(struct vmci_shadow *sh, const struct vmc_paging *pg,
@@ -296,12 +310,21 @@ enum vmci_shadow_result vmci_shadow_fault(struct vmci_shadow *sh, const struct v
 {
     struct vmci_page page;
     bool write = (access & VMC_ACC_WRITE) != 0;
+    bool long_mode = (pg->efer & VMC_EFER_LMA) != 0;
     uint64_t run;
 
-    *flushed = false;
+    *flushed = sh->long_mode != long_mode || (long_mode && sh->cr3 != (pg->cr3 & SH_ADDR));
+    if (*flushed)
+        vmci_shadow_load(sh, long_mode, pg->cr3);
     if (vmc_walk_gva(sh->mem, pg, gva, access, w) != VMC_OK)
         return VMCI_SHADOW_FAULT;
-    if (vmci_mem_resolve(sh->mem, w->gpa, write, &page) != VMC_OK || (write && !page.writable))
+    int rc = vmci_mem_resolve(sh->mem, w->gpa, write, &page);
+    if (rc == VMC_EAGAIN)
+        return VMCI_SHADOW_ABSENT;
+    if (rc != VMC_OK || (write && !page.writable))
+        return VMCI_SHADOW_EMULATE;
+    /* With CR0.WP clear: rights that the levels of a table of long mode cannot express. */
+    if (long_mode && write && (w->rights & VMC_RIGHT_WRITE) == 0)
         return VMCI_SHADOW_EMULATE;
     uint64_t hpa = sh->to_phys(sh->pf->ctx, page.hva, &run);
     if (hpa == UINT64_MAX)
@@ -312,17 +335,11 @@ enum vmci_shadow_result vmci_shadow_fault(struct vmci_shadow *sh, const struct v
      */
     bool may_write = write || ((w->rights & VMC_RIGHT_WRITE) && (w->rights & VMC_RIGHT_DIRTY) &&
                                page.writable && vmci_load_relaxed(&sh->mem->dirty_clients) == 0);
-    struct vmci_shadow_page *pt = leaf_table(sh, gva, w->page_bytes);
-    if (pt == NULL) {
+    enum vmci_shadow_result r = fill(sh, pg, gva, w, hpa, may_write);
+    if (r == VMCI_SHADOW_NOMEM) {
         vmci_shadow_flush(sh);
         *flushed = true;
-        pt = leaf_table(sh, gva, w->page_bytes);
+        r = fill(sh, pg, gva, w, hpa, may_write);
     }
-    if (pt == NULL)
-        return VMCI_SHADOW_NOMEM;
-    unsigned i = index_of(gva, 1);
-    pt->note[i] = w->gpa & ~(uint64_t)(VMC_PAGE_SIZE - 1);
-    vmci_store_release(&pt->pt[i], hpa | leaf_rights(pg, w, access, may_write));
-    sh->fills++;
-    return VMCI_SHADOW_MAPPED;
+    return r;
 }

@@ -118,7 +118,8 @@ bool vmci_space_fast(struct vmc_space *s, uint64_t page, bool write, struct vmc_
     uint32_t e = vmci_load_acquire(&s->map[page]);
     enum vmci_entry_state st = vmci_entry_state(e);
 
-    if (st != VMCI_E_PRIVATE && (write || (st != VMCI_E_OBJECT && st != VMCI_E_ZERO)))
+    if (st != VMCI_E_PRIVATE &&
+        (write || (st != VMCI_E_OBJECT && st != VMCI_E_ZERO && st != VMCI_E_BALLOON)))
         return false;
     note(s, page, write);
     if (st == VMCI_E_OBJECT)

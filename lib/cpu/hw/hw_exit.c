@@ -252,17 +252,26 @@ int hw_emulate(struct hw_vcpu *v, uint64_t n, struct vmc_exit *x)
 /* The shadow follows what paging depends on. */
 static void sync_shadow(struct hw_vcpu *v)
 {
-    if (!v->vm->nested) {
-        vmci_shadow_mode(&v->shadow, (v->st.efer & VMC_EFER_LMA) != 0);
-        vmci_shadow_flush(&v->shadow);
-    }
+    if (!v->vm->nested)
+        vmci_shadow_load(&v->shadow, (v->st.efer & VMC_EFER_LMA) != 0, v->st.cr3);
     v->todo |= HW_TODO_FLUSH;
 }
 
+/* What the meaning of the guest's entries depends on, beside CR3 and the mode. */
+#define MEANING_CR4  (VMC_CR4_PSE | VMC_CR4_PAE | VMC_CR4_SMEP | VMC_CR4_LA57)
+#define MEANING_EFER VMC_EFER_NX
+
 int hw_emulate_system(struct hw_vcpu *v, struct vmc_exit *x)
 {
+    hw_need(v, VMC_ST_CTRL);
+    uint64_t cr0 = v->st.cr0, cr4 = v->st.cr4, efer = v->st.efer;
+
     v->stat[HW_STAT_CR]++;
     int r = hw_emulate(v, 1, x);
+    if (!v->vm->nested &&
+        (((cr0 ^ v->st.cr0) & (VMC_CR0_PG | VMC_CR0_WP)) != 0 ||
+         ((cr4 ^ v->st.cr4) & MEANING_CR4) != 0 || ((efer ^ v->st.efer) & MEANING_EFER) != 0))
+        vmci_shadow_flush(&v->shadow);
     sync_shadow(v);
     return r;
 }
@@ -282,6 +291,20 @@ int hw_on_mov_cr3(struct hw_vcpu *v, unsigned gpr, unsigned len, struct vmc_exit
     return HW_RESUME;
 }
 
+/* MOV from a control register, of which the processor has another value than the guest. */
+int hw_on_read_cr(struct hw_vcpu *v, uint64_t value, unsigned gpr, unsigned len)
+{
+    uint64_t *r = hw_gpr(v, gpr);
+
+    v->stat[HW_STAT_CR]++;
+    hw_need(v, VMC_ST_CTRL);
+    *r = (v->st.efer & VMC_EFER_LMA) != 0 ? value : (uint32_t)value;
+    if (gpr == VMC_RSP)
+        hw_changed(v, HW_ST_RSP);
+    hw_skip(v, len);
+    return HW_RESUME;
+}
+
 int hw_on_invlpg(struct hw_vcpu *v, uint64_t gva, unsigned len)
 {
     v->stat[HW_STAT_CR]++;
@@ -294,16 +317,31 @@ int hw_on_invlpg(struct hw_vcpu *v, uint64_t gva, unsigned len)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
+/*
+ * A page of a space is not at hand. It is brought in, or will be in a while; then the guest faults
+ * again and finds it. No pointer to a page is held here.
+ */
+static __attribute__((noinline)) int bring_in(struct hw_vcpu *v, uint64_t gpa, bool write)
+{
+    v->stat[HW_STAT_BROUGHT]++;
+    hw_fpu_park(v); /* decompression uses what registers it likes */
+    if (vmci_mem_fault(v->vm->mem, gpa, write) != VMC_OK)
+        vmci_mem_wait(v->vm->mem, gpa); /* finishes what is under way */
+    return HW_RESUME;
+}
+
 int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_exit *x)
 {
     v->stat[HW_STAT_FAULT]++;
     if (unlikely(!v->vm->nested)) /* cannot be */
         return hw_emulate(v, 1, x);
     int rc = hw_mem_fault(v->vm, gpa, want);
-    if (rc == VMC_OK) {
+    if (likely(rc == VMC_OK)) {
         v->stat[HW_STAT_MAPPED]++;
         return HW_RESUME;
     }
+    if (rc == VMC_EAGAIN)
+        return bring_in(v, gpa, (want & VMCI_SLAT_W) != 0);
     return rc == VMC_ENOENT ? hw_emulate(v, 1, x) : rc;
 }
 
@@ -336,6 +374,8 @@ int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_
         return hw_raise(v, VMC_VEC_PF, true, w.fault_code, x);
     case VMCI_SHADOW_EMULATE:
         return hw_emulate(v, 1, x);
+    case VMCI_SHADOW_ABSENT:
+        return bring_in(v, w.gpa, (access & VMC_ACC_WRITE) != 0);
     default:
         return VMC_ENOMEM;
     }

@@ -53,6 +53,7 @@ enum hw_stat {
     HW_STAT_EXCEPTION,
     HW_STAT_FAULT,    /* second-level or shadow faults */
     HW_STAT_MAPPED,   /* of these: a page was mapped */
+    HW_STAT_BROUGHT,  /* of these: the page's contents had to be brought in */
     HW_STAT_EMULATED, /* instructions or slices by the software CPU */
     HW_STAT_TIMER,
     HW_STAT_FLUSH,
@@ -294,6 +295,7 @@ int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_e
 /* #PF under shadow paging. */
 int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_exit *x);
 int hw_on_invlpg(struct hw_vcpu *v, uint64_t gva, unsigned len);
+int hw_on_read_cr(struct hw_vcpu *v, uint64_t value, unsigned gpr, unsigned len);
 /* MOV to CR3 under shadow paging. */
 int hw_on_mov_cr3(struct hw_vcpu *v, unsigned gpr, unsigned len, struct vmc_exit *x);
 int hw_shutdown(struct hw_vcpu *v, struct vmc_exit *x);
@@ -337,7 +339,10 @@ static inline const struct vmc_cpuid_leaf *hw_cpuid_plain(const struct hw_vm *vm
 int hw_mem_init(struct hw_vm *vm, const struct vmci_slat_format *fmt, unsigned max_leaf, bool ad,
                 struct vmc_error *err);
 void hw_mem_fini(struct hw_vm *vm);
-/* 0: mapped; VMC_ENOENT: a device, or a write to ROM; VMC_ENOMEM; VMC_EHOST. */
+/*
+ * 0: mapped; VMC_ENOENT: a device, or a write to ROM; VMC_EAGAIN: the page is a space's, and has to
+ * be brought in first (vmci_mem_fault); VMC_ENOMEM; VMC_EHOST.
+ */
 int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want);
 int hw_mem_changed(void *evm);
 int hw_dirty_log(void *evm, bool on);

@@ -29,8 +29,12 @@ static bool is_stale(void *ctx, uint64_t gpa, unsigned level, uint64_t hpa, uint
     struct vmci_page page;
     uint64_t run;
 
-    /* Large leaves are not looked into: pages under them may be elsewhere. */
-    if (level > 1 || s == NULL || (s->attr != VMC_MEM_RAM && (rights & VMCI_SLAT_W) != 0) ||
+    /*
+     * Large leaves are not looked into: pages under them may be elsewhere. A space takes its pages
+     * back also where they stay, to see who uses them.
+     */
+    if (level > 1 || s == NULL || s->space != NULL ||
+        (s->attr != VMC_MEM_RAM && (rights & VMCI_SLAT_W) != 0) ||
         vmci_mem_resolve(vm->mem, gpa, false, &page) != VMC_OK)
         return true;
     return vm->hw->to_phys(vm->pf->ctx, page.hva, &run) != hpa;
@@ -61,10 +65,42 @@ static void drop(struct hw_vm *vm, uint64_t gpa, uint64_t bytes)
 /* ---- dirty log --------------------------------------------------------------------------------
  */
 
+/* What was changed takes something away. */
+static __attribute__((noinline)) void flush_locked(struct hw_vm *vm)
+{
+    hw_shootdown(vm);
+    vmci_slat_reclaim(&vm->slat);
+}
+
+/* Put large pages back together that were mapped by small ones while writes were logged. */
+static void merge_all(struct hw_vm *vm)
+{
+    const uint64_t step = bytes_of(2);
+    int flush = 0;
+
+    vmci_lock(&vm->lock);
+    for (unsigned i = 0; i < vm->mem->count; i++) {
+        const struct vmci_mem_slot *s = &vm->mem->slot[i];
+        uint64_t end = vmci_align_down(s->gpa + s->bytes, step);
+        for (uint64_t at = vmci_align_up(s->gpa, step); s->space == NULL && at < end; at += step)
+            flush |= vmci_slat_merge(&vm->slat, at, 2);
+    }
+    if (flush != 0)
+        flush_locked(vm);
+    vmci_unlock(&vm->lock);
+}
+
 int hw_dirty_log(void *evm, bool on)
 {
-    (void)on; /* pages are mapped anew, small where writes are logged */
-    return hw_mem_changed(evm);
+    struct hw_vm *vm = evm;
+
+    /* Large leaves go, so that writes are logged by small ones, which may all stay afterwards: a
+       fault beside them maps a large one instead. Without dirty bits they are read-only. */
+    if (on || vmci_load_relaxed(&vm->mem->dirty_clients) != 0 || !vm->nested || !vm->slat.ad ||
+        vm->max_leaf < 2)
+        return hw_mem_changed(evm);
+    merge_all(vm);
+    return VMC_OK;
 }
 
 struct fetch {
@@ -151,7 +187,7 @@ static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s
     for (unsigned level = vm->max_leaf; level > 1; level--) {
         uint64_t bytes = bytes_of(level), run;
         uint64_t at = vmci_align_down(gpa, bytes);
-        if (s == NULL || at < s->gpa || at + bytes > s->gpa + s->bytes)
+        if (at < s->gpa || at + bytes > s->gpa + s->bytes)
             continue;
         uint64_t h = vm->hw->to_phys(vm->pf->ctx, s->hva + (at - s->gpa), &run);
         if (h != VMC_HW_NO_PHYS && (h & (bytes - 1)) == 0 && run >= bytes) {
@@ -164,7 +200,8 @@ static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s
 }
 
 /* A page of the memory map, with the lock held. As vmci_slat_map; VMC_EHOST. */
-static int map(struct hw_vm *vm, const struct vmci_page *page, uint64_t gpa, uint32_t want)
+static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, const struct vmci_page *page,
+               uint64_t gpa, uint32_t want)
 {
     bool logged = vmci_load_relaxed(&vm->mem->dirty_clients) != 0;
     uint64_t base = gpa & ~(uint64_t)(VMC_PAGE_SIZE - 1), hpa, run;
@@ -173,8 +210,8 @@ static int map(struct hw_vm *vm, const struct vmci_page *page, uint64_t gpa, uin
     /* Logging wants small pages; without dirty bits, writable only once they are written. */
     if (page->writable && (!logged || vm->slat.ad || (want & VMCI_SLAT_W) != 0))
         rights |= VMCI_SLAT_W;
-    if (!logged && vm->max_leaf > 1) {
-        unsigned level = leaf_level(vm, vmci_mem_find(vm->mem, gpa), gpa, &base, &hpa);
+    if (!logged && vm->max_leaf > 1 && s->space == NULL) {
+        unsigned level = leaf_level(vm, s, gpa, &base, &hpa);
         if (level > 1)
             return vmci_slat_map(&vm->slat, base, hpa, level, rights, VMCI_MT_WB);
     }
@@ -186,27 +223,25 @@ static int map(struct hw_vm *vm, const struct vmci_page *page, uint64_t gpa, uin
     return vmci_slat_map(&vm->slat, base, hpa, 1, rights, VMCI_MT_WB);
 }
 
-/* What was changed takes something away. */
-static __attribute__((noinline)) void flush_locked(struct hw_vm *vm)
-{
-    hw_shootdown(vm);
-    vmci_slat_reclaim(&vm->slat);
-}
-
 int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want)
 {
     struct vmci_page page;
     int result = VMC_OK, rc;
 
     const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
-    if (unlikely(s != NULL && s->space != NULL)) /* pages that come and go: not here */
-        return VMC_ENOTSUP;
+    /* A space is told what its page is wanted for; otherwise the dirty log has its own ways. */
+    bool write = unlikely(s != NULL && s->space != NULL) && (want & VMCI_SLAT_W) != 0;
     /* Under the lock, so that a page that moves meanwhile is dropped after it was mapped. */
     vmci_lock(&vm->lock);
-    if (likely(vmci_mem_resolve(vm->mem, gpa, false, &page) == VMC_OK)) {
+    rc = vmci_mem_resolve(vm->mem, gpa, write, &page);
+    if (unlikely(rc == VMC_EAGAIN)) {
+        vmci_unlock(&vm->lock);
+        return rc;
+    }
+    if (likely(rc == VMC_OK)) {
         bool refused = (want & VMCI_SLAT_W) != 0 && !page.writable;
         result = refused ? VMC_ENOENT : VMC_OK;
-        rc = refused ? 0 : map(vm, &page, gpa, want);
+        rc = refused ? 0 : map(vm, s, &page, gpa, want);
     } else {
         result = VMC_ENOENT;
         rc = vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE));

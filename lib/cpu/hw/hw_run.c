@@ -176,6 +176,7 @@ static int soft_slice(struct hw_vcpu *v, struct vmc_exit *x)
     if (v->irq_wait)
         v->todo |= HW_TODO_EVENT;
     if (!v->vm->nested) {
+        vmci_shadow_load(&v->shadow, (v->st.efer & VMC_EFER_LMA) != 0, v->st.cr3);
         vmci_shadow_flush(&v->shadow);
         v->todo |= HW_TODO_FLUSH;
     }

@@ -267,7 +267,7 @@ int hw_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
     if (take & (VMC_ST_CTRL | VMC_ST_SEG)) {
         v->todo |= HW_TODO_FLUSH;
         if (!v->vm->nested) {
-            vmci_shadow_mode(&v->shadow, (v->st.efer & VMC_EFER_LMA) != 0);
+            vmci_shadow_load(&v->shadow, (v->st.efer & VMC_EFER_LMA) != 0, v->st.cr3);
             vmci_shadow_flush(&v->shadow);
         }
     }
@@ -364,6 +364,7 @@ size_t hw_stats(void *ev, const char **names, uint64_t *values, size_t max)
         [HW_STAT_EXCEPTION] = "hw.exceptions",
         [HW_STAT_FAULT] = "hw.memory_faults",
         [HW_STAT_MAPPED] = "hw.pages_mapped",
+        [HW_STAT_BROUGHT] = "hw.pages_brought_in",
         [HW_STAT_EMULATED] = "hw.emulated",
         [HW_STAT_TIMER] = "hw.timer",
         [HW_STAT_FLUSH] = "hw.tlb_flushes",

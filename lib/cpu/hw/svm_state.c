@@ -293,6 +293,8 @@ void svm_flush_tlb(struct hw_vcpu *v)
     hw_tag_new(v, pc);
     b->asid = v->tag;
     b->clean = 0;
+    if (!v->vm->nested)
+        b->cr3 = v->shadow.root_hpa;
     if (pc->pad != 0) {
         b->tlb_control = SVM_TLB_FLUSH_ALL;
         pc->pad = 0;

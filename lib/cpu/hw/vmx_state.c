@@ -428,6 +428,8 @@ void vmx_flush_tlb(struct hw_vcpu *v)
         (void)hw->invept(hw_ctx(v), 1,
                          v->vm->slat.root_hpa | VMCI_MT_WB | 3u << 3 |
                              (caps(v)->ept_ad ? 1u << 6 : 0));
+    else
+        vmx_write(v, VMCS_GUEST_CR3, v->shadow.root_hpa);
 }
 
 /* ---- task priority ----------------------------------------------------------------------------

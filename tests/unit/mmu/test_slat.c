@@ -255,7 +255,7 @@ static void shadow_of_every_paging_mode(void **state)
     assert_int_equal(vmci_shadow_fault(&sh, &pg, 0xc0006000u, 0, &w, &flushed), VMCI_SHADOW_MAPPED);
     assert_true((vmci_shadow_peek(&sh, 0xc0006000u) & mask) == hpa);
     /* 4-level, no-execute, and a hole. */
-    vmci_shadow_mode(&sh, true);
+    vmci_shadow_load(&sh, true, 0x3000);
     uint64_t *l4 = (uint64_t *)(void *)(model.ram + 0x3000);
     l4[511] = 0x4007;
     ((uint64_t *)(void *)(model.ram + 0x4000))[510] = 0 | 0xe7 | 1ull << 63;
@@ -274,32 +274,166 @@ static void shadow_of_every_paging_mode(void **state)
     test_platform_check(&model.tp);
 }
 
-static void shadow_pages_run_out(void **state)
+static uint64_t random_state;
+
+static uint64_t rnd(void)
+{
+    random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
+    return random_state >> 20;
+}
+
+#define TABLES                                                                                     \
+    224u /* pages of RAM that are page tables, each at every level and of every process */
+
+static uint64_t *table(unsigned page)
+{
+    return (uint64_t *)(void *)(model.ram + page * VMC_PAGE_SIZE);
+}
+
+/* An entry that is valid at every level: a table, or a large page of low memory. */
+static uint64_t random_entry(void)
+{
+    uint64_t r = rnd(), rights = (r & 7) != 0 ? 7 : 1 | (r >> 3 & 6);
+
+    if ((r >> 8) % 8 == 0)
+        return 0;
+    if ((r >> 8) % 8 == 1 && (r >> 16) % 4 == 0)
+        return rights | 0x80 | (r >> 20 & 0x60);
+    return rights | (r >> 24) % TABLES << VMC_PAGE_SHIFT | (r >> 20 & 0x60);
+}
+
+/* Nothing that the processor would use may differ from what the guest's tables now say. */
+static void check_shadow(const struct vmci_shadow *sh, const struct vmc_paging *pg, uint64_t gva)
+{
+    uint64_t e = vmci_shadow_peek(sh, gva);
+    struct vmc_walk w;
+
+    if (e == 0)
+        return;
+    assert_int_equal(vmc_walk_gva(model.mem, pg, gva, VMC_ACC_PROBE, &w), VMC_OK);
+    assert_int_equal(e & 0x000ffffffffff000ull,
+                     (uint64_t)(uintptr_t)(model.ram + (w.gpa & ~0xfffull)));
+    assert_true((e & 2) == 0 || (w.rights & (VMC_RIGHT_WRITE | VMC_RIGHT_DIRTY)) ==
+                                    (VMC_RIGHT_WRITE | VMC_RIGHT_DIRTY));
+    assert_int_equal((e & 4) != 0, (w.rights & VMC_RIGHT_USER) != 0);
+    assert_int_equal(e >> 63, (w.rights & VMC_RIGHT_EXEC) == 0);
+}
+
+static uint64_t random_gva(void)
+{
+    uint64_t r = rnd(); /* few values of each index, so that addresses meet */
+
+    return (r & 3) << 39 | (r >> 4 & 3) << 30 | (r >> 8 & 7) << 21 | (r >> 12 & 15) << 12;
+}
+
+/*
+ * Tables made at random, each serving as any level of any process, changed at random. After a
+ * change of CR3 nothing that is kept may differ from them, after INVLPG nothing at that address.
+ */
+static void shadows_are_kept_and_right(void **state)
 {
     (void)state;
     struct vmc_error err;
     struct vmci_shadow sh;
     struct vmc_walk w;
     bool flushed;
-    unsigned flushes = 0;
+    unsigned mapped = 0, full = 0, right = 0;
 
     assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
     assert_int_equal(vmci_shadow_init(&sh, &model.tp.pf, model.mem, model.ops.to_phys), VMC_OK);
-    vmci_shadow_mode(&sh, true);
-    uint64_t *l4 = (uint64_t *)(void *)(model.ram + 0x3000);
-    for (unsigned i = 0; i < 512; i++)
-        l4[i] = 0x3007; /* the table is its own next level: every address is mapped */
-    struct vmc_paging pg = {.cr0 = VMC_CR0_PE | VMC_CR0_PG,
-                            .cr3 = 0x3000,
+    random_state = 5;
+    for (unsigned t = 0; t < TABLES; t++)
+        for (unsigned i = 0; i < 512; i++)
+            table(t)[i] = random_entry() & (i < 4 ? ~0x80ull : ~0ull);
+    struct vmc_paging pg = {.cr0 = VMC_CR0_PE | VMC_CR0_PG | VMC_CR0_WP,
                             .cr4 = VMC_CR4_PAE,
-                            .efer = VMC_EFER_LMA | VMC_EFER_LME};
-    for (uint64_t i = 0; i < 3000; i++) {
-        uint64_t gva = (i * 0x9e3779b97f4a7c15ull) >> 17 & 0x7ffffffff000ull;
-        assert_int_equal(vmci_shadow_fault(&sh, &pg, gva, 0, &w, &flushed), VMCI_SHADOW_MAPPED);
-        assert_int_not_equal(vmci_shadow_peek(&sh, gva), 0);
-        flushes += flushed;
+                            .efer = VMC_EFER_LMA | VMC_EFER_LME | VMC_EFER_NX};
+    vmci_shadow_load(&sh, true, 0);
+    sh.limit = 200; /* so that they run out */
+    for (unsigned step = 0; step < 60000; step++) {
+        uint64_t gva = random_gva(), r = rnd();
+        if (r % 16 < 12) {
+            uint32_t access =
+                ((r >> 8) % 3 == 0 ? VMC_ACC_WRITE : 0) | ((r >> 12) % 3 == 0 ? VMC_ACC_USER : 0);
+            enum vmci_shadow_result res = vmci_shadow_fault(&sh, &pg, gva, access, &w, &flushed);
+            full += flushed;
+            if (res == VMCI_SHADOW_MAPPED) {
+                uint64_t e = vmci_shadow_peek(&sh, gva);
+                assert_int_not_equal(e, 0);
+                assert_true((access & VMC_ACC_WRITE) == 0 || (e & 2) != 0);
+                mapped++;
+            }
+        } else if (r % 16 < 14) {
+            /* A leaf or a table on the way changes, at most one entry since the last flush. */
+            table((unsigned)(rnd() % TABLES))[rnd() % 16] = random_entry() & ~0x80ull;
+            if (r % 2 == 0) {
+                vmci_shadow_invlpg(&sh, gva);
+                check_shadow(&sh, &pg, gva);
+            }
+            vmci_shadow_load(&sh, true, pg.cr3);
+        } else {
+            pg.cr3 = rnd() % TABLES << VMC_PAGE_SHIFT;
+            vmci_shadow_load(&sh, true, pg.cr3);
+        }
+        if (r % 16 >= 12)
+            for (unsigned i = 0; i < 20; i++) {
+                gva = random_gva();
+                right += vmci_shadow_peek(&sh, gva) != 0;
+                check_shadow(&sh, &pg, gva);
+            }
     }
-    assert_true(flushes > 0);
+    assert_true(mapped > 1000 && right > 1000 && full > 0 && sh.kept > 1000 && sh.ahead > 0);
+    vmci_shadow_fini(&sh);
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
+/* A table that is unlinked, changed, named by INVLPG and linked again must not be as it was. */
+static void unlinked_shadows_miss_nothing(void **state)
+{
+    (void)state;
+    struct vmc_error err;
+    struct vmci_shadow sh;
+    struct vmc_walk w;
+    bool flushed;
+    struct vmc_paging pg = {.cr0 = VMC_CR0_PE | VMC_CR0_PG | VMC_CR0_WP,
+                            .cr3 = 0x10000,
+                            .cr4 = VMC_CR4_PAE,
+                            .efer = VMC_EFER_LMA | VMC_EFER_LME | VMC_EFER_NX};
+    const uint64_t gva = 0x5000, mask = 0x000ffffffffff000ull;
+
+    assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
+    assert_int_equal(vmci_shadow_init(&sh, &model.tp.pf, model.mem, model.ops.to_phys), VMC_OK);
+    for (unsigned l = 0; l < 3; l++)
+        table(16 + l)[0] = (17ull + l) << 12 | 7;
+    table(19)[5] = 0x40007;
+    table(19)[6] = 0x41007 | 0x60; /* accessed and dirty: mapped ahead */
+    vmci_shadow_load(&sh, true, pg.cr3);
+    assert_int_equal(vmci_shadow_fault(&sh, &pg, gva, VMC_ACC_WRITE, &w, &flushed),
+                     VMCI_SHADOW_MAPPED);
+    assert_int_equal(vmci_shadow_peek(&sh, gva) & mask, (uint64_t)(uintptr_t)(model.ram + 0x40000));
+    assert_int_equal(vmci_shadow_peek(&sh, 0x6000) & 7, 7);
+    uint64_t kept = sh.kept;
+    vmci_shadow_load(&sh, true, 0x20000);
+    vmci_shadow_load(&sh, true, pg.cr3);
+    assert_int_equal(sh.kept, kept + 1);
+    assert_int_equal(vmci_shadow_peek(&sh, gva) & 7, 7); /* found again */
+    for (unsigned level = 0; level < 3; level++) {
+        uint64_t link = table(16 + level)[0];
+        uint64_t to = 0x50000 + level * 0x1000;
+        table(16 + level)[0] = 0;
+        vmci_shadow_invlpg(&sh, gva);
+        assert_int_equal(vmci_shadow_peek(&sh, gva), 0);
+        table(19)[5] = to | 7;
+        vmci_shadow_invlpg(&sh, gva);
+        table(16 + level)[0] = link;
+        assert_int_equal(vmci_shadow_fault(&sh, &pg, 0x6000, 0, &w, &flushed), VMCI_SHADOW_MAPPED);
+        uint64_t e = vmci_shadow_peek(&sh, gva);
+        assert_true(e == 0 || (e & mask) == (uint64_t)(uintptr_t)(model.ram + to));
+        assert_int_equal(vmci_shadow_fault(&sh, &pg, gva, VMC_ACC_WRITE, &w, &flushed),
+                         VMCI_SHADOW_MAPPED);
+        assert_int_equal(vmci_shadow_peek(&sh, gva) & mask, (uint64_t)(uintptr_t)(model.ram + to));
+    }
     vmci_shadow_fini(&sh);
     hw_model_fini(&model);
     test_platform_check(&model.tp);
@@ -315,7 +449,8 @@ int main(void)
         cmocka_unit_test(device_pages),
         cmocka_unit_test(against_a_simple_model),
         cmocka_unit_test(shadow_of_every_paging_mode),
-        cmocka_unit_test(shadow_pages_run_out),
+        cmocka_unit_test(shadows_are_kept_and_right),
+        cmocka_unit_test(unlinked_shadows_miss_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
