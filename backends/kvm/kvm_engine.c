@@ -88,9 +88,9 @@ static void vm_fini(void *evm)
 {
     struct kvm_evm *vm = evm;
 
-    kvm_mem_fini(vm);
     if (vm->fd >= 0)
-        close(vm->fd);
+        close(vm->fd); /* nothing runs in the windows any more */
+    kvm_mem_fini(vm);
     if (vm->dev >= 0)
         close(vm->dev);
     pthread_mutex_destroy(&vm->ring_lock);
@@ -110,6 +110,10 @@ static int init(struct kvm_evm *vm, const struct vmc_engine_vm_config *cfg, bool
     vm->no_irqchip = (cfg->flags & VMC_ENGINE_NO_IRQCHIP) != 0;
     vm->user_apic = user_apic && !vm->no_irqchip;
     vm->kick_signal = own != NULL && own->kick_signal != 0 ? (int)own->kick_signal : SIGURG;
+    if (own != NULL && own->size == sizeof(*own)) {
+        vm->frames = own->frames;
+        vm->max_mappings = own->max_mappings;
+    }
     vm->dev = vm->fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->ring_lock, NULL);

@@ -39,8 +39,13 @@ static bool decode_io(struct kvm_evcpu *v, struct vmc_exit *out)
 
 static bool decode_mmio(struct kvm_evcpu *v, struct vmc_exit *out)
 {
-    const struct kvm_run *r = v->run;
+    struct kvm_run *r = v->run;
 
+    if (r->mmio.len <= sizeof(r->mmio.data) &&
+        kvm_mem_access(v->vm, r->mmio.phys_addr, r->mmio.data, r->mmio.len, r->mmio.is_write)) {
+        v->debt = DEBT_ENTRY;
+        return false;
+    }
     owe(v, out, VMC_EXIT_MMIO);
     out->u.mmio.gpa = r->mmio.phys_addr;
     out->u.mmio.bytes = (uint8_t)r->mmio.len;

@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <time.h>
 
-#include <vmcore/kvm.h>
+#include "kvm_window.h"
 #include <vmcore/x86.h>
 
 #define KVM_PINS  24 /* IOAPIC pins, routes 0-23 */
@@ -22,6 +22,9 @@ struct kvm_slot {
     void *hva;
     bool logging;
     uint64_t *dirty; /* bits fetched from the kernel and not yet taken; NULL: not logging */
+    struct vmc_space *space; /* NULL: plain memory */
+    uint64_t space_page;
+    struct kvm_window *window; /* where the space's pages are mapped */
 };
 
 struct kvm_evcpu;
@@ -41,6 +44,10 @@ struct kvm_evm {
     pthread_mutex_t lock; /* routes, slots */
     struct kvm_slot slot[KVM_SLOTS];
     bool log_dirty;
+    struct vmc_kvm_frames *frames; /* NULL: no paged memory */
+    uint64_t max_mappings;         /* of a window, 0: its default */
+    unsigned windows;              /* slots that have one */
+    struct vmc_mem_watch watch;
     struct {
         bool used;
         uint64_t addr;
@@ -87,6 +94,7 @@ struct kvm_evcpu {
     int32_t timer_tid;
     uint64_t timer_deadline; /* that is armed, 0: none */
 
+    uint32_t faults_in_a_row; /* KVM_RUN said EFAULT */
     uint64_t n_runs, n_signals; /* statistics */
 };
 
@@ -113,6 +121,11 @@ int kvm_mem_changed(void *evm);
 int kvm_dirty_log(void *evm, bool on);
 int kvm_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
 void kvm_mem_fini(struct kvm_evm *vm);
+/*
+ * An instruction that the kernel emulates touched a page that was about to move, and comes out as a
+ * device access: make it. false: that is no paged memory.
+ */
+bool kvm_mem_access(struct kvm_evm *vm, uint64_t gpa, void *data, unsigned bytes, bool write);
 
 /* ---- kvm_irq.c ----------------------------------------------------------------------------- */
 

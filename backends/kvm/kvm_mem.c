@@ -26,12 +26,75 @@ static int set_region(struct kvm_evm *vm, uint32_t n, bool present)
     return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? VMC_EHOST : VMC_OK;
 }
 
+/* ---- slots with a space ---------------------------------------------------------------------- */
+
+static void revoke(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    struct kvm_evm *vm = ctx;
+
+    for (uint32_t n = 0; n < KVM_SLOTS; n++) {
+        const struct kvm_slot *s = &vm->slot[n];
+        if (s->window == NULL)
+            continue;
+        if (bytes == 0)
+            kvm_window_revoke(s->window, 0, s->bytes / VMC_PAGE_SIZE);
+        else if (gpa - s->gpa < s->bytes) /* ranges do not leave a slot */
+            kvm_window_revoke(s->window, (gpa - s->gpa) / VMC_PAGE_SIZE, bytes / VMC_PAGE_SIZE);
+    }
+}
+
+static void close_window(struct kvm_evm *vm, struct kvm_slot *s)
+{
+    if (s->window == NULL)
+        return;
+    kvm_window_destroy(s->window);
+    s->window = NULL;
+    if (--vm->windows == 0)
+        vmc_mem_unwatch(vm->mem, &vm->watch);
+}
+
+static int open_window(struct kvm_evm *vm, struct kvm_slot *s)
+{
+    const struct kvm_window_config cfg = {.frames = vm->frames,
+                                          .pages = s->bytes / VMC_PAGE_SIZE,
+                                          .max_mappings = vm->max_mappings};
+
+    if (vm->frames == NULL)
+        return VMC_ENOTSUP;
+    int rc = kvm_window_create(&cfg, &s->window, NULL);
+    if (rc != VMC_OK)
+        return rc;
+    if (vm->windows++ == 0) {
+        vm->watch = (struct vmc_mem_watch){.revoke = revoke, .ctx = vm};
+        vmc_mem_watch(vm->mem, &vm->watch);
+    }
+    s->hva = kvm_window_base(s->window);
+    rc = kvm_window_bind(s->window, s->space, s->space_page, NULL);
+    if (rc != VMC_OK)
+        close_window(vm, s);
+    return rc;
+}
+
+bool kvm_mem_access(struct kvm_evm *vm, uint64_t gpa, void *data, unsigned bytes, bool write)
+{
+    for (uint32_t n = 0; vm->windows != 0 && n < KVM_SLOTS; n++) {
+        const struct kvm_slot *s = &vm->slot[n];
+        if (s->window != NULL && gpa - s->gpa < s->bytes)
+            return (write ? vmc_mem_write(vm->mem, gpa, data, bytes)
+                          : vmc_mem_read(vm->mem, gpa, data, bytes)) == VMC_OK;
+    }
+    return false;
+}
+
+/* ---- all slots ------------------------------------------------------------------------------- */
+
 static int drop(struct kvm_evm *vm, uint32_t n)
 {
     vm->slot[n].logging = false;
     int rc = set_region(vm, n, false);
 
     free(vm->slot[n].dirty);
+    close_window(vm, &vm->slot[n]);
     vm->slot[n] = (struct kvm_slot){0};
     return rc;
 }
@@ -42,7 +105,8 @@ static bool still_there(const struct kvm_evm *vm, const struct kvm_slot *s)
     struct vmc_mem_slot m;
 
     for (unsigned i = 0; vmc_mem_slot_at(vm->mem, i, &m) == VMC_OK; i++) {
-        if (m.gpa == s->gpa && m.bytes == s->bytes && m.attr == s->attr && m.backing == s->hva)
+        if (m.gpa == s->gpa && m.bytes == s->bytes && m.attr == s->attr && m.space == s->space &&
+            (m.space != NULL ? m.space_page == s->space_page : m.backing == s->hva))
             return true;
     }
     return false;
@@ -65,18 +129,27 @@ static int add(struct kvm_evm *vm, const struct vmc_mem_slot *m)
         n++;
     if (n == KVM_SLOTS)
         return VMC_ELIMIT;
-    if (m->space != NULL)
-        return VMC_ENOTSUP; /* the kernel knows one address a slot */
     struct kvm_slot *s = &vm->slot[n];
-    *s = (struct kvm_slot){
-        .used = true, .attr = m->attr, .gpa = m->gpa, .bytes = m->bytes, .hva = m->backing};
+    *s = (struct kvm_slot){.used = true,
+                           .attr = m->attr,
+                           .gpa = m->gpa,
+                           .bytes = m->bytes,
+                           .hva = m->backing,
+                           .space = m->space,
+                           .space_page = m->space_page};
+    int rc = m->space != NULL ? open_window(vm, s) : VMC_OK;
+    if (rc != VMC_OK) {
+        *s = (struct kvm_slot){0};
+        return rc;
+    }
     if (vm->log_dirty && !(s->attr & VMC_MEM_ROM)) {
         s->dirty = calloc(dirty_words(s), sizeof(s->dirty[0]));
         s->logging = s->dirty != NULL;
     }
-    int rc = set_region(vm, n, true);
+    rc = set_region(vm, n, true);
     if (rc != VMC_OK) {
         free(s->dirty);
+        close_window(vm, s);
         *s = (struct kvm_slot){0};
     }
     return rc;
@@ -164,6 +237,8 @@ int kvm_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap)
 
 void kvm_mem_fini(struct kvm_evm *vm)
 {
-    for (uint32_t n = 0; n < KVM_SLOTS; n++)
+    for (uint32_t n = 0; n < KVM_SLOTS; n++) {
         free(vm->slot[n].dirty);
+        close_window(vm, &vm->slot[n]);
+    }
 }

@@ -4,6 +4,7 @@
 #include "kvm_int.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -12,6 +13,7 @@
 #define NS_PER_S 1000000000u
 /* The kernel's size of a signal set, for KVM_SET_SIGNAL_MASK. */
 #define KERNEL_SIGSET_BYTES 8
+#define MAX_FAULTS_IN_A_ROW 1000000u
 
 static int32_t this_thread(void)
 {
@@ -214,8 +216,15 @@ static int enter(struct kvm_evcpu *v)
         v->io->set_tpr(v->io->ctx, v->run->cr8);
     kvm_drain_ring(v);
     v->debt = DEBT_NONE; /* the kernel has taken the last answer */
-    if (rc == 0)
+    if (rc == 0) {
+        v->faults_in_a_row = 0;
         return 0;
+    }
+    /* A page on its way to another frame (kvm_window.h): the instruction is executed again. */
+    if (host == EFAULT && v->vm->windows != 0 && ++v->faults_in_a_row < MAX_FAULTS_IN_A_ROW) {
+        (void)sched_yield();
+        return 1;
+    }
     if (host != EINTR && host != EAGAIN)
         return VMC_EHOST;
     rc = eat_signals(v);

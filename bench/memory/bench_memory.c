@@ -126,7 +126,23 @@ struct world {
     struct vmc_share *share;
     struct vmc_space *space[MAX_IMAGES];
     unsigned n;
+    void *memory;
+    size_t bytes;
 };
+
+/* As a host would: its memory for VMs in huge pages. */
+static void *huge_memory(size_t bytes)
+{
+    size_t align = 2u << 20;
+    unsigned char *p = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED)
+        exit(1);
+    p += -(uintptr_t)p % align;
+    (void)madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
 
 static void load(struct world *w, const struct vmc_platform *pf, const struct bench_image *im,
                  unsigned n, uint64_t used)
@@ -138,7 +154,8 @@ static void load(struct world *w, const struct vmc_platform *pf, const struct be
 
     for (unsigned v = 0; v < n; v++)
         pc.max_pages += im[v].pages + 4096;
-    *w = (struct world){.n = n};
+    *w = (struct world){.n = n, .bytes = pc.frames * VMC_PAGE_SIZE};
+    pc.base = w->memory = huge_memory(w->bytes);
     bench_must(vmc_pool_create(pf, &pc, &w->pool, NULL), "pool");
     bench_must(vmc_share_create(w->pool, &sc, &w->share, NULL), "scanner");
     for (unsigned v = 0; v < n; v++) {
@@ -161,6 +178,8 @@ static void unload(struct world *w)
     for (unsigned v = 0; v < w->n; v++)
         vmc_space_destroy(w->space[v]);
     vmc_pool_destroy(w->pool);
+    if (w->memory != NULL)
+        munmap(w->memory, w->bytes);
 }
 
 struct scan_result {
@@ -386,19 +405,6 @@ static void discard(void *ctx, void *base, size_t bytes)
     (void)ctx;
     if (madvise(base, bytes, MADV_DONTNEED) != 0)
         perror("madvise");
-}
-
-static void *huge_memory(size_t bytes)
-{
-    size_t align = 2u << 20;
-    unsigned char *p = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (p == MAP_FAILED)
-        exit(1);
-    p += -(uintptr_t)p % align;
-    (void)madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
 }
 
 /* Whole 2 MiB frames taken from a cooperating guest, and given back to the kernel. */

@@ -97,6 +97,49 @@ VMC_API uint64_t vmc_active_pages(const struct vmc_active *a, uint64_t pages);
  */
 VMC_API size_t vmc_active_pick(uint64_t pages, uint64_t seed, uint64_t *out, size_t count);
 
+/* ---- a guest's balloon ----------------------------------------------------------------------- */
+
+/** What a balloon device shows of its driver. The guest's word is marked as such. */
+struct vmc_balloon_seen {
+    bool driver;          /**< there is one, and it finished its set-up */
+    bool said;            /**< total and available are valid */
+    uint8_t pad[6];
+    uint64_t held;        /**< pages in the balloon, counted by the device */
+    uint64_t total;       /**< pages the guest says it has */
+    uint64_t available;   /**< pages it says it could use without swapping */
+};
+
+/**
+ * One VM's balloon over time: how much the guest can be asked for, how fast it delivers, and
+ * whether it does at all. Nothing the guest says can do more than make its own balloon smaller or
+ * larger. Caller memory; one thread at a time.
+ */
+struct vmc_balloon_guest {
+    uint64_t configured;
+    uint64_t target;     /**< last asked for */
+    uint64_t held;       /**< last seen */
+    uint64_t most;       /**< largest balloon to ask for, by what the guest said */
+    uint64_t rate;       /**< pages a second that it delivered lately */
+    uint64_t seen_ns;    /**< time of the last look */
+    uint64_t moved_ns;   /**< time it last came nearer to its target, or was there */
+    uint64_t calm_ns;    /**< until then it is not asked for more: it took pages back unasked */
+    uint64_t broken;     /**< times its statistics made no sense */
+    bool driver, stuck;
+    uint8_t pad[6];
+};
+
+#define VMC_BALLOON_MOST_PERCENT 65u            /**< of a VM's memory that its balloon may hold */
+#define VMC_BALLOON_STUCK_NS     5000000000ull  /**< without progress: it does not deliver */
+#define VMC_BALLOON_CALM_NS      30000000000ull /**< of peace after a guest ran out of memory */
+
+VMC_API void vmc_balloon_guest_init(struct vmc_balloon_guest *g, uint64_t configured);
+/** Look at the balloon, about once a second. now_ns: of a clock that does not go back. */
+VMC_API void vmc_balloon_guest_look(struct vmc_balloon_guest *g,
+                                    const struct vmc_balloon_seen *seen, uint64_t now_ns);
+/** The target to give the device for a balloon of pages: clamped to what can be asked. */
+VMC_API uint64_t vmc_balloon_guest_ask(struct vmc_balloon_guest *g, uint64_t pages,
+                                       uint64_t now_ns);
+
 /* ---- host state ------------------------------------------------------------------------------ */
 
 /** How short of memory the host is, from not at all to desperately. */
@@ -152,6 +195,9 @@ struct vmc_reclaim_action {
     bool hot;                /**< cold pages do not suffice: take recently used ones as well */
     uint8_t pad[4];
 };
+
+/** Fill in the members of *out that are about the balloon. */
+VMC_API void vmc_balloon_guest_report(const struct vmc_balloon_guest *g, struct vmc_reclaim_vm *out);
 
 /**
  * Choose means for every VM, cheapest first: sharing always, balloons from SOFT (the guest knows

@@ -6,14 +6,18 @@
  * is open only inside KVM_RUN, so that no handler is installed and no kick is lost.
  *
  * A sandbox has to allow, while vCPUs run: ioctl (KVM's), rt_sigprocmask, rt_sigtimedwait, tgkill,
- * getpid, gettid, timer_create, timer_settime, timer_delete.
+ * getpid, gettid, timer_create, timer_settime, timer_delete; with paged memory (struct
+ * vmc_kvm_frames) also mmap, mprotect, madvise, poll, read, futex and fallocate.
  */
 #ifndef VMCORE_KVM_H
 #define VMCORE_KVM_H
 
 #include <vmcore/engine.h>
+#include <vmcore/pages.h>
 
 VMC_BEGIN_DECLS
+
+struct vmc_kvm_frames;
 
 /**
  * The engine, with the split interrupt controller: local APICs in the kernel, PIC and IOAPIC in
@@ -27,7 +31,32 @@ VMC_API const struct vmc_engine_ops *vmc_engine_kvm_user_apic(void);
 struct vmc_kvm_config {
     uint32_t size;
     uint32_t kick_signal; /**< 0: SIGURG. Its default action must be to be ignored. */
+    /** Memory of the pool behind slots with a space, borrowed; NULL: such slots are refused. */
+    struct vmc_kvm_frames *frames;
+    /** Mappings that one slot with a space may use; 0: half of vm.max_map_count. */
+    uint64_t max_mappings;
 };
+
+/* ---- paged memory ---------------------------------------------------------------------------- */
+
+/**
+ * Memory for a pool (vmcore/pages.h) whose pages KVM guests run on: a file without a name that
+ * pages are mapped from, so that one frame can be at several places. Slots with a space then work
+ * as with the software CPU; docs/memory.md says what the kernel must offer (Linux 6.4 and
+ * userfaultfd). VMC_ENOMEM, VMC_ELIMIT, VMC_EHOST. Any thread.
+ */
+VMC_API VMC_MUST_CHECK int vmc_kvm_frames_create(uint64_t frames, struct vmc_kvm_frames **out,
+                                                 struct vmc_error *err);
+/** After the pool and all VMs that use it. NULL is fine. */
+VMC_API void vmc_kvm_frames_destroy(struct vmc_kvm_frames *f);
+/** Set the members of *cfg that say where the pool's memory is and how to give it back. */
+VMC_API void vmc_kvm_frames_pool(struct vmc_kvm_frames *f, struct vmc_pool_config *cfg);
+/**
+ * Where paged memory is not to be had: let the kernel merge equal pages of plain guest memory
+ * (KSM). *running: its scanner is on. VMC_ENOTSUP. Any thread.
+ */
+VMC_API VMC_MUST_CHECK int vmc_kvm_mergeable(void *base, size_t bytes, bool *running,
+                                             struct vmc_error *err);
 
 /** What vmc_kvm_check found. */
 struct vmc_kvm_report {

@@ -66,6 +66,20 @@ VMC_API VMC_MUST_CHECK int vmc_mem_slot_at(const struct vmc_mem *mem, unsigned i
  */
 VMC_API const struct vmc_provider_ops *vmc_mem_provider(void);
 
+/**
+ * Somebody outside the library who maps pages of slots with a space: an engine of the embedder's.
+ * Nobody may reach the range through such a mapping when revoke returns; it is called with locks
+ * held, must not call back into the library, and comes from any thread.
+ */
+struct vmc_mem_watch {
+    void (*revoke)(void *ctx, uint64_t gpa, uint64_t bytes);
+    void *ctx;
+    void *reserved[8]; /**< the library's */
+};
+/** Begin to tell *w, which stays borrowed until vmc_mem_unwatch. Both while quiesced. */
+VMC_API void vmc_mem_watch(struct vmc_mem *mem, struct vmc_mem_watch *w);
+VMC_API void vmc_mem_unwatch(struct vmc_mem *mem, struct vmc_mem_watch *w);
+
 /** Copy from guest memory. VMC_ERANGE when any byte is not RAM or ROM (dst then undefined). */
 VMC_API VMC_MUST_CHECK int vmc_mem_read(struct vmc_mem *mem, uint64_t gpa, void *dst, size_t bytes);
 /** Copy to guest RAM and mark dirty. VMC_ERANGE when any byte is not RAM: nothing is written. */
@@ -87,6 +101,16 @@ VMC_API VMC_MUST_CHECK int vmc_mem_ref(struct vmc_mem *mem, uint64_t gpa, uint64
                                        bool write, void **hva, uint64_t *got);
 /** End a window of vmc_mem_ref, with the same gpa, the length that it gave, and write. */
 VMC_API void vmc_mem_unref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write);
+
+/**
+ * The guest gave pages up (balloon) or said that they are free: RAM of slots with a space loses its
+ * contents and its memory, and reads as zero from now on. Whole pages; pinned ones and slots without
+ * a space stay as they are. Returns the number of pages dropped. Waits for vCPUs to let go: not on
+ * the thread of one, except in its device callbacks.
+ */
+VMC_API uint64_t vmc_mem_drop(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool balloon);
+/** The guest takes pages out of its balloon. Slots without a space need nothing. */
+VMC_API void vmc_mem_return(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 
 /* ---- dirty log ----------------------------------------------------------------------------- */
 

@@ -168,6 +168,7 @@ VMC_API enum vmc_page_state vmc_space_state(struct vmc_space *s, uint64_t page);
 
 #define VMC_ACCESS_WRITE 1u
 #define VMC_ACCESS_NOWAIT 2u /**< VMC_EAGAIN instead of waiting (vmc_space_access never waits) */
+#define VMC_ACCESS_READY  4u /**< vmc_space_access: VMC_EAGAIN unless the page is at hand as it is */
 
 /** What vmc_space_access found. */
 struct vmc_page_ref {

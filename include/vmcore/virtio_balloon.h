@@ -10,6 +10,7 @@
 #ifndef VMCORE_VIRTIO_BALLOON_H
 #define VMCORE_VIRTIO_BALLOON_H
 
+#include <vmcore/balloon.h>
 #include <vmcore/virtio.h>
 
 VMC_BEGIN_DECLS
@@ -102,6 +103,17 @@ VMC_API VMC_MUST_CHECK int vmc_virtio_balloon_hint_start(struct vmc_virtio *dev)
 VMC_API void vmc_virtio_balloon_hint_stop(struct vmc_virtio *dev);
 VMC_API void vmc_virtio_balloon_hint_release(struct vmc_virtio *dev);
 VMC_API void vmc_virtio_balloon_info(struct vmc_virtio *dev, struct vmc_balloon_info *out);
+
+/* ---- joined to spaces and policy ------------------------------------------------------------- */
+
+/**
+ * Operations for VMs whose RAM is pages of a space (vmcore/pages.h); pass the board's memory map
+ * (struct vmc_mem *) as ctx. Inflated and reported pages lose contents and memory at once
+ * (vmc_mem_drop), and are zero when the guest or anybody else gets that memory again.
+ */
+VMC_API const struct vmc_balloon_ops *vmc_virtio_balloon_space_ops(void);
+/** What vmc_balloon_guest_look wants to know; asks the guest for new statistics. Any thread. */
+VMC_API void vmc_virtio_balloon_look(struct vmc_virtio *dev, struct vmc_balloon_seen *out);
 
 VMC_END_DECLS
 

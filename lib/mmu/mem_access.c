@@ -160,6 +160,56 @@ void vmc_mem_unref(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write
     note_code(mem, s, gpa, bytes);
 }
 
+/* ---- pages that the guest does not need ------------------------------------------------------ */
+
+/* The whole pages of a range that lie in one slot with a space; 0: none at this address. */
+static uint64_t paged_run(struct vmc_mem *mem, uint64_t gpa, uint64_t end,
+                          struct vmci_mem_slot **slot, uint64_t *next)
+{
+    struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+
+    *slot = s;
+    *next = end;
+    if (s == NULL)
+        return 0;
+    *next = VMCI_MIN(end, s->gpa + s->bytes);
+    return s->space != NULL ? (*next - gpa) >> VMC_PAGE_SHIFT : 0;
+}
+
+uint64_t vmc_mem_drop(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool balloon)
+{
+    uint64_t end = vmci_align_down(gpa + bytes, VMC_PAGE_SIZE), dropped = 0, next;
+    struct vmci_mem_slot *s;
+
+    if (gpa + bytes < gpa)
+        return 0;
+    for (gpa = vmci_align_up(gpa, VMC_PAGE_SIZE); gpa < end; gpa = next) {
+        uint64_t pages = paged_run(mem, gpa, end, &s, &next);
+        if (pages == 0)
+            continue;
+        uint64_t first = s->space_page + ((gpa - s->gpa) >> VMC_PAGE_SHIFT);
+        dropped += s->space->ops->drop(s->space, first, pages, balloon);
+        mark(mem, s, gpa, pages << VMC_PAGE_SHIFT);
+        note_code(mem, s, gpa, pages << VMC_PAGE_SHIFT);
+    }
+    return dropped;
+}
+
+void vmc_mem_return(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes)
+{
+    uint64_t end = vmci_align_up(gpa + bytes, VMC_PAGE_SIZE), next;
+    struct vmci_mem_slot *s;
+
+    if (gpa + bytes < gpa || end == 0)
+        return;
+    for (gpa = vmci_align_down(gpa, VMC_PAGE_SIZE); gpa < end; gpa = next) {
+        uint64_t pages = paged_run(mem, gpa, end, &s, &next);
+        if (pages != 0)
+            s->space->ops->give(s->space, s->space_page + ((gpa - s->gpa) >> VMC_PAGE_SHIFT),
+                                pages);
+    }
+}
+
 int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_page *out)
 {
     struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);

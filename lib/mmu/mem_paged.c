@@ -54,6 +54,27 @@ const struct vmc_provider_ops *vmc_mem_provider(void)
     return &ops;
 }
 
+/* ---- engines outside the library -------------------------------------------------------------- */
+
+_Static_assert(sizeof(struct vmci_mem_listener) <= sizeof(((struct vmc_mem_watch *)0)->reserved),
+               "the listener lies in the watch");
+
+static struct vmci_mem_listener *listener_of(struct vmc_mem_watch *w)
+{
+    return (struct vmci_mem_listener *)(void *)w->reserved;
+}
+
+void vmc_mem_watch(struct vmc_mem *mem, struct vmc_mem_watch *w)
+{
+    *listener_of(w) = (struct vmci_mem_listener){.ctx = w->ctx, .flush = w->revoke};
+    vmci_mem_listen(mem, listener_of(w));
+}
+
+void vmc_mem_unwatch(struct vmc_mem *mem, struct vmc_mem_watch *w)
+{
+    vmci_mem_unlisten(mem, listener_of(w));
+}
+
 /* ---- vCPUs -------------------------------------------------------------------------------------
  */
 

@@ -171,6 +171,8 @@ struct vmci_space_ops {
     int (*read)(struct vmc_space *s, uint64_t page, uint32_t offset, void *dst, uint32_t bytes,
                 uint32_t flags);
     int (*gather)(struct vmc_space *s, uint64_t first, uint64_t count);
+    uint64_t (*drop)(struct vmc_space *s, uint64_t first, uint64_t count, bool balloon);
+    void (*give)(struct vmc_space *s, uint64_t first, uint64_t count);
     void (*wait)(struct vmc_space *s);
 };
 

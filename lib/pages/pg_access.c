@@ -359,6 +359,8 @@ int vmc_space_access(struct vmc_space *s, uint64_t page, uint32_t flags, struct 
         return VMC_ERANGE;
     if (likely(vmci_space_fast(s, page, write, out)))
         return VMC_OK;
+    if ((flags & VMC_ACCESS_READY) != 0)
+        return VMC_EAGAIN;
     for (;;) {
         vmci_lock(&s->lock);
         int rc = locked(s, page, write, out);

@@ -90,6 +90,8 @@ static const struct vmci_space_ops space_ops = {
     .unpin = vmc_space_unpin,
     .read = vmc_space_read,
     .gather = vmci_space_gather,
+    .drop = vmc_space_drop,
+    .give = vmc_space_return,
     .wait = vmc_space_wait,
 };
 

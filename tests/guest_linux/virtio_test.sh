@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
 # Boot Debian's kernel with all virtio devices and check them from both sides.
-# usage: virtio_test.sh VIRTIO_VMM GUEST_DIR packed|split|intx
+# usage: virtio_test.sh VIRTIO_VMM GUEST_DIR packed|split|intx|paged
 # GUEST_DIR is what scripts/fetch-guest makes. Exit status 77: no kernel here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -2,7 +2,8 @@
 /*
  * A VMM for testing the virtio devices with a stock Linux guest. The guest's script asks for things
  * to happen on the host through a virtio-serial port, one line each, and gets "ok" or "fail ..." back.
- * usage: virtio_vmm KERNEL INITRD DISK CMDLINE packed|split|intx
+ * usage: virtio_vmm KERNEL INITRD DISK CMDLINE packed|split|intx|paged
+ * paged: the guest's memory is pages of a space, which the balloon gives back to a pool.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -19,6 +20,7 @@
 #include <vmcore/host.h>
 #include <vmcore/host_block.h>
 #include <vmcore/host_net.h>
+#include <vmcore/pages.h>
 #include <vmcore/pc.h>
 #include <vmcore/virtio_balloon.h>
 #include <vmcore/virtio_blk.h>
@@ -33,6 +35,8 @@ static struct vmc_platform pf;
 static struct vmc_vm *vm;
 static struct vmc_pc *pc;
 static struct vmc_virtio *console, *balloon, *nic, *blk;
+static struct vmc_pool *pool; /* paged: where the guest's pages are; else NULL */
+static struct vmc_space *space;
 static struct vmc_host_disk *disk;
 static struct vmc_host_net *net;
 static const char *disk_path;
@@ -202,6 +206,57 @@ static const char *do_balloon(uint64_t pages)
     return EVENTUALLY(held_is(pages)) ? NULL : "the balloon does not reach its target";
 }
 
+/* What the balloon and reports did to the pages. */
+static uint64_t pages_in(enum vmc_page_state state)
+{
+    struct vmc_space_stats st;
+    vmc_space_stats(space, &st);
+    return st.state[state];
+}
+
+/* Pages that the pool and the guest's map count differently, or that the balloon did not free. */
+static const char *do_paged(void)
+{
+    struct vmc_balloon_info i = balloon_info();
+    struct vmc_pool_stats ps;
+
+    if (space == NULL)
+        return NULL;
+    vmc_space_poll(space);
+    vmc_pool_stats(pool, &ps);
+    if (ps.private_frames != pages_in(VMC_PAGE_PRIVATE))
+        return "the pool holds frames that are no page's";
+    /* Pages that share a counter with one that a device has pinned keep their memory. */
+    uint64_t gone = pages_in(VMC_PAGE_BALLOON);
+    printf("[vmm] %llu of %llu pages in the balloon have no memory\n", (unsigned long long)gone,
+           (unsigned long long)i.held_pages);
+    return gone <= i.held_pages && gone + i.held_pages / 16 >= i.held_pages
+               ? NULL
+               : "the balloon freed too little";
+}
+
+static uint64_t squeezed;
+
+/* As large as the policy would ask for; the guest will want some of it back. */
+static const char *do_squeeze(void)
+{
+    static struct vmc_balloon_guest g;
+    struct vmc_balloon_seen seen;
+
+    vmc_balloon_guest_init(&g, RAM_BYTES / VMC_PAGE_SIZE);
+    for (unsigned i = 0; i < 2; i++) { /* the second time with statistics */
+        vmc_virtio_balloon_look(balloon, &seen);
+        vmc_balloon_guest_look(&g, &seen, pf.now_ns(pf.ctx));
+        if (i == 0 && !EVENTUALLY((vmc_virtio_balloon_look(balloon, &seen), seen.said)))
+            return "no statistics came";
+    }
+    uint64_t most = vmc_balloon_guest_ask(&g, UINT64_MAX, pf.now_ns(pf.ctx));
+    if (most < 16384 || most > RAM_BYTES / VMC_PAGE_SIZE * 65 / 100)
+        return "a strange amount to spare";
+    squeezed = most;
+    return do_balloon(most);
+}
+
 static const char *do_stats(void)
 {
     struct vmc_balloon_stats st;
@@ -240,6 +295,13 @@ static const char *obey(const char *what, uint64_t n)
 {
     if (strcmp(what, "balloon") == 0)
         return do_balloon(n);
+    if (strcmp(what, "paged") == 0)
+        return do_paged();
+    if (strcmp(what, "squeeze") == 0)
+        return do_squeeze();
+    if (strcmp(what, "deflated") == 0)
+        return EVENTUALLY(balloon_info().held_pages < squeezed) ? NULL
+                                                                : "the balloon keeps its size";
     if (strcmp(what, "stats") == 0)
         return do_stats();
     if (strcmp(what, "hints") == 0)
@@ -387,6 +449,14 @@ static void add_others(const char *variant)
     static const struct vmc_chardev_ops pipe_ops = {.write = pipe_write};
     static const struct vmc_balloon_ops balloon_ops = {
         .inflate = give_back, .report = give_back, .hint_done = hint_done, .stats = got_stats};
+    static struct vmc_balloon_ops balloon_paged;
+    const struct vmc_balloon_ops *balloon_does = &balloon_ops;
+    if (space != NULL) { /* what the library does, and our counters */
+        balloon_paged = *vmc_virtio_balloon_space_ops();
+        balloon_paged.hint_done = hint_done;
+        balloon_paged.stats = got_stats;
+        balloon_does = &balloon_paged;
+    }
     const struct vmc_virtio_console_port ports[2] = {
         {.out = {.ops = &hvc_ops}, .console = true},
         {.name = "org.vmcore.test", .out = {.ops = &pipe_ops}},
@@ -402,12 +472,28 @@ static void add_others(const char *variant)
     const struct vmc_virtio_rng_config rc = {.virtio = place(variant)};
     if (vmc_virtio_rng_create(bd, &rc, &rng, &err) != VMC_OK)
         die("virtio-rng", &err);
-    const struct vmc_virtio_balloon_config bc = {.virtio = place(variant), .ops = &balloon_ops,
+    const struct vmc_virtio_balloon_config bc = {.virtio = place(variant), .ops = balloon_does,
+                                                 .ctx = vmc_vm_mem(vm),
                                                  .deflate_on_oom = true,
                                                  .free_page_reporting = true,
                                                  .free_page_hinting = true};
     if (vmc_virtio_balloon_create(bd, &bc, &balloon, &err) != VMC_OK)
         die("virtio-balloon", &err);
+}
+
+static void create_space(void)
+{
+    const struct vmc_pool_config pool_cfg = {.size = sizeof(pool_cfg),
+                                             .frames = RAM_BYTES / VMC_PAGE_SIZE + 1024};
+    const struct vmc_space_config cfg = {.size = sizeof(cfg),
+                                         .pages = RAM_BYTES / VMC_PAGE_SIZE,
+                                         .provider = vmc_mem_provider(),
+                                         .provider_ctx = vmc_vm_mem(vm)};
+    struct vmc_error err;
+
+    if (vmc_pool_create(&pf, &pool_cfg, &pool, &err) != VMC_OK ||
+        vmc_space_create(pool, &cfg, &space, &err) != VMC_OK)
+        die("pages", &err);
 }
 
 static void create(const char *variant)
@@ -422,7 +508,10 @@ static void create(const char *variant)
                                      .engine = vmc_engine_soft()};
     if (vmc_vm_create(&vc, &vm, &err) != VMC_OK)
         die("VM", &err);
+    if (strcmp(variant, "paged") == 0)
+        create_space();
     const struct vmc_pc_config pcc = {.size = sizeof(pcc), .ram_bytes = RAM_BYTES, .cpus = 1,
+                                      .ram_space = space,
                                       .serial = {.ops = &serial_ops}};
     if (vmc_pc_create(vm, &pcc, &pc, &err) != VMC_OK)
         die("machine", &err);
@@ -453,7 +542,7 @@ int main(int argc, char **argv)
     struct vmc_exit x = {0};
 
     if (argc != 6) {
-        fprintf(stderr, "usage: virtio_vmm KERNEL INITRD DISK CMDLINE packed|split|intx\n");
+        fprintf(stderr, "usage: virtio_vmm KERNEL INITRD DISK CMDLINE packed|split|intx|paged\n");
         return 2;
     }
     disk_path = argv[3];
