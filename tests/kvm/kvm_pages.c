@@ -320,7 +320,7 @@ static void a_full_pool_stalls_and_recovers(void **state)
 
 #define WORKED  160u
 #define ROUNDS  100u
-#define STIRRED 300u /* rounds; then the workers may end in peace, however slow the host is */
+#define STIRRED 1500u /* rounds; then the workers may end in peace, however slow the host is */
 
 struct worker {
     struct view *v;
