@@ -71,7 +71,7 @@ int cmd_run(int argc, char **argv)
 
     for (unsigned i = 0; i < RUN_MAX_MODULES; i++)
         r.modules[i].fd = -1;
-    int rc = run_options_parse(argc, argv, &r.opt);
+    int rc = run_options_parse(argc, argv, false, &r.opt);
     if (rc < 0)
         rc = run(&r);
     run_options_free(&r.opt);

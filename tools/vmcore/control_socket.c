@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "control_socket.h"
 
+#include "run_options.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -31,7 +33,7 @@ struct control *control_open(const char *path, const struct rpc_server *server)
     struct stat st;
 
     if (strlen(path) >= sizeof(addr.sun_path)) {
-        fprintf(stderr, "vmcore run: --control %s: the path is too long\n", path);
+        fprintf(stderr, "%s: --control %s: the path is too long\n", run_who, path);
         return NULL;
     }
     strcpy(addr.sun_path, path);
@@ -40,7 +42,7 @@ struct control *control_open(const char *path, const struct rpc_server *server)
     if (probe >= 0)
         close(probe);
     if (alive) {
-        fprintf(stderr, "vmcore run: --control %s: in use by another virtual machine\n", path);
+        fprintf(stderr, "%s: --control %s: in use by another process\n", run_who, path);
         return NULL;
     }
     /* A socket that a dead process left behind is in the way; anything else is not ours. */
@@ -49,7 +51,7 @@ struct control *control_open(const char *path, const struct rpc_server *server)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
         chmod(path, 0600) != 0 || listen(fd, CONTROL_MAX_CLIENTS) != 0) {
-        fprintf(stderr, "vmcore run: --control %s: %s\n", path, strerror(errno));
+        fprintf(stderr, "%s: --control %s: %s\n", run_who, path, strerror(errno));
         if (fd >= 0)
             close(fd);
         return NULL;

@@ -82,7 +82,9 @@ static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, str
         *out = vmc_host_disk_blockdev(d->raw);
         return 0;
     }
-    int rc = disk_place_open(&d->place, &r->io->volumes, "vmcore run: --disk", spec->path, NULL);
+    char what[RUN_WHO_BYTES + 16];
+    snprintf(what, sizeof(what), "%s: --disk", run_who);
+    int rc = disk_place_open(&d->place, &r->io->volumes, what, spec->path, NULL);
     if (rc != 0)
         return rc;
     if (vmc_disk_open(&r->pf, &d->place.files, d->place.name, !spec->read_only, &d->disk, err) !=
@@ -103,13 +105,15 @@ static int add_disk(struct run_vm *r, unsigned i)
 
     if (given_before(r, i)) {
         fprintf(stderr,
-                "vmcore run: --disk %s: given twice; one of the two must write to it alone\n",
+                "%s: --disk %s: given twice; one of the two must write to it alone\n", run_who,
                 d->path);
         return EXIT_BAD_ARGS;
     }
     int rc = open_disk(r, i, &bc.disk, &err);
     if (rc != 0)
         return rc;
+    if (r->hooks != NULL)
+        bc.disk = r->hooks->disk(r->hooks_ctx, i, bc.disk);
     if (vmc_virtio_blk_create(vmc_vm_board(r->vm), &bc, &dev, &err) != VMC_OK)
         return run_vm_fail("--disk", &err);
     run_bell_attach(bell, dev);
@@ -176,10 +180,11 @@ static int add_rng_and_balloon(struct run_vm *r)
     static const struct vmc_balloon_ops ops = {.inflate = give_back, .report = give_back};
     struct vmc_error err = {0};
     struct vmc_virtio *rng;
+    bool hosted = r->hooks != NULL;
     struct vmc_virtio_rng_config rc = {.virtio = place(r)};
     struct vmc_virtio_balloon_config bc = {.virtio = place(r),
-                                           .ops = &ops,
-                                           .ctx = r,
+                                           .ops = hosted ? r->hooks->balloon : &ops,
+                                           .ctx = hosted ? r->hooks_ctx : r,
                                            .deflate_on_oom = true,
                                            .free_page_reporting = true};
 
@@ -226,7 +231,7 @@ void run_io_destroy(struct run_vm *r)
         vmc_host_disk_close(d->raw);
         int rc = d->disk != NULL ? vmc_disk_close(d->disk) : VMC_OK;
         if (rc != VMC_OK)
-            fprintf(stderr, "vmcore run: --disk %s: closing it: %s\n", r->opt.disks[i].path,
+            fprintf(stderr, "%s: --disk %s: closing it: %s\n", run_who, r->opt.disks[i].path,
                     vmc_strerror(rc));
         disk_place_close(&d->place);
     }

@@ -7,11 +7,14 @@
 #include <argp.h>
 #include <errno.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <vmcore/cpuid.h>
+
+char run_who[RUN_WHO_BYTES] = "vmcore run";
 
 enum key {
     KEY_ENGINE = 0x100,
@@ -95,11 +98,29 @@ static const char doc[] =
     "arguments; 4 another error; 6 the guest crashed (triple fault); 124 timeout.\n\n"
     "On a terminal, Ctrl-A x leaves and Ctrl-A h helps.";
 
+static void bad_usage(const struct argp_state *st, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3), noreturn));
+
+static void bad_usage(const struct argp_state *st, const char *fmt, ...)
+{
+    const struct run_options *o = st->input;
+    va_list ap;
+
+    fprintf(stderr, "%s: ", run_who);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "\n");
+    if (!o->from_file)
+        argp_state_help(st, stderr, ARGP_HELP_SEE);
+    exit(EXIT_BAD_ARGS);
+}
+
 static char *dup(const char *s)
 {
     char *d = strdup(s);
     if (d == NULL) {
-        fprintf(stderr, "vmcore run: out of memory\n");
+        fprintf(stderr, "%s: out of memory\n", run_who);
         exit(EXIT_ERROR);
     }
     return d;
@@ -127,7 +148,7 @@ static void parse_mem(const char *arg, struct argp_state *st, struct run_options
     unsigned shift = 20;
 
     if (!parse_u64(arg, &v, &end))
-        argp_error(st, "--mem %s: not a size", arg);
+        bad_usage(st, "--mem %s: not a size", arg);
     switch (*end) {
     case 'k':
     case 'K':
@@ -152,9 +173,9 @@ static void parse_mem(const char *arg, struct argp_state *st, struct run_options
         break;
     }
     if (strcmp(end, "") != 0 && strcmp(end, "B") != 0 && strcmp(end, "iB") != 0)
-        argp_error(st, "--mem %s: unknown suffix '%s'", arg, end);
+        bad_usage(st, "--mem %s: unknown suffix '%s'", arg, end);
     if (v > RUN_MAX_MEM >> shift || v << shift < RUN_MIN_MEM)
-        argp_error(st, "--mem %s: must be between 1M and 4T", arg);
+        bad_usage(st, "--mem %s: must be between 1M and 4T", arg);
     o->mem_bytes = (v << shift) & ~0xfffull;
 }
 
@@ -165,7 +186,7 @@ static uint64_t parse_range(const char *opt, const char *arg, uint64_t min, uint
     uint64_t v = 0;
 
     if (!parse_u64(arg, &v, &end) || *end != '\0' || v < min || v > max)
-        argp_error(st, "--%s %s: must be a number from %llu to %llu", opt, arg,
+        bad_usage(st, "--%s %s: must be a number from %llu to %llu", opt, arg,
                    (unsigned long long)min, (unsigned long long)max);
     return v;
 }
@@ -173,7 +194,7 @@ static uint64_t parse_range(const char *opt, const char *arg, uint64_t min, uint
 static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
 {
     if (o->disk_count == RUN_MAX_DISKS)
-        argp_error(st, "--disk: at most %d disks", RUN_MAX_DISKS);
+        bad_usage(st, "--disk: at most %d disks", RUN_MAX_DISKS);
     struct run_disk *d = &o->disks[o->disk_count++];
     char *copy = dup(arg);
     /* The extents of a volume are separated by commas too. */
@@ -187,41 +208,41 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         else if (strncmp(word, "serial=", 7) == 0 && word[7] != '\0' && strlen(word + 7) <= 20)
             set(&d->serial, word + 7);
         else if (strncmp(word, "serial=", 7) == 0)
-            argp_error(st, "--disk %s: a serial number has 1 to 20 characters", arg);
+            bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
-            argp_error(st, "--disk %s: unknown option '%s' (ro, serial=S)", arg, word);
+            bad_usage(st, "--disk %s: unknown option '%s' (ro, serial=S)", arg, word);
     }
     if (d->path[0] == '\0')
-        argp_error(st, "--disk %s: no path", arg);
+        bad_usage(st, "--disk %s: no path", arg);
     free(copy);
 }
 
 static void parse_net(const char *arg, struct argp_state *st, struct run_options *o)
 {
     if (o->net_count == RUN_MAX_NETS)
-        argp_error(st, "--net: at most %d network cards", RUN_MAX_NETS);
+        bad_usage(st, "--net: at most %d network cards", RUN_MAX_NETS);
     struct run_net *n = &o->nets[o->net_count++];
     if (strcmp(arg, "tap:") == 0) {
-        argp_error(st, "--net tap: the name of the interface is missing (tap:IFNAME)");
+        bad_usage(st, "--net tap: the name of the interface is missing (tap:IFNAME)");
     } else if (strncmp(arg, "tap:", 4) == 0) {
         n->tap = true;
         n->ifname = dup(arg + 4);
     } else if (strcmp(arg, "user") != 0) {
-        argp_error(st, "--net %s: expected user or tap:IFNAME", arg);
+        bad_usage(st, "--net %s: expected user or tap:IFNAME", arg);
     }
 }
 
 static void parse_module(const char *arg, struct argp_state *st, struct run_options *o)
 {
     if (o->module_count == RUN_MAX_MODULES)
-        argp_error(st, "--module: at most %d modules", RUN_MAX_MODULES);
+        bad_usage(st, "--module: at most %d modules", RUN_MAX_MODULES);
     struct run_module *m = &o->modules[o->module_count++];
     const char *comma = strchr(arg, ',');
     m->path = dup(arg);
     if (comma != NULL)
         m->path[comma - arg] = '\0';
     if (m->path[0] == '\0')
-        argp_error(st, "--module %s: no path", arg);
+        bad_usage(st, "--module %s: no path", arg);
     /* The string of a Multiboot module begins with its name, like a command line. */
     m->args = dup(arg);
     if (comma != NULL)
@@ -246,7 +267,7 @@ static void parse_chr(const char *opt, const char *arg, bool full, struct argp_s
     } else if (strcmp(arg, "none") == 0) {
         c->kind = RUN_CHR_NONE;
     } else {
-        argp_error(st, "--%s %s: expected stdio, file:PATH%s", opt, arg,
+        bad_usage(st, "--%s %s: expected stdio, file:PATH%s", opt, arg,
                    full ? ", unix:PATH, pty or none" : " or none");
     }
 }
@@ -269,7 +290,7 @@ static void parse_timeout(const char *arg, struct argp_state *st, struct run_opt
     o->timeout_s = strtod(arg, &end);
     if (errno != 0 || end == arg || *end != '\0' || !isfinite(o->timeout_s) || o->timeout_s <= 0 ||
         o->timeout_s > 1e9)
-        argp_error(st, "--timeout %s: must be a positive number of seconds", arg);
+        bad_usage(st, "--timeout %s: must be a positive number of seconds", arg);
 }
 
 static void parse_engine(const char *arg, struct argp_state *st, struct run_options *o)
@@ -281,7 +302,7 @@ static void parse_engine(const char *arg, struct argp_state *st, struct run_opti
     else if (strcmp(arg, "soft") == 0)
         o->engine = RUN_ENGINE_SOFT;
     else
-        argp_error(st, "--engine %s: expected auto, kvm or soft", arg);
+        bad_usage(st, "--engine %s: expected auto, kvm or soft", arg);
 }
 
 static void parse_gdb(const char *arg, struct argp_state *st, struct run_options *o)
@@ -298,21 +319,21 @@ static void parse_gdb(const char *arg, struct argp_state *st, struct run_options
     else if (arch != NULL && strcmp(arch, "x86-64") == 0)
         o->gdb_arch = RUN_GDB_X86_64;
     else if (arch != NULL)
-        argp_error(st, "--gdb %s: expected i386 or x86-64 behind the port", arg);
+        bad_usage(st, "--gdb %s: expected i386 or x86-64 behind the port", arg);
     free(port);
 }
 
 static void check(struct argp_state *st, struct run_options *o)
 {
     if (o->kernel == NULL && o->firmware == NULL)
-        argp_error(st, "nothing to run: give --kernel FILE or --firmware FILE");
+        bad_usage(st, "nothing to run: give --kernel FILE or --firmware FILE");
     if (o->kernel == NULL && (o->initrd != NULL || o->module_count > 0))
-        argp_error(st, "--initrd and --module need --kernel");
+        bad_usage(st, "--initrd and --module need --kernel");
     if (o->load_flat && o->kernel == NULL)
-        argp_error(st, "--load-at needs --kernel");
+        bad_usage(st, "--load-at needs --kernel");
     if (o->engine == RUN_ENGINE_KVM &&
         (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map))
-        argp_error(st, "--gdb, --trace-insn, --deterministic and --perf-map need --engine soft");
+        bad_usage(st, "--gdb, --trace-insn, --deterministic and --perf-map need --engine soft");
     if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map)
         o->engine = RUN_ENGINE_SOFT;
 }
@@ -407,7 +428,7 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         o->verbose = true;
         break;
     case ARGP_KEY_ARG:
-        argp_error(st, "unexpected argument '%s'", arg);
+        bad_usage(st, "unexpected argument '%s'", arg);
         break;
     case ARGP_KEY_END:
         check(st, o);
@@ -418,19 +439,19 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
     return 0;
 }
 
-int run_options_parse(int argc, char **argv, struct run_options *o)
+int run_options_parse(int argc, char **argv, bool from_file, struct run_options *o)
 {
     static const struct argp argp = {.options = option_table, .parser = parse_opt, .doc = doc};
-    static char name[] = "vmcore run";
 
     memset(o, 0, sizeof(*o));
+    o->from_file = from_file;
     o->mem_bytes = 512ull << 20;
     o->cpus = 1;
     o->translate = true;
     o->exit_port = -1;
     o->serial.kind = RUN_CHR_STDIO;
     argp_err_exit_status = EXIT_BAD_ARGS;
-    argv[0] = name;
+    argv[0] = run_who;
     if (argp_parse(&argp, argc, argv, 0, NULL, o) != 0)
         return EXIT_BAD_ARGS;
     if (o->name == NULL)

@@ -68,13 +68,18 @@ struct run_options {
     bool translate; /* binary translation in the software engine */
     bool no_sandbox;
     bool verbose;
+    bool from_file; /* the arguments were made from a configuration file */
 };
+
+/* What messages of the files run_* begin with: who is doing this, for which VM. */
+#define RUN_WHO_BYTES 128
+extern char run_who[RUN_WHO_BYTES];
 
 /*
  * Parse; prints a message and returns EXIT_BAD_ARGS when the arguments are wrong, -1 when all is
  * well. --help exits. Strings are owned by *o; run_options_free releases them.
  */
-int run_options_parse(int argc, char **argv, struct run_options *o);
+int run_options_parse(int argc, char **argv, bool from_file, struct run_options *o);
 void run_options_free(struct run_options *o);
 
 #endif

@@ -24,7 +24,7 @@
 
 int run_vm_fail(const char *what, const struct vmc_error *err)
 {
-    fprintf(stderr, "vmcore run: %s: %s\n", what, err->text);
+    fprintf(stderr, "%s: %s: %s\n", run_who, what, err->text);
     return EXIT_ERROR;
 }
 
@@ -55,11 +55,11 @@ static int image_open(struct run_image *img, const char *opt, const char *path)
 
     img->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (img->fd < 0 || fstat(img->fd, &st) != 0) {
-        fprintf(stderr, "vmcore run: --%s %s: %s\n", opt, path, strerror(errno));
+        fprintf(stderr, "%s: --%s %s: %s\n", run_who, opt, path, strerror(errno));
         return EXIT_ERROR;
     }
     if (!S_ISREG(st.st_mode)) {
-        fprintf(stderr, "vmcore run: --%s %s: not a regular file\n", opt, path);
+        fprintf(stderr, "%s: --%s %s: not a regular file\n", run_who, opt, path);
         return EXIT_ERROR;
     }
     img->src = (struct vmc_image_src){.ops = &ops, .ctx = img, .bytes = (uint64_t)st.st_size};
@@ -133,7 +133,7 @@ static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
     const char *why = "this build has no KVM engine";
 #endif
     if (r->opt.engine == RUN_ENGINE_KVM) {
-        fprintf(stderr, "vmcore run: --engine kvm: %s\n", why);
+        fprintf(stderr, "%s: --engine kvm: %s\n", run_who, why);
         return EXIT_ERROR;
     }
     if (r->opt.engine == RUN_ENGINE_AUTO && r->opt.verbose)
@@ -157,7 +157,7 @@ static int build_policy(struct run_vm *r, const struct vmc_cpu_policy *ceiling)
     while (rc == VMC_OK && rest != NULL) {
         const char *f = strsep(&rest, ",");
         if (f[0] != '+' && f[0] != '-') {
-            fprintf(stderr, "vmcore run: --cpu: '%s' must start with + or -\n", f);
+            fprintf(stderr, "%s: --cpu: '%s' must start with + or -\n", run_who, f);
             free(copy);
             return EXIT_BAD_ARGS;
         }
@@ -184,7 +184,7 @@ static int check_memory(const struct run_vm *r)
     uint64_t have = (uint64_t)(si.totalram + si.totalswap) * si.mem_unit;
     if (r->opt.mem_bytes <= have)
         return 0;
-    fprintf(stderr, "vmcore run: --mem: %llu MiB asked for, this host has %llu MiB\n",
+    fprintf(stderr, "%s: --mem: %llu MiB asked for, this host has %llu MiB\n", run_who,
             (unsigned long long)(r->opt.mem_bytes >> 20), (unsigned long long)(have >> 20));
     return EXIT_ERROR;
 }
@@ -211,7 +211,7 @@ static int open_perf_map(struct run_vm *r)
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
     r->perf_map = fd >= 0 ? fdopen(fd, "w") : NULL;
     if (r->perf_map == NULL) {
-        fprintf(stderr, "vmcore run: --perf-map: %s: %s\n", path, strerror(errno));
+        fprintf(stderr, "%s: --perf-map: %s: %s\n", run_who, path, strerror(errno));
         if (fd >= 0)
             close(fd);
         return EXIT_ERROR;
@@ -232,7 +232,7 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     struct vmc_error err = {0};
 
     if (r->opt.cpus > info->max_vcpus) {
-        fprintf(stderr, "vmcore run: --cpus %u: the %s engine runs at most %u\n", r->opt.cpus,
+        fprintf(stderr, "%s: --cpus %u: the %s engine runs at most %u\n", run_who, r->opt.cpus,
                 r->engine->name, info->max_vcpus);
         return EXIT_ERROR;
     }
@@ -241,7 +241,7 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     if (r->opt.trace_path != NULL) {
         r->trace = fopen(r->opt.trace_path, "we");
         if (r->trace == NULL) {
-            fprintf(stderr, "vmcore run: --trace-insn %s: %s\n", r->opt.trace_path,
+            fprintf(stderr, "%s: --trace-insn %s: %s\n", run_who, r->opt.trace_path,
                     strerror(errno));
             return EXIT_ERROR;
         }
@@ -261,13 +261,18 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     };
     if (vmc_vm_create(&vc, &r->vm, &err) != VMC_OK)
         return run_vm_fail("cannot create the VM", &err);
-    if (vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
+    if (r->hooks == NULL &&
+        vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
         return run_vm_fail("--mem", &err);
+    int rc = r->hooks != NULL ? r->hooks->memory(r->hooks_ctx) : 0;
+    if (rc != 0)
+        return rc;
 
     struct vmc_pc_config pc = {
         .size = sizeof(pc),
         .ram_bytes = r->opt.mem_bytes,
         .ram = r->ram,
+        .ram_space = r->space,
         .cpus = r->opt.cpus,
         .exit_port = r->opt.exit_port > 0 ? (uint32_t)r->opt.exit_port : 0,
         .serial = run_console_dev(r->serial),
@@ -277,7 +282,7 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         run_vm_fail("cannot create the machine", &err);
         return err.code == VMC_EEXIST ? EXIT_BAD_ARGS : EXIT_ERROR;
     }
-    int rc = run_kvm_coalesce(r);
+    rc = run_kvm_coalesce(r);
     if (rc == 0)
         rc = run_io_create(r);
     if (rc != 0)
@@ -308,7 +313,7 @@ int run_vm_boot(struct run_vm *r)
         .flat_gpa = r->opt.load_at,
     };
     if (vmc_pc_boot(r->pc, &b, &done, &err) != VMC_OK) {
-        fprintf(stderr, "vmcore run: --%s %s: %s\n", r->opt.firmware ? "firmware" : "kernel",
+        fprintf(stderr, "%s: --%s %s: %s\n", run_who, r->opt.firmware ? "firmware" : "kernel",
                 r->opt.firmware ? r->opt.firmware : r->opt.kernel, err.text);
         return EXIT_ERROR;
     }
@@ -349,11 +354,13 @@ int run_vm_create(struct run_vm *r)
     struct vmc_engine_info *info = calloc(1, sizeof(*info));
 
     r->log.max_level = r->opt.verbose ? VMC_LOG_INFO : VMC_LOG_WARN;
-    int rc = info == NULL ? EXIT_ERROR : check_memory(r);
+    int rc = info == NULL ? EXIT_ERROR : r->hooks != NULL ? 0 : check_memory(r);
     if (rc == 0 && vmc_host_platform_init(&r->pf, &r->log, &err) != VMC_OK)
         rc = run_vm_fail("platform", &err);
     if (r->opt.deterministic)
         make_repeatable(&r->pf);
+    if (rc == 0 && r->hooks != NULL)
+        r->hooks->platform(r->hooks_ctx, &r->pf);
     if (rc == 0)
         rc = open_images(r);
     if (rc == 0)
@@ -377,7 +384,8 @@ void run_vm_destroy(struct run_vm *r)
     vmc_pc_destroy(r->pc);
     vmc_vm_destroy(r->vm);
     run_io_destroy(r);
-    vmc_host_guest_memory_free(r->ram, r->opt.mem_bytes);
+    if (r->ram != NULL)
+        vmc_host_guest_memory_free(r->ram, r->opt.mem_bytes);
     if (r->trace != NULL)
         fclose(r->trace);
     if (r->perf_map != NULL)

@@ -14,8 +14,10 @@
 #include <vmcore/boot.h>
 #include <vmcore/host.h>
 #include <vmcore/host_char.h>
+#include <vmcore/pages.h>
 #include <vmcore/pc.h>
 #include <vmcore/virtio.h>
+#include <vmcore/virtio_balloon.h>
 #include <vmcore/vmcore.h>
 
 /* An image file, read by offset. */
@@ -24,8 +26,23 @@ struct run_image {
     struct vmc_image_src src;
 };
 
+/* What differs when a VM is one of several of "vmcore host". */
+struct run_vm;
+struct run_hooks {
+    /* The platform was filled in: wrap it. */
+    void (*platform)(void *ctx, struct vmc_platform *pf);
+    /* The VM exists: make the space for its memory (r->space). As run_vm_create. */
+    int (*memory)(void *ctx);
+    /* What the guest's balloon does; its context is hooks_ctx. */
+    const struct vmc_balloon_ops *balloon;
+    /* A disk was opened: the device that the guest gets. */
+    struct vmc_blockdev (*disk)(void *ctx, unsigned index, struct vmc_blockdev dev);
+};
+
 struct run_vm {
     struct run_options opt;
+    const struct run_hooks *hooks; /* NULL: "vmcore run" */
+    void *hooks_ctx;
     struct vmc_host_log log;
     struct vmc_platform pf;
     const struct vmc_engine_ops *engine;
@@ -36,6 +53,7 @@ struct run_vm {
     struct vmc_vm *vm;
     struct vmc_pc *pc;
     void *ram;
+    struct vmc_space *space; /* instead of ram */
     struct run_image kernel, initrd, firmware, modules[RUN_MAX_MODULES];
     struct vmc_boot_module boot_modules[RUN_MAX_MODULES];
     struct vmc_host_char *serial, *debugcon; /* NULL: none */

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "sandbox.h"
 
+#include "run_options.h"
+
 #include <errno.h>
 #include <seccomp.h>
 #include <stddef.h>
@@ -176,7 +178,7 @@ int sandbox_enter(const struct sandbox_needs *needs)
         rc = seccomp_load(ctx);
     seccomp_release(ctx);
     if (rc != 0)
-        fprintf(stderr, "vmcore run: cannot confine the process: %s (--no-sandbox goes without)\n",
+        fprintf(stderr, "%s: cannot confine the process: %s (--no-sandbox goes without)\n", run_who,
                 strerror(-rc));
     return rc == 0 ? 0 : -1;
 }

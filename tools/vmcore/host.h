@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * "vmcore host": several VMs in one process, on one pool of memory and one scheduler.
+ *
+ * Threads: the main thread builds VMs, drives their timers and answers the control socket; workers
+ * of the runner execute vCPUs; the policy thread moves memory between VMs. Whatever the policy
+ * thread looks at is guarded by host.lock, which nobody holds while touching guest memory.
+ */
+#ifndef HOST_H
+#define HOST_H
+
+#include "host_config.h"
+#include "run_vm.h"
+
+#include <stdatomic.h>
+
+#include <vmcore/balloon.h>
+#include <vmcore/host_block.h>
+#include <vmcore/host_runner.h>
+#include <vmcore/pages.h>
+#include <vmcore/sharing.h>
+
+struct host;
+struct host_vm;
+
+/* Why the vCPUs of a VM do not run: bits of host_vm.held. */
+enum { HOST_HELD_USER = 1, HOST_HELD_POLICY = 2, HOST_HELD_STOPPED = 4 };
+
+enum host_vm_state { HOST_VM_NEW, HOST_VM_RUNNING, HOST_VM_ENDED };
+
+struct host_vcpu {
+    struct host_vm *vm;
+    struct vmc_vcpu *vcpu;
+};
+
+/* What went through a disk. */
+struct host_disk {
+    struct vmc_blockdev below;
+    atomic_ullong reads, writes, read_bytes, write_bytes, others;
+};
+
+/* What a VM allocates besides guest memory (host_overhead.c). */
+struct host_overhead {
+    struct vmc_platform below;
+    atomic_llong bytes;
+};
+
+/* A slot of guest memory, to find the page of an address. */
+struct host_slot {
+    uint64_t gpa, bytes, page;
+};
+
+struct host_vm {
+    struct host *h;
+    const struct host_vm_config *cfg;
+    struct run_vm run;
+    struct host_overhead overhead;
+    struct host_slot slots[4];
+    unsigned slot_count;
+    struct vmc_host_disk *swap;
+    struct host_disk disks[RUN_MAX_DISKS];
+    struct host_vcpu vcpus[RUN_MAX_CPUS];
+    uint32_t sched_vm;
+    bool scheduled;
+    bool user_paused;
+    int timer_fd;
+    atomic_uint held;
+    atomic_bool failed;
+    enum host_vm_state state; /* main thread */
+    const char *end_reason;   /* static text, once ended */
+
+    /* Policy, under host.lock. */
+    bool managed; /* its memory exists */
+    bool ready;   /* so do its devices */
+    bool ended;   /* it will not run again */
+    bool blocked; /* waits for memory */
+    struct host_share mem, cpu;
+    struct vmc_active active;
+    uint64_t sampled;      /* most pages seen in use in one sample of the period */
+    uint64_t target;       /* pages */
+    uint64_t balloon_set;  /* by the user, pages; UINT64_MAX: by policy */
+    uint64_t held_before;  /* balloon at the last period, pages */
+    uint64_t balloon_rate; /* gained in the last period, pages */
+    unsigned stuck_periods;
+    struct vmc_reclaim_action action;
+};
+
+/* Counts of the policy thread, since the start. */
+struct host_policy_stats {
+    uint64_t samples, scanned, zeroed, merged, packed, deltas, swapped, blocked, compacted;
+    uint64_t entered[VMC_RECLAIM_STATES];
+};
+
+struct host {
+    struct host_config cfg;
+    struct vmc_host_log log;
+    struct vmc_platform pf;
+    void *memory;
+    uint64_t frames;
+    struct vmc_pool *pool;
+    struct vmc_share *share;
+    struct vmc_runner *runner;
+    struct host_vm **vms;
+    unsigned count;
+    int wake_fd;
+    uint64_t secret; /* salts of trust groups are made from it */
+    uint64_t start_ns;
+    int status; /* the worst exit status of a VM */
+    bool quit;  /* somebody asked for the end */
+
+    /* The policy thread. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    pthread_t policy;
+    bool policy_runs, policy_quit;
+    struct vmc_reclaim_config thresholds;
+    enum vmc_reclaim_state state;
+    unsigned idle_tax;
+    uint64_t scan_budget;
+    uint64_t period_end_ns, sample_due_ns;
+    struct host_policy_stats stats;
+};
+
+/* host_vm.c. NULL: out of memory. */
+struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg);
+/* Build and load it, without running it: host_vm_begin. Returns 0 or an exit status. */
+int host_vm_create(struct host_vm *vm);
+void host_vm_begin(struct host_vm *vm);
+/* After it ended and the policy thread stopped. */
+void host_vm_destroy(struct host_vm *vm);
+void host_vm_pause(struct host_vm *vm);
+void host_vm_resume(struct host_vm *vm);
+/* No vCPU runs again. Main thread. */
+void host_vm_end(struct host_vm *vm, const char *reason);
+/* A reset that the guest asked for. */
+void host_vm_reboot(struct host_vm *vm);
+/* Set or clear a reason not to run. Any thread. */
+void host_vm_hold(struct host_vm *vm, unsigned why);
+void host_vm_release(struct host_vm *vm, unsigned why);
+/* Arm timer_fd for the VM's next timer. */
+void host_vm_arm_timer(struct host_vm *vm);
+void host_vm_run_timers(struct host_vm *vm);
+const char *host_vm_state_name(const struct host_vm *vm);
+/* Tell the scheduler of cpu shares; VMC_E*. */
+int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_error *err);
+uint64_t host_vm_pages(const struct host_vm *vm);
+
+/* host_overhead.c */
+void host_overhead_wrap(struct host_overhead *o, struct vmc_platform *pf);
+
+/* host_policy.c */
+int host_policy_start(struct host *h);
+void host_policy_stop(struct host *h);
+/* Look at the VMs now: something changed. */
+void host_policy_wake(struct host *h);
+/* Does every page of these VMs have a place, with so many pages of swap? VMC_E*. */
+int host_policy_fits(const struct host *h, const struct vmc_balloon_vm *vms, unsigned n,
+                     uint64_t swap, struct vmc_error *err);
+/* The same for the VMs there are, vm with *mem in place of its own. Under host.lock. */
+int host_policy_admit(struct host *h, const struct host_vm *vm, const struct host_share *mem,
+                      struct vmc_error *err);
+
+/* host_stats.c. All of them on the main thread. */
+struct json_object *host_status_json(struct host *h);
+struct json_object *host_stats_json(struct host *h);
+
+/* host_rpc.c: what the control socket can do. The server is valid as long as *h. */
+struct rpc_server;
+struct rpc_server host_rpc_server(struct host *h);
+
+/* host_loop.c: until no VM is left or somebody ends it; returns the exit status. */
+int host_loop(struct host *h);
+
+#endif

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The main thread of a host: timers of all VMs, signals, the control socket, VMs that stop. */
+#define _GNU_SOURCE
+#include "host.h"
+
+#include "control_socket.h"
+#include "sandbox.h"
+#include "vmcore_cmd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define MAX_POLL (2 + CONTROL_MAX_CLIENTS + 1 + HOST_MAX_VMS)
+
+/* ---- VMs that stopped --------------------------------------------------------------------------
+ */
+
+static void crashed(struct host_vm *vm, const char *reason, int status)
+{
+    fprintf(stderr, "vmcore host: VM '%s': %s\n", vm->run.opt.name, reason);
+    if (status > vm->h->status)
+        vm->h->status = status;
+    host_vm_end(vm, reason);
+}
+
+static void stopped(struct host_vm *vm, uint32_t why)
+{
+    switch (why) {
+    case VMC_STOP_RESET:
+        host_vm_reboot(vm);
+        break;
+    case VMC_STOP_POWER_OFF:
+        host_vm_end(vm, "powered off");
+        break;
+    case VMC_STOP_EXIT_PORT:
+        host_vm_end(vm, "wrote to the exit port");
+        break;
+    case VMC_STOP_TRIPLE_FAULT:
+        crashed(vm, "crashed (triple fault)", EXIT_GUEST_CRASH);
+        break;
+    case VMC_STOP_HALT_FOREVER:
+        crashed(vm, "halted with interrupts off", EXIT_ERROR);
+        break;
+    default:
+        crashed(vm, "stopped for an unknown reason", EXIT_ERROR);
+        break;
+    }
+}
+
+static void look_at_vms(struct host *h)
+{
+    uint64_t count;
+
+    if (read(h->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        return;
+    for (unsigned i = 0; i < h->count; i++) {
+        struct host_vm *vm = h->vms[i];
+        uint32_t why;
+        uint64_t detail;
+        if (vm->state != HOST_VM_RUNNING)
+            continue;
+        if (atomic_load(&vm->failed))
+            crashed(vm, "failed", EXIT_ERROR);
+        else if (vmc_vm_stopped(vm->run.vm, &why, &detail))
+            stopped(vm, why);
+    }
+}
+
+static bool any_left(const struct host *h)
+{
+    for (unsigned i = 0; i < h->count; i++)
+        if (h->vms[i]->state == HOST_VM_RUNNING)
+            return true;
+    return false;
+}
+
+/* ---- poll --------------------------------------------------------------------------------------
+ */
+
+static void turn(struct host *h, struct control *control, int signal_fd)
+{
+    struct pollfd fds[MAX_POLL];
+    struct signalfd_siginfo si;
+    nfds_t n = 0;
+
+    fds[n++] = (struct pollfd){.fd = h->wake_fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
+    nfds_t clients = n;
+    n += control_poll_fds(control, fds + n);
+    nfds_t timers = n;
+    for (unsigned i = 0; i < h->count; i++)
+        fds[n++] = (struct pollfd){
+            .fd = h->vms[i]->state == HOST_VM_RUNNING ? h->vms[i]->timer_fd : -1, .events = POLLIN};
+    if (poll(fds, n, -1) < 0)
+        return;
+    for (unsigned i = 0; i < h->count; i++)
+        if (fds[timers + i].revents != 0)
+            host_vm_run_timers(h->vms[i]);
+    if (control != NULL)
+        control_handle(control, fds + clients, timers - clients);
+    if (fds[0].revents != 0)
+        look_at_vms(h);
+    if (fds[1].revents != 0 && read(signal_fd, &si, sizeof(si)) == sizeof(si))
+        h->quit = true;
+}
+
+static bool uses_network(const struct host *h)
+{
+    for (unsigned i = 0; i < h->count; i++)
+        if (run_io_uses_network(&h->vms[i]->run))
+            return true;
+    return false;
+}
+
+int host_loop(struct host *h)
+{
+    struct rpc_server server = host_rpc_server(h);
+    struct control *control = NULL;
+    sigset_t set;
+
+    run_loop_block_signals(&set);
+    int signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    int rc = signal_fd < 0 ? EXIT_ERROR : 0;
+    if (rc != 0)
+        fprintf(stderr, "vmcore host: signals: %s\n", strerror(errno));
+    if (rc == 0 && h->cfg.control != NULL) {
+        control = control_open(h->cfg.control, &server);
+        rc = control == NULL ? EXIT_ERROR : 0;
+    }
+    struct sandbox_needs needs = {.network = uses_network(h)};
+    if (rc == 0 && !h->cfg.no_sandbox && sandbox_enter(&needs) != 0)
+        rc = EXIT_ERROR;
+    if (rc == 0) {
+        h->start_ns = h->pf.now_ns(h->pf.ctx);
+        for (unsigned i = 0; i < h->count; i++)
+            host_vm_begin(h->vms[i]);
+        while (!h->quit && any_left(h))
+            turn(h, control, signal_fd);
+        rc = h->status;
+    }
+    control_close(control);
+    if (signal_fd >= 0)
+        close(signal_fd);
+    return rc;
+}

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The policy thread: samples working sets, computes targets, and moves memory by the means that the
+ * host's state calls for. Everything it decides comes from vmcore/balloon.h; here is only when.
+ *
+ * Nothing here touches guest memory, which could mean waiting for this very thread.
+ */
+#define _GNU_SOURCE
+#include "host.h"
+
+#include "vmcore_cmd.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define MS 1000000ull
+
+/* Between looks, and between samples, while memory is plenty and while it is not. */
+#define CALM_NS        (50 * MS)
+#define BUSY_NS        (5 * MS)
+#define BUSY_SAMPLE_NS (200 * MS)
+/* CPU time that one look may take: for sharing, for compressing a VM. */
+#define SCAN_NS          (4 * MS)
+#define BUSY_SCAN_NS     (8 * MS)
+#define PACK_NS          (8 * MS)
+#define SWAP_BUDGET      8192u /* pages looked at for a VM to swap out */
+#define COMPACT_BUDGET   2048u
+#define MIN_FREE_PERCENT 5u  /* of its memory that a guest keeps from the balloon */
+#define STUCK_PERIODS    5u  /* without delivery: the balloon is stuck */
+#define PACK_GUESS       60u /* percent saved by compression, before it was measured */
+
+static uint64_t now_ns(const struct host *h)
+{
+    return h->pf.now_ns(h->pf.ctx);
+}
+
+/* ---- what VMs are like -------------------------------------------------------------------------
+ */
+
+static void describe_one(const struct host_vm *vm, const struct host_share *mem,
+                         struct vmc_balloon_vm *out)
+{
+    *out = (struct vmc_balloon_vm){
+        .configured = host_vm_pages(vm),
+        .reservation = mem->reservation / VMC_PAGE_SIZE,
+        .limit = mem->limit / VMC_PAGE_SIZE,
+        .active = vmc_active_pages(&vm->active, host_vm_pages(vm)),
+        .shares = mem->shares,
+    };
+    if (out->limit > out->configured)
+        out->limit = out->configured;
+}
+
+/* The VMs that count, in order; returns how many. */
+static unsigned describe(struct host *h, struct vmc_balloon_vm *out, struct host_vm **who)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < h->count; i++) {
+        struct host_vm *vm = h->vms[i];
+        if (vm == NULL || !vm->managed || vm->ended)
+            continue;
+        describe_one(vm, &vm->mem, &out[n]);
+        who[n++] = vm;
+    }
+    return n;
+}
+
+/* What VMs may have: the rest is what should be free. */
+static uint64_t plannable(const struct host *h)
+{
+    uint64_t keep = h->thresholds.below[VMC_RECLAIM_CLEAR];
+
+    return h->frames > 2 * keep ? h->frames - keep : h->frames / 2;
+}
+
+int host_policy_fits(const struct host *h, const struct vmc_balloon_vm *vms, unsigned n,
+                     uint64_t swap, struct vmc_error *err)
+{
+    struct vmc_balloon_admission host = {.host_pages = plannable(h), .swap_pages = swap};
+    uint64_t reserved = 0;
+
+    /* Memory that nobody reserved is as good a place as swap. */
+    for (unsigned i = 0; i < n; i++)
+        reserved += vms[i].reservation + vms[i].overhead;
+    if (host.host_pages > reserved)
+        host.swap_pages += host.host_pages - reserved;
+    return vmc_balloon_admit(vms, n, &host, err);
+}
+
+int host_policy_admit(struct host *h, const struct host_vm *vm, const struct host_share *mem,
+                      struct vmc_error *err)
+{
+    struct vmc_balloon_vm vms[HOST_MAX_VMS];
+    struct host_vm *who[HOST_MAX_VMS];
+    unsigned n = describe(h, vms, who);
+    uint64_t swap = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (who[i] == vm)
+            describe_one(vm, mem, &vms[i]);
+        if (who[i]->swap != NULL)
+            swap += vms[i].configured;
+    }
+    return host_policy_fits(h, vms, n, swap, err);
+}
+
+/* ---- samples -----------------------------------------------------------------------------------
+ */
+
+/* What the balloon's driver did since the last period. */
+static void watch_balloon(struct host_vm *vm)
+{
+    struct vmc_balloon_info info = {.size = sizeof(info)};
+    struct vmc_virtio *dev = run_io_balloon(&vm->run);
+
+    vmc_virtio_balloon_info(dev, &info);
+    uint64_t gained = info.held_pages > vm->held_before ? info.held_pages - vm->held_before : 0;
+    vm->balloon_rate = gained;
+    vm->held_before = info.held_pages;
+    if (info.target_pages > info.held_pages + 16 && gained == 0)
+        vm->stuck_periods++;
+    else
+        vm->stuck_periods = 0;
+    if (vmc_virtio_balloon_request_stats(dev) != VMC_OK)
+        return; /* not supported, or asked already */
+}
+
+static void end_period(struct host *h, struct host_vm *vm)
+{
+    vmc_active_sample(&vm->active, host_vm_pages(vm), vm->sampled);
+    vm->sampled = 0;
+    if (vm->ready)
+        watch_balloon(vm);
+    h->stats.samples++;
+}
+
+/*
+ * Shorter samples, which free what waits for pointers to go, see fewer pages in use: the largest of
+ * a period counts.
+ */
+static void sample(struct host *h, uint64_t now)
+{
+    bool full = now >= h->period_end_ns;
+
+    if (!full && (h->state < VMC_RECLAIM_SOFT || now < h->sample_due_ns))
+        return;
+    for (unsigned i = 0; i < h->count; i++) {
+        struct host_vm *vm = h->vms[i];
+        uint64_t accessed;
+        if (vm == NULL || !vm->managed)
+            continue;
+        if (vmc_space_sample(vm->run.space, &accessed) == VMC_OK && accessed > vm->sampled)
+            vm->sampled = accessed;
+        if (full && !vm->ended)
+            end_period(h, vm);
+    }
+    h->sample_due_ns = now + BUSY_SAMPLE_NS;
+    if (full)
+        h->period_end_ns = now + h->cfg.period_ms * MS;
+}
+
+/* ---- means -------------------------------------------------------------------------------------
+ */
+
+/* The most that a guest can spare: not what it says it needs, nor its last pages. */
+static uint64_t balloon_max(struct host_vm *vm, uint64_t held)
+{
+    struct vmc_virtio *dev = run_io_balloon(&vm->run);
+    struct vmc_balloon_stats st = {0};
+    uint64_t pages = host_vm_pages(vm), keep = pages / 100 * MIN_FREE_PERCENT;
+    uint64_t most = pages - pages / 4;
+
+    if (!vmc_virtio_live(dev))
+        return 0;
+    vmc_virtio_balloon_stats(dev, &st);
+    if (st.when_ns != 0 && (st.valid & 1u << VMC_BALLOON_AVAILABLE) != 0) {
+        uint64_t spare = st.value[VMC_BALLOON_AVAILABLE] / VMC_PAGE_SIZE;
+        spare = spare > keep ? spare - keep : 0;
+        most = held + spare < most ? held + spare : most;
+    }
+    return most;
+}
+
+static uint32_t pack_percent(const struct vmc_pool_stats *st)
+{
+    uint64_t full = st->packed_objects * VMC_PAGE_SIZE;
+
+    if (st->packed_objects < 64 || st->packed_bytes >= full)
+        return PACK_GUESS;
+    return (uint32_t)(100 - st->packed_bytes * 100 / full);
+}
+
+static void means(struct host *h, struct host_vm *vm, const struct vmc_pool_stats *pool,
+                  struct vmc_reclaim_vm *out)
+{
+    struct vmc_space_stats st;
+    struct vmc_balloon_info info = {.size = sizeof(info)};
+
+    vmc_space_stats(vm->run.space, &st);
+    *out = (struct vmc_reclaim_vm){
+        .configured = host_vm_pages(vm),
+        .target = vm->target,
+        .consumed = st.consumed_bytes / VMC_PAGE_SIZE,
+        .balloon_stuck = vm->stuck_periods >= STUCK_PERIODS,
+        .balloon_rate = vm->balloon_rate * 1000 / h->cfg.period_ms,
+        .can_swap = vm->swap != NULL,
+        .can_pack = !h->cfg.no_compression,
+        .can_share = !h->cfg.no_sharing,
+        .pack_percent = pack_percent(pool),
+    };
+    if (vm->ready) {
+        vmc_virtio_balloon_info(run_io_balloon(&vm->run), &info);
+        out->ballooned = info.held_pages;
+        out->balloon_max = balloon_max(vm, info.held_pages);
+    }
+}
+
+static void hold_or_release(struct host *h, struct host_vm *vm, bool block)
+{
+    if (block == vm->blocked)
+        return;
+    vm->blocked = block;
+    if (block) {
+        h->stats.blocked++;
+        host_vm_hold(vm, HOST_HELD_POLICY);
+    } else {
+        host_vm_release(vm, HOST_HELD_POLICY);
+    }
+}
+
+static void act(struct host *h, struct host_vm *vm, const struct vmc_reclaim_action *a)
+{
+    struct vmc_share_budget budget = {.ns = PACK_NS};
+    struct vmc_share_pack_result packed = {0};
+    uint64_t swapped = 0;
+
+    vm->action = *a;
+    if (vm->ready)
+        vmc_virtio_balloon_set_target(run_io_balloon(&vm->run), vm->balloon_set != UINT64_MAX
+                                                                    ? vm->balloon_set
+                                                                    : a->balloon_target);
+    if (a->pack != 0 &&
+        vmc_share_pack(h->share, vm->run.space, &budget, a->pack, &packed) == VMC_OK) {
+        h->stats.packed += packed.packed;
+        h->stats.deltas += packed.deltas;
+    }
+    /* Swap takes what compression could not. */
+    uint64_t rest = a->pack > packed.freed ? a->pack - packed.freed : 0;
+    uint64_t want = a->swap + (a->hot || packed.pass_done ? rest : 0);
+    if (vm->swap != NULL && want != 0 &&
+        vmc_space_swap_out(vm->run.space, want, SWAP_BUDGET, a->hot, &swapped) == VMC_OK)
+        h->stats.swapped += swapped;
+    hold_or_release(h, vm, a->block);
+}
+
+static void reclaim(struct host *h, struct vmc_balloon_vm *vms, struct host_vm **who, unsigned n)
+{
+    struct vmc_reclaim_vm mean[HOST_MAX_VMS];
+    struct vmc_reclaim_action todo[HOST_MAX_VMS];
+    struct vmc_pool_stats pool;
+    uint64_t keep = h->thresholds.below[VMC_RECLAIM_CLEAR] + h->thresholds.hysteresis;
+
+    vmc_pool_stats(h->pool, &pool);
+    for (unsigned i = 0; i < n; i++) {
+        who[i]->target = vms[i].target;
+        means(h, who[i], &pool, &mean[i]);
+    }
+    /* What is in limbo comes by itself. */
+    uint64_t coming = pool.free + pool.limbo_frames;
+    uint64_t need = coming < keep ? keep - coming : 0;
+    if (vmc_reclaim_choose(h->state, mean, n, need, todo) != VMC_OK)
+        return;
+    for (unsigned i = 0; i < n; i++)
+        act(h, who[i], &todo[i]);
+    if (h->state >= VMC_RECLAIM_SOFT)
+        h->stats.compacted += vmc_pool_compact(h->pool, COMPACT_BUDGET);
+}
+
+static void scan(struct host *h)
+{
+    struct vmc_share_budget b = {.pages = h->scan_budget,
+                                 .ns = h->state >= VMC_RECLAIM_SOFT ? BUSY_SCAN_NS : SCAN_NS};
+    struct vmc_share_result r;
+
+    if (h->cfg.no_sharing || vmc_share_scan(h->share, &b, &r) != VMC_OK)
+        return;
+    h->scan_budget = vmc_share_next_budget(h->share, h->scan_budget, &r);
+    h->stats.scanned += r.visited;
+    h->stats.zeroed += r.zeroed;
+    h->stats.merged += r.merged;
+}
+
+/* ---- the thread --------------------------------------------------------------------------------
+ */
+
+static void look(struct host *h)
+{
+    struct vmc_balloon_vm vms[HOST_MAX_VMS];
+    struct host_vm *who[HOST_MAX_VMS];
+    uint64_t now = now_ns(h);
+
+    for (unsigned i = 0; i < h->count; i++)
+        if (h->vms[i] != NULL && h->vms[i]->managed)
+            vmc_space_poll(h->vms[i]->run.space);
+    enum vmc_reclaim_state next =
+        vmc_reclaim_next(&h->thresholds, h->state, vmc_pool_free(h->pool));
+    if (next != h->state)
+        h->stats.entered[next]++;
+    h->state = next;
+    sample(h, now);
+    unsigned n = describe(h, vms, who);
+    /* VMC_ENOSPC: cannot be while admission is kept, and the targets say what to do then. */
+    if (n != 0 && vmc_balloon_plan(vms, n, plannable(h), h->idle_tax, NULL) != VMC_EINVAL)
+        reclaim(h, vms, who, n);
+    scan(h);
+    (void)vmc_pool_trim(h->pool, h->thresholds.below[VMC_RECLAIM_CLEAR]);
+}
+
+static void *policy_main(void *arg)
+{
+    struct host *h = arg;
+
+    pthread_setname_np(pthread_self(), "policy");
+    pthread_mutex_lock(&h->lock);
+    while (!h->policy_quit) {
+        struct timespec until;
+        look(h);
+        uint64_t at = now_ns(h) + (h->state >= VMC_RECLAIM_SOFT ? BUSY_NS : CALM_NS);
+        until.tv_sec = (time_t)(at / 1000000000u);
+        until.tv_nsec = (long)(at % 1000000000u);
+        pthread_cond_timedwait(&h->changed, &h->lock, &until);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return NULL;
+}
+
+int host_policy_start(struct host *h)
+{
+    sigset_t all, old;
+
+    vmc_reclaim_defaults(&h->thresholds, h->frames);
+    h->state = VMC_RECLAIM_HIGH;
+    h->scan_budget = 256;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    h->policy_runs = pthread_create(&h->policy, NULL, policy_main, h) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (h->policy_runs)
+        return 0;
+    fprintf(stderr, "vmcore host: cannot start the policy thread\n");
+    return EXIT_ERROR;
+}
+
+void host_policy_wake(struct host *h)
+{
+    pthread_cond_signal(&h->changed);
+}
+
+void host_policy_stop(struct host *h)
+{
+    if (!h->policy_runs)
+        return;
+    pthread_mutex_lock(&h->lock);
+    h->policy_quit = true;
+    pthread_cond_signal(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+    pthread_join(h->policy, NULL);
+    h->policy_runs = false;
+}

@@ -1,0 +1,512 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* One VM of a host: its memory space, its vCPUs as tasks of the runner, its life. */
+#define _GNU_SOURCE
+#include "host.h"
+
+#include "vmcore_cmd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t host_vm_pages(const struct host_vm *vm)
+{
+    return vm->run.opt.mem_bytes / VMC_PAGE_SIZE;
+}
+
+const char *host_vm_state_name(const struct host_vm *vm)
+{
+    if (vm->state == HOST_VM_ENDED)
+        return "ended";
+    return vm->user_paused ? "paused" : "running";
+}
+
+/* ---- pages that the guest gives up -------------------------------------------------------------
+ */
+
+/* Call fn for the pages of a range of guest-physical memory. */
+static void for_pages(struct host_vm *vm, uint64_t gpa, uint64_t bytes,
+                      void (*fn)(struct vmc_space *s, uint64_t first, uint64_t count))
+{
+    for (unsigned i = 0; i < vm->slot_count; i++) {
+        const struct host_slot *s = &vm->slots[i];
+        uint64_t from = gpa > s->gpa ? gpa : s->gpa;
+        uint64_t to = gpa + bytes < s->gpa + s->bytes ? gpa + bytes : s->gpa + s->bytes;
+        if (from < to)
+            fn(vm->run.space, s->page + (from - s->gpa) / VMC_PAGE_SIZE,
+               (to - from) / VMC_PAGE_SIZE);
+    }
+}
+
+static void drop_balloon(struct vmc_space *s, uint64_t first, uint64_t count)
+{
+    (void)vmc_space_drop(s, first, count, true);
+}
+
+static void drop_report(struct vmc_space *s, uint64_t first, uint64_t count)
+{
+    (void)vmc_space_drop(s, first, count, false);
+}
+
+static void inflate(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    for_pages(ctx, gpa, bytes, drop_balloon);
+}
+
+static void deflate(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    for_pages(ctx, gpa, bytes, vmc_space_return);
+}
+
+static void report(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    for_pages(ctx, gpa, bytes, drop_report);
+}
+
+static const struct vmc_balloon_ops balloon_ops = {
+    .inflate = inflate, .deflate = deflate, .report = report};
+
+/* ---- disks, counted ----------------------------------------------------------------------------
+ */
+
+static int disk_info(void *ctx, struct vmc_block_info *out)
+{
+    struct host_disk *d = ctx;
+    return d->below.ops->info(d->below.ctx, out);
+}
+
+static int disk_submit(void *ctx, struct vmc_block_req *req)
+{
+    struct host_disk *d = ctx;
+
+    if (req->op == VMC_BLOCK_READ) {
+        atomic_fetch_add(&d->reads, 1);
+        atomic_fetch_add(&d->read_bytes, req->bytes);
+    } else if (req->op == VMC_BLOCK_WRITE) {
+        atomic_fetch_add(&d->writes, 1);
+        atomic_fetch_add(&d->write_bytes, req->bytes);
+    } else {
+        atomic_fetch_add(&d->others, 1);
+    }
+    return d->below.ops->submit(d->below.ctx, req);
+}
+
+static void disk_kick(void *ctx)
+{
+    struct host_disk *d = ctx;
+
+    if (d->below.ops->kick != NULL)
+        d->below.ops->kick(d->below.ctx);
+}
+
+static struct vmc_blockdev count_disk(void *ctx, unsigned index, struct vmc_blockdev dev)
+{
+    static const struct vmc_blockdev_ops ops = {
+        .info = disk_info, .submit = disk_submit, .kick = disk_kick};
+    struct host_vm *vm = ctx;
+
+    vm->disks[index].below = dev;
+    return (struct vmc_blockdev){.ops = &ops, .ctx = &vm->disks[index]};
+}
+
+/* ---- memory ------------------------------------------------------------------------------------
+ */
+
+/* A file of the VM's size that nobody else can open: it has no name any more. */
+static int open_swap(struct host_vm *vm, struct vmc_blockdev *out)
+{
+    struct vmc_error err = {0};
+    char path[4096];
+
+    if (vm->h->cfg.swap_dir == NULL)
+        return 0;
+    int n = snprintf(path, sizeof(path), "%s/vmcore-swap-XXXXXX", vm->h->cfg.swap_dir);
+    int fd = n > 0 && (size_t)n < sizeof(path) ? mkostemp(path, O_CLOEXEC) : -1;
+    if (fd < 0 || ftruncate(fd, (off_t)vm->run.opt.mem_bytes) != 0) {
+        fprintf(stderr, "%s: swap file in %s: %s\n", run_who, vm->h->cfg.swap_dir, strerror(errno));
+        if (fd >= 0) {
+            unlink(path);
+            close(fd);
+        }
+        return EXIT_ERROR;
+    }
+    close(fd);
+    struct vmc_host_disk_config hc = {.size = sizeof(hc), .path = path};
+    int rc = vmc_host_disk_open(&hc, &vm->swap, &err);
+    unlink(path);
+    if (rc != VMC_OK)
+        return run_vm_fail("swap file", &err);
+    *out = vmc_host_disk_blockdev(vm->swap);
+    return 0;
+}
+
+/* FNV-1a over a secret and the group's name: equal for VMs of a group, unknown to guests. */
+static uint64_t salt_of(const struct host_vm *vm)
+{
+    uint64_t salt = 0;
+
+    if (vm->cfg->trust == NULL) {
+        if (vm->h->pf.entropy->fill(vm->h->pf.ctx, &salt, sizeof(salt)) != VMC_OK)
+            salt = (uint64_t)(uintptr_t)vm; /* still one of its own */
+        return salt;
+    }
+    salt = 0xcbf29ce484222325ull ^ vm->h->secret;
+    for (const char *p = vm->cfg->trust; *p != '\0'; p++)
+        salt = (salt ^ (unsigned char)*p) * 0x100000001b3ull;
+    return salt;
+}
+
+/* Where the pages of the space are in the guest: as the machine placed them. */
+static void learn_slots(struct host_vm *vm)
+{
+    struct vmc_mem_slot s = {.size = sizeof(s)};
+
+    for (unsigned i = 0; vmc_mem_slot_at(vmc_vm_mem(vm->run.vm), i, &s) == VMC_OK; i++) {
+        if (s.space == vm->run.space && vm->slot_count < sizeof(vm->slots) / sizeof(vm->slots[0]))
+            vm->slots[vm->slot_count++] =
+                (struct host_slot){.gpa = s.gpa, .bytes = s.bytes, .page = s.space_page};
+    }
+}
+
+static void wrap_platform(void *ctx, struct vmc_platform *pf)
+{
+    struct host_vm *vm = ctx;
+
+    host_overhead_wrap(&vm->overhead, pf);
+}
+
+static int make_memory(void *ctx)
+{
+    struct host_vm *vm = ctx;
+    struct vmc_error err = {0};
+    struct vmc_space_config sc = {.size = sizeof(sc),
+                                  .flags = vm->cfg->large ? VMC_SPACE_LARGE : 0,
+                                  .pages = host_vm_pages(vm),
+                                  .salt = salt_of(vm),
+                                  .provider = vmc_mem_provider(),
+                                  .provider_ctx = vmc_vm_mem(vm->run.vm)};
+    int rc = open_swap(vm, &sc.swap);
+
+    if (rc == 0 && vmc_space_create(vm->h->pool, &sc, &vm->run.space, &err) != VMC_OK)
+        rc = run_vm_fail("memory", &err);
+    if (rc != 0)
+        return rc;
+    /* From now on the policy thread makes room while the guest is loaded. */
+    pthread_mutex_lock(&vm->h->lock);
+    vm->managed = true;
+    pthread_mutex_unlock(&vm->h->lock);
+    host_policy_wake(vm->h);
+    return 0;
+}
+
+/* ---- vCPUs -------------------------------------------------------------------------------------
+ */
+
+static void wake_loop(struct host *h)
+{
+    uint64_t one = 1;
+    if (write(h->wake_fd, &one, sizeof(one)) < 0)
+        return; /* full: the loop is awake anyway */
+}
+
+/* The VM cannot go on by itself; the main thread finds out why. */
+static void stop_here(struct host_vm *vm, bool failed)
+{
+    if (failed)
+        atomic_store(&vm->failed, true);
+    host_vm_hold(vm, HOST_HELD_STOPPED);
+    wake_loop(vm->h);
+}
+
+static int vcpu_run(void *ctx, uint64_t slice_ns)
+{
+    struct host_vcpu *c = ctx;
+    struct host_vm *vm = c->vm;
+    struct vmc_run_limits lim = {.size = sizeof(lim)};
+    struct vmc_exit x;
+
+    (void)slice_ns; /* the runner kicks when it is over */
+    if (atomic_load(&vm->held) != 0)
+        return VMC_RUNNER_IDLE; /* host_vm_release wakes */
+    memset(&x, 0, sizeof(x));
+    int rc = vmc_vcpu_run(c->vcpu, &lim, &x);
+    if (rc < 0) {
+        fprintf(stderr, "vmcore host: VM '%s', vCPU %u: the engine failed: %s\n", vm->run.opt.name,
+                vmc_vcpu_index(c->vcpu), vmc_strerror(rc));
+        stop_here(vm, true);
+        return VMC_RUNNER_IDLE;
+    }
+    switch (x.kind) {
+    case VMC_EXIT_KICKED:
+    case VMC_EXIT_BUDGET:
+        return VMC_RUNNER_AGAIN;
+    case VMC_EXIT_IDLE:
+        return VMC_RUNNER_IDLE;
+    case VMC_EXIT_SHUTDOWN:
+        stop_here(vm, false);
+        return VMC_RUNNER_IDLE;
+    default:
+        fprintf(stderr,
+                "vmcore host: VM '%s', vCPU %u stopped at rip 0x%llx: %s exit that nothing "
+                "handles\n",
+                vm->run.opt.name, vmc_vcpu_index(c->vcpu), (unsigned long long)x.rip,
+                vmc_exit_name(x.kind));
+        stop_here(vm, true);
+        return VMC_RUNNER_IDLE;
+    }
+}
+
+static void vcpu_kick(void *ctx)
+{
+    struct host_vcpu *c = ctx;
+    vmc_vcpu_kick(c->vcpu);
+}
+
+static void on_wake(void *ctx, uint32_t index)
+{
+    struct host_vm *vm = ctx;
+    vmc_runner_wake(vm->h->runner, vm->sched_vm, index);
+}
+
+static struct vmc_sched_share sched_share(const struct host_share *s)
+{
+    return (struct vmc_sched_share){
+        .shares = s->shares, .reservation = s->reservation, .limit = s->limit};
+}
+
+int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_error *err)
+{
+    struct vmc_sched_share share = sched_share(s);
+    int rc = vmc_sched_vm_set(vmc_runner_sched(vm->h->runner), vm->sched_vm, &share, err);
+
+    if (rc == VMC_OK)
+        vm->cpu = *s;
+    return rc;
+}
+
+/* The vCPUs are tasks from here on; they stay idle until the VM is released. */
+static int schedule(struct host_vm *vm)
+{
+    static const struct vmc_runner_task_ops ops = {.run = vcpu_run, .kick = vcpu_kick};
+    struct vmc_runner_task tasks[RUN_MAX_CPUS];
+    struct vmc_error err = {0};
+    struct vmc_sched_vm_config sc = {.size = sizeof(sc),
+                                     .vcpus = vm->run.opt.cpus,
+                                     .coscheduling = VMC_SCHED_CO_RELAXED,
+                                     .share = sched_share(&vm->cfg->cpu)};
+
+    for (unsigned i = 0; i < vm->run.opt.cpus; i++) {
+        vm->vcpus[i] = (struct host_vcpu){.vm = vm, .vcpu = vmc_vm_vcpu(vm->run.vm, i)};
+        tasks[i] = (struct vmc_runner_task){.ops = &ops, .ctx = &vm->vcpus[i]};
+    }
+    if (vmc_runner_vm_add(vm->h->runner, VMC_SCHED_ROOT, &sc, tasks, &vm->sched_vm, &err) != VMC_OK)
+        return run_vm_fail("scheduler", &err);
+    vm->scheduled = true;
+    vmc_vm_set_wake_hook(vm->run.vm, on_wake, vm);
+    return 0;
+}
+
+void host_vm_hold(struct host_vm *vm, unsigned why)
+{
+    if (atomic_fetch_or(&vm->held, why) != 0)
+        return;
+    for (unsigned i = 0; i < vm->run.opt.cpus; i++)
+        if (vm->vcpus[i].vcpu != NULL)
+            vmc_vcpu_kick(vm->vcpus[i].vcpu);
+}
+
+void host_vm_release(struct host_vm *vm, unsigned why)
+{
+    if ((atomic_fetch_and(&vm->held, ~why) & ~why) != 0)
+        return;
+    for (unsigned i = 0; vm->scheduled && i < vm->run.opt.cpus; i++)
+        vmc_runner_wake(vm->h->runner, vm->sched_vm, i);
+}
+
+/* ---- timers ------------------------------------------------------------------------------------
+ */
+
+void host_vm_arm_timer(struct host_vm *vm)
+{
+    struct itimerspec its = {0};
+    uint64_t deadline;
+
+    if (!vmc_timerq_next(vmc_vm_board(vm->run.vm)->timers, &deadline))
+        return;
+    its.it_value.tv_sec = (time_t)(deadline / 1000000000u);
+    its.it_value.tv_nsec = (long)(deadline % 1000000000u);
+    if (deadline == 0)
+        its.it_value.tv_nsec = 1; /* zero would disarm */
+    timerfd_settime(vm->timer_fd, TFD_TIMER_ABSTIME, &its, NULL);
+}
+
+static void timer_notify(void *ctx)
+{
+    host_vm_arm_timer(ctx);
+}
+
+void host_vm_run_timers(struct host_vm *vm)
+{
+    uint64_t count;
+
+    if (read(vm->timer_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        return;
+    vmc_timerq_advance(vmc_vm_board(vm->run.vm)->timers, vm->h->pf.now_ns(vm->h->pf.ctx));
+    host_vm_arm_timer(vm);
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+static int start(struct host_vm *vm)
+{
+    learn_slots(vm);
+    vm->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (vm->timer_fd < 0) {
+        fprintf(stderr, "%s: timer: %s\n", run_who, strerror(errno));
+        return EXIT_ERROR;
+    }
+    int rc = run_console_start(&vm->run);
+    if (rc == 0)
+        rc = schedule(vm);
+    if (rc != 0)
+        return rc;
+    vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, timer_notify, vm);
+    host_vm_arm_timer(vm);
+    vm->state = HOST_VM_RUNNING;
+    return 0;
+}
+
+struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
+{
+    static const struct run_hooks hooks = {.platform = wrap_platform,
+                                           .memory = make_memory,
+                                           .balloon = &balloon_ops,
+                                           .disk = count_disk};
+    struct host_vm *vm = calloc(1, sizeof(*vm));
+
+    if (vm == NULL)
+        return NULL;
+    vm->h = h;
+    vm->cfg = cfg;
+    vm->mem = cfg->mem;
+    vm->cpu = cfg->cpu;
+    vm->timer_fd = -1;
+    vm->balloon_set = UINT64_MAX;
+    atomic_store(&vm->held, HOST_HELD_STOPPED);
+    vmc_active_init(&vm->active, 0, 0);
+    vm->run.opt = cfg->run;
+    vm->run.opt.engine = RUN_ENGINE_SOFT;
+    vm->run.opt.verbose = h->cfg.verbose;
+    vm->run.hooks = &hooks;
+    vm->run.hooks_ctx = vm;
+    vm->run.kernel.fd = vm->run.initrd.fd = vm->run.firmware.fd = -1;
+    for (unsigned i = 0; i < RUN_MAX_MODULES; i++)
+        vm->run.modules[i].fd = -1;
+    pthread_mutex_init(&vm->run.lock, NULL);
+    pthread_cond_init(&vm->run.changed, NULL);
+    vm->run.wake_fd = h->wake_fd;
+    return vm;
+}
+
+int host_vm_create(struct host_vm *vm)
+{
+    snprintf(run_who, sizeof(run_who), "vmcore host: VM '%.80s'", vm->cfg->run.name);
+    int rc = run_console_open(&vm->run);
+    if (rc == 0)
+        rc = run_vm_create(&vm->run);
+    if (rc == 0)
+        rc = start(vm);
+    if (rc == 0) {
+        pthread_mutex_lock(&vm->h->lock);
+        vm->ready = true;
+        pthread_mutex_unlock(&vm->h->lock);
+    }
+    return rc;
+}
+
+void host_vm_begin(struct host_vm *vm)
+{
+    host_vm_release(vm, HOST_HELD_STOPPED);
+}
+
+/* Requests in flight finish on their own; a disk may take its time. */
+static void quiesce(struct host_vm *vm)
+{
+    struct timespec nap = {.tv_nsec = 100000};
+
+    vmc_vm_pause(vm->run.vm);
+    while (!vmc_vm_quiesced(vm->run.vm))
+        nanosleep(&nap, NULL);
+    for (int i = 0; i < 50000 && vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN; i++)
+        nanosleep(&nap, NULL);
+}
+
+void host_vm_pause(struct host_vm *vm)
+{
+    host_vm_hold(vm, HOST_HELD_USER);
+    quiesce(vm);
+    vm->user_paused = true;
+}
+
+void host_vm_resume(struct host_vm *vm)
+{
+    vmc_board_resume(vmc_vm_board(vm->run.vm));
+    vmc_vm_resume(vm->run.vm);
+    vm->user_paused = false;
+    host_vm_release(vm, HOST_HELD_USER);
+}
+
+void host_vm_end(struct host_vm *vm, const char *reason)
+{
+    if (vm->state != HOST_VM_RUNNING)
+        return;
+    host_vm_hold(vm, HOST_HELD_STOPPED);
+    quiesce(vm);
+    int rc = vmc_runner_vm_remove(vm->h->runner, vm->sched_vm);
+    if (rc != VMC_OK)
+        fprintf(stderr, "vmcore host: VM '%s': %s\n", vm->run.opt.name, vmc_strerror(rc));
+    vm->scheduled = false;
+    vmc_vm_set_wake_hook(vm->run.vm, NULL, NULL);
+    vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, NULL, NULL);
+    vm->state = HOST_VM_ENDED;
+    vm->end_reason = reason;
+    pthread_mutex_lock(&vm->h->lock);
+    vm->ended = true;
+    vm->ready = false;
+    pthread_mutex_unlock(&vm->h->lock);
+    /* Its memory is free at once. */
+    (void)vmc_space_drop(vm->run.space, 0, host_vm_pages(vm), false);
+}
+
+void host_vm_reboot(struct host_vm *vm)
+{
+    quiesce(vm);
+    snprintf(run_who, sizeof(run_who), "vmcore host: VM '%.80s'", vm->run.opt.name);
+    if (vmc_vm_reset(vm->run.vm) != VMC_OK || run_vm_boot(&vm->run) != 0) {
+        host_vm_end(vm, "the reset failed");
+        vm->h->status = EXIT_ERROR;
+        return;
+    }
+    vmc_board_resume(vmc_vm_board(vm->run.vm));
+    vmc_vm_resume(vm->run.vm);
+    host_vm_release(vm, HOST_HELD_STOPPED);
+}
+
+void host_vm_destroy(struct host_vm *vm)
+{
+    if (vm == NULL)
+        return;
+    run_vm_destroy(&vm->run);
+    vmc_space_destroy(vm->run.space);
+    vmc_host_disk_close(vm->swap);
+    if (vm->timer_fd >= 0)
+        close(vm->timer_fd);
+    pthread_cond_destroy(&vm->run.changed);
+    pthread_mutex_destroy(&vm->run.lock);
+    free(vm);
+}
