@@ -71,6 +71,8 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_mkfs(const struct vmc_platform *pf,
 #define VMC_VMFS_RDONLY    0x1u /**< never write, take no locks */
 #define VMC_VMFS_EXCLUSIVE 0x2u /**< the caller vouches that no other host has the devices */
 #define VMC_VMFS_REPAIR    0x4u /**< mount what fsck has to repair: system directories unchecked */
+/** Write to VMFS6: only to volumes that vmc_vmfs_mkfs() made. */
+#define VMC_VMFS_EXPERIMENTAL 0x8u
 
 struct vmc_vmfs_mount_config {
     uint32_t size; /**< sizeof(struct vmc_vmfs_mount_config) */

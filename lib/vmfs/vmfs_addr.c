@@ -2,8 +2,7 @@
 /* Block addresses: 32 bits on VMFS3 and VMFS5, 64 on VMFS6 (file descriptors: 32 everywhere). */
 #include "vmfs/vmfs_priv.h"
 
-/* Small file blocks in one cluster of VMFS6. */
-static uint32_t sfb_per_cluster(const struct fs_geometry *g)
+uint32_t vmci_fs_sfb_per_cluster(const struct fs_geometry *g)
 {
     return VMCI_MIN(0x2000u, (uint32_t)((512 * FS_MIB) >> g->fb_shift));
 }
@@ -17,7 +16,7 @@ static struct fs_addr decode6(const struct fs_geometry *g, uint64_t raw)
         a.tbz = ((raw >> 7) & 0xFF) != 0;
         a.cluster = (raw >> 15) & 0x7FFFFFFF;
         a.item = (uint32_t)(raw >> 51);
-        a.block = a.cluster * sfb_per_cluster(g) + a.item;
+        a.block = a.cluster * vmci_fs_sfb_per_cluster(g) + a.item;
         break;
     case AD_LFB:
         a.tbz = ((raw >> 7) & 0xFF) != 0;
@@ -78,12 +77,14 @@ uint64_t vmci_fs_addr_encode(const struct fs_geometry *g, uint32_t type, uint64_
     case AD_FD:
         return AD_FD | (uint32_t)where << 6 | item << 22;
     case AD_FB:
-        return six ? AD_FB | (where / sfb_per_cluster(g)) << 15 |
-                         (where % sfb_per_cluster(g)) << 51
+        return six ? AD_FB | (where / vmci_fs_sfb_per_cluster(g)) << 15 |
+                         (where % vmci_fs_sfb_per_cluster(g)) << 51
                    : AD_FB | (uint32_t)where << 6;
     case AD_SB:
         return six ? AD_SB | where << 6 | (uint64_t)item << 56
                    : AD_SB | (item >> 4 & 3) << 3 | (uint32_t)where << 6 | (item & 0xF) << 28;
+    case AD_LFB:
+        return AD_LFB | where << 15;
     default:
         return six ? type | where << 6 | (uint64_t)item << 56
                    : type | (uint32_t)where << 6 | item << 28;
@@ -111,6 +112,8 @@ int vmci_fs_addr_lv(struct vmc_vmfs *v, uint64_t raw, uint64_t *lv, uint64_t *by
     case AD_PB2:
         r = vmci_fs_res_of(v, a.type);
         /* Pointer blocks of VMFS6 files live in sub-blocks when .pbc.sf is empty. */
+        if (v->g.version == 6 && a.type == AD_PB && r->clusters == 0)
+            r = &v->sbc;
         if (r->ino == NULL || r->clusters == 0)
             break;
         *bytes = r->rs;

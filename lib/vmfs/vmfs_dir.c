@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Directories of VMFS3 and VMFS5: a packed array of entries. Look-ups in large ones go through an
- * index in memory, built at the first need and dropped whenever the directory is read again.
+ * Directories. On VMFS3 and VMFS5 they are a packed array of entries; those of VMFS6 are in
+ * vmfs_dir6.c. Look-ups in large ones go through an index in memory, built at the first need and
+ * dropped whenever the directory is read again.
  */
 #include "vmfs/vmfs_priv.h"
 
@@ -20,8 +21,15 @@ struct fs_dir_index {
     struct slot slot[];
 };
 
+/* Places for entries; on VMFS3 and VMFS5 all but those of removed names are in use. */
 static uint64_t entries(const struct fs_inode *dir)
 {
+    uint64_t len = vmci_fs_md64(dir, FD_LENGTH);
+
+    if (dir->v->g.version == 6)
+        return len < D6_HEADER
+                   ? 0
+                   : 2 + (len - D6_HEADER) / FS_PAGE * ((FS_PAGE - D6_BLOCK_HEADER) / D6_ENTRY);
     return vmci_fs_md64(dir, FD_LENGTH) / DE_BYTES;
 }
 
@@ -33,6 +41,9 @@ static uint32_t hash(const char *name, size_t len)
 static int read_entry(struct fs_inode *dir, uint64_t pos, struct fs_entry *e, struct vmc_error *err)
 {
     uint8_t b[DE_BYTES];
+
+    if (dir->v->g.version == 6)
+        return vmci_fs_dir6_read(dir, pos, e, err);
     int rc = vmci_fs_file_meta(dir, pos * DE_BYTES, b, DE_BYTES, false, err);
 
     if (rc != VMC_OK)
@@ -103,17 +114,14 @@ static int index_build(struct fs_inode *dir, struct vmc_error *err)
     x->size = size;
     x->used = 0;
     dir->index = x;
-    for (uint64_t i = 0; i < n; i++) {
-        struct fs_entry e;
-        int rc = read_entry(dir, i, &e, err);
-        if (rc != VMC_OK) {
-            vmci_fs_dir_forget(dir);
-            return rc;
-        }
-        if (e.fd != 0)
-            index_put(x, hash(e.name, vmci_strlen(e.name)), (uint32_t)i);
-    }
-    return VMC_OK;
+    uint64_t cookie = 0;
+    struct fs_entry e;
+    int rc;
+    while ((rc = vmci_fs_dir_next(dir, &cookie, &e, err)) == 1)
+        index_put(x, hash(e.name, vmci_strlen(e.name)), (uint32_t)e.pos);
+    if (rc != VMC_OK)
+        vmci_fs_dir_forget(dir);
+    return rc;
 }
 
 static void index_add(struct fs_inode *dir, const char *name, size_t len, uint64_t pos)
@@ -146,35 +154,21 @@ static bool same_name(const struct fs_entry *e, const char *name, size_t len)
     return e->fd != 0 && memcmp(e->name, name, len) == 0 && e->name[len] == '\0';
 }
 
-static int find6(struct fs_inode *dir, const char *name, size_t len, struct fs_entry *out,
-                 struct vmc_error *err)
-{
-    uint64_t cookie = 0;
-    int rc;
-
-    while ((rc = vmci_fs_dir6_next(dir, &cookie, out, err)) == 1)
-        if (same_name(out, name, len))
-            return VMC_OK;
-    return rc < 0 ? rc : VMC_ENOENT;
-}
-
 int vmci_fs_dir_find(struct fs_inode *dir, const char *name, size_t len, struct fs_entry *out,
                      struct vmc_error *err)
 {
-    uint64_t n = entries(dir);
+    uint64_t n = entries(dir), cookie = 0;
     int rc;
 
     if (vmci_fs_md64(dir, FD_LENGTH) > UINT32_MAX)
         return vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x has 0x%llx bytes", dir->addr,
                           (unsigned long long)vmci_fs_md64(dir, FD_LENGTH));
-    if (dir->v->g.version == 6) {
-        rc = find6(dir, name, len, out, err);
-    } else if (n < INDEX_FROM) {
-        for (uint64_t i = 0; i < n; i++) {
-            rc = read_entry(dir, i, out, err);
-            if (rc != VMC_OK || same_name(out, name, len))
-                return rc;
-        }
+    if (n < INDEX_FROM) {
+        while ((rc = vmci_fs_dir_next(dir, &cookie, out, err)) == 1)
+            if (same_name(out, name, len))
+                return VMC_OK;
+        if (rc != VMC_OK)
+            return rc;
         rc = VMC_ENOENT;
     } else {
         if (dir->index == NULL) {
@@ -227,7 +221,7 @@ static int write_entry(struct fs_inode *dir, uint64_t pos, uint32_t type, uint32
     return vmci_fs_file_meta(dir, pos * DE_BYTES, b, DE_BYTES, true, err);
 }
 
-static int set_length(struct fs_inode *dir, uint64_t len, struct vmc_error *err)
+int vmci_fs_dir_set_length(struct fs_inode *dir, uint64_t len, struct vmc_error *err)
 {
     uint32_t now = vmci_fs_wall(dir->v);
     int rc = vmci_fs_inode_dirty(dir, 0, FS_SECTOR, err);
@@ -240,8 +234,21 @@ static int set_length(struct fs_inode *dir, uint64_t len, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* Blocks for a directory of need bytes. */
-static int extend(struct fs_inode *dir, uint64_t need, struct vmc_error *err)
+/* A header of VMFS6 begins as zeros, and so does every block after it. */
+static int clear_block(struct fs_inode *dir, uint64_t raw, struct vmc_error *err)
+{
+    struct vmc_vmfs *v = dir->v;
+    uint64_t lv, bytes;
+    int rc = vmci_fs_addr_lv(v, raw, &lv, &bytes, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    v->txn.ordered = true;
+    vmci_fs_page_drop(v, lv, bytes);
+    return vmci_fs_zero(v, lv, bytes, err);
+}
+
+int vmci_fs_dir_extend(struct fs_inode *dir, uint64_t need, struct vmc_error *err)
 {
     struct vmc_vmfs *v = dir->v;
     int rc = vmci_fs_map_prepare(dir, need, err);
@@ -258,9 +265,11 @@ static int extend(struct fs_inode *dir, uint64_t need, struct vmc_error *err)
         bool sb = block != v->g.fb_bytes;
         rc = sb ? vmci_fs_res_alloc(v, &v->sbc, &first, &item, err)
                 : vmci_fs_fb_alloc(v, UINT64_MAX, 1, &first, &got, err);
+        raw = vmci_fs_addr_encode(&v->g, sb ? AD_SB : AD_FB, first, item);
+        if (rc == VMC_OK && v->g.version == 6)
+            rc = clear_block(dir, raw, err);
         if (rc == VMC_OK)
-            rc = vmci_fs_map_set(dir, blk,
-                                 vmci_fs_addr_encode(&v->g, sb ? AD_SB : AD_FB, first, item), err);
+            rc = vmci_fs_map_set(dir, blk, raw, err);
     }
     return rc;
 }
@@ -269,10 +278,17 @@ int vmci_fs_dir_add(struct fs_inode *dir, const char *name, size_t len, const st
                     struct vmc_error *err)
 {
     uint64_t pos = entries(dir);
-    int rc = extend(dir, (pos + 1) * DE_BYTES, err);
+    int rc;
 
+    if (dir->v->g.version == 6) {
+        rc = vmci_fs_dir6_add(dir, name, len, ino, &pos, err);
+        if (rc == VMC_OK)
+            index_add(dir, name, len, pos);
+        return rc;
+    }
+    rc = vmci_fs_dir_extend(dir, (pos + 1) * DE_BYTES, err);
     if (rc == VMC_OK)
-        rc = set_length(dir, (pos + 1) * DE_BYTES, err);
+        rc = vmci_fs_dir_set_length(dir, (pos + 1) * DE_BYTES, err);
     if (rc == VMC_OK)
         rc = write_entry(dir, pos, vmci_fs_md32(ino, FD_TYPE), ino->addr,
                          vmci_fs_md32(ino, FD_GENERATION), name, len, err);
@@ -285,8 +301,12 @@ int vmci_fs_dir_remove(struct fs_inode *dir, const struct fs_entry *e, struct vm
 {
     uint64_t last = entries(dir) - 1, block = vmci_fs_md64(dir, FD_BLOCK), left;
     struct fs_entry moved;
-    int rc = read_entry(dir, last, &moved, err);
 
+    if (dir->v->g.version == 6) {
+        index_move(dir, e->name, e->pos, UINT64_MAX);
+        return vmci_fs_dir6_remove(dir, e, err);
+    }
+    int rc = read_entry(dir, last, &moved, err);
     if (rc != VMC_OK)
         return rc;
     index_move(dir, e->name, e->pos, UINT64_MAX);
@@ -299,7 +319,7 @@ int vmci_fs_dir_remove(struct fs_inode *dir, const struct fs_entry *e, struct vm
     uint64_t had = ((last + 1) * DE_BYTES + block - 1) / block;
     if (rc == VMC_OK && keep < had)
         rc = vmci_fs_map_free(dir, keep, had, UINT32_MAX, &left, err);
-    return rc == VMC_OK ? set_length(dir, last * DE_BYTES, err) : rc;
+    return rc == VMC_OK ? vmci_fs_dir_set_length(dir, last * DE_BYTES, err) : rc;
 }
 
 int vmci_fs_dir_set(struct fs_inode *dir, uint64_t pos, const struct fs_inode *ino,
@@ -309,15 +329,20 @@ int vmci_fs_dir_set(struct fs_inode *dir, uint64_t pos, const struct fs_inode *i
     int rc = read_entry(dir, pos, &e, err);
 
     if (rc == VMC_OK)
-        rc = set_length(dir, vmci_fs_md64(dir, FD_LENGTH), err);
+        rc = vmci_fs_dir_set_length(dir, vmci_fs_md64(dir, FD_LENGTH), err);
     if (rc != VMC_OK)
         return rc;
+    if (dir->v->g.version == 6)
+        return vmci_fs_dir6_set(dir, pos, vmci_fs_md32(ino, FD_TYPE), ino->addr,
+                                vmci_fs_md32(ino, FD_GENERATION), err);
     return write_entry(dir, pos, vmci_fs_md32(ino, FD_TYPE), ino->addr,
                        vmci_fs_md32(ino, FD_GENERATION), e.name, vmci_strlen(e.name), err);
 }
 
 int vmci_fs_dir_init(struct fs_inode *dir, const struct fs_inode *parent, struct vmc_error *err)
 {
+    if (dir->v->g.version == 6)
+        return vmci_fs_dir6_init(dir, parent, err);
     int rc = vmci_fs_dir_add(dir, ".", 1, dir, err);
     return rc == VMC_OK ? vmci_fs_dir_add(dir, "..", 2, parent, err) : rc;
 }

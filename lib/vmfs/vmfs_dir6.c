@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Directories of VMFS6, read only: a 64 KiB header with "." and "..", then blocks of entries that
- * an allocation map lists. The hash table is for finding names; a listing does without.
+ * Reading directories of VMFS6: a 64 KiB header with "." and "..", then blocks of entries that an
+ * allocation map lists. The hash table is for finding names; a listing does without, and so do we.
  */
 #include "vmfs/vmfs_priv.h"
 
@@ -23,6 +23,8 @@ static int take(const struct fs_inode *dir, const uint8_t *b, uint64_t pos, stru
     e->gen = vmci_ld_le32(b + 8);
     e->pos = pos;
     memcpy(e->name, b + D6_E_NAME, DE_NAME_BYTES);
+    if (e->name[DE_NAME_BYTES - 1] != '\0' && (dir->v->flags & VMC_VMFS_REPAIR))
+        e->name[DE_NAME_BYTES - 1] = '\0';
     if (e->name[DE_NAME_BYTES - 1] != '\0')
         return vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x entry %llu: the name has no end",
                           dir->addr, (unsigned long long)pos);
@@ -30,25 +32,46 @@ static int take(const struct fs_inode *dir, const uint8_t *b, uint64_t pos, stru
 }
 
 /* Type nibble of a directory block. */
-static int nibble(struct fs_inode *dir, const uint8_t *head, uint64_t block, uint32_t *out,
-                  struct vmc_error *err)
+static int nibble(struct fs_inode *dir, uint64_t block, uint32_t *out, struct vmc_error *err)
 {
     uint32_t i = (uint32_t)(block / PER_MAP), in = (uint32_t)(block % PER_MAP);
-    uint8_t byte;
+    uint8_t b[4], byte;
+    int rc = vmci_fs_file_meta(dir, D6_MAP_BLOCKS + i * 4ull, b, sizeof(b), false, err);
 
-    uint64_t map = vmci_ld_le32(head + D6_MAP_BLOCKS + i * 4ull);
-    int rc = vmci_fs_file_meta(dir, D6_HEADER + map * BLOCK + D6_BLOCK_HEADER + in / 2, &byte, 1,
-                               false, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_file_meta(dir,
+                               D6_HEADER + (uint64_t)vmci_ld_le32(b) * BLOCK + D6_BLOCK_HEADER + in / 2,
+                               &byte, 1, false, err);
     if (rc == VMC_OK)
         *out = in % 2 == 0 ? byte >> 4 : byte & 0xF;
     return rc;
 }
 
-/* Cookie: 0 ".", 1 "..", then 2 + block * SLOTS + slot. */
+/* Entry pos: 0 ".", 1 "..", then 2 + block * SLOTS + slot. Returns 1. */
+static int read_at(struct fs_inode *dir, uint64_t pos, struct fs_entry *out, struct vmc_error *err)
+{
+    uint8_t e[D6_ENTRY];
+    uint64_t at = pos == 0   ? D6_DOT
+                  : pos == 1 ? D6_DOTDOT
+                             : D6_HEADER + (pos - 2) / SLOTS * BLOCK + D6_BLOCK_HEADER +
+                                   (pos - 2) % SLOTS * D6_ENTRY;
+    int rc = vmci_fs_file_meta(dir, at, e, sizeof(e), false, err);
+
+    return rc == VMC_OK ? take(dir, e, pos, out, err) : rc;
+}
+
+int vmci_fs_dir6_read(struct fs_inode *dir, uint64_t pos, struct fs_entry *out,
+                      struct vmc_error *err)
+{
+    int rc = read_at(dir, pos, out, err);
+    return rc < 0 ? rc : VMC_OK;
+}
+
+/* The cookie is the number of the next entry. */
 int vmci_fs_dir6_next(struct fs_inode *dir, uint64_t *cookie, struct fs_entry *out,
                       struct vmc_error *err)
 {
-    uint8_t head[D6_DOTDOT + D6_ENTRY], e[D6_ENTRY], bh[D6_BLOCK_HEADER];
+    uint8_t head[D6_MAP_BLOCKS], e[D6_ENTRY], bh[D6_BLOCK_HEADER];
     uint64_t len = vmci_fs_md64(dir, FD_LENGTH);
 
     if (len < D6_HEADER)
@@ -62,16 +85,14 @@ int vmci_fs_dir6_next(struct fs_inode *dir, uint64_t *cookie, struct fs_entry *o
         return vmci_error(err, VMC_EFORMAT, site,
                           "directory 0x%08x: version 0x%x, %u allocation maps", dir->addr, version,
                           maps);
-    if (*cookie < 2) {
-        const uint8_t *at = head + (*cookie == 0 ? D6_DOT : D6_DOTDOT);
-        return take(dir, at, (*cookie)++, out, err);
-    }
+    if (*cookie < 2)
+        return read_at(dir, (*cookie)++, out, err);
     uint64_t blocks = VMCI_MIN((len - D6_HEADER) / BLOCK, (uint64_t)maps * PER_MAP);
     while ((*cookie - 2) / SLOTS < blocks) {
         uint64_t block = (*cookie - 2) / SLOTS;
         uint32_t slot = (uint32_t)((*cookie - 2) % SLOTS), type = 0;
         if (slot == 0) {
-            rc = nibble(dir, head, block, &type, err);
+            rc = nibble(dir, block, &type, err);
             if (rc != VMC_OK)
                 return rc;
             if ((type & NIBBLE_TYPE) != BLOCK_ENTRY) {

@@ -225,6 +225,8 @@ static uint64_t goal_after(struct fs_inode *ino, uint64_t blk)
     if (blk == 0 || vmci_fs_map_get(ino, blk - 1, &raw, NULL) != VMC_OK || raw == 0)
         return UINT64_MAX;
     struct fs_addr a = vmci_fs_addr_decode(&ino->v->g, raw);
+    if (a.type == AD_LFB)
+        return (a.block + 1) << (ino->v->g.lfb_shift - ino->v->g.fb_shift);
     return a.type == AD_FB ? a.block + 1 : UINT64_MAX;
 }
 
@@ -271,7 +273,8 @@ static int map_run(struct fs_inode *ino, uint64_t blk, uint64_t want, bool tbz, 
             break;
         }
         rc = vmci_fs_map_set(ino, blk + i,
-                             vmci_fs_addr_encode(&v->g, AD_FB, *fb + i, 0) | (tbz ? AD_TBZ : 0),
+                             vmci_fs_addr_encode(&v->g, AD_FB, *fb + i, 0) |
+                                 (tbz ? vmci_fs_tbz_bits(&v->g) : 0),
                              err);
     }
     return rc;
@@ -317,9 +320,10 @@ static int write_piece(struct writer *w, const uint8_t *src, uint64_t off, uint6
         return vmci_error(err, VMC_ENOTSUP, site, "file 0x%08x shares block %llu with another",
                           ino->addr, (unsigned long long)blk);
     if (raw != 0 && !a.tbz && blk < old_end) {
-        rc = vmci_fs_addr_lv(v, raw, &lv, &len, err);
-        *n = VMCI_MIN(bytes, block - in);
-        return rc == VMC_OK ? data_write(v, lv + in, src, *n, err) : rc;
+        bool tbz;
+        rc = vmci_fs_map_lv(ino, off, &lv, &len, &tbz, err);
+        *n = VMCI_MIN(bytes, len);
+        return rc == VMC_OK ? data_write(v, lv, src, *n, err) : rc;
     }
     uint64_t fb = 0;
     uint32_t got = 0;
@@ -331,12 +335,16 @@ static int write_piece(struct writer *w, const uint8_t *src, uint64_t off, uint6
     } else {
         if (!vmci_fs_txn_room(v, 24, 4))
             return VMC_OK;
-        rc = vmci_fs_map_set(ino, blk, raw & ~(uint64_t)AD_TBZ, err);
+        raw &= ~vmci_fs_tbz_bits(&v->g);
+        rc = vmci_fs_map_set(ino, blk, raw, err);
         fb = a.block;
         got = 1;
     }
+    if (rc == VMC_OK && a.type == AD_LFB)
+        rc = vmci_error(err, VMC_EFORMAT, site, "file 0x%08x: large block %llu beyond its end",
+                        ino->addr, (unsigned long long)a.block);
     if (rc == VMC_OK)
-        rc = vmci_fs_addr_lv(v, raw & ~(uint64_t)AD_TBZ, &lv, &len, err);
+        rc = vmci_fs_addr_lv(v, raw, &lv, &len, err);
     if (rc != VMC_OK)
         return rc;
     *n = VMCI_MIN(bytes, got * block - in);
@@ -496,14 +504,14 @@ int64_t vmci_fs_write_slow(struct fs_inode *ino, const void *src, size_t bytes, 
 static int empty(struct fs_inode *ino, struct vmc_error *err)
 {
     const struct fs_geometry *g = &ino->v->g;
-    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_ptrs + 1024, err);
+    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_bytes - g->fd_md, err);
 
     if (rc != VMC_OK || vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_DIR)
         return rc;
-    memset(ino->md + g->fd_ptrs, 0, 1024);
-    vmci_st_le32(ino->md + FD_ZLA, g->version == 5 ? ZLA_RESIDENT : ZLA_SB);
+    memset(ino->md + g->fd_resident, 0, vmci_fs_fd_data(g));
+    vmci_st_le32(ino->md + FD_ZLA, g->version >= 5 ? ZLA_RESIDENT : ZLA_SB);
     vmci_st_le64(ino->md + FD_BLOCK, g->sb_bytes);
-    if (g->version == 5)
+    if (g->version >= 5)
         ino->md[FD_LOG2] = (uint8_t)__builtin_ctz(g->sb_bytes);
     ino->shift = 0;
     return VMC_OK;
@@ -577,8 +585,7 @@ int vmci_fs_zero_range(struct fs_inode *ino, uint64_t off, uint64_t bytes, struc
         return VMC_OK;
     bytes = VMCI_MIN(bytes, len - off);
     if (vmci_fs_md32(ino, FD_ZLA) == ZLA_RESIDENT) {
-        uint8_t z[1024] = {0};
-        int64_t n = vmci_fs_write_slow(ino, z, (size_t)bytes, off, err);
+        int64_t n = vmci_fs_write_slow(ino, ino->v->zeros, (size_t)bytes, off, err);
         return n < 0 ? (int)n : VMC_OK;
     }
     while (bytes > 0) {
@@ -657,12 +664,18 @@ static int allocate_step(struct writer *w, uint64_t *blk, uint64_t end, uint32_t
             break;
         struct fs_addr a = vmci_fs_addr_decode(&v->g, raw);
         if (raw == 0) {
-            rc = map_run(ino, *blk, end - *blk, how == VMC_VMFS_ALLOC_LAZY, &fb, &got, err);
+            bool large = false;
+            if (how != VMC_VMFS_ALLOC_LAZY)
+                rc = vmci_fs_map_large(ino, *blk, end - *blk, &fb, &large, err);
+            if (large)
+                got = 1u << (v->g.lfb_shift - v->g.fb_shift);
+            else if (rc == VMC_OK)
+                rc = map_run(ino, *blk, end - *blk, how == VMC_VMFS_ALLOC_LAZY, &fb, &got, err);
             if (rc != VMC_OK || got == 0)
                 break;
         } else if (a.tbz && how == VMC_VMFS_ALLOC_EAGER) {
             fb = a.block;
-            rc = vmci_fs_map_set(ino, *blk, raw & ~(uint64_t)AD_TBZ, err);
+            rc = vmci_fs_map_set(ino, *blk, raw & ~vmci_fs_tbz_bits(&v->g), err);
         } else {
             (*blk)++;
             continue;

@@ -72,7 +72,6 @@
 
 #define FS_DESC_LV  0x200000ull
 #define FS_HB_LV    0x300000ull
-#define FS_HB_BYTES 0x100000ull
 #define FS_MAGIC    0x2FABF15Eu
 #define FS_MAGIC_L  0x2FABF15Fu
 
@@ -223,6 +222,7 @@ enum fs_addr_type {
 };
 #define AD_TBZ 0x20u /* of a file block: allocated, reads as zeros */
 #define AD_COW 0x10u /* of a file block */
+#define AD6_TBZ 0x7F80ull /* VMFS6: one bit for each eighth of a block */
 
 #define FD_ADDR_ROOT 0x00000004u
 #define FD_ADDR_FBB  0x00400004u
@@ -261,6 +261,7 @@ enum fs_addr_type {
 #define FD_TBZ_SHIFT  0x6C
 #define FD_PARENT     0x70
 #define FD_LOG2       0x89
+#define FD_LFBS       0x8C /* VMFS6: large blocks */
 
 enum fs_zla {
     ZLA_FB = 1,
@@ -294,10 +295,37 @@ enum fs_zla {
 #define D6_ROOT_SLOTS 15973u
 #define D6_SYSTEM_SLOT 0x3E66u
 #define D6_ENTRY    0x120u
+#define D6_E_FD     0x04
+#define D6_E_GEN    0x08
 #define D6_E_HASH   0x0C
 #define D6_E_OFFSET 0x10
 #define D6_E_NAME   0x18
 #define D6_BLOCK_HEADER 64u
+/* header of a block */
+#define D6_B_VERSION 0x00
+#define D6_B_TYPE    0x02
+#define D6_B_SLOTS   0x04
+#define D6_B_FREE    0x06
+#define D6_B_BITMAP  0x08
+/* group of links: names that share a slot of the hash table */
+#define D6_GROUP       0x54u
+#define D6_G_INDEX     0x00
+#define D6_G_TOTAL     0x02
+#define D6_G_FREE      0x03
+#define D6_G_NEXT_FREE 0x04
+#define D6_G_LINK      0x06
+#define D6_G_LINK_LEN  6u
+#define D6_G_LINKS     12u
+#define D6_G_NEXT      0x4E
+
+/* ---- what says that the allocation maps of a VMFS6 volume are ours (docs/vmfs-format.md) ------- */
+
+#define FS6_MARK_LV    0x1FF000ull
+#define FS6_MARK       0x3650414d36434d56ull /* "VMC6MAP6" */
+#define FS6_MARK_SUM   0x10
+#define MAP6_FREE      1u /* a small block in the 2-bit map, a large one in the 3-bit map */
+#define MAP6_USED      0u
+#define MAP6_CONVERTED 4u /* a large block that is divided into small ones */
 
 /* ---- identity of a SCSI device: in the LVM header, and in raw device mappings ------------------ */
 

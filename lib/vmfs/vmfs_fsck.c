@@ -43,6 +43,8 @@ static int kind_of(const struct fsck *f, uint32_t type)
     switch (type) {
     case AD_FB:
         return FK_FB;
+    case AD_LFB:
+        return f->v->g.version == 6 ? FK_LFB : -1;
     case AD_SB:
         return FK_SB;
     case AD_PB:
@@ -65,7 +67,7 @@ static bool claim(struct fsck *f, const struct fs_inode *ino, uint64_t raw, cons
     if (k < 0 || f->r[k]->n == 0)
         return false;
     n = vmci_fs_ck_number(f->r[k], &a);
-    if (n >= f->r[k]->n || (a.type != AD_FB && a.item >= f->r[k]->rpc))
+    if (n >= f->r[k]->n || (a.type != AD_FB && a.type != AD_LFB && a.item >= f->r[k]->rpc))
         return false;
     *why = "is used twice";
     if (vmci_bit_test(f->ref[k], n) && !a.cow)
@@ -77,7 +79,7 @@ static bool claim(struct fsck *f, const struct fs_inode *ino, uint64_t raw, cons
 
 struct tally {
     uint64_t blocks;
-    uint32_t tbz, pbs;
+    uint32_t tbz, pbs, large;
 };
 
 static int clear_block(struct fsck *f, struct fs_inode *ino, const void *arg, struct vmc_error *err)
@@ -86,36 +88,61 @@ static int clear_block(struct fsck *f, struct fs_inode *ino, const void *arg, st
     return vmci_fs_map_set(ino, *(const uint64_t *)arg, 0, err);
 }
 
+static uint64_t word_at(const struct fsck *f, const uint8_t *at)
+{
+    return f->v->g.ptr_bytes == 8 ? vmci_ld_le64(at) : vmci_ld_le32(at);
+}
+
 /* Pointer block words are claimed by where they hang, not by the blocks below them. */
 static bool claim_pb(struct fsck *f, struct fs_inode *ino, const uint8_t *at, struct tally *t,
                      uint32_t word)
 {
     const char *why;
-    uint32_t raw = vmci_ld_le32(at);
+    uint64_t raw = word_at(f, at);
     struct fs_addr a = vmci_fs_addr_decode(&f->v->g, raw);
+    bool fits = a.type == AD_PB || a.type == AD_PB2 ||
+                (f->v->g.version == 6 && (a.type == AD_SB || a.type == AD_FB));
 
     if (raw == 0)
         return false;
-    if ((a.type == AD_PB || a.type == AD_PB2) && claim(f, ino, raw, &why)) {
+    if (fits && claim(f, ino, raw, &why)) {
         t->pbs++;
         return true;
     }
-    if (a.type != AD_PB && a.type != AD_PB2)
+    if (!fits)
         why = "is not a pointer block";
-    vmci_fs_ck_report(f, false, "file 0x%08x: pointer word %u: address 0x%08x %s", ino->addr, word,
-                      raw, why);
+    vmci_fs_ck_report(f, false, "file 0x%08x: pointer word %u: address 0x%llx %s", ino->addr, word,
+                      (unsigned long long)raw, why);
     return false;
 }
 
 /* Zero a bad pointer-block address in the file descriptor. */
 static int clear_word(struct fsck *f, struct fs_inode *ino, const void *arg, struct vmc_error *err)
 {
-    uint32_t off = f->v->g.fd_ptrs + *(const uint32_t *)arg * 4;
-    int rc = vmci_fs_inode_dirty(ino, off, 4, err);
+    uint32_t n = f->v->g.ptr_bytes, off = f->v->g.fd_ptrs + *(const uint32_t *)arg * n;
+    int rc = vmci_fs_inode_dirty(ino, off, n, err);
 
     if (rc == VMC_OK)
-        vmci_st_le32(ino->md + off, 0);
+        memset(ino->md + off, 0, n);
     return rc;
+}
+
+/* A large block stands at the entry of each small one that it replaces. */
+static bool claim_large(struct fsck *f, const struct fs_inode *ino, uint64_t blk, uint64_t raw,
+                        struct tally *t, const char **why)
+{
+    const struct fs_geometry *g = &f->v->g;
+    uint64_t group = blk >> (g->lfb_shift - g->fb_shift);
+
+    if (f->large_fd == ino->addr && f->large_group == group && f->large == raw)
+        return true;
+    if (!claim(f, ino, raw, why))
+        return false;
+    f->large_fd = ino->addr;
+    f->large_group = group;
+    f->large = raw;
+    t->large++;
+    return true;
 }
 
 static int check_leaf(struct fsck *f, struct fs_inode *ino, uint64_t first, uint64_t n,
@@ -133,9 +160,11 @@ static int check_leaf(struct fsck *f, struct fs_inode *ino, uint64_t first, uint
         if (raw == 0)
             continue;
         struct fs_addr a = vmci_fs_addr_decode(g, raw);
-        if (a.type == want && claim(f, ino, raw, &why)) {
+        bool large = a.type == AD_LFB && want == AD_FB && g->version == 6;
+        if (large ? claim_large(f, ino, blk, raw, t, &why)
+                  : a.type == want && claim(f, ino, raw, &why)) {
             t->blocks++;
-            t->tbz += a.tbz && a.type == AD_FB;
+            t->tbz += a.tbz && a.type != AD_SB;
             continue;
         }
         vmci_fs_ck_report(f, f->cfg->repair, "file 0x%08x block %llu: address 0x%llx %s", ino->addr,
@@ -157,8 +186,8 @@ static int check_pb_words(struct fsck *f, struct fs_inode *ino, struct tally *t,
     int rc = VMC_OK;
 
     for (uint32_t i = 0; i < g->nptr && rc == VMC_OK; i++) {
-        uint8_t *at = ino->md + g->fd_ptrs + i * 4;
-        if (vmci_ld_le32(at) == 0)
+        uint8_t *at = ino->md + g->fd_ptrs + i * g->ptr_bytes;
+        if (word_at(f, at) == 0)
             continue;
         if (!claim_pb(f, ino, at, t, i)) {
             if (f->cfg->repair) {
@@ -174,10 +203,11 @@ static int check_pb_words(struct fsck *f, struct fs_inode *ino, struct tally *t,
         }
         uint64_t lv, bytes;
         struct fs_page *p;
-        rc = vmci_fs_addr_lv(f->v, vmci_ld_le32(at), &lv, &bytes, err);
+        rc = vmci_fs_addr_lv(f->v, word_at(f, at), &lv, &bytes, err);
         for (uint32_t k = 0; k < span && rc == VMC_OK; k++) {
-            rc = vmci_fs_page_read(f->v, lv, FS_PAGE, ino->epoch, &p, err);
-            if (rc == VMC_OK && claim_pb(f, ino, vmci_fs_at(p, lv) + k * 4, t, i))
+            uint64_t in = lv + (uint64_t)k * g->ptr_bytes;
+            rc = vmci_fs_page_read(f->v, vmci_align_down(in, FS_PAGE), FS_PAGE, ino->epoch, &p, err);
+            if (rc == VMC_OK && claim_pb(f, ino, vmci_fs_at(p, in), t, i))
                 rc = check_leaf(f, ino, (i * span + k) * span, span, t, err);
         }
     }
@@ -195,7 +225,9 @@ static int set_counts(struct fsck *f, struct fs_inode *ino, const void *arg, str
         return rc;
     vmci_st_le64(ino->md + FD_BLOCKS, t->blocks);
     vmci_st_le32(ino->md + FD_TBZ, t->tbz);
-    if (f->v->g.version == 5)
+    if (f->v->g.version == 6)
+        vmci_st_le32(ino->md + FD_LFBS, t->large);
+    if (f->v->g.version >= 5)
         ino->md[FD_LOG2] = (uint8_t)__builtin_ctzll(vmci_fs_md64(ino, FD_BLOCK));
     return VMC_OK;
 }
@@ -217,7 +249,12 @@ static int check_counts(struct fsck *f, struct fs_inode *ino, const struct tally
                           ino->addr, tbz, t->tbz);
         bad = true;
     }
-    if (f->v->g.version == 5 && ino->md[FD_LOG2] != __builtin_ctzll(vmci_fs_md64(ino, FD_BLOCK))) {
+    if (f->v->marked && vmci_fs_md32(ino, FD_LFBS) != t->large) {
+        vmci_fs_ck_report(f, fix, "file 0x%08x: number of large blocks is %u, it has %u", ino->addr,
+                          vmci_fs_md32(ino, FD_LFBS), t->large);
+        bad = true;
+    }
+    if (f->v->g.version >= 5 && ino->md[FD_LOG2] != __builtin_ctzll(vmci_fs_md64(ino, FD_BLOCK))) {
         vmci_fs_ck_report(f, fix, "file 0x%08x: logarithm of the block size is %u", ino->addr,
                           ino->md[FD_LOG2]);
         bad = true;
@@ -250,7 +287,8 @@ static int check_inode(struct fsck *f, uint64_t n, struct vmc_error *err)
                           vmci_ld_le32(vmci_fs_at(p, ino->lv) + LK_TYPE));
         if (f->cfg->repair) /* taking the lock puts its type right */
             rc = vmci_fs_ck_fix(f, ino, set_counts, &(struct tally){.blocks = vmci_fs_md64(ino, FD_BLOCKS),
-                                                                    .tbz = vmci_fs_md32(ino, FD_TBZ)}, err);
+                                                                    .tbz = vmci_fs_md32(ino, FD_TBZ),
+                                                                    .large = vmci_fs_md32(ino, FD_LFBS)}, err);
     }
     if (type == VMC_VMFS_RDM || zla == ZLA_RESIDENT || rc != VMC_OK)
         ;
@@ -274,14 +312,14 @@ int vmci_fs_ck_inodes(struct fsck *f, struct vmc_error *err)
         uint64_t lv;
         uint8_t *md;
         struct fs_page *p;
-        uint8_t bitmap[CL_BITMAP_MAX / 8];
+        uint8_t copy[FS_SECTOR];
         uint32_t total = vmci_fs_res_total(r, c);
         int rc = vmci_fs_res_cluster(f->v, r, c, &lv, &md, &p, err);
         if (rc != VMC_OK)
             return rc;
-        memcpy(bitmap, md + CL_BITMAP, sizeof(bitmap));
+        memcpy(copy, md, sizeof(copy));
         for (uint32_t i = 0; i < total && rc == VMC_OK; i++) {
-            if (bitmap[i / 8] >> (i % 8) & 1)
+            if (vmci_fs_cl_is_free(r, copy, i))
                 continue;
             f->info[c * r->rpc + i] |= FI_USED;
             rc = check_inode(f, c * r->rpc + i, err);
@@ -306,6 +344,7 @@ static int alloc_state(struct fsck *f, struct vmc_error *err)
     struct vmc_vmfs *v = f->v;
     bool ok = true;
 
+    f->r[FK_LFB] = &v->lfb;
     f->r[FK_FB] = &v->fbb;
     f->r[FK_FD] = &v->fdc;
     f->r[FK_PB] = &v->pbc;
@@ -351,7 +390,7 @@ static int claim_journals(struct fsck *f, struct vmc_error *err)
         if (rc != VMC_OK)
             return rc;
         fb = vmci_ld_le32(hb + HB_JOURNAL) >> 6;
-        if (vmci_ld_le32(hb + HB_STATE) == HB_USED && fb != 0 && fb < f->v->fbb.n)
+        if (f->v->g.version != 6 && vmci_ld_le32(hb + HB_STATE) == HB_USED && fb != 0 && fb < f->v->fbb.n)
             vmci_bit_set(f->ref[FK_FB], fb);
     }
     return VMC_OK;
@@ -381,8 +420,6 @@ int vmc_vmfs_fsck(struct vmc_vmfs *v, const struct vmc_vmfs_fsck_config *cfg,
 {
     if (cfg == NULL || cfg->size != sizeof(*cfg))
         return vmci_error(err, VMC_EINVAL, site, "checker configuration is incomplete");
-    if (v->g.version == 6)
-        return vmci_error(err, VMC_ENOTSUP, site, "the allocation maps of VMFS6 cannot be checked");
     if (cfg->repair && (v->ro || !(v->flags & VMC_VMFS_REPAIR)))
         return vmci_error(err, VMC_EPERM, site, "the volume is not mounted for repair");
     struct fsck *f = vmci_zalloc(v->pf, sizeof(*f));

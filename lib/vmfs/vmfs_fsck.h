@@ -5,7 +5,7 @@
 
 #include "vmfs/vmfs_priv.h"
 
-enum { FK_FB, FK_FD, FK_PB, FK_SB, FK_PB2, FK_KINDS };
+enum { FK_LFB, FK_FB, FK_FD, FK_PB, FK_SB, FK_PB2, FK_KINDS };
 
 /* What is known of a file descriptor. */
 #define FI_USED    0x01u /* its bit says so */
@@ -24,13 +24,16 @@ struct fsck {
     uint32_t *links;         /* names that lead to it */
     uint32_t *queue;         /* directories still to be read */
     uint64_t head, tail;
+    /* The large block that was met last: it stands at many entries of a file. */
+    uint32_t large_fd;
+    uint64_t large_group, large;
     struct vmc_error err; /* of probes that may fail */
 };
 
 void vmci_fs_ck_report(struct fsck *f, bool repaired, const char *fmt, ...) VMC_PRINTF(3, 4);
 static inline uint64_t vmci_fs_ck_number(const struct fs_res *r, const struct fs_addr *a)
 {
-    return a->type == AD_FB ? a->block : a->cluster * r->rpc + a->item;
+    return a->type == AD_FB || a->type == AD_LFB ? a->block : a->cluster * r->rpc + a->item;
 }
 static inline uint32_t vmci_fs_ck_fd(const struct fsck *f, uint64_t n)
 {
@@ -44,6 +47,8 @@ int vmci_fs_ck_fix(struct fsck *f, struct fs_inode *ino,
                    const void *arg, struct vmc_error *err);
 int vmci_fs_ck_inodes(struct fsck *f, struct vmc_error *err);
 int vmci_fs_ck_tree(struct fsck *f, struct vmc_error *err);
+/* What only directories of VMFS6 have: counts, allocation maps, the hash table. */
+int vmci_fs_ck_dir6(struct fsck *f, struct fs_inode *dir, struct vmc_error *err);
 int vmci_fs_ck_links(struct fsck *f, struct vmc_error *err);
 int vmci_fs_ck_orphans(struct fsck *f, struct vmc_error *err);
 int vmci_fs_ck_maps(struct fsck *f, struct vmc_error *err);

@@ -9,28 +9,61 @@ struct cluster {
     uint32_t total;
 };
 
-static void right_bitmap(const struct fsck *f, const struct cluster *k, uint8_t *map, uint32_t *free,
-                         uint32_t *next)
+/* Does a file use one of the small blocks inside of a large one? */
+static bool divided(const struct fsck *f, uint64_t n)
 {
-    memset(map, 0, CL_BITMAP_MAX / 8);
-    *free = 0;
-    *next = 0;
+    const struct fs_res *r = f->r[FK_FB];
+    uint64_t first = n * r->rpc, end = VMCI_MIN(first + r->rpc, r->n);
+
+    for (uint64_t i = first; i < end; i++)
+        if (vmci_bit_test(f->ref[FK_FB], i))
+            return true;
+    return false;
+}
+
+/* What a resource has to be marked as. */
+static uint32_t right_value(const struct fsck *f, const struct cluster *k, const uint8_t *md,
+                            uint32_t i)
+{
+    uint64_t n = k->c * k->r->rpc + i;
+    bool used = vmci_bit_test(f->ref[k->kind], n);
+    uint32_t is = vmci_fs_cl_value(k->r, md, i);
+
+    if (k->kind == FK_LFB && !used && (divided(f, n) || (is & MAP6_CONVERTED)))
+        return is & MAP6_CONVERTED ? is : MAP6_CONVERTED; /* stays divided, once it is */
+    /* On volumes of others only what is used has a value that we know. */
+    if (k->kind <= FK_FB && k->r->six && !f->v->marked)
+        return used && k->kind == FK_FB ? MAP6_USED : is;
+    return used ? 0 : 1;
+}
+
+/* The header's sector as it should be; returns how many are free. */
+static uint32_t right_map(const struct fsck *f, const struct cluster *k, const uint8_t *md,
+                          uint8_t *want)
+{
+    uint32_t from = k->r->six ? CL6_BITMAP : CL_BITMAP, free = 0, next = 0;
+    uint32_t bytes = k->r->six ? (k->r->rpc * k->r->bits + 7) / 8 : CL_BITMAP_MAX / 8;
+
+    memcpy(want, md, FS_SECTOR);
+    memset(want + from, 0, bytes);
     for (uint32_t i = k->total; i-- > 0;) {
-        if (vmci_bit_test(f->ref[k->kind], k->c * k->r->rpc + i))
-            continue;
-        map[i / 8] |= (uint8_t)(1u << (i % 8));
-        (*free)++;
-        *next = i;
+        uint32_t value = right_value(f, k, md, i);
+        vmci_fs_cl_put(k->r, want, i, value);
+        if (value == 1) {
+            free++;
+            next = i;
+        }
     }
+    vmci_fs_cl_counts(k->r, want, free, next);
+    return free;
 }
 
 static int rewrite(struct fsck *f, const struct cluster *k, struct vmc_error *err)
 {
     struct vmc_vmfs *v = f->v;
     uint64_t lv;
-    uint8_t *md;
+    uint8_t *md, want[FS_SECTOR];
     struct fs_page *p;
-    uint32_t free, next;
 
     int rc = vmci_fs_txn_begin(v, err);
     if (rc != VMC_OK)
@@ -46,35 +79,41 @@ static int rewrite(struct fsck *f, const struct cluster *k, struct vmc_error *er
         vmci_fs_txn_abort(v);
         return rc;
     }
-    right_bitmap(f, k, md + CL_BITMAP, &free, &next);
-    vmci_st_le32(md + CL_NUMBER, (uint32_t)k->c);
-    vmci_st_le32(md + CL_TOTAL, k->total);
-    vmci_st_le32(md + CL_FREE, free);
-    vmci_st_le32(md + CL_NEXT, next);
+    uint32_t free = right_map(f, k, md, want);
+    memcpy(md, want, FS_SECTOR);
+    if (k->r->six) {
+        vmci_st_le32(md + CL6_MAGIC_OFF, CL6_MAGIC);
+        vmci_st_le64(md + CL6_NUMBER, k->c);
+        vmci_st_le16(md + CL6_TOTAL, (uint16_t)k->total);
+    } else {
+        vmci_st_le32(md + CL_NUMBER, (uint32_t)k->c);
+        vmci_st_le32(md + CL_TOTAL, k->total);
+    }
     k->r->free[k->c] = (uint16_t)free;
     return vmci_fs_txn_commit(v, err);
 }
 
-/* Differences between bitmap and references, one report for each run of them. */
-static void compare_bits(struct fsck *f, const struct cluster *k, const uint8_t *have,
-                         const uint8_t *want)
+/* Differences between map and references, one report for each run of them. */
+static void compare_map(struct fsck *f, const struct cluster *k, const uint8_t *have,
+                        const uint8_t *want)
 {
     for (uint32_t i = 0; i < k->total;) {
-        bool a = have[i / 8] >> (i % 8) & 1, b = want[i / 8] >> (i % 8) & 1;
+        uint32_t a = vmci_fs_cl_value(k->r, have, i), b = vmci_fs_cl_value(k->r, want, i);
         uint32_t n = 1;
         if (a == b) {
             i++;
             continue;
         }
-        while (i + n < k->total && (have[(i + n) / 8] >> ((i + n) % 8) & 1) == a &&
-               (want[(i + n) / 8] >> ((i + n) % 8) & 1) == b)
+        while (i + n < k->total && vmci_fs_cl_value(k->r, have, i + n) == a &&
+               vmci_fs_cl_value(k->r, want, i + n) == b)
             n++;
-        if (b && k->kind == FK_FB)
+        bool lost = b == 1;
+        if (lost && k->kind == FK_FB)
             f->res->blocks_lost += n;
         vmci_fs_ck_report(f, f->cfg->repair, "%s: %u from number %llu on %s", k->r->name, n,
                           (unsigned long long)(k->c * k->r->rpc + i),
-                          b ? "marked used, but nothing refers to them"
-                            : "in use, but marked free");
+                          lost ? "marked used, but nothing refers to them"
+                               : "in use, but marked free");
         i += n;
     }
 }
@@ -129,16 +168,44 @@ static int check_lock(struct fsck *f, const char *name, uint64_t number, uint64_
     return f->cfg->repair ? reset_lock(f, lv, type, span, err) : VMC_OK;
 }
 
+/* What is wrong with a header besides its map; NULL: nothing. */
+static const char *header_fault(const struct cluster *k, const uint8_t *md, const uint8_t *want,
+                                bool same_map)
+{
+    const char *fault = vmci_fs_cl_fault(k->r, md, k->c, k->total);
+    uint32_t from = k->r->six ? CL6_BITMAP : CL_BITMAP;
+    uint32_t bytes = k->r->six ? (k->r->rpc * k->r->bits + 7) / 8 : CL_BITMAP_MAX / 8;
+
+    if (fault != NULL)
+        return fault;
+    if (same_map && vmci_fs_cl_free(k->r, md) != vmci_fs_cl_free(k->r, want))
+        return "free count";
+    if (same_map && memcmp(md + from, want + from, bytes) != 0)
+        return "map beyond its end";
+    if (vmci_ld_le32(md + (k->r->six ? CL6_NEXT : CL_NEXT)) >= k->total)
+        return "next-free hint";
+    return NULL;
+}
+
 static int check_cluster(struct fsck *f, const struct cluster *k, struct vmc_error *err)
 {
-    uint8_t want[CL_BITMAP_MAX / 8];
+    uint8_t want[FS_SECTOR];
     uint64_t lv;
     uint8_t *md;
     struct fs_page *p;
-    uint32_t free, next;
-    const char *what = NULL;
+    uint32_t state = MAP6_CONVERTED;
+    int rc = VMC_OK;
 
-    int rc = vmci_fs_res_cluster_lv(f->v, k->r, k->c, &lv, err);
+    if (k->r->child)
+        rc = vmci_fs_lfb_state(f->v, k->c, &state, err);
+    if (rc == VMC_OK && !(state & MAP6_CONVERTED)) {
+        /* A large block that is whole has no header for small ones. */
+        if (vmci_bit_test(f->ref[FK_LFB], k->c))
+            f->res->blocks_used += k->total;
+        return VMC_OK;
+    }
+    if (rc == VMC_OK)
+        rc = vmci_fs_res_cluster_lv(f->v, k->r, k->c, &lv, err);
     if (rc == VMC_OK)
         rc = check_lock(f, k->r->name, k->c, lv, k->r->lock_type, f->v->g.ch_bytes, err);
     if (rc == VMC_OK)
@@ -147,22 +214,14 @@ static int check_cluster(struct fsck *f, const struct cluster *k, struct vmc_err
         rc = vmci_fs_page_read(f->v, lv + f->v->g.ch_md, FS_SECTOR, 0, &p, err);
     if (rc != VMC_OK)
         return rc;
-    md = vmci_fs_at(p, lv) + f->v->g.ch_md;
-    right_bitmap(f, k, want, &free, &next);
+    md = vmci_fs_at(p, lv + f->v->g.ch_md);
+    uint32_t free = right_map(f, k, md, want);
     if (k->kind == FK_FB)
         f->res->blocks_used += k->total - free;
     uint64_t errors = f->res->errors;
-    compare_bits(f, k, md + CL_BITMAP, want);
-    if (vmci_ld_le32(md + CL_NUMBER) != k->c)
-        what = "its own number";
-    else if (vmci_ld_le32(md + CL_TOTAL) != k->total)
-        what = "the number of resources";
-    else if (vmci_ld_le32(md + CL_FREE) != free && errors == f->res->errors)
-        what = "the free count";
-    else if (memcmp(md + CL_BITMAP, want, sizeof(want)) != 0 && errors == f->res->errors)
-        what = "bits beyond its end";
-    else if (vmci_ld_le32(md + CL_NEXT) >= k->total)
-        what = "the next-free hint";
+    compare_map(f, k, md, want);
+    bool counts = f->v->g.version != 6 || f->v->marked || k->kind > FK_FB;
+    const char *what = header_fault(k, md, want, counts && errors == f->res->errors);
     if (what != NULL)
         vmci_fs_ck_report(f, f->cfg->repair, "%s cluster %llu at volume offset 0x%llx: %s is wrong",
                           k->r->name, (unsigned long long)k->c, (unsigned long long)lv, what);

@@ -32,7 +32,8 @@ static int set_entry(struct fsck *f, struct fs_inode *dir, const void *arg, stru
     const struct fixed *x = arg;
     uint8_t b[12];
 
-    (void)f;
+    if (f->v->g.version == 6)
+        return vmci_fs_dir6_set(dir, x->pos, x->type, x->fd, x->gen, err);
     vmci_st_le32(b + DE_TYPE, x->type);
     vmci_st_le32(b + DE_FD, x->fd);
     vmci_st_le32(b + DE_GEN, x->gen);
@@ -158,7 +159,9 @@ static int check_dir(struct fsck *f, struct fs_inode *dir, uint32_t parent, stru
     struct fs_entry e;
     int rc = VMC_OK;
 
-    if (vmci_fs_md64(dir, FD_LENGTH) % DE_BYTES != 0) {
+    if (f->v->g.version == 6) {
+        rc = vmci_fs_ck_dir6(f, dir, err);
+    } else if (vmci_fs_md64(dir, FD_LENGTH) % DE_BYTES != 0) {
         vmci_fs_ck_report(f, f->cfg->repair, "directory 0x%08x: length %llu is no multiple of %u",
                           dir->addr, (unsigned long long)vmci_fs_md64(dir, FD_LENGTH), DE_BYTES);
         if (f->cfg->repair)

@@ -93,6 +93,33 @@ static int sys_inode(struct vmc_vmfs *v, uint32_t i, struct vmc_error *err)
 }
 
 /*
+ * File blocks, small and large. Volumes of VMFS6 can be read without: what their maps say is known
+ * in part only, so they must not stand in the way of files.
+ */
+static int load_blocks(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    bool six = v->g.version == 6;
+    int rc = vmci_fs_res_open(v, &v->fbb, v->sys[1], LK_FBB, AD_FB, six ? FS_PAGE : 0, err);
+
+    if (rc == VMC_OK && six)
+        rc = vmci_fs_res_open(v, &v->lfb, v->sys[1], LK_LFB, AD_LFB, 0, err);
+    if (rc == VMC_OK && six &&
+        (v->fbb.rpc != vmci_fs_sfb_per_cluster(&v->g) || v->fbb.n > v->g.blocks ||
+         v->fbb.clusters > v->lfb.n))
+        rc = vmci_error(err, VMC_EFORMAT, site,
+                        ".fbb.sf has %llu small blocks, %u in each of %llu large ones",
+                        (unsigned long long)v->fbb.n, v->fbb.rpc, (unsigned long long)v->lfb.n);
+    if (rc == VMC_EFORMAT && six && v->ro) {
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "free space is not known: %s",
+                 err != NULL ? err->text : "");
+        vmci_fs_res_close(v, &v->fbb);
+        vmci_fs_res_close(v, &v->lfb);
+        rc = VMC_OK;
+    }
+    return rc;
+}
+
+/*
  * The order matters: .pbc.sf resolves pointer blocks, so it and .pb2.sf come before .fdc.sf and
  * .fbb.sf, whose own maps may need them.
  */
@@ -115,7 +142,7 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
     if (rc == VMC_OK)
         rc = vmci_fs_res_open(v, &v->fdc, v->sys[2], LK_FDC, AD_FD, 0, err);
     if (rc == VMC_OK)
-        rc = vmci_fs_res_open(v, &v->fbb, v->sys[1], LK_FBB, AD_FB, six ? FS_PAGE : 0, err);
+        rc = load_blocks(v, err);
     if (rc == VMC_OK)
         rc = sys_inode(v, 0, err);
     if (rc != VMC_OK)
@@ -136,7 +163,7 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
 
 void vmci_fs_unload_system(struct vmc_vmfs *v)
 {
-    struct fs_res *res[] = {&v->fbb, &v->fdc, &v->pbc, &v->sbc, &v->pb2};
+    struct fs_res *res[] = {&v->fbb, &v->fdc, &v->pbc, &v->sbc, &v->pb2, &v->lfb};
 
     for (uint32_t i = 0; i < VMCI_ARRAY_SIZE(res); i++)
         vmci_fs_res_close(v, res[i]);

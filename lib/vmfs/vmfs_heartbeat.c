@@ -323,9 +323,14 @@ static int check_foreign(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb,
     return VMC_OK;
 }
 
+static uint64_t hb_region(const struct vmc_vmfs *v)
+{
+    return (uint64_t)v->g.hb_slots * v->g.hb_bytes;
+}
+
 static int survey(struct vmc_vmfs *v, uint8_t *all, struct vmc_error *err)
 {
-    int rc = vmci_fs_read(v, FS_HB_LV, all, FS_HB_BYTES, err);
+    int rc = vmci_fs_read(v, FS_HB_LV, all, hb_region(v), err);
 
     for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
         const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
@@ -354,7 +359,7 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
     vmci_st_le32(next + HB_JOURNAL, 0);
     vmci_st_le32(next + HB_MAJOR, v->g.major);
     next[HB_MINOR] = (uint8_t)v->g.minor;
-    next[HB_LOCK_IMPL] = v->g.version == 3 ? 0 : 3;
+    next[HB_LOCK_IMPL] = v->g.version == 3 ? 0 : v->g.version == 5 ? 3 : 5;
     memset(next + HB_NAME, 0, HB_NAME_BYTES);
     if (v->g.version != 3)
         memcpy(next + HB_NAME, v->host_name, HB_NAME_BYTES);
@@ -385,7 +390,7 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
 
 int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
 {
-    uint8_t *all = vmci_alloc_aligned(v->pf, FS_HB_BYTES, FS_PAGE);
+    uint8_t *all = vmci_alloc_aligned(v->pf, hb_region(v), FS_PAGE);
     int rc;
 
     if (all == NULL)
@@ -404,7 +409,7 @@ int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
         if (rc == VMC_EAGAIN)
             rc = VMC_OK; /* another host was faster: the next slot */
     }
-    vmci_free_aligned(v->pf, all, FS_HB_BYTES, FS_PAGE);
+    vmci_free_aligned(v->pf, all, hb_region(v), FS_PAGE);
     if (rc == VMC_OK && !v->s.active)
         rc = vmci_error(err, VMC_ELIMIT, site, "all %u heartbeat slots are in use", v->g.hb_slots);
     if (rc == VMC_OK)

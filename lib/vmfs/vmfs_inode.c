@@ -45,7 +45,8 @@ static int check(const struct fs_inode *ino, struct vmc_error *err)
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: type is %u", ino->addr, type);
     if (!zla_ok(g, zla))
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: layout (zla) is %u", ino->addr, zla);
-    if (block != g->fb_bytes && block != g->sb_bytes)
+    if (block != g->fb_bytes && block != g->sb_bytes &&
+        (g->version != 6 || block != 1ull << g->lfb_shift))
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: block size is 0x%llx", ino->addr,
                           (unsigned long long)block);
     if (type != VMC_VMFS_RDM && len > vmci_fs_map_capacity(g, zla, block))
@@ -73,12 +74,10 @@ int vmci_fs_inode_reload(struct fs_inode *ino, struct vmc_error *err)
 {
     struct vmc_vmfs *v = ino->v;
     struct fs_page *p;
-    uint32_t bytes = v->g.version == 6 ? FS_PAGE : v->g.fd_bytes - v->g.fd_md;
-    int rc = VMC_OK;
+    uint32_t bytes = v->g.fd_bytes - v->g.fd_md;
+    int rc = vmci_fs_page_read(v, ino->lv, FS_SECTOR, 0, &p, err); /* the lock comes first */
 
     ino->loaded = false;
-    if (v->g.version != 6)
-        rc = vmci_fs_page_read(v, ino->lv, FS_SECTOR, 0, &p, err); /* the lock comes first */
     if (rc == VMC_OK)
         rc = vmci_fs_page_read(v, ino->lv + v->g.fd_md, bytes, 0, &p, err);
     if (rc != VMC_OK)
@@ -265,7 +264,7 @@ static void fill_new(struct fs_inode *ino, uint32_t generation, uint32_t type, u
     const struct fs_geometry *g = &ino->v->g;
     uint8_t *md = ino->md;
     uint32_t now = vmci_fs_wall(ino->v);
-    bool v5 = g->version == 5;
+    bool v5 = g->version >= 5;
     bool dir = type == VMC_VMFS_DIR;
 
     memset(md, 0, g->fd_bytes - g->fd_md);
@@ -284,6 +283,8 @@ static void fill_new(struct fs_inode *ino, uint32_t generation, uint32_t type, u
         vmci_st_le32(md + FD_TBZ_SHIFT, 0x14);
         md[FD_LOG2] = (uint8_t)__builtin_ctz(g->sb_bytes);
     }
+    if (g->version == 6)
+        vmci_st_le32(md + FD_SIGNATURE, FD_SIG6);
 }
 
 int vmci_fs_inode_new(struct vmc_vmfs *v, uint32_t type, uint32_t mode, struct fs_inode **out,
@@ -300,8 +301,9 @@ int vmci_fs_inode_new(struct vmc_vmfs *v, uint32_t type, uint32_t mode, struct f
         rc = vmci_fs_res_cluster(v, &v->fdc, cluster, &lv, &md, &p, err);
     if (rc != VMC_OK)
         return rc;
-    uint32_t generation = vmci_ld_le32(md + CL_FD_GEN) + 1;
-    vmci_st_le32(md + CL_FD_GEN, generation); /* the sector is dirty already */
+    uint32_t gen_at = v->g.version == 6 ? CL6_FD_GEN : CL_FD_GEN;
+    uint32_t generation = vmci_ld_le32(md + gen_at) + 1;
+    vmci_st_le32(md + gen_at, generation); /* the sector is dirty already */
     rc = get(v, (uint32_t)vmci_fs_addr_encode(&v->g, AD_FD, cluster, item), &ino, err);
     if (rc != VMC_OK)
         return rc;

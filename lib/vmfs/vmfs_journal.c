@@ -339,19 +339,21 @@ static int redo(struct replay *r, struct vmc_error *err)
 }
 
 /*
- * A session died between writing down the block of its journal and finishing its allocation. The cluster's lock names that session as the last holder if it got so far at all.
+ * A session died between writing down the block of its journal and finishing its allocation. The
+ * cluster's lock names that session as the last holder if it got so far at all.
  */
 static int undo_pending(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint32_t fb,
                         struct vmc_error *err)
 {
     uint64_t lv;
-    uint8_t *md;
+    uint8_t *md, lk[FS_SECTOR];
     struct fs_page *p;
+    struct fs_res *r = &v->fbb;
 
-    if (fb == 0 || fb >= v->fbb.n)
+    if (fb == 0 || fb >= r->n)
         return VMC_OK;
-    uint64_t c = fb / v->fbb.rpc;
-    uint32_t item = fb % v->fbb.rpc;
+    uint64_t c = fb / r->rpc;
+    uint32_t item = fb % r->rpc;
     int rc = vmci_fs_res_cluster_lv(v, &v->fbb, c, &lv, err);
     if (rc != VMC_OK)
         return rc;
@@ -359,14 +361,11 @@ static int undo_pending(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, 
     rc = vmci_fs_res_cluster(v, &v->fbb, c, &lv, &md, &p, err);
     if (rc != VMC_OK)
         return rc;
-    const uint8_t *lk = vmci_fs_at(p, lv);
-    if (vmci_ld_le64(lk + LK_HB) != vmci_fs_hb_lv(v, slot) ||
-        vmci_ld_le64(lk + LK_HB_GEN) != generation || (md[CL_BITMAP + item / 8] >> (item % 8) & 1))
-        return VMC_OK;
-    md[CL_BITMAP + item / 8] |= (uint8_t)(1u << (item % 8));
-    vmci_st_le32(md + CL_FREE, vmci_ld_le32(md + CL_FREE) + 1);
-    if (item < vmci_ld_le32(md + CL_NEXT) || vmci_ld_le32(md + CL_FREE) == 1)
-        vmci_st_le32(md + CL_NEXT, item);
+    rc = vmci_fs_read(v, lv, lk, FS_SECTOR, err);
+    if (rc != VMC_OK || vmci_ld_le64(lk + LK_HB) != vmci_fs_hb_lv(v, slot) ||
+        vmci_ld_le64(lk + LK_HB_GEN) != generation || vmci_fs_cl_is_free(r, md, item))
+        return rc;
+    vmci_fs_cl_mark(r, md, item, 1, vmci_fs_res_total(r, c), true);
     return vmci_fs_write(v, lv + v->g.ch_md, md, FS_SECTOR, err);
 }
 

@@ -37,12 +37,18 @@ int vmci_fs_leaf_room(struct fs_inode *ino, uint64_t blocks, struct vmc_error *e
     return VMC_OK;
 }
 
-static uint32_t entry_of(const struct fs_geometry *g, uint64_t raw)
+static uint32_t entry_of(const struct fs_geometry *g, uint64_t blk, uint64_t raw)
 {
     struct fs_addr a = vmci_fs_addr_decode(g, raw);
+    uint32_t more = g->lfb_shift - g->fb_shift;
 
     if (raw == 0)
         return MAP_HOLE;
+    if (a.type == AD_LFB && g->version == 6) {
+        /* The place in a large block is the place in the file, modulo its size. */
+        a.type = AD_FB;
+        a.block = (a.block << more) + (blk & ((1u << more) - 1));
+    }
     if (a.type != AD_FB || a.cow || a.block >= g->blocks || a.block >= 1u << 30)
         return MAP_OTHER;
     return (a.tbz ? MAP_TBZ : MAP_BLOCK) | (uint32_t)a.block << 2;
@@ -79,7 +85,7 @@ int vmci_fs_leaf_load(struct fs_inode *ino, uint64_t blk, struct vmc_error *err)
             vmci_free(ino->v->pf, e, LEAF_BYTES);
             return rc;
         }
-        e[k] = entry_of(g, raw);
+        e[k] = entry_of(g, first + k, raw);
     }
     uintptr_t run = as_run(e);
     if (run != 0)

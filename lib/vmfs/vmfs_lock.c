@@ -142,6 +142,16 @@ static int take_over(struct vmc_vmfs *v, uint64_t lv, const uint8_t *lk, struct 
     return vmci_fs_journal_has(v, lv) ? vmci_fs_journal_checkpoint(v, err) : VMC_OK;
 }
 
+/* Nothing of what the lock covers is known any longer; keep: but its own sector is. */
+static void forget(struct vmc_vmfs *v, struct fs_page *p, uint64_t lv, uint32_t span, bool keep)
+{
+    uint8_t bit = (uint8_t)vmci_fs_sector_mask(lv, FS_SECTOR) & p->valid;
+
+    vmci_fs_page_drop(v, lv, span);
+    if (keep)
+        p->valid |= bit;
+}
+
 static int reread(struct vmc_vmfs *v, uint64_t lv, uint32_t span, struct fs_page *p, bool *changed,
                   struct vmc_error *err)
 {
@@ -154,7 +164,7 @@ static int reread(struct vmc_vmfs *v, uint64_t lv, uint32_t span, struct fs_page
         return rc;
     if (!(p->valid & bit) || memcmp(now, lk, FS_SECTOR) != 0) {
         memcpy(lk, now, FS_SECTOR);
-        p->valid &= (uint8_t)~vmci_fs_sector_mask(lv, span);
+        forget(v, p, lv, span, false);
         p->valid |= bit;
         *changed = true;
     }
@@ -237,7 +247,7 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
         bool replayed;
         rc = settle(v, lk, &replayed, err);
         if (rc == VMC_OK && replayed) {
-            p->valid &= (uint8_t)~vmci_fs_sector_mask(lv, span);
+            forget(v, p, lv, span, false);
             *changed = true;
             continue;
         }
@@ -260,7 +270,7 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
         if (rc == VMC_OK) {
             /* Under a lock that was held, contents could change without a change of the image. */
             if (vmci_ld_le32(lk + LK_MODE) != LK_MODE_FREE && !vmci_fs_lock_mine(v, lk)) {
-                p->valid &= (uint8_t)(~vmci_fs_sector_mask(lv, span) | bit);
+                forget(v, p, lv, span, true);
                 *changed = true;
             }
             memcpy(lk, image, FS_SECTOR);
@@ -354,7 +364,7 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
         if (rc == VMC_OK && !v->ro)
             rc = settle(v, lk, &replayed, err);
         if (rc == VMC_OK && replayed) {
-            p->valid &= (uint8_t)~vmci_fs_sector_mask(lv, span);
+            forget(v, p, lv, span, false);
             *changed = true;
             continue;
         }
@@ -370,8 +380,7 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
         if (rc != VMC_EBUSY)
             return rc;
         /* Somebody may be changing it. What we keep must not outlive that. */
-        p->valid &=
-            (uint8_t) ~(vmci_fs_sector_mask(lv, span) & ~vmci_fs_sector_mask(lv, FS_SECTOR));
+        forget(v, p, lv, span, true);
         *changed = true;
         if (!strict)
             return VMC_OK;

@@ -26,6 +26,14 @@ uint64_t vmci_fs_map_capacity(const struct fs_geometry *g, uint32_t zla, uint64_
     return vmci_mul_ovf(n, block, &out) ? UINT64_MAX : out;
 }
 
+static bool all_zero(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i += 8)
+        if (vmci_ld_le64(p + i) != 0)
+            return false;
+    return true;
+}
+
 static uint64_t load_ptr(const struct fs_geometry *g, const uint8_t *p)
 {
     return g->ptr_bytes == 8 ? vmci_ld_le64(p) : vmci_ld_le32(p);
@@ -46,7 +54,9 @@ static int store(struct fs_inode *ino, const struct loc *l, uint64_t raw, struct
 {
     int rc = vmci_fs_txn_dirty(ino->v, l->page, l->lv, ino->v->g.ptr_bytes, ino->lv, err);
 
-    if (rc == VMC_OK)
+    if (rc == VMC_OK && ino->v->g.ptr_bytes == 8)
+        vmci_st_le64(l->at, raw);
+    else if (rc == VMC_OK)
         vmci_st_le32(l->at, (uint32_t)raw);
     return rc;
 }
@@ -56,32 +66,73 @@ static void add32(struct fs_inode *ino, uint32_t off, int32_t n)
     vmci_st_le32(ino->md + off, vmci_fs_md32(ino, off) + (uint32_t)n);
 }
 
-/* A zeroed pointer block, hung up at parent. */
+/* Zeros on a new pointer block. One of VMFS6 is too large for the journal: it goes to its place. */
+static int clear_pb(struct fs_inode *ino, uint64_t lv, uint64_t bytes, struct vmc_error *err)
+{
+    struct vmc_vmfs *v = ino->v;
+    struct fs_page *p;
+
+    if (bytes > FS_PAGE) {
+        v->txn.ordered = true;
+        vmci_fs_page_drop(v, lv, bytes);
+        return vmci_fs_zero(v, lv, bytes, err);
+    }
+    int rc = vmci_fs_page_new(v, lv, FS_PAGE, ino->epoch, &p, err);
+    return rc == VMC_OK ? vmci_fs_txn_dirty(v, p, lv, FS_PAGE, ino->lv, err) : rc;
+}
+
+/*
+ * A sub-block for pointers. It is written to before the commit, so it must not be one that this very
+ * transaction frees: a crash would find the old contents gone.
+ */
+static int alloc_sb(struct vmc_vmfs *v, uint64_t *raw, struct vmc_error *err)
+{
+    uint64_t c[2], lv, bytes;
+    uint32_t item[2], n = 0;
+    bool freed = true;
+    int rc = VMC_OK;
+
+    while (freed && n < 2 && rc == VMC_OK) {
+        rc = vmci_fs_res_alloc(v, &v->sbc, &c[n], &item[n], err);
+        if (rc != VMC_OK)
+            return rc;
+        *raw = vmci_fs_addr_encode(&v->g, AD_SB, c[n], item[n]);
+        rc = vmci_fs_addr_lv(v, *raw, &lv, &bytes, err);
+        freed = rc == VMC_OK && vmci_fs_txn_revoked(v, lv);
+        n++;
+    }
+    if (rc == VMC_OK && freed)
+        rc = vmci_error(err, VMC_EAGAIN, site, "no sub-block but those that are just being freed");
+    if (rc == VMC_OK && n == 2)
+        rc = vmci_fs_res_free(v, &v->sbc, c[0], item[0], 1, err);
+    return rc;
+}
+
+/* A zeroed pointer block, hung up at parent. Those of VMFS6 are sub-blocks. */
 static int new_pb(struct fs_inode *ino, const struct loc *parent, struct vmc_error *err)
 {
     struct vmc_vmfs *v = ino->v;
-    uint64_t cluster, lv, bytes;
+    uint64_t cluster, raw = 0, lv, bytes;
     uint32_t item, type = AD_PB;
-    struct fs_page *p;
+    bool six = v->g.version == 6;
 
-    int rc = vmci_fs_res_alloc(v, &v->pbc, &cluster, &item, err);
+    int rc = six ? alloc_sb(v, &raw, err) : vmci_fs_res_alloc(v, &v->pbc, &cluster, &item, err);
     if (rc == VMC_ENOSPC && v->pb2.clusters != 0 && v->g.version == 5) {
         type = AD_PB2;
         rc = vmci_fs_res_alloc(v, &v->pb2, &cluster, &item, err);
     }
     if (rc != VMC_OK)
         return rc;
-    uint64_t raw = vmci_fs_addr_encode(&v->g, type, cluster, item);
+    if (!six)
+        raw = vmci_fs_addr_encode(&v->g, type, cluster, item);
     rc = vmci_fs_addr_lv(v, raw, &lv, &bytes, err);
     if (rc == VMC_OK)
-        rc = vmci_fs_page_new(v, lv, FS_PAGE, ino->epoch, &p, err);
-    if (rc == VMC_OK)
-        rc = vmci_fs_txn_dirty(v, p, lv, FS_PAGE, ino->lv, err);
+        rc = clear_pb(ino, lv, bytes, err);
     if (rc == VMC_OK)
         rc = store(ino, parent, raw, err);
-    if (rc == VMC_OK && v->g.version == 5)
+    if (rc == VMC_OK && v->g.version >= 5)
         rc = vmci_fs_inode_dirty(ino, FD_PBS, 4, err);
-    if (rc == VMC_OK && v->g.version == 5)
+    if (rc == VMC_OK && v->g.version >= 5)
         add32(ino, FD_PBS, 1);
     return rc;
 }
@@ -188,7 +239,7 @@ int vmci_fs_map_set(struct fs_inode *ino, uint64_t blk, uint64_t raw, struct vmc
         return rc;
     int64_t blocks = (raw != 0) - (old != 0);
     vmci_st_le64(ino->md + FD_BLOCKS, vmci_fs_md64(ino, FD_BLOCKS) + (uint64_t)blocks);
-    if (g->version == 5)
+    if (g->version >= 5)
         add32(ino, FD_NEW_BLOCKS, (int32_t)blocks);
     add32(ino, FD_TBZ, (int32_t)is_tbz(g, raw) - (int32_t)is_tbz(g, old));
     return VMC_OK;
@@ -231,25 +282,25 @@ int vmci_fs_map_lv(struct fs_inode *ino, uint64_t off, uint64_t *lv, uint64_t *b
 static int deepen(struct fs_inode *ino, uint32_t zla, struct vmc_error *err)
 {
     const struct fs_geometry *g = &ino->v->g;
-    uint8_t ptrs[1024];
+    uint8_t ptrs[FS_PAGE];
+    uint32_t bytes = g->nptr * g->ptr_bytes;
     struct loc top = in_fd(ino, 0), l;
-    bool empty = true;
 
-    memcpy(ptrs, ino->md + g->fd_ptrs, sizeof(ptrs));
-    for (uint32_t i = 0; i < sizeof(ptrs); i++)
-        empty = empty && ptrs[i] == 0;
-    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_ptrs + sizeof(ptrs), err);
+    memcpy(ptrs, ino->md + g->fd_ptrs, bytes);
+    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_ptrs + bytes, err);
     if (rc != VMC_OK)
         return rc;
-    memset(ino->md + g->fd_ptrs, 0, sizeof(ptrs));
+    memset(ino->md + g->fd_ptrs, 0, bytes);
     vmci_st_le32(ino->md + FD_ZLA, zla);
-    if (empty)
+    if (all_zero(ptrs, bytes))
         return VMC_OK;
     rc = new_pb(ino, &top, err);
     if (rc == VMC_OK)
         rc = in_pb(ino, load_ptr(g, top.at), 0, &l, err);
     if (rc == VMC_OK)
-        memcpy(l.at, ptrs, sizeof(ptrs)); /* dirty as a whole already */
+        rc = vmci_fs_txn_dirty(ino->v, l.page, l.lv, bytes, ino->lv, err);
+    if (rc == VMC_OK)
+        memcpy(l.at, ptrs, bytes);
     return rc;
 }
 
@@ -257,7 +308,7 @@ static void set_block_size(struct fs_inode *ino, uint32_t zla, uint64_t block)
 {
     vmci_st_le32(ino->md + FD_ZLA, zla);
     vmci_st_le64(ino->md + FD_BLOCK, block);
-    if (ino->v->g.version == 5)
+    if (ino->v->g.version >= 5)
         ino->md[FD_LOG2] = (uint8_t)__builtin_ctzll(block);
 }
 
@@ -313,9 +364,9 @@ static int move_small(struct fs_inode *ino, uint32_t zla, struct vmc_error *err)
     if (rc == VMC_OK && left != 0)
         rc = vmci_error(err, VMC_EAGAIN, site, "moving a directory takes too large a transaction");
     if (rc == VMC_OK)
-        rc = vmci_fs_inode_dirty(ino, 0, g->fd_ptrs + 1024, err);
+        rc = vmci_fs_inode_dirty(ino, 0, g->fd_bytes - g->fd_md, err);
     if (rc == VMC_OK) {
-        memset(ino->md + g->fd_ptrs, 0, 1024);
+        memset(ino->md + g->fd_resident, 0, vmci_fs_fd_data(g));
         set_block_size(ino, zla, block);
         vmci_fs_leaf_free(ino); /* from when the file had blocks before */
     }
@@ -344,7 +395,7 @@ int vmci_fs_map_prepare(struct fs_inode *ino, uint64_t need, struct vmc_error *e
             rc = move_small(ino, need <= g->sb_bytes ? ZLA_SB : ZLA_FB, err);
         else if (zla == ZLA_FB)
             rc = deepen(ino, ZLA_PB, err);
-        else if ((zla == ZLA_PB || zla == ZLA_PB2) && g->version == 5)
+        else if ((zla == ZLA_PB || zla == ZLA_PB2) && g->version >= 5)
             rc = deepen(ino, ZLA_DOUBLE, err);
         else
             break;
@@ -359,12 +410,20 @@ int vmci_fs_map_prepare(struct fs_inode *ino, uint64_t need, struct vmc_error *e
 
 /* ---- freeing ----------------------------------------------------------------------------------- */
 
-static bool all_zero(const uint8_t *p, size_t n)
+/* Is there no address in a pointer block? */
+static int pb_empty(struct fs_inode *ino, uint64_t raw, bool *empty, struct vmc_error *err)
 {
-    for (size_t i = 0; i < n; i += 8)
-        if (vmci_ld_le64(p + i) != 0)
-            return false;
-    return true;
+    const struct fs_geometry *g = &ino->v->g;
+    uint32_t per = FS_PAGE / g->ptr_bytes;
+    struct loc l;
+    int rc = VMC_OK;
+
+    *empty = true;
+    for (uint32_t i = 0; i < g->pb_ptrs && *empty && rc == VMC_OK; i += per) {
+        rc = in_pb(ino, raw, i, &l, err);
+        *empty = rc == VMC_OK && all_zero(l.at, FS_PAGE);
+    }
+    return rc;
 }
 
 /* Free the pointer block over blk if nothing is left in it; then the one over that. */
@@ -375,8 +434,9 @@ static int prune(struct fs_inode *ino, uint64_t blk, struct vmc_error *err)
     uint32_t zla = vmci_fs_md32(ino, FD_ZLA);
 
     for (unsigned level = zla == ZLA_DOUBLE ? 2 : 1; level > 0; level--) {
-        struct loc up, l;
+        struct loc up;
         uint64_t lv, bytes;
+        bool empty;
         int rc = VMC_OK;
         if (zla == ZLA_DOUBLE) {
             up = in_fd(ino, blk / p / p);
@@ -390,11 +450,9 @@ static int prune(struct fs_inode *ino, uint64_t blk, struct vmc_error *err)
         uint64_t raw = load_ptr(&v->g, up.at);
         if (raw == 0)
             continue;
-        rc = in_pb(ino, raw, 0, &l, err);
-        if (rc != VMC_OK)
+        rc = pb_empty(ino, raw, &empty, err);
+        if (rc != VMC_OK || !empty)
             return rc;
-        if (!all_zero(l.at, FS_PAGE))
-            return VMC_OK;
         struct fs_addr a = vmci_fs_addr_decode(&v->g, raw);
         rc = vmci_fs_addr_lv(v, raw, &lv, &bytes, err);
         if (rc == VMC_OK)
@@ -403,11 +461,11 @@ static int prune(struct fs_inode *ino, uint64_t blk, struct vmc_error *err)
             rc = vmci_fs_txn_revoke(v, lv, bytes, err);
         if (rc == VMC_OK)
             rc = vmci_fs_res_free(v, vmci_fs_res_of(v, a.type), a.cluster, a.item, 1, err);
-        if (rc == VMC_OK && v->g.version == 5)
+        if (rc == VMC_OK && v->g.version >= 5)
             rc = vmci_fs_inode_dirty(ino, FD_PBS, 4, err);
         if (rc != VMC_OK)
             return rc;
-        if (v->g.version == 5 && vmci_fs_md32(ino, FD_PBS) > 0)
+        if (v->g.version >= 5 && vmci_fs_md32(ino, FD_PBS) > 0)
             add32(ino, FD_PBS, -1);
     }
     return VMC_OK;
@@ -437,6 +495,94 @@ static int free_block(struct fs_inode *ino, uint64_t raw, struct vmc_error *err)
                            : vmci_fs_res_free(v, &v->sbc, a.cluster, a.item, 1, err);
 }
 
+/* ---- large blocks (VMFS6) ------------------------------------------------------------------------ */
+
+/*
+ * A large block stands at as many entries as it has small blocks: one page of a pointer block, so
+ * that a page of addresses is all that has to change with it.
+ */
+static int large_page(struct fs_inode *ino, uint64_t blk, struct loc *l, struct vmc_error *err)
+{
+    int rc = locate(ino, blk, true, l, err);
+
+    return rc == VMC_OK ? vmci_fs_txn_dirty(ino->v, l->page, l->page->lv, FS_PAGE, ino->lv, err) : rc;
+}
+
+static int count_large(struct fs_inode *ino, int32_t large, int64_t blocks, struct vmc_error *err)
+{
+    int rc = vmci_fs_inode_dirty(ino, 0, FS_SECTOR, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    add32(ino, FD_LFBS, large);
+    add32(ino, FD_NEW_BLOCKS, (int32_t)blocks);
+    vmci_st_le64(ino->md + FD_BLOCKS, vmci_fs_md64(ino, FD_BLOCKS) + (uint64_t)blocks);
+    return VMC_OK;
+}
+
+int vmci_fs_map_large(struct fs_inode *ino, uint64_t blk, uint64_t want, uint64_t *fb, bool *got,
+                      struct vmc_error *err)
+{
+    struct vmc_vmfs *v = ino->v;
+    uint32_t zla = vmci_fs_md32(ino, FD_ZLA), per = 1u << (v->g.lfb_shift - v->g.fb_shift);
+    uint64_t n;
+    struct loc l;
+
+    *got = false;
+    if (v->g.version != 6 || per * 8 != FS_PAGE || blk % per != 0 || want < per ||
+        (zla != ZLA_PB && zla != ZLA_DOUBLE) || vmci_fs_md64(ino, FD_BLOCK) != v->g.fb_bytes ||
+        !vmci_fs_txn_room(v, 64, 8))
+        return VMC_OK;
+    int rc = large_page(ino, blk, &l, err);
+    if (rc != VMC_OK || !all_zero(l.at, FS_PAGE))
+        return rc;
+    rc = vmci_fs_lfb_alloc(v, &n, err);
+    if (rc == VMC_ENOSPC || rc == VMC_EBUSY)
+        return VMC_OK; /* small blocks do as well */
+    if (rc == VMC_OK)
+        rc = count_large(ino, 1, per, err);
+    if (rc != VMC_OK)
+        return rc;
+    for (uint32_t i = 0; i < per; i++)
+        vmci_st_le64(l.at + i * 8ull, vmci_fs_addr_encode(&v->g, AD_LFB, n, 0));
+    *fb = n * per;
+    *got = true;
+    return VMC_OK;
+}
+
+/* The last block of a large one, blk, goes: all of it if that is wanted, else it is divided first. */
+static int free_large(struct fs_inode *ino, uint64_t first, uint64_t blk, uint64_t n, uint64_t *end,
+                      struct vmc_error *err)
+{
+    struct vmc_vmfs *v = ino->v;
+    uint32_t per = 1u << (v->g.lfb_shift - v->g.fb_shift);
+    uint64_t base = blk / per * per;
+    bool whole = base >= first && blk == base + per - 1;
+    struct loc l;
+
+    if (per * 8 != FS_PAGE || vmci_fs_md32(ino, FD_ZLA) == ZLA_FB)
+        return vmci_error(err, VMC_ENOTSUP, site, "file 0x%08x: large block %llu cannot be divided",
+                          ino->addr, (unsigned long long)n);
+    int rc = large_page(ino, base, &l, err);
+    if (rc == VMC_OK)
+        rc = whole ? vmci_fs_lfb_free(v, n, err) : vmci_fs_lfb_split(v, n, err);
+    if (rc == VMC_OK)
+        rc = count_large(ino, -1, whole ? -(int64_t)per : 0, err);
+    if (rc != VMC_OK)
+        return rc;
+    for (uint32_t i = 0; i < per; i++) {
+        vmci_st_le64(l.at + i * 8ull,
+                     whole ? 0 : vmci_fs_addr_encode(&v->g, AD_FB, n * per + i, 0));
+        if (whole)
+            vmci_fs_leaf_set(ino, base + i, MAP_HOLE);
+    }
+    if (whole) {
+        vmci_fs_txn_discard(v, n << v->g.lfb_shift, 1ull << v->g.lfb_shift);
+        *end = base;
+    }
+    return VMC_OK;
+}
+
 int vmci_fs_map_free(struct fs_inode *ino, uint64_t first, uint64_t end, uint32_t limit,
                      uint64_t *left, struct vmc_error *err)
 {
@@ -446,7 +592,7 @@ int vmci_fs_map_free(struct fs_inode *ino, uint64_t first, uint64_t end, uint32_
     uint64_t p = v->g.pb_ptrs, pruned = UINT64_MAX;
     uint32_t n = 0;
 
-    while (end > first && n < limit && vmci_fs_txn_room(v, 32, 4)) {
+    while (end > first && n < limit && vmci_fs_txn_room(v, v->g.version == 6 ? 64 : 32, 8)) {
         struct loc l;
         uint64_t blk = end - 1;
         int rc = locate(ino, blk, false, &l, err);
@@ -460,7 +606,15 @@ int vmci_fs_map_free(struct fs_inode *ino, uint64_t first, uint64_t end, uint32_
             continue;
         }
         uint64_t raw = load_ptr(&v->g, l.at);
-        if (raw != 0) {
+        if (vmci_fs_addr_decode(&v->g, raw).type == AD_LFB && v->g.version == 6) {
+            rc = free_large(ino, first, blk, vmci_fs_addr_decode(&v->g, raw).block, &end, err);
+            if (rc != VMC_OK)
+                return rc;
+            if (end == blk + 1)
+                continue; /* divided: look again */
+            n++;
+            blk = end;
+        } else if (raw != 0) {
             rc = vmci_fs_map_set(ino, blk, 0, err);
             if (rc == VMC_OK)
                 rc = free_block(ino, raw, err);

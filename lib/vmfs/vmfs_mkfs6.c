@@ -166,7 +166,9 @@ static int resource_file(struct mk *m, const struct mk_file *f, uint32_t used,
 static int file_blocks(struct mk *m, struct vmc_error *err)
 {
     const struct mk_file *f = &m->f[FBB];
-    uint32_t converted = (m->next_fb + SFBS - 1) / SFBS;
+    /* What the metadata take, and the last one when it is not whole. */
+    uint32_t converted = (m->next_fb + SFBS - 1) / SFBS, n = converted;
+    bool rest = m->v->g.blocks % SFBS != 0 && f->n > converted;
     struct mk_file child = {.rpc = SFBS,
                             .cpg = LFB_CPG,
                             .gs = LFB_CPG * 0x2000,
@@ -182,29 +184,34 @@ static int file_blocks(struct mk *m, struct vmc_error *err)
     vmci_st_le32(m->buf + FS_PAGE + RF6_PARENT_RPC, f->rpc);
     vmci_st_le32(m->buf + FS_PAGE + RF6_PARENT_CPG, f->cpg);
     vmci_st_le32(m->buf + FS_PAGE + RF6_PARENT_GS, (uint32_t)f->gs);
-    vmci_st_le32(m->buf + FS_PAGE + RF6_CONVERTED, converted);
+    vmci_st_le32(m->buf + FS_PAGE + RF6_CONVERTED, converted + rest);
     int rc = vmci_fs_mk_write(m, f, 0, m->buf, RF_HEADER, err);
     for (uint32_t c = 0; c < f->clusters && rc == VMC_OK; c++) {
         uint64_t off = RF_HEADER + c / f->cpg * f->gs + c % f->cpg * 0x2000ull;
         uint32_t first = c * LFB_RPC, total = (uint32_t)VMCI_MIN(LFB_RPC, f->n - first);
         uint32_t taken = converted > first ? VMCI_MIN(converted - first, total) : 0;
-        uint8_t *md = cluster(m, m->buf, f->lock_type, vmci_fs_mk_lv(m, f, off), c, total, taken);
+        bool last = rest && c + 1 == f->clusters;
+        uint8_t *md = cluster(m, m->buf, f->lock_type, vmci_fs_mk_lv(m, f, off), c, total,
+                              taken + last);
         vmci_st_le16(md + CL6_KIND, 7);
-        map_set(md, 0, taken, 3, 4);
-        map_set(md, taken, total, 3, 1);
+        vmci_st_le32(md + CL6_NEXT, taken + last < total ? taken : 0);
+        map_set(md, 0, taken, 3, MAP6_CONVERTED);
+        map_set(md, taken, total - last, 3, MAP6_FREE);
+        map_set(md, total - last, total, 3, MAP6_CONVERTED);
         for (uint32_t i = 0; i < total; i++)
             vmci_st_le64(md + CL6_LFB_WORDS + i * 8ull, 0xFF);
         rc = vmci_fs_mk_write(m, f, off, m->buf, 2 * FS_PAGE, err);
     }
-    for (uint32_t c = 0; c < converted && rc == VMC_OK; c++) {
+    for (uint32_t i = 0; i < n + rest && rc == VMC_OK; i++) {
+        uint32_t c = i < n ? i : (uint32_t)f->n - 1;
         uint32_t per_group = LFB_CPG * LFB_RPC;
         uint64_t off =
             RF_HEADER + c / per_group * f->gs + LFB_CPG * 0x2000ull + c % per_group * 0x2000ull;
         uint32_t first = c * SFBS, total = (uint32_t)VMCI_MIN(SFBS, m->v->g.blocks - first);
-        uint32_t taken = VMCI_MIN(m->next_fb - first, total);
+        uint32_t taken = m->next_fb > first ? VMCI_MIN(m->next_fb - first, total) : 0;
         uint8_t *md = cluster(m, m->buf, LK_FBB, vmci_fs_mk_lv(m, f, off), c, total, taken);
         vmci_st_le16(md + CL6_KIND, 0x100);
-        map_set(md, taken, total, 2, 1);
+        map_set(md, taken, total, 2, MAP6_FREE);
         rc = vmci_fs_mk_write(m, f, off, m->buf, 2 * FS_PAGE, err);
     }
     return rc;
@@ -268,6 +275,16 @@ static int directory(struct mk *m, const struct mk_file *f, struct vmc_error *er
     return vmci_fs_mk_write(m, f, 0, b, f->length, err);
 }
 
+/* The maps hold what this library puts there: it may write to the volume. */
+static int mark(struct mk *m, struct vmc_error *err)
+{
+    memset(m->buf, 0, FS_SECTOR);
+    vmci_st_le64(m->buf, FS6_MARK);
+    vmci_st_le32(m->buf + 8, 1);
+    vmci_st_le64(m->buf + FS6_MARK_SUM, vmci_hash64(m->fs.b, 16, FS6_MARK));
+    return vmci_fs_write(m->v, FS6_MARK_LV, m->buf, FS_SECTOR, err);
+}
+
 int vmci_fs_mkfs6(struct mk *m, struct vmc_error *err)
 {
     static const uint8_t resources[] = {FDC, PBC, SBC, PB2, JBC};
@@ -285,5 +302,7 @@ int vmci_fs_mkfs6(struct mk *m, struct vmc_error *err)
         rc = resource_file(m, &m->f[resources[i]], resources[i] == FDC ? MK_FILES : 0, err);
     if (rc == VMC_OK)
         rc = directory(m, &m->f[ROOT], err);
-    return rc == VMC_OK ? directory(m, &m->f[SDD], err) : rc;
+    if (rc == VMC_OK)
+        rc = directory(m, &m->f[SDD], err);
+    return rc == VMC_OK ? mark(m, err) : rc;
 }

@@ -65,7 +65,7 @@ static int read_descriptor(struct vmc_vmfs *v, struct vmc_error *err)
                           "the file system's LVM UUID is not the one of the extents: a copy of a "
                           "volume that was not resignatured");
     for (uint32_t i = 0; i < v->ndevs; i++)
-        if (v->g.version != 6 && !v->ro && v->dev[i].info.sector_bytes != FS_SECTOR)
+        if (!v->ro && v->dev[i].info.sector_bytes != FS_SECTOR)
             return vmci_error(err, VMC_ENOTSUP, site,
                               "VMFS%u is written on devices of 512-byte sectors, not %u", v->g.version,
                               v->dev[i].info.sector_bytes);
@@ -135,12 +135,37 @@ static void destroy(struct vmc_vmfs *v)
 
 static void choose_start(struct vmc_vmfs *v)
 {
-    struct fs_res *res[] = {&v->fbb, &v->fdc, &v->pbc, &v->sbc, &v->pb2};
+    struct fs_res *res[] = {&v->fbb, &v->fdc, &v->pbc, &v->sbc, &v->pb2, &v->lfb};
 
     /* Hosts begin in different places so that they seldom meet in a cluster. */
     for (uint32_t i = 0; i < VMCI_ARRAY_SIZE(res); i++)
         if (res[i]->clusters != 0)
             res[i]->next = (uint32_t)((uint64_t)(v->s.slot % 16) * res[i]->clusters / 16);
+}
+
+/*
+ * The maps of VMFS6 say things that only its makers know. Volumes that carry our mark have never
+ * been written to by others, as far as we can tell, and only these are written to.
+ */
+static int check_mark(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    uint8_t b[FS_SECTOR];
+    int rc = vmci_fs_read(v, FS6_MARK_LV, b, FS_SECTOR, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    v->marked = vmci_ld_le64(b) == FS6_MARK &&
+                vmci_ld_le64(b + FS6_MARK_SUM) == vmci_hash64(v->fs_uuid.b, 16, FS6_MARK);
+    if (v->ro)
+        return VMC_OK;
+    if (!v->marked)
+        return vmci_error(err, VMC_ENOTSUP, site,
+                          "this VMFS6 volume was not made by this library: it is mounted read-only, as "
+                          "its allocation maps are not known well enough");
+    if (!(v->flags & VMC_VMFS_EXPERIMENTAL))
+        return vmci_error(err, VMC_ENOTSUP, site,
+                          "writing to VMFS6 is experimental and has to be asked for");
+    return VMC_OK;
 }
 
 static int mount(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *cfg, struct vmc_error *err)
@@ -167,10 +192,9 @@ static int mount(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *cfg, st
         if (v->dev[i].info.read_only && !v->ro)
             return vmci_error(err, VMC_EPERM, site, "extent %u cannot be written", i);
     }
-    if (!v->ro && v->g.version == 6)
-        return vmci_error(err, VMC_ENOTSUP, site,
-                          "VMFS6 is mounted read-only: its allocation maps are not known well enough");
-    if (v->ro && v->g.version != 6)
+    if (v->g.version == 6)
+        rc = check_mark(v, err);
+    if (rc == VMC_OK && v->ro && (v->g.version != 6 || v->marked))
         rc = overlay_journals(v, err);
     if (rc == VMC_OK)
         rc = vmci_fs_load_system(v, err);

@@ -186,10 +186,10 @@ static int writable_dir(const struct fs_inode *dir, struct vmc_error *err)
 static int fill_mapping(struct fs_inode *ino, const struct fs_new *what, struct vmc_error *err)
 {
     const struct fs_geometry *g = &ino->v->g;
-    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_ptrs + what->bytes, err);
+    int rc = vmci_fs_inode_dirty(ino, 0, g->fd_resident + what->bytes, err);
 
     if (rc == VMC_OK) {
-        memcpy(ino->md + g->fd_ptrs, what->data, what->bytes);
+        memcpy(ino->md + g->fd_resident, what->data, what->bytes);
         vmci_st_le64(ino->md + FD_LENGTH, what->length);
     }
     return rc;
@@ -220,6 +220,11 @@ static int create_in(struct fs_inode *dir, const char *name, size_t len, const s
     }
     if (rc == VMC_OK)
         rc = vmci_fs_inode_new(v, type, what->mode & 07777, &ino, err);
+    if (rc == VMC_OK && v->g.version == 6) {
+        /* The descriptor is dirty already. */
+        vmci_st_le32(ino->md + FD_AFFINITY, dir->addr);
+        vmci_st_le32(ino->md + FD_PARENT, dir->addr);
+    }
     if (rc == VMC_OK && type == VMC_VMFS_DIR)
         rc = vmci_fs_dir_init(ino, dir, err);
     if (rc == VMC_OK && type == VMC_VMFS_DIR)
@@ -453,6 +458,11 @@ static int fix_dotdot(const struct move *m, struct fs_inode *ino, struct vmc_err
     rc = vmci_fs_dir_find(ino, "..", 2, &e, err);
     if (rc == VMC_OK)
         rc = vmci_fs_dir_set(ino, e.pos, m->to, err);
+    if (rc == VMC_OK && ino->v->g.version == 6) {
+        rc = vmci_fs_inode_dirty(ino, FD_PARENT, 4, err);
+        if (rc == VMC_OK)
+            vmci_st_le32(ino->md + FD_PARENT, m->to->addr);
+    }
     if (rc == VMC_OK)
         rc = add_links(m->from, -1, err);
     return rc == VMC_OK ? add_links(m->to, 1, err) : rc;

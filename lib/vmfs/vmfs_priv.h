@@ -137,6 +137,8 @@ struct fs_res {
     uint32_t start;   /* where this host begins to look */
     uint32_t next;    /* where it found room last */
     uint16_t *free;   /* per cluster; FS_FREE_UNKNOWN until read */
+    uint32_t bits; /* of a resource in the map */
+    bool six;      /* headers as VMFS6 has them */
     /* VMFS6: of small file blocks only */
     bool child;
     uint32_t parent_rpc, parent_cpg;
@@ -233,6 +235,7 @@ struct vmc_vmfs {
     const struct vmc_platform *pf;
     uint32_t flags;
     bool ro, exclusive, caw;
+    bool marked; /* VMFS6: what the maps say is ours */
     struct vmci_lock lock;
 
     bool unlocked; /* I/O without locked instructions: the devices are synchronous, see vmfs_io.c */
@@ -254,7 +257,7 @@ struct vmc_vmfs {
     struct vmci_list ilru; /* inodes without references, oldest first */
     struct vmci_list files;
 
-    struct fs_res fbb, fdc, pbc, sbc, pb2;
+    struct fs_res fbb, fdc, pbc, sbc, pb2, lfb;
     struct fs_inode *sys[9];
     struct fs_inode *root;
 
@@ -336,11 +339,18 @@ static inline uint32_t vmci_fs_sector_mask(uint64_t lv, uint32_t bytes)
 struct fs_addr {
     uint32_t type;
     bool tbz, cow;
-    uint64_t block; /* file blocks: number */
+    uint64_t block; /* file blocks: number; large ones: their own */
     uint64_t cluster;
     uint32_t item;
 };
 struct fs_addr vmci_fs_addr_decode(const struct fs_geometry *g, uint64_t raw);
+/* Small file blocks in one cluster of VMFS6. */
+uint32_t vmci_fs_sfb_per_cluster(const struct fs_geometry *g);
+/* The bits that say of a file block: to be zeroed. */
+static inline uint64_t vmci_fs_tbz_bits(const struct fs_geometry *g)
+{
+    return g->version == 6 ? AD6_TBZ : AD_TBZ;
+}
 uint64_t vmci_fs_addr_encode(const struct fs_geometry *g, uint32_t type, uint64_t cluster_or_block,
                              uint32_t item);
 /* LV offset and length of what an address names; checks ranges. */
@@ -374,6 +384,35 @@ int vmci_fs_fb_alloc(struct vmc_vmfs *v, uint64_t goal, uint32_t want, uint64_t 
 int vmci_fs_fb_free(struct vmc_vmfs *v, uint64_t first, uint32_t count, struct vmc_error *err);
 struct fs_res *vmci_fs_res_of(struct vmc_vmfs *v, uint32_t addr_type);
 
+/* vmfs_clmap.c: the part of a cluster's header after the lock */
+uint32_t vmci_fs_cl_value(const struct fs_res *r, const uint8_t *md, uint32_t i);
+void vmci_fs_cl_put(const struct fs_res *r, uint8_t *md, uint32_t i, uint32_t value);
+bool vmci_fs_cl_is_free(const struct fs_res *r, const uint8_t *md, uint32_t i);
+/* The first free one from from on; total: none. */
+uint32_t vmci_fs_cl_first(const struct fs_res *r, const uint8_t *md, uint32_t from, uint32_t total);
+uint32_t vmci_fs_cl_free(const struct fs_res *r, const uint8_t *md);
+void vmci_fs_cl_counts(const struct fs_res *r, uint8_t *md, uint32_t free, uint32_t next);
+/* Map, free count and hint. */
+void vmci_fs_cl_mark(const struct fs_res *r, uint8_t *md, uint32_t first, uint32_t n,
+                     uint32_t total, bool free);
+/* A fresh header of VMFS6, everything free or used. */
+void vmci_fs_cl_init6(const struct fs_res *r, uint8_t *md, uint64_t number, uint32_t total,
+                      bool free);
+/* What is wrong with a header; NULL: nothing. */
+const char *vmci_fs_cl_fault(const struct fs_res *r, const uint8_t *md, uint64_t number,
+                             uint32_t total);
+
+/* vmfs_lfb.c: large file blocks of VMFS6 */
+int vmci_fs_lfb_state(struct vmc_vmfs *v, uint64_t n, uint32_t *state, struct vmc_error *err);
+/* Divide a free one into small blocks. usable: it is divided now. */
+int vmci_fs_lfb_convert(struct vmc_vmfs *v, uint64_t n, bool *usable, struct vmc_error *err);
+/* Divide one that is in use as a whole into small blocks in use. */
+int vmci_fs_lfb_split(struct vmc_vmfs *v, uint64_t n, struct vmc_error *err);
+int vmci_fs_lfb_alloc(struct vmc_vmfs *v, uint64_t *n, struct vmc_error *err);
+int vmci_fs_lfb_free(struct vmc_vmfs *v, uint64_t n, struct vmc_error *err);
+/* File blocks, free ones inside of large blocks included. */
+int vmci_fs_lfb_space(struct vmc_vmfs *v, struct vmc_vmfs_usage *out, struct vmc_error *err);
+
 /* vmfs_txn.c */
 int vmci_fs_txn_begin(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_txn_lock(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t span,
@@ -382,6 +421,8 @@ int vmci_fs_txn_inode(struct vmc_vmfs *v, struct fs_inode *ino, struct vmc_error
 int vmci_fs_txn_dirty(struct vmc_vmfs *v, struct fs_page *p, uint64_t lv, uint32_t bytes,
                       uint64_t owner, struct vmc_error *err);
 int vmci_fs_txn_revoke(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_error *err);
+/* Does the running transaction free what is at lv (sub-blocks, metadata)? */
+bool vmci_fs_txn_revoked(const struct vmc_vmfs *v, uint64_t lv);
 int vmci_fs_txn_commit(struct vmc_vmfs *v, struct vmc_error *err);
 void vmci_fs_txn_abort(struct vmc_vmfs *v);
 bool vmci_fs_txn_locked(const struct vmc_vmfs *v, uint64_t lv);
@@ -459,6 +500,11 @@ int vmci_fs_inode_free(struct fs_inode *ino, struct vmc_error *err);
 void vmci_fs_inodes_fini(struct vmc_vmfs *v);
 void vmci_fs_inodes_trim(struct vmc_vmfs *v);
 void vmci_fs_inode_stat(const struct fs_inode *ino, struct vmc_vmfs_stat *out);
+/* Where a file keeps addresses or, if it is small, its contents. */
+static inline uint32_t vmci_fs_fd_data(const struct fs_geometry *g)
+{
+    return g->fd_bytes - g->fd_md - g->fd_resident;
+}
 static inline uint32_t vmci_fs_md32(const struct fs_inode *ino, uint32_t off)
 {
     return vmci_ld_le32(ino->md + off);
@@ -490,6 +536,9 @@ int vmci_fs_map_lv(struct fs_inode *ino, uint64_t off, uint64_t *lv, uint64_t *b
 /* Free the blocks first .. end-1; at most limit of them, from the end; *left: new end. */
 int vmci_fs_map_free(struct fs_inode *ino, uint64_t first, uint64_t end, uint32_t limit,
                      uint64_t *left, struct vmc_error *err);
+/* Use a whole large block (VMFS6) for blk and the blocks after it; *got false: not possible here. */
+int vmci_fs_map_large(struct fs_inode *ino, uint64_t blk, uint64_t want, uint64_t *fb, bool *got,
+                      struct vmc_error *err);
 uint64_t vmci_fs_map_capacity(const struct fs_geometry *g, uint32_t zla, uint64_t block);
 
 /* vmfs_leaf.c: the same for I/O that takes no lock. */
@@ -559,6 +608,9 @@ int vmci_fs_dir_set(struct fs_inode *dir, uint64_t pos, const struct fs_inode *i
 int vmci_fs_dir_next(struct fs_inode *dir, uint64_t *cookie, struct fs_entry *out,
                      struct vmc_error *err);
 void vmci_fs_dir_forget(struct fs_inode *dir);
+/* Blocks for a directory of need bytes; length: of the directory from now on. */
+int vmci_fs_dir_extend(struct fs_inode *dir, uint64_t need, struct vmc_error *err);
+int vmci_fs_dir_set_length(struct fs_inode *dir, uint64_t len, struct vmc_error *err);
 /* "." and ".." of a new directory. */
 int vmci_fs_dir_init(struct fs_inode *dir, const struct fs_inode *parent, struct vmc_error *err);
 
@@ -576,6 +628,17 @@ int vmci_fs_create(struct vmc_vmfs *v, const char *path, const struct fs_new *wh
                    struct vmc_error *err);
 /* After an operation that ended with rc: give memory back; true: a deadlock was avoided, retry. */
 bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline);
+int vmci_fs_dir6_read(struct fs_inode *dir, uint64_t pos, struct fs_entry *e,
+                      struct vmc_error *err);
+int vmci_fs_dir6_add(struct fs_inode *dir, const char *name, size_t len,
+                     const struct fs_inode *ino, uint64_t *pos, struct vmc_error *err);
+int vmci_fs_dir6_remove(struct fs_inode *dir, const struct fs_entry *e, struct vmc_error *err);
+int vmci_fs_dir6_set(struct fs_inode *dir, uint64_t pos, uint32_t type, uint32_t fd, uint32_t gen,
+                     struct vmc_error *err);
+/* Does the hash table lead to an entry? Make it do so. */
+bool vmci_fs_dir6_hashed(struct fs_inode *dir, const struct fs_entry *e);
+int vmci_fs_dir6_rehash(struct fs_inode *dir, const struct fs_entry *e, struct vmc_error *err);
+int vmci_fs_dir6_init(struct fs_inode *dir, const struct fs_inode *parent, struct vmc_error *err);
 int vmci_fs_dir6_next(struct fs_inode *dir, uint64_t *cookie, struct fs_entry *out,
                       struct vmc_error *err);
 uint64_t vmci_fs_dir6_hash(const char *name, size_t len);

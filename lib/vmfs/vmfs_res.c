@@ -11,6 +11,7 @@ static const char *name_of(uint32_t type)
 {
     switch (type) {
     case LK_FBB:
+    case LK_LFB:
         return ".fbb.sf";
     case LK_SBC:
         return ".sbc.sf";
@@ -34,6 +35,8 @@ struct fs_res *vmci_fs_res_of(struct vmc_vmfs *v, uint32_t addr_type)
         return &v->pbc;
     case AD_FD:
         return &v->fdc;
+    case AD_LFB:
+        return &v->lfb;
     default:
         return &v->pb2;
     }
@@ -49,6 +52,8 @@ static uint32_t max_rpc(const struct vmc_vmfs *v, uint32_t addr_type)
     case AD_PB:
     case AD_PB2:
         return six ? 256 : 16;
+    case AD_LFB:
+        return 256;
     default:
         return CL_BITMAP_MAX;
     }
@@ -61,7 +66,8 @@ static int check_header(const struct vmc_vmfs *v, const struct fs_res *r, uint32
     uint32_t rs = r->addr_type == AD_FB   ? 0
                   : r->addr_type == AD_FD ? v->g.fd_bytes
                   : r->addr_type == AD_SB ? v->g.sb_bytes
-                                          : v->g.pb_bytes;
+                  : r->addr_type == AD_LFB ? v->g.ch_bytes
+                                           : v->g.pb_bytes;
 
     if (group_off != RF_HEADER || r->cpg == 0 || r->cpg > 4096 || gs % FS_PAGE != 0 ||
         (uint64_t)r->cpg * v->g.ch_bytes % FS_PAGE != 0)
@@ -95,6 +101,8 @@ int vmci_fs_res_open(struct vmc_vmfs *v, struct fs_res *r, struct fs_inode *ino,
         return rc;
     r->lock_type = lock_type;
     r->addr_type = addr_type;
+    r->six = v->g.version == 6;
+    r->bits = !r->six ? 1 : addr_type == AD_LFB ? 3 : addr_type == AD_FB ? 2 : 1;
     r->rpc = vmci_ld_le32(h + RF_RPC);
     r->cpg = vmci_ld_le32(h + RF_CPG);
     r->rs = vmci_ld_le32(h + RF_RS);
@@ -200,59 +208,46 @@ int vmci_fs_res_item_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32
 static int check_cluster(const struct fs_res *r, uint64_t c, uint64_t lv, const uint8_t *lk,
                          const uint8_t *md, struct vmc_error *err)
 {
-    uint32_t total = vmci_fs_res_total(r, c);
-
     if (vmci_ld_le32(lk + LK_TYPE) != r->lock_type || vmci_ld_le64(lk + LK_SELF) != lv)
         return vmci_error(err, VMC_EFORMAT, site,
                           "%s cluster %llu at volume offset 0x%llx: lock has type 0x%x, address "
                           "0x%llx",
                           r->name, (unsigned long long)c, (unsigned long long)lv,
                           vmci_ld_le32(lk + LK_TYPE), (unsigned long long)vmci_ld_le64(lk + LK_SELF));
-    if (vmci_ld_le32(md + CL_NUMBER) != c || vmci_ld_le32(md + CL_TOTAL) != total ||
-        vmci_ld_le32(md + CL_FREE) > total)
+    const char *fault = vmci_fs_cl_fault(r, md, c, vmci_fs_res_total(r, c));
+    if (fault != NULL)
         return vmci_error(err, VMC_EFORMAT, site,
-                          "%s cluster %llu at volume offset 0x%llx: number %u, %u resources, %u "
-                          "free; expected %u resources",
-                          r->name, (unsigned long long)c, (unsigned long long)lv,
-                          vmci_ld_le32(md + CL_NUMBER), vmci_ld_le32(md + CL_TOTAL),
-                          vmci_ld_le32(md + CL_FREE), total);
+                          "%s cluster %llu at volume offset 0x%llx: %s is wrong (expected %u "
+                          "resources)",
+                          r->name, (unsigned long long)c, (unsigned long long)lv, fault,
+                          vmci_fs_res_total(r, c));
     return VMC_OK;
 }
 
 int vmci_fs_res_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint64_t *lv,
                         uint8_t **md, struct fs_page **page, struct vmc_error *err)
 {
-    struct fs_page *p;
+    struct fs_page *p, *lock;
     int rc = vmci_fs_res_cluster_lv(v, r, c, lv, err);
 
-    if (rc != VMC_OK)
-        return rc;
-    if (v->g.version == 6) {
-        rc = vmci_fs_page_read(v, *lv + v->g.ch_md, FS_PAGE, 0, &p, err);
-        if (rc != VMC_OK)
-            return rc;
-        *md = p->data;
-        *page = p;
-        if (vmci_ld_le32(*md + CL6_MAGIC_OFF) != CL6_MAGIC)
-            return vmci_error(err, VMC_EFORMAT, site, "%s cluster %llu: signature is 0x%x", r->name,
-                              (unsigned long long)c, vmci_ld_le32(*md + CL6_MAGIC_OFF));
-        return VMC_OK;
-    }
     /* The lock first, then what it covers: see vmfs_lock.c. */
-    rc = vmci_fs_page_read(v, *lv, FS_SECTOR, 0, &p, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_page_read(v, *lv, FS_SECTOR, 0, &lock, err);
     if (rc == VMC_OK)
         rc = vmci_fs_page_read(v, *lv + v->g.ch_md, FS_SECTOR, 0, &p, err);
     if (rc != VMC_OK)
         return rc;
-    *md = vmci_fs_at(p, *lv) + v->g.ch_md;
+    *md = vmci_fs_at(p, *lv + v->g.ch_md);
     *page = p;
     return v->flags & VMC_VMFS_REPAIR ? VMC_OK
-                                      : check_cluster(r, c, *lv, vmci_fs_at(p, *lv), *md, err);
+                                      : check_cluster(r, c, *lv, vmci_fs_at(lock, *lv), *md, err);
 }
 
 int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usage *out,
                       struct vmc_error *err)
 {
+    if (r->child)
+        return vmci_fs_lfb_space(v, out, err);
     out->total = r->n;
     out->free = 0;
     for (uint32_t c = 0; c < r->clusters; c++) {
@@ -262,7 +257,7 @@ int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usag
         int rc = vmci_fs_res_cluster(v, r, c, &lv, &md, &p, err);
         if (rc != VMC_OK)
             return rc;
-        uint32_t n = v->g.version == 6 ? vmci_ld_le16(md + CL6_FREE) : vmci_ld_le32(md + CL_FREE);
+        uint32_t n = vmci_fs_cl_free(r, md);
         out->free += n;
         r->free[c] = (uint16_t)n;
         if (c % 64 == 63)
@@ -271,35 +266,7 @@ int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usag
     return VMC_OK;
 }
 
-/* ---- allocation (VMFS3, VMFS5; inside a transaction) ----------------------------------------- */
-
-static bool bit_free(const uint8_t *md, uint32_t i)
-{
-    return (md[CL_BITMAP + i / 8] >> (i % 8)) & 1;
-}
-
-static void set_bits(uint8_t *md, uint32_t first, uint32_t n, bool free)
-{
-    for (uint32_t i = first; i < first + n; i++) {
-        if (free)
-            md[CL_BITMAP + i / 8] |= (uint8_t)(1u << (i % 8));
-        else
-            md[CL_BITMAP + i / 8] &= (uint8_t)~(1u << (i % 8));
-    }
-}
-
-static uint32_t first_free(const uint8_t *md, uint32_t from, uint32_t total)
-{
-    for (uint32_t i = from; i < total; i++) {
-        if (i % 8 == 0 && md[CL_BITMAP + i / 8] == 0) {
-            i += 7;
-            continue;
-        }
-        if (bit_free(md, i))
-            return i;
-    }
-    return total;
-}
+/* ---- allocation (inside a transaction) -------------------------------------------------------- */
 
 /* Lock a cluster and bring its header up to date in the cache. */
 static int lock_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint64_t *lv,
@@ -312,7 +279,7 @@ static int lock_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint64
     if (rc == VMC_OK)
         rc = vmci_fs_res_cluster(v, r, c, lv, md, p, err);
     if (rc == VMC_OK)
-        r->free[c] = (uint16_t)vmci_ld_le32(*md + CL_FREE);
+        r->free[c] = (uint16_t)vmci_fs_cl_free(r, *md);
     return rc;
 }
 
@@ -320,81 +287,101 @@ static int update_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint
                           uint8_t *md, struct fs_page *p, uint32_t first, uint32_t n, bool free,
                           struct vmc_error *err)
 {
-    uint32_t total = vmci_fs_res_total(r, c);
-    uint32_t count = vmci_ld_le32(md + CL_FREE);
-
     int rc = vmci_fs_txn_dirty(v, p, lv + v->g.ch_md, FS_SECTOR, lv, err);
     if (rc != VMC_OK)
         return rc;
-    set_bits(md, first, n, free);
-    count = free ? count + n : count - n;
-    vmci_st_le32(md + CL_FREE, count);
-    uint32_t next = first_free(md, 0, total);
-    vmci_st_le32(md + CL_NEXT, next == total ? 0 : next);
-    r->free[c] = (uint16_t)count;
+    vmci_fs_cl_mark(r, md, first, n, vmci_fs_res_total(r, c), free);
+    r->free[c] = (uint16_t)vmci_fs_cl_free(r, md);
     return VMC_OK;
 }
 
 /* Longest run of free items, or the first that has want of them; 0: none. */
-static uint32_t find_run(const uint8_t *md, uint32_t total, uint32_t want, uint32_t *first)
+static uint32_t find_run(const struct fs_res *r, const uint8_t *md, uint32_t total, uint32_t want, uint32_t *first)
 {
     uint32_t best = 0;
 
-    for (uint32_t i = first_free(md, 0, total); i < total && best < want;) {
+    for (uint32_t i = vmci_fs_cl_first(r, md, 0, total); i < total && best < want;) {
         uint32_t n = 1;
-        while (i + n < total && n < want && bit_free(md, i + n))
+        while (i + n < total && n < want && vmci_fs_cl_is_free(r, md, i + n))
             n++;
         if (n > best) {
             best = n;
             *first = i;
         }
-        i = first_free(md, i + n, total);
+        i = vmci_fs_cl_first(r, md, i + n, total);
     }
     return best;
 }
 
+/* What is free in a cluster, without its lock. A large block that is whole is all free, or not at all. */
+static int peek(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, bool *whole, struct vmc_error *err)
+{
+    uint64_t lv;
+    uint8_t *md;
+    struct fs_page *p;
+    uint32_t state = MAP6_CONVERTED;
+    int rc = VMC_OK;
+
+    if (r->child)
+        rc = vmci_fs_lfb_state(v, c, &state, err);
+    *whole = state == MAP6_FREE;
+    if (rc == VMC_OK && state != MAP6_CONVERTED) {
+        r->free[c] = (uint16_t)(state == MAP6_FREE ? vmci_fs_res_total(r, c) : 0);
+    } else if (rc == VMC_OK && r->free[c] == FS_FREE_UNKNOWN) {
+        rc = vmci_fs_res_cluster(v, r, c, &lv, &md, &p, err);
+        if (rc == VMC_OK)
+            r->free[c] = (uint16_t)vmci_fs_cl_free(r, md);
+    }
+    return rc;
+}
+
 /*
  * Take a run out of cluster c. *got 0: nothing there. A cluster that another host is using right
- * now is passed over.
+ * now is passed over; divide: a whole large block may become small ones.
  */
 static int take_from(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t goal,
-                     uint32_t want, uint32_t *first, uint32_t *got, struct vmc_error *err)
+                     uint32_t want, bool divide, uint32_t *first, uint32_t *got,
+                     struct vmc_error *err)
 {
     uint64_t lv;
     uint8_t *md;
     struct fs_page *p;
     uint32_t n = 0, total = vmci_fs_res_total(r, c);
+    bool whole = false, usable = true;
+    int rc = VMC_OK;
 
     *got = 0;
-    if (r->free[c] == FS_FREE_UNKNOWN) {
-        /* Look before locking: a nearly full volume has many clusters to pass over. */
-        int rc = vmci_fs_res_cluster(v, r, c, &lv, &md, &p, err);
-        if (rc != VMC_OK)
-            return rc;
-        r->free[c] = (uint16_t)vmci_ld_le32(md + CL_FREE);
+    /* Look before locking: a nearly full volume has many clusters to pass over. */
+    if (r->free[c] == FS_FREE_UNKNOWN || (r->child && r->free[c] == total))
+        rc = peek(v, r, c, &whole, err);
+    if (rc != VMC_OK || r->free[c] == 0 || (whole && !divide))
+        return rc;
+    if (whole)
+        rc = vmci_fs_lfb_convert(v, c, &usable, err);
+    if (rc != VMC_OK || !usable) {
+        r->free[c] = FS_FREE_UNKNOWN;
+        return rc;
     }
-    if (r->free[c] == 0)
-        return VMC_OK;
-    int rc = lock_cluster(v, r, c, &lv, &md, &p, err);
+    rc = lock_cluster(v, r, c, &lv, &md, &p, err);
     if (rc != VMC_OK)
         return rc;
-    if (vmci_ld_le32(md + CL_FREE) == 0)
+    if (vmci_fs_cl_free(r, md) == 0)
         return VMC_OK;
-    if (goal < total && bit_free(md, goal)) {
+    if (goal < total && vmci_fs_cl_is_free(r, md, goal)) {
         *first = goal;
-        while (n < want && goal + n < total && bit_free(md, goal + n))
+        while (n < want && goal + n < total && vmci_fs_cl_is_free(r, md, goal + n))
             n++;
     } else {
-        n = find_run(md, total, want, first);
+        n = find_run(r, md, total, want, first);
     }
     if (n == 0)
         return vmci_error(err, VMC_EFORMAT, site,
                           "%s cluster %llu says %u resources are free, its bitmap has none", r->name,
-                          (unsigned long long)c, vmci_ld_le32(md + CL_FREE));
-    if (n > vmci_ld_le32(md + CL_FREE))
+                          (unsigned long long)c, vmci_fs_cl_free(r, md));
+    if (n > vmci_fs_cl_free(r, md))
         return vmci_error(err, VMC_EFORMAT, site,
                           "%s cluster %llu has more free bits than its count %u", r->name,
-                          (unsigned long long)c, vmci_ld_le32(md + CL_FREE));
+                          (unsigned long long)c, vmci_fs_cl_free(r, md));
     rc = update_cluster(v, r, c, lv, md, p, *first, n, false, err);
     *got = n;
     return rc;
@@ -403,9 +390,11 @@ static int take_from(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t 
 /* Make the next look at every cluster a look at the device. */
 static void forget_counts(struct vmc_vmfs *v, struct fs_res *r)
 {
+    if (r->child)
+        forget_counts(v, &v->lfb);
     for (uint32_t c = 0; c < r->clusters; c++) {
         uint64_t lv;
-        if (r->free[c] != 0 || vmci_fs_res_cluster_lv(v, r, c, &lv, NULL) != VMC_OK)
+        if ((r->free[c] != 0 && r->bits != 3) || vmci_fs_res_cluster_lv(v, r, c, &lv, NULL) != VMC_OK)
             continue;
         if (!vmci_fs_txn_locked(v, lv))
             vmci_fs_page_drop(v, lv, v->g.ch_bytes);
@@ -418,17 +407,27 @@ static int search(struct vmc_vmfs *v, struct fs_res *r, uint64_t goal_cluster, u
                   struct vmc_error *err)
 {
     uint64_t at = goal_cluster < r->clusters ? goal_cluster : r->next;
+    uint32_t need = r->child ? 32 : 1; /* sectors: large blocks may have to be divided */
     bool busy = false;
 
     *got = 0;
-    for (int pass = 0; pass < 2; pass++) {
+    /* Pass 0: what there is; 1: divide large blocks too; 2: look at the device again. */
+    for (int pass = 0; pass < 3; pass++) {
+        if (pass == 1 && !r->child)
+            continue;
+        /* Other hosts may have freed what we remember as full. */
+        if (pass == 2 && v->exclusive)
+            break;
+        if (pass == 2)
+            forget_counts(v, r);
         for (uint32_t i = 0; i < r->clusters; i++) {
             uint64_t c = at + i < r->clusters ? at + i : at + i - r->clusters;
-            uint32_t goal = i == 0 && goal_cluster < r->clusters ? goal_item : UINT32_MAX;
-            if (!vmci_fs_txn_room(v, 1, 1))
+            bool wanted = i == 0 && goal_cluster < r->clusters;
+            if (!vmci_fs_txn_room(v, need, 4))
                 return vmci_error(err, VMC_EAGAIN, site, "%s: the search spans too many clusters",
                                   r->name);
-            int rc = take_from(v, r, c, goal, want, first, got, err);
+            int rc = take_from(v, r, c, wanted ? goal_item : UINT32_MAX, want, pass > 0 || wanted,
+                               first, got, err);
             if (rc == VMC_EBUSY)
                 busy = true;
             else if (rc != VMC_OK)
@@ -439,14 +438,12 @@ static int search(struct vmc_vmfs *v, struct fs_res *r, uint64_t goal_cluster, u
                 return VMC_OK;
             }
         }
-        /* Other hosts may have freed what we remember as full. */
-        if (pass == 0 && !v->exclusive)
-            forget_counts(v, r);
     }
     if (busy)
         return vmci_error(err, VMC_EBUSY, site, "%s: every cluster with room is locked", r->name);
     return vmci_error(err, VMC_ENOSPC, site, "no free %s left (%s)",
                       r->addr_type == AD_FB   ? "file block"
+                      : r->addr_type == AD_LFB ? "large file block"
                       : r->addr_type == AD_FD ? "file descriptor"
                       : r->addr_type == AD_SB ? "sub-block"
                                               : "pointer block",
@@ -478,7 +475,7 @@ int vmci_fs_res_free(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t 
     if (rc != VMC_OK)
         return rc;
     for (uint32_t i = item; i < item + count; i++)
-        if (bit_free(md, i))
+        if (vmci_fs_cl_is_free(r, md, i))
             return vmci_error(err, VMC_EFORMAT, site,
                               "%s resource %llu/%u is freed but free already", r->name,
                               (unsigned long long)c, i);
@@ -521,7 +518,7 @@ int vmci_fs_fb_free(struct vmc_vmfs *v, uint64_t first, uint32_t count, struct v
 
 void vmci_fs_res_forget(struct vmc_vmfs *v)
 {
-    struct fs_res *res[] = {&v->fbb, &v->fdc, &v->pbc, &v->sbc, &v->pb2};
+    struct fs_res *res[] = {&v->fbb, &v->fdc, &v->pbc, &v->sbc, &v->pb2, &v->lfb};
 
     for (uint32_t i = 0; i < VMCI_ARRAY_SIZE(res); i++)
         if (res[i]->free != NULL)

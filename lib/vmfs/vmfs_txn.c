@@ -152,6 +152,14 @@ int vmci_fs_txn_revoke(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct v
     return VMC_OK;
 }
 
+bool vmci_fs_txn_revoked(const struct vmc_vmfs *v, uint64_t lv)
+{
+    for (uint32_t i = 0; i < v->txn.revokes; i++)
+        if (lv - v->txn.revoke[i].lv < v->txn.revoke[i].bytes)
+            return true;
+    return false;
+}
+
 void vmci_fs_txn_discard(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes)
 {
     struct fs_txn *t = &v->txn;

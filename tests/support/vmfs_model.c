@@ -47,6 +47,8 @@ void model_env_init(struct model_env *e, uint32_t disks, uint64_t bytes, uint32_
     e->disks = disks;
     e->hosts = hosts;
     e->version = version;
+    if (version == 6)
+        bytes += 350 * MIB; /* its journals alone take 257 */
     for (uint32_t i = 0; i < disks; i++) {
         test_disk_init(&e->disk[i], bytes);
         e->disk[i].can_discard = true;
@@ -59,6 +61,8 @@ void model_env_init(struct model_env *e, uint32_t disks, uint64_t bytes, uint32_
     struct vmc_vmfs_mkfs_config c = {.size = sizeof(c), .version = version,
                                      .block_bytes = block_mib << 20, .devs = bd, .dev_count = disks,
                                      .label = "model", .time_s = 1,
+                                     .experimental = version == 6,
+                                     .fds = version == 6 ? 2048 : 0,
                                      .pointer_blocks = 2000, .sub_blocks = 400};
     model_ok(e, vmc_vmfs_mkfs(&e->tp.pf, &c, &e->err));
 }
@@ -87,7 +91,7 @@ void model_mount(struct model_env *e, uint32_t h)
     }
     snprintf(name, sizeof(name), "host%u", h);
     struct vmc_vmfs_mount_config c = {.size = sizeof(c), .devs = host->bd, .dev_count = e->disks,
-                                      .host_name = name, .sleep_ns = sleep_ns, .sleep_ctx = e,
+                                      .flags = VMC_VMFS_EXPERIMENTAL, .host_name = name, .sleep_ns = sleep_ns, .sleep_ctx = e,
                                       .cache_bytes = 1 << 20};
     model_ok(e, vmc_vmfs_mount(&e->tp.pf, &c, &host->v, &e->err));
 }

@@ -42,7 +42,7 @@ static const struct argp_option options[] = {
     {"recursive", 'r', 0, 0, "rm: directories with what they hold", 0},
     {"parents", 'p', 0, 0, "mkdir: parents too, and no error if it exists", 0},
     {"repair", KEY_REPAIR, 0, 0, "fsck: put right what is wrong", 0},
-    {"experimental", KEY_EXPERIMENTAL, 0, 0, "mkfs: allow VMFS6, which is not fully known", 0},
+    {"experimental", KEY_EXPERIMENTAL, 0, 0, "Make and write to VMFS6, which is not fully known", 0},
     {"label", 'L', "TEXT", 0, "mkfs: name of the volume", 0},
     {"version", 'V', "3|5|6", 0, "mkfs: VMFS version (5)", 0},
     {"size", KEY_SIZE, "SIZE", 0, "mkfs: make files of this size first (each extent)", 0},

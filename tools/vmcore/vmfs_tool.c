@@ -192,7 +192,9 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
         struct vmc_vmfs_mount_config c = {.size = sizeof(c),
                                           .devs = t->bd,
                                           .dev_count = t->files,
-                                          .flags = flags | (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0),
+                                          .flags = flags |
+                                                   (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0) |
+                                                   (t->experimental ? VMC_VMFS_EXPERIMENTAL : 0),
                                           .host_name = host,
                                           .cache_bytes = 64u << 20};
         if (vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err) != VMC_OK)

@@ -91,8 +91,15 @@ static void vmfs3(void **state)
     cuts(3, setting("VMC_VMFS_CUTS", 1500) / 3);
 }
 
+static void vmfs6(void **state)
+{
+    (void)state;
+    cuts(6, setting("VMC_VMFS_CUTS", 1500) / 3);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(vmfs5), cmocka_unit_test(vmfs3)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(vmfs5), cmocka_unit_test(vmfs3),
+                                       cmocka_unit_test(vmfs6)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

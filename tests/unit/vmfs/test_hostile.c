@@ -16,10 +16,12 @@
 #define MIB (1ull << 20)
 #define LV  0x1100000ull
 
-static const struct area {
+struct area {
     const char *name;
     uint64_t offset, bytes;
-} areas[] = {
+};
+
+static const struct area areas5[] = {
     {"LVM header", 0x100000, 0x2a0},        {"extent table", 0x180200, 0x700},
     {"descriptor", LV + 0x200000, 0x120},   {"heartbeats", LV + 0x300000, 0x400},
     {"fdc header", LV + 0x400000, 0x20},    {"fdc cluster", LV + 0x410000, 0x254},
@@ -28,6 +30,25 @@ static const struct area {
     {"user FDs", LV + 0x424000, 0x1500},    {"root directory", LV + 0x500000, 0x700},
     {"fbb header", LV + 0x600000, 0x20},    {"fbb cluster", LV + 0x610000, 0x254},
     {"host records", LV, 0x400},            {"journal", LV + 0x210000, 0x800},
+    {NULL, 0, 0},
+};
+
+static const struct area areas6[] = {
+    {"LVM header", 0x100000, 0xd8},         {"volume table", 0x101000, 0x98},
+    {"descriptor", LV + 0x200000, 0x158},   {"heartbeats", LV + 0x300000, 0xa4},
+    {"fdc header", LV + 0x700000, 0x58},    {"fdc cluster lock", LV + 0x710000, 0x44},
+    {"fdc cluster", LV + 0x711000, 0xa0},   {"root FD", LV + 0x721000, 0x90},
+    {"root pointers", LV + 0x721600, 0x20}, {"fbb FD", LV + 0x723000, 0x90},
+    {"fbb pointers", LV + 0x723600, 0x10},  {"sbc FD", LV + 0x729000, 0x90},
+    {"user FD lock", LV + 0x732000, 0x44},  {"user FD", LV + 0x733000, 0x240},
+    {"user pointers", LV + 0x733600, 0x20}, {"user FD 2", LV + 0x735000, 0x240},
+    {"directory header", LV + 0x800000, 0x18},
+    {"dots", LV + 0x8003a8, 0x280},         {"directory map", LV + 0x810000, 0x60},
+    {"entries", LV + 0x811000, 0xa00},      {"fbb header", LV + 0x900000, 0x48},
+    {"fbb child header", LV + 0x901000, 0x58}, {"lfb cluster", LV + 0x911010, 0x80},
+    {"sfb cluster", LV + 0x921010, 0xf0},   {"host records", LV, 0x200},
+    {"mark", LV + 0x1ff000, 0x18},          {"journal", LV + 0x210000, 0x800},
+    {NULL, 0, 0},
 };
 
 /* Look at everything; every failure has to come with a text. */
@@ -66,7 +87,7 @@ static void walk(struct vmc_vmfs *v, const char *path, unsigned depth)
 
 static int try_mount(struct model_env *e, uint32_t flags, struct vmc_vmfs **v)
 {
-    struct vmc_vmfs_mount_config c = {.size = sizeof(c), .flags = flags | VMC_VMFS_EXCLUSIVE,
+    struct vmc_vmfs_mount_config c = {.size = sizeof(c), .flags = flags | VMC_VMFS_EXCLUSIVE | VMC_VMFS_EXPERIMENTAL,
                                       .devs = e->host[0].bd, .dev_count = 1};
     e->err.text[0] = '\0';
     int rc = vmc_vmfs_mount(&e->tp.pf, &c, v, &e->err);
@@ -142,16 +163,15 @@ static void one(struct model_env *e, uint64_t at, unsigned kind)
     }
 }
 
-static void every_field_changed(void **state)
+static void campaign(uint32_t version, const struct area *areas, unsigned step)
 {
-    (void)state;
     struct model_env e;
     struct model m;
-    uint64_t used = 40 * MIB;
-    const char *s = getenv("VMC_VMFS_HOSTILE_STEP");
-    unsigned step = s != NULL ? (unsigned)strtoul(s, NULL, 0) : 29, n = 0;
+    uint64_t used = (version == 6 ? 80 : 40) * MIB;
+    unsigned n = 0;
 
-    model_env_init(&e, 1, 300 * MIB, 5, 1, 1);
+    repaired_clean = tried = 0;
+    model_env_init(&e, 1, 300 * MIB, version, 1, 1);
     e.small = true;
     model_init(&m, 5);
     model_mount(&e, 0);
@@ -160,7 +180,7 @@ static void every_field_changed(void **state)
     model_unmount(&e, &m, 0);
     unsigned char *good = malloc(used);
     memcpy(good, e.disk[0].data, used);
-    for (unsigned a = 0; a < sizeof(areas) / sizeof(areas[0]); a++)
+    for (unsigned a = 0; areas[a].name != NULL; a++)
         for (uint64_t at = n++ % step; at < areas[a].bytes; at += step) {
             one(&e, areas[a].offset + at, (unsigned)(at / step) % 4);
             memcpy(e.disk[0].data, good, used);
@@ -172,8 +192,28 @@ static void every_field_changed(void **state)
     model_env_fini(&e);
 }
 
+static unsigned step(void)
+{
+    const char *s = getenv("VMC_VMFS_HOSTILE_STEP");
+
+    return s != NULL ? (unsigned)strtoul(s, NULL, 0) : 29;
+}
+
+static void every_field_changed(void **state)
+{
+    (void)state;
+    campaign(5, areas5, step());
+}
+
+static void every_field_of_vmfs6_changed(void **state)
+{
+    (void)state;
+    campaign(6, areas6, step());
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_field_changed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_field_changed),
+                                       cmocka_unit_test(every_field_of_vmfs6_changed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,6 +62,12 @@ static void vmfs5_two_extents(void **state)
     campaign(5, 1, 2, setting("VMC_VMFS_OPS", 60000) / 3);
 }
 
+static void vmfs6(void **state)
+{
+    (void)state;
+    campaign(6, 1, 1, setting("VMC_VMFS_OPS", 60000) / 3);
+}
+
 static void vmfs3(void **state)
 {
     (void)state;
@@ -76,7 +82,7 @@ static void map_follows_layouts(void **state)
     struct vmc_vmfs_file *f;
     char *buf = malloc(MIB), *want = malloc(MIB);
 
-    for (uint32_t version = 3; version <= 5; version += 2) {
+    for (uint32_t version = 3; version <= 6; version += version == 3 ? 2 : 1) {
         model_env_init(&e, 1, 300 * MIB, version, 1, 1);
         model_mount(&e, 0);
         model_ok(&e, vmc_vmfs_open(e.host[0].v, "/f", VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f,
@@ -108,6 +114,7 @@ int main(void)
         cmocka_unit_test(vmfs5_one_extent),
         cmocka_unit_test(vmfs5_two_extents),
         cmocka_unit_test(vmfs3),
+        cmocka_unit_test(vmfs6),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
