@@ -153,7 +153,8 @@ struct vmc_vmfs_stat {
     uint64_t tbz_blocks;  /**< allocated but still to be zeroed */
     uint32_t layout;      /**< zla: 1 blocks, 2 sub-blocks, 3 pointer blocks, 4304, 4305 resident */
     uint32_t generation;
-    uint64_t lv_offset; /**< of the file descriptor */
+    uint32_t large_blocks; /**< VMFS6: blocks of 512 MiB, counted in blocks as well */
+    uint64_t lv_offset;    /**< of the file descriptor */
 };
 
 struct vmc_vmfs_dirent {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Changing directories of VMFS6 (inside a transaction that has the directory). A name is an entry in
- * an entry block, and a location in the hash table: of the entry itself, or, where several names
+ * Changing directories of VMFS6 (inside a transaction that has the directory). A name is an entry
+ * in an entry block, and a location in the hash table: of the entry itself, or, where several names
  * share a slot of the table, of the first of a chain of link groups. New groups go to the front.
  */
 #include "vmfs/vmfs_priv.h"
@@ -18,7 +18,8 @@ enum { BT_NONE, BT_ENTRY, BT_LINK, BT_MAP };
 #define NIBBLE_ROOM   4u
 #define NIBBLE_UNUSED 8u
 
-/* ---- locations: type in bits 0..1, block in 2..23, slot in 24..31 --------------------------------- */
+/* ---- locations: type in bits 0..1, block in 2..23, slot in 24..31
+ * --------------------------------- */
 
 static uint32_t location(uint32_t type, uint64_t block, uint32_t slot)
 {
@@ -59,7 +60,8 @@ static int put32(struct fs_inode *dir, uint64_t off, uint32_t value, struct vmc_
     return vmci_fs_file_meta(dir, off, b, sizeof(b), true, err);
 }
 
-/* ---- blocks ---------------------------------------------------------------------------------------- */
+/* ---- blocks
+ * ---------------------------------------------------------------------------------------- */
 
 static int map_of(struct fs_inode *dir, uint32_t i, uint64_t *off, struct vmc_error *err)
 {
@@ -158,17 +160,17 @@ static int take_slot(struct fs_inode *dir, uint32_t type, uint64_t *block, uint3
     int rc = get32(dir, D6_MAPS, &maps, err);
 
     if (rc == VMC_OK && (maps == 0 || maps > MAPS_MAX))
-        rc = vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x has %u allocation maps", dir->addr,
-                        maps);
+        rc = vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x has %u allocation maps",
+                        dir->addr, maps);
     if (rc == VMC_OK)
         rc = find_block(dir, maps, type, block, err);
     if (rc != VMC_OK)
         return rc;
     if (*block != UINT64_MAX) {
         rc = vmci_fs_file_meta(dir, block_off(*block), b, sizeof(b), false, err);
-        if (rc == VMC_OK && (vmci_ld_le16(b + D6_B_TYPE) != type ||
-                             vmci_ld_le16(b + D6_B_SLOTS) != slots ||
-                             vmci_ld_le16(b + D6_B_FREE) == 0))
+        if (rc == VMC_OK &&
+            (vmci_ld_le16(b + D6_B_TYPE) != type || vmci_ld_le16(b + D6_B_SLOTS) != slots ||
+             vmci_ld_le16(b + D6_B_FREE) == 0))
             rc = vmci_error(err, VMC_EFORMAT, site,
                             "directory 0x%08x block %llu is not as its allocation map says",
                             dir->addr, (unsigned long long)*block);
@@ -190,7 +192,7 @@ static int take_slot(struct fs_inode *dir, uint32_t type, uint64_t *block, uint3
         return vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x block %llu: no free slot",
                           dir->addr, (unsigned long long)*block);
     uint32_t left = vmci_ld_le16(b + D6_B_FREE) - 1u;
-    b[D6_B_BITMAP + i / 8] &= (uint8_t)~(1u << i % 8);
+    b[D6_B_BITMAP + i / 8] &= (uint8_t) ~(1u << i % 8);
     vmci_st_le16(b + D6_B_FREE, (uint16_t)left);
     rc = vmci_fs_file_meta(dir, block_off(*block), b, sizeof(b), true, err);
     *slot = i;
@@ -206,16 +208,19 @@ static int give_slot(struct fs_inode *dir, uint32_t type, uint64_t block, uint32
     if (rc != VMC_OK)
         return rc;
     if (vmci_ld_le16(b + D6_B_TYPE) != type || slot >= vmci_ld_le16(b + D6_B_SLOTS) ||
-        slot >= 8 * (D6_BLOCK_HEADER - D6_B_BITMAP) || (b[D6_B_BITMAP + slot / 8] >> (slot % 8) & 1))
-        return vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x block %llu slot %u is not in use",
-                          dir->addr, (unsigned long long)block, slot);
+        slot >= 8 * (D6_BLOCK_HEADER - D6_B_BITMAP) ||
+        (b[D6_B_BITMAP + slot / 8] >> (slot % 8) & 1))
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "directory 0x%08x block %llu slot %u is not in use", dir->addr,
+                          (unsigned long long)block, slot);
     b[D6_B_BITMAP + slot / 8] |= (uint8_t)(1u << slot % 8);
     vmci_st_le16(b + D6_B_FREE, (uint16_t)(vmci_ld_le16(b + D6_B_FREE) + 1));
     rc = vmci_fs_file_meta(dir, block_off(block), b, sizeof(b), true, err);
     return rc == VMC_OK ? put_nibble(dir, block, type | NIBBLE_ROOM, err) : rc;
 }
 
-/* ---- the hash table -------------------------------------------------------------------------------- */
+/* ---- the hash table
+ * -------------------------------------------------------------------------------- */
 
 static uint64_t table_off(const struct fs_inode *dir, uint64_t hash)
 {
@@ -332,7 +337,8 @@ static int hash_remove(struct fs_inode *dir, uint64_t table, uint32_t loc, struc
         return dir->v->flags & VMC_VMFS_REPAIR
                    ? VMC_OK
                    : vmci_error(err, VMC_EFORMAT, site,
-                                "directory 0x%08x: its hash table does not have 0x%x", dir->addr, loc);
+                                "directory 0x%08x: its hash table does not have 0x%x", dir->addr,
+                                loc);
     return rc;
 }
 
@@ -366,7 +372,8 @@ int vmci_fs_dir6_rehash(struct fs_inode *dir, const struct fs_entry *e, struct v
     uint64_t table = table_off(dir, hash);
     int rc = get32(dir, table, &head, err);
 
-    /* A slot that leads to nowhere is emptied first; its other names follow when they are looked at. */
+    /* A slot that leads to nowhere is emptied first; its other names follow when they are looked
+     * at. */
     if (rc == VMC_OK && head != 0 && (head & 3) != BT_ENTRY &&
         group_read(dir, head, index_of(table), g, NULL) != VMC_OK)
         rc = put32(dir, table, 0, err);
@@ -378,10 +385,11 @@ int vmci_fs_dir6_rehash(struct fs_inode *dir, const struct fs_entry *e, struct v
     return rc == VMC_OK ? hash_add(dir, table, (uint32_t)hash >> 16, loc, err) : rc;
 }
 
-/* ---- names ----------------------------------------------------------------------------------------- */
+/* ---- names
+ * ----------------------------------------------------------------------------------------- */
 
-static void entry(uint8_t *b, uint64_t off, const struct fs_inode *ino, const char *name, size_t len,
-                  uint32_t hash)
+static void entry(uint8_t *b, uint64_t off, const struct fs_inode *ino, const char *name,
+                  size_t len, uint32_t hash)
 {
     memset(b, 0, D6_ENTRY);
     vmci_st_le32(b, vmci_fs_md32(ino, FD_TYPE));
@@ -404,8 +412,8 @@ static int count(struct fs_inode *dir, int32_t n, struct vmc_error *err)
     return vmci_fs_file_meta(dir, D6_ENTRIES, b, sizeof(b), true, err);
 }
 
-int vmci_fs_dir6_add(struct fs_inode *dir, const char *name, size_t len,
-                     const struct fs_inode *ino, uint64_t *pos, struct vmc_error *err)
+int vmci_fs_dir6_add(struct fs_inode *dir, const char *name, size_t len, const struct fs_inode *ino,
+                     uint64_t *pos, struct vmc_error *err)
 {
     uint64_t hash = vmci_fs_dir6_hash(name, len), block;
     uint32_t slot;
@@ -418,8 +426,8 @@ int vmci_fs_dir6_add(struct fs_inode *dir, const char *name, size_t len,
     entry(b, entry_off(*pos), ino, name, len, (uint32_t)hash);
     rc = vmci_fs_file_meta(dir, entry_off(*pos), b, sizeof(b), true, err);
     if (rc == VMC_OK)
-        rc = hash_add(dir, table_off(dir, hash), (uint32_t)hash >> 16, location(BT_ENTRY, block, slot),
-                      err);
+        rc = hash_add(dir, table_off(dir, hash), (uint32_t)hash >> 16,
+                      location(BT_ENTRY, block, slot), err);
     if (rc == VMC_OK)
         rc = count(dir, 1, err);
     return rc == VMC_OK ? vmci_fs_dir_set_length(dir, vmci_fs_md64(dir, FD_LENGTH), err) : rc;

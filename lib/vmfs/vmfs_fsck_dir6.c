@@ -37,7 +37,8 @@ static int set_free(struct fsck *f, struct fs_inode *dir, const void *arg, struc
 
     (void)f;
     vmci_st_le16(b, x->free);
-    return vmci_fs_file_meta(dir, D6_HEADER + x->block * BLOCK + D6_B_FREE, b, sizeof(b), true, err);
+    return vmci_fs_file_meta(dir, D6_HEADER + x->block * BLOCK + D6_B_FREE, b, sizeof(b), true,
+                             err);
 }
 
 /* The free count of the block that holds an entry. */
@@ -53,8 +54,9 @@ static int check_block(struct fsck *f, struct fs_inode *dir, uint64_t block, str
         x.free = (uint16_t)(x.free + (b[D6_B_BITMAP + i / 8] >> (i % 8) & 1));
     if (vmci_ld_le16(b + D6_B_FREE) == x.free)
         return VMC_OK;
-    vmci_fs_ck_report(f, f->cfg->repair, "directory 0x%08x block %llu: %u slots are free, it has %u",
-                      dir->addr, (unsigned long long)block, vmci_ld_le16(b + D6_B_FREE), x.free);
+    vmci_fs_ck_report(f, f->cfg->repair,
+                      "directory 0x%08x block %llu: %u slots are free, it has %u", dir->addr,
+                      (unsigned long long)block, vmci_ld_le16(b + D6_B_FREE), x.free);
     return f->cfg->repair ? vmci_fs_ck_fix(f, dir, set_free, &x, err) : VMC_OK;
 }
 

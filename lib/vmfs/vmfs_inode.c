@@ -372,6 +372,7 @@ void vmci_fs_inode_stat(const struct fs_inode *ino, struct vmc_vmfs_stat *out)
         .tbz_blocks = vmci_ld_le32(md + FD_TBZ),
         .layout = vmci_ld_le32(md + FD_ZLA),
         .generation = vmci_ld_le32(md + FD_GENERATION),
+        .large_blocks = ino->v->g.version == 6 ? vmci_ld_le32(md + FD_LFBS) : 0,
         .lv_offset = ino->lv,
     };
 }

@@ -178,7 +178,8 @@ static int check_image(const struct vmc_vmfs *v, uint64_t lv, uint32_t type, con
 
     if (v->flags & VMC_VMFS_REPAIR)
         return VMC_OK;
-    if (is == 0 && type == LK_FD) /* a file descriptor that was never used */
+    /* A file descriptor that was never used; a large block that was never divided. */
+    if (is == 0 && (type == LK_FD || (type == LK_FBB && v->g.version == 6)))
         return VMC_OK;
     if (is != type || vmci_ld_le64(lk + LK_SELF) != lv)
         return vmci_error(err, VMC_EFORMAT, site,

@@ -107,6 +107,27 @@ static int check_pe_table(struct vmc_vmfs *v, const struct fs_dev *d, const stru
     return VMC_OK;
 }
 
+/*
+ * A logical volume without a volume manager around it: a copy of one, or a volume inside of another
+ * partition scheme. It is only read.
+ */
+static bool bare_volume(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x)
+{
+    uint8_t buf[FS_PAGE];
+    uint64_t bytes = vmci_align_down(d->info.bytes, FS_MIB);
+
+    if (!v->ro || v->ndevs != 1 || bytes < 64 * FS_MIB ||
+        vmci_fs_dev_io(v->pf, &d->bd, VMC_BLOCK_READ, FS_DESC_LV, buf, FS_PAGE, NULL) != VMC_OK ||
+        (vmci_ld_le32(buf) != FS_MAGIC && vmci_ld_le32(buf) != FS_MAGIC_L))
+        return false;
+    d->lvm_major = 0;
+    d->part_off = 0;
+    d->part_bytes = d->lv_bytes = bytes;
+    *x = (struct extent){.num_pes = 1, .units = 1, .lv_bytes = bytes, .num_devs = 1};
+    memcpy(x->lvm_uuid.b, buf + FSD_LVM_UUID, 16);
+    return true;
+}
+
 static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
                        struct vmc_error *err)
 {
@@ -119,10 +140,18 @@ static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
         return vmci_error(err, VMC_EINVAL, site, "device sectors of %u bytes",
                           d->info.sector_bytes);
     rc = vmci_fs_find_partition(v->pf, &d->bd, &d->info, &d->part_off, &d->part_bytes, err);
+    if (rc == VMC_EFORMAT && bare_volume(v, d, x))
+        return VMC_OK;
     if (rc == VMC_OK)
         rc = read_header(v, d, x, err);
     if (rc == VMC_OK)
         rc = check_pe_table(v, d, x, err);
+    if (rc == VMC_EFORMAT && v->ro && d->lvm_major == 6 && x->units != 0) {
+        /* Its table is known from a few volumes only: the linear rule reads all of them. */
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "table of physical extents not used: %s",
+                 err != NULL ? err->text : "");
+        rc = VMC_OK;
+    }
     if (rc != VMC_OK)
         return rc;
     d->first_lv = x->first_pe * LVM_PE_BYTES;

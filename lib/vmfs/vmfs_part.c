@@ -12,6 +12,10 @@
 static const uint8_t vmfs_guid[16] = {0x2a, 0xe0, 0x31, 0xaa, 0x0f, 0x40, 0xdb, 0x11,
                                       0x95, 0x90, 0x00, 0x0c, 0x29, 0x11, 0xd1, 0xb8};
 
+/* The partition of a host's own system, which holds a local VMFS volume. */
+static const uint8_t osdata_guid[16] = {0x39, 0xea, 0xb2, 0x4e, 0x55, 0x78, 0x90, 0x47,
+                                        0xa7, 0x9e, 0xfa, 0xe4, 0x95, 0xe2, 0x1f, 0x8d};
+
 /* CRC-32 as GPT has it (reflected polynomial 0xEDB88320). */
 static uint32_t crc32(uint32_t crc, const uint8_t *p, size_t n)
 {
@@ -59,7 +63,7 @@ static int find_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *bd
             return VMC_ENOENT;
         const uint8_t *e = buf + (at - sector);
         uint64_t first = vmci_ld_le64(e + 32), last = vmci_ld_le64(e + 40);
-        if (memcmp(e, vmfs_guid, 16) != 0 || last < first || last >= info->bytes / lba_bytes)
+        if ((memcmp(e, vmfs_guid, 16) != 0 && memcmp(e, osdata_guid, 16) != 0) || last < first || last >= info->bytes / lba_bytes)
             continue;
         *off = first * lba_bytes;
         *bytes = (last - first + 1) * lba_bytes;

@@ -207,6 +207,8 @@ static struct json_object *stat_json(const char *name, const struct vmc_vmfs_sta
     json_object_object_add(o, "blocks", json_object_new_int64((int64_t)st->blocks));
     json_object_object_add(o, "tbz_blocks", json_object_new_int64((int64_t)st->tbz_blocks));
     json_object_object_add(o, "layout", json_object_new_int((int)st->layout));
+    if (st->large_blocks != 0)
+        json_object_object_add(o, "large_blocks", json_object_new_int64(st->large_blocks));
     json_object_object_add(o, "lv_offset", json_object_new_int64((int64_t)st->lv_offset));
     return o;
 }

@@ -123,6 +123,11 @@ static void four(void **state)
     (void)state;
     hosts(5, 4, setting("VMC_VMFS_HOST_OPS", 15000) / 3);
 }
+static void two_vmfs6(void **state)
+{
+    (void)state;
+    hosts(6, 2, setting("VMC_VMFS_HOST_OPS", 15000) / 6);
+}
 static void three_vmfs3(void **state)
 {
     (void)state;
@@ -302,7 +307,7 @@ int main(void)
         cmocka_unit_test(model_loses_a_host_that_reads),
         cmocka_unit_test(two),
         cmocka_unit_test(four),
-        cmocka_unit_test(three_vmfs3),
+        cmocka_unit_test(three_vmfs3), cmocka_unit_test(two_vmfs6),
         cmocka_unit_test(without_compare_write),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
