@@ -35,6 +35,7 @@ enum vmc_disk_format {
     VMC_DISK_SESPARSE, /**< redo log of 4 KiB grains; discard makes zeros */
     VMC_DISK_RDM,      /**< raw device mapping, virtual */
     VMC_DISK_RDM_PHYSICAL,
+    VMC_DISK_PACKED, /**< compressed, read only; the bottom of what vmc_disk_compress() makes */
 };
 
 /** What a file is opened for. */
@@ -149,6 +150,26 @@ VMC_API VMC_MUST_CHECK int vmc_disk_commit(const struct vmc_platform *pf,
 VMC_API VMC_MUST_CHECK int vmc_disk_revert(const struct vmc_platform *pf,
                                            const struct vmc_disk_files *files, const char *child,
                                            struct vmc_error *err);
+/**
+ * Compress a flat disk, or one that is compressed already, in place: NAME.vmdk becomes a redo log over
+ * NAME-cold.vmdk. Reads decompress; what is written stays plain until the next compression. The disk
+ * must not be in use and have no snapshots. Interrupted anywhere, the disk holds what it held.
+ */
+VMC_API VMC_MUST_CHECK int vmc_disk_compress(const struct vmc_platform *pf,
+                                             const struct vmc_disk_files *files, const char *name,
+                                             const struct vmc_disk_progress *progress,
+                                             struct vmc_error *err);
+/** Make a compressed disk a flat, thin one again. VMC_EINVAL when it is not compressed. */
+VMC_API VMC_MUST_CHECK int vmc_disk_expand(const struct vmc_platform *pf,
+                                           const struct vmc_disk_files *files, const char *name,
+                                           const struct vmc_disk_progress *progress,
+                                           struct vmc_error *err);
+/**
+ * Look at every table of redo logs and every grain of packed extents. *bad: how many are damaged (each
+ * is logged as a warning).
+ */
+VMC_API VMC_MUST_CHECK int vmc_disk_check(struct vmc_disk *d, uint64_t *bad,
+                                          const struct vmc_disk_progress *progress);
 /** A full copy of a chain, of the given kind; to may lie among other files. */
 VMC_API VMC_MUST_CHECK int vmc_disk_clone(const struct vmc_platform *pf,
                                           const struct vmc_disk_files *from_files, const char *from,

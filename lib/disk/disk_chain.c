@@ -95,6 +95,8 @@ int vmci_disk_read(struct vmc_disk *d, uint64_t off, uint8_t *dst, uint64_t byte
             memset(dst, 0, n);
         else if (vmci_disk_is_log(&d->layer[in].desc))
             rc = d->files.ops->read(d->files.ctx, d->layer[in].file, dst, n, at);
+        else if (d->layer[in].packed != NULL)
+            rc = vmci_disk_packed_read(d, &d->layer[in], off, dst, n);
         else
             rc = bottom_io(d, &d->layer[in], false, off, dst, n);
         if (rc != VMC_OK)
@@ -116,6 +118,8 @@ int vmci_disk_extent(struct vmc_disk *d, uint64_t off, uint64_t *at, uint64_t *b
     int rc = locate(d, off, &in, at, bytes);
     if (rc != VMC_OK || in == d->depth || vmci_disk_is_log(&d->layer[in].desc))
         return rc;
+    if (d->layer[in].packed != NULL)
+        return vmci_disk_packed_extent(d, &d->layer[in], off, at, bytes);
     *at = AT_ZERO + 1;
     if (d->files.ops->next_data == NULL || vmci_disk_is_rdm(&d->layer[in].desc))
         return VMC_OK;
@@ -412,6 +416,10 @@ static int open_bottom(struct vmc_disk *d, struct layer *l, bool write, struct v
 {
     if (vmci_disk_is_rdm(&l->desc))
         return open_raw(d, l, write, err);
+    if (l->desc.format == VMC_DISK_PACKED && write)
+        return vmci_error(err, VMC_EPERM, site, "%s is packed and cannot be written", l->name);
+    if (l->desc.format == VMC_DISK_PACKED)
+        return vmci_disk_packed_open(d, l, err);
     if (l->file_bytes < l->desc.sectors * SECTOR)
         return vmci_error(err, VMC_EFORMAT, site, "%s has %llu bytes, %llu sectors are described",
                           l->desc.extent, (unsigned long long)l->file_bytes,
@@ -470,6 +478,7 @@ static int close_layer(struct vmc_disk *d, struct layer *l, bool written)
             rc = d->files.ops->resize(d->files.ctx, l->file, l->next);
         vmci_disk_log_close(d, l);
     }
+    vmci_disk_packed_close(d, l);
     if (l->raw != NULL)
         d->files.ops->raw_close(d->files.ctx, l->raw);
     int rc2 = d->files.ops->close(d->files.ctx, l->file);

@@ -211,6 +211,20 @@ int vmci_disk_log_zero(struct vmc_disk *d, struct layer *l, uint64_t off)
     return vmci_disk_log_set(d, l, off, AT_ZERO, l->grain);
 }
 
+int vmci_disk_log_check(struct vmc_disk *d, struct layer *l, uint64_t *bad)
+{
+    for (uint32_t t = 0; t < l->tables; t++) {
+        if (l->dir[t] == 0 && l->table[t] == NULL)
+            continue;
+        int rc = load(d, l, t);
+        if (rc == VMC_EFORMAT)
+            (*bad)++;
+        else if (rc != VMC_OK)
+            return rc;
+    }
+    return VMC_OK;
+}
+
 /* ---- durability --------------------------------------------------------------------------------
  */
 

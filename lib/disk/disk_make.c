@@ -82,8 +82,8 @@ int vmc_disk_map_raw(const struct vmc_platform *pf, const struct vmc_disk_files 
 /* ---- snapshots ---------------------------------------------------------------------------------
  */
 
-static int make_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                    const char *extent, const struct descriptor *d, struct vmc_error *err)
+int vmci_disk_make_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                       const char *extent, const struct descriptor *d, struct vmc_error *err)
 {
     void *file;
     int rc = files->ops->create(files->ctx, extent, &file, err);
@@ -127,7 +127,7 @@ int vmc_disk_snapshot(const struct vmc_platform *pf, const struct vmc_disk_files
     rc = vmci_disk_extent_name(child, c.format == VMC_DISK_COWD ? "-delta" : "-sesparse", c.extent,
                                err);
     if (rc == VMC_OK)
-        rc = make_log(pf, files, c.extent, &c, err);
+        rc = vmci_disk_make_log(pf, files, c.extent, &c, err);
     if (rc != VMC_OK)
         return rc;
     rc = vmci_disk_desc_write(pf, files, child, &c, false, err);
@@ -161,7 +161,7 @@ static int empty_log(const struct vmc_platform *pf, const struct vmc_disk_files 
         return rc;
     vmci_snprintf(temp, sizeof(temp), "%s.new", d->extent);
     (void)files->ops->remove(files->ctx, temp, NULL); /* left by a crash */
-    rc = make_log(pf, files, temp, d, err);
+    rc = vmci_disk_make_log(pf, files, temp, d, err);
     return rc == VMC_OK ? files->ops->rename(files->ctx, temp, d->extent, err) : rc;
 }
 
@@ -209,6 +209,27 @@ static int copy(struct vmc_disk *from, struct vmc_disk *to, bool fresh,
     }
     vmci_free_aligned(from->pf, buf, COPY_BYTES, 4096);
     return rc;
+}
+
+int vmci_disk_copy_out(struct vmc_disk *from, void *file, const struct vmc_disk_progress *progress)
+{
+    uint8_t *buf = vmci_alloc_aligned(from->pf, COPY_BYTES, 4096);
+    int rc = buf == NULL ? VMC_ENOMEM : VMC_OK;
+
+    for (uint64_t off = 0; off < from->bytes && rc == VMC_OK;) {
+        uint64_t at, n;
+        rc = vmci_disk_extent(from, off, &at, &n);
+        if (rc == VMC_OK && at > AT_ZERO) {
+            n = VMCI_MIN(n, COPY_BYTES - off % COPY_BYTES);
+            rc = vmci_disk_read(from, off, buf, n);
+            if (rc == VMC_OK && !all_zero(buf, n))
+                rc = from->files.ops->write(from->files.ctx, file, buf, n, off);
+        }
+        off += n;
+        tell(progress, off, from->bytes);
+    }
+    vmci_free_aligned(from->pf, buf, COPY_BYTES, 4096);
+    return rc == VMC_OK ? from->files.ops->flush(from->files.ctx, file) : rc;
 }
 
 int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *files,
@@ -287,7 +308,9 @@ int vmc_disk_grow(const struct vmc_platform *pf, const struct vmc_disk_files *fi
 
     if (rc == VMC_OK && d.format != VMC_DISK_FLAT)
         rc = vmci_error(err, VMC_EINVAL, site, "%s is %s and cannot grow", name,
-                        vmci_disk_is_log(&d) ? "a snapshot" : "a mapping");
+                        vmci_disk_is_log(&d)           ? "a snapshot"
+                        : d.format == VMC_DISK_PACKED ? "packed"
+                                                       : "a mapping");
     if (rc == VMC_OK && (bytes % SECTOR != 0 || bytes > 1ull << 46 || bytes < d.sectors * SECTOR))
         rc = vmci_error(err, VMC_EINVAL, site, "%s has %llu bytes and cannot get %llu", name,
                         (unsigned long long)d.sectors * SECTOR, (unsigned long long)bytes);
@@ -319,7 +342,7 @@ int vmc_disk_grow(const struct vmc_platform *pf, const struct vmc_disk_files *fi
 int vmc_disk_remove(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                     const char *name, struct vmc_error *err)
 {
-    struct descriptor d;
+    struct descriptor d, cold;
     int rc = vmci_disk_desc_read(pf, files, name, &d, err);
 
     if (rc == VMC_OK)
@@ -328,5 +351,16 @@ int vmc_disk_remove(const struct vmc_platform *pf, const struct vmc_disk_files *
         rc = files->ops->remove(files->ctx, d.extent, err);
     if (rc == VMC_ENOENT) /* interrupted before */
         rc = VMC_OK;
-    return rc == VMC_OK ? files->ops->remove(files->ctx, name, err) : rc;
+    if (rc == VMC_OK)
+        rc = files->ops->remove(files->ctx, name, err);
+    /* The cold part of a compressed disk has no other use. */
+    if (rc == VMC_OK && vmci_disk_is_log(&d) &&
+        vmci_disk_desc_read(pf, files, d.parent, &cold, NULL) == VMC_OK &&
+        cold.format == VMC_DISK_PACKED &&
+        vmci_disk_no_children(pf, files, d.parent, NULL, NULL) == VMC_OK) {
+        rc = files->ops->remove(files->ctx, cold.extent, err);
+        if (rc == VMC_OK)
+            rc = files->ops->remove(files->ctx, d.parent, err);
+    }
+    return rc;
 }

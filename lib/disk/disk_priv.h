@@ -29,6 +29,7 @@ struct descriptor {
 };
 
 struct layer;
+struct packed;
 
 /* What tells the formats of redo logs apart. */
 struct log_ops {
@@ -63,6 +64,7 @@ struct layer {
     uint64_t grain;  /* bytes */
     uint64_t next;   /* where the next grain (COWD: or table) goes, bytes */
     uint64_t dir_at; /* the directory in the file */
+    struct packed *packed; /* of packed extents */
     uint64_t tables_at, grains_at, free_table, volatile_at, sequence; /* SE-sparse */
 };
 
@@ -132,6 +134,30 @@ int vmci_disk_log_set(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_
 /* The grain at off is all zeros. */
 int vmci_disk_log_zero(struct vmc_disk *d, struct layer *l, uint64_t off);
 int vmci_disk_log_flush(struct vmc_disk *d, struct layer *l);
+
+/* Read every table; *bad counts those that are not valid. */
+int vmci_disk_log_check(struct vmc_disk *d, struct layer *l, uint64_t *bad);
+
+/* disk_packed.c: compressed extents, read only */
+int vmci_disk_packed_open(struct vmc_disk *d, struct layer *l, struct vmc_error *err);
+void vmci_disk_packed_close(struct vmc_disk *d, struct layer *l);
+int vmci_disk_packed_read(struct vmc_disk *d, struct layer *l, uint64_t off, uint8_t *dst,
+                          uint64_t bytes);
+/* AT_ZERO, or more for data, and for how long at most. */
+int vmci_disk_packed_extent(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t *at,
+                            uint64_t *bytes);
+int vmci_disk_packed_check(struct vmc_disk *d, struct layer *l, uint64_t *bad,
+                           const struct vmc_disk_progress *progress);
+/* A packed extent with what a disk holds. */
+int vmci_disk_packed_make(struct vmc_disk *from, const struct vmc_disk_files *files,
+                          const char *extent, const struct vmc_disk_progress *progress,
+                          struct vmc_error *err);
+
+/* disk_make.c */
+int vmci_disk_make_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                       const char *extent, const struct descriptor *d, struct vmc_error *err);
+/* What a disk holds into a file of zeros; made durable. */
+int vmci_disk_copy_out(struct vmc_disk *from, void *file, const struct vmc_disk_progress *progress);
 
 /* vmdk_cowd.c, vmdk_sesparse.c */
 extern const struct log_ops vmci_disk_cowd;

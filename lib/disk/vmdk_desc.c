@@ -75,6 +75,8 @@ static const struct {
     {"FLAT ", "monolithicFlat", VMC_DISK_FLAT},
     {"VMFSSPARSE ", "vmfsSparse", VMC_DISK_COWD},
     {"SESPARSE ", "seSparse", VMC_DISK_SESPARSE},
+    /* Ours: a word that others do not know, so that they refuse it instead of reading nonsense. */
+    {"VMCPACKED ", "vmcorePacked", VMC_DISK_PACKED},
     {"VMFSRDM ", "vmfsRawDeviceMap", VMC_DISK_RDM},
     {"VMFSRDM ", "vmfsPassthroughRawDeviceMap", VMC_DISK_RDM_PHYSICAL},
     {"VMFSRDMP ", "vmfsPassthroughRawDeviceMap", VMC_DISK_RDM_PHYSICAL},

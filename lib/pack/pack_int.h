@@ -30,6 +30,9 @@ struct vmci_packer;
 /* level: zstd's, -7 to 19. VMC_ENOMEM, VMC_EINVAL. */
 int vmci_packer_create(const struct vmc_platform *pf, int level, struct vmci_packer **out,
                        struct vmc_error *err);
+/* The same for blocks of any size up to bytes (vmci_pack_block()). */
+int vmci_packer_create_for(const struct vmc_platform *pf, int level, size_t bytes,
+                           struct vmci_packer **out, struct vmc_error *err);
 void vmci_packer_destroy(struct vmci_packer *p);
 size_t vmci_packer_bytes(const struct vmci_packer *p);
 
@@ -38,6 +41,9 @@ size_t vmci_packer_bytes(const struct vmci_packer *p);
  * not fit in cap (at most VMCI_PACK_MAX) bytes.
  */
 size_t vmci_pack(struct vmci_packer *p, const void *page, const void *ref, void *dst, size_t cap);
+
+/* Compress bytes of any number up to what the packer is for. 0: it does not fit in cap. */
+size_t vmci_pack_block(struct vmci_packer *p, const void *src, size_t bytes, void *dst, size_t cap);
 
 /* A decompressor only: small. One thread at a time. */
 struct vmci_unpacker;
@@ -48,5 +54,7 @@ size_t vmci_unpacker_bytes(const struct vmci_unpacker *u);
 /* VMC_OK, or VMC_EFORMAT when src is not exactly one page compressed against ref. */
 int vmci_unpack(struct vmci_unpacker *u, const void *src, size_t bytes, const void *ref,
                 void *page);
+/* VMC_OK, or VMC_EFORMAT when src is not exactly bytes, compressed by vmci_pack_block(). */
+int vmci_unpack_block(struct vmci_unpacker *u, const void *src, size_t n, void *dst, size_t bytes);
 
 #endif

@@ -33,12 +33,6 @@ struct vmci_unpacker {
 _Static_assert(sizeof(struct vmci_packer) <= HEAD && sizeof(struct vmci_unpacker) <= HEAD,
                "the context starts behind the head");
 
-/* Small tables that suit a page behind a page of prefix. */
-static ZSTD_compressionParameters params_of(int level)
-{
-    return ZSTD_getCParams(level, VMC_PAGE_SIZE, VMC_PAGE_SIZE);
-}
-
 static bool set(ZSTD_CCtx *c, ZSTD_cParameter what, int value)
 {
     return !ZSTD_isError(ZSTD_CCtx_setParameter(c, what, value));
@@ -58,14 +52,11 @@ static bool configure(ZSTD_CCtx *c, int level, const ZSTD_compressionParameters 
            set(c, ZSTD_c_strategy, (int)p->strategy);
 }
 
-int vmci_packer_create(const struct vmc_platform *pf, int level, struct vmci_packer **out,
-                       struct vmc_error *err)
+static int create(const struct vmc_platform *pf, int level, ZSTD_compressionParameters p,
+                  struct vmci_packer **out, struct vmc_error *err)
 {
     if (level < -7 || level > 19 || level == 0)
         return vmci_error(err, VMC_EINVAL, SITE, "compression level %d is not -7 to 19", level);
-    ZSTD_compressionParameters p = params_of(level);
-    if (p.windowLog < 13) /* a page and the prefix before it */
-        p.windowLog = 13;
     size_t need = ZSTD_estimateCCtxSize_usingCParams(p);
     if (ZSTD_isError(need))
         return vmci_error(err, VMC_EINTERNAL, SITE, "no size for level %d: %s", level,
@@ -81,6 +72,23 @@ int vmci_packer_create(const struct vmc_platform *pf, int level, struct vmci_pac
     }
     *out = k;
     return VMC_OK;
+}
+
+int vmci_packer_create(const struct vmc_platform *pf, int level, struct vmci_packer **out,
+                       struct vmc_error *err)
+{
+    /* Small tables that suit a page behind a page of prefix. */
+    ZSTD_compressionParameters p = ZSTD_getCParams(level, VMC_PAGE_SIZE, VMC_PAGE_SIZE);
+
+    if (p.windowLog < 13) /* a page and the prefix before it */
+        p.windowLog = 13;
+    return create(pf, level, p, out, err);
+}
+
+int vmci_packer_create_for(const struct vmc_platform *pf, int level, size_t bytes,
+                           struct vmci_packer **out, struct vmc_error *err)
+{
+    return create(pf, level, ZSTD_getCParams(level, bytes, 0), out, err);
 }
 
 void vmci_packer_destroy(struct vmci_packer *p)
@@ -100,6 +108,13 @@ size_t vmci_pack(struct vmci_packer *p, const void *page, const void *ref, void 
     if (ref != NULL && ZSTD_isError(ZSTD_CCtx_refPrefix(p->cctx, ref, VMC_PAGE_SIZE)))
         return 0;
     size_t n = ZSTD_compress2(p->cctx, dst, VMCI_MIN(cap, VMCI_PACK_MAX), page, VMC_PAGE_SIZE);
+    return ZSTD_isError(n) ? 0 : n;
+}
+
+size_t vmci_pack_block(struct vmci_packer *p, const void *src, size_t bytes, void *dst, size_t cap)
+{
+    (void)ZSTD_CCtx_reset(p->cctx, ZSTD_reset_session_only); /* cannot fail between frames */
+    size_t n = ZSTD_compress2(p->cctx, dst, cap, src, bytes);
     return ZSTD_isError(n) ? 0 : n;
 }
 
@@ -153,4 +168,9 @@ int vmci_unpack(struct vmci_unpacker *u, const void *src, size_t bytes, const vo
         n = ZSTD_decompressDCtx(u->dctx, page, VMC_PAGE_SIZE, src, bytes);
     }
     return n == VMC_PAGE_SIZE ? VMC_OK : VMC_EFORMAT;
+}
+
+int vmci_unpack_block(struct vmci_unpacker *u, const void *src, size_t n, void *dst, size_t bytes)
+{
+    return ZSTD_decompressDCtx(u->dctx, dst, bytes, src, n) == bytes ? VMC_OK : VMC_EFORMAT;
 }

@@ -121,6 +121,52 @@ int disk_grow(struct disk_cmd *c)
     return done(c, &p, vmc_disk_grow(&c->vt.pf, &p.files, p.name, bytes, &c->vt.err));
 }
 
+static int repack(struct disk_cmd *c,
+                  int (*fn)(const struct vmc_platform *, const struct vmc_disk_files *, const char *,
+                            const struct vmc_disk_progress *, struct vmc_error *))
+{
+    struct vmc_disk_progress progress = {.report = report, .ctx = c};
+    struct disk_place p;
+    int rc = open_place(c, &p, 0);
+
+    if (rc != 0)
+        return rc;
+    c->since = vt_now();
+    return done(c, &p, fn(&c->vt.pf, &p.files, p.name, &progress, &c->vt.err));
+}
+
+int disk_compress(struct disk_cmd *c)
+{
+    return repack(c, vmc_disk_compress);
+}
+
+int disk_expand(struct disk_cmd *c)
+{
+    return repack(c, vmc_disk_expand);
+}
+
+int disk_check(struct disk_cmd *c)
+{
+    struct vmc_disk_progress progress = {.report = report, .ctx = c};
+    struct disk_place p;
+    struct vmc_disk *d;
+    uint64_t bad = 0;
+    int rc = open_place(c, &p, 0);
+
+    if (rc != 0)
+        return rc;
+    c->since = vt_now();
+    rc = vmc_disk_open(&c->vt.pf, &p.files, p.name, false, &d, &c->vt.err);
+    if (rc != VMC_OK)
+        return done(c, &p, rc);
+    rc = vmc_disk_check(d, &bad, &progress);
+    int rc2 = vmc_disk_close(d);
+    rc = done(c, &p, rc != VMC_OK ? rc : rc2);
+    if (rc == 0)
+        printf("%s: %llu damaged\n", c->vt.arg[0], (unsigned long long)bad);
+    return rc == 0 && bad != 0 ? EXIT_ERROR : rc;
+}
+
 int disk_rm(struct disk_cmd *c)
 {
     struct disk_place p;
@@ -153,7 +199,8 @@ int disk_rdm(struct disk_cmd *c)
 
 static const char *format_name(uint32_t format)
 {
-    static const char *const names[] = {"", "flat", "cowd", "sesparse", "rdm", "rdm-physical"};
+    static const char *const names[] = {"", "flat", "cowd", "sesparse", "rdm", "rdm-physical",
+                                        "packed"};
 
     return format < sizeof(names) / sizeof(names[0]) ? names[format] : "?";
 }
