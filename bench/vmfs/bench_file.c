@@ -95,14 +95,14 @@ static double run(struct vmc_blockdev bd, unsigned depth, double seconds)
         for (unsigned i = 0; i < depth; i++) {
             while (!io[i].done)
                 bd.ops->poll(bd.ctx);
+            t = now();
+            if (lats < lat_max)
+                lat[lats++] = t - io[i].start;
             if (io[i].req.status != VMC_OK) {
                 fprintf(stderr, "read: %s\n", vmc_strerror(io[i].req.status));
                 exit(1);
             }
         }
-        t = now();
-        for (unsigned i = 0; i < depth && lats < lat_max; i++)
-            lat[lats++] = t - io[i].start;
         n += depth;
     }
     return (double)n / (cpu() - used);
@@ -111,26 +111,26 @@ static double run(struct vmc_blockdev bd, unsigned depth, double seconds)
 struct row {
     const char *name;
     struct vmc_blockdev bd;
-    double iops[ROUNDS];
+    double iops[ROUNDS], p50[ROUNDS], p99[ROUNDS];
 };
 
 static void measure(struct row *rows, unsigned count, unsigned depth, double seconds)
 {
-    double p50[8] = {0}, p99[8] = {0};
-
-    /* Rounds take turns: what disturbs one disturbs its neighbours too. */
+    /* Rounds take turns: what disturbs one disturbs its neighbours too. Medians of the rounds. */
     for (unsigned r = 0; r < ROUNDS; r++)
         for (unsigned k = 0; k < count; k++) {
             lats = 0;
             rows[k].iops[r] = run(rows[k].bd, depth, seconds / ROUNDS);
             qsort(lat, lats, sizeof(*lat), by_value);
-            p50[k] += lat[lats / 2] * 1e6 / ROUNDS;
-            p99[k] += lat[lats * 99 / 100] * 1e6 / ROUNDS;
+            rows[k].p50[r] = lat[lats / 2] * 1e6;
+            rows[k].p99[r] = lat[lats * 99 / 100] * 1e6;
         }
     for (unsigned k = 0; k < count; k++) {
         qsort(rows[k].iops, ROUNDS, sizeof(double), by_value);
+        qsort(rows[k].p50, ROUNDS, sizeof(double), by_value);
+        qsort(rows[k].p99, ROUNDS, sizeof(double), by_value);
         printf("%-12s %3u %10.0f %8.2f %8.2f\n", rows[k].name, depth, rows[k].iops[ROUNDS / 2],
-               p50[k], p99[k]);
+               rows[k].p50[ROUNDS / 2], rows[k].p99[ROUNDS / 2]);
     }
 }
 

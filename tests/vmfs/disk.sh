@@ -99,6 +99,50 @@ for log in cowd sesparse; do
     echo "ok: qemu-img reads $log"
 done
 
+# Compressed: the same contents in less space; what is written comes back plain; foreign readers refuse.
+python3 - <<'PY'
+import random
+r = random.Random(9)
+words = [r.randbytes(6).hex().encode() for _ in range(2000)]
+with open("text.raw", "wb") as f:
+    while f.tell() < 12 << 20:
+        f.write(b" ".join(r.choice(words) for _ in range(5000)))
+    f.truncate(12 << 20)
+    f.write(r.randbytes(3 << 20))
+    f.truncate(40 << 20)
+PY
+"$vmcore" disk import -q text.raw vmfs:vol:/a/cold.vmdk
+before=$(used)
+"$vmcore" disk compress -q vmfs:vol:/a/cold.vmdk
+[ "$(used)" -lt $((before - 3)) ] || fail "compressed: $(used) blocks, plain: $before"
+"$vmcore" disk info vmfs:vol:/a/cold.vmdk | grep -q packed || fail "no packed extent"
+overwrite vmfs:vol:/a/cold.vmdk text.raw
+"$vmcore" disk check -q vmfs:vol:/a/cold.vmdk | grep -q ': 0 damaged'
+cp text.raw text2.raw
+head -c 300000 /dev/urandom | dd of=text2.raw bs=4096 seek=777 conv=notrunc status=none
+dd if=/dev/zero of=text2.raw bs=64K seek=40 count=3 conv=notrunc status=none
+"$vmcore" disk write -q text2.raw vmfs:vol:/a/cold.vmdk
+overwrite vmfs:vol:/a/cold.vmdk text2.raw
+"$vmcore" disk compress -q vmfs:vol:/a/cold.vmdk
+overwrite vmfs:vol:/a/cold.vmdk text2.raw
+"$vmcore" disk expand -q vmfs:vol:/a/cold.vmdk
+overwrite vmfs:vol:/a/cold.vmdk text2.raw
+[ "$("$vmcore" vmfs ls vol /a | grep -c cold)" = 2 ] || fail "files are left over"
+refused 'not compressed' "$vmcore" disk expand vmfs:vol:/a/cold.vmdk
+"$vmcore" disk rm vmfs:vol:/a/cold.vmdk
+# Damage is found, and read as an error, not as contents.
+"$vmcore" disk import -q text.raw folder/cold.vmdk
+"$vmcore" disk compress -q folder/cold.vmdk
+refused 'nsupported\|nknown\|vmcorePacked' qemu-img info -f vmdk folder/cold-cold.vmdk
+"$vmcore" disk check -q folder/cold.vmdk | grep -q ': 0 damaged'
+printf 'XX' | dd of=folder/cold-cold-packed.vmdk bs=1 seek=300000 conv=notrunc status=none
+"$vmcore" disk check -q folder/cold.vmdk >out 2>&1 && fail "damage was not found"
+grep -q ': 1 damaged' out || { cat out; fail "damage"; }
+refused 'malformed\|damaged' "$vmcore" disk export -q -f folder/cold.vmdk now
+"$vmcore" disk rm folder/cold.vmdk
+[ -z "$(ls folder | grep cold)" ] || fail "files of a removed disk are left over"
+echo "ok: compressed disks"
+
 # A raw device mapping: the disk is the device, the mapping on the volume is what is locked.
 truncate -s 16M device
 "$vmcore" disk rdm vmfs:vol:/a/b/raw.vmdk device

@@ -307,7 +307,7 @@ static const struct fuse_operations operations = {
 int vt_mount_fuse(struct vt *t)
 {
     struct vmc_vmfs_info i;
-    int rc = vt_mount(t, t->arg[0], t->version == 6 ? VMC_VMFS_RDONLY : 0);
+    int rc = vt_mount(t, t->arg[0], t->version == 6 && !t->experimental ? VMC_VMFS_RDONLY : 0);
 
     if (rc != 0)
         return rc;
