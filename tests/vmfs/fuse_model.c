@@ -38,7 +38,7 @@ static struct file files[FILES];
 static uint64_t state, step;
 static bool dry; /* only the model */
 
-static void fail(const char *fmt, ...)
+static void __attribute__((format(printf, 1, 2))) fail(const char *fmt, ...)
 {
     va_list ap;
 
