@@ -38,6 +38,8 @@ endif()
 
 install(FILES ${CMAKE_SOURCE_DIR}/docs/man/vmcore.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1
         COMPONENT runtime)
+install(FILES ${CMAKE_SOURCE_DIR}/docs/man/vmcore-host.5 DESTINATION ${CMAKE_INSTALL_MANDIR}/man5
+        COMPONENT runtime)
 install(FILES ${CMAKE_SOURCE_DIR}/tools/vmcore/completion.bash
         DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME vmcore
         COMPONENT runtime)

@@ -160,6 +160,51 @@ import socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.stdin.buffer.read())
 print(s.makefile().readline())' "$dir/socket" >"$dir/out" 2>&1
 verdict "negative shares are refused" grep -q '"error"' "$dir/out"
+timeout -k 5 60 "$vmcore" top -b -n 2 -d 0.2 "$dir/socket" >"$dir/out" 2>&1 </dev/null
+verdict "top in batch mode" [ $? = 0 ]
+csv() {
+    python3 - "$dir/out" <<'END'
+import csv, sys
+rows = list(csv.DictReader(open(sys.argv[1])))
+assert [r["vm"] for r in rows] == ["spin", "sleep", "touch", "ends"] * 2, rows
+last = {r["vm"]: r for r in rows[4:]}
+assert all(None not in r and None not in r.values() for r in rows), rows
+assert float(last["touch"]["configured_mib"]) == 8, last
+assert float(last["touch"]["granted_mib"]) + float(last["touch"]["swapped_mib"]) + float(
+    last["touch"]["compressed_mib"]) >= 0.5, last
+assert last["ends"]["state"] == "ended" and float(last["ends"]["granted_mib"]) == 0, last
+assert last["spin"]["host_state"] in ("high", "clear", "soft", "hard", "low"), last
+END
+}
+verdict "its CSV makes sense" csv
+timeout -k 5 60 "$vmcore" top -n 0 "$dir/socket" >"$dir/out" 2>&1 </dev/null
+verdict "no samples is nonsense" [ $? = 2 ]
+# On a terminal: every page is shown, and q leaves.
+cat >"$dir/keys.py" <<'END'
+import os, pty, sys, time
+pid, fd = pty.fork()
+if pid == 0:
+    os.environ.update(TERM="xterm", LINES="24", COLUMNS="100")
+    os.execv(sys.argv[1], [sys.argv[1], "top", "-d", "30", sys.argv[2]])
+seen = b""
+def until(text):
+    global seen
+    while text not in seen:
+        seen += os.read(fd, 4096)
+for key, text in (b"", b"TARGET"), (b"c", b"%RDY"), (b"d", b"WRITES/s"), (b"m", b"memory"):
+    seen = b""
+    os.write(fd, key)
+    until(text)
+os.write(fd, b"q")
+try:
+    while os.read(fd, 4096):
+        pass
+except OSError:
+    pass
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+END
+timeout -k 5 60 python3 "$dir/keys.py" "$vmcore" "$dir/socket" >"$dir/out" 2>&1 </dev/null
+verdict "top on a terminal" [ $? = 0 ]
 ctl "$dir/socket" quit sleep
 verdict "one VM is ended" await '^sleep  *ended .*by the user' "$dir/socket" list
 kill -TERM "$host"

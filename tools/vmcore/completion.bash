@@ -9,6 +9,11 @@ _vmcore()
         mapfile -t COMPREPLY < <(compgen -W "$(vmcore help | awk '/^  / {print $1}')" -- "$cur")
         return
     fi
+    if [ "${COMP_WORDS[1]}" = ctl ] && [ "$COMP_CWORD" = 3 ]; then
+        mapfile -t COMPREPLY < <(compgen -W \
+            "list stats pause resume powerdown quit set balloon idle-tax" -- "$cur")
+        return
+    fi
     case $prev in
     --engine) mapfile -t COMPREPLY < <(compgen -W "auto kvm soft" -- "$cur") ;;
     --cpu) mapfile -t COMPREPLY < <(compgen -W "$(vmcore run --cpu help | awk '{print $1}')" -- "$cur") ;;

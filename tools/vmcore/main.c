@@ -16,6 +16,7 @@ static const struct command {
     {"run", cmd_run, "start a virtual machine"},
     {"host", cmd_host, "run several virtual machines on shared memory"},
     {"ctl", cmd_ctl, "look at and change what a host runs"},
+    {"top", cmd_top, "show what a host and its virtual machines do"},
     {"disk", cmd_disk, "make, snapshot, copy and grow disks of virtual machines"},
     {"sim", cmd_sim, "simulate scheduling"},
     {"vmfs", cmd_vmfs, "format, read, write, check and mount VMFS volumes"},

@@ -15,6 +15,7 @@ enum {
 int cmd_run(int argc, char **argv);
 int cmd_host(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_vmfs(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
 int cmd_sim(int argc, char **argv);

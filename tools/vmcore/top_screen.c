@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "ctl_client.h"
+#include "top_view.h"
+
+#include <ncurses.h>
+#include <unistd.h>
+
+static SCREEN *screen;
+
+bool top_screen_open(double delay_s)
+{
+    if (!isatty(STDOUT_FILENO) || (screen = newterm(NULL, stdout, stdin)) == NULL)
+        return false;
+    cbreak();
+    noecho();
+    keypad(stdscr, TRUE);
+    curs_set(0);
+    timeout((int)(delay_s * 1000));
+    return true;
+}
+
+void top_screen_close(void)
+{
+    endwin();
+    delscreen(screen);
+    screen = NULL;
+}
+
+static double mib(struct json_object *o, const char *name)
+{
+    return (double)ctl_u64(o, name) / 1048576;
+}
+
+/* ---- the pages ---------------------------------------------------------------------------------
+ */
+
+static void show_head(const struct top_sample *s, enum top_page page)
+{
+    static const char *const names[] = {"processors", "memory", "disks"};
+    struct json_object *h = ctl_object(s->now, "host");
+    struct json_object *cpus = ctl_object(s->now, "cpus");
+    struct json_object *before = ctl_object(s->before, "cpus");
+    unsigned up = (unsigned)(ctl_u64(h, "uptime_ns") / 1000000000u);
+    double busy = 0;
+
+    for (size_t i = 0; i < ctl_length(cpus); i++)
+        busy += top_percent(s, ctl_at(before, i), ctl_at(cpus, i), "busy_ns");
+    mvprintw(0, 0, "vmcore top: %s   up %u:%02u:%02u   %zu VMs   %zu CPUs, %.0f %% busy",
+             names[page], up / 3600, up / 60 % 60, up % 60, ctl_length(ctl_object(s->now, "vms")),
+             ctl_length(cpus), busy);
+    mvprintw(1, 0,
+             "memory (MiB): %.0f total, %.0f free, %.0f private, %.0f shared, %.0f compressed, "
+             "%.1f metadata",
+             mib(h, "memory"), mib(h, "free"), mib(h, "private"), mib(h, "shared"), mib(h, "store"),
+             mib(h, "metadata"));
+    mvprintw(2, 0, "state: %s   minimum free: %.0f   idle tax: %llu %%", ctl_text(h, "state"),
+             mib(h, "minimum_free"), (unsigned long long)ctl_u64(h, "idle_tax"));
+}
+
+static void title(const char *text)
+{
+    attron(A_REVERSE);
+    mvprintw(4, 0, "%-*s", COLS, text);
+    attroff(A_REVERSE);
+}
+
+static int show_cpu(const struct top_sample *s, struct json_object *vm, int row)
+{
+    struct json_object *n = ctl_object(vm, "vcpus");
+    struct json_object *b = ctl_object(top_vm_before(s, vm), "vcpus");
+
+    for (size_t i = 0; i < ctl_length(n) && row < LINES; i++) {
+        struct json_object *x = ctl_at(n, i), *y = ctl_at(b, i);
+        mvprintw(row++, 0, "%-16.16s %4zu %6.1f %6.1f %6.1f %6.1f %6.1f", ctl_text(vm, "name"), i,
+                 top_percent(s, y, x, "used_ns"), top_percent(s, y, x, "ready_ns"),
+                 top_percent(s, y, x, "costop_ns"), top_percent(s, y, x, "wait_ns"),
+                 (double)ctl_u64(x, "entitled_permille") / 10);
+    }
+    return row;
+}
+
+static int show_memory(const struct top_sample *s, struct json_object *vm, int row)
+{
+    struct json_object *m = ctl_object(vm, "memory");
+
+    (void)s;
+    mvprintw(row, 0, "%-16.16s %6.0f %6.0f %6.0f %6.0f %6.0f %6.0f %6.0f %6.0f %6.0f %6.0f %-8s",
+             ctl_text(vm, "name"), mib(m, "configured"), mib(m, "granted"), mib(m, "target"),
+             mib(m, "active"), mib(m, "shared"), mib(m, "saved"), mib(m, "ballooned"),
+             mib(m, "compressed"), mib(m, "swapped"), mib(m, "overhead"), ctl_text(vm, "state"));
+    return row + 1;
+}
+
+static int show_disk(const struct top_sample *s, struct json_object *vm, int row)
+{
+    struct json_object *n = ctl_object(vm, "disks");
+    struct json_object *b = ctl_object(top_vm_before(s, vm), "disks");
+
+    for (size_t i = 0; i < ctl_length(n) && row < LINES; i++) {
+        struct json_object *x = ctl_at(n, i), *y = ctl_at(b, i);
+        mvprintw(row++, 0, "%-16.16s %8.1f %8.1f %8.2f %8.2f  %.40s", ctl_text(vm, "name"),
+                 top_rate(s, y, x, "reads"), top_rate(s, y, x, "writes"),
+                 top_rate(s, y, x, "read_bytes") / 1048576,
+                 top_rate(s, y, x, "write_bytes") / 1048576, ctl_text(x, "path"));
+    }
+    return row;
+}
+
+static void show(const struct top_sample *s, enum top_page page)
+{
+    static const struct {
+        const char *title;
+        int (*line)(const struct top_sample *, struct json_object *, int row);
+    } pages[] = {
+        [TOP_CPU] = {"VM               vCPU  %USED   %RDY  %CSTP  %WAIT   %ENT", show_cpu},
+        [TOP_MEMORY] = {"VM                 CONF  GRANT TARGET ACTIVE SHARED  SAVED  BALLN  COMPR "
+                        "  SWAP   OVHD STATE",
+                        show_memory},
+        [TOP_DISK] = {"VM                 READS/s WRITES/s  READ MB WRITE MB  DISK", show_disk},
+    };
+    struct json_object *vms = ctl_object(s->now, "vms");
+    int row = 5;
+
+    erase();
+    show_head(s, page);
+    title(pages[page].title);
+    for (size_t i = 0; i < ctl_length(vms) && row < LINES; i++)
+        row = pages[page].line(s, ctl_at(vms, i), row);
+    refresh();
+}
+
+bool top_screen_show(const struct top_sample *s, enum top_page *page)
+{
+    for (;;) {
+        show(s, *page);
+        switch (getch()) {
+        case 'c':
+            *page = TOP_CPU;
+            break;
+        case 'm':
+            *page = TOP_MEMORY;
+            break;
+        case 'd':
+            *page = TOP_DISK;
+            break;
+        case KEY_RESIZE:
+            break;
+        case 'q':
+            return false;
+        default: /* time is over, or a key that asks for a sample at once */
+            return true;
+        }
+    }
+}
