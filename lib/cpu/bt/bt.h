@@ -73,7 +73,9 @@ struct vmci_bt {
     size_t used, glue;
     uint8_t *arena;
     size_t arena_used;
-    const uint8_t *enter, *leave_lookup, *leave_budget, *call_insn, *call_link, *call_fp;
+    const uint8_t *enter, *leave_lookup, *leave_budget;
+    const uint8_t *call_insn, *call_link, *call_find, *call_fp;
+    const uint8_t *stub[3]; /* by enum bt_stub */
 
     struct bt_work *work;
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */

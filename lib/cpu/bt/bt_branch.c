@@ -296,6 +296,9 @@ bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_RET:
         bt_count_end(w);
         return ret(w, in);
+    case VMCI_OP_SYSCALL:
+    case VMCI_OP_SYSRET:
+        return bt_syscall(w, in);
     default:
         return false;
     }

@@ -81,6 +81,16 @@ static bool starts_group(const struct bt_work *w, const struct bt_cold *c)
     return false;
 }
 
+/* The same, but by way of a stub, which has the canonical set for itself. */
+static void ask_stub(struct bt_work *w, const struct bt_site *site, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+
+    em_mov_imm(e, 11, (uintptr_t)site);
+    em_mov_imm(e, 10, bt_after(w, c->insn));
+    em_jump_to(e, EM_JMP, w->sc->bt.stub[c->stub]);
+}
+
 static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
@@ -112,6 +122,10 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         bt_flags_again(w, w->step[c->lazy - 1].in);
     keep_addends(w, true);
     bt_exchange(e, c->set, BT_CANON);
+    if (c->stub != BT_STUB_NONE) {
+        ask_stub(w, site, c);
+        return;
+    }
     ask(e, site, w->sc->bt.call_insn);
     if (w->t->set != BT_CANON || c->late) {
         site->resume = em_here(e);

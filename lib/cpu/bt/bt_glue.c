@@ -140,7 +140,9 @@ int bt_make_glue(struct vmci_soft_cpu *sc)
     bt->leave_budget = make_leave(&e, BT_LEAVE_BUDGET, back);
     bt->call_insn = make_call(&e, sc, bt_c_insn, back);
     bt->call_link = make_call(&e, sc, bt_c_link, back);
+    bt->call_find = make_call(&e, sc, bt_c_find, back);
     bt->call_fp = make_call(&e, sc, bt_c_fp, back);
+    bt_make_syscall(&e, bt);
     bt->glue = (e.len + 63) & ~(size_t)63;
     bt->used = bt->glue;
     return e.full ? VMC_EINTERNAL : VMC_OK;

@@ -111,6 +111,12 @@ enum bt_leave {
 /* bt_glue.c: fixed code at the start of the code memory. */
 int bt_make_glue(struct vmci_soft_cpu *sc);
 
+/* Fixed code that executes an instruction; 0: none. */
+enum bt_stub { BT_STUB_NONE, BT_STUB_SYSCALL, BT_STUB_SYSRET };
+/* bt_syscall.c: part of the glue. */
+struct emit;
+void bt_make_syscall(struct emit *e, struct vmci_bt *bt);
+
 /* bt_sys.c: constants that its code takes from memory. */
 void bt_sys_init(struct vmci_soft_cpu *sc);
 
@@ -140,6 +146,7 @@ void bt_jumps_bits(struct vmci_soft_cpu *sc);
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);
 uint64_t bt_c_link(struct vmci_soft_cpu *sc);
+uint64_t bt_c_find(struct vmci_soft_cpu *sc);
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc);
 
 #endif

@@ -270,6 +270,18 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
     return 0;
 }
 
+/* Control has come to cpu->rip, which is not among the jump targets. */
+uint64_t bt_c_find(struct vmci_soft_cpu *sc)
+{
+    sc->cpu.retired = sc->bt.slice_end - (uint64_t)sc->bt.budget;
+    struct bt_trans *t = next_translation(sc);
+    if (t == NULL)
+        return BT_LEAVE_LOOKUP + 1;
+    bt_jumps_enter(sc, t);
+    resume_at(sc, t);
+    return 0;
+}
+
 /* ---- translations ---------------------------------------------------------------------------- */
 
 struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)

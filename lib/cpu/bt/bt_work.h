@@ -59,6 +59,7 @@ struct bt_cold {
     uint16_t insn;   /* index of the instruction */
     uint8_t kind;    /* enum bt_cold_kind */
     uint8_t rcx;     /* enum bt_rcx */
+    uint8_t stub;    /* INSN: enum bt_stub that executes it, or asks for that */
     uint8_t lazy;    /* INSN: as in struct bt_step */
     bool counted;
     bool late; /* INSN: ... and the hot code charges the budget before it goes on */
@@ -240,6 +241,9 @@ void bt_emit_cold(struct bt_work *w);
 
 /* bt_sys.c: a system instruction. false: not translated. */
 bool bt_sys(struct bt_work *w, const struct vmci_insn *in);
+
+/* bt_syscall.c: SYSCALL, SYSRET. false: not translated. */
+bool bt_syscall(struct bt_work *w, const struct vmci_insn *in);
 
 /* bt_fp.c: an x87 instruction that may run natively. */
 struct vmci_fp_form;
