@@ -33,6 +33,20 @@ struct bt_jump {
     const uint8_t *host; /* where its translation begins */
 };
 
+/* Answers of CPUID: a direct-mapped table by EAX | ECX << 32. Entries that hold nothing match no key
+   that selects them. */
+#define BT_LEAVES    64u
+#define BT_LEAF_MASK (7ull | 7ull << 31) /* bits of the key that make the index */
+struct bt_leaf {
+    uint64_t neg; /* key, negated */
+    uint32_t reg[4];
+    uint64_t pad;
+};
+/* On what they, and the way to read the time-stamp counter, depend. */
+struct bt_seen {
+    uint64_t cr4, xcr0, xss, misc_enable, apic_id;
+};
+
 /* Groups of accesses in one translation (bt_group.c). */
 #define BT_GROUP_REGS 3
 
@@ -56,7 +70,11 @@ struct vmci_bt {
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */
     uint64_t page_mask[3]; /* address bits above the page offset; and the low 4, 5 bits */
     uint64_t sign_mask;
-    uint64_t not_if, not_arith, only_of; /* of RFLAGS */
+    uint64_t not_if, not_df, not_arith, only_of; /* of RFLAGS */
+    uint64_t leaf_mask;
+    bool tsc_slow[2]; /* the interpreter must read the time-stamp counter: at CPL 0, 3 */
+    struct bt_seen seen;
+    struct bt_leaf leaf[BT_LEAVES];
     uint64_t jump_mask;                  /* (a) BT_JUMP_MASK; 0 while there are requests */
 
     uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
@@ -93,7 +111,8 @@ struct vmci_bt {
 /* Make code memory. VMC_ENOTSUP: this host or platform cannot; the interpreter does it all. */
 int bt_init(struct vmci_soft_cpu *sc);
 void bt_fini(struct vmci_soft_cpu *sc);
-/* Forget every translation (the block cache was emptied, or code memory is full). */
+/* Forget every translation (the block cache was emptied, code memory is full, or the CPU model is
+   another). */
 void bt_flush(struct vmci_soft_cpu *sc);
 /* The block dies: nothing may reach its translations any more. */
 void bt_kill(struct vmci_soft_cpu *sc, struct block *b);

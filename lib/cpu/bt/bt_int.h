@@ -119,6 +119,11 @@ void bt_make_syscall(struct emit *e, struct vmci_bt *bt);
 
 /* bt_sys.c: constants that its code takes from memory. */
 void bt_sys_init(struct vmci_soft_cpu *sc);
+/* What depends on control registers and MSRs may have changed; or on the CPU model. */
+void bt_sys_see(struct vmci_soft_cpu *sc);
+void bt_sys_forget(struct vmci_soft_cpu *sc);
+/* The interpreter has executed it. leaf: EAX and ECX before, for CPUID. */
+void bt_sys_done(struct vmci_soft_cpu *sc, const struct vmci_insn *in, uint64_t leaf);
 
 /* bt_fp.c: the x87 pointers are those of the x87 instruction that translated code ran last. */
 void bt_x87_settle(struct vmci_soft_cpu *sc);

@@ -22,6 +22,12 @@ static uint32_t implied(const struct vmci_insn *in)
     case VMCI_OP_SAHF:
     case VMCI_OP_CMPXCHG:
         return ax;
+    case VMCI_OP_RDTSC:
+        return ax | dx;
+    case VMCI_OP_RDTSCP:
+        return ax | dx | cx;
+    case VMCI_OP_CPUID:
+        return ax | dx | cx | 1u << EM_RBX;
     case VMCI_OP_LEAVE:
         return 1u << EM_RBP;
     case VMCI_OP_ROL:

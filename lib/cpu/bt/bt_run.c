@@ -192,7 +192,10 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     flags_in(sc);
     if (unlikely(bt->x87_mark != 0))
         bt_x87_settle(sc);
+    uint64_t leaf = (uint32_t)cpu->gpr[VMC_RAX] | cpu->gpr[VMC_RCX] << 32;
     int rc = in->exec(cpu, in);
+    if ((in->flags & VMCI_IF_END) != 0 && rc == 0)
+        bt_sys_done(sc, in, leaf);
     if (rc == 0 && !site->stop && in + 1 < cpu->blk_end && may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
         if (!logged && (site->group == 0 || group_hits(sc, site, group_la))) {
@@ -349,6 +352,7 @@ void bt_flush(struct vmci_soft_cpu *sc)
     if (!bt->enabled)
         return;
     bt_jumps_flush(sc, true);
+    bt_sys_forget(sc);
     bt->used = bt->glue;
     bt->arena_used = 0;
     bt->full = false;
@@ -367,6 +371,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;
     (void)bt_fp_usable(sc, t);
     bt_jumps_bits(sc);
+    bt_sys_see(sc);
     see_segments(sc);
     if (bt->jump_mask == 0)
         bt_jumps_open(sc);

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Instructions of kernels that are frequent and simple, without a call for help: CLI, PUSHF,
- * SWAPGS. Only code that cannot change EFLAGS is emitted: RFLAGS bits are cleared by PEXT and PDEP
- * with the same mask. STI is not here: its shadow must last until the next instruction was
- * executed, whatever comes in between.
+ * System instructions that are frequent and simple, without a call for help. Only code that cannot
+ * change EFLAGS is emitted: RFLAGS bits are cleared by PEXT and PDEP with the same mask.
  *
  * Translations for supervisor modes run at CPL 0 alone (bt_get), so no privilege is checked.
  */
@@ -34,15 +32,167 @@ static bool supervisor(const struct bt_work *w)
     return w->t->mode == VMCI_TLB_SUP || w->t->mode == VMCI_TLB_SUP_AC;
 }
 
+static void clear_flag(struct emit *e, unsigned reg, uint32_t mask)
+{
+    em_load_gs(e, reg, GS_CPU(rflags));
+    and_gs(e, reg, mask);
+    em_store_gs(e, reg, GS_CPU(rflags));
+}
+
 static bool cli(struct bt_work *w)
+{
+    if (!supervisor(w))
+        return false;
+    clear_flag(&w->e, w->s, GS_BT(not_if));
+    return true;
+}
+
+/* Leave the instruction to the interpreter unless the number at gs:[disp] is 0. */
+static void unless_zero(struct bt_work *w, bool word, uint32_t disp)
 {
     struct emit *e = &w->e;
 
-    if (!supervisor(w))
+    bt_rcx_away(w);
+    em8(e, 0x65); /* movzx ecx, byte or word gs:[disp] */
+    em8(e, 0x0f);
+    em8(e, word ? 0xb7 : 0xb6);
+    em8(e, 0x0c);
+    em8(e, 0x25);
+    em32(e, disp);
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    bt_rcx_back(w);
+}
+
+/*
+ * The shadow lasts until the next instruction was executed, so that one must be in the same trace,
+ * and the budget, which can end it, is looked at in front of STI.
+ */
+static bool sti(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+
+    if (!supervisor(w) || w->i + 1 >= w->n)
         return false;
+    bt_count_end(w);
+    /* Does anything wait for IF? */
+    unless_zero(w, true, (uint32_t)offsetof(struct vmci_soft_cpu, want_window));
     em_load_gs(e, w->s, GS_CPU(rflags));
     and_gs(e, w->s, GS_BT(not_if));
+    em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, (int32_t)VMC_FLAG_IF);
     em_store_gs(e, w->s, GS_CPU(rflags));
+    return true;
+}
+
+/* ---- CPUID ----------------------------------------------------------------------------------- */
+
+static unsigned leaf_slot(uint64_t key)
+{
+    return (unsigned)((key & 7) | (key >> 31 & 7) << 3);
+}
+_Static_assert(BT_LEAF_MASK == (7ull | 7ull << 31) && BT_LEAVES == 64, "leaf_slot is PEXT");
+
+static void forget_leaves(struct vmci_bt *bt)
+{
+    for (unsigned i = 0; i < BT_LEAVES; i++)
+        bt->leaf[i].neg = i == 0 ? ~0ull : 0; /* the key 1 does not select entry 0, nor 0 another */
+}
+
+/* Answers that were given before come from a table by leaf and subleaf. */
+static bool cpuid(struct bt_work *w)
+{
+    static const uint8_t out[] = {EM_RAX, EM_RBX, EM_RCX, EM_RDX};
+    struct emit *e = &w->e;
+
+    if (w->word != 8)
+        return false;
+    em_rr(e, 0, 0x8b, w->x, EM_RCX);
+    em_rorx(e, w->x, w->x, 32);
+    em_rr(e, 0, 0x8b, w->s, EM_RAX);
+    em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
+    em_pext_gs(e, w->s, w->x, GS_BT(leaf_mask));
+    em_lea(e, EM_W, w->s, EM_NONE, w->s, 2, 0);
+    bt_rcx_away(w);
+    em_load_gs_x8(e, EM_RCX, w->s, GS_BT(leaf) + (uint32_t)offsetof(struct bt_leaf, neg));
+    em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    for (unsigned k = 0; k < sizeof(out); k++) {
+        struct em_addr from = {
+            EM_NONE, (uint8_t)w->s, 3,
+            (int32_t)(GS_BT(leaf) + (uint32_t)offsetof(struct bt_leaf, reg) + 4 * k)};
+        em8(e, 0x65);
+        em_rm(e, 0, 0x8b, out[k], &from);
+    }
+    return true;
+}
+_Static_assert(sizeof(struct bt_leaf) == 32, "scaled by 4 and 8");
+
+/* ---- time ------------------------------------------------------------------------------------ */
+
+static bool rdtsc(struct bt_work *w, bool p)
+{
+    struct emit *e = &w->e;
+
+    unless_zero(w, false, GS_BT(tsc_slow) + (supervisor(w) ? 0 : 1));
+    em8(e, 0x0f); /* rdtsc */
+    em8(e, 0x31);
+    em_rorx(e, EM_RDX, EM_RDX, 32);
+    em_lea(e, EM_W, EM_RAX, EM_RAX, EM_RDX, 0, 0);
+    em_load_gs(e, EM_RDX, GS_CPU(tsc_offset));
+    em_lea(e, EM_W, EM_RAX, EM_RAX, EM_RDX, 0, 0);
+    em_rorx(e, EM_RDX, EM_RAX, 32);
+    em_rr(e, 0, 0x8b, EM_RDX, EM_RDX);
+    em_rr(e, 0, 0x8b, EM_RAX, EM_RAX);
+    if (p)
+        em_rgs(e, 0, 0x8b, EM_RCX, GS_CPU(msr.tsc_aux));
+    return true;
+}
+
+/* ---- registers of the system ----------------------------------------------------------------- */
+
+/* MOV from a segment register to a general one. */
+static bool read_sreg(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+
+    if (in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[1].kind != VMCI_OPND_SREG)
+        return false;
+    uint32_t at = GS_CPU(seg) + (uint32_t)(in->opnd[1].reg * sizeof(struct vmc_segment) +
+                                           offsetof(struct vmc_segment, selector));
+    unsigned reg = in->opnd[0].reg;
+    em8(e, 0x65);
+    if (in->opsize == 2) /* mov r16, else movzx r32 */
+        em8(e, 0x66);
+    em_rex(e, 0, reg, 0);
+    if (in->opsize != 2)
+        em8(e, 0x0f);
+    em8(e, in->opsize == 2 ? 0x8b : 0xb7);
+    em8(e, 0x04 | (reg & 7) << 3);
+    em8(e, 0x25);
+    em32(e, at);
+    return true;
+}
+
+static bool read_cr(struct bt_work *w, const struct vmci_insn *in)
+{
+    static const uint32_t at[] = {GS_CPU(cr0), 0, GS_CPU(cr2), GS_CPU(cr3), GS_CPU(cr4)};
+
+    if (!supervisor(w) || w->word != 8 || in->opnd[1].kind != VMCI_OPND_CR ||
+        in->opnd[1].reg >= VMCI_ARRAY_SIZE(at) || in->opnd[1].reg == 1)
+        return false;
+    em_load_gs(&w->e, in->opnd[0].reg, at[in->opnd[1].reg]);
+    return true;
+}
+
+/* LFENCE, MFENCE, SFENCE */
+static bool fence(struct bt_work *w, const struct vmci_insn *in)
+{
+    unsigned modrm = in->raw[in->modrm_off];
+
+    if (in->map != VMCI_MAP_0F || in->raw[in->opcode_off] != 0xae || modrm < 0xe8)
+        return false;
+    em8(&w->e, 0x0f);
+    em8(&w->e, 0xae);
+    em8(&w->e, modrm & 0xf8);
     return true;
 }
 
@@ -96,12 +246,75 @@ static bool swapgs(struct bt_work *w)
     return true;
 }
 
+/* ---- what the emitted code takes for granted ------------------------------------------------- */
+
+void bt_sys_see(struct vmci_soft_cpu *sc)
+{
+    const struct vmci_cpu *cpu = &sc->cpu;
+    struct vmci_bt *bt = &sc->bt;
+    struct bt_seen *s = &bt->seen;
+
+    if (likely(((s->cr4 ^ cpu->cr4) | (s->xcr0 ^ cpu->xcr0) | (s->xss ^ cpu->msr.xss) |
+                (s->misc_enable ^ cpu->msr.misc_enable) | (s->apic_id ^ cpu->apic_id)) == 0))
+        return;
+    *s = (struct bt_seen){cpu->cr4, cpu->xcr0, cpu->msr.xss, cpu->msr.misc_enable, cpu->apic_id};
+    bt->tsc_slow[0] = cpu->tsc_source != VMCI_TSC_HOST;
+    bt->tsc_slow[1] = bt->tsc_slow[0] || (cpu->cr4 & VMC_CR4_TSD) != 0;
+    forget_leaves(bt);
+}
+
+void bt_sys_forget(struct vmci_soft_cpu *sc)
+{
+    sc->bt.seen.cr4 = ~0ull; /* no such value: bt_run looks at it all */
+}
+
+void bt_sys_done(struct vmci_soft_cpu *sc, const struct vmci_insn *in, uint64_t leaf)
+{
+    const uint64_t *gpr = sc->cpu.gpr;
+
+    switch (in->op) {
+    case VMCI_OP_CPUID:
+        if (sc->cpu.code_bits != 64)
+            return;
+        sc->bt.leaf[leaf_slot(leaf)] = (struct bt_leaf){
+            .neg = 0 - leaf,
+            .reg = {(uint32_t)gpr[VMC_RAX], (uint32_t)gpr[VMC_RBX], (uint32_t)gpr[VMC_RCX],
+                    (uint32_t)gpr[VMC_RDX]},
+        };
+        return;
+    case VMCI_OP_MOV_CR:
+    case VMCI_OP_XSETBV:
+    case VMCI_OP_WRMSR:
+        bt_sys_see(sc);
+        return;
+    default:
+        return;
+    }
+}
+
 void bt_sys_init(struct vmci_soft_cpu *sc)
 {
+    sc->bt.leaf_mask = BT_LEAF_MASK;
+    bt_sys_forget(sc);
+    sc->bt.not_df = ~(uint64_t)VMC_FLAG_DF;
     sc->bt.not_if = ~(uint64_t)VMC_FLAG_IF;
     sc->bt.only_of = 0x800;
     /* LAHF's image has bit 1 set, which RFLAGS has too. */
     sc->bt.not_arith = ~(uint64_t)(VMC_FLAG_ARITH | VMC_FLAG_1 | VMC_FLAG_RF | VMC_FLAG_VM);
+}
+
+bool bt_sys_goes_on(const struct vmci_insn *in)
+{
+    switch (in->op) {
+    case VMCI_OP_STI:
+    case VMCI_OP_CPUID:
+        return true;
+    case VMCI_OP_MOV_SREG:
+    case VMCI_OP_MOV_CR:
+        return in->opnd[0].kind == VMCI_OPND_GPR;
+    default:
+        return false;
+    }
 }
 
 bool bt_sys(struct bt_work *w, const struct vmci_insn *in)
@@ -109,6 +322,22 @@ bool bt_sys(struct bt_work *w, const struct vmci_insn *in)
     switch (in->op) {
     case VMCI_OP_CLI:
         return cli(w);
+    case VMCI_OP_STI:
+        return sti(w);
+    case VMCI_OP_CLD:
+        clear_flag(&w->e, w->s, GS_BT(not_df));
+        return true;
+    case VMCI_OP_CPUID:
+        return cpuid(w);
+    case VMCI_OP_RDTSC:
+    case VMCI_OP_RDTSCP:
+        return rdtsc(w, in->op == VMCI_OP_RDTSCP);
+    case VMCI_OP_MOV_SREG:
+        return read_sreg(w, in);
+    case VMCI_OP_MOV_CR:
+        return read_cr(w, in);
+    case VMCI_OP_FENCE:
+        return fence(w, in);
     case VMCI_OP_PUSHF:
         return pushf(w, in);
     case VMCI_OP_SWAPGS:

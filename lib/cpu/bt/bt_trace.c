@@ -58,7 +58,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     unsigned hot = t->w->sc->cpu.vm->bt_hot;
 
     *how = BT_FOLLOW_NEXT;
-    if ((last->flags & VMCI_IF_END) != 0)
+    if ((last->flags & VMCI_IF_END) != 0 && !bt_sys_goes_on(last))
         return NULL;
     if ((last->flags & VMCI_IF_BRANCH) == 0)
         return candidate(t, next);

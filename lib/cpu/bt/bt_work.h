@@ -241,6 +241,8 @@ void bt_emit_cold(struct bt_work *w);
 
 /* bt_sys.c: a system instruction. false: not translated. */
 bool bt_sys(struct bt_work *w, const struct vmci_insn *in);
+/* It ends its block, but a trace need not end with it. */
+bool bt_sys_goes_on(const struct vmci_insn *in);
 
 /* bt_syscall.c: SYSCALL, SYSRET. false: not translated. */
 bool bt_syscall(struct bt_work *w, const struct vmci_insn *in);
