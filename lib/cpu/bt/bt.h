@@ -33,8 +33,8 @@ struct bt_jump {
     const uint8_t *host; /* where its translation begins */
 };
 
-/* Answers of CPUID: a direct-mapped table by EAX | ECX << 32. Entries that hold nothing match no key
-   that selects them. */
+/* Answers of CPUID: a direct-mapped table by EAX | ECX << 32. Entries that hold nothing match no
+   key that selects them. */
 #define BT_LEAVES    64u
 #define BT_LEAF_MASK (7ull | 7ull << 31) /* bits of the key that make the index */
 struct bt_leaf {
@@ -75,7 +75,7 @@ struct vmci_bt {
     bool tsc_slow[2]; /* the interpreter must read the time-stamp counter: at CPL 0, 3 */
     struct bt_seen seen;
     struct bt_leaf leaf[BT_LEAVES];
-    uint64_t jump_mask;                  /* (a) BT_JUMP_MASK; 0 while there are requests */
+    uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
 
     uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
     uint8_t seg_small[2]; /* FS, GS of 32-bit code: not all 4 GiB can be accessed */

@@ -104,13 +104,13 @@ _Static_assert(offsetof(struct vmci_cpu, code_bits) == offsetof(struct vmci_cpu,
 static void set_flags(struct emit *e)
 {
     static const uint8_t code[] = {
-        0x41, 0x89, 0xc3,       /* mov r11d, eax */
-        0x41, 0xc1, 0xeb, 11,   /* shr r11d, 11 */
-        0x41, 0x83, 0xe3, 1,    /* and r11d, 1 */
-        0xc1, 0xe0, 8,          /* shl eax, 8 */
-        0x44, 0x08, 0xd8,       /* or al, r11b */
-        0x04, 0x7f,             /* add al, 127: OF is set when al was 1 */
-        0x9e,                   /* sahf */
+        0x41, 0x89, 0xc3,     /* mov r11d, eax */
+        0x41, 0xc1, 0xeb, 11, /* shr r11d, 11 */
+        0x41, 0x83, 0xe3, 1,  /* and r11d, 1 */
+        0xc1, 0xe0, 8,        /* shl eax, 8 */
+        0x44, 0x08, 0xd8,     /* or al, r11b */
+        0x04, 0x7f,           /* add al, 127: OF is set when al was 1 */
+        0x9e,                 /* sahf */
     };
     for (unsigned k = 0; k < sizeof(code); k++)
         em8(e, code[k]);
@@ -160,7 +160,7 @@ static const uint8_t *make_syscall(struct emit *e, const struct vmci_bt *bt)
     for (unsigned k = 0; k < sizeof(arith); k++)
         em8(e, arith[k]);
     em_load_gs(e, EM_RAX, GS_CPU(rflags));
-    em_ri(e, EM_W, AND, EM_RAX, (uint32_t)~(VMC_FLAG_ARITH | VMC_FLAG_RF));
+    em_ri(e, EM_W, AND, EM_RAX, (uint32_t) ~(VMC_FLAG_ARITH | VMC_FLAG_RF));
     em_rr(e, EM_W, 0x0b, S, EM_RAX);
     em_store_gs(e, S, GS_GPR(VMC_R11));
     em_load_gs(e, EM_RAX, GS_CPU(msr.sfmask));

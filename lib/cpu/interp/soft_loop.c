@@ -236,8 +236,11 @@ static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t l
 {
     struct vmci_cpu *cpu = &sc->cpu;
 
+    uint64_t before = cpu->retired;
     int why = bt_run(sc, b, left);
-    sc->bt.pass = why == BT_LEAVE_FP; /* the interpreter knows what to do with this block */
+    /* The interpreter knows what to do with this block; and with one that is longer than what is
+       left, and looks at that in front of its first instruction. */
+    sc->bt.pass = why == BT_LEAVE_FP || (why == BT_LEAVE_BUDGET && cpu->retired == before);
     cpu->cur = cpu->blk;              /* left by a call for help: no instruction is under way */
     *flags = why == BT_LEAVE_LOOK ? GAVE_UP : 0;
     return why == BT_LEAVE_EXIT ? VMCI_EXIT : 0;

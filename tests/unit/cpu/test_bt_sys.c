@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * System instructions in translated code against the interpreter: SYSCALL and SYSRET with every
+ * reason to fault or to do something unusual, random sequences of the others at CPL 0 and 3, and
+ * interrupts that wait for IF. The same state, stack and count must come out.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cpu_rig.h"
+
+#define KERNEL (CPU_RIG_TEXT + 0x2000u)
+#define CASES  3000u
+#define ENOUGH 20000u /* instructions; the translator does not begin with few */
+
+static struct cpu_rig rig[2]; /* interpreter, translator */
+static uint32_t seed;
+
+static unsigned rnd(unsigned n)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % n;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    cpu_rig_create(&rig[0], VMC_ENGINE_VIRTUAL_TIME);
+    cpu_rig_create_soft(&rig[1], VMC_ENGINE_VIRTUAL_TIME, VMC_SOFT_TRANSLATE_ALL);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    cpu_rig_destroy(&rig[0]);
+    cpu_rig_destroy(&rig[1]);
+    return 0;
+}
+
+static bool same(const char *what, uint64_t a, uint64_t b, unsigned k)
+{
+    if (a == b)
+        return true;
+    print_error("case %u: %s is 0x%llx, not 0x%llx\n", k, what, (unsigned long long)b,
+                (unsigned long long)a);
+    return false;
+}
+
+/* The two rigs agree. */
+static void compare(unsigned k)
+{
+    const struct vmc_x86_state *a = &rig[0].st, *b = &rig[1].st;
+    char name[16] = "register 00";
+    bool ok = same("exit", rig[0].exit.kind, rig[1].exit.kind, k);
+
+    for (unsigned r = 0; r < 16; r++) {
+        name[9] = (char)('0' + r / 10);
+        name[10] = (char)('0' + r % 10);
+        ok = same(name, a->gpr[r], b->gpr[r], k) && ok;
+    }
+    ok = same("rip", a->rip, b->rip, k) && ok;
+    ok = same("rflags", a->rflags, b->rflags, k) && ok;
+    ok = same("cr0", a->cr0, b->cr0, k) && ok;
+    ok = same("cr4", a->cr4, b->cr4, k) && ok;
+    ok = same("retired", rig[0].exit.retired, rig[1].exit.retired, k) && ok;
+    for (unsigned s = 0; s < VMC_SREGS; s++) {
+        ok = same("selector", a->seg[s].selector, b->seg[s].selector, k) && ok;
+        ok = same("base", a->seg[s].base, b->seg[s].base, k) && ok;
+        ok = same("limit", a->seg[s].limit, b->seg[s].limit, k) && ok;
+        ok = same("attributes", a->seg[s].attr, b->seg[s].attr, k) && ok;
+    }
+    ok = same("kernel_gs_base", a->msr.kernel_gs_base, b->msr.kernel_gs_base, k) && ok;
+    if (!ok || memcmp(rig[0].ram + CPU_RIG_STACK - 0x2000, rig[1].ram + CPU_RIG_STACK - 0x2000,
+                      0x4000) != 0)
+        fail_msg("case %u differs", k);
+}
+
+/* ---- SYSCALL and SYSRET ---------------------------------------------------------------------- */
+
+/* Four times SYSCALL, with flags of its own each time. */
+static const uint8_t user[] = {
+    0xb9, 4,    0,    0, 0, /* mov ecx, 4 */
+    0x89, 0xcb,             /* l: mov ebx, ecx */
+    0x01, 0xd0,             /* add eax, edx */
+    0x0f, 0x05,             /* syscall */
+    0x48, 0x11, 0xc6,       /* adc rsi, rax */
+    0x89, 0xd9,             /* mov ecx, ebx */
+    0xff, 0xc9,             /* dec ecx */
+    0x75, 0xf1,             /* jnz l */
+    0xf4,                   /* hlt: #GP */
+};
+/* Counts, and at its second call changes RCX and R11 as R8, R9 say. */
+static const uint8_t kernel[] = {
+    0x49, 0xff, 0xc2,    /* inc r10 */
+    0x49, 0x83, 0xfa, 2, /* cmp r10, 2 */
+    0x75, 6,             /* jne r */
+    0x4c, 0x31, 0xc1,    /* xor rcx, r8 */
+    0x4d, 0x31, 0xcb,    /* xor r11, r9 */
+    0x48, 0x0f, 0x07,    /* r: sysretq */
+};
+
+static uint64_t some_flags(void)
+{
+    static const uint64_t flag[] = {VMC_FLAG_TF, VMC_FLAG_IF, VMC_FLAG_DF, VMC_FLAG_NT,
+                                    VMC_FLAG_RF, VMC_FLAG_AC, VMC_FLAG_ID, VMC_FLAG_IOPL,
+                                    VMC_FLAG_OF, VMC_FLAG_CF, VMC_FLAG_ZF, VMC_FLAG_SF,
+                                    VMC_FLAG_PF, VMC_FLAG_AF, 1ull << 40};
+    uint64_t v = 0;
+
+    for (unsigned n = rnd(4); n > 0; n--)
+        v |= flag[rnd(sizeof(flag) / sizeof(flag[0]))];
+    return v;
+}
+
+static void syscall_case(struct cpu_rig *r, unsigned k)
+{
+    struct vmc_x86_state *st = &r->st;
+
+    seed = k;
+    cpu_rig_mode(r, 64, 3);
+    memset(r->ram + CPU_RIG_STACK - 0x2000, 0, 0x4000);
+    cpu_rig_code(r, CPU_RIG_TEXT, user, sizeof(user));
+    cpu_rig_code(r, KERNEL, kernel, sizeof(kernel));
+    r->irq = -1;
+    st->gpr[VMC_RAX] = (uint64_t)rnd(1u << 24) << 40 | rnd(1u << 24) << 8;
+    st->gpr[VMC_RDX] = (uint64_t)rnd(1u << 24) << 8;
+    st->msr.star = (uint64_t)(rnd(4) != 0 ? 0x00080008u : rnd(1u << 24) << 8 | rnd(256)) << 32;
+    st->msr.lstar = KERNEL;
+    st->msr.sfmask = rnd(2) != 0 ? 0x257fd5 : some_flags();
+    st->rflags |= some_flags() & 0x24fed5;
+    if (rnd(3) == 0)
+        st->gpr[VMC_R9] = some_flags();
+    if (rnd(4) == 0)
+        st->gpr[VMC_R8] = rnd(2) != 0 ? 1ull << (40 + rnd(24)) : 4;
+    if (rnd(16) == 0)
+        st->efer &= ~VMC_EFER_SCE;
+    if (rnd(16) == 0)
+        st->cr0 |= VMC_CR0_AM;
+    if (rnd(8) == 0) { /* an interrupt that waits, or a window */
+        r->irq = 0x41;
+        r->ops->irq_notify(r->ev);
+    }
+    (void)cpu_rig_run(r, ENOUGH);
+}
+
+static void test_syscall(void **state)
+{
+    (void)state;
+    for (unsigned k = 0; k < CASES; k++) {
+        syscall_case(&rig[0], k);
+        syscall_case(&rig[1], k);
+        compare(k);
+    }
+}
+
+/* ---- sequences ------------------------------------------------------------------------------- */
+
+struct piece {
+    uint8_t n, bytes[14];
+};
+
+/* Three times a random sequence of these, so that the last two rounds run as one trace. */
+static const struct piece pieces[] = {
+    {1, {0xfb}},                                        /* sti */
+    {1, {0xfa}},                                        /* cli */
+    {1, {0xfb}},                                        /* sti */
+    {2, {0xfb, 0xfa}},                                  /* sti; cli */
+    {3, {0xfb, 0x90, 0xfa}},                            /* sti; nop; cli */
+    {3, {0xfb, 0x89, 0x06}},                            /* sti; mov [rsi], eax */
+    {2, {0x9c, 0x5b}},                                  /* pushf; pop rbx */
+    {2, {0x9c, 0x9d}},                                  /* pushf; popf */
+    {2, {0x53, 0x9d}},                                  /* push rbx; popf */
+    {1, {0xfc}},                                        /* cld */
+    {1, {0xfd}},                                        /* std */
+    {9, {0xb8, 1, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2}},    /* cpuid 1 */
+    {9, {0xb8, 0, 0, 0, 0x80, 0x89, 0xc1, 0x0f, 0xa2}}, /* cpuid 80000000, any subleaf */
+    {9, {0xb8, 0xd, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2}},  /* cpuid d.0 */
+    {4, {0x31, 0xc0, 0x0f, 0xa2}},                      /* cpuid 0 */
+    {2, {0x0f, 0x31}},                                  /* rdtsc: of virtual time */
+    {3, {0x0f, 0x01, 0xf9}},                            /* rdtscp */
+    {3, {0x0f, 0xae, 0xe8}},                            /* lfence */
+    {3, {0x0f, 0xae, 0xf0}},                            /* mfence */
+    {3, {0x0f, 0xae, 0xf8}},                            /* sfence */
+    {3, {0x0f, 0x20, 0xe0}},                            /* mov rax, cr4 */
+    {3, {0x0f, 0x20, 0xc3}},                            /* mov rbx, cr0 */
+    {3, {0x0f, 0x20, 0xda}},                            /* mov rdx, cr3 */
+    {4, {0x41, 0x0f, 0x20, 0xd0}},                      /* mov r8, cr2 */
+    {3, {0x0f, 0x20, 0xc9}},                            /* mov rcx, cr1: #UD */
+    {13, {0x0f, 0x20, 0xe0, 0x48, 0x35, 4, 0, 0, 0, 0x0f, 0x22, 0xe0, 0x90}}, /* CR4.TSD */
+    {13, {0x0f, 0x20, 0xe0, 0x48, 0x35, 0, 0, 4, 0, 0x0f, 0x22, 0xe0, 0x90}}, /* CR4.OSXSAVE */
+    {2, {0x8c, 0xd8}},                                                        /* mov eax, ds */
+    {3, {0x66, 0x8c, 0xd3}},                                                  /* mov bx, ss */
+    {3, {0x41, 0x8c, 0xc8}},                                                  /* mov r8d, cs */
+    {3, {0x48, 0x8c, 0xe2}},                                                  /* mov rdx, fs */
+    {3, {0x0f, 0x01, 0xf8}},                                                  /* swapgs */
+    {2, {0x01, 0xd0}},                                                        /* add eax, edx */
+    {3, {0x48, 0x11, 0xd8}},                                                  /* adc rax, rbx */
+    {2, {0x39, 0xd8}},                                                        /* cmp eax, ebx */
+    {3, {0x0f, 0x94, 0xc1}},                                                  /* setz cl */
+    {2, {0xd1, 0xe0}},                                                        /* shl eax, 1 */
+    {3, {0x48, 0x89, 0x06}},                                                  /* mov [rsi], rax */
+    {3, {0x48, 0x8b, 0x1e}},                                                  /* mov rbx, [rsi] */
+};
+
+static size_t make(uint8_t *code)
+{
+    size_t n = 0;
+
+    for (unsigned k = 2 + rnd(10); k > 0; k--) {
+        const struct piece *p = &pieces[rnd(sizeof(pieces) / sizeof(pieces[0]))];
+        memcpy(code + n, p->bytes, p->n);
+        n += p->n;
+    }
+    static const uint8_t dec[] = {0x41, 0xff, 0xcf};
+    memcpy(code + n, dec, sizeof(dec)); /* dec r15d */
+    n += sizeof(dec);
+    int32_t back = -(int32_t)(n + 6);
+    code[n] = 0x0f; /* jnz */
+    code[n + 1] = 0x85;
+    memcpy(code + n + 2, &back, 4);
+    code[n + 6] = 0xf4; /* hlt */
+    return n + 7;
+}
+
+static void sequence_case(struct cpu_rig *r, unsigned k)
+{
+    struct vmc_x86_state *st = &r->st;
+    uint8_t code[256];
+
+    seed = 1000000 + k;
+    cpu_rig_mode(r, 64, rnd(4) == 0 ? 3 : 0);
+    memset(r->ram + CPU_RIG_STACK - 0x2000, 0, 0x4000);
+    cpu_rig_code(r, CPU_RIG_TEXT, code, make(code));
+    r->irq = -1;
+    for (unsigned g = 0; g < 16; g++)
+        st->gpr[g] = rnd(1u << 20);
+    st->gpr[VMC_RSP] = CPU_RIG_STACK;
+    st->gpr[VMC_RSI] = CPU_RIG_STACK + 0x100;
+    st->gpr[VMC_R15] = 3;
+    st->rflags |= some_flags() & (VMC_FLAG_ARITH | VMC_FLAG_IF | VMC_FLAG_DF | VMC_FLAG_AC);
+    st->seg[VMC_GS].base = 0x1234000;
+    st->msr.kernel_gs_base = 0xffff800000001000ull;
+    st->msr.tsc_aux = 7;
+    if (rnd(3) == 0) {
+        r->irq = 0x41;
+        r->ops->irq_notify(r->ev);
+    }
+    (void)cpu_rig_run(r, ENOUGH);
+}
+
+static void test_sequences(void **state)
+{
+    (void)state;
+    for (unsigned k = 0; k < CASES; k++) {
+        sequence_case(&rig[0], k);
+        sequence_case(&rig[1], k);
+        compare(k);
+    }
+}
+
+/* ---- an endless loop of system calls --------------------------------------------------------- */
+
+static void test_endless(void **state)
+{
+    static const uint8_t code[] = {0x0f, 0x05, 0xeb, 0xfc}; /* l: syscall; jmp l */
+    static const uint8_t back[] = {0x48, 0x0f, 0x07};       /* sysretq */
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct cpu_rig *r = &rig[i];
+        cpu_rig_mode(r, 64, 3);
+        cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+        cpu_rig_code(r, KERNEL, back, sizeof(back));
+        r->st.msr.star = 0x0008000800000000ull;
+        r->st.msr.lstar = KERNEL;
+        assert_int_equal(cpu_rig_run(r, 50000), VMC_EXIT_BUDGET);
+    }
+    compare(0);
+}
+
+/* A trace that looks at the budget in front of STI, its first instruction, ends with any budget. */
+static void test_sti_first(void **state)
+{
+    static const uint8_t code[] = {0xfb, 0x90, 0x01, 0xd0, 0x90, 0x90, 0x90,
+                                   0x90, 0x01, 0xd0, 0x90, 0x90, 0xeb, 0xf2}; /* l: sti ... jmp l */
+
+    (void)state;
+    for (unsigned k = 0; k < 40; k++) {
+        for (unsigned i = 0; i < 2; i++) {
+            cpu_rig_mode(&rig[i], 64, 0);
+            cpu_rig_code(&rig[i], CPU_RIG_TEXT, code, sizeof(code));
+            assert_int_equal(cpu_rig_run(&rig[i], 4090 + k), VMC_EXIT_BUDGET);
+        }
+        compare(k);
+    }
+}
+
+/* ---- the host's clock ------------------------------------------------------------------------ */
+
+static void test_tsc(void **state)
+{
+    /* l: rdtsc; shl rdx, 32; or rax, rdx; cmp rax, rbx; jb f; mov rbx, rax; dec ecx; jnz l; hlt;
+       f: ud2 */
+    static const uint8_t code[] = {0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09,
+                                   0xd0, 0x48, 0x39, 0xd8, 0x72, 0x08, 0x48, 0x89,
+                                   0xc3, 0xff, 0xc9, 0x75, 0xeb, 0xf4, 0x0f, 0x0b};
+    static struct cpu_rig r;
+
+    (void)state;
+    cpu_rig_create_soft(&r, 0, VMC_SOFT_TRANSLATE_ALL);
+    for (unsigned tsd = 0; tsd < 2; tsd++) {
+        for (unsigned cpl = 0; cpl <= 3; cpl += 3) {
+            cpu_rig_mode(&r, 64, cpl);
+            cpu_rig_code(&r, CPU_RIG_TEXT, code, sizeof(code));
+            r.st.gpr[VMC_RCX] = 1000;
+            r.st.gpr[VMC_RBX] = 0;
+            r.st.cr4 |= tsd != 0 ? VMC_CR4_TSD : 0;
+            assert_int_equal(cpu_rig_run(&r, 0), VMC_EXIT_IDLE);
+            uint64_t want = CPU_RIG_TEXT + 22; /* behind HLT */
+            if (cpl == 3)                      /* of HLT, or of RDTSC itself */
+                want = CPU_RIG_TRAPS + VMC_VEC_GP + 1;
+            assert_int_equal(r.st.rip, want);
+            if (cpl == 0 || tsd == 0)
+                assert_int_equal(r.st.gpr[VMC_RCX], 0);
+            else
+                assert_int_equal(r.st.gpr[VMC_RCX], 1000);
+        }
+    }
+    cpu_rig_destroy(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_syscall, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sequences, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sti_first, setup, teardown),
+        cmocka_unit_test(test_tsc),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
