@@ -4,7 +4,7 @@
  * what it reports on port E9h; with a second file, compares the report with it. The status is what
  * the kernel wrote to port F4h.
  *
- * usage: guest_run [-t] kernel.bin [expected.txt [model]]     -t: translate everything
+ * usage: guest_run [-t] kernel.bin [expected.txt [model [feature...]]]     -t: translate everything
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
         argv++;
     }
     if (argc < 2)
-        die("usage", "guest_run [-t] kernel.bin [expected.txt [model]]");
+        die("usage", "guest_run [-t] kernel.bin [expected.txt [model [feature...]]]");
     void *rom = read_file(argv[1], &bytes);
     if (bytes == 0 || bytes % ROM_UNIT != 0 || bytes > ROM_MAX)
         die(argv[1], "is not 64, 128, 192 or 256 KiB");
@@ -183,6 +183,9 @@ int main(int argc, char **argv)
     load(mem, rom, bytes);
     if (vmc_cpu_policy_preset(&policy, argc > 3 ? argv[3] : "max", &info.ceiling, &err) != VMC_OK)
         die("model", err.text);
+    for (int i = 4; i < argc; i++)
+        if (vmc_cpu_policy_feature(&policy, argv[i], true, &info.ceiling, &err) != VMC_OK)
+            die("feature", err.text);
     void *evm = aligned_alloc(64, (info.vm_bytes + 63) & ~(size_t)63);
     r.ev = aligned_alloc(64, (info.vcpu_bytes + 63) & ~(size_t)63);
     r.report = malloc(REPORT_MAX);

@@ -26,6 +26,8 @@ struct fault {
 };
 extern struct fault fault;
 
+void *memset(void *p, int c, size_t n);
+void *memcpy(void *d, const void *s, size_t n);
 void test_main(void);
 void kern_init(void);
 void kern_exit(void) __attribute__((noreturn));

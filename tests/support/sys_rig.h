@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "cpu/cpu_int.h"
+#include "cpu/fpu/fp.h"
 #include "test_platform.h"
 
 #include <cmocka.h>
@@ -121,6 +122,10 @@ void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
     (void)cpu;
     (void)la;
     rig.page_flushes++;
+}
+uint64_t vmci_fp_in_use(struct vmci_cpu *cpu)
+{
+    return cpu->xcr0;
 }
 int vmci_io_access(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uint64_t addr,
                    unsigned bytes, uint64_t *data)

@@ -12,12 +12,15 @@ void vmci_fp_destroy(struct vmci_cpu *cpu);
 void vmci_fp_reset(struct vmci_cpu *cpu, bool init);
 
 /*
- * The state as an XSAVE area (standard format, 64-bit pointers). get writes at most 832 bytes and
+ * The state as an XSAVE area (standard format, 64-bit pointers). get writes at most 840 bytes and
  * returns how many; FCS and FDS go into the first four software-available bytes. set: VMC_EINVAL
  * for reserved MXCSR bits or components that the host lacks.
  */
 unsigned vmci_fp_get_xsave(struct vmci_cpu *cpu, void *dst);
 int vmci_fp_set_xsave(struct vmci_cpu *cpu, const void *src, unsigned bytes);
+
+/* Components of XCR0 that are not in their initial state (XINUSE, SDM 1 13.6). */
+uint64_t vmci_fp_in_use(struct vmci_cpu *cpu);
 
 /* Mask of enum vmci_feat: the FP features that the host's unit can run. Executes CPUID. */
 uint64_t vmci_fp_host_features(void);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* MXCSR, FXSAVE/FXRSTOR and the XSAVE family (SDM 1 chapters 10.5 and 13; APM 2 11.5). */
+#include "fp.h"
 #include "fp_int.h"
 
 #define XCOMP_COMPACT (1ull << 63)
@@ -172,6 +173,14 @@ static uint64_t in_use(const struct vmci_cpu *cpu)
     if (cpu->pkru != 0)
         m |= VMC_XCR0_PKRU;
     return m;
+}
+
+uint64_t vmci_fp_in_use(struct vmci_cpu *cpu)
+{
+    if (cpu->fp == NULL)
+        return VMCI_GUEST_XCR0;
+    vmci_fp_park(cpu);
+    return in_use(cpu) | (cpu->fp->area.mxcsr != VMCI_MXCSR_INIT ? VMC_XCR0_SSE : 0);
 }
 
 static uint64_t requested(const struct vmci_cpu *cpu, bool supervisor)

@@ -330,7 +330,7 @@ static EXEC(monitor)
 
     if (cpu->cpl != 0)
         return ud(cpu);
-    if (cpu->gpr[VMC_RCX] != 0)
+    if ((u32)cpu->gpr[VMC_RCX] != 0)
         return gp0(cpu);
     int rc = vmci_seg_la(cpu, in->seg, cut(cpu->gpr[VMC_RAX], in->addrsize), 1, false, &la);
     return rc != 0 ? rc : vmci_rd(cpu, la, 1, &v);
@@ -339,10 +339,15 @@ static EXEC(monitor)
 /* Waiting may end at any time (SDM 2B, MWAIT): it ends at once. */
 static EXEC(mwait)
 {
+    u32 r[4], hints = 0;
+
     (void)in;
     if (cpu->cpl != 0)
         return ud(cpu);
-    return (cpu->gpr[VMC_RCX] & ~1ull) != 0 ? gp0(cpu) : 0;
+    vmci_cpuid(cpu, 5, 0, r);
+    if ((r[2] & 3) == 3)
+        hints = 1; /* interrupts end the wait even while IF is clear */
+    return ((u32)cpu->gpr[VMC_RCX] & ~hints) != 0 ? gp0(cpu) : 0;
 }
 
 static EXEC(invlpg)

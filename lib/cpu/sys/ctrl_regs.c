@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* CR0, CR2, CR3, CR4, CR8, XCR0, INVLPG, INVPCID (SDM 3A 2.5, 2.6, 4.1, 4.10, 10.8.5). */
+#include "cpu/fpu/fp.h"
 #include "sys_priv.h"
 
 #define CR0_KNOWN                                                                                  \
@@ -246,10 +247,9 @@ int vmci_xgetbv(struct vmci_cpu *cpu, uint32_t index, uint64_t *out)
 {
     if ((cpu->cr4 & VMC_CR4_OSXSAVE) == 0)
         return vmci_raise(cpu, VMC_VEC_UD);
-    /* Index 1: the components in use. Claiming all of them is always right. */
     if (index > 1 || (index == 1 && (cpu->features >> VMCI_FEAT_XSAVEC & 1u) == 0))
         return gp0(cpu);
-    *out = cpu->xcr0;
+    *out = cpu->xcr0 & (index == 1 ? vmci_fp_in_use(cpu) : ~0ull);
     return 0;
 }
 
