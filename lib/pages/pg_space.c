@@ -75,7 +75,8 @@ static int alloc(struct vmc_space *s)
     s->dirty = vmci_zalloc(pf, bits_bytes(s));
     s->cold = vmci_zalloc(pf, bits_bytes(s));
     s->pin = vmci_zalloc(pf, VMCI_PINS * sizeof(s->pin[0]));
-    s->limbo_cap = LIMBO_CAP;
+    /* Without a provider nothing ever waits there. */
+    s->limbo_cap = s->provider != NULL && s->provider->revoke != NULL ? LIMBO_CAP : 1;
     s->limbo = vmci_zalloc(pf, s->limbo_cap * sizeof(s->limbo[0]));
     vmci_pool_meta(s->pool, meta(s));
     bool all = s->map != NULL && s->acc != NULL && s->wr != NULL && s->dirty != NULL &&
