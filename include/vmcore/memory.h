@@ -33,7 +33,7 @@ struct vmc_mem_slot {
      * Pages of a space (vmcore/pages.h) instead, borrowed: RAM without backing whose pages are
      * where the space says, from its page space_page on. The space's provider must be
      * vmc_mem_provider() with this map as context. Only engines that ask for every page they touch
-     * can use it: the software CPU, and second-level page tables (VMC_ENOTSUP elsewhere).
+     * can use it: the software CPU, and KVM with vmc_kvm_config.frames (VMC_ENOTSUP elsewhere).
      */
     struct vmc_space *space;
     uint64_t space_page;

@@ -4,14 +4,13 @@
  * the contents of each of its pages are.
  *
  * A page is zero (no memory at all), private (a frame of its own), an object (contents stored once
- * for every page that refers to them, resident or compressed), swapped out, or, in spaces whose
- * memory the host's kernel manages, at home. The pool moves pages between these states; what a VM
- * reads never changes by it.
+ * for every page that refers to them, resident or compressed), or swapped out. The pool moves pages
+ * between these states; what a VM reads never changes by it.
  *
  * Whoever executes or emulates a VM reaches its pages through a *page provider* (struct
- * vmc_provider_ops), of which there are three: the software CPU's memory (vmc_pages_attach), a KVM
- * process (vmc_kvm_pages), and second-level page tables (EPT, NPT). The provider asks the space for
- * a page it has no pointer to (vmc_space_access), and takes pointers back when told to (revoke).
+ * vmc_provider_ops): slots of a memory map that name a space (vmc_mem_provider), whether the
+ * software CPU or KVM (vmc_kvm_frames_create) runs the guest. The provider asks the space for a page
+ * it has no pointer to (vmc_space_access), and takes pointers back when told to (revoke).
  *
  * Policy is elsewhere: vmcore/sharing.h finds identical and similar pages, vmcore/balloon.h says
  * how much memory each VM may have.

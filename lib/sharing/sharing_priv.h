@@ -11,11 +11,11 @@
 
 /*
  * Where pages of a hash may be found. A bucket is one cache line of 12 entries; each hash has two
- * buckets, so that the table can be filled to 90 %: 64 / 12 / 0.9 = 5.9 bytes an entry. Hints are
+ * buckets, so that the table can be filled to 85 %: 64 / 12 / 0.85 = 6.3 bytes an entry. Hints are
  * never trusted, so an entry keeps only 8 bits of the hash.
  */
 #define SHARE_WAYS   12u
-#define SHARE_FILL   90u         /* percent */
+#define SHARE_FILL   85u         /* percent */
 #define SHARE_OBJECT 0x80000000u /* an object; else a page in the pool's numbering */
 #define SHARE_EMPTY  UINT32_MAX
 
