@@ -18,7 +18,7 @@ static const struct command {
     {"ctl", cmd_ctl, "look at and change what a host runs"},
     {"top", cmd_top, "show what a host and its virtual machines do"},
     {"disk", cmd_disk, "make, snapshot, copy and grow disks of virtual machines"},
-    {"sim", cmd_sim, "simulate scheduling"},
+    {"sim", cmd_sim, "simulate scheduling and memory policy"},
     {"vmfs", cmd_vmfs, "format, read, write, check and mount VMFS volumes"},
     {"help", cmd_help, "list the commands"},
     {"version", cmd_version, "print the version"},

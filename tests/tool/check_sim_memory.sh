@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# "vmcore sim memory": traces, their output, and what the policy promises.
+# Usage: check_sim_memory.sh VMCORE
+set -u
+vmcore=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+failed=0
+
+verdict() { # NAME CONDITION...
+    local name=$1
+    shift
+    if "$@"; then
+        echo "ok: $name"
+    else
+        echo "FAILED: $name; what was said:"
+        head -5 "$dir/out"
+        failed=1
+    fi
+}
+sim() {
+    timeout -k 5 120 "$vmcore" sim memory "$@" >"$dir/out" 2>&1 </dev/null
+}
+refuse() { # NAME PATTERN TRACE-TEXT
+    printf "$3" >"$dir/bad"
+    sim "$dir/bad"
+    verdict "$1" eval "[ $? = 4 ] && grep -q '$2' '$dir/out'"
+}
+refuse "no VMs" 'bad:1: no VMs' 'host 100\n'
+refuse "no host" 'host must be given' 'vm a 64 1000 0 0 1\n'
+refuse "unknown word" 'bad:2: not known' 'host 100\nhots 100\n'
+refuse "unknown VM" 'bad:3: no VM of this name' 'host 100\nvm a 64 1 0 0 1\nat 0 b 1 1\n'
+refuse "more active than allocated" 'active must be' 'host 100\nvm a 64 1 0 0 1\nat 0 a 9 8\n'
+refuse "more than it has" 'at most what the VM has' 'host 100\nvm a 64 1 0 0 1\nat 0 a 9 80\n'
+refuse "time goes back" 'must ascend' 'host 100\nvm a 64 1 0 0 1\nat 5 a 1 1\nat 4 a 1 1\n'
+refuse "reservations that do not fit" 'do not fit' 'host 100\nvm a 99 1 99 0 1\n'
+refuse "negative size" 'makes no sense' 'host 100\nvm a -1 1 0 0 1\n'
+refuse "no shares" 'makes no sense' 'host 100\nvm a 64 0 0 0 1\n'
+sim --frobnicate
+verdict "unknown option" [ $? = 2 ]
+
+# An idle VM and a busy one, as in section 5 of Waldspurger's paper, without and with the tax; the
+# busy one grows at 100 s.
+tax() {
+    printf 'host 360\ntax %s\nseconds 300\nvm idle 256 1000 0 0 1\nvm busy 256 1000 0 0 1
+at 0 idle 0 240\nat 0 busy 100 100\nat 100 busy 256 256\n' "$1" >"$dir/tax"
+    sim --csv "$dir/$1.csv" --svg "$dir/$1.svg" "$dir/tax"
+}
+tax 0
+verdict "a trace runs" [ $? = 0 ]
+tax 75
+cat >"$dir/look.py" <<'END'
+import csv, sys, xml.etree.ElementTree as xml
+def last(tax):
+    rows = list(csv.DictReader(open(f"{sys.argv[1]}/{tax}.csv")))
+    assert len(rows) == 600, len(rows)
+    xml.parse(f"{sys.argv[1]}/{tax}.svg")
+    for r in rows:
+        assert float(r["free_mib"]) >= 0, r
+    return {r["vm"]: r for r in rows[-2:]}, rows
+even, _ = last(0)
+taxed, rows = last(75)
+# Equal shares: equal memory without the tax.
+assert abs(float(even["idle"]["target_mib"]) - float(even["busy"]["target_mib"])) < 0.1, even
+# With it a page of the idle one costs four times as much: one to four, or all that the busy one has.
+idle, busy = float(taxed["idle"]["target_mib"]), float(taxed["busy"]["target_mib"])
+assert abs(busy - 256) < 0.1 or abs(busy / idle - 4) < 0.05, taxed
+assert busy > 1.4 * float(even["busy"]["target_mib"]), (taxed, even)
+# It is also obeyed: most of the busy one's working set is in memory, and less without the tax.
+assert float(taxed["busy"]["missing_mib"]) < 20, taxed
+assert float(even["busy"]["missing_mib"]) > float(taxed["busy"]["missing_mib"]) + 50, even
+# The idle one gave by its balloon.
+assert float(taxed["idle"]["balloon_mib"]) > 50, taxed
+END
+verdict "the idle tax moves memory" python3 "$dir/look.py" "$dir"
+"$vmcore" sim memory --generate --seed 7 --vms 5 >"$dir/made" 2>"$dir/out"
+verdict "a trace is made" [ "$(grep -c '^vm ' "$dir/made")" = 5 ]
+sim --csv "$dir/made.csv" "$dir/made"
+verdict "and runs" [ "$(wc -l <"$dir/made.csv")" = 1501 ]
+cp "$dir/made" "$dir/first"
+"$vmcore" sim memory --generate --seed 7 --vms 5 >"$dir/made"
+verdict "the same seed makes the same" cmp "$dir/made" "$dir/first"
+sim --property --seed 1000 --traces 300
+verdict "promises are kept" grep -q '^300 traces, 90000 seconds: every promise was kept' "$dir/out"
+exit $failed
