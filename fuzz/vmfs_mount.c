@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A fresh volume with a few files is made in memory, then the input changes it: records of 8 bytes,
- * {u8 area, u8 how, u16 offset, u32 value}, so that mutations land in metadata. Then everything is
- * read, checked, repaired and written to.
+ * Fresh volumes of VMFS5 and VMFS6 with a few files are made in memory, then the input changes one
+ * of them: records of 8 bytes, {u8 area, u8 how, u16 offset, u32 value}, so that mutations land in
+ * metadata; bit 7 of the first area chooses VMFS6. Then everything is read, checked, repaired and
+ * written to.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,22 +14,57 @@
 #include "fuzz_platform.h"
 #include "../tests/support/test_disk.c" /* the targets link with the library only */
 
-#define MIB   (1ull << 20)
-#define BYTES (0x1100000ull + 256 * MIB)
-#define USED  (40 * MIB)
-#define LV    0x1100000ull
+#define MIB  (1ull << 20)
+#define USED (40 * MIB)
+#define LV   0x1100000ull
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const uint64_t areas[16] = {
-    0x100000,      0x180200,      LV,            LV + 0x200000, LV + 0x210000, LV + 0x300000,
-    LV + 0x400000, LV + 0x410000, LV + 0x420000, LV + 0x422000, LV + 0x424000, LV + 0x500000,
-    LV + 0x600000, LV + 0x610000, LV + 0x700000, LV + 0x800000,
+static const uint64_t areas[2][16] = {
+    {
+        0x100000,
+        0x180200,
+        LV,
+        LV + 0x200000,
+        LV + 0x210000,
+        LV + 0x300000,
+        LV + 0x400000,
+        LV + 0x410000,
+        LV + 0x420000,
+        LV + 0x422000,
+        LV + 0x424000,
+        LV + 0x500000,
+        LV + 0x600000,
+        LV + 0x610000,
+        LV + 0x700000,
+        LV + 0x800000,
+    },
+    {
+        0x100000,
+        0x181000,
+        LV,
+        LV + 0x200000,
+        LV + 0x210000,
+        LV + 0x300000,
+        LV + 0x700000,
+        LV + 0x710000,
+        LV + 0x720000,
+        LV + 0x730000,
+        LV + 0x800000,
+        LV + 0x810000,
+        LV + 0x900000,
+        LV + 0x910000,
+        LV + 0x920000,
+        LV + 0x1FF000,
+    },
 };
 
-static struct test_disk disk;
-static struct test_path path;
-static unsigned char *good;
+struct volume {
+    struct test_disk disk;
+    struct test_path path;
+    unsigned char *good;
+};
+static struct volume volumes[2]; /* VMFS5, VMFS6 */
 static uint64_t clock_ns;
 
 static void *f_alloc(void *ctx, size_t n, size_t align)
@@ -46,44 +82,53 @@ static uint64_t f_now(void *ctx)
     return clock_ns += 1000000;
 }
 
-static const struct vmc_platform pf = {.size = sizeof(pf), .alloc = f_alloc,
-                                       .free = fuzz_free, .now_ns = f_now, .bug = fuzz_bug};
+static const struct vmc_platform pf = {
+    .size = sizeof(pf), .alloc = f_alloc, .free = fuzz_free, .now_ns = f_now, .bug = fuzz_bug};
 
-static struct vmc_vmfs *mount(uint32_t flags)
+static struct vmc_vmfs *mount(struct volume *x, uint32_t flags)
 {
     struct vmc_vmfs *v;
-    struct vmc_vmfs_mount_config c = {.size = sizeof(c), .flags = flags | VMC_VMFS_EXCLUSIVE,
-                                      .devs = &path.bd, .dev_count = 1};
+    struct vmc_vmfs_mount_config c = {.size = sizeof(c),
+                                      .flags = flags | VMC_VMFS_EXCLUSIVE | VMC_VMFS_EXPERIMENTAL,
+                                      .devs = &x->path.bd,
+                                      .dev_count = 1};
     return vmc_vmfs_mount(&pf, &c, &v, NULL) == VMC_OK ? v : NULL;
 }
 
-static void setup(void)
+static void setup(struct volume *x, uint32_t version)
 {
-    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c), .devs = &path.bd, .dev_count = 1,
+    bool six = version == 6;
+    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c),
+                                     .version = version,
+                                     .devs = &x->path.bd,
+                                     .dev_count = 1,
+                                     .fds = six ? 512 : 0,
+                                     .sub_blocks = six ? 64 : 0,
+                                     .experimental = six,
                                      .time_s = 1};
     struct vmc_vmfs_file *f;
     char buf[9000];
 
-    test_disk_init(&disk, BYTES);
-    test_path_init(&path, &disk);
-    path.bd.ctx = &path;
+    test_disk_init(&x->disk, LV + (six ? 512 : 256) * MIB);
+    test_path_init(&x->path, &x->disk);
+    x->path.bd.ctx = &x->path;
     if (vmc_vmfs_mkfs(&pf, &c, NULL) != VMC_OK)
         abort();
-    struct vmc_vmfs *v = mount(0);
+    struct vmc_vmfs *v = mount(x, 0);
     if (v == NULL || vmc_vmfs_mkdir(v, "/d", 0755, NULL) != VMC_OK)
         abort();
     memset(buf, 7, sizeof(buf));
     static const char *const names[] = {"/d/a", "/d/b", "/c", "/e"};
     for (unsigned i = 0; i < 4; i++) {
         if (vmc_vmfs_open(v, names[i], VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, NULL) != VMC_OK ||
-            vmc_vmfs_pwrite(f, buf, 40 + i * 2900, i == 3 ? 300 * MIB : 0, NULL) < 0 ||
+            vmc_vmfs_pwrite(f, buf, 40 + i * 2900, i == 3 ? 400 * MIB : 0, NULL) < 0 ||
             vmc_vmfs_close(f, NULL) != VMC_OK)
             abort();
     }
     if (vmc_vmfs_unmount(v, NULL) != VMC_OK)
         abort();
-    good = malloc(USED);
-    memcpy(good, disk.data, USED);
+    x->good = malloc(USED);
+    memcpy(x->good, x->disk.data, USED);
 }
 
 static void look(struct vmc_vmfs *v, const char *dir)
@@ -98,7 +143,7 @@ static void look(struct vmc_vmfs *v, const char *dir)
         if (vmc_vmfs_open(v, name, VMC_VMFS_READ, &f, NULL) != VMC_OK)
             continue;
         (void)!vmc_vmfs_pread(f, buf, sizeof(buf), 0, NULL);
-        (void)!vmc_vmfs_pread(f, buf, sizeof(buf), 300 * MIB, NULL);
+        (void)!vmc_vmfs_pread(f, buf, sizeof(buf), 400 * MIB, NULL);
         (void)!vmc_vmfs_close(f, NULL);
     }
 }
@@ -109,28 +154,31 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct vmc_vmfs_fsck_config fix = {.size = sizeof(fix), .repair = true};
     struct vmc_vmfs *v;
 
-    if (good == NULL)
-        setup();
+    unsigned six = size > 0 && data[0] & 0x80;
+    struct volume *x = &volumes[six];
+    if (x->good == NULL)
+        setup(x, six ? 6 : 5);
     for (size_t i = 0; i + 8 <= size && i < 512; i += 8) {
-        unsigned char *at = disk.data + areas[data[i] & 15] + vmci_ld_le16(data + i + 2);
+        unsigned char *at = x->disk.data + areas[six][data[i] & 15] + vmci_ld_le16(data + i + 2);
         if (data[i + 1] & 1)
             vmci_st_le32(at, vmci_ld_le32(at) + vmci_ld_le32(data + i + 4));
         else
             vmci_st_le32(at, vmci_ld_le32(data + i + 4));
     }
-    v = mount(VMC_VMFS_RDONLY);
+    v = mount(x, VMC_VMFS_RDONLY);
     if (v != NULL) {
         look(v, "/");
         look(v, "/d");
         (void)!vmc_vmfs_unmount(v, NULL);
     }
-    v = mount(VMC_VMFS_REPAIR);
+    v = mount(x, VMC_VMFS_REPAIR);
     if (v != NULL) {
         (void)!vmc_vmfs_fsck(v, &fix, &r, NULL);
         (void)!vmc_vmfs_mkdir(v, "/n", 0700, NULL);
         (void)!vmc_vmfs_remove(v, "/c", NULL);
+        (void)!vmc_vmfs_remove(v, "/e", NULL);
         (void)!vmc_vmfs_unmount(v, NULL);
     }
-    memcpy(disk.data, good, USED);
+    memcpy(x->disk.data, x->good, USED);
     return 0;
 }

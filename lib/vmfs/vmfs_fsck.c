@@ -420,6 +420,9 @@ int vmc_vmfs_fsck(struct vmc_vmfs *v, const struct vmc_vmfs_fsck_config *cfg,
 {
     if (cfg == NULL || cfg->size != sizeof(*cfg))
         return vmci_error(err, VMC_EINVAL, site, "checker configuration is incomplete");
+    if (v->fbb.ino == NULL)
+        return vmci_error(err, VMC_ENOTSUP, site,
+                          "the maps of this volume's file blocks are not understood");
     if (cfg->repair && (v->ro || !(v->flags & VMC_VMFS_REPAIR)))
         return vmci_error(err, VMC_EPERM, site, "the volume is not mounted for repair");
     struct fsck *f = vmci_zalloc(v->pf, sizeof(*f));

@@ -66,6 +66,11 @@ int vmci_fs_geometry(struct fs_geometry *g, const uint8_t *d, uint64_t lv_bytes,
     if (g->lfb_shift > 40)
         return vmci_error(err, VMC_EFORMAT, site, "large file blocks of 2^%u bytes", g->lfb_shift);
     vmci_fs_geometry_sizes(g);
+    uint32_t pb_shift = g->version == 6 ? vmci_ld_le16(d + FSD_PB_SHIFT) : 0;
+    if (pb_shift >= 12 && pb_shift < 16) { /* 64 KiB is usual */
+        g->pb_bytes = 1u << pb_shift;
+        g->pb_ptrs = g->pb_bytes / g->ptr_bytes;
+    }
     uint64_t max_blocks = 1ull << (g->version == 6 ? 30 : 26);
     if (g->blocks > max_blocks || lv_bytes < 64 * FS_MIB)
         return vmci_error(err, VMC_EFORMAT, site, "a volume of 0x%llx bytes is out of range",

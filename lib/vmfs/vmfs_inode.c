@@ -43,13 +43,15 @@ static int check(const struct fs_inode *ino, struct vmc_error *err)
         return vmci_error(err, VMC_ENOENT, site, "0x%08x is not in use", ino->addr);
     if (type < VMC_VMFS_DIR || type > VMC_VMFS_RDM)
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: type is %u", ino->addr, type);
+    if (type == VMC_VMFS_RDM && block != 0)
+        return VMC_OK; /* what a mapping says of blocks is not about any of its own */
     if (!zla_ok(g, zla))
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: layout (zla) is %u", ino->addr, zla);
     if (block != g->fb_bytes && block != g->sb_bytes &&
         (g->version != 6 || block != 1ull << g->lfb_shift))
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: block size is 0x%llx", ino->addr,
                           (unsigned long long)block);
-    if (type != VMC_VMFS_RDM && len > vmci_fs_map_capacity(g, zla, block))
+    if (len > vmci_fs_map_capacity(g, zla, block))
         return vmci_error(err, VMC_EFORMAT, site,
                           "0x%08x: length 0x%llx is more than its layout %u can hold", ino->addr,
                           (unsigned long long)len, zla);

@@ -29,12 +29,13 @@ static const struct sub {
     {"export", "DISK FILE", "copy a disk to an image of the host", disk_export, 2, 2},
 };
 
-enum { KEY_JSON = 256, KEY_KIND, KEY_LOG, KEY_PHYSICAL, KEY_EXCLUSIVE };
+enum { KEY_JSON = 256, KEY_KIND, KEY_LOG, KEY_PHYSICAL, KEY_EXCLUSIVE, KEY_EXPERIMENTAL };
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
     {"quiet", 'q', 0, 0, "No progress", 0},
     {"force", 'f', 0, 0, "export: overwrite", 0},
+    {"experimental", KEY_EXPERIMENTAL, 0, 0, "Write to VMFS6, which is not fully known", 0},
     {"exclusive", KEY_EXCLUSIVE, 0, 0, "Nobody else uses the volume: no locks between hosts", 0},
     {"kind", KEY_KIND, "KIND", 0, "create, clone, import: thin (usual), lazy, eager", 0},
     {"log", KEY_LOG, "FORMAT", 0, "snapshot: cowd (usual up to 2 TiB) or sesparse", 0},
@@ -59,6 +60,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         return 0;
     case KEY_EXCLUSIVE:
         c->vt.exclusive = true;
+        return 0;
+    case KEY_EXPERIMENTAL:
+        c->vt.experimental = true;
         return 0;
     case KEY_KIND:
         c->kind = strcmp(arg, "thin") == 0    ? VMC_DISK_THIN

@@ -43,9 +43,11 @@ static int mount_volume(struct disk_volume **volumes, const char *command, char 
     v->spec = spec;
     v->vt.name = command;
     v->vt.async = true;
+    v->vt.may_read_only = true;
     if (options != NULL) {
         v->vt.exclusive = options->exclusive;
         v->vt.quiet = options->quiet;
+        v->vt.experimental = options->experimental;
     }
     int rc = vt_init(&v->vt);
     if (rc == 0)

@@ -197,7 +197,15 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
                                                    (t->experimental ? VMC_VMFS_EXPERIMENTAL : 0),
                                           .host_name = host,
                                           .cache_bytes = 64u << 20};
-        if (vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err) != VMC_OK)
+        int status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
+        if (status == VMC_ENOTSUP && !ro && t->may_read_only) {
+            if (!t->quiet)
+                fprintf(stderr, "%s: %s: %s\n", t->name, spec, t->err.text);
+            ro = true;
+            c.flags |= VMC_VMFS_RDONLY;
+            status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
+        }
+        if (status != VMC_OK)
             rc = vt_fail(t, spec);
     }
     if (rc != 0) {

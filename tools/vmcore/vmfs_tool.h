@@ -25,6 +25,7 @@ struct vt {
     struct vmc_error err;
     /* options */
     bool json, quiet, repair, exclusive, force, recursive, parents, no_partition, experimental;
+    bool may_read_only; /* a volume that cannot be written is mounted read-only */
     const char *label, *format, *kind;
     uint64_t size, block;
     uint32_t version, fds, seconds;
