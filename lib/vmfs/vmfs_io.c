@@ -101,6 +101,13 @@ static void poll_devices(struct vmc_vmfs *v)
     __builtin_ia32_pause();
 }
 
+static void kick_devices(struct vmc_vmfs *v)
+{
+    for (uint32_t i = 0; i < v->ndevs; i++)
+        if (v->dev[i].bd.ops->kick != NULL)
+            v->dev[i].bd.ops->kick(v->dev[i].bd.ctx);
+}
+
 static void drain_guards(struct vmc_vmfs *v, struct fs_io_slots *s)
 {
     if (!v->unlocked || v->self == NULL)
@@ -314,14 +321,18 @@ static void child_done(struct vmc_block_req *child)
 {
     struct fs_io_slot *s = child->opaque;
     struct vmc_block_req *p = s->parent;
+    struct vmc_vmfs *v = s->ino->v;
 
     s->at += child->bytes;
-    if (child->status != VMC_OK)
+    if (child->status != VMC_OK) {
         p->status = child->status;
-    else if (s->at < p->bytes && advance(s) == VMC_BLOCK_PENDING)
+    } else if (s->at < p->bytes && advance(s) == VMC_BLOCK_PENDING) {
+        /* Whoever submitted the first piece has kicked the devices already: nobody will again. */
+        kick_devices(v);
         return;
-    else if (s->at >= p->bytes)
+    } else if (s->at >= p->bytes) {
         p->status = VMC_OK;
+    }
     slot_put(s);
     p->done(p);
 }
@@ -456,9 +467,7 @@ static void file_kick(void *ctx)
 {
     struct vmc_vmfs_file *f = ctx;
 
-    for (uint32_t i = 0; i < f->v->ndevs; i++)
-        if (f->v->dev[i].bd.ops->kick != NULL)
-            f->v->dev[i].bd.ops->kick(f->v->dev[i].bd.ctx);
+    kick_devices(f->v);
 }
 
 static void file_poll(void *ctx)
