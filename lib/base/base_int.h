@@ -27,6 +27,16 @@ void *memmove(void *dst, const void *src, size_t n) VMCI_GPR_NAME(memmove);
 void *memset(void *dst, int c, size_t n) VMCI_GPR_NAME(memset);
 int memcmp(const void *a, const void *b, size_t n) VMCI_GPR_NAME(memcmp);
 
+/* For functions that access memory as a guest told them to: races there are the guest's own. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define VMCI_GUESTS_RACE __attribute__((no_sanitize("thread")))
+#endif
+#endif
+#ifndef VMCI_GUESTS_RACE
+#define VMCI_GUESTS_RACE
+#endif
+
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 

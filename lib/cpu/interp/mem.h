@@ -26,7 +26,7 @@ static inline struct vmci_tlb *tlb_now(struct vmci_cpu *cpu)
 }
 
 #define MEM_ACCESSORS(n, T)                                                                        \
-    static inline int ld##n(struct vmci_cpu *cpu, uint64_t la, T *out)                             \
+    VMCI_GUESTS_RACE static inline int ld##n(struct vmci_cpu *cpu, uint64_t la, T *out)            \
     {                                                                                              \
         const struct vmci_tlb *t = tlb_now(cpu);                                                   \
         unsigned i = vmci_tlb_index(la);                                                           \
@@ -36,7 +36,7 @@ static inline struct vmci_tlb *tlb_now(struct vmci_cpu *cpu)
         }                                                                                          \
         return vmci_ld_slow(cpu, la, sizeof(T), out);                                              \
     }                                                                                              \
-    static inline int st##n(struct vmci_cpu *cpu, uint64_t la, T v)                                \
+    VMCI_GUESTS_RACE static inline int st##n(struct vmci_cpu *cpu, uint64_t la, T v)               \
     {                                                                                              \
         const struct vmci_tlb *t = tlb_now(cpu);                                                   \
         unsigned i = vmci_tlb_index(la);                                                           \

@@ -432,7 +432,7 @@ static int translate(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned b
 }
 
 /* Copies of up to 64 bytes; sizes of operands go as one access. */
-static void copy_in(void *dst, const uint8_t *src, unsigned n)
+VMCI_GUESTS_RACE static void copy_in(void *dst, const uint8_t *src, unsigned n)
 {
     switch (n) {
     case 1:
@@ -452,7 +452,7 @@ static void copy_in(void *dst, const uint8_t *src, unsigned n)
     }
 }
 
-static void copy_out(uint8_t *dst, const void *src, unsigned n)
+VMCI_GUESTS_RACE static void copy_out(uint8_t *dst, const void *src, unsigned n)
 {
     switch (n) {
     case 1:
