@@ -16,9 +16,10 @@
 #include <unistd.h>
 
 #define NO_FRAME UINT32_MAX
-#define WAITING  64u /* touches that are answered later: one of each vCPU, and of the kernel's own \
-                      */
-#define BLOCK  512u  /* pages that lose their mappings together */
+#define WAITING                                                                                    \
+    64u             /* touches that are answered later: one of each vCPU, and of the kernel's own  \
+                     */
+#define BLOCK  512u /* pages that lose their mappings together */
 #define AROUND 16u
 
 /* Since Linux 6.4 (include/uapi/linux/userfaultfd.h); older headers do not have them. */
@@ -119,16 +120,29 @@ static void evict(struct kvm_window *w)
     }
 }
 
-/* Entries for pages that are mapped where they should be. EEXIST: somebody was there before. */
+/* One page's entry, or leave to write through the one that is there. */
+static bool fill_one(struct kvm_window *w, uint64_t page, bool writable)
+{
+    struct uffdio_range range = {(uintptr_t)address(w, page), VMC_PAGE_SIZE};
+    struct uffdio_continue go = {.range = range, .mode = writable ? 0 : UFFDIO_CONTINUE_MODE_WP};
+    struct uffdio_writeprotect open = {.range = range};
+
+    if (ioctl(w->uffd, UFFDIO_CONTINUE, &go) == 0)
+        return true;
+    return errno == EEXIST && (!writable || ioctl(w->uffd, UFFDIO_WRITEPROTECT, &open) == 0);
+}
+
+/* Entries for pages that are mapped where they should be; some may be there already. */
 static bool fill(struct kvm_window *w, uint64_t first, uint64_t count, bool writable)
 {
     struct uffdio_range range = {(uintptr_t)address(w, first), count * VMC_PAGE_SIZE};
     struct uffdio_continue go = {.range = range, .mode = writable ? 0 : UFFDIO_CONTINUE_MODE_WP};
     bool good = ioctl(w->uffd, UFFDIO_CONTINUE, &go) == 0;
 
-    if (!good && errno == EEXIST) {
-        struct uffdio_writeprotect wp = {.range = range};
-        good = !writable || ioctl(w->uffd, UFFDIO_WRITEPROTECT, &wp) == 0;
+    if (!good) { /* it stops at the first that is */
+        good = true;
+        for (uint64_t i = 0; i < count; i++)
+            good = fill_one(w, first + i, writable) && good;
     }
     (void)ioctl(w->uffd, UFFDIO_WAKE, &range);
     return good;
@@ -281,8 +295,7 @@ static int open_uffd(struct vmc_error *err)
     struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
-    if (fd < 0) /* where it is a device, its permissions decide */
-    {
+    if (fd < 0) { /* where it is a device, its permissions decide */
         int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
         if (dev >= 0) {
             fd = ioctl(dev, _IO(0xAA, 0), O_CLOEXEC | O_NONBLOCK); /* USERFAULTFD_IOC_NEW */

@@ -204,7 +204,14 @@ static void touches_bring_pages_in(void **state)
     assert_in_range(n, 23, 64);
     expect(&v, 9, 109); /* the entry was dropped; the mapping is still right */
     assert_int_equal(vmc_space_sample(v.s, &n), VMC_OK);
-    assert_in_range(n, 1, 4); /* with neighbours */
+    assert_in_range(n, 1, 4);          /* with neighbours */
+    for (uint64_t p = 16; p < 20; p++) /* a gap between neighbours that are there */
+        fill(&v, p, 300 + p);
+    kvm_window_revoke(v.w, 17, 1);
+    expect(&v, 17, 317);
+    kvm_window_revoke(v.w, 18, 1);
+    fill(&v, 18, 400);
+    expect(&v, 18, 400);
     assert_int_equal(vmc_space_drop(v.s, 9, 1, true), 1);
     expect(&v, 9, 0);
     view_close(&v);
