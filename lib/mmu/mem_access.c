@@ -214,8 +214,12 @@ int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_
 {
     struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
 
-    if (s == NULL)
-        return VMC_ENOENT;
+    return s != NULL ? vmci_mem_resolve_in(mem, s, gpa, write, out) : VMC_ENOENT;
+}
+
+int vmci_mem_resolve_in(struct vmc_mem *mem, struct vmci_mem_slot *s, uint64_t gpa, bool write,
+                        struct vmci_page *out)
+{
     uint64_t page = (gpa - s->gpa) >> VMC_PAGE_SHIFT;
     out->flags = &s->flags[page];
     out->writable = s->attr == VMC_MEM_RAM;

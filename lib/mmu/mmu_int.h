@@ -75,6 +75,9 @@ struct vmci_page {
  * VMC_OK, VMC_ENOENT (hole) or VMC_EAGAIN.
  */
 int vmci_mem_resolve(struct vmc_mem *mem, uint64_t gpa, bool write, struct vmci_page *out);
+/* The same in a slot that vmci_mem_find has found. */
+int vmci_mem_resolve_in(struct vmc_mem *mem, struct vmci_mem_slot *s, uint64_t gpa, bool write,
+                        struct vmci_page *out);
 /*
  * For vCPUs: where resolve answers VMC_EAGAIN, the page has to be brought in first. May take some
  * microseconds and use vector registers. VMC_OK: resolve again. VMC_EAGAIN: pass a boundary at which

@@ -350,10 +350,12 @@ static int io_mmio(void *ctx, bool write, uint64_t gpa, unsigned bytes, uint64_t
 {
     struct hw_model *m = ctx;
 
-    (void)bytes;
     m->last_mmio = gpa;
-    if (!write)
-        *data = 0x55;
+    m->mmio_bytes = bytes;
+    if (write)
+        m->mmio_written = *data;
+    else
+        *data = m->mmio_value;
     return m->io_answer;
 }
 
@@ -440,6 +442,7 @@ int hw_model_init(struct hw_model *m, enum hw_model_cpu cpu, struct vmc_error *e
     test_platform_init(&m->tp);
     m->cpu = cpu;
     m->irq = -1;
+    m->mmio_value = 0x55;
     set_ops(m);
     m->tp.pf.pages = &pages;
     m->tp.pf.cpu = &cpus;

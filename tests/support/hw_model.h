@@ -49,6 +49,8 @@ struct hw_model {
     int irq;
     unsigned acks;
     uint64_t tpr, last_pio, last_mmio;
+    unsigned mmio_bytes;                 /* of the last MMIO */
+    uint64_t mmio_value, mmio_written; /* what devices read as; what was written */
     int io_answer;
     struct vmc_exit x;
 };

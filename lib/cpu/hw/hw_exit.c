@@ -342,7 +342,9 @@ int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_e
     }
     if (rc == VMC_EAGAIN)
         return bring_in(v, gpa, (want & VMCI_SLAT_W) != 0);
-    return rc == VMC_ENOENT ? hw_emulate(v, 1, x) : rc;
+    if (rc != VMC_ENOENT)
+        return rc;
+    return vmci_mem_find(v->vm->mem, gpa) == NULL ? hw_on_mmio(v, gpa, x) : hw_emulate(v, 1, x);
 }
 
 int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_exit *x)
@@ -373,7 +375,8 @@ int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_
         hw_changed(v, VMC_ST_CTRL);
         return hw_raise(v, VMC_VEC_PF, true, w.fault_code, x);
     case VMCI_SHADOW_EMULATE:
-        return hw_emulate(v, 1, x);
+        return vmci_mem_find(v->vm->mem, w.gpa) == NULL ? hw_on_mmio(v, w.gpa, x)
+                                                        : hw_emulate(v, 1, x);
     case VMCI_SHADOW_ABSENT:
         return bring_in(v, w.gpa, (access & VMC_ACC_WRITE) != 0);
     default:

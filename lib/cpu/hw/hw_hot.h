@@ -41,6 +41,32 @@ static inline bool hw_again(struct hw_vcpu *v)
     return likely((vmci_load_relaxed(&v->stop) | v->todo) == 0) && !hw_past_deadline(v);
 }
 
+/* ---- the instruction that exited ------------------------------------------------------------- */
+
+/* Is what was found still so? The entries are looked at again: guests change them without a word.
+ */
+static inline bool hw_code_still(const struct hw_code_page *c, uint64_t page, uint64_t cr3)
+{
+    if (c->page != page || c->cr3 != cr3)
+        return false;
+    /* Entries beyond the last level repeat it. */
+    return vmci_load_relaxed(c->entry[0]) == c->value[0] &&
+           vmci_load_relaxed(c->entry[1]) == c->value[1] &&
+           vmci_load_relaxed(c->entry[2]) == c->value[2] &&
+           vmci_load_relaxed(c->entry[3]) == c->value[3];
+}
+
+/* At least 15 bytes of 64-bit code at rip, or NULL: they are to be had by the general walker. */
+static inline const uint8_t *hw_code_at(struct hw_vcpu *v, uint64_t rip, uint64_t cr3)
+{
+    uint64_t page = rip & ~(uint64_t)(VMC_PAGE_SIZE - 1), at = rip & (VMC_PAGE_SIZE - 1);
+
+    if (unlikely(at >= VMC_PAGE_SIZE - 15) ||
+        (unlikely(!hw_code_still(&v->code, page, cr3)) && !hw_code_find(v, page, cr3)))
+        return NULL;
+    return v->code.hva + at;
+}
+
 /* ---- CPUID ----------------------------------------------------------------------------------- */
 
 static inline __attribute__((always_inline)) int hw_on_cpuid(struct hw_vcpu *v, unsigned len,

@@ -54,6 +54,7 @@ enum hw_stat {
     HW_STAT_FAULT,    /* second-level or shadow faults */
     HW_STAT_MAPPED,   /* of these: a page was mapped */
     HW_STAT_BROUGHT,  /* of these: the page's contents had to be brought in */
+    HW_STAT_MMIO,     /* device accesses without the software CPU */
     HW_STAT_EMULATED, /* instructions or slices by the software CPU */
     HW_STAT_TIMER,
     HW_STAT_FLUSH,
@@ -79,6 +80,8 @@ struct hw_vendor {
     /* The task priority that the guest sees without an exit: to the local APIC, and from it. */
     void (*tpr_out)(struct hw_vcpu *v);
     void (*tpr_in)(struct hw_vcpu *v);
+    /* Is this 64-bit code? *cr3 is the guest's. */
+    bool (*code64)(struct hw_vcpu *v, uint64_t *cr3);
     /* Make the control structure accessible, outside run. */
     int (*attach)(struct hw_vcpu *v);
     void (*detach)(struct hw_vcpu *v);
@@ -164,6 +167,15 @@ struct hw_vm {
 };
 #define HW_MAX_VCPUS 64u
 
+/* Where the code page of the last exit lies, and the four guest table entries that say so. */
+struct hw_code_page {
+    uint64_t page, cr3; /* linear address of the page, ~0: none */
+    const uint64_t *entry[4];
+    uint64_t value[4];
+    unsigned levels;
+    const uint8_t *hva;
+};
+
 struct vmx_vcpu {
     void *vmcs;
     uint64_t vmcs_hpa;
@@ -178,20 +190,10 @@ struct vmx_vcpu {
     uint8_t tpr; /* as the local APIC knows it */
 };
 
-/* Where the code page of the last exit lies, and the four guest table entries that say so. */
-struct svm_code_page {
-    uint64_t page, cr3; /* linear address of the page, ~0: none */
-    const uint64_t *entry[4];
-    uint64_t value[4];
-    unsigned levels;
-    const uint8_t *hva;
-};
-
 struct svm_vcpu {
     struct vmcb *vmcb;
     uint64_t vmcb_hpa;
     struct vmc_hw_svm_frame frame;
-    struct svm_code_page code;
     uint32_t clean; /* VMCB clean bits after an exit */
     bool step_over; /* an NMI waits for the end of an interrupt shadow */
     uint8_t tpr;
@@ -225,6 +227,7 @@ struct hw_vcpu {
     uint64_t timer_left;                /* ticks to deadline_tsc at this entry */
     int64_t tsc_offset;
     uint8_t insn_len; /* of the exit that waits for completion */
+    struct hw_code_page code;
     struct vmci_shadow shadow;
     struct vmc_exit stash;
     uint32_t stash_owed;
@@ -309,6 +312,17 @@ static inline void hw_callback(struct hw_vcpu *v)
         hw_fpu_park(v);
 }
 uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg); /* RSP made valid; mark HW_ST_RSP when written */
+
+/* ---- hw_code.c, hw_mmio.c ----------------------------------------------------------------------
+ */
+
+bool hw_code_find(struct hw_vcpu *v, uint64_t page, uint64_t cr3);
+static inline void hw_code_forget(struct hw_vcpu *v)
+{
+    v->code.page = ~0ull;
+}
+/* An access to a device at gpa, where there is no memory: the short way, or the software CPU's. */
+int hw_on_mmio(struct hw_vcpu *v, uint64_t gpa, struct vmc_exit *x);
 
 /* ---- hw_cpuid.c -------------------------------------------------------------------------------
  */

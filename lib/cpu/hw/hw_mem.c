@@ -223,33 +223,35 @@ static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, const struct vmc
     return vmci_slat_map(&vm->slat, base, hpa, 1, rights, VMCI_MT_WB);
 }
 
+/* No memory is there: the page exits at once from now on, where the format has such entries. */
+static __attribute__((noinline)) int map_device(struct hw_vm *vm, uint64_t gpa)
+{
+    vmci_lock(&vm->lock);
+    if (vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE)) > 0)
+        flush_locked(vm);
+    vmci_unlock(&vm->lock);
+    return VMC_ENOENT;
+}
+
 int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want)
 {
+    struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
     struct vmci_page page;
-    int result = VMC_OK, rc;
 
-    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
+    if (unlikely(s == NULL))
+        return map_device(vm, gpa);
     /* A space is told what its page is wanted for; otherwise the dirty log has its own ways. */
-    bool write = unlikely(s != NULL && s->space != NULL) && (want & VMCI_SLAT_W) != 0;
+    bool write = unlikely(s->space != NULL) && (want & VMCI_SLAT_W) != 0;
     /* Under the lock, so that a page that moves meanwhile is dropped after it was mapped. */
     vmci_lock(&vm->lock);
-    rc = vmci_mem_resolve(vm->mem, gpa, write, &page);
-    if (unlikely(rc == VMC_EAGAIN)) {
+    int rc = vmci_mem_resolve_in(vm->mem, s, gpa, write, &page);
+    if (unlikely(rc != VMC_OK || ((want & VMCI_SLAT_W) != 0 && !page.writable))) {
         vmci_unlock(&vm->lock);
-        return rc;
+        return rc != VMC_OK ? rc : VMC_ENOENT;
     }
-    if (likely(rc == VMC_OK)) {
-        bool refused = (want & VMCI_SLAT_W) != 0 && !page.writable;
-        result = refused ? VMC_ENOENT : VMC_OK;
-        rc = refused ? 0 : map(vm, s, &page, gpa, want);
-    } else {
-        result = VMC_ENOENT;
-        rc = vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE));
-        if (rc < 0)
-            rc = 0; /* it goes on exiting the slow way */
-    }
+    rc = map(vm, s, &page, gpa, want);
     if (unlikely(rc > 0))
         flush_locked(vm);
     vmci_unlock(&vm->lock);
-    return rc < 0 ? rc : result;
+    return rc < 0 ? rc : VMC_OK;
 }

@@ -365,6 +365,7 @@ size_t hw_stats(void *ev, const char **names, uint64_t *values, size_t max)
         [HW_STAT_FAULT] = "hw.memory_faults",
         [HW_STAT_MAPPED] = "hw.pages_mapped",
         [HW_STAT_BROUGHT] = "hw.pages_brought_in",
+        [HW_STAT_MMIO] = "hw.mmio",
         [HW_STAT_EMULATED] = "hw.emulated",
         [HW_STAT_TIMER] = "hw.timer",
         [HW_STAT_FLUSH] = "hw.tlb_flushes",

@@ -143,6 +143,7 @@ static const struct hw_vendor vendor = {
     .flush_tlb = svm_flush_tlb,
     .tpr_out = svm_tpr_out,
     .tpr_in = svm_tpr_in,
+    .code64 = svm_code64,
     .attach = attach,
     .detach = detach,
     .enter = svm_enter,

@@ -13,70 +13,6 @@ static struct vmcb *vmcb_of(const struct hw_vcpu *v)
 /* ---- length of an instruction -----------------------------------------------------------------
  */
 
-#define PTE_P    0x1ull
-#define PTE_PS   0x80ull
-#define PTE_ADDR 0x000ffffffffff000ull
-
-static const void *host_of(const struct hw_vcpu *v, uint64_t gpa)
-{
-    struct vmci_mem_slot *s = vmci_mem_find(v->vm->mem, gpa);
-
-    /* Pages of a space may move without a word to us. */
-    return s != NULL && s->space == NULL ? s->hva + (gpa - s->gpa) : NULL;
-}
-
-/* Is what was found still so? The entries are looked at again: guests change them without a word.
- */
-static bool still_there(const struct svm_code_page *c, uint64_t page, uint64_t cr3)
-{
-    if (c->page != page || c->cr3 != cr3)
-        return false;
-    /* Entries beyond the last level repeat it. */
-    return vmci_load_relaxed(c->entry[0]) == c->value[0] &&
-           vmci_load_relaxed(c->entry[1]) == c->value[1] &&
-           vmci_load_relaxed(c->entry[2]) == c->value[2] &&
-           vmci_load_relaxed(c->entry[3]) == c->value[3];
-}
-
-/* Walk the guest's 4-level tables for its code. */
-static bool find_code(struct hw_vcpu *v, uint64_t page, uint64_t cr3)
-{
-    struct svm_code_page *c = &v->u.svm.code;
-    uint64_t table = cr3 & PTE_ADDR;
-
-    c->page = ~0ull;
-    c->levels = 0;
-    if (vmcb_of(v)->cr4 & VMC_CR4_LA57)
-        return false;
-    for (unsigned level = 4; level > 0; level--) {
-        unsigned shift = 12 + 9 * (level - 1);
-        const uint64_t *e = host_of(v, table + ((page >> shift) & 0x1ff) * 8);
-        if (e == NULL)
-            return false;
-        uint64_t value = vmci_load_relaxed(e);
-        if (!(value & PTE_P))
-            return false;
-        c->entry[c->levels] = e;
-        c->value[c->levels++] = value;
-        table = value & PTE_ADDR;
-        if (level > 1 && level < 4 && (value & PTE_PS)) {
-            uint64_t mask = (1ull << shift) - 1;
-            table = (table & ~mask) | (page & mask & ~0xfffull);
-            break;
-        }
-    }
-    c->hva = host_of(v, table);
-    if (c->hva == NULL)
-        return false;
-    for (unsigned i = c->levels; i < 4; i++) {
-        c->entry[i] = c->entry[i - 1];
-        c->value[i] = c->value[i - 1];
-    }
-    c->page = page;
-    c->cr3 = cr3;
-    return true;
-}
-
 static bool is_prefix(uint8_t b, bool code64)
 {
     return b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 || (b & 0xe7) == 0x26 ||
@@ -108,16 +44,14 @@ static unsigned prefixes_slowly(struct hw_vcpu *v, bool code64)
 unsigned svm_insn_len(struct hw_vcpu *v, unsigned n)
 {
     struct vmcb *b = vmcb_of(v);
-    struct svm_code_page *c = &v->u.svm.code;
     uint64_t rip = v->st.rip;
 
     if (v->vm->caps.svm.nrips && b->nrip != 0)
         return (unsigned)(b->nrip - rip) & 15;
     bool code64 = (b->efer & VMC_EFER_LMA) != 0 && (b->cs.attr & 0x200) != 0;
-    uint64_t page = rip & ~0xfffull, cr3 = v->vm->nested ? b->cr3 : v->st.cr3;
-    if (likely(code64 && (rip & 0xfff) < VMC_PAGE_SIZE - 15) &&
-        (still_there(c, page, cr3) || find_code(v, page, cr3))) {
-        const uint8_t *p = c->hva + (rip & 0xfff);
+    const uint8_t *p =
+        likely(code64) ? hw_code_at(v, rip, v->vm->nested ? b->cr3 : v->st.cr3) : NULL;
+    if (likely(p != NULL)) {
         unsigned i = 0;
         if (likely(p[0] == 0x0f))
             return n;

@@ -36,7 +36,7 @@ void svm_setup(struct hw_vcpu *v)
     b->np_enable = nested ? 1 : 0;
     b->n_cr3 = nested ? v->vm->slat.root_hpa : 0;
     b->asid = 1;
-    v->u.svm.code.page = ~0ull;
+    hw_code_forget(v);
     v->u.svm.clean = v->vm->caps.svm.clean_bits ? 0xfffu : 0;
 }
 
@@ -170,7 +170,7 @@ static void push_control(struct hw_vcpu *v)
     struct vmcb *b = vmcb_of(v);
     const struct vmc_x86_state *st = &v->st;
 
-    v->u.svm.code.page = ~0ull;
+    hw_code_forget(v);
     /* Nobody but the host switches caches off (see vmx_state.c). */
     b->cr0 = st->cr0 & ~(VMC_CR0_CD | VMC_CR0_NW);
     b->cr4 = st->cr4 | (v->vm->hw->read_cr(hw_ctx(v), 4) & VMC_CR4_MCE);
@@ -281,6 +281,14 @@ void svm_windows(struct hw_vcpu *v, bool irq, bool nmi)
     v->u.svm.step_over = nmi && !v->st.nmi_blocked && v->inflight.type == VMC_EV_NONE;
 }
 
+bool svm_code64(struct hw_vcpu *v, uint64_t *cr3)
+{
+    const struct vmcb *b = vmcb_of(v);
+
+    *cr3 = v->vm->nested ? b->cr3 : v->st.cr3;
+    return (b->efer & VMC_EFER_LMA) != 0 && (b->cs.attr & 0x200) != 0;
+}
+
 /* ---- translations, task priority --------------------------------------------------------------
  */
 
@@ -289,7 +297,7 @@ void svm_flush_tlb(struct hw_vcpu *v)
     struct hw_percpu *pc = hw_percpu(v->vm->pf);
     struct vmcb *b = vmcb_of(v);
 
-    v->u.svm.code.page = ~0ull; /* host addresses may have changed as well */
+    hw_code_forget(v); /* host addresses may have changed as well */
     hw_tag_new(v, pc);
     b->asid = v->tag;
     b->clean = 0;

@@ -85,6 +85,7 @@ static const struct hw_vendor vendor = {
     .flush_tlb = vmx_flush_tlb,
     .tpr_out = vmx_tpr_out,
     .tpr_in = vmx_tpr_in,
+    .code64 = vmx_code64,
     .attach = vmx_attach,
     .detach = vmx_detach,
     .enter = vmx_enter,

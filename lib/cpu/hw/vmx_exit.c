@@ -280,7 +280,7 @@ static int on_ept_misconfig(struct hw_vcpu *v, struct vmc_exit *x)
     v->stat[HW_STAT_FAULT]++;
     if (vmci_mem_find(v->vm->mem, gpa) != NULL)
         return hw_on_gpa_fault(v, gpa, VMCI_SLAT_R, x);
-    return hw_emulate(v, 1, x);
+    return hw_on_mmio(v, gpa, x);
 }
 
 static int on_timer(struct hw_vcpu *v, struct vmc_exit *x)

@@ -54,6 +54,7 @@ void vmx_push(struct hw_vcpu *v, uint32_t groups);
 bool vmx_runnable(struct hw_vcpu *v);
 void vmx_inject(struct hw_vcpu *v, const struct vmc_event *e);
 void vmx_windows(struct hw_vcpu *v, bool irq, bool nmi);
+bool vmx_code64(struct hw_vcpu *v, uint64_t *cr3);
 void vmx_flush_tlb(struct hw_vcpu *v);
 void vmx_tpr_out(struct hw_vcpu *v);
 void vmx_tpr_in(struct hw_vcpu *v);

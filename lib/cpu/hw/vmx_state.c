@@ -410,11 +410,18 @@ void vmx_windows(struct hw_vcpu *v, bool irq, bool nmi)
 /* ---- translations -----------------------------------------------------------------------------
  */
 
+bool vmx_code64(struct hw_vcpu *v, uint64_t *cr3)
+{
+    *cr3 = v->vm->nested ? vmx_read(v, VMCS_GUEST_CR3) : v->st.cr3;
+    return long_mode(&v->st) && (vmx_read(v, VMCS_GUEST_AR(VMC_CS)) & VMC_SEG_L) != 0;
+}
+
 void vmx_flush_tlb(struct hw_vcpu *v)
 {
     const struct vmc_hw_ops *hw = v->vm->hw;
     struct hw_percpu *pc = hw_percpu(v->vm->pf);
 
+    hw_code_forget(v); /* host addresses may have changed as well */
     if (caps(v)->vpid) {
         hw_tag_new(v, pc);
         if (pc->pad != 0) { /* a generation of VPIDs is used up */

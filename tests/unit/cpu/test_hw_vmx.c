@@ -419,6 +419,90 @@ static void state_survives_a_round_trip(void **state)
     end();
 }
 
+/* ---- device accesses --------------------------------------------------------------------------
+ */
+
+struct access_seen {
+    uint64_t gpr[16], rip, gpa, written, bytes;
+};
+
+/* The instruction at 0x8000 touches a device at gpa; once, by the short way or the software CPU. */
+static void one_access(const uint8_t *code, uint64_t gpa, bool emulate, struct access_seen *out)
+{
+    struct hw_vcpu *v = model.v;
+    struct vmc_x86_state *st = &v->st;
+
+    assert_int_equal(hw_model_long_mode(&model), VMC_OK);
+    memcpy(model.ram + 0x8000, code, 15);
+    hw_code_forget(v);
+    for (unsigned i = 0; i < 16; i++)
+        st->gpr[i] = 0x1122334455667780ull + i * 0x0101;
+    st->gpr[VMC_RBX] = gpa - 0x10;
+    st->gpr[VMC_R9] = gpa;
+    st->gpr[VMC_RCX] = 4;
+    hw_changed(v, VMC_ST_GPR | HW_ST_RSP);
+    model.mmio_value = 0x8899aabbccddeeffull;
+    model.mmio_written = model.last_mmio = model.mmio_bytes = 0;
+    uint64_t before = v->stat[HW_STAT_MMIO];
+    int (*mmio)(void *, bool, uint64_t, unsigned, uint64_t *) = model.io.mmio;
+    if (emulate)
+        model.io.mmio = NULL; /* the software CPU has a copy of the table */
+    play.qualification = 0;
+    play.gpa = gpa;
+    run(VMX_EPT_MISCONFIG);
+    model.io.mmio = mmio;
+    assert_int_equal(v->stat[HW_STAT_MMIO] - before, emulate ? 0 : 1);
+    bool grabbed = hw_grab(v);
+    hw_need(v, HW_ST_RSP);
+    hw_drop(v, grabbed);
+    memcpy(out->gpr, st->gpr, sizeof(out->gpr));
+    out->rip = play.rip;
+    out->gpa = model.last_mmio;
+    out->bytes = model.mmio_bytes;
+    out->written = model.mmio_written & (out->bytes >= 8 ? ~0ull : (1ull << 8 * out->bytes) - 1);
+}
+
+static void device_accesses_are_as_by_the_software_cpu(void **state)
+{
+    (void)state;
+    static const uint8_t code[][15] = {
+        {0x88, 0x43, 0x10},                         /* mov [rbx+16], al */
+        {0x40, 0x88, 0x73, 0x10},                   /* mov [rbx+16], sil */
+        {0x66, 0x89, 0x53, 0x10},                   /* mov [rbx+16], dx */
+        {0x45, 0x89, 0x01},                         /* mov [r9], r8d */
+        {0x4d, 0x89, 0x11},                         /* mov [r9], r10 */
+        {0x41, 0x8a, 0x01},                         /* mov al, [r9] */
+        {0x66, 0x41, 0x8b, 0x01},                   /* mov ax, [r9] */
+        {0x8b, 0x44, 0x8b, 0x00},                   /* mov eax, [rbx+rcx*4] */
+        {0x4c, 0x8b, 0x7c, 0x4b, 0x08},             /* mov r15, [rbx+rcx*2+8] */
+        {0x8b, 0x83, 0x10, 0, 0, 0},                /* mov eax, [rbx+16] */
+        {0x8b, 0x04, 0x25, 0x40, 0, 0, 0x40},       /* mov eax, [0x40000040] */
+        {0xc6, 0x43, 0x10, 0x9c},                   /* mov byte [rbx+16], 0x9c */
+        {0x66, 0xc7, 0x43, 0x10, 0x34, 0x92},       /* mov word [rbx+16], 0x9234 */
+        {0xc7, 0x43, 0x10, 0x78, 0x56, 0x34, 0x92}, /* mov dword [rbx+16], ... */
+        {0x49, 0xc7, 0x01, 0x78, 0x56, 0x34, 0x92}, /* mov qword [r9], ... */
+        {0x0f, 0xb6, 0x43, 0x10},                   /* movzx eax, byte */
+        {0x48, 0x0f, 0xb7, 0x53, 0x10},             /* movzx rdx, word */
+        {0x66, 0x0f, 0xbe, 0x43, 0x10},             /* movsx ax, byte */
+        {0x4c, 0x0f, 0xbf, 0x43, 0x10},             /* movsx r8, word */
+        {0x0f, 0xbe, 0x63, 0x10},                   /* movsx esp, byte */
+    };
+    struct access_seen fast, slow;
+
+    begin(HW_MODEL_FULL);
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(code); i++) {
+        one_access(code[i], 0x40000040, false, &fast);
+        one_access(code[i], 0x40000040, true, &slow);
+        if (memcmp(&fast, &slow, sizeof(fast)) != 0)
+            fail_msg("instruction %u: rip 0x%llx 0x%llx, rax 0x%llx 0x%llx, wrote 0x%llx 0x%llx", i,
+                     (unsigned long long)fast.rip, (unsigned long long)slow.rip,
+                     (unsigned long long)fast.gpr[0], (unsigned long long)slow.gpr[0],
+                     (unsigned long long)fast.written, (unsigned long long)slow.written);
+        assert_int_equal(fast.gpa, 0x40000040);
+    }
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +522,7 @@ int main(void)
         cmocka_unit_test(kicks_end_the_run),
         cmocka_unit_test(real_mode_without_unrestricted_guest),
         cmocka_unit_test(state_survives_a_round_trip),
+        cmocka_unit_test(device_accesses_are_as_by_the_software_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
