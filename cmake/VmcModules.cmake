@@ -29,8 +29,7 @@ endfunction()
 
 # The static library once more, optimised for size where speed does not matter: for the bare-metal
 # image. What every exit of a guest goes through is as in the other one.
-set(VMC_SPEED_MODULES vm)
-set(VMC_SPEED_FILES "lib/cpu/hw/(hw_run|hw_exit|hw_mem|hw_vcpu|svm_engine|svm_exit|vmx_engine|vmx_exit)|lib/mmu/(slat|ept|npt)")
+set(VMC_SPEED_FILES "lib/cpu/hw/(hw_run|hw_exit|hw_mem|svm_exit|vmx_exit)|lib/vm/(run|vm_io|vm_irq)")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 
 include(CheckCCompilerFlag)
@@ -44,10 +43,6 @@ function(vmc_add_small_library)
   endif()
   foreach(m IN LISTS VMC_MODULES)
     if(m IN_LIST VMC_HOSTED_MODULES OR NOT TARGET vmc_${m})
-      continue()
-    endif()
-    if(m IN_LIST VMC_SPEED_MODULES)
-      list(APPEND objs $<TARGET_OBJECTS:vmc_${m}>)
       continue()
     endif()
     get_target_property(src vmc_${m} SOURCES)
