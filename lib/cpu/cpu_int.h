@@ -270,6 +270,9 @@ int vmci_mark_sys(struct vmci_cpu *cpu, uint64_t la, uint8_t set, uint8_t clear,
 /* With the rights of a given CPL: pushes onto the stack of another privilege level. */
 int vmci_rd_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t *out);
 int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, uint64_t v);
+/* Host address of bytes that need nothing but a load or store with these rights now; NULL: the
+   functions above know. Good until the next access by linear address. */
+void *vmci_direct_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, bool write);
 int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes);
 
 /*

@@ -36,6 +36,7 @@ struct rig {
     uint8_t *mem;
     uint64_t fault_page; /* accesses to this page fault; 0: none */
     unsigned flushes, page_flushes;
+    unsigned direct; /* calls of vmci_direct_cpl */
     uint64_t msr_index, msr_value; /* last machine MSR */
     int msr_answer;
 };
@@ -105,6 +106,17 @@ int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes,
 {
     (void)cpu;
     return rig_wr(la, bytes, v, cpl == 3 ? VMC_PF_USER : 0);
+}
+/* Every other time, so that both ways are taken. */
+void *vmci_direct_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, bool write)
+{
+    (void)cpu;
+    (void)cpl;
+    (void)write;
+    for (unsigned i = 0; i < bytes; i++)
+        if (rig.fault_page != 0 && ((la + i) & ~0xfffull) == rig.fault_page)
+            return NULL;
+    return rig.direct++ % 2 == 0 && la < RIG_BYTES - bytes ? rig.mem + la : NULL;
 }
 int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes)
 {

@@ -99,7 +99,9 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
 {
     struct vmci_bt *bt = &sc->bt;
-    bool looked_up = rc == 0 && (sc->cpu.cur->flags & VMCI_IF_BRANCH) != 0;
+    /* Only jumps, calls and returns look in the table. */
+    bool looked_up =
+        rc == 0 && (sc->cpu.cur->flags & (VMCI_IF_BRANCH | VMCI_IF_END)) == VMCI_IF_BRANCH;
     int next = soft_settle(sc, rc);
 
     flags_out(sc);

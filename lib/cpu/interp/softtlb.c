@@ -706,6 +706,11 @@ int vmci_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes,
     return access_whole(cpu, how_cpl(cpu, cpl), la, bytes, &v, true);
 }
 
+void *vmci_direct_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes, bool write)
+{
+    return direct(cpu, how_cpl(cpu, cpl).mode, la, bytes, write);
+}
+
 int vmci_probe_wr_cpl(struct vmci_cpu *cpu, unsigned cpl, uint64_t la, unsigned bytes)
 {
     struct span s;

@@ -60,6 +60,37 @@ static int read_target(struct vmci_cpu *cpu, const struct sys_event *e, const st
     return 0;
 }
 
+static int push_frame(struct vmci_cpu *cpu, const struct sys_event *e, struct sys_stack *s)
+{
+    unsigned n = e->has_code ? 6 : 5;
+    uint64_t *f = sys_frame(cpu, s, s->sp - 8 * n, n, true);
+    int r;
+
+    if (f != NULL) {
+        s->sp -= 8 * n;
+        if (e->has_code)
+            *f++ = e->code;
+        f[0] = e->rip;
+        f[1] = cpu->seg[VMC_CS].selector;
+        f[2] = e->rflags;
+        f[3] = cpu->gpr[VMC_RSP];
+        f[4] = cpu->seg[VMC_SS].selector;
+        return 0;
+    }
+    r = sys_push(cpu, s, 8, cpu->seg[VMC_SS].selector);
+    if (r == 0)
+        r = sys_push(cpu, s, 8, cpu->gpr[VMC_RSP]);
+    if (r == 0)
+        r = sys_push(cpu, s, 8, e->rflags);
+    if (r == 0)
+        r = sys_push(cpu, s, 8, cpu->seg[VMC_CS].selector);
+    if (r == 0)
+        r = sys_push(cpu, s, 8, e->rip);
+    if (r == 0 && e->has_code)
+        r = sys_push(cpu, s, 8, e->code);
+    return r;
+}
+
 int sys_event_long(struct vmci_cpu *cpu, const struct sys_event *e)
 {
     struct sys_target t = {0};
@@ -91,17 +122,7 @@ int sys_event_long(struct vmci_cpu *cpu, const struct sys_event *e)
     if (r == 0)
         r = sys_desc_set_accessed(cpu, &t.d);
     if (r == 0)
-        r = sys_push(cpu, &s, 8, cpu->seg[VMC_SS].selector);
-    if (r == 0)
-        r = sys_push(cpu, &s, 8, cpu->gpr[VMC_RSP]);
-    if (r == 0)
-        r = sys_push(cpu, &s, 8, e->rflags);
-    if (r == 0)
-        r = sys_push(cpu, &s, 8, cpu->seg[VMC_CS].selector);
-    if (r == 0)
-        r = sys_push(cpu, &s, 8, e->rip);
-    if (r == 0 && e->has_code)
-        r = sys_push(cpu, &s, 8, e->code);
+        r = push_frame(cpu, e, &s);
     if (r != 0)
         return r;
     t.sel = (uint16_t)((t.sel & 0xfffcu) | cpl);

@@ -44,6 +44,9 @@ int sys_push_room(struct vmci_cpu *cpu, const struct sys_stack *s, unsigned n, u
     uint64_t sp = s->sp;
     uint64_t la;
 
+    if (s->bits == 64 && ((sp - n * bytes) ^ (sp - 1)) >> 63 == 0 &&
+        vmci_canonical(cpu, sp - n * bytes) && vmci_canonical(cpu, sp - 1))
+        return 0;
     /* Item by item, because SP may wrap between two of them. */
     for (unsigned i = 0; i < n; i++) {
         sp = (sp - bytes) & sp_mask(s->bits);
@@ -77,6 +80,14 @@ int sys_pop(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t 
     if (r == 0)
         s->sp = (s->sp + bytes) & sp_mask(s->bits);
     return r;
+}
+
+uint64_t *sys_frame(struct vmci_cpu *cpu, const struct sys_stack *s, uint64_t sp, unsigned n,
+                    bool write)
+{
+    if (s->bits != 64 || sp % 8 != 0)
+        return NULL;
+    return vmci_direct_cpl(cpu, s->cpl, sp, 8 * n, write);
 }
 
 void sys_sp_set(struct vmci_cpu *cpu, unsigned bits, uint64_t sp)

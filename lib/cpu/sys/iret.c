@@ -151,6 +151,7 @@ static uint64_t flags_mask(const struct vmci_cpu *cpu, unsigned opbytes)
 
 static int iret_prot(struct vmci_cpu *cpu, unsigned opbytes)
 {
+    const uint64_t *frame = NULL;
     struct vmc_segment ss = {0};
     struct sys_target t = {0};
     struct sys_stack s = {0};
@@ -165,7 +166,18 @@ static int iret_prot(struct vmci_cpu *cpu, unsigned opbytes)
     int r;
 
     sys_stack_current(cpu, &s);
-    r = pop3(cpu, &s, opbytes, &t.rip, &cs, &flags);
+    if (opbytes == 8 && cpu->code_bits == 64)
+        frame = sys_frame(cpu, &s, s.sp, 5, false);
+    if (frame != NULL) {
+        t.rip = frame[0];
+        cs = frame[1];
+        flags = frame[2];
+        sp = frame[3];
+        sel = frame[4];
+        r = 0;
+    } else {
+        r = pop3(cpu, &s, opbytes, &t.rip, &cs, &flags);
+    }
     if (r != 0)
         return r;
     if (opbytes == 4 && (flags & VMC_FLAG_VM) != 0 && cpu->cpl == 0 && !vmci_long_mode(cpu))
@@ -176,8 +188,9 @@ static int iret_prot(struct vmci_cpu *cpu, unsigned opbytes)
     outer = sys_rpl(t.sel) > cpu->cpl;
     has_ss = outer || cpu->code_bits == 64;
     if (has_ss) {
-        r = sys_pop(cpu, &s, opbytes, &sp);
-        if (r == 0)
+        if (frame == NULL)
+            r = sys_pop(cpu, &s, opbytes, &sp);
+        if (r == 0 && frame == NULL)
             r = sys_pop(cpu, &s, opbytes, &sel);
         if (r == 0)
             r = sys_return_ss(cpu, (uint16_t)sel, &t, &d, &ss);

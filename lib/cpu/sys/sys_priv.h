@@ -180,6 +180,12 @@ unsigned sys_stack_bits(const struct vmc_segment *ss, bool code64);
 int sys_push_room(struct vmci_cpu *cpu, const struct sys_stack *s, unsigned n, unsigned bytes);
 int sys_push(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t v);
 int sys_pop(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t *v);
+/*
+ * The quadwords that were pushed onto or are popped from a 64-bit stack, first one at the lowest
+ * address, if all of them can be accessed directly; NULL: item by item.
+ */
+uint64_t *sys_frame(struct vmci_cpu *cpu, const struct sys_stack *s, uint64_t sp, unsigned n,
+                    bool write);
 /* Write SP or ESP or RSP. */
 void sys_sp_set(struct vmci_cpu *cpu, unsigned bits, uint64_t sp);
 /* SP and SS for a privilege level from the TSS; every check of a new stack. code64: long mode. */
