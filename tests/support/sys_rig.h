@@ -36,7 +36,7 @@ struct rig {
     uint8_t *mem;
     uint64_t fault_page; /* accesses to this page fault; 0: none */
     unsigned flushes, page_flushes;
-    unsigned direct; /* calls of vmci_direct_cpl */
+    unsigned direct;               /* calls of vmci_direct_cpl */
     uint64_t msr_index, msr_value; /* last machine MSR */
     int msr_answer;
 };
