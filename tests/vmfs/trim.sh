@@ -42,7 +42,7 @@ boot "blkdiscard+-o+4194304+-l+16777216+/dev/vda+&&+blkdiscard+-o+25690112+-l+20
 [ "$(number thin)" = 15 ] || fail "after discards the thin disk has $(number thin) blocks, not 15"
 [ "$(number thick)" = 64 ] || fail "after discards the thick disk has $(number thick) blocks"
 [ "$(free)" = $((before - 15)) ] || fail "15 blocks are in use, df says $((before - $(free)))"
-"$vmcore" vmfs cat vol /thin-flat.vmdk | head -c 33554432 >got
+head -c 33554432 <("$vmcore" vmfs cat vol /thin-flat.vmdk) >got
 piece() { dd if="$1" bs=1M skip="$2" count="$3" status=none; }
 cmp <(piece source 0 4) <(piece got 0 4) || fail "contents before the first hole"
 cmp <(piece source 20 4) <(piece got 20 4) || fail "contents between the holes"
