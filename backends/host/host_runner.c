@@ -414,8 +414,8 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
     pthread_cond_init(&r->guests_idle, NULL);
     r->pf = pf;
     r->keeper_until = NEVER;
-    int rc = cfg->size == sizeof(*cfg) && pf->sync != NULL ? place_workers(r, cfg->cpus)
-                                                           : VMC_EINVAL;
+    int rc =
+        cfg->size == sizeof(*cfg) && pf->sync != NULL ? place_workers(r, cfg->cpus) : VMC_EINVAL;
     r->threads = (cfg->flags & VMC_RUNNER_THREADS) != 0;
     r->max_vcpus = cfg->max_vcpus;
     r->task = calloc(cfg->max_vcpus + 1u, sizeof(*r->task));
@@ -423,9 +423,12 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
     if (rc == VMC_OK && (r->task == NULL || r->vm_of == NULL))
         rc = VMC_ENOMEM;
     if (rc == VMC_OK) {
-        struct vmc_sched_config sc = {.size = sizeof(sc), .cpus = r->ncpus,
-                                      .max_groups = cfg->max_groups, .max_vms = cfg->max_vms,
-                                      .max_vcpus = cfg->max_vcpus, .quantum_ns = cfg->quantum_ns,
+        struct vmc_sched_config sc = {.size = sizeof(sc),
+                                      .cpus = r->ncpus,
+                                      .max_groups = cfg->max_groups,
+                                      .max_vms = cfg->max_vms,
+                                      .max_vcpus = cfg->max_vcpus,
+                                      .quantum_ns = cfg->quantum_ns,
                                       .start_ns = vmc_runner_now_ns(),
                                       .trace_events = cfg->trace_events};
         rc = vmc_sched_create(pf, &sc, &r->sched, err);
@@ -516,9 +519,10 @@ static void write_event(FILE *f, const struct vmc_sched_event *e, uint64_t *sinc
     double us = (double)e->ns / 1e3;
 
     if (*open && e->type != VMC_SCHED_EV_YIELD && e->type != VMC_SCHED_EV_WAKE) {
-        fprintf(f, "{\"name\":\"%s\",\"cat\":\"run\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,"
-                   "\"ts\":%.3f,\"dur\":%.3f},\n", *name, e->cpu, (double)*since / 1e3,
-                us - (double)*since / 1e3);
+        fprintf(f,
+                "{\"name\":\"%s\",\"cat\":\"run\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,"
+                "\"ts\":%.3f,\"dur\":%.3f},\n",
+                *name, e->cpu, (double)*since / 1e3, us - (double)*since / 1e3);
         *open = 0;
     }
     if (e->type == VMC_SCHED_EV_RUN) {
@@ -526,8 +530,10 @@ static void write_event(FILE *f, const struct vmc_sched_event *e, uint64_t *sinc
         *since = e->ns;
         *open = 1;
     } else if (e->type < sizeof(event_names) / sizeof(event_names[0])) {
-        fprintf(f, "{\"name\":\"%s\",\"cat\":\"sched\",\"ph\":\"i\",\"s\":\"t\",\"pid\":1,"
-                   "\"tid\":%u,\"ts\":%.3f},\n", event_names[e->type], e->cpu, us);
+        fprintf(f,
+                "{\"name\":\"%s\",\"cat\":\"sched\",\"ph\":\"i\",\"s\":\"t\",\"pid\":1,"
+                "\"tid\":%u,\"ts\":%.3f},\n",
+                event_names[e->type], e->cpu, us);
     }
 }
 

@@ -3,8 +3,8 @@
  * The runner with real guest code on real threads: what co-scheduling is worth to guests with spin
  * locks and barriers, and how fair the CPU time is beside Linux's scheduler.
  *
- * Everything is measured in CPU time that the VMs received, not in time of the clock, so that it does
- * not matter what else the machine does.
+ * Everything is measured in CPU time that the VMs received, not in time of the clock, so that it
+ * does not matter what else the machine does.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -34,8 +34,12 @@ static void nap_us(long us)
 
 static struct vmc_runner *make_runner(uint32_t flags)
 {
-    struct vmc_runner_config cfg = {.size = sizeof(cfg), .flags = flags, .cpus = WORKERS,
-                                    .max_groups = 1, .max_vms = 8, .max_vcpus = 32};
+    struct vmc_runner_config cfg = {.size = sizeof(cfg),
+                                    .flags = flags,
+                                    .cpus = WORKERS,
+                                    .max_groups = 1,
+                                    .max_vms = 8,
+                                    .max_vcpus = 32};
     struct vmc_error err = {0};
     struct vmc_runner *r;
 
@@ -46,11 +50,13 @@ static struct vmc_runner *make_runner(uint32_t flags)
     return r;
 }
 
-static void add_vm(struct smp_vm *s, struct vmc_runner *r, const struct smp_shared *p, bool together)
+static void add_vm(struct smp_vm *s, struct vmc_runner *r, const struct smp_shared *p,
+                   bool together)
 {
-    struct vmc_sched_vm_config sc = {.size = sizeof(sc), .share = {.shares = 1000},
-                                     .coscheduling = together ? VMC_SCHED_CO_RELAXED
-                                                              : VMC_SCHED_CO_NONE};
+    struct vmc_sched_vm_config sc = {.size = sizeof(sc),
+                                     .share = {.shares = 1000},
+                                     .coscheduling =
+                                         together ? VMC_SCHED_CO_RELAXED : VMC_SCHED_CO_NONE};
 
     if (smp_vm_create(s, &pf, vmc_engine_soft(), p) != 0 ||
         smp_vm_start(s, r, &sc, together ? 0 : UINT32_MAX, 0) != 0)
@@ -119,18 +125,19 @@ static void cosched(unsigned repeats)
         const char *name;
         struct smp_shared p;
     } program[] = {
-        {"2 vCPUs, spin lock", {.mode = SMP_LOCK, .cpus = 2, .rounds = 6000, .work = 10000,
-                                .critical = 4000}},
+        {"2 vCPUs, spin lock",
+         {.mode = SMP_LOCK, .cpus = 2, .rounds = 6000, .work = 10000, .critical = 4000}},
         {"2 vCPUs, barrier", {.mode = SMP_BARRIER, .cpus = 2, .rounds = 5000, .work = 20000}},
-        {"4 vCPUs, spin lock", {.mode = SMP_LOCK, .cpus = 4, .rounds = 3000, .work = 10000,
-                                .critical = 2000}},
+        {"4 vCPUs, spin lock",
+         {.mode = SMP_LOCK, .cpus = 4, .rounds = 3000, .work = 10000, .critical = 2000}},
         {"4 vCPUs, barrier", {.mode = SMP_BARRIER, .cpus = 4, .rounds = 2500, .work = 20000}},
     };
     double least = 1e9;
     double loss = -1e9;
     double sample[HOWS][16];
 
-    printf("%u workers, half of them for the guest, median of %u, ms; given up at %u times \"alone\":\n",
+    printf("%u workers, half of them for the guest, median of %u, ms; given up at %u times "
+           "\"alone\":\n",
            WORKERS, repeats, 2 * MOST_TIMES);
     printf("%-20s %9s %9s %9s %9s\n", "", "alone x 2", "together", "apart", "Linux");
     for (unsigned i = 0; i < sizeof(program) / sizeof(program[0]); i++) {

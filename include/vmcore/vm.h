@@ -135,6 +135,22 @@ VMC_API void vmc_vm_set_wake_hook(struct vmc_vm *vm, void (*fn)(void *ctx, uint3
  */
 VMC_API void vmc_vm_set_steal_clock(struct vmc_vm *vm, uint64_t (*fn)(void *ctx, uint32_t index),
                                     void *ctx);
+/** What a vCPU does, for vmc_vm_set_trace. */
+enum vmc_vm_trace {
+    VMC_TRACE_ENTER, /**< into the engine */
+    VMC_TRACE_EXIT,  /**< out of it; detail: enum vmc_exit_kind, NONE when a request came first */
+    VMC_TRACE_IRQ,   /**< takes an interrupt of the VM layer's controllers; detail: the vector */
+    VMC_TRACE_SLEEP, /**< parks, having nothing to do (VMC_RUN_PARK) */
+    VMC_TRACE_WAKE,  /**< is awake again */
+};
+/**
+ * Call fn at each of these moments, on the thread that runs the vCPU; IRQ also from inside the
+ * engine. It must not call back into the VM. NULL: no more. While quiesced.
+ */
+VMC_API void vmc_vm_set_trace(struct vmc_vm *vm,
+                              void (*fn)(void *ctx, uint32_t index, enum vmc_vm_trace what,
+                                         uint64_t detail),
+                              void *ctx);
 /** Number of a vCPU. */
 VMC_API uint32_t vmc_vcpu_index(const struct vmc_vcpu *v);
 /** Finish the exit that run returned. VMC_ESTATE when none is owed. */

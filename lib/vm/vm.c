@@ -285,6 +285,15 @@ int vmc_vm_memory_changed(struct vmc_vm *vm)
     return vm->started ? vm->ops->mem_changed(vm->evm) : VMC_OK;
 }
 
+void vmc_vm_set_trace(struct vmc_vm *vm,
+                      void (*fn)(void *ctx, uint32_t index, enum vmc_vm_trace what,
+                                 uint64_t detail),
+                      void *ctx)
+{
+    vm->trace_ctx = ctx;
+    vm->trace_fn = fn;
+}
+
 /* ---- stop, pause, reset -------------------------------------------------------------------- */
 
 static void request_all(struct vmc_vm *vm, uint32_t bits)

@@ -120,8 +120,10 @@ int vmci_vcpu_irq_ack(struct vmc_vcpu *v)
                  : vmci_vcpu_irq_pending(v) < 0 ? -1
                                                 : vmci_irqchip_pic_ack(&v->vm->chip);
 
-    if (vector >= 0)
+    if (vector >= 0) {
         count(&v->stats.irqs, 1);
+        trace(v, VMC_TRACE_IRQ, (uint64_t)vector);
+    }
     return vector;
 }
 

@@ -84,6 +84,8 @@ struct vmc_vm {
     void *wake_ctx;                             /* (q) */
     uint64_t (*steal_fn)(void *ctx, uint32_t index); /* (q) */
     void *steal_ctx;                                 /* (q) */
+    void (*trace_fn)(void *ctx, uint32_t index, enum vmc_vm_trace what, uint64_t detail); /* (q) */
+    void *trace_ctx;                                                                      /* (q) */
     uint64_t tsc_hz;
 
     struct vmci_lock stop_lock;
@@ -125,6 +127,12 @@ static inline bool engine_has(const struct vmc_vm *vm, uint32_t cap)
 static inline void count(uint64_t *counter, uint64_t n)
 {
     vmci_store_relaxed(counter, *counter + n);
+}
+
+static inline void trace(const struct vmc_vcpu *v, enum vmc_vm_trace what, uint64_t detail)
+{
+    if (unlikely(v->vm->trace_fn != NULL))
+        v->vm->trace_fn(v->vm->trace_ctx, v->index, what, detail);
 }
 
 /* ---- vcpu.c -------------------------------------------------------------------------------- */

@@ -41,6 +41,21 @@ check "triple fault" 6 "triple fault" $flat --kernel "$dir/triple"
 check "deterministic" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --deterministic
 check "interpreted" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-translate
 check "two processors" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2
+check "trace" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2 --trace "$dir/trace.json"
+if python3 - "$dir/trace.json" <<'PY'; then
+import json, sys
+events = json.load(open(sys.argv[1]))["traceEvents"]
+runs = [e for e in events if e["name"] == "run"]
+assert runs and all(e["ph"] == "X" and e["dur"] >= 0 and e["ts"] >= 0 and e["pid"] == 1 for e in runs)
+assert all(isinstance(e["args"]["exit"], str) for e in runs)
+assert {e["tid"] for e in events if e["name"] == "thread_name"} == {0, 1}
+PY
+    echo "ok: the trace is what viewers read"
+else
+    echo "FAILED: the trace is not what viewers read"
+    failed=1
+fi
+check "trace nowhere" 4 "cannot create" $flat --kernel "$dir/exit21" --trace "$dir/none/trace"
 check "no sandbox" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-sandbox
 
 check "nothing to run" 2 "nothing to run"

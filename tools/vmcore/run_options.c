@@ -38,6 +38,7 @@ enum key {
     KEY_DUMP_MEMORY,
     KEY_CONTROL,
     KEY_GDB,
+    KEY_TRACE,
     KEY_TRACE_INSN,
     KEY_DETERMINISTIC,
     KEY_NO_TRANSLATE,
@@ -79,6 +80,8 @@ static const struct argp_option option_table[] = {
     {"control", KEY_CONTROL, "SOCKET", 0, "Serve JSON-RPC 2.0 on a Unix socket", 0},
     {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0, "Wait for gdb on 127.0.0.1:PORT (software engine)",
      0},
+    {"trace", KEY_TRACE, "FILE", 0,
+     "Write what the processors do, for ui.perfetto.dev: running, halted, interrupts", 0},
     {"trace-insn", KEY_TRACE_INSN, "FILE", 0,
      "Write every instruction executed, disassembled (software engine)", 0},
     {"deterministic", KEY_DETERMINISTIC, NULL, 0,
@@ -409,6 +412,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
     case KEY_GDB:
         parse_gdb(arg, st, o);
         break;
+    case KEY_TRACE:
+        set(&o->events_path, arg);
+        break;
     case KEY_TRACE_INSN:
         set(&o->trace_path, arg);
         break;
@@ -482,5 +488,6 @@ void run_options_free(struct run_options *o)
     free(o->stats_path);
     free(o->dump_path);
     free(o->control_path);
+    free(o->events_path);
     free(o->trace_path);
 }

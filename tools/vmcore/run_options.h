@@ -62,7 +62,8 @@ struct run_options {
     char *stats_path, *control_path, *dump_path;
     int gdb_port; /* 0: none */
     enum run_gdb_arch gdb_arch;
-    char *trace_path;
+    char *events_path; /* --trace */
+    char *trace_path;  /* --trace-insn */
     bool perf_map;
     bool deterministic;
     bool translate; /* binary translation in the software engine */

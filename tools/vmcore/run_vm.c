@@ -292,6 +292,11 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         if (vmc_vcpu_create(r->vm, i, &v, &err) != VMC_OK)
             return run_vm_fail("cannot create a vCPU", &err);
     }
+    if (r->opt.events_path == NULL)
+        return 0;
+    if (vmc_host_trace_open(r->opt.events_path, &r->events, &err) != VMC_OK ||
+        vmc_host_trace_vm(r->events, r->vm, r->opt.name) != VMC_OK)
+        return run_vm_fail("--trace", &err);
     return 0;
 }
 
@@ -386,6 +391,9 @@ void run_vm_destroy(struct run_vm *r)
     run_io_destroy(r);
     if (r->ram != NULL)
         vmc_host_guest_memory_free(r->ram, r->opt.mem_bytes);
+    if (vmc_host_trace_close(r->events) != VMC_OK)
+        fprintf(stderr, "vmcore run: --trace %s: not all of it could be written\n",
+                r->opt.events_path);
     if (r->trace != NULL)
         fclose(r->trace);
     if (r->perf_map != NULL)

@@ -14,6 +14,7 @@
 #include <vmcore/boot.h>
 #include <vmcore/host.h>
 #include <vmcore/host_char.h>
+#include <vmcore/host_trace.h>
 #include <vmcore/pages.h>
 #include <vmcore/pc.h>
 #include <vmcore/virtio.h>
@@ -47,6 +48,7 @@ struct run_vm {
     struct vmc_platform pf;
     const struct vmc_engine_ops *engine;
     struct vmc_soft_config soft;
+    struct vmc_host_trace *events; /* --trace */
     FILE *trace; /* --trace-insn */
     FILE *perf_map;
     struct vmc_cpu_policy policy;

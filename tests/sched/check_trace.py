@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Check that each FILE is what viewers of Chrome trace events read, and shows somebody running."""
+import json
+import sys
+
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as f:
+        events = json.load(f)["traceEvents"]
+    running = 0
+    for e in events:
+        assert e["ph"] in "XiM", f"{path}: unknown phase: {e}"
+        assert isinstance(e["name"], str) and isinstance(e["pid"], int), f"{path}: {e}"
+        if e["ph"] == "M":
+            assert isinstance(e["args"]["name"], str), f"{path}: {e}"
+            continue
+        assert e["ts"] >= 0 and isinstance(e["tid"], int), f"{path}: {e}"
+        if e["ph"] == "X":
+            assert e["dur"] >= 0, f"{path}: {e}"
+            running += 1
+    assert running > 0, f"{path}: nobody runs"
+    print(f"{path}: {len(events)} events")
