@@ -126,6 +126,9 @@ static void serve(struct vmc_sched *s, uint64_t dt)
         uint64_t acc = m->g_frac + (uint64_t)(((unsigned __int128)m->credit * x) >> V_SHIFT);
         m->g_frac = (uint32_t)(acc & ((1u << C_SHIFT) - 1));
         vmci_store_relaxed(&m->g_ns, m->g_ns + (acc >> C_SHIFT));
+        if (m->top > m->credit)
+            vmci_sched_hold(s, m,
+                            (uint64_t)(((unsigned __int128)(m->top - m->credit) * x) >> V_SHIFT));
     }
     s->v += x;
     s->bank += (int64_t)(((s->light_sum >> C_SHIFT) * x) >> V_SHIFT);

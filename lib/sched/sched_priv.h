@@ -110,6 +110,8 @@ struct sched_vm {
     uint32_t active; /* vCPUs in the fluid */
     uint32_t g_frac;
     uint64_t cap; /* per vCPU and frame, C_SHIFT */
+    uint64_t top;  /* the most a vCPU could have in this division, per frame, C_SHIFT */
+    uint64_t held; /* heavy: what a vCPU could have had lately beyond its ideal, ns, C_SHIFT */
     uint64_t lo, hi, rate, hi_affinity;
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
     uint32_t heap_pos;      /* NONE: not in the heap */
@@ -306,6 +308,12 @@ static inline uint64_t vcpu_progress_at(const struct sched_vcpu *v, uint64_t now
     uint64_t since = vmci_load_relaxed(&v->run_since);
 
     return vcpu_progress(v) + (since != 0 && now > since ? now - since : 0);
+}
+
+/* Eight frames are how far back the ideal is corrected. */
+static inline void vmci_sched_hold(const struct vmc_sched *s, struct sched_vm *m, uint64_t more)
+{
+    m->held = VMCI_MIN(m->held + more, (8 * s->frame_ns) << C_SHIFT);
 }
 
 static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)

@@ -246,9 +246,12 @@ static bool cap_restricted(struct vmc_sched *s)
 
 /*
  * While s->ago is not 0, who was in the ideal system before is credited with what it has now, and
- * had not then, for that long; with s->cut, it loses what it had and has not now. C_SHIFT.
+ * had not then, for that long; with s->cut, it loses what it had and has not now. C_SHIFT. A
+ * heavy vCPU is credited at most with what the ideal had really held back from it: it cannot have had
+ * more than all of a CPU.
  */
-static int64_t credit_back(const struct vmc_sched *s, uint64_t old, uint64_t credit)
+static int64_t credit_back(const struct vmc_sched *s, struct sched_vm *m, uint64_t old,
+                           uint64_t credit)
 {
     uint64_t diff = s->cut != 0 ? old - credit : credit - old;
 
@@ -256,6 +259,12 @@ static int64_t credit_back(const struct vmc_sched *s, uint64_t old, uint64_t cre
         return 0;
     uint64_t more = (uint64_t)(((unsigned __int128)diff * s->ago) >> V_SHIFT);
     more = VMCI_MIN(more, (uint64_t)1 << 43);
+    if (s->cut != 0) {
+        vmci_sched_hold(s, m, more);
+    } else if (m->cls == CLS_HEAVY) {
+        more = VMCI_MIN(more, m->held);
+        m->held -= more;
+    }
     return s->cut != 0 ? -(int64_t)more : (int64_t)more;
 }
 
@@ -290,7 +299,10 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
         credit = 1;
     if (credit != 0)
         vmci_store_relaxed(&m->hint, credit);
-    int64_t more = credit_back(s, old, credit);
+    m->top = m->active == 0 ? 0 : m->hi / m->active;
+    if (m->active == 0)
+        m->held = 0;
+    int64_t more = credit_back(s, m, old, credit);
     if (more < 0)
         spare_drains(s, m, more);
     bool capped = m->vcpu_cap < VMC_SCHED_WHOLE_CPU;

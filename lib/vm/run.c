@@ -117,7 +117,7 @@ static int enter_engine(struct vmc_vcpu *v, const struct slice *s, struct vmc_ex
     bool timed = !(vm->flags & VMC_VM_DETERMINISTIC);
     uint64_t before = timed ? platform_now(vm) : 0;
 
-    trace(v, VMC_TRACE_ENTER, 0);
+    note_trace(v, VMC_TRACE_ENTER, 0);
     set_exit(x, VMC_EXIT_NONE);
     v->exit_mask = s->lim->exit_mask;
     vmci_store_relaxed(&v->halted_off, 0u);
@@ -137,7 +137,7 @@ static int enter_engine(struct vmc_vcpu *v, const struct slice *s, struct vmc_ex
             rc = vm->ops->run(v->ev, &lim, x);
     }
     __atomic_store_n(&v->in_engine, 0u, __ATOMIC_SEQ_CST);
-    trace(v, VMC_TRACE_EXIT, rc == VMC_OK ? x->kind : (uint64_t)VMC_EXIT_NONE);
+    note_trace(v, VMC_TRACE_EXIT, rc == VMC_OK ? x->kind : (uint64_t)VMC_EXIT_NONE);
     count(&v->stats.retired, x->retired);
     if (timed)
         count(&v->stats.guest_ns, platform_now(vm) - before);
@@ -218,10 +218,10 @@ static void park(struct vmc_vcpu *v, const struct vmc_run_limits *lim)
     if ((lim->flags & VMC_RUN_SELF_TIMED) && vmc_timerq_next(vm->board.timers, &timer))
         until = VMCI_MIN(until, timer);
     __atomic_store_n(&v->parked, 1u, __ATOMIC_SEQ_CST);
-    trace(v, VMC_TRACE_SLEEP, 0);
+    note_trace(v, VMC_TRACE_SLEEP, 0);
     if (until > before)
         pf->sync->park(pf->ctx, &v->request, 0, until);
-    trace(v, VMC_TRACE_WAKE, 0);
+    note_trace(v, VMC_TRACE_WAKE, 0);
     __atomic_store_n(&v->parked, 0u, __ATOMIC_SEQ_CST);
     count(&v->stats.idle_ns, platform_now(vm) - before);
 }

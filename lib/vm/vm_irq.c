@@ -122,7 +122,7 @@ int vmci_vcpu_irq_ack(struct vmc_vcpu *v)
 
     if (vector >= 0) {
         count(&v->stats.irqs, 1);
-        trace(v, VMC_TRACE_IRQ, (uint64_t)vector);
+        note_trace(v, VMC_TRACE_IRQ, (uint64_t)vector);
     }
     return vector;
 }

@@ -129,7 +129,7 @@ static inline void count(uint64_t *counter, uint64_t n)
     vmci_store_relaxed(counter, *counter + n);
 }
 
-static inline void trace(const struct vmc_vcpu *v, enum vmc_vm_trace what, uint64_t detail)
+static inline void note_trace(const struct vmc_vcpu *v, enum vmc_vm_trace what, uint64_t detail)
 {
     if (unlikely(v->vm->trace_fn != NULL))
         v->vm->trace_fn(v->vm->trace_ctx, v->index, what, detail);

@@ -9,9 +9,10 @@
  * 1993), so a vCPU that goes to sleep having received more than the ideal gave it stays in the
  * ideal system until that has given as much. One that goes to sleep having received less had
  * finished earlier there: from that moment on the others had what the division without it gives
- * them, and that is what they are credited with. Time that CPUs idle while the ideal would use them
- * is lost to the ideal as well: it divides what the CPUs delivered (how much they did not, is
- * reported apart).
+ * them, and that is what they are credited with, as far as the ideal had held it back from them
+ * lately: nobody can have had more than all of its CPUs. Time that CPUs idle while the ideal would
+ * use them is lost to the ideal as well: it divides what the CPUs delivered (how much they did not,
+ * is reported apart).
  */
 #include "sim_sched.h"
 
@@ -41,6 +42,7 @@ struct fluid_vm {
     uint32_t members; /* vCPUs in the ideal system */
     uint32_t awake;   /* those of them that do not drain */
     double before;    /* rate of a vCPU before the division in progress */
+    double held;      /* what a vCPU could have had lately, beyond what the ideal gave it */
 };
 
 struct sim_fluid {
@@ -199,6 +201,24 @@ static double vcpu_rate(struct sim_fluid *f, uint32_t vm)
     return f->vm[vm].members == 0 ? 0 : vm_node(f, vm)->rate / f->vm[vm].members;
 }
 
+/* How far back credit may reach, in quanta. */
+#define LATELY (4.0 / 3)
+
+static void hold(struct fluid_vm *v, const struct sim *s, double ns)
+{
+    v->held = fmin(v->held + ns, LATELY * (double)s->sc->quantum_ns);
+}
+
+/* Each vCPU of the VM should have had so much more, if it could. */
+static void credit(struct sim_fluid *f, uint32_t vm, double ns)
+{
+    ns = fmin(ns, f->vm[vm].held);
+    hold(&f->vm[vm], f->s, -ns);
+    for (uint32_t k = 0; k < f->s->vm[vm].n; k++)
+        if (f->vcpu[f->s->vm[vm].first + k].where != OUT)
+            f->vcpu[f->s->vm[vm].first + k].lag += ns;
+}
+
 /* The ideal has finished with the vCPU; lag > 0: it had so already, that much earlier. */
 static void finish(struct sim_fluid *f, uint32_t vcpu)
 {
@@ -214,11 +234,8 @@ static void finish(struct sim_fluid *f, uint32_t vcpu)
     refill(f);
     if (ago <= 0)
         return;
-    for (uint32_t i = 0; i < f->s->nvcpus; i++) {
-        uint32_t of = f->s->vcpu[i].vm;
-        if (f->vcpu[i].where != OUT)
-            f->vcpu[i].lag += (vcpu_rate(f, of) - f->vm[of].before) * ago;
-    }
+    for (uint32_t i = 0; i < f->nvms; i++)
+        credit(f, i, (vcpu_rate(f, i) - f->vm[i].before) * ago);
 }
 
 static double vm_lag(const struct sim_fluid *f, uint32_t vm)
@@ -265,9 +282,15 @@ static double step(struct sim_fluid *f, const struct sim *s, double dt)
         if (f->vcpu[i].where != OUT)
             f->vcpu[i].lag +=
                 (vcpu_rate(f, s->vcpu[i].vm) - (s->vcpu[i].state == SIM_RUNNING)) * dt;
-    for (uint32_t i = 0; i < f->nvms; i++)
+    for (uint32_t i = 0; i < f->nvms; i++) {
+        const struct node *n = vm_node(f, i);
+        if (f->vm[i].members != 0)
+            hold(&f->vm[i], s, (n->hi - n->rate) / f->vm[i].members * dt);
+        else
+            f->vm[i].held = 0;
         if (f->vm[i].awake != 0)
             note(f, i);
+    }
     if (first != SIM_NONE)
         finish(f, first);
     return dt;
@@ -303,6 +326,8 @@ static void take_back_lost(struct sim_fluid *f)
     for (uint32_t i = 0; i < f->s->nvcpus; i++)
         if (f->vcpu[i].where == IN)
             f->vcpu[i].lag -= f->vm[f->s->vcpu[i].vm].before * lost / all;
+    for (uint32_t i = 0; i < f->nvms; i++)
+        hold(&f->vm[i], f->s, f->vm[i].before * lost / all);
     f->rep.lost += lost;
 }
 
