@@ -292,6 +292,32 @@ static void scan(struct host *h)
     h->stats.merged += r.merged;
 }
 
+/*
+ * Frames that are in use and that no VM is charged with: gaps in the compressed store, contents
+ * that nobody refers to any more. VMs have to make do without them.
+ */
+static uint64_t charged_to_nobody(struct host *h, struct host_vm **who, unsigned n)
+{
+    struct vmc_pool_stats pool;
+    uint64_t charged = 0;
+
+    vmc_pool_stats(h->pool, &pool);
+    for (unsigned i = 0; i < n; i++) {
+        struct vmc_space_stats st;
+        vmc_space_stats(who[i]->run.space, &st);
+        charged += st.consumed_bytes / VMC_PAGE_SIZE;
+    }
+    uint64_t used = pool.frames - pool.free - pool.limbo_frames;
+    return used > charged ? used - charged : 0;
+}
+
+static uint64_t to_divide(struct host *h, struct host_vm **who, unsigned n)
+{
+    uint64_t most = plannable(h), lost = charged_to_nobody(h, who, n);
+
+    return lost < most / 2 ? most - lost : most / 2;
+}
+
 /* ---- the thread --------------------------------------------------------------------------------
  */
 
@@ -312,7 +338,7 @@ static void look(struct host *h)
     sample(h, now);
     unsigned n = describe(h, vms, who);
     /* VMC_ENOSPC: cannot be while admission is kept, and the targets say what to do then. */
-    if (n != 0 && vmc_balloon_plan(vms, n, plannable(h), h->idle_tax, NULL) != VMC_EINVAL)
+    if (n != 0 && vmc_balloon_plan(vms, n, to_divide(h, who, n), h->idle_tax, NULL) != VMC_EINVAL)
         reclaim(h, vms, who, n);
     scan(h);
     (void)vmc_pool_trim(h->pool, h->thresholds.below[VMC_RECLAIM_CLEAR]);
