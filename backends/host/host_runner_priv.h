@@ -33,7 +33,7 @@ struct runner_worker {
     uint32_t current;  /* (a) entity inside run, or VMC_SCHED_NONE */
     uint64_t deadline; /* (a) when the timekeeper kicks it */
     /* for vmc_runner_used_ns: what current had used, and this thread, when the slice began */
-    uint32_t slice; /* (a) counts beginnings and ends */
+    uint32_t slice;       /* (a) counts beginnings and ends */
     uint64_t used0, cpu0; /* (a) */
 } __attribute__((aligned(64)));
 

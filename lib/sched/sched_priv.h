@@ -109,7 +109,7 @@ struct sched_vm {
     uint32_t cls;
     uint32_t active; /* vCPUs in the fluid */
     uint32_t g_frac;
-    uint64_t cap; /* per vCPU and frame, C_SHIFT */
+    uint64_t cap;  /* per vCPU and frame, C_SHIFT */
     uint64_t top;  /* the most a vCPU could have in this division, per frame, C_SHIFT */
     uint64_t held; /* heavy: what a vCPU could have had lately beyond its ideal, ns, C_SHIFT */
     uint64_t lo, hi, rate, hi_affinity;
@@ -263,7 +263,7 @@ struct vmc_sched {
     uint32_t nitems;
     uint32_t fill_first[FILL_FIRST]; /* (a) vCPUs that lack most after the frame laid out last */
     uint32_t nfill_first;            /* (a) */
-    struct want *want;               /* scratch: the vCPUs of the heavy class that are in the ideal */
+    struct want *want; /* scratch: the vCPUs of the heavy class that are in the ideal */
     uint32_t nwant;
     struct gang *gangs;
     uint32_t ngangs;

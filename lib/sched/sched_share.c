@@ -247,8 +247,8 @@ static bool cap_restricted(struct vmc_sched *s)
 /*
  * While s->ago is not 0, who was in the ideal system before is credited with what it has now, and
  * had not then, for that long; with s->cut, it loses what it had and has not now. C_SHIFT. A
- * heavy vCPU is credited at most with what the ideal had really held back from it: it cannot have had
- * more than all of a CPU.
+ * heavy vCPU is credited at most with what the ideal had really held back from it: it cannot have
+ * had more than all of a CPU.
  */
 static int64_t credit_back(const struct vmc_sched *s, struct sched_vm *m, uint64_t old,
                            uint64_t credit)
