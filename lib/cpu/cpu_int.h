@@ -51,17 +51,27 @@ struct vmci_tlb {
 /* No page's address: of struct tlb_info and the like. */
 #define VMCI_TLB_NONE (~0ull)
 
+/*
+ * Address bits that select an entry: the low ones of the page number, and one that tells a
+ * program's text and data from its stack and mappings, and a kernel's direct map from its text, so
+ * that these do not evict each other.
+ */
+#define VMCI_TLB_HIGH 41
+#define VMCI_TLB_MASK                                                                              \
+    (((VMCI_TLB_SIZE / 2 - 1ull) << VMC_PAGE_SHIFT) | 1ull << VMCI_TLB_HIGH)
+
 static inline unsigned vmci_tlb_index(uint64_t la)
 {
-    return (unsigned)(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE - 1);
+    return ((unsigned)(la >> VMC_PAGE_SHIFT) & (VMCI_TLB_SIZE / 2 - 1)) |
+           ((unsigned)(la >> VMCI_TLB_HIGH) & 1) << (VMCI_TLB_BITS - 1);
 }
 /*
- * The tag of an invalid entry: of a page that belongs half a table away, so that neither an address
- * that selects the entry nor the end of its operand can lie in it.
+ * The tag of an invalid entry: of a page whose low bits are half of their range away, so that
+ * neither an address that selects the entry nor the end of its operand can lie in it.
  */
 static inline uint64_t vmci_tlb_none(unsigned i)
 {
-    return 0 - ((uint64_t)(i ^ (VMCI_TLB_SIZE / 2)) << VMC_PAGE_SHIFT);
+    return 0 - ((uint64_t)((i ^ (VMCI_TLB_SIZE / 4)) & (VMCI_TLB_SIZE / 2 - 1)) << VMC_PAGE_SHIFT);
 }
 /* Do bytes from la on lie in the page of the tag that la selects? */
 static inline bool vmci_tlb_hit(uint64_t tag, uint64_t la, unsigned bytes)

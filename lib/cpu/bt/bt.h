@@ -47,6 +47,8 @@ struct bt_seen {
     uint64_t cr4, xcr0, xss, misc_enable, apic_id;
 };
 
+#define BT_BUDGETS 8u
+
 /* Groups of accesses in one translation (bt_group.c). */
 #define BT_GROUP_REGS 3
 
@@ -56,8 +58,10 @@ struct bt_seen {
 /* Per vCPU; embedded in struct vmci_soft_cpu so that translated code reaches it through GS. */
 struct vmci_bt {
     uint64_t flags;     /* OF in bit 0, SETcc-style; LAHF's image in bits 15:8 */
-    int64_t budget;     /* instructions left; below 0: leave */
-    uint64_t slice_end; /* cpu.retired when the budget reaches 0 */
+    /* Instructions left, in parts, of which each translation counts one: that of one is not made to
+       wait for the count of the one before it. One is below 0: leave. */
+    int64_t budget[BT_BUDGETS];
+    uint64_t slice_end; /* cpu.retired when all of them together are 0 */
     uint64_t host_rsp;
     uint64_t host_gs;
     uint64_t resume; /* host address to go on at */

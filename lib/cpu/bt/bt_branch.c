@@ -104,6 +104,7 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
             w->loop_site = site;
         return;
     }
+    bt_count_keep(w);
     if (near(w, target)) {
         c = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
     } else {

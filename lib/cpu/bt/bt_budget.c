@@ -4,8 +4,32 @@
  * the first one that overwrites the flags, where SUB costs least, else at its end. Blocks that can
  * close a loop leave when the budget is used up; blocks that only lead forward within their page do
  * not look.
+ *
+ * The second copy of a loop has its part of the budget in a register, if it can have one; wherever
+ * control leaves it the register is stored first (bt_count_keep).
  */
 #include "cpu/bt/bt_work.h"
+
+static bool in_register(const struct bt_work *w)
+{
+    return w->loop && w->count != EM_NONE;
+}
+
+void bt_count_keep(struct bt_work *w)
+{
+    if (in_register(w))
+        em_store_gs(&w->e, w->count, GS_BUDGET(w, 0));
+}
+
+/* Add to the part of the budget. Flags stay; r is lost. */
+static void add(struct bt_work *w, unsigned r, int32_t n)
+{
+    struct emit *e = &w->e;
+
+    em_load_gs(e, r, GS_BUDGET(w, 0));
+    em_lea(e, EM_W, r, r, EM_NONE, 0, n);
+    em_store_gs(e, r, GS_BUDGET(w, 0));
+}
 
 void bt_count_before(struct bt_work *w, enum bt_fluse use)
 {
@@ -14,12 +38,18 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use)
     w->budget_cold = -1;
     if (use != BT_FU_WRITE || w->counted)
         return;
-    em8(e, 0x65); /* sub qword gs:[budget], n */
-    em8(e, 0x48);
-    em8(e, 0x83);
-    em8(e, 0x2c);
-    em8(e, 0x25);
-    em32(e, GS_BT(budget));
+    if (in_register(w)) { /* sub reg, n */
+        em_rex(e, EM_W, 0, w->count);
+        em8(e, 0x83);
+        em8(e, 0xe8 | (w->count & 7));
+    } else { /* sub qword gs:[budget], n */
+        em8(e, 0x65);
+        em8(e, 0x48);
+        em8(e, 0x83);
+        em8(e, 0x2c);
+        em8(e, 0x25);
+        em32(e, GS_BUDGET(w, 0));
+    }
     em8(e, w->n);
     w->counted = true;
     if (!w->check)
@@ -52,12 +82,15 @@ void bt_count_end(struct bt_work *w)
     w->counted = true;
     if (w->check)
         em_mov(e, w->x, EM_RCX);
-    em_load_gs(e, r, GS_BT(budget));
-    em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)w->n);
-    em_store_gs(e, r, GS_BT(budget));
+    if (in_register(w)) {
+        r = w->count;
+        em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)w->n);
+    } else {
+        add(w, r, -(int32_t)w->n);
+    }
     if (!w->check)
         return;
-    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(sign_mask));
+    em_pext_gs(e, EM_RCX, r, GS_BT(sign_mask));
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump_unless_rcxz(e));
     em_mov(e, EM_RCX, w->x);
     if (c == NULL)
@@ -69,11 +102,16 @@ void bt_count_end(struct bt_work *w)
 void bt_count_exit(struct bt_work *w, unsigned n, bool counted)
 {
     struct emit *e = &w->e;
-    int32_t add = counted ? (int32_t)(w->n - n) : -(int32_t)n;
+    int32_t by = counted ? (int32_t)(w->n - n) : -(int32_t)n;
 
-    em_load_gs(e, w->s, GS_BT(budget));
-    em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, add);
-    em_store_gs(e, w->s, GS_BT(budget));
+    if (in_register(w)) {
+        em_lea(e, EM_W, w->count, w->count, EM_NONE, 0, by);
+        return;
+    }
+    /* To another part than the trace counts: neither waits for the other. */
+    em_load_gs(e, w->s, GS_BUDGET(w, BT_BUDGETS / 2));
+    em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, by);
+    em_store_gs(e, w->s, GS_BUDGET(w, BT_BUDGETS / 2));
 }
 
 _Static_assert(BLK_MAX_INSNS <= 127, "the count is a signed byte");

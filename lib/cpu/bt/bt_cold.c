@@ -118,6 +118,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         site->span = (uint32_t)(c->group->hi - c->group->lo);
     }
     restore_rcx(w, c->rcx);
+    bt_count_keep(w);
     if (c->lazy != 0)
         bt_flags_again(w, w->step[c->lazy - 1].in);
     keep_addends(w, true);
@@ -127,6 +128,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         return;
     }
     ask(e, site, w->sc->bt.call_insn);
+    w->loop = false;
     if (w->t->set != BT_CANON || c->late) {
         site->resume = em_here(e);
         bt_exchange(e, BT_CANON, w->t->set);
@@ -166,7 +168,6 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
     struct bt_cold c = *at;
 
     w->set = c.set;
-    w->loop = c.loop;
     (void)bt_step(w, c.insn);
     if (!c.counted || c.insn + 1u < w->n)
         bt_count_exit(w, c.insn + 1u, c.counted);
@@ -187,13 +188,14 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
     unsigned r = 11; /* free with the canonical set */
 
     restore_rcx(w, c->rcx);
+    bt_count_keep(w);
     for (unsigned k = 0; k < c->copy_len; k++)
         em8(e, e->rw[c->copy + k]);
     bt_exchange(e, c->set, BT_CANON);
     if (c->insn < w->n) { /* what is left of the block does not count */
-        em_load_gs(e, r, GS_BT(budget));
+        em_load_gs(e, r, GS_BUDGET(w, 0));
         em_lea(e, EM_W, r, r, EM_NONE, 0, (int32_t)(w->n - c->insn));
-        em_store_gs(e, r, GS_BT(budget));
+        em_store_gs(e, r, GS_BUDGET(w, 0));
     }
     em_mov_imm(e, r, c->target);
     em_store_gs(e, r, GS_CPU(rip));
@@ -206,6 +208,7 @@ void bt_emit_cold(struct bt_work *w)
     for (unsigned k = 0; k < w->cold_count && !w->failed; k++) {
         const struct bt_cold *c = &w->cold[k];
         em_patch_here(&w->e, c->site);
+        w->loop = c->loop;
         if (c->kind == BT_COLD_REFILL)
             bt_loop_refill(w, c);
         if (c->kind == BT_COLD_INSN || c->kind == BT_COLD_REFILL)

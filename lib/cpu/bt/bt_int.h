@@ -75,6 +75,7 @@ struct bt_trans {
     bool groups;  /* addends are in registers */
     uint8_t mode; /* enum vmci_tlb_mode that is baked in */
     uint8_t fp;   /* BT_FP_* that it needs */
+    uint8_t part; /* of the budget, that it counts */
 };
 
 #define BT_FP_SSE 1u /* SSE state live, no unmasked exceptions, usable */
@@ -95,7 +96,7 @@ struct bt_x87 {
 /* Runs of a block in the interpreter before it is translated. */
 #define BT_HOT 12
 /* Instructions between two looks at the requests of other threads. */
-#define BT_SLICE 4000
+#define BT_SLICE 16384
 /* Instructions that may run past the budget: jumps forward within a page are not checked. */
 #define BT_MARGIN VMC_PAGE_SIZE
 
@@ -107,6 +108,33 @@ enum bt_leave {
     BT_LEAVE_EXIT,   /* cpu->exit is for the embedder */
     BT_LEAVE_FP,     /* at cpu->rip: FP state is not usable for native code now */
 };
+
+/* The budget: what is left of it; is it used up, as far as translations see? */
+static inline uint64_t bt_left(const struct vmci_bt *bt)
+{
+    uint64_t left = 0;
+
+    for (unsigned k = 0; k < BT_BUDGETS; k++)
+        left += (uint64_t)bt->budget[k];
+    return left;
+}
+static inline bool bt_spent(const struct vmci_bt *bt)
+{
+    int64_t any = 0;
+
+    for (unsigned k = 0; k < BT_BUDGETS; k++)
+        any |= bt->budget[k];
+    return any < 0;
+}
+static inline uint64_t bt_retired(const struct vmci_bt *bt)
+{
+    return bt->slice_end - bt_left(bt);
+}
+/* Instructions were executed elsewhere: so many, all in all. */
+static inline void bt_set_retired(struct vmci_bt *bt, uint64_t retired)
+{
+    bt->budget[0] += (int64_t)(bt_retired(bt) - retired);
+}
 
 /* bt_glue.c: fixed code at the start of the code memory. */
 int bt_make_glue(struct vmci_soft_cpu *sc);

@@ -48,9 +48,8 @@ static unsigned take(struct bt_work *w, uint32_t *used)
 }
 
 /* Give groups registers; false: none got any. */
-static bool pair_groups(struct bt_work *w)
+static bool pair_groups(struct bt_work *w, uint32_t used)
 {
-    uint32_t used = w->used | w->t->set;
     bool any = false;
 
     for (unsigned k = 0; k < w->group_count; k++) {
@@ -121,6 +120,8 @@ static void enter(struct bt_work *w)
             c->rcx = BT_RCX_K;
         bt_rcx_back(w);
     }
+    if (w->count != EM_NONE)
+        em_load_gs(e, w->count, GS_BUDGET(w, 0));
 }
 
 /* Flags that the end of the trace has set, up to where its beginning overwrites them. */
@@ -146,8 +147,10 @@ bool bt_loop(struct bt_work *w)
     w->set = w->t->set;
     if (w->loop_site == 0 || w->n > LOOP_MAX)
         return false;
+    uint32_t used = w->used | w->t->set;
+    w->count = take(w, &used);
     add_indexed(w);
-    if (!pair_groups(w)) {
+    if (!pair_groups(w, used) && w->count == EM_NONE) {
         w->set = w->t->set;
         return false;
     }

@@ -38,7 +38,7 @@ static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
     uint64_t la = soft_code_la(&sc->cpu);
     struct block *b = sc->code.jc[jc_slot(la)];
 
-    if (bt->budget < 0 || vmci_load_relaxed(&sc->cpu.request) != 0)
+    if (bt_spent(bt) || vmci_load_relaxed(&sc->cpu.request) != 0)
         return NULL;
     bt_x87_settle(sc); /* before blocks can go away */
     if (bt->jump_mask == 0)
@@ -105,16 +105,16 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
     int next = soft_settle(sc, rc);
 
     flags_out(sc);
-    bt->budget = (int64_t)(bt->slice_end - sc->cpu.retired);
+    bt_set_retired(bt, sc->cpu.retired);
     if (next != 0)
         return (next == VMCI_EXIT ? BT_LEAVE_EXIT : BT_LEAVE_LOOK) + 1;
-    struct bt_trans *t = bt->budget > 0 ? next_translation(sc) : NULL;
+    struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOK + 1;
     /* Nothing is looked at before the next instruction was executed, so the shadow of STI is over:
        no interrupt was waiting, and one that comes now finds its request looked at after that. And
        translated code runs only while there are no breakpoints, for which RF could matter. */
-    if (sc->cpu.irq_shadow != 0 && bt->budget <= BLK_MAX_INSNS)
+    if (sc->cpu.irq_shadow != 0 && bt->budget[t->part] <= BLK_MAX_INSNS)
         return BT_LEAVE_LOOK + 1;
     sc->cpu.irq_shadow = 0;
     sc->cpu.rflags &= ~VMC_FLAG_RF;
@@ -190,7 +190,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     cpu->gpr[VMCI_REG_ZERO] = 0;
     cpu->blk = b->insn;
     cpu->blk_end = b->insn + b->n;
-    cpu->retired = bt->slice_end - (uint64_t)bt->budget - site->counted + site->before;
+    cpu->retired = bt_retired(bt) - site->counted + site->before;
     flags_in(sc);
     if (unlikely(bt->x87_mark != 0))
         bt_x87_settle(sc);
@@ -260,7 +260,7 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
     uint64_t page = from->gpa & PAGE_MASK;
 
     sc->cpu.rip = l->target_la;
-    sc->cpu.retired = bt->slice_end - (uint64_t)bt->budget;
+    sc->cpu.retired = bt_retired(bt);
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
@@ -278,7 +278,7 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
 /* Control has come to cpu->rip, which is not among the jump targets. */
 uint64_t bt_c_find(struct vmci_soft_cpu *sc)
 {
-    sc->cpu.retired = sc->bt.slice_end - (uint64_t)sc->bt.budget;
+    sc->cpu.retired = bt_retired(&sc->bt);
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
@@ -368,8 +368,10 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     uint64_t (*enter)(struct vmci_soft_cpu *, const uint8_t *);
     struct bt_trans *t = b->bt;
 
-    bt->budget = (int64_t)VMCI_MIN(limit, (uint64_t)BT_SLICE);
-    bt->slice_end = cpu->retired + (uint64_t)bt->budget;
+    int64_t part = (int64_t)VMCI_MIN(limit / BT_BUDGETS, (uint64_t)BT_SLICE / BT_BUDGETS);
+    for (unsigned k = 0; k < BT_BUDGETS; k++)
+        bt->budget[k] = VMCI_MAX(part, 1);
+    bt->slice_end = cpu->retired + bt_left(bt);
     bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;
     (void)bt_fp_usable(sc, t);
     bt_jumps_bits(sc);
@@ -383,7 +385,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     flags_in(sc);
     bt_x87_settle(sc);
     cpu->gpr[VMCI_REG_ZERO] = 0;
-    cpu->retired = bt->slice_end - (uint64_t)bt->budget;
+    cpu->retired = bt_retired(bt);
     if (why == BT_LEAVE_LOOKUP)
         bt->st_lookups++;
     else if (why == BT_LEAVE_BUDGET)
@@ -448,7 +450,7 @@ int bt_init(struct vmci_soft_cpu *sc)
     if (rc == VMC_OK) {
         bt->rw = rw;
         bt->rx = rx;
-        bt->tlb_mask = (uint64_t)(VMCI_TLB_SIZE - 1) << VMC_PAGE_SHIFT;
+        bt->tlb_mask = VMCI_TLB_MASK;
         bt->page_mask[0] = PAGE_MASK;
         bt->page_mask[1] = PAGE_MASK | 15;
         bt->page_mask[2] = PAGE_MASK | 31;

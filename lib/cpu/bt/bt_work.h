@@ -94,6 +94,7 @@ struct bt_work {
     size_t loop_top;
     size_t resume[BLK_MAX_INSNS]; /* where the first copy goes on behind each instruction */
     unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
+    unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
     bool counted;                 /* the budget was charged */
     bool check;                   /* ... and must be looked at */
     bool failed;
@@ -112,6 +113,8 @@ struct bt_work {
     ((uint32_t)(offsetof(struct vmci_soft_cpu, bt) + offsetof(struct vmci_bt, field)))
 #define GS_CPU(field) ((uint32_t)offsetof(struct vmci_cpu, field))
 #define GS_SPILL(n)   (GS_BT(spill) + 8 * (n))
+#define GS_BUDGET(w, n)                                                                            \
+    (GS_BT(budget) + 8u * (((w)->t->part + (n)) % BT_BUDGETS))
 #define GS_GPR(n)     (GS_CPU(gpr) + 8 * (n))
 
 /* bt_flags.c: moving the flags between EFLAGS and bt.flags, by way of RAX. */
@@ -233,6 +236,9 @@ void bt_count_after(struct bt_work *w, size_t at);
 void bt_count_end(struct bt_work *w);
 /* ... in the middle: n instructions were retired, as many as w->counted says were charged. */
 void bt_count_exit(struct bt_work *w, unsigned n, bool counted);
+
+/* Control leaves the second copy of a loop here: its count goes to memory. */
+void bt_count_keep(struct bt_work *w);
 
 /* Cold code. */
 struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site);
