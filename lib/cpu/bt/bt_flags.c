@@ -180,14 +180,18 @@ enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i)
 static bool accesses(const struct vmci_insn *in)
 {
     return (in->flags & VMCI_IF_MEM) != 0 || in->op == VMCI_OP_PUSH || in->op == VMCI_OP_POP ||
-           in->op == VMCI_OP_LEAVE;
+           in->op == VMCI_OP_LEAVE || in->op == VMCI_OP_CALL;
 }
 
-/* The steps behind setter, up to the next one that overwrites its flags. */
+/*
+ * The steps behind setter, up to the next one that overwrites its flags: those behind the last one
+ * that reads the flags, or has an access in front of which they could not be made again.
+ */
 static void plan_from(struct bt_work *w, unsigned setter)
 {
     uint32_t need = sources(w->step[setter].in);
     uint32_t written = 0;
+    unsigned first = setter + 1;
     unsigned end;
 
     if (need == 0 || !bt_copyable(w, w->step[setter].in))
@@ -196,15 +200,16 @@ static void plan_from(struct bt_work *w, unsigned setter)
         const struct vmci_insn *in = w->step[end].in;
         enum bt_fluse use = bt_step_use(w, end);
         uint32_t regs = bt_regs_written(w, in);
-        bool jump = in->op == VMCI_OP_JMP && w->step[end].follow != BT_FOLLOW_NOT;
-        if (((in->flags & VMCI_IF_BRANCH) != 0 && !jump) || use == BT_FU_READ ||
-            use == BT_FU_RDWR || regs == 0xffff || (accesses(in) && (written & need) != 0))
+        bool leaves = (in->flags & VMCI_IF_BRANCH) != 0 && w->step[end].follow == BT_FOLLOW_NOT;
+        if (leaves || use == BT_FU_RDWR || regs == 0xffff)
             return;
+        if (use == BT_FU_READ || (accesses(in) && (written & need) != 0))
+            first = end + 1;
         written |= regs;
         if (use == BT_FU_WRITE)
             break;
     }
-    for (unsigned i = setter + 1; end < w->n && i <= end; i++)
+    for (unsigned i = first; end < w->n && i <= end; i++)
         w->step[i].lazy = (uint8_t)(setter + 1);
 }
 
