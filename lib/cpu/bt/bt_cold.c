@@ -114,6 +114,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         site->reg = c->group->reg;
         site->slot = c->group->slot;
         site->write = c->group->write;
+        site->align = c->group->align;
         site->lo = c->group->lo - c->off;
         site->span = (uint32_t)(c->group->hi - c->group->lo);
     }
@@ -209,6 +210,7 @@ void bt_emit_cold(struct bt_work *w)
         const struct bt_cold *c = &w->cold[k];
         em_patch_here(&w->e, c->site);
         w->loop = c->loop;
+        w->k = w->copy_k[c->loop];
         if (c->kind == BT_COLD_REFILL)
             bt_loop_refill(w, c);
         if (c->kind == BT_COLD_INSN || c->kind == BT_COLD_REFILL)

@@ -28,8 +28,37 @@ static void forget(struct scan *s, uint32_t regs)
             s->v[r] = (struct value){0, 0};
 }
 
+/* The next multiple of align, counted from zero, that is not above n. */
+static int32_t floor_to(int32_t n, int32_t zero, int32_t align)
+{
+    return zero + ((n - zero) & -align);
+}
+
+/* Widen the group to bytes lo to hi. Where a part must be aligned, the group is: all of it lies
+   within one page if its aligned pieces do. */
+static bool join(struct bt_group *g, int32_t lo, int32_t hi, unsigned align)
+{
+    int32_t most = VMCI_MAX(g->align, (int32_t)align);
+    int32_t least = VMCI_MIN(g->align, (int32_t)align);
+    int32_t zero = align > 1 ? lo : g->lo;
+
+    if (least > 1 && (lo - g->lo) % least != 0)
+        return false; /* they cannot both be aligned */
+    if (g->align > align)
+        zero = g->lo;
+    lo = floor_to(VMCI_MIN(g->lo, lo), zero, most);
+    hi = floor_to(VMCI_MAX(g->hi, hi) + most - 1, zero, most);
+    if (hi - lo > BT_GROUP_SPAN)
+        return false;
+    g->lo = lo;
+    g->hi = hi;
+    g->align = (uint8_t)most;
+    return true;
+}
+
 /* An access to [reg + disp]. */
-static struct bt_ref touch(struct scan *s, unsigned reg, int64_t disp, unsigned bytes, bool write)
+static struct bt_ref touch(struct scan *s, unsigned reg, int64_t disp, unsigned bytes,
+                           unsigned align, bool write)
 {
     struct bt_work *w = s->w;
     struct value *v = &s->v[reg];
@@ -42,16 +71,12 @@ static struct bt_ref touch(struct scan *s, unsigned reg, int64_t disp, unsigned 
         if (w->group_count == BT_GROUP_MAX)
             return (struct bt_ref){0, 0};
         w->group[w->group_count++] = (struct bt_group){
-            .reg = (uint8_t)reg, .host = EM_NONE, .tag = EM_NONE, .lo = lo, .hi = hi};
+            .reg = (uint8_t)reg, .host = EM_NONE, .tag = EM_NONE, .lo = lo, .hi = hi, .align = 1};
         v->group = (uint8_t)w->group_count;
     }
     struct bt_group *g = &w->group[v->group - 1];
-    lo = VMCI_MIN(g->lo, lo);
-    hi = VMCI_MAX(g->hi, hi);
-    if (hi - lo > BT_GROUP_SPAN)
+    if (!join(g, lo, hi, align))
         return (struct bt_ref){0, 0};
-    g->lo = lo;
-    g->hi = hi;
     g->write = g->write || write;
     g->count++;
     return (struct bt_ref){v->group, v->off};
@@ -97,24 +122,25 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
     unsigned reg;
     int64_t by;
 
-    if (based(in) && bt_operand(w, in, &a) && a.align <= 1)
-        w->ref[w->i] = touch(s, in->base, in->disp, a.bytes, a.acc == BT_ACC_WRITE);
+    if (based(in) && bt_operand(w, in, &a) && (a.align <= 1 || a.align == 16 || a.align == 32))
+        w->ref[w->i] = touch(s, in->base, in->disp, a.bytes, VMCI_MAX(a.align, 1u),
+                             a.acc == BT_ACC_WRITE);
     switch (in->op) {
     case VMCI_OP_PUSH:
     case VMCI_OP_CALL:
         if (in->opsize != 8)
             break;
-        w->stack_ref[w->i] = touch(s, EM_RSP, -8, 8, true);
+        w->stack_ref[w->i] = touch(s, EM_RSP, -8, 8, 1, true);
         s->v[EM_RSP].off -= 8;
         return;
     case VMCI_OP_RET:
         if (in->opsize == 8)
-            w->stack_ref[w->i] = touch(s, EM_RSP, 0, 8, false);
+            w->stack_ref[w->i] = touch(s, EM_RSP, 0, 8, 1, false);
         return;
     case VMCI_OP_POP:
         if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP)
             break;
-        w->stack_ref[w->i] = touch(s, EM_RSP, 0, 8, false);
+        w->stack_ref[w->i] = touch(s, EM_RSP, 0, 8, 1, false);
         s->v[EM_RSP].off += 8;
         forget(s, 1u << in->opnd[0].reg);
         return;
@@ -199,12 +225,12 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
             at.index = (uint8_t)w->x;
         else
             at = (struct em_addr){(uint8_t)w->x, g->reg, 0, at.disp};
-        at.disp += g->hi - g->lo - 1;
+        at.disp += bt_group_last(g) - g->lo;
         em_rm(e, EM_W, 0x8d, w->x, &at);
         em_rex(e, EM_W, 0, w->x); /* test x, page mask */
         em8(e, 0xf7);
         em8(e, 0xc0 | (w->x & 7));
-        em32(e, (uint32_t)PAGE_MASK);
+        em32(e, bt_group_mask(g));
         cold(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
         checked(w, g, table);
         return;
@@ -214,9 +240,9 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
     at.index = EM_RCX;
     if (at.base == EM_RCX)
         at.base = (uint8_t)w->x;
-    at.disp += g->hi - g->lo - 1;
+    at.disp += bt_group_last(g) - g->lo;
     em_rm(e, EM_W, 0x8d, EM_RCX, &at);
-    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(page_mask));
+    em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
     cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_X);
     em_mov(e, EM_RCX, w->x);
     checked(w, g, table);

@@ -24,13 +24,14 @@ static void add_indexed(struct bt_work *w)
         const struct vmci_insn *in = bt_step(w, i);
         struct bt_access a;
         if (w->group_count == BT_GROUP_MAX || !indexed(in) || w->ref[i].group != 0 ||
-            !bt_operand(w, in, &a) || a.align > 1)
+            !bt_operand(w, in, &a) || (a.align > 1 && a.align != a.bytes) || a.align > 32)
             continue;
         w->group[w->group_count++] = (struct bt_group){.reg = EM_NONE,
                                                        .host = EM_NONE,
                                                        .tag = EM_NONE,
                                                        .step = (uint16_t)i,
                                                        .hi = (int32_t)a.bytes,
+                                                       .align = (uint8_t)VMCI_MAX(a.align, 1u),
                                                        .write = a.acc == BT_ACC_WRITE};
         w->ref[i].group = (uint8_t)w->group_count;
     }
@@ -48,8 +49,9 @@ static unsigned take(struct bt_work *w, uint32_t *used)
 }
 
 /* Give groups registers; false: none got any. */
-static bool pair_groups(struct bt_work *w, uint32_t used)
+static bool pair_groups(struct bt_work *w, uint32_t *regs)
 {
+    uint32_t used = *regs;
     bool any = false;
 
     for (unsigned k = 0; k < w->group_count; k++) {
@@ -67,6 +69,7 @@ static bool pair_groups(struct bt_work *w, uint32_t used)
         g->host = (uint8_t)host;
         any = true;
     }
+    *regs = used;
     return any;
 }
 
@@ -91,11 +94,10 @@ static void load_pair(struct bt_work *w, const struct bt_group *g, unsigned inde
     em_load_gs_x8(&w->e, g->host, index, table + (uint32_t)offsetof(struct vmci_tlb, addend));
 }
 
-/* x, the address of the group's first byte, to the offset of its last byte in the page of the tag.
- */
+/* x, the address of the group's first byte, to the offset of its last one in the page of the tag. */
 static void offset(struct bt_work *w, const struct bt_group *g, unsigned to)
 {
-    em_lea(&w->e, EM_W, to, w->x, g->tag, 0, g->hi - g->lo - 1);
+    em_lea(&w->e, EM_W, to, w->x, g->tag, 0, bt_group_last(g) - g->lo);
 }
 
 /* Load every pair; where one does not fit, go on in the first copy. */
@@ -114,7 +116,7 @@ static void enter(struct bt_work *w)
         load_pair(w, g, w->s);
         bt_rcx_away(w);
         offset(w, g, EM_RCX);
-        em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(page_mask));
+        em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
         struct bt_cold *c = bt_cold(w, BT_COLD_STAY, em_jump_unless_rcxz(e));
         if (c != NULL)
             c->rcx = BT_RCX_K;
@@ -150,13 +152,16 @@ bool bt_loop(struct bt_work *w)
     uint32_t used = w->used | w->t->set;
     w->count = take(w, &used);
     add_indexed(w);
-    if (!pair_groups(w, used) && w->count == EM_NONE) {
+    if (!pair_groups(w, &used) && w->count == EM_NONE) {
         w->set = w->t->set;
         return false;
     }
+    if (w->k == EM_NONE)
+        w->copy_k[1] = take(w, &used);
     em_patch_here(e, w->loop_site);
     w->i = 0;
     enter(w);
+    w->k = w->copy_k[1];
     w->loop = true;
     w->loop_top = e->len;
     w->counted = false;
@@ -168,21 +173,21 @@ bool bt_loop(struct bt_work *w)
 
 /* ---- checks in the second copy --------------------------------------------------------------- */
 
-static void test_pages(struct emit *e, unsigned r)
+static void test_mask(struct emit *e, unsigned r, uint32_t mask)
 {
-    em_rex(e, EM_W, 0, r); /* test r, page mask */
+    em_rex(e, EM_W, 0, r); /* test r, mask */
     em8(e, 0xf7);
     em8(e, 0xc0 | (r & 7));
-    em32(e, (uint32_t)PAGE_MASK);
+    em32(e, mask);
 }
 
-/* lea to, [first byte of the group + tag + size - 1]; RCX is in x where it is needed for that. */
+/* lea to, [last aligned piece of the group + tag]; RCX is in x where it is needed for that. */
 static void based_offset(struct bt_work *w, const struct bt_group *g, int32_t off, unsigned to,
                          bool rcx_in_x)
 {
     unsigned base = g->reg == EM_RCX && rcx_in_x ? w->x : g->reg;
 
-    em_lea(&w->e, EM_W, to, base, g->tag, 0, g->hi - off - 1);
+    em_lea(&w->e, EM_W, to, base, g->tag, 0, bt_group_last(g) - off);
 }
 
 static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t site, enum bt_rcx rcx)
@@ -202,10 +207,21 @@ static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t si
  * The group's first byte must not lie in front of the page, nor its last byte behind it: no index
  * has chosen the tag. to = address + tag, the offset of the first byte, was computed.
  */
-static size_t check_lazy(struct emit *e, const struct bt_group *g, unsigned to)
+static void check_lazy(struct bt_work *w, struct bt_group *g, int32_t off, unsigned to)
 {
-    em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
-    return em_jump(e, CC_A);
+    struct emit *e = &w->e;
+
+    if (g->hi - g->lo > g->align || g->align == 1) {
+        em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
+        refill(w, g, off, em_jump(e, CC_A), BT_RCX_HOME);
+        if (g->align > 1) {
+            test_mask(e, to, g->align - 1u);
+            refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+        }
+    } else {
+        test_mask(e, to, bt_group_mask(g));
+        refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+    }
 }
 
 /* The offset of the first byte is in RCX; s is lost. */
@@ -213,13 +229,13 @@ static size_t check_exact(struct bt_work *w, const struct bt_group *g)
 {
     struct emit *e = &w->e;
 
-    if (g->hi - g->lo > 1) {
+    if (g->hi - g->lo > g->align) {
         em_lea(e, EM_W, w->s, EM_RCX, EM_NONE, 0, g->hi - g->lo - 1);
         em_pext_gs(e, w->s, w->s, GS_BT(page_mask));
-        em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(page_mask));
+        em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
         em_lea(e, EM_W, EM_RCX, EM_RCX, w->s, 0, 0); /* both are 0 */
     } else {
-        em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(page_mask));
+        em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
     }
     return em_jump_unless_rcxz(e);
 }
@@ -231,7 +247,7 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
 
     if (g->reg == EM_NONE && lazy) { /* the address is in x */
         em_lea(e, EM_W, w->s, w->x, g->tag, 0, 0);
-        refill(w, g, 0, check_lazy(e, g, w->s), BT_RCX_HOME);
+        check_lazy(w, g, 0, w->s);
     } else if (g->reg == EM_NONE) {
         bt_rcx_away(w);
         em_lea(e, EM_W, EM_RCX, w->x, g->tag, 0, 0);
@@ -239,7 +255,7 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
         bt_rcx_back(w);
     } else if (lazy) {
         em_lea(e, EM_W, w->x, g->reg, g->tag, 0, g->lo - off);
-        refill(w, g, off, check_lazy(e, g, w->x), BT_RCX_HOME);
+        check_lazy(w, g, off, w->x);
     } else {
         em_mov(e, w->x, EM_RCX);
         em_lea(e, EM_W, EM_RCX, g->reg == EM_RCX ? w->x : g->reg, g->tag, 0, g->lo - off);
@@ -283,8 +299,8 @@ void bt_loop_refill(struct bt_work *w, const struct bt_cold *c)
     else
         based_offset(w, g, c->off, to, c->lazy == 0);
     if (c->lazy != 0)
-        test_pages(e, to);
+        test_mask(e, to, bt_group_mask(g));
     else
-        em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(page_mask));
+        em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
     back_if(w, c);
 }

@@ -158,6 +158,7 @@ void bt_pick_set(struct bt_work *w)
     w->k = keeps_rcx(w) ? bt_unused(used) : EM_NONE;
     if (w->k != EM_NONE)
         w->t->set |= (uint16_t)(1u << w->k);
+    w->copy_k[0] = w->copy_k[1] = w->k;
     w->used = used | w->t->set;
 }
 

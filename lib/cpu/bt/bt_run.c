@@ -130,7 +130,8 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
     const struct vmci_tlb *t = &sc->cpu.tlb[site->t->mode];
     unsigned i = vmci_tlb_index(la);
 
-    if (!vmci_tlb_hit(site->write ? t->wr[i] : t->rd[i], la, site->span))
+    if (!vmci_tlb_hit(site->write ? t->wr[i] : t->rd[i], la, site->span) ||
+        (la & (site->align - 1u)) != 0)
         return false;
     sc->bt.keep[site->slot] = t->addend[i];
     return true;

@@ -31,6 +31,7 @@ struct bt_group {
     uint16_t at;
     uint16_t count;
     int32_t lo, hi; /* bytes, from the value of reg that the group counts from */
+    uint8_t align;  /* 16, 32: lo and hi must be so aligned; 1 */
 };
 #define BT_GROUP_MAX  16
 #define BT_GROUP_SPAN 1024
@@ -94,6 +95,7 @@ struct bt_work {
     size_t loop_top;
     size_t resume[BLK_MAX_INSNS]; /* where the first copy goes on behind each instruction */
     unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
+    unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
     unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
     bool counted;                 /* the budget was charged */
     bool check;                   /* ... and must be looked at */
@@ -157,6 +159,21 @@ unsigned bt_unused(uint32_t used);
 uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in);
 
 /* bt_group.c */
+/* Mask that must find nothing in the offset of a group's first byte, or of its last aligned piece:
+   as an immediate, and in memory. */
+static inline uint32_t bt_group_mask(const struct bt_group *g)
+{
+    return (uint32_t)PAGE_MASK | (g->align - 1u);
+}
+static inline uint32_t bt_group_gs_mask(const struct bt_group *g)
+{
+    return GS_BT(page_mask) + (g->align == 16 ? 8 : g->align == 32 ? 16 : 0);
+}
+/* Where that piece begins. In front of the last byte of a group that is not aligned. */
+static inline int32_t bt_group_last(const struct bt_group *g)
+{
+    return g->hi - g->align;
+}
 /* Find the groups of the block and give them registers. */
 void bt_groups(struct bt_work *w, uint32_t used);
 /* Is the access part of a group? Then *out is where it is; checks, if it is the first. */
