@@ -239,11 +239,54 @@ static void test_endless(void **state)
     }
 }
 
+static uint64_t stat_of(struct cpu_rig *r, const char *name)
+{
+    const char *names[128];
+    uint64_t values[128];
+    size_t n = r->ops->stats(r->ev, names, values, 128);
+
+    for (size_t k = 0; k < n && k < 128; k++)
+        if (strcmp(names[k], name) == 0)
+            return values[k];
+    fail_msg("no statistic %s", name);
+    return 0;
+}
+
+/* A stack frame that lies across two pages is not interpreted for ever. */
+static void test_straddle(void **state)
+{
+    static const uint8_t code[] = {
+        0xb9, 0, 0, 1, 0,         /* mov ecx, 65536 */
+        0x8b, 0x44, 0x24, 0x60,   /* again: mov eax, [rsp + 96] */
+        0x83, 0xc0, 1,            /* add eax, 1 */
+        0x89, 0x44, 0x24, 0x60,   /* mov [rsp + 96], eax */
+        0x85, 0xc0,               /* test eax, eax */
+        0x74, 7,                  /* jz over the call */
+        0xe8, 0xe7, 0x0f, 0, 0,   /* call 0x11000 */
+        0xff, 0xc9,               /* dec ecx */
+        0x75, 0xe8,               /* jnz again */
+        0xf4,                     /* hlt */
+    };
+    static const uint8_t ret[] = {0xc3};
+
+    (void)state;
+    struct cpu_rig *r = &rig[1];
+    cpu_rig_mode(r, 64, 0);
+    cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+    cpu_rig_code(r, CPU_RIG_TEXT + 0x1000, ret, sizeof(ret));
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    uint64_t before = stat_of(r, "bt.callouts");
+    assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+    assert_int_equal(r->st.gpr[VMC_RAX], 65536);
+    assert_true(stat_of(r, "bt.callouts") - before < 2000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_loops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_straddle, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
