@@ -123,8 +123,8 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
     int64_t by;
 
     if (based(in) && bt_operand(w, in, &a) && (a.align <= 1 || a.align == 16 || a.align == 32))
-        w->ref[w->i] = touch(s, in->base, in->disp, a.bytes, VMCI_MAX(a.align, 1u),
-                             a.acc == BT_ACC_WRITE);
+        w->ref[w->i] =
+            touch(s, in->base, in->disp, a.bytes, VMCI_MAX(a.align, 1u), a.acc == BT_ACC_WRITE);
     switch (in->op) {
     case VMCI_OP_PUSH:
     case VMCI_OP_CALL:

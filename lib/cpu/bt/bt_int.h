@@ -37,7 +37,7 @@ struct bt_site {
     uint8_t group;   /* 1: a group's check failed (bt_group.c): */
     uint8_t reg, slot;
     bool write;
-    bool stop;  /* the instruction would have checked another group, too: do not go on behind it */
+    bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     uint8_t align;
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;

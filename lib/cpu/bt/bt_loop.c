@@ -94,7 +94,8 @@ static void load_pair(struct bt_work *w, const struct bt_group *g, unsigned inde
     em_load_gs_x8(&w->e, g->host, index, table + (uint32_t)offsetof(struct vmci_tlb, addend));
 }
 
-/* x, the address of the group's first byte, to the offset of its last one in the page of the tag. */
+/* x, the address of the group's first byte, to the offset of its last one in the page of the tag.
+ */
 static void offset(struct bt_work *w, const struct bt_group *g, unsigned to)
 {
     em_lea(&w->e, EM_W, to, w->x, g->tag, 0, bt_group_last(g) - g->lo);

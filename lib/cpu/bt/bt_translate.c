@@ -527,8 +527,11 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
         return NULL;
     struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + arena);
     bt->arena_used += sizeof(*t);
-    *t = (struct bt_trans){.la = b->la, .blk = b, .mode = sc->cpu.tlb_mode, .fp = (uint8_t)w->fp,
-                             .part = (uint8_t)(bt->st_translated % BT_BUDGETS)};
+    *t = (struct bt_trans){.la = b->la,
+                           .blk = b,
+                           .mode = sc->cpu.tlb_mode,
+                           .fp = (uint8_t)w->fp,
+                           .part = (uint8_t)(bt->st_translated % BT_BUDGETS)};
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
     w->failed = w->counted = w->loop = w->cold_phase = false;

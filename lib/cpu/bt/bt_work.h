@@ -113,11 +113,10 @@ struct bt_work {
 /* Offsets from GS. */
 #define GS_BT(field)                                                                               \
     ((uint32_t)(offsetof(struct vmci_soft_cpu, bt) + offsetof(struct vmci_bt, field)))
-#define GS_CPU(field) ((uint32_t)offsetof(struct vmci_cpu, field))
-#define GS_SPILL(n)   (GS_BT(spill) + 8 * (n))
-#define GS_BUDGET(w, n)                                                                            \
-    (GS_BT(budget) + 8u * (((w)->t->part + (n)) % BT_BUDGETS))
-#define GS_GPR(n)     (GS_CPU(gpr) + 8 * (n))
+#define GS_CPU(field)   ((uint32_t)offsetof(struct vmci_cpu, field))
+#define GS_SPILL(n)     (GS_BT(spill) + 8 * (n))
+#define GS_BUDGET(w, n) (GS_BT(budget) + 8u * (((w)->t->part + (n)) % BT_BUDGETS))
+#define GS_GPR(n)       (GS_CPU(gpr) + 8 * (n))
 
 /* bt_flags.c: moving the flags between EFLAGS and bt.flags, by way of RAX. */
 void bt_flags_save(struct emit *e);
