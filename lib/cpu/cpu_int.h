@@ -57,8 +57,7 @@ struct vmci_tlb {
  * that these do not evict each other.
  */
 #define VMCI_TLB_HIGH 41
-#define VMCI_TLB_MASK                                                                              \
-    (((VMCI_TLB_SIZE / 2 - 1ull) << VMC_PAGE_SHIFT) | 1ull << VMCI_TLB_HIGH)
+#define VMCI_TLB_MASK (((VMCI_TLB_SIZE / 2 - 1ull) << VMC_PAGE_SHIFT) | 1ull << VMCI_TLB_HIGH)
 
 static inline unsigned vmci_tlb_index(uint64_t la)
 {
@@ -86,10 +85,11 @@ struct vmci_exc {
     bool pending;
     bool has_code;
     uint8_t vector;
-    uint8_t soft; /* 0: fault or trap of the processor; else VMC_EV_SOFT_INT, _SOFT_EXC, _PRIV_SOFT_EXC */
+    uint8_t soft; /* 0: fault or trap of the processor; else VMC_EV_SOFT_INT, _SOFT_EXC,
+                     _PRIV_SOFT_EXC */
     uint32_t code;
     uint64_t payload; /* #PF: linear address; #DB: DR6 bits */
-    bool rip_set; /* a task switch was committed: cpu->rip is the right one already, leave it */
+    bool rip_set;     /* a task switch was committed: cpu->rip is the right one already, leave it */
 };
 
 /* Requests from other threads (cpu->request, atomic): looked at between blocks. */
@@ -98,8 +98,8 @@ struct vmci_exc {
 #define VMCI_REQ_FLUSH 0x04u /* drop the software TLB */
 #define VMCI_REQ_CODE  0x08u /* code pages were invalidated: drop links to their blocks */
 /* Own conditions that end a block (cpu->request too, set by the vCPU's thread). */
-#define VMCI_REQ_TRAP  0x10u /* pending debug trap, TF, or inhibited window to step through */
-#define VMCI_REQ_NMI   0x20u
+#define VMCI_REQ_TRAP 0x10u /* pending debug trap, TF, or inhibited window to step through */
+#define VMCI_REQ_NMI  0x20u
 
 enum vmci_tsc_source {
     VMCI_TSC_HOST, /* the host's invariant TSC */
@@ -107,26 +107,26 @@ enum vmci_tsc_source {
     VMCI_TSC_VIRTUAL,
 };
 
-struct vmci_fp;  /* fpu/: guest x87/SSE/AVX state and thunks */
+struct vmci_fp;      /* fpu/: guest x87/SSE/AVX state and thunks */
 struct vmci_soft_vm; /* engine_soft.c: what the vCPUs of a VM share */
 
 struct vmci_cpu {
     /* -- hot: reached by small displacements from translated code -- */
     uint64_t gpr[18]; /* [VMCI_REG_ZERO] is always 0; [VMCI_REG_IP]: start of the running block */
     uint64_t rip;     /* of the next instruction, at block boundaries; see vmci_insn_rip */
-    uint64_t rflags; /* always exact at instruction boundaries; bit 1 set */
+    uint64_t rflags;  /* always exact at instruction boundaries; bit 1 set */
     uint32_t request; /* (a) VMCI_REQ_* */
     uint8_t cpl;
-    uint8_t code_bits;  /* 16, 32 or 64: default operand/address size of CS */
-    uint8_t stack_bits; /* 16, 32 or 64: size of SP */
-    uint8_t tlb_mode;   /* enum vmci_tlb_mode of explicit data accesses now */
+    uint8_t code_bits;               /* 16, 32 or 64: default operand/address size of CS */
+    uint8_t stack_bits;              /* 16, 32 or 64: size of SP */
+    uint8_t tlb_mode;                /* enum vmci_tlb_mode of explicit data accesses now */
     const struct vmci_insn *cur;     /* the instruction being executed */
     const struct vmci_insn *blk;     /* first instruction of its block */
     const struct vmci_insn *blk_end; /* the block is left here; moved by vmci_stop_block */
     struct vmc_segment seg[VMC_SREGS];
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
-    uint32_t pkru;    /* changed by vmci_set_pkru */
-    uint64_t retired; /* instructions retired since creation; within a block up to its start */
+    uint32_t pkru;     /* changed by vmci_set_pkru */
+    uint64_t retired;  /* instructions retired since creation; within a block up to its start */
     uint64_t features; /* 1 << VMCI_FEAT_*: the policy as a mask */
 
     /* -- system state -- */
@@ -140,17 +140,18 @@ struct vmci_cpu {
     uint8_t irq_shadow;  /* 1: interrupts (STI), 3: and debug traps, NMI (MOV SS): until after the
                             next instruction */
     uint8_t nmi_blocked, nmi_pending;
-    uint8_t delivering;  /* vector+1 of the event being delivered, for double faults; 0: none */
+    uint8_t delivering; /* vector+1 of the event being delivered, for double faults; 0: none */
     struct vmc_event injected;
-    uint32_t activity;   /* enum vmc_activity */
-    int64_t tsc_offset;  /* guest TSC = clock source + offset */
+    uint32_t activity;  /* enum vmc_activity */
+    int64_t tsc_offset; /* guest TSC = clock source + offset */
     uint32_t apic_id;
 
     /* -- from the policy (vmci_apply_policy) -- */
     uint64_t cr4_allowed, efer_allowed, xcr0_allowed; /* bits that the guest may set */
     uint64_t tsc_hz;
-    uint64_t tsc_mult;  /* TSC ticks a nanosecond, 32.32 fixed point */
-    uint64_t tsc_base;  /* VMCI_TSC_VIRTUAL: clock source = tsc_base + retired; engine_soft.c sets it */
+    uint64_t tsc_mult; /* TSC ticks a nanosecond, 32.32 fixed point */
+    uint64_t
+        tsc_base; /* VMCI_TSC_VIRTUAL: clock source = tsc_base + retired; engine_soft.c sets it */
     uint8_t tsc_source; /* enum vmci_tsc_source */
     bool amd;           /* vendor of the CPU model, where Intel and AMD differ */
 
@@ -263,8 +264,8 @@ int vmci_deliver_event(struct vmci_cpu *cpu, const struct vmc_event *ev);
 
 /* ---- memory by linear address (softtlb.c) ---------------------------------------------------- */
 
-/* With the rights of the current CPL and AC. All little-endian, any alignment, page crossings exact:
-   a write that faults on its second page has written nothing. */
+/* With the rights of the current CPL and AC. All little-endian, any alignment, page crossings
+   exact: a write that faults on its second page has written nothing. */
 int vmci_rd(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t *out); /* 1,2,4,8 */
 int vmci_wr(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, uint64_t v);
 /* Any length up to 64; for SIMD, descriptors, fxsave pieces. */
@@ -361,8 +362,8 @@ int vmci_io_check(struct vmci_cpu *cpu, uint16_t port, unsigned bytes);
 /* IN/OUT after the check, I/O breakpoints included; through vmci_io_access. */
 int vmci_pio(struct vmci_cpu *cpu, bool write, uint16_t port, unsigned bytes, uint32_t *data);
 
-/* Debug registers: does a data access or the instruction at la hit a breakpoint? Sets pending_db for
-   data; vmci_dr_exec_hit raises #DB. Called only when DR7 enables something. */
+/* Debug registers: does a data access or the instruction at la hit a breakpoint? Sets pending_db
+   for data; vmci_dr_exec_hit raises #DB. Called only when DR7 enables something. */
 void vmci_dr_data_hit(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, bool write);
 int vmci_dr_exec_hit(struct vmci_cpu *cpu, uint64_t la);
 

@@ -57,7 +57,7 @@ struct bt_seen {
 
 /* Per vCPU; embedded in struct vmci_soft_cpu so that translated code reaches it through GS. */
 struct vmci_bt {
-    uint64_t flags;     /* OF in bit 0, SETcc-style; LAHF's image in bits 15:8 */
+    uint64_t flags; /* OF in bit 0, SETcc-style; LAHF's image in bits 15:8 */
     /* Instructions left, in parts, of which each translation counts one: that of one is not made to
        wait for the count of the one before it. One is below 0: leave. */
     int64_t budget[BT_BUDGETS];
@@ -74,7 +74,7 @@ struct vmci_bt {
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */
     uint64_t page_mask[3]; /* address bits above the page offset; and the low 4, 5 bits */
     uint64_t sign_mask;
-    uint64_t not_if, not_df, not_arith, only_of; /* of RFLAGS */
+    uint64_t not_if, not_df, only_df, not_arith, only_of; /* of RFLAGS */
     uint64_t leaf_mask;
     bool tsc_slow[2]; /* the interpreter must read the time-stamp counter: at CPL 0, 3 */
     struct bt_seen seen;

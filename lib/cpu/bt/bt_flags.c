@@ -180,7 +180,8 @@ enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i)
 static bool accesses(const struct vmci_insn *in)
 {
     return (in->flags & VMCI_IF_MEM) != 0 || in->op == VMCI_OP_PUSH || in->op == VMCI_OP_POP ||
-           in->op == VMCI_OP_LEAVE || in->op == VMCI_OP_CALL;
+           in->op == VMCI_OP_LEAVE || in->op == VMCI_OP_CALL || in->op == VMCI_OP_MOVS ||
+           in->op == VMCI_OP_STOS;
 }
 
 /*

@@ -28,6 +28,10 @@ static uint32_t implied(const struct vmci_insn *in)
         return ax | dx | cx;
     case VMCI_OP_CPUID:
         return ax | dx | cx | 1u << EM_RBX;
+    case VMCI_OP_MOVS:
+        return cx | 1u << EM_RSI | 1u << EM_RDI;
+    case VMCI_OP_STOS:
+        return ax | cx | 1u << EM_RDI;
     case VMCI_OP_LEAVE:
         return 1u << EM_RBP;
     case VMCI_OP_ROL:
@@ -96,6 +100,9 @@ uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
                    : 0xffff;
     case VMCI_OP_LEA:
         return 1u << in->opnd[0].reg;
+    case VMCI_OP_MOVS:
+    case VMCI_OP_STOS:
+        return bt_string_native(w, in) ? implied(in) & ~(1u << EM_RAX) : 0xffff;
     default:
         if (!bt_copyable(w, in))
             return 0xffff;

@@ -456,6 +456,7 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt->page_mask[1] = PAGE_MASK | 15;
         bt->page_mask[2] = PAGE_MASK | 31;
         bt->sign_mask = 1ull << 63;
+        bt->only_df = VMC_FLAG_DF;
         bt_sys_init(sc);
         bt_jumps_init(sc);
         rc = bt_make_glue(sc);

@@ -375,7 +375,7 @@ static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
     default:
         break;
     }
-    if (bt_sys(w, in))
+    if (bt_sys(w, in) || bt_string(w, in))
         return true;
     if (in->op >= VMCI_OP_FP_FIRST)
         return translate_fp(w, in);

@@ -269,6 +269,10 @@ bool bt_sys_goes_on(const struct vmci_insn *in);
 /* bt_syscall.c: SYSCALL, SYSRET. false: not translated. */
 bool bt_syscall(struct bt_work *w, const struct vmci_insn *in);
 
+/* bt_string.c: REP MOVS and REP STOS that run natively within a page. */
+bool bt_string_native(const struct bt_work *w, const struct vmci_insn *in);
+bool bt_string(struct bt_work *w, const struct vmci_insn *in);
+
 /* bt_fp.c: an x87 instruction that may run natively. */
 struct vmci_fp_form;
 bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_form *form);

@@ -6,6 +6,8 @@
  */
 #include "cpu/interp/exec.h"
 
+/* Pages that one host instruction goes through at most. */
+#define RUN_PAGES 16u
 /* Iterations before the engine gets to look at the clock. */
 #define REP_SLICE 65536u
 
@@ -211,6 +213,16 @@ static u64 run_of(struct vmci_cpu *cpu, unsigned seg, u64 off, const struct str 
     if (!vmci_tlb_hit(write ? t->wr[i] : t->rd[i], la, 1))
         return 0;
     *host = (u8 *)(t->addend[i] + la);
+    /* Pages behind it that lie behind it in the host's memory, too. */
+    if (cpu->code_bits == 64 && s->asz == 8)
+        for (unsigned k = 1; k < RUN_PAGES && room < s->count * s->n; k++) {
+            u64 next = (la & PAGE_MASK) + k * (u64)VMC_PAGE_SIZE;
+            unsigned at = vmci_tlb_index(next);
+            if (!vmci_tlb_hit(write ? t->wr[at] : t->rd[at], next, 1) ||
+                t->addend[at] != t->addend[i])
+                break;
+            room += VMC_PAGE_SIZE;
+        }
     return room / s->n;
 }
 

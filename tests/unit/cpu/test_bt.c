@@ -256,16 +256,16 @@ static uint64_t stat_of(struct cpu_rig *r, const char *name)
 static void test_straddle(void **state)
 {
     static const uint8_t code[] = {
-        0xb9, 0, 0, 1, 0,         /* mov ecx, 65536 */
-        0x8b, 0x44, 0x24, 0x60,   /* again: mov eax, [rsp + 96] */
-        0x83, 0xc0, 1,            /* add eax, 1 */
-        0x89, 0x44, 0x24, 0x60,   /* mov [rsp + 96], eax */
-        0x85, 0xc0,               /* test eax, eax */
-        0x74, 7,                  /* jz over the call */
-        0xe8, 0xe7, 0x0f, 0, 0,   /* call 0x11000 */
-        0xff, 0xc9,               /* dec ecx */
-        0x75, 0xe8,               /* jnz again */
-        0xf4,                     /* hlt */
+        0xb9, 0,    0,    1,    0, /* mov ecx, 65536 */
+        0x8b, 0x44, 0x24, 0x60,    /* again: mov eax, [rsp + 96] */
+        0x83, 0xc0, 1,             /* add eax, 1 */
+        0x89, 0x44, 0x24, 0x60,    /* mov [rsp + 96], eax */
+        0x85, 0xc0,                /* test eax, eax */
+        0x74, 7,                   /* jz over the call */
+        0xe8, 0xe7, 0x0f, 0,    0, /* call 0x11000 */
+        0xff, 0xc9,                /* dec ecx */
+        0x75, 0xe8,                /* jnz again */
+        0xf4,                      /* hlt */
     };
     static const uint8_t ret[] = {0xc3};
 
@@ -281,12 +281,76 @@ static void test_straddle(void **state)
     assert_true(stat_of(r, "bt.callouts") - before < 2000);
 }
 
+#define STRINGS 1000u
+#define SPAN    0x20000u
+
+/* REP MOVS and STOS of all sizes, up and down, near the ends of pages and across them, with flags
+   that must survive. */
+static void test_strings(void **state)
+{
+    /* or byte [rsi], 0; or byte [rdi], 0: into the TLB */
+    static const uint8_t touch[] = {0x80, 0x0e, 0, 0x80, 0x0f, 0};
+    static const uint8_t sizes[] = {1, 2, 4, 8};
+    static const uint32_t lengths[] = {0, 1, 2, 7, 64, 511, 512, 513, 4095, 4096, 5000};
+    static const int32_t places[] = {0, 1, 8, 100, 2048, 4088, 4095};
+
+    (void)state;
+    for (unsigned k = 0; k < STRINGS; k++) {
+        seed = 200000 + k;
+        unsigned size = sizes[rnd(4)];
+        struct program p = {.n = 0};
+        uint8_t add[] = {0x00, 0xdb};                     /* add bl, bl */
+        uint8_t flags[] = {0x9c, 0x41, 0x58, 0xfc, 0xf4}; /* pushf; pop r8; cld; hlt */
+        uint8_t op = (uint8_t)((rnd(2) != 0 ? 0xa4 : 0xaa) | (size > 1 ? 1 : 0));
+        put(&p, touch, sizeof(touch));
+        if (rnd(4) == 0)
+            put(&p, "\xfd", 1); /* std */
+        put(&p, add, sizeof(add));
+        if (size == 2)
+            put(&p, "\x66", 1);
+        put(&p, "\xf3", 1);
+        if (size == 8)
+            put(&p, "\x48", 1);
+        put(&p, &op, 1);
+        put(&p, flags, sizeof(flags));
+        uint64_t gpr[4] = {MIDDLE + (uint64_t)places[rnd(7)],
+                           MIDDLE + 0x10000u + (uint64_t)places[rnd(7)],
+                           rnd(3) == 0 ? rnd(4096) : lengths[rnd(11)], rnd(256)};
+        if (rnd(4) == 0)
+            gpr[1] = gpr[0] + rnd(16); /* they overlap */
+        for (unsigned r = 0; r < 2; r++) {
+            cpu_rig_mode(&rig[r], 64, 0);
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT, p.code, p.n);
+            for (unsigned i = 0; i < 2 * SPAN; i++)
+                rig[r].ram[MIDDLE - SPAN + i] = (unsigned char)(i * 7 + (i >> 8));
+            rig[r].st.gpr[VMC_RSP] = CPU_RIG_STACK;
+            rig[r].st.gpr[VMC_RSI] = gpr[0];
+            rig[r].st.gpr[VMC_RDI] = gpr[1];
+            rig[r].st.gpr[VMC_RCX] = gpr[2];
+            rig[r].st.gpr[VMC_RBX] = gpr[3];
+            rig[r].st.gpr[VMC_RAX] = 0x1122334455667788;
+            assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+        }
+        for (unsigned r = 0; r < 16; r++)
+            if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
+                fail_msg("string %u: register %u", k, r);
+        if (rig[0].exit.retired != rig[1].exit.retired)
+            fail_msg("string %u: retired", k);
+        if (memcmp(rig[0].ram + MIDDLE - SPAN, rig[1].ram + MIDDLE - SPAN, 2 * SPAN) != 0)
+            fail_msg("string %u: memory", k);
+    }
+    /* Not all of them were interpreted. */
+    assert_true(stat_of(&rig[1], "bt.callout.MOVS") + stat_of(&rig[1], "bt.callout.STOS") <
+                STRINGS * 9 / 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_loops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_strings, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
