@@ -241,11 +241,11 @@ static void test_endless(void **state)
 
 static uint64_t stat_of(struct cpu_rig *r, const char *name)
 {
-    const char *names[128];
-    uint64_t values[128];
-    size_t n = r->ops->stats(r->ev, names, values, 128);
+    const char *names[1024];
+    uint64_t values[1024];
+    size_t n = r->ops->stats(r->ev, names, values, 1024);
 
-    for (size_t k = 0; k < n && k < 128; k++)
+    for (size_t k = 0; k < n && k < 1024; k++)
         if (strcmp(names[k], name) == 0)
             return values[k];
     fail_msg("no statistic %s", name);
@@ -339,9 +339,11 @@ static void test_strings(void **state)
         if (memcmp(rig[0].ram + MIDDLE - SPAN, rig[1].ram + MIDDLE - SPAN, 2 * SPAN) != 0)
             fail_msg("string %u: memory", k);
     }
+#ifndef VMC_SANITIZED /* such builds have no translator */
     /* Not all of them were interpreted. */
     assert_true(stat_of(&rig[1], "bt.callout.MOVS") + stat_of(&rig[1], "bt.callout.STOS") <
                 STRINGS * 9 / 10);
+#endif
 }
 
 int main(void)
