@@ -149,8 +149,8 @@ static int attach_locked(struct vmc_bus *bus, uint64_t base, uint64_t last,
                           VMC_BUS_MAX_RANGES);
     struct slot *s = &bus->slot[n];
     s->used = true;
-    s->base = base;
-    s->last = last;
+    vmci_store_relaxed(&s->base, base); /* pin_hint may look, and then find that seq has changed */
+    vmci_store_relaxed(&s->last, last);
     s->ops = ops;
     s->dev = dev;
     table_insert(bus, at, n);
@@ -258,8 +258,10 @@ static inline struct slot *pin_hint(struct vmc_bus *bus, uint64_t addr, unsigned
     uint64_t hint = vmci_load_relaxed(&bus->hint);
     struct slot *s = (struct slot *)(void *)((char *)bus->slot + (uint32_t)hint);
 
-    if (vmci_load_acquire(&bus->seq) != hint >> 32 || addr - s->base > s->last - s->base ||
-        s->last - addr < bytes - 1 || (bytes & (bytes - 1)) != 0)
+    if (vmci_load_acquire(&bus->seq) != hint >> 32)
+        return NULL;
+    uint64_t base = vmci_load_relaxed(&s->base), last = vmci_load_relaxed(&s->last);
+    if (addr - base > last - base || last - addr < bytes - 1 || (bytes & (bytes - 1)) != 0)
         return NULL;
     __atomic_fetch_add(&s->active, 1, __ATOMIC_SEQ_CST);
     if (likely(__atomic_load_n(&bus->seq, __ATOMIC_SEQ_CST) == hint >> 32))
