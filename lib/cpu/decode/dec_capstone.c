@@ -211,8 +211,7 @@ static unsigned mode_index(unsigned bits)
     return bits == 64 ? 2 : bits == 32 ? 1 : 0;
 }
 
-bool dec_backend_facts(struct dec_backend *be, unsigned bits, const uint8_t *b,
-                       struct dec_facts *f)
+bool dec_backend_facts(struct dec_backend *be, unsigned bits, const uint8_t *b, struct dec_facts *f)
 {
     const uint8_t *code = b;
     size_t left = 24;
@@ -254,6 +253,23 @@ unsigned dec_backend_text(struct dec_backend *be, unsigned bits, const uint8_t *
 
 /* ---- set-up ---------------------------------------------------------------------------------- */
 
+/*
+ * libcapstone 4 sorts a table of its own, without a lock, when it first meets an instruction with
+ * an implied accumulator. Let that be now: two vCPUs that met one at the same time would lose
+ * operands.
+ */
+static void settle_tables(struct dec_backend *be)
+{
+    static const uint8_t or_eax_imm[] = {0x0d, 0, 0, 0, 0};
+
+    for (unsigned i = 0; i < 3; i++) {
+        const uint8_t *code = or_eax_imm;
+        size_t left = sizeof(or_eax_imm);
+        uint64_t addr = 0;
+        (void)cs_disasm_iter(be->handle[i], &code, &left, &addr, be->insn);
+    }
+}
+
 int dec_backend_create(const struct vmc_platform *pf, struct dec_backend **out,
                        struct vmc_error *err)
 {
@@ -275,6 +291,7 @@ int dec_backend_create(const struct vmc_platform *pf, struct dec_backend **out,
         dec_backend_destroy(be);
         return vmci_error(err, VMC_ENOMEM, "decode", "no memory for the decoder");
     }
+    settle_tables(be);
     *out = be;
     return VMC_OK;
 }
