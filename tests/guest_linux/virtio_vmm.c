@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A VMM for testing the virtio devices with a stock Linux guest. The guest's script asks for things
- * to happen on the host through a virtio-serial port, one line each, and gets "ok" or "fail ..." back.
- * usage: virtio_vmm KERNEL INITRD DISK CMDLINE packed|split|intx|paged
- * paged: the guest's memory is pages of a space, which the balloon gives back to a pool.
+ * to happen on the host through a virtio-serial port, one line each, and gets "ok" or "fail ..."
+ * back.
+ *
+ * Usage: virtio_vmm KERNEL INITRD DISK CMDLINE packed|split|intx|paged
+ *
+ * With "paged" the guest's memory is pages of a space, which the balloon gives back to a pool.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -28,7 +31,7 @@
 #include <vmcore/virtio_net.h>
 #include <vmcore/virtio_rng.h>
 
-#define RAM_BYTES (256ull << 20)
+#define RAM_BYTES  (256ull << 20)
 #define PATIENCE_S 60
 
 static struct vmc_platform pf;
@@ -308,8 +311,12 @@ static const char *obey(const char *what, uint64_t n)
         return do_hints();
     if (strcmp(what, "grow") == 0)
         return do_grow(n);
-    if (strcmp(what, "reported") == 0)
-        return EVENTUALLY(balloon_info().reported_bytes >= n) ? NULL : "too little was reported";
+    if (strcmp(what, "reported") == 0) {
+        bool enough = EVENTUALLY(balloon_info().reported_bytes >= n);
+        fprintf(stderr, "[vmm] %llu bytes were reported\n",
+                (unsigned long long)balloon_info().reported_bytes);
+        return enough ? NULL : "too little was reported";
+    }
     if (strcmp(what, "flushed") == 0)
         return atomic_load(&flushes) >= n ? NULL : "no flush reached the disk";
     if (strcmp(what, "discarded") == 0)
@@ -406,8 +413,8 @@ static void image_open(struct image *img, const char *path)
 
 static struct vmc_virtio_config place(const char *variant)
 {
-    struct vmc_virtio_config c = {.size = sizeof(c), .pci = vmc_pc_pci(pc),
-                                  .slot = VMC_PCI_ANY_SLOT};
+    struct vmc_virtio_config c = {
+        .size = sizeof(c), .pci = vmc_pc_pci(pc), .slot = VMC_PCI_ANY_SLOT};
     if (strcmp(variant, "packed") != 0)
         c.flags |= VMC_VIRTIO_NO_PACKED;
     if (strcmp(variant, "intx") == 0)
@@ -464,15 +471,19 @@ static void add_others(const char *variant)
     struct vmc_board *bd = vmc_vm_board(vm);
     struct vmc_error err;
     struct vmc_virtio *rng;
-    const struct vmc_virtio_console_config cc = {.virtio = place(variant), .port_count = 2,
-                                                 .cols = 80, .rows = 25, .ports = ports,
+    const struct vmc_virtio_console_config cc = {.virtio = place(variant),
+                                                 .port_count = 2,
+                                                 .cols = 80,
+                                                 .rows = 25,
+                                                 .ports = ports,
                                                  .rx_ready = rx_ready};
     if (vmc_virtio_console_create(bd, &cc, &console, &err) != VMC_OK)
         die("virtio-console", &err);
     const struct vmc_virtio_rng_config rc = {.virtio = place(variant)};
     if (vmc_virtio_rng_create(bd, &rc, &rng, &err) != VMC_OK)
         die("virtio-rng", &err);
-    const struct vmc_virtio_balloon_config bc = {.virtio = place(variant), .ops = balloon_does,
+    const struct vmc_virtio_balloon_config bc = {.virtio = place(variant),
+                                                 .ops = balloon_does,
                                                  .ctx = vmc_vm_mem(vm),
                                                  .deflate_on_oom = true,
                                                  .free_page_reporting = true,
@@ -504,13 +515,15 @@ static void create(const char *variant)
 
     if (vmc_host_platform_init(&pf, NULL, &err) != VMC_OK)
         die("platform", &err);
-    const struct vmc_vm_config vc = {.size = sizeof(vc), .max_vcpus = 1, .platform = &pf,
-                                     .engine = vmc_engine_soft()};
+    const struct vmc_vm_config vc = {
+        .size = sizeof(vc), .max_vcpus = 1, .platform = &pf, .engine = vmc_engine_soft()};
     if (vmc_vm_create(&vc, &vm, &err) != VMC_OK)
         die("VM", &err);
     if (strcmp(variant, "paged") == 0)
         create_space();
-    const struct vmc_pc_config pcc = {.size = sizeof(pcc), .ram_bytes = RAM_BYTES, .cpus = 1,
+    const struct vmc_pc_config pcc = {.size = sizeof(pcc),
+                                      .ram_bytes = RAM_BYTES,
+                                      .cpus = 1,
                                       .ram_space = space,
                                       .serial = {.ops = &serial_ops}};
     if (vmc_pc_create(vm, &pcc, &pc, &err) != VMC_OK)
@@ -529,8 +542,10 @@ static void boot(const char *kernel, const char *initrd, const char *cmdline)
 
     image_open(&images[0], kernel);
     image_open(&images[1], initrd);
-    const struct vmc_pc_boot b = {.size = sizeof(b), .kind = VMC_BOOT_AUTO,
-                                  .kernel = &images[0].src, .initrd = &images[1].src,
+    const struct vmc_pc_boot b = {.size = sizeof(b),
+                                  .kind = VMC_BOOT_AUTO,
+                                  .kernel = &images[0].src,
+                                  .initrd = &images[1].src,
                                   .cmdline = cmdline};
     if (vmc_pc_boot(pc, &b, &done, &err) != VMC_OK || vmc_vm_start(vm, &err) != VMC_OK)
         die("boot", &err);
