@@ -77,6 +77,13 @@ static void note(struct vmc_disk *d, struct old_files *o)
     }
 }
 
+static void remove_old(const struct vmc_disk_files *files, const struct old_files *old)
+{
+    remove_quietly(files, old->extent);
+    remove_quietly(files, old->cold);
+    remove_quietly(files, old->packed);
+}
+
 int vmc_disk_compress(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                       const char *name, const struct vmc_disk_progress *progress,
                       struct vmc_error *err)
@@ -119,9 +126,7 @@ int vmc_disk_compress(const struct vmc_platform *pf, const struct vmc_disk_files
         remove_quietly(files, log.extent);
         return rc;
     }
-    remove_quietly(files, old.extent);
-    remove_quietly(files, old.cold);
-    remove_quietly(files, old.packed);
+    remove_old(files, &old);
     return rc2;
 }
 
@@ -165,9 +170,7 @@ int vmc_disk_expand(const struct vmc_platform *pf, const struct vmc_disk_files *
         remove_quietly(files, flat.extent);
         return rc;
     }
-    remove_quietly(files, old.extent);
-    remove_quietly(files, old.cold);
-    remove_quietly(files, old.packed);
+    remove_old(files, &old);
     return rc2;
 }
 

@@ -12,6 +12,10 @@ static const char site[] = SITE("heartbeat");
 #define MS         1000000ull
 #define LOOK_SLOTS 64u
 
+/* What a slot without a record of ours may do before it counts as a living foreign host's. */
+#define FOREIGN_BEATS    2u
+#define FOREIGN_SESSIONS 16u
+
 static int read_slot(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vmc_error *err)
 {
     int rc = vmci_fs_read(v, vmci_fs_hb_lv(v, slot), hb, FS_SECTOR, err);
@@ -290,37 +294,53 @@ int vmc_vmfs_beat(struct vmc_vmfs *v, struct vmc_error *err)
     return rc;
 }
 
-/* Slots of hosts that are not ours: none may be alive, none may have left work. */
-static int check_foreign(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb,
+/*
+ * Slots of hosts that are not ours: none may be alive, none may have left work. A host of ours that
+ * mounts has its slot before its record, so a slot is foreign only if it beats again and again
+ * without one; and a slot may change hands while it is watched: each session is judged by itself.
+ */
+static int check_foreign(struct vmc_vmfs *v, uint32_t slot, const uint8_t *seen,
                          struct vmc_error *err)
 {
-    bool ours;
-    uint32_t fb;
-    uint64_t gen = vmci_ld_le64(hb + HB_GENERATION);
-    int rc = vmci_fs_host_record(v, slot, gen, &ours, &fb, err);
+    uint8_t hb[FS_SECTOR];
+    uint64_t gen = 0, stamp = 0, end = 0;
 
-    if (rc != VMC_OK || ours)
-        return rc;
-    rc = check_foreign_journal(v, hb, slot, err);
-    if (rc != VMC_OK || v->exclusive)
-        return rc;
-    struct fs_observation first = {.stamp = vmci_ld_le64(hb + HB_STAMP)};
-    uint64_t end = vmci_fs_now(v) + (v->lease_ms + v->window_ms) * MS;
-    while (vmci_fs_now(v) < end) {
-        uint8_t now[FS_SECTOR];
-        /* A host of ours that is just mounting writes its record right after the slot. */
-        rc = vmci_fs_host_record(v, slot, gen, &ours, &fb, err);
+    memcpy(hb, seen, FS_SECTOR);
+    for (uint32_t sessions = 0, beats = 0;;) {
+        bool ours;
+        uint32_t fb;
+        uint64_t now_gen = vmci_ld_le64(hb + HB_GENERATION), now_stamp = vmci_ld_le64(hb + HB_STAMP);
+        int rc = vmci_fs_host_record(v, slot, now_gen, &ours, &fb, err);
         if (rc != VMC_OK || ours)
             return rc;
-        rc = read_slot(v, slot, now, err);
-        if (rc != VMC_OK)
-            return rc;
-        if (vmci_ld_le64(now + HB_STAMP) != first.stamp || !vmci_fs_sleep(v, 500 * MS))
+        if (sessions == 0 || now_gen != gen) {
+            rc = check_foreign_journal(v, hb, slot, err);
+            if (rc != VMC_OK || v->exclusive)
+                return rc;
+            sessions++;
+            beats = 0;
+        } else if (now_stamp != stamp) {
+            beats++;
+        }
+        if (beats >= FOREIGN_BEATS || sessions > FOREIGN_SESSIONS)
             return vmci_error(err, VMC_EBUSY, site,
                               "heartbeat slot %u is in use by a host of other software (%.*s)", slot,
                               (int)HB_NAME_BYTES - 1, (const char *)hb + HB_NAME);
+        if (now_gen != gen || now_stamp != stamp)
+            end = vmci_fs_now(v) + (v->lease_ms + v->window_ms) * MS;
+        gen = now_gen;
+        stamp = now_stamp;
+        if (vmci_fs_now(v) >= end)
+            return VMC_OK;
+        if (!vmci_fs_sleep(v, 500 * MS))
+            return vmci_error(err, VMC_EBUSY, site,
+                              "heartbeat slot %u may be in use by a host of other software (%.*s): a "
+                              "platform that can sleep would find out", slot,
+                              (int)HB_NAME_BYTES - 1, (const char *)hb + HB_NAME);
+        rc = read_slot(v, slot, hb, err);
+        if (rc != VMC_OK || vmci_ld_le32(hb + HB_STATE) != HB_USED)
+            return rc;
     }
-    return VMC_OK;
 }
 
 static uint64_t hb_region(const struct vmc_vmfs *v)

@@ -425,7 +425,13 @@ static int allocate(struct vmc_vmfs *v, struct vmc_error *err)
     uint32_t got;
 
     j->max = FS_RECORD_MAX; /* for the room check; nothing is written to the journal yet */
-    int rc = vmci_fs_txn_begin(v, err);
+    /*
+     * Say that the slot is ours before waiting for the locks of the block map: they may belong to
+     * a host that died, and a slot that beats for a whole lease without a record looks foreign.
+     */
+    int rc = host_write(v, v->s.slot, HOST_PENDING, v->s.generation, 0, 0, 0, v->host_uuid.b, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_txn_begin(v, err);
     if (rc != VMC_OK)
         return rc;
     v->txn.bare = true;

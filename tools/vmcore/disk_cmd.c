@@ -68,18 +68,6 @@ int disk_snapshot(struct disk_cmd *c)
                 vmc_disk_snapshot(&c->vt.pf, &p.files, p.name, c->vt.arg[1], c->log, &c->vt.err));
 }
 
-int disk_commit(struct disk_cmd *c)
-{
-    struct vmc_disk_progress progress = {.report = report, .ctx = c};
-    struct disk_place p;
-    int rc = open_place(c, &p, 0);
-
-    if (rc != 0)
-        return rc;
-    c->since = vt_now();
-    return done(c, &p, vmc_disk_commit(&c->vt.pf, &p.files, p.name, &progress, &c->vt.err));
-}
-
 int disk_revert(struct disk_cmd *c)
 {
     struct disk_place p;
@@ -121,9 +109,10 @@ int disk_grow(struct disk_cmd *c)
     return done(c, &p, vmc_disk_grow(&c->vt.pf, &p.files, p.name, bytes, &c->vt.err));
 }
 
-static int repack(struct disk_cmd *c,
-                  int (*fn)(const struct vmc_platform *, const struct vmc_disk_files *, const char *,
-                            const struct vmc_disk_progress *, struct vmc_error *))
+/* Whatever rewrites a whole disk, with progress. */
+static int rewrite(struct disk_cmd *c,
+                   int (*fn)(const struct vmc_platform *, const struct vmc_disk_files *,
+                             const char *, const struct vmc_disk_progress *, struct vmc_error *))
 {
     struct vmc_disk_progress progress = {.report = report, .ctx = c};
     struct disk_place p;
@@ -135,14 +124,19 @@ static int repack(struct disk_cmd *c,
     return done(c, &p, fn(&c->vt.pf, &p.files, p.name, &progress, &c->vt.err));
 }
 
+int disk_commit(struct disk_cmd *c)
+{
+    return rewrite(c, vmc_disk_commit);
+}
+
 int disk_compress(struct disk_cmd *c)
 {
-    return repack(c, vmc_disk_compress);
+    return rewrite(c, vmc_disk_compress);
 }
 
 int disk_expand(struct disk_cmd *c)
 {
-    return repack(c, vmc_disk_expand);
+    return rewrite(c, vmc_disk_expand);
 }
 
 int disk_check(struct disk_cmd *c)
@@ -199,8 +193,8 @@ int disk_rdm(struct disk_cmd *c)
 
 static const char *format_name(uint32_t format)
 {
-    static const char *const names[] = {"", "flat", "cowd", "sesparse", "rdm", "rdm-physical",
-                                        "packed"};
+    static const char *const names[] = {"",    "flat",         "cowd",  "sesparse",
+                                        "rdm", "rdm-physical", "packed"};
 
     return format < sizeof(names) / sizeof(names[0]) ? names[format] : "?";
 }
