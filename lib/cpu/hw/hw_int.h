@@ -197,6 +197,7 @@ struct svm_vcpu {
     uint32_t clean; /* VMCB clean bits after an exit */
     bool step_over; /* an NMI waits for the end of an interrupt shadow */
     uint8_t tpr;
+    uint64_t inject_entry, inject_rip; /* the entry with the last injected event, by number */
 };
 
 struct hw_vcpu {

@@ -66,14 +66,22 @@ unsigned svm_insn_len(struct hw_vcpu *v, unsigned n)
 /* ---- events under delivery --------------------------------------------------------------------
  */
 
+/*
+ * Only what we injected has to be delivered again (APM 2 15.7.2). Everything else is a fault or a
+ * software interrupt: traps, #AC, #DF, #MC and physical interrupts exit before their delivery. RIP
+ * is at the instruction, which is executed again and comes to the same end. So it does not matter
+ * that some emulated processors say nothing about INT n here, or what they said the last time.
+ */
 static void take_back_event(struct hw_vcpu *v)
 {
     uint64_t info = vmcb_of(v)->exit_int_info;
 
     if (likely(!(info & SVM_EV_VALID)))
         return;
+    if (v->u.svm.inject_entry != v->stat[HW_STAT_ENTRIES] || v->u.svm.inject_rip != v->st.rip)
+        return;
     struct vmc_event e = {.vector = (uint8_t)info, .type = (uint8_t)(info >> 8 & 7)};
-    /* INT n, INT3 and INTO stand at RIP still, and will be executed again. */
+    /* INT3 and INTO that come back to where the injected event was delivered. */
     if (e.type == VMC_EV_SOFT_INT ||
         (e.type == VMC_EV_EXCEPTION && (e.vector == VMC_VEC_BP || e.vector == VMC_VEC_OF)))
         return;

@@ -251,6 +251,8 @@ void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
         b->event_inj = 0;
         return;
     }
+    v->u.svm.inject_entry = v->stat[HW_STAT_ENTRIES] + 1;
+    v->u.svm.inject_rip = v->st.rip;
     unsigned type =
         e->type == VMC_EV_SOFT_EXC || e->type == VMC_EV_PRIV_SOFT_EXC ? VMC_EV_EXCEPTION : e->type;
     b->event_inj = e->vector | (uint64_t)type << 8 | SVM_EV_VALID;

@@ -18,6 +18,7 @@ static struct {
     uint64_t event;
     uint32_t misc1;
     uint64_t rip;
+    uint64_t exit_rip; /* 0: as entered */
 } play;
 
 static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
@@ -35,6 +36,8 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
         b->exit_info1 = play.info1;
         b->exit_info2 = play.info2;
         b->exit_int_info = play.int_info;
+        if (play.exit_rip != 0)
+            b->rip = play.exit_rip;
         return VMC_HW_EXITED;
     }
     play.event = b->event_inj;
@@ -170,11 +173,42 @@ static void events(void **state)
     assert_int_equal(hw_model_run(&model), VMC_OK);
     assert_int_equal(play.event, SVM_EV_VALID | VMC_EV_NMI << 8 | VMC_VEC_NMI);
     assert_int_not_equal(play.misc1 & SVM_I_IRET, 0); /* until it returns */
-    play.int_info = SVM_EV_VALID | VMC_EV_IRQ << 8 | 0x33;
+    end();
+}
+
+/* An exit that comes while an event is delivered. */
+static void only_injected_events_are_delivered_again(void **state)
+{
+    (void)state;
+    const struct vmc_event gp = {
+        .type = VMC_EV_EXCEPTION, .vector = VMC_VEC_GP, .has_code = true, .code = 0x18};
+    const uint64_t info =
+        SVM_EV_VALID | SVM_EV_CODE | VMC_EV_EXCEPTION << 8 | VMC_VEC_GP | 0x18ull << 32;
+
+    begin(HW_MODEL_NPT);
     play.info1 = 0x100000006ull;
     play.info2 = 0x5000;
+    play.int_info = info;
+    assert_int_equal(model.engine->inject(model.v, &gp), VMC_OK);
     run(SVM_NPF);
-    assert_int_equal(play.event, SVM_EV_VALID | 0x33); /* again */
+    assert_true(play.event == info);
+    /* A fault of an instruction, and what an earlier exit left there: the instruction is executed. */
+    uint64_t rip = model.v->st.rip;
+    run(SVM_NPF);
+    assert_int_equal(play.event, 0);
+    assert_true(play.rip == rip);
+    /* A software interrupt at the place where something was injected. */
+    play.int_info = SVM_EV_VALID | VMC_EV_SOFT_INT << 8 | 0x90;
+    assert_int_equal(model.engine->inject(model.v, &gp), VMC_OK);
+    run(SVM_NPF);
+    assert_int_equal(play.event, 0);
+    /* One that was delivered: the handler runs. */
+    play.int_info = info;
+    play.exit_rip = 0x8010;
+    assert_int_equal(model.engine->inject(model.v, &gp), VMC_OK);
+    run(SVM_NPF);
+    assert_int_equal(play.event, 0);
+    assert_int_equal(play.rip, 0x8010);
     end();
 }
 
@@ -249,6 +283,7 @@ int main(void)
         cmocka_unit_test(nested_faults_map_pages),
         cmocka_unit_test(page_faults_fill_the_shadow),
         cmocka_unit_test(events),
+        cmocka_unit_test(only_injected_events_are_delivered_again),
         cmocka_unit_test(every_code_has_an_outcome),
         cmocka_unit_test(bad_vmcbs_are_explained),
         cmocka_unit_test(asids_run_out_and_start_again),
