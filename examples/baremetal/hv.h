@@ -41,7 +41,7 @@ struct hv_config {
     char hot_key;      /* control character that opens the hypervisor's menu */
     bool poweroff_when_done;
     char engine[16];   /* "auto", or the name of one */
-    char startup[256]; /* monitor commands to run at start, separated by ';' */
+    char startup[HV_TEXT]; /* monitor commands to run at start, separated by ';' */
 };
 
 /* Parse text; false: *message says what is wrong, *line where. */
@@ -149,7 +149,11 @@ void hv_input_ready(void *ctx);
 void hv_monitor_enter(void);
 /* False: the monitor was left. */
 bool hv_monitor_key(char c);
-void hv_monitor_command(const char *line);
+/* Commands to run from now on, separated by ';'. The text has to stay. */
+void hv_monitor_script(const char *text);
+/* Run those that are due; when the next one is, or NEVER: there is none. */
+uint64_t hv_monitor_poll(uint64_t now);
+bool hv_monitor_scripted(void);
 
 /* ---- disks: a disk of the machine, or a module as a disk in memory ------------------------------
  */

@@ -427,7 +427,7 @@ void hv_guests_look(void)
             look_at(&hv_guests[i]);
         on += hv_guests[i].state != HV_OFF;
     }
-    if (on == 0 && hv_config.poweroff_when_done) {
+    if (on == 0 && hv_config.poweroff_when_done && !hv_monitor_scripted()) {
         hv_print("every guest has ended, switching off\n");
         vmc_bm_power_off();
     }

@@ -41,25 +41,6 @@ static void banner(void)
              (unsigned long long)(hv_machine->start_ns / 1000 % 1000));
 }
 
-/* The monitor commands that the configuration asks for, separated by semicolons. */
-static void run_startup(void)
-{
-    char cmd[64];
-    size_t n = 0;
-
-    for (const char *p = hv_config.startup;; p++) {
-        if (*p == ';' || *p == 0) {
-            cmd[n] = 0;
-            hv_monitor_command(cmd);
-            n = 0;
-            if (*p == 0)
-                return;
-        } else if (n + 1 < sizeof(cmd)) {
-            cmd[n++] = *p;
-        }
-    }
-}
-
 void vmc_bm_main(const struct vmc_bm_machine *machine)
 {
     hv_machine = machine;
@@ -78,7 +59,7 @@ void vmc_bm_main(const struct vmc_bm_machine *machine)
     for (uint32_t i = 0; i < hv_config.guests; i++)
         if (hv_config.guest[i].autostart)
             (void)hv_guest_start(&hv_guests[i]); /* it said why not */
-    run_startup();
+    hv_monitor_script(hv_config.startup);
     hv_loop(0);
 }
 

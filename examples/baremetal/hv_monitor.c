@@ -7,6 +7,8 @@
 
 static char line[128];
 static uint32_t len;
+static const char *script; /* commands of the configuration that are left; NULL: none */
+static uint64_t script_at; /* when they go on */
 
 /* ---- commands -----------------------------------------------------------------------------------
  */
@@ -250,9 +252,53 @@ static bool execute(const char *text)
     return true;
 }
 
-void hv_monitor_command(const char *text)
+/* ---- commands of the configuration --------------------------------------------------------------
+ */
+
+/* "wait MS": the guests run meanwhile. */
+static bool wait_command(const char *text, uint64_t now)
 {
-    (void)execute(text);
+    static const char word[] = "wait ";
+    uint64_t ms = 0;
+
+    while (*text == ' ')
+        text++;
+    for (size_t i = 0; i + 1 < sizeof(word); i++)
+        if (*text++ != word[i])
+            return false;
+    for (; *text >= '0' && *text <= '9' && ms < 1000000000; text++)
+        ms = ms * 10 + (uint64_t)(*text - '0');
+    script_at = now + ms * 1000000;
+    return true;
+}
+
+void hv_monitor_script(const char *commands_text)
+{
+    script = commands_text;
+}
+
+bool hv_monitor_scripted(void)
+{
+    return script != NULL;
+}
+
+uint64_t hv_monitor_poll(uint64_t now)
+{
+    char cmd[64];
+
+    while (script != NULL) {
+        size_t n = 0;
+        if (now < script_at)
+            return script_at;
+        for (; *script != ';' && *script != 0; script++)
+            if (n + 1 < sizeof(cmd))
+                cmd[n++] = *script;
+        cmd[n] = 0;
+        script = *script == 0 ? NULL : script + 1;
+        if (!wait_command(cmd, now))
+            (void)execute(cmd);
+    }
+    return NEVER;
 }
 
 /* ---- the command line ---------------------------------------------------------------------------

@@ -162,6 +162,9 @@ static void run_vcpu(uint32_t me, struct hv_vcpu *hv, uint64_t end_ns)
     c->armed = end_ns;
     c->current = hv->v;
     vmc_bm_timer(end_ns);
+    /* A preemption timer ends a guest whatever becomes of our interrupt. */
+    if (hv_engine != vmc_engine_soft())
+        lim.deadline_ns = end_ns;
     if (!c->attention)
         rc = vmc_vcpu_run(hv->v, &lim, &x);
     c->current = NULL;
@@ -185,7 +188,9 @@ void hv_loop(uint32_t me)
         vmc_bm_poll();
         if (me == 0) {
             hv_guests_look();
+            uint64_t script = hv_monitor_poll(hv_now());
             end = hv_console_poll(hv_now());
+            end = script < end ? script : end;
         }
         uint64_t now = hv_now();
         uint64_t timer = run_timers(me, now);

@@ -18,8 +18,8 @@ cat >"$dir/vmcore.conf" <<'CONF'
 hypervisor { when_done = poweroff }
 guest outer { firmware = bios.bin; disk = disk.img; mem = 64M }
 CONF
-machine "$dir/log.txt" --machine "$m" --kernel "$build/bin/baremetal" --mem 512 \
-    --timeout "$seconds" --module "$dir/vmcore.conf=vmcore.conf" --module "$bios=bios.bin" \
+machine "$dir/log.txt" "$seconds" --machine "$m" --kernel "$build/bin/baremetal" --mem 512 \
+    --module "$dir/vmcore.conf=vmcore.conf" --module "$bios=bios.bin" \
     --module "$dir/disk.img=disk.img"
 want "$dir/log.txt" "^\[vmcore\] engine: $engine$"
 want "$dir/log.txt" "^\[outer\] vmcore bare-metal kernel, loaded .* by GRUB"

@@ -10,8 +10,8 @@ mkdir -p "$dir"
 one() {
     local log=$dir/$1.txt
     echo "== $1"
-    machine "$log" --machine qemu-none --kernel "$build/bin/kernel_test" \
-        --append "fault=$1 panic=poweroff" --cpus 2 --mem 128 --timeout 40
+    machine "$log" 40 --machine qemu-none --kernel "$build/bin/kernel_test" \
+        --append "fault=$1 panic=poweroff" --cpus 2 --mem 128
     want "$log" "PANIC on CPU 0: $2"
     want "$log" "^  (at|by) 0xffffffff8"
     forbid "$log" "the mistake was caught"

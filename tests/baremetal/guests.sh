@@ -23,7 +23,7 @@ cmdline="console=ttyS0 quiet panic=-1 cryptomgr.notests"
 cpus=1
 mem=512
 [ "$how" != two ] || cpus=2 mem=768
-machine "$dir/log.txt" --machine "$m" --cpus $cpus --mem $mem --ips 25000000 --timeout "$seconds" \
+machine "$dir/log.txt" "$seconds" --machine "$m" --cpus $cpus --mem $mem --ips 25000000 \
     --module "$dir/vmcore.conf=vmcore.conf" --module "$build/guest/vmlinuz=vmlinuz" \
     --module "$build/guest/initrd=initrd"
 want "$dir/log.txt" "^\[vmcore\] engine: $engine$"

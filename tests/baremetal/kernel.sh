@@ -36,8 +36,8 @@ nvme4k) options=(--qemu "$drive -device nvme,serial=a,drive=d,logical_block_size
 virtio) options=(--qemu "$drive -device virtio-blk-pci,drive=d $net") ;;
 *) echo "no controller $controller"; exit 2 ;;
 esac
-machine "$dir/log.txt" --machine "$m" --kernel "$build/bin/kernel_test" --cpus 2 --mem 256 \
-    --timeout 200 "${options[@]}"
+machine "$dir/log.txt" 200 --machine "$m" --kernel "$build/bin/kernel_test" --cpus 2 --mem 256 \
+    "${options[@]}"
 want "$dir/log.txt" "^RESULT: [1-9][0-9]* passed, 0 failed$"
 forbid "$dir/log.txt" "PANIC|FAIL"
 if [ "$controller" != none ]; then

@@ -34,15 +34,24 @@ need_guest() {
     "$root/scripts/fetch-guest" "$build/guest" || skip "no guest kernel could be fetched"
 }
 
-# machine LOG OPTION...: run, keep the transcript, show it
+# Limits of a machine: so many seconds of its emulator's processor time, which do not depend on what
+# else the host does; and, for one that sleeps for ever, many more by the clock.
+limits() { echo "--cpu-limit $1 --timeout $(($1 * 8))"; }
+
+# machine LOG SECONDS OPTION...: run, keep the transcript, show it
 machine() {
-    local log=$1 status=0
-    shift
-    "$root/scripts/baremetal" --work "${log%.txt}.work" --append panic=poweroff "$@" </dev/null >"$log.raw" 2>&1 || status=$?
+    local log=$1 seconds=$2 status=0
+    shift 2
+    # shellcheck disable=SC2046
+    "$root/scripts/baremetal" --work "${log%.txt}.work" --append panic=poweroff $(limits "$seconds") \
+        "$@" </dev/null >"$log.raw" 2>&1 || status=$?
     tr -d '\r' <"$log.raw" >"$log"
     rm -f "$log.raw"
     cat "$log"
-    [ $status != 124 ] || fail "the machine did not end in time"
+    case $status in
+    124) fail "the machine did not end in $((seconds * 8)) s" ;;
+    137 | 152) fail "the machine used up $seconds s of processor time" ;;
+    esac
 }
 
 fail() {

@@ -22,8 +22,9 @@ log=$dir/log.txt
 : >"$log.raw"
 rm -f "$dir/keys"
 mkfifo "$dir/keys"
+# shellcheck disable=SC2046
 "$root/scripts/baremetal" --work "$dir/work" --machine "$m" --cpus 1 --mem 512 \
-    --append panic=poweroff --timeout "$seconds" --module "$dir/vmcore.conf=vmcore.conf" \
+    --append panic=poweroff $(limits "$seconds") --module "$dir/vmcore.conf=vmcore.conf" \
     --module "$build/bin/tiny_guest=tiny" <"$dir/keys" >"$log.raw" 2>&1 &
 pid=$!
 exec 9>"$dir/keys"

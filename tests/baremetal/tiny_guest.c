@@ -3,7 +3,8 @@
  * A guest of a few hundred bytes, started by Multiboot, for tests that need no Linux. The last word
  * of its command line says what it does:
  *   idle   sleep, and say "tick N" at every second timer interrupt
- *   busy   count for ever
+ *   busy   count for ever, with interrupts off
+ *   work   count for ever, with interrupts on
  *   echo   send back what is typed, in upper case
  *   crash  say so, and triple-fault
  *   smc    run code that it writes, again and again, and check it
@@ -133,8 +134,13 @@ static void idle(void)
 /* ---- the others ---------------------------------------------------------------------------------
  */
 
-static void busy(void)
+static void busy(int irqs)
 {
+    if (irqs) { /* none of which comes */
+        outb(0x21, 0xff);
+        outb(0xa1, 0xff);
+        __asm__ volatile("sti");
+    }
     say("busy\n");
     for (volatile u32 n = 0;; n++)
         ;
@@ -189,8 +195,8 @@ void guest_main(u32 info)
     say("\n");
     if (*last == 'i')
         idle();
-    else if (*last == 'b')
-        busy();
+    else if (*last == 'b' || *last == 'w')
+        busy(*last == 'w');
     else if (*last == 'e')
         echo();
     else if (*last == 's')
