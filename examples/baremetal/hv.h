@@ -40,7 +40,7 @@ struct hv_config {
     uint32_t rows;     /* of the terminal, to keep them at its bottom; 0: they scroll */
     char hot_key;      /* control character that opens the hypervisor's menu */
     bool poweroff_when_done;
-    char engine[16];   /* "auto", or the name of one */
+    char engine[16];       /* "auto", or the name of one */
     char startup[HV_TEXT]; /* monitor commands to run at start, separated by ';' */
 };
 
