@@ -412,6 +412,7 @@ static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t g
     for (uint32_t i = 0; i < cfg->vcpus; i++) {
         struct sched_vcpu *v = &s->vcpu[first + i];
         memset(v, 0, sizeof(*v));
+        v->leaves = NONE;
         v->vm = vm;
         v->index = (uint16_t)i;
         v->cpu = s->col_cpu[(first + i) % s->online];

@@ -126,31 +126,21 @@ static void serve(struct vmc_sched *s, uint64_t dt)
         uint64_t acc = m->g_frac + (uint64_t)(((unsigned __int128)m->credit * x) >> V_SHIFT);
         m->g_frac = (uint32_t)(acc & ((1u << C_SHIFT) - 1));
         vmci_store_relaxed(&m->g_ns, m->g_ns + (acc >> C_SHIFT));
-        if (m->top > m->credit)
-            vmci_sched_hold(s, m,
-                            (uint64_t)(((unsigned __int128)(m->top - m->credit) * x) >> V_SHIFT));
     }
     s->v += x;
     s->bank += (int64_t)(((s->light_sum >> C_SHIFT) * x) >> V_SHIFT);
     s->at += dt;
 }
 
-/*
- * The vCPU leaves the ideal system, having received this much less than the ideal gave it. If that
- * is more than nothing, it had finished earlier there, and the others are to be credited with what
- * they would have had since (in the division that follows).
- */
+/* The vCPU leaves the ideal system, having received this much less than the ideal gave it. */
 static void finish(struct vmc_sched *s, struct sched_vcpu *v, int64_t lag)
 {
-    struct sched_vm *m = &s->vm[v->vm];
-
     v->in_fluid = FLUID_OUT;
-    m->active--;
+    s->vm[v->vm].active--;
     s->dirty = true;
-    if (lag > 0 && m->credit != 0) {
-        s->unclaimed += VMCI_MIN((uint64_t)lag, 8 * s->frame_ns);
-        s->unclaimed_rate += m->credit;
-    }
+    vmci_sched_note_change(s, (uint32_t)(v - s->vcpu), false);
+    if (lag > 0) /* it had finished earlier there */
+        vmci_sched_rewind(s, (uint64_t)lag);
 }
 
 /* ns until the ideal has caught up with the vCPU, at the present rate */
@@ -403,6 +393,7 @@ static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served, uin
     } else {
         m->active++;
         vmci_store_relaxed(&v->off, (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m));
+        vmci_sched_note_change(s, m->first + v->index, true);
     }
     if (m->n > 1)
         level_with_siblings(s, m, v);
@@ -467,6 +458,7 @@ static void replay(struct vmc_sched *s, uint64_t now)
     uint64_t group = waiting / most + 1;
 
     s->replays = (uint32_t)(2 * most);
+    s->rewinds = (uint32_t)most;
 
     if (vmci_load_relaxed(&s->planned) == USING_NONE) /* it begins with the first wake */
         s->at =
@@ -545,8 +537,10 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
         s->base = now > begin ? (uint32_t)(now - begin) : 0;
         if (s->dirty_tree)
             vmci_sched_rebuild_tree(s);
-        if (s->dirty)
+        if (s->dirty) { /* shares or CPUs have changed */
             vmci_sched_fill(s);
+            s->npast = 0;
+        }
         replay(s, now);
         if (s->ndying != 0)
             reap(s);

@@ -72,9 +72,11 @@ struct sched_vcpu {
     int64_t off;         /* (p) ideal received = g_ns of the VM + off */
     uint64_t plan_frame; /* (p) frame of the pieces below */
     struct piece piece[PIECES];
-    uint32_t npieces;  /* (p) */
-    uint32_t in_fluid; /* (p) FLUID_* */
-    uint64_t join_adj; /* (p) prog_adj when it joined */
+    uint32_t npieces;   /* (p) */
+    uint32_t in_fluid;  /* (p) FLUID_* */
+    uint64_t join_adj;  /* (p) prog_adj when it joined */
+    uint64_t joined_at; /* (p) ideal system: since when */
+    uint32_t leaves;    /* (p) while the ideal is wound back: the next change that is its leaving */
 
     uint64_t stolen_seen; /* (p) */
     uint64_t left_served; /* (p) served when it went to sleep */
@@ -109,9 +111,9 @@ struct sched_vm {
     uint32_t cls;
     uint32_t active; /* vCPUs in the fluid */
     uint32_t g_frac;
-    uint64_t cap;  /* per vCPU and frame, C_SHIFT */
-    uint64_t top;  /* the most a vCPU could have in this division, per frame, C_SHIFT */
-    uint64_t held; /* heavy: what a vCPU could have had lately beyond its ideal, ns, C_SHIFT */
+    uint64_t cap;    /* per vCPU and frame, C_SHIFT */
+    uint64_t before; /* while the ideal is wound back: a vCPU's part with one that has left since */
+    uint32_t left;   /* the same: how many were there that have left since */
     uint64_t lo, hi, rate, hi_affinity;
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
     uint32_t heap_pos;      /* NONE: not in the heap */
@@ -177,6 +179,16 @@ struct log_event {
     uint64_t time, served, adj;
     uint32_t vcpu, wake;
 };
+
+/* The ideal system had one vCPU more, or less, from a moment on. */
+struct past_change {
+    uint64_t time;
+    uint32_t vcpu;
+    bool joined;
+    int64_t excess; /* C_SHIFT: what a leaver had beyond its work, since others left earlier */
+};
+
+#define PAST_CHANGES 2048u
 
 struct heap_item {
     uint64_t key;
@@ -248,8 +260,11 @@ struct vmc_sched {
     uint32_t *drain; /* asleep, but the ideal has not caught up with them */
     uint32_t ndrain;
     uint32_t replays; /* how often the CPUs may still be divided anew in this plan */
-    uint64_t v_rem;   /* what serve() could not express in v, in units of ns << V_SHIFT */
-    /* leavers that had less than their ideal finished earlier there: their lags and rates */
+    uint32_t rewinds; /* how many divisions may be looked at again in this plan */
+    uint32_t npast;
+    struct past_change past[PAST_CHANGES]; /* the last changes, in order of time */
+    uint64_t v_rem; /* what serve() could not express in v, in units of ns << V_SHIFT */
+    /* leavers that were too many to wind back for: their lags and rates */
     uint64_t unclaimed, unclaimed_rate;
     uint64_t cut;  /* C_SHIFT: taken from the CPUs in the division that follows */
     uint64_t ago;  /* how much earlier, frames, V_SHIFT: for the division that follows */
@@ -310,12 +325,6 @@ static inline uint64_t vcpu_progress_at(const struct sched_vcpu *v, uint64_t now
     return vcpu_progress(v) + (since != 0 && now > since ? now - since : 0);
 }
 
-/* Eight frames are how far back the ideal is corrected. */
-static inline void vmci_sched_hold(const struct vmc_sched *s, struct sched_vm *m, uint64_t more)
-{
-    m->held = VMCI_MIN(m->held + more, (8 * s->frame_ns) << C_SHIFT);
-}
-
 static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
 {
     return now <= s->start ? 0 : (now - s->start) / s->frame_ns;
@@ -324,6 +333,11 @@ static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
 /* sched_share.c */
 void vmci_sched_fill(struct vmc_sched *s);
 void vmci_sched_rebuild_tree(struct vmc_sched *s);
+void vmci_sched_divide(struct vmc_sched *s);
+void vmci_sched_add_ideal(struct vmc_sched *s, uint32_t vm, int64_t more);
+/* sched_rewind.c */
+void vmci_sched_note_change(struct vmc_sched *s, uint32_t vcpu, bool joined);
+void vmci_sched_rewind(struct vmc_sched *s, uint64_t lag);
 /* sched_light.c */
 void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm);
 void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm);

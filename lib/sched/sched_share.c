@@ -246,12 +246,9 @@ static bool cap_restricted(struct vmc_sched *s)
 
 /*
  * While s->ago is not 0, who was in the ideal system before is credited with what it has now, and
- * had not then, for that long; with s->cut, it loses what it had and has not now. C_SHIFT. A
- * heavy vCPU is credited at most with what the ideal had really held back from it: it cannot have
- * had more than all of a CPU.
+ * had not then, for that long; with s->cut, it loses what it had and has not now. C_SHIFT.
  */
-static int64_t credit_back(const struct vmc_sched *s, struct sched_vm *m, uint64_t old,
-                           uint64_t credit)
+static int64_t credit_back(const struct vmc_sched *s, uint64_t old, uint64_t credit)
 {
     uint64_t diff = s->cut != 0 ? old - credit : credit - old;
 
@@ -259,12 +256,6 @@ static int64_t credit_back(const struct vmc_sched *s, struct sched_vm *m, uint64
         return 0;
     uint64_t more = (uint64_t)(((unsigned __int128)diff * s->ago) >> V_SHIFT);
     more = VMCI_MIN(more, (uint64_t)1 << 43);
-    if (s->cut != 0) {
-        vmci_sched_hold(s, m, more);
-    } else if (m->cls == CLS_HEAVY) {
-        more = VMCI_MIN(more, m->held);
-        m->held -= more;
-    }
     return s->cut != 0 ? -(int64_t)more : (int64_t)more;
 }
 
@@ -288,6 +279,17 @@ static void add_ideal(struct sched_vm *m, int64_t more)
     vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)(acc >> C_SHIFT));
 }
 
+/* Each vCPU of the VM should have had so much more (C_SHIFT). */
+void vmci_sched_add_ideal(struct vmc_sched *s, uint32_t vm, int64_t more)
+{
+    struct sched_vm *m = &s->vm[vm];
+
+    if (m->cls == CLS_LIGHT)
+        vmci_sched_light_rekey(s, vm, m->credit, more);
+    else
+        add_ideal(m, more);
+}
+
 /* Light: a whole frame's entitlement of one vCPU is shorter than the smallest useful slice. */
 static void apply_rate(struct vmc_sched *s, uint32_t vm)
 {
@@ -299,10 +301,7 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
         credit = 1;
     if (credit != 0)
         vmci_store_relaxed(&m->hint, credit);
-    m->top = m->active == 0 ? 0 : m->hi / m->active;
-    if (m->active == 0)
-        m->held = 0;
-    int64_t more = credit_back(s, m, old, credit);
+    int64_t more = credit_back(s, old, credit);
     if (more < 0)
         spare_drains(s, m, more);
     bool capped = m->vcpu_cap < VMC_SCHED_WHOLE_CPU;
@@ -331,13 +330,19 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
         add_ideal(m, more);
 }
 
-void vmci_sched_fill(struct vmc_sched *s)
+/* The rates of all VMs, for the vCPUs that are active in them. */
+void vmci_sched_divide(struct vmc_sched *s)
 {
     for (uint32_t i = 0; i < s->nvms; i++)
         s->vm[s->vms_list[i]].hi_affinity = UINT64_MAX;
     divide_tree(s);
     for (uint32_t pass = 0; pass < 4 && s->nrestricted != 0 && cap_restricted(s); pass++)
         divide_tree(s);
+}
+
+void vmci_sched_fill(struct vmc_sched *s)
+{
+    vmci_sched_divide(s);
     s->light_sum = 0;
     s->nlight = 0;
     s->bank = 0;

@@ -8,11 +8,10 @@
  * The ideal server does the same work as the real one, at another speed (Parekh and Gallager,
  * 1993), so a vCPU that goes to sleep having received more than the ideal gave it stays in the
  * ideal system until that has given as much. One that goes to sleep having received less had
- * finished earlier there: from that moment on the others had what the division without it gives
- * them, and that is what they are credited with, as far as the ideal had held it back from them
- * lately: nobody can have had more than all of its CPUs. Time that CPUs idle while the ideal would
- * use them is lost to the ideal as well: it divides what the CPUs delivered (how much they did not,
- * is reported apart).
+ * finished earlier there, which is known only now: the ideal is wound back to that moment and run
+ * again from there without it, through every change since. Time that CPUs idle while the ideal
+ * would use them is lost to the ideal as well: it divides what the CPUs delivered (how much they
+ * did not, is reported apart).
  */
 #include "sim_sched.h"
 
@@ -35,14 +34,28 @@ enum where { OUT, IN, DRAINS };
 struct fluid_vcpu {
     double lag; /* ideal less received */
     enum where where;
+    /* while the ideal is wound back */
+    bool member;     /* of the ideal system at that time */
+    uint32_t leaves; /* the next of the changes that is its leaving; SIM_NONE: it is there still */
 };
+
+/* A vCPU joined the ideal system, or left it. */
+struct change {
+    double time;
+    uint32_t vcpu;
+    bool join;
+    double
+        excess; /* a leaver: what the ideal gives it beyond its work, since others left earlier */
+};
+
+#define MOST_CHANGES 8192
+#define LEAST_EXCESS 500.0 /* ns: less waits until it is more */
 
 struct fluid_vm {
     double lo, hi;    /* extremes of the lag since it became backlogged */
     uint32_t members; /* vCPUs in the ideal system */
     uint32_t awake;   /* those of them that do not drain */
     double before;    /* rate of a vCPU before the division in progress */
-    double held;      /* what a vCPU could have had lately, beyond what the ideal gave it */
 };
 
 struct sim_fluid {
@@ -51,6 +64,9 @@ struct sim_fluid {
     struct fluid_vm *vm;
     struct fluid_vcpu *vcpu;
     uint64_t at;
+    double clock; /* the same, within a step */
+    struct change *change;
+    uint32_t changes;
     bool dirty;
     uint32_t draining;
     double cpus;
@@ -82,6 +98,7 @@ struct sim_fluid *sim_fluid_create(const struct sim *s)
     f->node = calloc(nodes, sizeof(*f->node));
     f->vm = calloc(s->nvms, sizeof(*f->vm));
     f->vcpu = calloc(s->nvcpus, sizeof(*f->vcpu));
+    f->change = calloc(MOST_CHANGES, sizeof(*f->change));
     f->node[0].parent = SIM_NONE;
     f->node[0].limit = INFINITY;
     for (uint32_t i = 0; i < nodes; i++)
@@ -106,6 +123,7 @@ void sim_fluid_destroy(struct sim_fluid *f)
     free(f->node);
     free(f->vm);
     free(f->vcpu);
+    free(f->change);
     free(f);
 }
 
@@ -201,41 +219,137 @@ static double vcpu_rate(struct sim_fluid *f, uint32_t vm)
     return f->vm[vm].members == 0 ? 0 : vm_node(f, vm)->rate / f->vm[vm].members;
 }
 
-/* How far back credit may reach, in quanta. */
-#define LATELY (4.0 / 3)
+/* ---- winding back ---------------------------------------------------------------------------- */
 
-static void hold(struct fluid_vm *v, const struct sim *s, double ns)
+static void log_change(struct sim_fluid *f, uint32_t vcpu, bool join)
 {
-    v->held = fmin(v->held + ns, LATELY * (double)s->sc->quantum_ns);
+    if (f->changes == MOST_CHANGES) { /* forget the older half */
+        f->changes /= 2;
+        memmove(f->change, f->change + f->changes, f->changes * sizeof(*f->change));
+    }
+    f->change[f->changes++] = (struct change){.time = f->clock, .vcpu = vcpu, .join = join};
 }
 
-/* Each vCPU of the VM should have had so much more, if it could. */
-static void credit(struct sim_fluid *f, uint32_t vm, double ns)
+static void set_member(struct sim_fluid *f, uint32_t vcpu, bool member)
 {
-    ns = fmin(ns, f->vm[vm].held);
-    hold(&f->vm[vm], f->s, -ns);
-    for (uint32_t k = 0; k < f->s->vm[vm].n; k++)
-        if (f->vcpu[f->s->vm[vm].first + k].where != OUT)
-            f->vcpu[f->s->vm[vm].first + k].lag += ns;
+    f->vcpu[vcpu].member = member;
+    f->vm[f->s->vcpu[vcpu].vm].members += member ? 1u : -1u;
 }
 
-/* The ideal has finished with the vCPU; lag > 0: it had so already, that much earlier. */
-static void finish(struct sim_fluid *f, uint32_t vcpu)
+static void undo(struct sim_fluid *f, uint32_t k)
 {
-    uint32_t vm = f->s->vcpu[vcpu].vm;
-    double rate = vcpu_rate(f, vm);
-    double ago = f->vcpu[vcpu].lag > 0 && rate > 0 ? f->vcpu[vcpu].lag / rate : 0;
+    const struct change *c = &f->change[k];
 
+    set_member(f, c->vcpu, !c->join);
+    if (!c->join)
+        f->vcpu[c->vcpu].leaves = k;
+}
+
+/* Who was there for d ns had so much more without the vCPU, which has left by now. */
+static void run_without(struct sim_fluid *f, uint32_t vcpu, double d)
+{
     for (uint32_t i = 0; i < f->nvms; i++)
         f->vm[i].before = vcpu_rate(f, i);
+    set_member(f, vcpu, false);
+    refill(f);
+    for (uint32_t i = 0; i < f->s->nvcpus; i++) {
+        struct fluid_vcpu *v = &f->vcpu[i];
+        uint32_t vm = f->s->vcpu[i].vm;
+        double more = (vcpu_rate(f, vm) - f->vm[vm].before) * d;
+        if (v->member && v->leaves == SIM_NONE)
+            v->lag += more;
+        else if (v->member)
+            f->change[v->leaves].excess += more;
+    }
+    set_member(f, vcpu, true);
+}
+
+/* Back to the present: members are those who are not out. */
+static void wind_forward(struct sim_fluid *f)
+{
+    for (uint32_t i = 0; i < f->nvms; i++)
+        f->vm[i].members = 0;
+    for (uint32_t i = 0; i < f->s->nvcpus; i++)
+        f->vm[f->s->vcpu[i].vm].members += f->vcpu[i].where != OUT;
+    f->dirty = true;
+}
+
+/* What is left of the leaver's lag came from its siblings when it joined them. */
+static void give_back(struct sim_fluid *f, uint32_t vcpu, double lag)
+{
+    const struct sim_vm *vm = &f->s->vm[f->s->vcpu[vcpu].vm];
+    uint32_t n = 0;
+
+    for (uint32_t i = vm->first; i < vm->first + vm->n; i++)
+        n += f->vcpu[i].where == IN;
+    for (uint32_t i = vm->first; i < vm->first + vm->n; i++)
+        if (f->vcpu[i].where == IN)
+            f->vcpu[i].lag += lag / n;
+}
+
+/* Change k, that a vCPU left, comes earlier: as soon as the ideal had given it so much less. */
+static void leave_earlier(struct sim_fluid *f, uint32_t k, double lag)
+{
+    struct change leave = f->change[k];
+    uint32_t pos = k;
+
+    for (uint32_t i = 0; i < f->s->nvcpus; i++) {
+        f->vcpu[i].member = f->vcpu[i].where != OUT;
+        f->vcpu[i].leaves = SIM_NONE;
+    }
+    for (uint32_t i = f->changes; i-- > k;)
+        undo(f, i);
+    while (lag > 1e-3) {
+        refill(f);
+        double rate = vcpu_rate(f, f->s->vcpu[leave.vcpu].vm);
+        double from = pos == 0 ? -INFINITY : f->change[pos - 1].time;
+        double need = rate > 0 ? lag / rate : INFINITY;
+        bool enough = leave.time - need >= from;
+        double d = fmin(need, leave.time - from);
+        if (isinf(d))
+            break;
+        run_without(f, leave.vcpu, d);
+        leave.time -= d;
+        lag -= enough ? lag : rate * d;
+        if (enough || (f->change[pos - 1].vcpu == leave.vcpu && f->change[pos - 1].join))
+            break;
+        undo(f, --pos);
+    }
+    wind_forward(f);
+    if (lag > 1e-3)
+        give_back(f, leave.vcpu, lag);
+    memmove(&f->change[pos + 1], &f->change[pos], (k - pos) * sizeof(leave));
+    f->change[pos] = leave;
+}
+
+/* Who left before has had more than its work by that: it left earlier, too. */
+static void settle_excess(struct sim_fluid *f)
+{
+    for (uint32_t k = f->changes; k-- > 0;) {
+        double excess = f->change[k].excess;
+        if (excess < LEAST_EXCESS)
+            continue;
+        f->change[k].excess = 0;
+        leave_earlier(f, k, excess);
+        k = f->changes;
+    }
+}
+
+/* The ideal has finished with the vCPU; lag > 0: it had so already before. */
+static void finish(struct sim_fluid *f, uint32_t vcpu)
+{
+    double lag = f->vcpu[vcpu].lag;
+
     f->draining -= f->vcpu[vcpu].where == DRAINS;
     f->vcpu[vcpu] = (struct fluid_vcpu){.where = OUT};
-    f->vm[vm].members--;
+    f->vm[f->s->vcpu[vcpu].vm].members--;
+    f->dirty = true;
+    log_change(f, vcpu, false);
+    if (lag > 0) {
+        leave_earlier(f, f->changes - 1, lag);
+        settle_excess(f);
+    }
     refill(f);
-    if (ago <= 0)
-        return;
-    for (uint32_t i = 0; i < f->nvms; i++)
-        credit(f, i, (vcpu_rate(f, i) - f->vm[i].before) * ago);
 }
 
 static double vm_lag(const struct sim_fluid *f, uint32_t vm)
@@ -282,15 +396,10 @@ static double step(struct sim_fluid *f, const struct sim *s, double dt)
         if (f->vcpu[i].where != OUT)
             f->vcpu[i].lag +=
                 (vcpu_rate(f, s->vcpu[i].vm) - (s->vcpu[i].state == SIM_RUNNING)) * dt;
-    for (uint32_t i = 0; i < f->nvms; i++) {
-        const struct node *n = vm_node(f, i);
-        if (f->vm[i].members != 0)
-            hold(&f->vm[i], s, (n->hi - n->rate) / f->vm[i].members * dt);
-        else
-            f->vm[i].held = 0;
+    f->clock += dt;
+    for (uint32_t i = 0; i < f->nvms; i++)
         if (f->vm[i].awake != 0)
             note(f, i);
-    }
     if (first != SIM_NONE)
         finish(f, first);
     return dt;
@@ -326,8 +435,6 @@ static void take_back_lost(struct sim_fluid *f)
     for (uint32_t i = 0; i < f->s->nvcpus; i++)
         if (f->vcpu[i].where == IN)
             f->vcpu[i].lag -= f->vm[f->s->vcpu[i].vm].before * lost / all;
-    for (uint32_t i = 0; i < f->nvms; i++)
-        hold(&f->vm[i], f->s, f->vm[i].before * lost / all);
     f->rep.lost += lost;
 }
 
@@ -382,6 +489,7 @@ static void advance(struct sim_fluid *f, const struct sim *s, uint64_t now)
         left -= step(f, s, left);
     }
     f->at = now;
+    f->clock = (double)now;
 }
 
 /* What was lost, or spare, is settled at fixed times. */
@@ -441,10 +549,12 @@ void sim_fluid_changed(struct sim_fluid *f, const struct sim *s, uint32_t vcpu)
     }
     if (m->awake++ == 0)
         m->lo = m->hi = vm_lag(f, s->vcpu[vcpu].vm);
-    if (v->where == OUT)
+    if (v->where == OUT) {
         m->members++;
-    else
+        log_change(f, vcpu, true);
+    } else {
         f->draining--;
+    }
     level_with_siblings(f, s, vcpu);
     v->where = IN;
     f->dirty = true;
