@@ -44,12 +44,12 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(idle_map, s->mask_words);
     BLOCK(kick_map, s->mask_words);
     BLOCK(col_cpu, cpus);
-    BLOCK(children, nodes);
     BLOCK(order, groups);
-    BLOCK(wf_w, nodes);
-    BLOCK(wf_lo, nodes);
-    BLOCK(wf_hi, nodes);
-    BLOCK(wf_out, nodes);
+    BLOCK(child_w, nodes);
+    BLOCK(child_lo, nodes);
+    BLOCK(child_hi, nodes);
+    BLOCK(child_rate, nodes);
+    BLOCK(rate_before, nodes);
     BLOCK(wf_fixed, nodes);
     BLOCK(heavy, vms);
     BLOCK(heap, vms);
@@ -235,7 +235,7 @@ static int check_share(const struct vmc_sched *s, const struct vmc_sched_share *
     return VMC_OK;
 }
 
-/* What is reserved directly below a group, without the node "except" (as in children[]). */
+/* What is reserved directly below a group, without the node "except" (a group has the top bit). */
 static uint64_t reserved_below(const struct vmc_sched *s, uint32_t group, uint32_t except)
 {
     uint64_t sum = 0;

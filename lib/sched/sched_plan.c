@@ -136,7 +136,7 @@ static void serve(struct vmc_sched *s, uint64_t dt)
 static void finish(struct vmc_sched *s, struct sched_vcpu *v, int64_t lag)
 {
     v->in_fluid = FLUID_OUT;
-    s->vm[v->vm].active--;
+    vmci_sched_set_active(s, &s->vm[v->vm], s->vm[v->vm].active - 1);
     s->dirty = true;
     vmci_sched_note_change(s, (uint32_t)(v - s->vcpu), false);
     if (lag > 0) /* it had finished earlier there */
@@ -391,7 +391,7 @@ static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served, uin
             if (&s->vcpu[s->drain[i]] == v)
                 s->drain[i--] = s->drain[--s->ndrain];
     } else {
-        m->active++;
+        vmci_sched_set_active(s, m, m->active + 1);
         vmci_store_relaxed(&v->off, (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m));
         vmci_sched_note_change(s, m->first + v->index, true);
     }
@@ -538,6 +538,7 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
         if (s->dirty_tree)
             vmci_sched_rebuild_tree(s);
         if (s->dirty) { /* shares or CPUs have changed */
+            vmci_sched_touch_all(s);
             vmci_sched_fill(s);
             s->npast = 0;
         }

@@ -111,10 +111,10 @@ struct sched_vm {
     uint32_t cls;
     uint32_t active; /* vCPUs in the fluid */
     uint32_t g_frac;
-    uint64_t cap;    /* per vCPU and frame, C_SHIFT */
-    uint64_t before; /* while the ideal is wound back: a vCPU's part with one that has left since */
-    uint32_t left;   /* the same: how many were there that have left since */
-    uint64_t lo, hi, rate, hi_affinity;
+    uint64_t cap;  /* per vCPU and frame, C_SHIFT */
+    uint32_t left; /* while the ideal is wound back: how many were there that have left since */
+    uint32_t slot; /* in child_*[] */
+    uint64_t hi_affinity;
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
     uint32_t heap_pos;      /* NONE: not in the heap */
     uint32_t wheel_bucket, wheel_next, wheel_prev;
@@ -130,8 +130,10 @@ struct sched_group {
     uint32_t used, parent, depth;
     bool bounded;                    /* (p) it, or a group above it, has a limit */
     uint32_t limited;                /* (p) it, or a group above it, is at its limit */
-    uint32_t child_first, child_end; /* in children[] */
-    uint64_t lo, hi, rate;
+    uint32_t slot;                   /* in child_*[], but for the root */
+    uint32_t child_first, child_end; /* in child_*[] */
+    uint64_t hi, rate;
+    bool touched; /* what a child can use has changed since the last division */
     struct vmc_sched_share share;
 };
 
@@ -238,14 +240,16 @@ struct vmc_sched {
     /* the planner's, under plan_lock */
     struct vmci_lock plan_lock;
     bool dirty;      /* entitlements have to be computed again */
-    bool dirty_tree; /* children[] too */
+    bool dirty_tree; /* places of children too */
     uint32_t online;
-    uint32_t *col_cpu;  /* column -> CPU, neighbours adjacent */
-    uint32_t *children; /* VM number, or group number with the top bit */
-    uint32_t *order;    /* groups, parents first */
+    uint32_t *col_cpu; /* column -> CPU, neighbours adjacent */
+    uint32_t *order;   /* groups, parents first */
     uint32_t norder;
-    uint64_t *wf_w, *wf_lo, *wf_hi, *wf_out; /* scratch of water filling */
-    uint8_t *wf_fixed;
+    /* VMs and groups, the children of each group together: shares, bounds, and the division */
+    uint64_t *child_w, *child_lo, *child_hi, *child_rate;
+    uint32_t nchildren;
+    uint64_t *rate_before; /* scratch: child_rate of another division */
+    uint8_t *wf_fixed;     /* scratch of a division */
     uint32_t *heavy;
     uint32_t nheavy;
     int64_t
@@ -334,6 +338,8 @@ static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
 void vmci_sched_fill(struct vmc_sched *s);
 void vmci_sched_rebuild_tree(struct vmc_sched *s);
 void vmci_sched_divide(struct vmc_sched *s);
+void vmci_sched_touch_all(struct vmc_sched *s);
+void vmci_sched_set_active(struct vmc_sched *s, struct sched_vm *m, uint32_t active);
 void vmci_sched_add_ideal(struct vmc_sched *s, uint32_t vm, int64_t more);
 /* sched_rewind.c */
 void vmci_sched_note_change(struct vmc_sched *s, uint32_t vcpu, bool joined);

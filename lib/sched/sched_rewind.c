@@ -35,12 +35,11 @@ static void undo(struct vmc_sched *s, uint32_t k)
     struct sched_vcpu *v = &s->vcpu[c->vcpu];
     struct sched_vm *m = vm_of(s, c->vcpu);
 
+    vmci_sched_set_active(s, m, c->joined ? m->active - 1 : m->active + 1);
     if (c->joined) {
-        m->active--;
         m->left -= v->leaves != NONE;
         v->leaves = NONE;
     } else {
-        m->active++;
         m->left++;
         v->leaves = k;
     }
@@ -53,13 +52,13 @@ static void redo(struct vmc_sched *s, uint32_t k)
 
     s->vcpu[c->vcpu].leaves = NONE;
     m->left = 0;
-    m->active = c->joined ? m->active + 1 : m->active - 1;
+    vmci_sched_set_active(s, m, c->joined ? m->active + 1 : m->active - 1);
 }
 
 /* A vCPU's part of the division in force. */
-static uint64_t part(const struct sched_vm *m)
+static uint64_t part(const struct sched_vm *m, const uint64_t *rates)
 {
-    return m->active == 0 ? 0 : m->rate / m->active;
+    return m->active == 0 ? 0 : rates[m->slot] / m->active;
 }
 
 /* Each vCPU of the VM that was there at the time "from", but for the leaver, has so much more. */
@@ -78,27 +77,32 @@ static void credit_vm(struct vmc_sched *s, uint32_t vm, uint32_t leaver, uint64_
     }
 }
 
-/* For x frames (V_SHIFT), which began at "from", the CPUs are divided without the vCPU. */
+/*
+ * For x frames (V_SHIFT), which began at "from", the CPUs are divided without the vCPU, and not as
+ * they are now.
+ */
 static void run_without(struct vmc_sched *s, uint32_t vcpu, uint64_t from, uint64_t x)
 {
     struct sched_vm *own = vm_of(s, vcpu);
+    uint64_t before = part(own, s->child_rate);
 
-    for (uint32_t i = 0; i < s->nvms; i++)
-        s->vm[s->vms_list[i]].before = part(&s->vm[s->vms_list[i]]);
-    own->active--;
+    memcpy(s->rate_before, s->child_rate, s->nchildren * sizeof(s->child_rate[0]));
+    vmci_sched_set_active(s, own, own->active - 1);
     vmci_sched_divide(s);
     for (uint32_t i = 0; i < s->nvms; i++) {
-        const struct sched_vm *m = &s->vm[s->vms_list[i]];
-        int64_t diff = (int64_t)(part(m) - m->before);
-        if (m->active == 0 || m->before == 0 || diff == 0)
+        uint32_t vm = s->vms_list[i];
+        const struct sched_vm *m = &s->vm[vm];
+        if (m->active == 0 || (m != own && s->rate_before[m->slot] == s->child_rate[m->slot]))
             continue;
+        uint64_t old = m == own ? before : part(m, s->rate_before);
+        int64_t diff = (int64_t)(part(m, s->child_rate) - old);
         int64_t more = (int64_t)(((__int128)diff * (int64_t)x) >> V_SHIFT);
         if (m->left == 0 && m->n == 1)
-            vmci_sched_add_ideal(s, s->vms_list[i], more);
+            vmci_sched_add_ideal(s, vm, more);
         else
-            credit_vm(s, s->vms_list[i], vcpu, from, more);
+            credit_vm(s, vm, vcpu, from, more);
     }
-    own->active++;
+    vmci_sched_set_active(s, own, own->active + 1);
 }
 
 /* What is left of the leaver's lag came from its siblings when it joined them. */
@@ -128,7 +132,7 @@ static uint32_t step_back(struct vmc_sched *s, struct past_change *leave, uint32
         uint64_t x = (length << V_SHIFT) / s->frame_ns;
         s->rewinds--;
         vmci_sched_divide(s);
-        uint64_t rate = part(own);
+        uint64_t rate = part(own, s->child_rate);
         uint64_t need = rate == 0 ? UINT64_MAX : (*lag << V_SHIFT) / rate;
         bool enough = need <= x;
         if (enough)

@@ -51,7 +51,8 @@ static void divide(const uint64_t *w, const uint64_t *lo, const uint64_t *hi, ui
     uint64_t sum_hi = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        fixed[i] = 0;
+        fixed[i] = hi[i] == 0;
+        out[i] = 0;
         sum_lo += lo[i];
         sum_hi += hi[i];
     }
@@ -121,73 +122,90 @@ static void clamp_share(const struct vmc_sched *s, const struct vmc_sched_share 
     *lo = VMCI_MIN(VMCI_MAX(resv, least), *hi);
 }
 
-/* What each node can use and must get, children before parents. */
-static void gather_bounds(struct vmc_sched *s)
+/* What the VM can use and must get, anew. */
+static void bound_vm(struct vmc_sched *s, struct sched_vm *m)
+{
+    uint64_t want = VMCI_MIN(m->cap * m->active, m->hi_affinity);
+
+    clamp_share(s, &m->share, want, 0, &s->child_lo[m->slot], &s->child_hi[m->slot]);
+    s->group[m->parent].touched = true;
+}
+
+void vmci_sched_set_active(struct vmc_sched *s, struct sched_vm *m, uint32_t active)
+{
+    m->active = active;
+    if (!s->dirty_tree) /* else it has no place yet */
+        bound_vm(s, m);
+}
+
+/* All entitlements may have changed. */
+void vmci_sched_touch_all(struct vmc_sched *s)
 {
     for (uint32_t i = 0; i < s->nvms; i++) {
         struct sched_vm *m = &s->vm[s->vms_list[i]];
-        uint64_t want = VMCI_MIN(m->cap * m->active, m->hi_affinity);
-        clamp_share(s, &m->share, want, 0, &m->lo, &m->hi);
+        s->child_w[m->slot] = m->share.shares;
+        bound_vm(s, m);
     }
+    for (uint32_t k = 0; k < s->norder; k++) {
+        struct sched_group *g = &s->group[s->order[k]];
+        if (g->parent != NONE)
+            s->child_w[g->slot] = g->share.shares;
+        g->touched = true;
+    }
+}
+
+/* What each group can use and must get, children before parents; those that did not change keep
+ * theirs. */
+static void gather_bounds(struct vmc_sched *s)
+{
     for (uint32_t k = s->norder; k-- > 0;) {
         struct sched_group *g = &s->group[s->order[k]];
         uint64_t want = 0;
         uint64_t least = 0;
+        uint64_t lo, hi;
 
+        if (!g->touched)
+            continue;
         for (uint32_t i = g->child_first; i < g->child_end; i++) {
-            uint32_t c = s->children[i];
-            bool is_group = (c & GROUP_BIT) != 0;
-            want += is_group ? s->group[c & ~GROUP_BIT].hi : s->vm[c].hi;
-            least += is_group ? s->group[c & ~GROUP_BIT].lo : s->vm[c].lo;
+            want += s->child_hi[i];
+            least += s->child_lo[i];
         }
-        clamp_share(s, &g->share, want, least, &g->lo, &g->hi);
+        clamp_share(s, &g->share, want, least, &lo, &hi);
+        g->hi = hi;
+        if (g->parent == NONE || (s->child_lo[g->slot] == lo && s->child_hi[g->slot] == hi))
+            continue;
+        s->child_lo[g->slot] = lo;
+        s->child_hi[g->slot] = hi;
+        s->group[g->parent].touched = true;
     }
 }
 
-static void divide_group(struct vmc_sched *s, const struct sched_group *g)
-{
-    uint32_t n = 0;
-
-    for (uint32_t i = g->child_first; i < g->child_end; i++) {
-        uint32_t c = s->children[i];
-        if ((c & GROUP_BIT) != 0) {
-            const struct sched_group *sub = &s->group[c & ~GROUP_BIT];
-            s->wf_w[n] = sub->share.shares;
-            s->wf_lo[n] = sub->lo;
-            s->wf_hi[n] = sub->hi;
-        } else {
-            s->wf_w[n] = s->vm[c].share.shares;
-            s->wf_lo[n] = s->vm[c].lo;
-            s->wf_hi[n] = s->vm[c].hi;
-        }
-        if (s->wf_hi[n] == 0)
-            s->wf_w[n] = 0;
-        n++;
-    }
-    divide(s->wf_w, s->wf_lo, s->wf_hi, s->wf_out, s->wf_fixed, n, g->rate);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t c = s->children[g->child_first + i];
-        uint64_t r = s->wf_hi[i] == 0 ? 0 : VMCI_MIN(s->wf_out[i], s->wf_hi[i]);
-        if ((c & GROUP_BIT) != 0)
-            s->group[c & ~GROUP_BIT].rate = r;
-        else
-            s->vm[c].rate = r;
-    }
-}
-
+/*
+ * From the root down. A group whose children can use what they could before, and which has the same
+ * rate as before, is divided as before: a change of one VM costs what its pools have children.
+ */
 static void divide_tree(struct vmc_sched *s)
 {
     uint64_t all = (((uint64_t)s->online * s->frame_ns) << C_SHIFT) - s->cut;
 
     gather_bounds(s);
-    s->group[VMC_SCHED_ROOT].rate = VMCI_MIN(all, s->group[VMC_SCHED_ROOT].hi);
     for (uint32_t k = 0; k < s->norder; k++) {
         struct sched_group *g = &s->group[s->order[k]];
+        bool root = g->parent == NONE;
         bool own = g->share.limit != 0 && g->hi == to_frame(s, g->share.limit);
-        g->bounded = g->share.limit != 0 || (g->parent != NONE && s->group[g->parent].bounded);
-        g->limited =
-            (own && g->rate >= g->hi) || (g->parent != NONE && s->group[g->parent].limited);
-        divide_group(s, g);
+        uint64_t rate = root ? VMCI_MIN(all, g->hi) : s->child_rate[g->slot];
+        g->bounded = g->share.limit != 0 || (!root && s->group[g->parent].bounded);
+        g->limited = (own && rate >= g->hi) || (!root && s->group[g->parent].limited);
+        if (!g->touched && g->rate == rate)
+            continue;
+        g->touched = false;
+        g->rate = rate;
+        uint32_t i = g->child_first;
+        uint32_t n = g->child_end - i;
+        divide(&s->child_w[i], &s->child_lo[i], &s->child_hi[i], &s->child_rate[i], s->wf_fixed, n,
+               rate);
+        for (; i < g->child_end; i++)
+            s->child_rate[i] = VMCI_MIN(s->child_rate[i], s->child_hi[i]);
     }
 }
 
@@ -220,7 +238,7 @@ static bool cap_restricted(struct vmc_sched *s)
 
     for (uint32_t i = 0; i < s->nvms; i++) {
         struct sched_vm *m = &s->vm[s->vms_list[i]];
-        if (!m->restricted || m->rate == 0)
+        if (!m->restricted || s->child_rate[m->slot] == 0)
             continue;
         const uint64_t *mask = vm_mask(s, s->vms_list[i]);
         uint64_t room = ((uint64_t)mask_cpus(s, mask) * s->frame_ns) << C_SHIFT;
@@ -228,7 +246,7 @@ static bool cap_restricted(struct vmc_sched *s)
         for (uint32_t j = 0; j < s->nvms; j++)
             if (s->vm[s->vms_list[j]].restricted &&
                 mask_within(s, vm_mask(s, s->vms_list[j]), mask))
-                sum += s->vm[s->vms_list[j]].rate;
+                sum += s->child_rate[s->vm[s->vms_list[j]].slot];
         if (sum <= room + s->nvms)
             continue;
         uint64_t ratio = (room << 10) / (sum >> 3); /* 13 fraction bits */
@@ -236,8 +254,9 @@ static bool cap_restricted(struct vmc_sched *s)
             struct sched_vm *o = &s->vm[s->vms_list[j]];
             if (!o->restricted || !mask_within(s, vm_mask(s, s->vms_list[j]), mask))
                 continue;
-            o->hi_affinity = (o->rate * ratio) >> 13;
-            o->rate = o->hi_affinity;
+            o->hi_affinity = (s->child_rate[o->slot] * ratio) >> 13;
+            s->child_rate[o->slot] = o->hi_affinity;
+            bound_vm(s, o);
         }
         capped = true;
     }
@@ -295,7 +314,9 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
 {
     struct sched_vm *m = &s->vm[vm];
     uint64_t old = m->credit;
-    uint64_t credit = m->active == 0 ? 0 : m->rate / m->active;
+    uint64_t rate = s->child_rate[m->slot];
+    uint64_t hi = s->child_hi[m->slot];
+    uint64_t credit = m->active == 0 ? 0 : rate / m->active;
 
     if (m->active != 0 && credit == 0)
         credit = 1;
@@ -305,9 +326,8 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
     if (more < 0)
         spare_drains(s, m, more);
     bool capped = m->vcpu_cap < VMC_SCHED_WHOLE_CPU;
-    bool limited =
-        m->active != 0 && (((capped || m->hi < m->cap * m->active) && m->rate >= m->hi) ||
-                           s->group[m->parent].limited);
+    bool limited = m->active != 0 && (((capped || hi < m->cap * m->active) && rate >= hi) ||
+                                      s->group[m->parent].limited);
     vmci_store_relaxed(&m->no_extra, limited || capped);
     m->firm = limited;
     vmci_store_relaxed(&m->bounded, capped || m->share.limit != 0 || s->group[m->parent].bounded);
@@ -333,8 +353,12 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
 /* The rates of all VMs, for the vCPUs that are active in them. */
 void vmci_sched_divide(struct vmc_sched *s)
 {
-    for (uint32_t i = 0; i < s->nvms; i++)
-        s->vm[s->vms_list[i]].hi_affinity = UINT64_MAX;
+    for (uint32_t i = 0; i < s->nvms && s->nrestricted != 0; i++) {
+        struct sched_vm *m = &s->vm[s->vms_list[i]];
+        m->hi_affinity = UINT64_MAX;
+        if (m->restricted)
+            bound_vm(s, m);
+    }
     divide_tree(s);
     for (uint32_t pass = 0; pass < 4 && s->nrestricted != 0 && cap_restricted(s); pass++)
         divide_tree(s);
@@ -359,7 +383,7 @@ void vmci_sched_fill(struct vmc_sched *s)
     s->ago = 0;
 }
 
-/* children[] and order[] from the parent links. */
+/* The places of children and order[] from the parent links. */
 void vmci_sched_rebuild_tree(struct vmc_sched *s)
 {
     uint32_t n = 0;
@@ -386,10 +410,16 @@ void vmci_sched_rebuild_tree(struct vmc_sched *s)
         g->child_end = n;
         n += count;
     }
-    for (uint32_t i = 0; i < s->nvms; i++)
-        s->children[s->group[s->vm[s->vms_list[i]].parent].child_end++] = s->vms_list[i];
-    for (uint32_t k = 1; k < s->norder; k++)
-        s->children[s->group[s->group[s->order[k]].parent].child_end++] = s->order[k] | GROUP_BIT;
+    for (uint32_t i = 0; i < s->nvms; i++) {
+        struct sched_vm *m = &s->vm[s->vms_list[i]];
+        m->slot = s->group[m->parent].child_end++;
+    }
+    for (uint32_t k = 1; k < s->norder; k++) {
+        struct sched_group *g = &s->group[s->order[k]];
+        g->slot = s->group[g->parent].child_end++;
+        s->child_lo[g->slot] = s->child_hi[g->slot] = 0;
+    }
+    s->nchildren = n;
     s->dirty_tree = false;
     s->dirty = true;
 }
