@@ -219,6 +219,16 @@ static inline struct vmci_object *vmci_object(const struct vmc_pool *p, uint32_t
 {
     return &p->obj[id / VMCI_OBJ_CHUNK][id % VMCI_OBJ_CHUNK];
 }
+/* Copy of memory that a guest may be writing meanwhile: its race, if it is one. */
+VMCI_GUESTS_RACE static inline void vmci_copy_racing(void *dst, const void *src, size_t bytes)
+{
+#ifdef VMCI_SEES_RACES
+    for (size_t i = 0; i < bytes; i++)
+        ((unsigned char *)dst)[i] = ((const volatile unsigned char *)src)[i];
+#else
+    memcpy(dst, src, bytes);
+#endif
+}
 static inline uint32_t vmci_pin_slot(uint64_t page)
 {
     return (uint32_t)((page * 0x9e3779b97f4a7c15ull) >> 52);

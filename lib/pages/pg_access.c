@@ -79,7 +79,7 @@ static void set_bit(uint64_t *map, uint64_t page)
 {
     uint64_t mask = VMCI_BIT(page % 64);
 
-    if ((vmci_load_relaxed(&map[page / 64]) & mask) == 0)
+    if ((vmci_load_acquire(&map[page / 64]) & mask) == 0) /* before what follows is looked at */
         (void)__atomic_fetch_or(&map[page / 64], mask, __ATOMIC_SEQ_CST);
 }
 
@@ -157,45 +157,71 @@ static int own(struct vmc_space *s, uint64_t page, uint32_t frame, struct vmc_pa
 }
 
 /*
- * Somebody may hold a read pointer to contents that this page is about to leave: revoke it. 1:
- * done, go on; VMC_EAGAIN: under way.
+ * Somebody may hold a read pointer to contents that this page is about to leave: revoke it. 1: all
+ * have gone, and the entry is BUSY, so that none can come; the caller sets the new one, or e again.
+ * VMC_EAGAIN: under way.
  */
 static int others_let_go(struct vmc_space *s, uint64_t page, uint32_t e)
 {
     uint64_t ticket;
 
-    if (!test_bit(s->acc, page) && vmci_space_settled(s))
-        return 1;
+    /* Busy first, then the look at who came before: a reader does it the other way round. */
+    __atomic_store_n(&s->map[page], vmci_entry(VMCI_E_BUSY, 0), __ATOMIC_SEQ_CST);
     if (s->provider == NULL || s->provider->revoke == NULL)
         return 1;
+    if (!test_bit(s->acc, page) && vmci_space_settled(s))
+        return 1;
     struct vmci_pending *d = vmci_pending_add(s, page, VMCI_P_BREAK, e);
-    if (d == NULL)
+    if (d == NULL) {
+        vmci_page_set(s, page, e);
         return VMC_EAGAIN;
+    }
     (void)__atomic_fetch_and(&s->acc[page / 64], ~VMCI_BIT(page % 64), __ATOMIC_SEQ_CST);
     ticket = s->provider->revoke(s->provider_ctx, page, 1);
     if (ticket == 0 || s->provider->settled(s->provider_ctx, ticket)) {
-        vmci_pending_end(s, d, e);
+        vmci_pending_end(s, d, vmci_entry(VMCI_E_BUSY, 0));
         return 1;
     }
     d->ticket = ticket;
     return VMC_EAGAIN;
 }
 
-/* All 512 pages of a block at once, while memory is plenty and none of them has any. */
+/* Entries of a block that are what own_block made of them. */
+static void restore_block(struct vmc_space *s, uint64_t first, uint64_t page)
+{
+    for (uint64_t i = first; i < first + BLOCK; i++)
+        if (i != page)
+            vmci_page_set(s, i, 0);
+}
+
+/*
+ * All 512 pages of a block at once, while memory is plenty, none of them has any, and nobody has a
+ * pointer to the zeros in its place. The page's own entry is BUSY.
+ */
 static bool own_block(struct vmc_space *s, uint64_t page)
 {
     uint64_t first = page / BLOCK * BLOCK;
+    uint32_t none = vmci_entry(VMCI_E_BUSY, 0);
 
     if ((s->flags & VMC_SPACE_LARGE) == 0 || first + BLOCK > s->pages ||
         vmc_pool_free(s->pool) < s->pool->frames / 16 + BLOCK)
         return false;
-    for (uint64_t i = 0; i < BLOCK; i++)
-        if (s->map[first + i] != 0 || (i + first != page && test_bit(s->acc, first + i)))
+    for (uint64_t i = first; i < first + BLOCK; i++)
+        if (i != page && (s->map[i] != 0 || test_bit(s->acc, i)))
             return false;
-    uint32_t frame = vmci_frame_alloc_block(s->pool);
-    if (frame == VMCI_NONE)
+    for (uint64_t i = first; i < first + BLOCK; i++)
+        __atomic_store_n(&s->map[i], none, __ATOMIC_RELAXED);
+    vmci_fence_seq();
+    bool held = false;
+    for (uint64_t i = first; i < first + BLOCK; i++)
+        held = held || (i != page && test_bit(s->acc, i));
+    uint32_t frame = held ? VMCI_NONE : vmci_frame_alloc_block(s->pool);
+    if (frame == VMCI_NONE) {
+        restore_block(s, first, page);
         return false;
+    }
     memset(vmci_frame(s->pool, frame), 0, (size_t)BLOCK * VMC_PAGE_SIZE);
+    note(s, page, true); /* before the page can be found */
     for (uint32_t i = 0; i < BLOCK; i++)
         vmci_page_set(s, first + i, vmci_entry(VMCI_E_PRIVATE, frame + i));
     return true;
@@ -210,8 +236,10 @@ static int write_zero(struct vmc_space *s, uint64_t page, uint32_t e, struct vmc
     if (own_block(s, page))
         return found(s, page, vmci_entry_value(s->map[page]), true, true, out);
     uint32_t frame = vmci_frame_alloc(s->pool);
-    if (frame == VMCI_NONE)
+    if (frame == VMCI_NONE) {
+        vmci_page_set(s, page, e);
         return VMC_ENOSPC;
+    }
     memset(vmci_frame(s->pool, frame), 0, VMC_PAGE_SIZE);
     return own(s, page, frame, out);
 }
@@ -242,12 +270,15 @@ static int write_object(struct vmc_space *s, uint64_t page, uint32_t e, struct v
     if (take_over(s, id, &frame))
         return own(s, page, frame, out);
     frame = vmci_frame_alloc(p);
-    if (frame == VMCI_NONE)
+    if (frame == VMCI_NONE) {
+        vmci_page_set(s, page, e);
         return VMC_ENOSPC;
+    }
     s->unpacks += vmci_load_relaxed(&vmci_object(p, id)->kind) != VMCI_O_RESIDENT;
     rc = vmci_object_read(p, id, vmci_frame(p, frame));
     if (rc != VMC_OK) {
         vmci_frame_free(p, frame);
+        vmci_page_set(s, page, e);
         return rc;
     }
     vmci_lock(&p->lock);
@@ -464,7 +495,7 @@ int vmc_space_read(struct vmc_space *s, uint64_t page, uint32_t offset, void *ds
     int rc = vmc_space_pin(s, page, flags & VMC_ACCESS_NOWAIT, &ref);
     if (rc != VMC_OK)
         return rc;
-    memcpy(dst, (unsigned char *)ref.ptr + offset, bytes);
+    vmci_copy_racing(dst, (unsigned char *)ref.ptr + offset, bytes);
     vmc_space_unpin(s, page, false);
     return VMC_OK;
 }
@@ -479,7 +510,7 @@ int vmc_space_write(struct vmc_space *s, uint64_t page, uint32_t offset, const v
     int rc = vmc_space_pin(s, page, flags | VMC_ACCESS_WRITE, &ref);
     if (rc != VMC_OK)
         return rc;
-    memcpy((unsigned char *)ref.ptr + offset, src, bytes);
+    vmci_copy_racing((unsigned char *)ref.ptr + offset, src, bytes);
     vmc_space_unpin(s, page, true);
     return VMC_OK;
 }

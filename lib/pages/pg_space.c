@@ -295,6 +295,12 @@ bool vmci_space_settled(struct vmc_space *s)
     return true;
 }
 
+/* Did anybody get a pointer to the page since that was last asked back? */
+static bool held(const struct vmc_space *s, uint64_t page)
+{
+    return (__atomic_load_n(&s->acc[page / 64], __ATOMIC_SEQ_CST) & VMCI_BIT(page % 64)) != 0;
+}
+
 bool vmci_page_seize(struct vmc_space *s, uint64_t page, uint32_t entry, bool read)
 {
     uint32_t seen = entry;
@@ -302,9 +308,9 @@ bool vmci_page_seize(struct vmc_space *s, uint64_t page, uint32_t entry, bool re
     if (!__atomic_compare_exchange_n(&s->map[page], &seen, vmci_entry(VMCI_E_BUSY, 0), false,
                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return false;
-    const uint64_t *held = read ? s->acc : s->wr;
+    const uint64_t *bits = read ? s->acc : s->wr;
     uint64_t mask = VMCI_BIT(page % 64);
-    if ((__atomic_load_n(&held[page / 64], __ATOMIC_SEQ_CST) & mask) == 0 &&
+    if ((__atomic_load_n(&bits[page / 64], __ATOMIC_SEQ_CST) & mask) == 0 &&
         __atomic_load_n(&s->pin[vmci_pin_slot(page)], __ATOMIC_SEQ_CST) == 0)
         return true;
     vmci_page_set(s, page, entry);
@@ -318,9 +324,7 @@ bool vmci_page_releasable(const struct vmc_space *s)
 
 void vmci_page_release(struct vmc_space *s, uint64_t page, uint32_t frame)
 {
-    bool held = (vmci_load_acquire(&s->acc[page / 64]) & VMCI_BIT(page % 64)) != 0;
-
-    if (!held || s->provider == NULL || s->provider->revoke == NULL) {
+    if (!held(s, page) || s->provider == NULL || s->provider->revoke == NULL) {
         vmci_frame_free_locked(s->pool, frame);
         return;
     }
@@ -455,6 +459,10 @@ bool vmci_space_let_go(struct vmc_space *s, uint64_t first, uint64_t count)
         clear_bits(s->wr, first, count);
         if (s->provider != NULL && s->provider->revoke != NULL)
             ticket = s->provider->revoke(s->provider_ctx, first, count);
+        if (ticket != 0) { /* until then nobody may rely on the bits */
+            s->ticket = ticket;
+            s->settled = false;
+        }
     }
     vmci_unlock(&s->lock);
     if (ticket == 0)
@@ -491,19 +499,19 @@ static bool pins_in(const struct vmc_space *s, uint64_t first, uint64_t count)
 
 static bool drop_block(struct vmc_space *s, uint64_t first, uint32_t entry)
 {
-    uint32_t frame = whole_block(s, first);
+    uint32_t frame = vmci_space_settled(s) ? whole_block(s, first) : VMCI_NONE;
 
     if (frame == VMCI_NONE)
         return false;
     for (uint32_t i = 0; i < BLOCK; i++)
-        __atomic_store_n(&s->map[first + i], entry, __ATOMIC_RELAXED);
+        __atomic_store_n(&s->map[first + i], vmci_entry(VMCI_E_BUSY, 0), __ATOMIC_RELAXED);
     vmci_fence_seq();
-    if (any_bit(s->acc, first, BLOCK) ||
-        (__atomic_load_n(&s->pins, __ATOMIC_SEQ_CST) != 0 && pins_in(s, first, BLOCK))) {
-        for (uint32_t i = 0; i < BLOCK; i++)
-            vmci_page_set(s, first + i, vmci_entry(VMCI_E_PRIVATE, frame + i));
+    bool used = any_bit(s->acc, first, BLOCK) ||
+                (__atomic_load_n(&s->pins, __ATOMIC_SEQ_CST) != 0 && pins_in(s, first, BLOCK));
+    for (uint32_t i = 0; i < BLOCK; i++)
+        vmci_page_set(s, first + i, used ? vmci_entry(VMCI_E_PRIVATE, frame + i) : entry);
+    if (used)
         return false;
-    }
     memset(&s->dirty[first / 64], 0, BLOCK / 8);
     vmci_frame_free_block(s->pool, frame);
     return true;
@@ -516,13 +524,16 @@ static bool drop_page(struct vmc_space *s, uint64_t page, uint32_t entry)
 
     switch (vmci_entry_state(e)) {
     case VMCI_E_PRIVATE:
-        if (!vmci_page_seize(s, page, e, true))
+        if (!vmci_space_settled(s) || !vmci_page_seize(s, page, e, true))
             return false;
         vmci_frame_free(s->pool, vmci_entry_value(e));
         break;
     case VMCI_E_OBJECT:
-        if ((vmci_load_acquire(&s->acc[page / 64]) & VMCI_BIT(page % 64)) != 0)
+        __atomic_store_n(&s->map[page], vmci_entry(VMCI_E_BUSY, 0), __ATOMIC_SEQ_CST);
+        if (!vmci_space_settled(s) || held(s, page)) {
+            vmci_page_set(s, page, e);
             return false;
+        }
         vmci_lock(&s->pool->lock);
         vmci_object_put(s->pool, vmci_entry_value(e));
         vmci_unlock(&s->pool->lock);
@@ -553,6 +564,12 @@ uint64_t vmc_space_drop(struct vmc_space *s, uint64_t first, uint64_t count, boo
     for (uint64_t at = first; at < first + count;) {
         uint64_t n = VMCI_MIN(BLOCK - at % BLOCK, first + count - at);
         vmci_lock(&s->lock);
+        if (!vmci_space_settled(s)) { /* a sample came between */
+            vmci_unlock(&s->lock);
+            if (!vmci_space_let_go(s, at, n))
+                break;
+            vmci_lock(&s->lock);
+        }
         if (n == BLOCK && drop_block(s, at, entry)) {
             dropped += BLOCK;
         } else {

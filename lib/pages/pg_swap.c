@@ -226,11 +226,24 @@ int vmci_swap_in(struct vmc_space *s, uint64_t page)
 /* ---- out ---------------------------------------------------------------------------------------
  */
 
+/* Two requests for one place may be done in any order. */
+static bool under_way(const struct vmc_space *s, uint64_t page)
+{
+    for (unsigned i = 0; i < VMCI_SWAP_IO; i++)
+        if (vmci_load_acquire(&s->io[i].state) != VMCI_IO_IDLE &&
+            page - s->io[i].first < s->io[i].count)
+            return true;
+    return false;
+}
+
 static bool victim(struct vmc_space *s, uint64_t page, bool hot)
 {
     uint64_t mask = VMCI_BIT(page % 64);
 
-    if (vmci_entry_state(s->map[page]) != VMCI_E_PRIVATE || (s->acc[page / 64] & mask) != 0)
+    if (under_way(s, page))
+        return false;
+    if (vmci_entry_state(s->map[page]) != VMCI_E_PRIVATE ||
+        (vmci_load_acquire(&s->acc[page / 64]) & mask) != 0)
         return false;
     return (hot || (s->cold[page / 64] & mask) != 0) &&
            vmci_page_seize(s, page, s->map[page], true);

@@ -154,7 +154,7 @@ static void pack_page(struct vmc_share *sh, struct vmc_space *s, uint64_t page,
     if (vmci_entry_state(e) != VMCI_E_PRIVATE || !cold(s, page))
         return;
     out->visited++;
-    memcpy(copy_of(sh), vmci_frame(sh->pool, vmci_entry_value(e)), VMC_PAGE_SIZE);
+    vmci_copy_racing(copy_of(sh), vmci_frame(sh->pool, vmci_entry_value(e)), VMC_PAGE_SIZE);
     struct share_group *g = share_group_of(sh, s);
     if (!squeeze(sh, g, VMCI_NONE, &k)) {
         out->incompressible++;

@@ -32,8 +32,13 @@
 #define F_REPORTING      VMCI_BIT(5)
 
 /* Configuration (5.5.4). */
-enum config_reg { CFG_NUM_PAGES = 0, CFG_ACTUAL = 4, CFG_HINT_ID = 8, CFG_POISON = 12,
-                  CFG_BYTES = 16 };
+enum config_reg {
+    CFG_NUM_PAGES = 0,
+    CFG_ACTUAL = 4,
+    CFG_HINT_ID = 8,
+    CFG_POISON = 12,
+    CFG_BYTES = 16
+};
 enum hint_id { HINT_STOP, HINT_DONE, HINT_FIRST };
 
 /* Queues by purpose; which index the optional ones have is found out, see find_roles. */
@@ -51,8 +56,8 @@ struct balloon_dev {
     uint64_t held_pages; /* (a) */
     uint64_t rejected, reported_bytes, hinted_bytes; /* (a) */
 
-    uint32_t want_stats;  /* (a) asked by the embedder, the guest not told yet */
-    uint32_t asked_stats; /* (a) the guest was told, its answer is awaited */
+    uint32_t want_stats;            /* (a) asked by the embedder, the guest not told yet */
+    uint32_t asked_stats;           /* (a) the guest was told, its answer is awaited */
     struct vmc_balloon_stats stats; /* (l: v.lock) */
 
     uint32_t hint_id;     /* (a) current round, or HINT_STOP, HINT_DONE */
@@ -162,8 +167,11 @@ static bool whole_pages(const struct vmci_vref *ref, uint64_t *gpa, uint64_t *by
     return *bytes != 0;
 }
 
-/* Ranges of free pages, reported or hinted. Nothing was written to them. */
-static void free_ranges(struct balloon_dev *d, struct vmci_chain *ch,
+/*
+ * Ranges of free pages, reported or hinted. They are not mapped: a window would bring into memory,
+ * and pin, just the pages that are to go, in as many pieces as their frames are scattered.
+ */
+static void free_ranges(struct balloon_dev *d, const struct vmci_chain *ch,
                         void (*tell)(void *, uint64_t, uint64_t), uint64_t *counter)
 {
     uint64_t total = 0;
@@ -184,7 +192,7 @@ static void free_ranges(struct balloon_dev *d, struct vmci_chain *ch,
 
 /* ---- hints --------------------------------------------------------------------------------- */
 
-static void hint_chain(struct balloon_dev *d, struct vmci_chain *ch)
+static void hint_chain(struct balloon_dev *d, const struct vmci_chain *ch)
 {
     unsigned char le[4];
 
@@ -257,8 +265,8 @@ static void parse_stats(struct balloon_dev *d, const struct vmci_chain *ch)
 }
 
 /*
- * The driver leaves one buffer in the queue; giving it back asks for new numbers (5.5.6.3). It stays
- * in the ring meanwhile, so that nothing is held while the device is drained or saved.
+ * The driver leaves one buffer in the queue; giving it back asks for new numbers (5.5.6.3). It
+ * stays in the ring meanwhile, so that nothing is held while the device is drained or saved.
  */
 static enum vmci_vwork stats_work(struct balloon_dev *d, struct vmci_vq *q, struct vmci_chain *ch)
 {
@@ -354,7 +362,6 @@ static void one_chain(struct balloon_dev *d, struct vmci_vq *q, struct vmci_chai
             hint_chain(d, ch);
         else if (role == R_REPORT)
             free_ranges(d, ch, d->ops->report, &d->reported_bytes);
-        vmci_chain_untouched(d->v.mem, ch);
     }
     vmci_vq_complete(q, ch, 0);
 }
@@ -564,8 +571,10 @@ int vmc_virtio_balloon_create(struct vmc_board *bd, const struct vmc_virtio_ball
         return vmci_error(err, VMC_ENOMEM, "virtio-balloon/create",
                           "no memory for a map of %llu pages", (unsigned long long)d->limit);
     }
-    for (unsigned i = 0; i < ROLES; i++)
+    for (unsigned i = 0; i < ROLES; i++) {
         vmci_chain_place(&d->ch[i], (unsigned char *)d->sg + i * vmci_chain_bytes(PIECES), PIECES);
+        d->ch[i].unmapped = true; /* nothing is ever written to a buffer of the driver */
+    }
     if (cfg->deflate_on_oom)
         features |= F_DEFLATE_ON_OOM;
     if (cfg->free_page_hinting)

@@ -66,6 +66,7 @@ struct vmci_chain {
     uint16_t slots; /* ring entries it occupies (packed) */
     uint16_t cap;   /* entries of iov and ref (c) */
     uint16_t out_n, in_n;
+    bool unmapped;  /* (c) writable pieces are addresses only: nothing will be written there */
     bool malformed; /* a piece is not guest RAM, or there are too many: complete with length 0 */
     uint64_t out_bytes, in_bytes;
     struct vmc_iovec *iov;
@@ -155,9 +156,8 @@ bool vmci_vq_notify_on(struct vmci_vq *q);
 /* A structural error: latch, count, log. Returns VMC_EFORMAT. */
 int vmci_vq_break(struct vmci_vq *q, const char *what);
 
-/* End of the windows. Needs no lock. The second: nothing was written through them. */
+/* End of the windows. Needs no lock. */
 void vmci_chain_release(struct vmc_mem *mem, struct vmci_chain *ch);
-void vmci_chain_untouched(struct vmc_mem *mem, struct vmci_chain *ch);
 
 /* One ring format; vq.c chooses by q->packed. */
 int vmci_split_pop(struct vmci_vq *q, struct vmci_chain *ch);

@@ -4,16 +4,16 @@
  *
  * Threats of this file and the two ring files (tests/unit/virtio/test_villain.c):
  *
- * | guest input                     | worst effect without a check | bound                         |
+ * | guest input                     | worst effect without a check | bound |
  * |---------------------------------|------------------------------|-------------------------------|
- * | available index, head           | read outside the ring        | jump <= size, head < size     |
- * | next                            | endless loop                 | at most size steps            |
- * | indirect table address, length  | read outside RAM, huge loop  | in RAM, <= max_size entries   |
- * | nested indirect                 | recursion                    | structural error              |
- * | address, length of a piece      | access outside RAM           | vmc_mem_ref, else "malformed" |
- * | sum of lengths                  | overflow                     | 2^32                          |
- * | changing a descriptor in use    | check and use differ         | fetched once, copy is used    |
- * | the same head again while in use| more requests than storage   | in flight <= size             |
+ * | available index, head           | read outside the ring        | jump <= size, head < size | |
+ * next                            | endless loop                 | at most size steps            |
+ * | indirect table address, length  | read outside RAM, huge loop  | in RAM, <= max_size entries |
+ * | nested indirect                 | recursion                    | structural error | | address,
+ * length of a piece      | access outside RAM           | vmc_mem_ref, else "malformed" | | sum of
+ * lengths                  | overflow                     | 2^32                          | |
+ * changing a descriptor in use    | check and use differ         | fetched once, copy is used    |
+ * | the same head again while in use| more requests than storage   | in flight <= size |
  */
 #include "virtio/virtio_int.h"
 
@@ -41,6 +41,20 @@ void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct vmci_vdesc *d)
     d->next = (uint16_t)(packed ? rest >> 32 : rest >> 48);
 }
 
+/* The window of a piece, or as much of it as is contiguous. */
+static int map_piece(struct vmc_mem *mem, const struct vmci_chain *ch, uint64_t gpa, uint64_t left,
+                     bool write, void **hva, uint64_t *got)
+{
+    if (!write || !ch->unmapped)
+        return vmc_mem_ref(mem, gpa, left, write, hva, got);
+    const struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+    if (s == NULL || s->attr != VMC_MEM_RAM)
+        return VMC_ERANGE;
+    *hva = NULL;
+    *got = VMCI_MIN(left, s->gpa + s->bytes - gpa);
+    return VMC_OK;
+}
+
 int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d)
 {
     bool write = (d->flags & VMCI_VD_WRITE) != 0;
@@ -61,7 +75,7 @@ int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_v
         void *hva;
         uint64_t got;
 
-        if (n == ch->cap || vmc_mem_ref(mem, gpa, left, write, &hva, &got) != VMC_OK) {
+        if (n == ch->cap || map_piece(mem, ch, gpa, left, write, &hva, &got) != VMC_OK) {
             ch->malformed = true;
             break;
         }
@@ -147,19 +161,10 @@ int vmci_chain_add_indirect(struct vmci_vq *q, struct vmci_chain *ch, const stru
 
 void vmci_chain_release(struct vmc_mem *mem, struct vmci_chain *ch)
 {
-    unsigned n = ch->out_n + ch->in_n;
+    unsigned mapped = ch->unmapped ? ch->out_n : ch->out_n + ch->in_n;
 
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < mapped; i++)
         vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, i >= ch->out_n);
-    ch->out_n = ch->in_n = 0;
-}
-
-void vmci_chain_untouched(struct vmc_mem *mem, struct vmci_chain *ch)
-{
-    unsigned n = ch->out_n + ch->in_n;
-
-    for (unsigned i = 0; i < n; i++)
-        vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, false);
     ch->out_n = ch->in_n = 0;
 }
 

@@ -210,6 +210,9 @@ static void dropping_waits_for_pointers(void **state)
 
     rig_fill(s, 1, 5);
     assert_int_equal(vmc_space_drop(s, 0, 10, true), 0); /* never settles, no threads: given up */
+    uint64_t n;
+    assert_int_equal(vmc_space_sample(s, &n), VMC_EAGAIN); /* and nothing else is done either */
+    rp.settled_to = rp.ticket;
     rig_expect(s, 1, 5);
     rig_sample(s, &rp);
     assert_int_equal(vmc_space_drop(s, 0, 10, true), 10);

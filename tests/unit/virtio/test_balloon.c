@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "space_rig.h"
 #include "virtio_driver.h"
 #include <vmcore/virtio_balloon.h>
 
@@ -85,7 +86,9 @@ static void create(struct bal_rig *r)
     memset(r, 0, sizeof(*r));
     vd_board_init(&r->b, false);
     const struct vmc_virtio_balloon_config cfg = {
-        .virtio = {.size = sizeof(cfg.virtio), .pci = r->b.pci, .slot = VMC_PCI_ANY_SLOT,
+        .virtio = {.size = sizeof(cfg.virtio),
+                   .pci = r->b.pci,
+                   .slot = VMC_PCI_ANY_SLOT,
                    .queue_size = 128},
         .ops = &ops,
         .ctx = r,
@@ -295,6 +298,84 @@ static void free_pages_are_reported(void **state)
     close_rig(&r);
 }
 
+static void command(struct bal_rig *r, uint32_t id)
+{
+    unsigned used;
+    uint32_t len;
+    memcpy(vd_ptr(&r->b, VD_HEAP), &id, 4);
+    const struct vd_buf b = {VD_HEAP, 4, false};
+    (void)vd_add(&r->v, 3, &b, 1, 0);
+    vd_kick(&r->v, 3);
+    assert_true(vd_pop(&r->v, 3, &used, &len));
+}
+
+#define PAGED_GPA 0x40000000ull
+
+/* A report of pages whose frames are scattered, most of them zero, while no frame is free. */
+static void reported_pages_of_a_space_lose_their_memory(void **state)
+{
+    (void)state;
+    struct bal_rig r = {0};
+    vd_board_init(&r.b, false);
+    struct vmc_pool *pool = rig_pool(&r.b.tp, 302);
+    struct vmc_space *space;
+    const struct vmc_space_config sc = {.size = sizeof(sc),
+                                        .pages = 1024,
+                                        .provider = vmc_mem_provider(),
+                                        .provider_ctx = r.b.bd.mem};
+    assert_int_equal(vmc_space_create(pool, &sc, &space, NULL), VMC_OK);
+    const struct vmc_mem_slot slot = {.size = sizeof(slot),
+                                      .attr = VMC_MEM_RAM,
+                                      .gpa = PAGED_GPA,
+                                      .bytes = 1024 * 4096,
+                                      .space = space};
+    assert_int_equal(vmc_mem_add(r.b.bd.mem, &slot, NULL), VMC_OK);
+    for (unsigned i = 0; i < 300; i++)
+        rig_fill(space, (i * 7) % 1024, i + 1);
+    assert_int_equal(vmc_pool_free(pool), 1);
+    const struct vmc_virtio_balloon_config cfg = {
+        .virtio = {.size = sizeof(cfg.virtio), .pci = r.b.pci, .slot = VMC_PCI_ANY_SLOT},
+        .ops = vmc_virtio_balloon_space_ops(),
+        .ctx = r.b.bd.mem,
+        .free_page_reporting = true,
+        .free_page_hinting = true,
+    };
+    assert_int_equal(vmc_virtio_balloon_create(&r.b.bd, &cfg, &r.dev, NULL), VMC_OK);
+    assert_true(vd_probe(&r.v, &r.b, r.dev, true));
+    assert_true(vd_start(&r.v, ALL, 5));
+
+    const struct vd_buf all = {PAGED_GPA, 1024 * 4096, true};
+    unsigned id;
+    uint32_t len;
+    (void)vd_add(&r.v, 4, &all, 1, 0);
+    vd_kick(&r.v, 4);
+    assert_true(vd_pop(&r.v, 4, &id, &len));
+    assert_int_equal(info(&r).reported_bytes, 1024 * 4096);
+    assert_int_equal(vmc_pool_free(pool), 301);
+    for (unsigned i = 0; i < 1024; i++)
+        rig_expect(space, i, 0);
+
+    rig_fill(space, 5, 5); /* a hint says nothing to a space: the page stays */
+    assert_int_equal(vmc_virtio_balloon_hint_start(r.dev), VMC_OK);
+    command(&r, (uint32_t)vd_read(&r.v, r.v.config + 8, 4));
+    (void)vd_add(&r.v, 3, &all, 1, 0);
+    vd_kick(&r.v, 3);
+    assert_true(vd_pop(&r.v, 3, &id, &len));
+    assert_int_equal(info(&r).hinted_bytes, 1024 * 4096);
+    assert_int_equal(vmc_pool_free(pool), 300);
+    rig_expect(space, 5, 5);
+
+    const struct vd_buf beyond = {PAGED_GPA + 512 * 4096, 1024 * 4096, true};
+    (void)vd_add(&r.v, 4, &beyond, 1, 0); /* runs out of memory: answered, not used */
+    vd_kick(&r.v, 4);
+    assert_true(vd_pop(&r.v, 4, &id, &len));
+    assert_int_equal(info(&r).reported_bytes, 1024 * 4096);
+    vd_board_fini(&r.b);
+    vmc_space_destroy(space);
+    vmc_pool_destroy(pool);
+    test_platform_check(&r.b.tp);
+}
+
 /* Older drivers number the queues of what they use without a gap. */
 static void queue_numbers_without_gaps_are_understood(void **state)
 {
@@ -320,17 +401,6 @@ static void queue_numbers_without_gaps_are_understood(void **state)
     report(&r, 2);
     assert_int_equal(r.n, 2);
     close_rig(&r);
-}
-
-static void command(struct bal_rig *r, uint32_t id)
-{
-    unsigned used;
-    uint32_t len;
-    memcpy(vd_ptr(&r->b, VD_HEAP), &id, 4);
-    const struct vd_buf b = {VD_HEAP, 4, false};
-    (void)vd_add(&r->v, 3, &b, 1, 0);
-    vd_kick(&r->v, 3);
-    assert_true(vd_pop(&r->v, 3, &used, &len));
 }
 
 static void hints_belong_to_their_round(void **state)
@@ -405,6 +475,7 @@ int main(void)
         cmocka_unit_test(targets_reach_the_driver),
         cmocka_unit_test(statistics_come_on_request),
         cmocka_unit_test(free_pages_are_reported),
+        cmocka_unit_test(reported_pages_of_a_space_lose_their_memory),
         cmocka_unit_test(queue_numbers_without_gaps_are_understood),
         cmocka_unit_test(hints_belong_to_their_round),
         cmocka_unit_test(state_survives_a_save),
