@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 vmm=$1
 guest=$2
 variant=$3
-limit=${VMC_TEST_LIMIT:-240}
+limit=${VMC_TEST_LIMIT:-540}
 
 if [ ! -s "$guest/vmlinuz" ] || [ ! -s "$guest/initrd" ]; then
     echo "no guest kernel in $guest (scripts/fetch-guest makes it)"
