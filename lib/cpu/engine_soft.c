@@ -353,7 +353,9 @@ static int soft_inject(void *ev, const struct vmc_event *e)
     struct vmci_cpu *cpu = &((struct vmci_soft_cpu *)ev)->cpu;
 
     if (e->type == VMC_EV_NMI) {
-        cpu->nmi_pending = 1;
+        /* One is latched while another is handled; before that, also the one to be handled. */
+        if (cpu->nmi_pending < (cpu->nmi_blocked != 0 ? 1 : 2))
+            cpu->nmi_pending++;
         return VMC_OK;
     }
     int rc = soft_can_inject(ev, e);

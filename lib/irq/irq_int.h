@@ -166,6 +166,7 @@ struct vmci_lapic {
     uint32_t id;    /* (c) */
     uint64_t base;  /* (a) IA32_APIC_BASE */
     bool has_x2apic, has_deadline; /* (c) from CPUID */
+    uint8_t phys_bits;             /* (c) the same: width of the base address */
 
     uint32_t irr[8], tmr[8]; /* (a) */
     uint32_t irr_words;      /* (a) words of irr that may be non-zero */

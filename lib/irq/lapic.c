@@ -232,6 +232,7 @@ int vmci_lapic_init(struct vmci_lapic *l, struct vmci_irqchip *chip, uint32_t in
     l->id = index;
     l->has_x2apic = true;
     l->has_deadline = true;
+    l->phys_bits = VMC_GPA_BITS;
     int rc = vmci_lock_init(&l->timer_lock, chip->pf);
     if (rc != VMC_OK)
         return rc;

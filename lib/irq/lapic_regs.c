@@ -247,7 +247,7 @@ static bool write_base(struct vmci_lapic *l, uint64_t v)
     uint64_t old = l->base;
     uint64_t from = old & mode_bits, to = v & mode_bits;
 
-    if (v & ~(VMCI_BIT(VMC_GPA_BITS) - 1 - 0xfff) & ~(mode_bits | VMC_APIC_BASE_BSP))
+    if (v & ~(VMCI_BIT(l->phys_bits) - 1 - 0xfff) & ~(mode_bits | VMC_APIC_BASE_BSP))
         return false;
     if (to == VMC_APIC_BASE_X2APIC || ((to & VMC_APIC_BASE_X2APIC) && !l->has_x2apic))
         return false;

@@ -67,12 +67,15 @@ static int shutdown_exit(struct vmc_vcpu *v, struct vmc_exit *x)
     return EXIT_RETURN;
 }
 
-static int inject_nmi(struct vmc_vcpu *v)
+static int inject_nmis(struct vmc_vcpu *v)
 {
     struct vmc_event e = {.vector = VMC_VEC_NMI, .type = VMC_EV_NMI};
+    int rc = VMC_OK;
 
-    int rc = v->vm->ops->inject(v->ev, &e);
-    return rc == VMC_EAGAIN ? VMC_OK : rc; /* one is pending already: they collapse */
+    /* A processor that waits for a start-up IPI takes none. */
+    for (uint32_t n = vmci_exchange(&v->nmis, 0u); n > 0 && rc == VMC_OK && !v->wait_sipi; n--)
+        rc = v->vm->ops->inject(v->ev, &e);
+    return rc == VMC_EAGAIN ? VMC_OK : rc; /* enough are pending already: they collapse */
 }
 
 /* Act on what other threads asked for. RESUME: go on. */
@@ -96,8 +99,8 @@ static int take_requests(struct vmc_vcpu *v, struct vmc_exit *x)
         rc = vmci_vcpu_do_init(v);
     if (rc == VMC_OK && (req & REQ_SIPI))
         rc = vmci_vcpu_do_sipi(v);
-    if (rc == VMC_OK && (req & REQ_NMI) && !v->wait_sipi)
-        rc = inject_nmi(v);
+    if (rc == VMC_OK && (req & REQ_NMI))
+        rc = inject_nmis(v);
     return rc < 0 ? rc : EXIT_RESUME;
 }
 

@@ -155,6 +155,7 @@ int vmci_vcpu_reset(struct vmc_vcpu *v)
     v->cr8 = 0;
     v->dead = 0;
     vmci_store_relaxed(&v->halted_off, 0u);
+    vmci_store_relaxed(&v->nmis, 0u);
     vmci_store_release(&v->request, 0u);
     if (v->lapic != NULL)
         vmci_lapic_reset(v->lapic, false);

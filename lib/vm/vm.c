@@ -242,12 +242,15 @@ static void find_tsc_hz(struct vmc_vm *vm)
 static void set_cpuid_features(struct vmc_vm *vm)
 {
     const struct vmc_cpuid_leaf *one = vmc_cpu_policy_find(&vm->policy, 1, 0);
+    const struct vmc_cpuid_leaf *sizes = vmc_cpu_policy_find(&vm->policy, 0x80000008u, 0);
+    uint32_t bits = sizes != NULL ? sizes->eax & 0xff : VMC_GPA_BITS;
 
     if (!(vm->flags & (VMC_VM_NO_PARAVIRT | VMC_VM_NO_IRQCHIP)))
         vmci_pvclock_cpuid(vm);
     for (uint32_t i = 0; i < vm->chip.lapics; i++) {
         vm->chip.lapic[i].has_x2apic = one == NULL || (one->ecx & (1u << 21)) != 0;
         vm->chip.lapic[i].has_deadline = one == NULL || (one->ecx & (1u << 24)) != 0;
+        vm->chip.lapic[i].phys_bits = (uint8_t)VMCI_MIN(VMCI_MAX(bits, 32u), VMC_GPA_BITS);
     }
 }
 

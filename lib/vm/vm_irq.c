@@ -23,8 +23,14 @@ static void nmi(void *ctx, uint32_t index)
 {
     struct vmc_vcpu *v = target(ctx, index);
 
-    if (v != NULL)
-        vmci_vcpu_request(v, REQ_NMI);
+    if (v == NULL)
+        return;
+    /* Between two instructions of the target, one is taken and one is latched meanwhile. */
+    uint32_t n = vmci_load_relaxed(&v->nmis);
+    while (n < 2 && !__atomic_compare_exchange_n(&v->nmis, &n, n + 1, true, __ATOMIC_RELAXED,
+                                                 __ATOMIC_RELAXED))
+        ;
+    vmci_vcpu_request(v, REQ_NMI);
 }
 
 static void init(void *ctx, uint32_t index)

@@ -40,6 +40,7 @@ struct vmc_vcpu {
     struct vmci_lapic *lapic; /* (c) NULL: none, or in the engine */
 
     uint32_t request;   /* (a) REQ_*; parking waits on it */
+    uint32_t nmis;      /* (a) NMIs behind REQ_NMI, at most 2 */
     uint32_t parked;    /* (a) */
     uint32_t in_engine; /* (a) */
     uint32_t in_run;    /* (a) a thread is inside run */

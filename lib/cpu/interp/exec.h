@@ -111,6 +111,14 @@ int exec_src(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned n, unsig
 /* Destination operand 0, register or memory, when it is only written. */
 int exec_dst(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned size, u64 v);
 
+/* Would a write of an operand fault? Of 2, 4 or 8 bytes; its alignment counts, too. */
+static inline int probe_operand(struct vmci_cpu *cpu, u64 la, unsigned bytes)
+{
+    if (cpu->tlb_mode == VMCI_TLB_ALIGN && (la & (bytes - 1)) != 0 && vmci_canonical(cpu, la))
+        return vmci_raise_code(cpu, VMC_VEC_AC, 0);
+    return vmci_probe_wr(cpu, la, bytes);
+}
+
 /* ---- flags ----------------------------------------------------------------------------------- */
 
 /*

@@ -147,7 +147,7 @@ static EXEC(enter)
     /* A write to the new top of the stack must be possible. */
     rc = vmci_seg_la(cpu, VMC_SS, sp, n, true, &la);
     if (rc == 0)
-        rc = vmci_probe_wr(cpu, la, n);
+        rc = probe_operand(cpu, la, n);
     if (rc != 0)
         return stack_fault(cpu, rc);
     put_gpr(cpu, VMC_RBP, n, frame);

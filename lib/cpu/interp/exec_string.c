@@ -155,7 +155,7 @@ static int ins_step(struct vmci_cpu *cpu, const struct vmci_insn *in, const stru
     if (rc == 0)
         rc = dst_la(cpu, s, true, &la);
     if (rc == 0) /* the port must not be read for nothing */
-        rc = vmci_probe_wr(cpu, la, s->n);
+        rc = probe_operand(cpu, la, s->n);
     if (rc == 0)
         rc = vmci_pio(cpu, false, port, s->n, &v);
     if (rc == 0)

@@ -524,21 +524,19 @@ static EXEC(arpl)
     bool mem = in->opnd[0].kind == VMCI_OPND_MEM;
     int rc = need_prot(cpu);
 
-    if (rc == 0 && mem)
-        rc = insn_la(cpu, in, 2, true, &la);
-    if (rc == 0 && mem) /* written in any case, as far as faults go */
-        rc = vmci_probe_wr(cpu, la, 2);
     if (rc == 0)
         rc = exec_src(cpu, in, 0, 2, &dst);
     if (rc != 0)
         return rc;
+    /* Without a change nothing is written, and what cannot be written does not fault. */
     bool adjust = (dst & 3) < (src & 3);
-    if (adjust) {
-        dst = (dst & ~3ull) | (src & 3);
-        if (mem)
+    dst = (dst & ~3ull) | (src & 3);
+    if (adjust && mem) {
+        rc = insn_la(cpu, in, 2, true, &la);
+        if (rc == 0)
             rc = vmci_wr(cpu, la, 2, dst);
-        else
-            put_reg(cpu, &in->opnd[0], 2, dst);
+    } else if (adjust) {
+        put_reg(cpu, &in->opnd[0], 2, dst);
     }
     if (rc == 0)
         put_flag(cpu, VMC_FLAG_ZF, adjust);

@@ -445,7 +445,7 @@ static int interrupts(struct vmci_soft_cpu *sc)
 
     if (cpu->nmi_pending != 0 && cpu->nmi_blocked == 0 && cpu->irq_shadow == 0) {
         struct vmc_event nmi = {.vector = VMC_VEC_NMI, .type = VMC_EV_NMI};
-        cpu->nmi_pending = 0;
+        cpu->nmi_pending--;
         return deliver_event(sc, &nmi) == VMCI_EXIT ? VMCI_EXIT : DELIVERED;
     }
     if (!open || !sc->irq_wait || cpu->io == NULL || cpu->io->irq_pending == NULL)

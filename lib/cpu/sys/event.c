@@ -253,6 +253,8 @@ int vmci_deliver_exception(struct vmci_cpu *cpu)
     r = deliver(cpu, event_of(cpu, &first), &first);
     if (r == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN)
         cpu->exc = first; /* to be delivered again when the embedder has answered */
+    else if (cpu->activity == VMC_RUN_HALTED)
+        cpu->activity = VMC_RUN_RUNNING; /* the single-step trap of HLT */
     return r;
 }
 

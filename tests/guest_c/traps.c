@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Single step over each kind of instruction, at level 0 and 3 (SDM 3B 18.3.1.4, 3A 6.8.3), debug
+ * registers of 64-bit mode, and alignment checks right behind the instruction that switches them on.
+ */
+#include "kern.h"
+
+#define DB 1
+#define GP 13
+#define AC 17
+
+#define DR6_BS     0x4000ul
+#define DR6_STEP   0xffff4ff0ul /* as it reads after a step */
+#define DR6_NONE   0xffff0ff0ul
+#define CR0_AM     (1ul << 18)
+#define FLAGS_IOPL 0x3000ul
+#define HITS       12
+
+#define DR_ACCESS(n)                                                                               \
+    static inline unsigned long rd_dr##n(void)                                                     \
+    {                                                                                              \
+        unsigned long v;                                                                           \
+        __asm__ volatile("mov %%dr" #n ", %0" : "=r"(v) : : "memory");                             \
+        return v;                                                                                  \
+    }                                                                                              \
+    static inline void wr_dr##n(unsigned long v)                                                   \
+    {                                                                                              \
+        __asm__ volatile("mov %0, %%dr" #n : : "r"(v) : "memory");                                 \
+    }
+DR_ACCESS(0)
+DR_ACCESS(6)
+DR_ACCESS(7)
+
+/* A piece of code that can be copied to USER_AREA; it ends by INT 80h. */
+#define BLOB(name, text)                                                                           \
+    extern const char name[], name##_end[];                                                        \
+    __asm__(".pushsection .rodata\n" #name ": " text "\n\tint $0x80\n" #name "_end:\n"             \
+            ".popsection")
+/* The same, stepped from behind its first STEP_BYTES on. */
+#define STEP_BYTES 10
+#define STEPPED(name, text) BLOB(name, "pushfq\n\torq $0x100, (%rsp)\n\tpopfq\n" text)
+
+struct hit {
+    unsigned long rip, dr6;
+};
+static struct hit hit[HITS];
+static volatile unsigned hits;
+
+static bool on_trap(struct regs *r)
+{
+    if (r->vector == 3)
+        return true;
+    if (r->vector != DB)
+        return false;
+    if (hits < HITS) {
+        hit[hits].rip = r->rip - USER_AREA;
+        hit[hits].dr6 = rd_dr6();
+    } else {
+        r->flags &= ~0x100ul;
+    }
+    hits++;
+    wr_dr6(0);
+    return true;
+}
+
+static void jump(void *p)
+{
+    __asm__ volatile("jmp *%0" : : "r"(p) : "memory");
+}
+
+static long run(const char *code, const char *end, bool user)
+{
+    memcpy((void *)USER_AREA, code, (size_t)(end - code));
+    return user ? try_user(USER_AREA, 0) : try_call(jump, (void *)USER_AREA);
+}
+
+/* ---- single step ----------------------------------------------------------------------------- */
+
+STEPPED(s_plain, "nop\n\tnop");
+STEPPED(s_exits, "push %rax\n\txor %eax, %eax\n\tcpuid\n\tmov $0x3fd, %edx\n\tin (%dx), %al\n\t"
+                 "pop %rax");
+STEPPED(s_sti, "cli\n\tsti\n\tnop\n\tcli");
+STEPPED(s_mov_ss, "mov %ss, %eax\n\tmov %eax, %ss\n\tnop\n\tnop");
+STEPPED(s_icebp, "mov %ss, %eax\n\tmov %eax, %ss\n\t.byte 0xf1\n\t.byte 0xf1\n\tnop");
+STEPPED(s_int3, "nop\n\tint3\n\tnop\n\tnop");
+STEPPED(s_popf, "pushfq\n\tpopfq\n\tnop");
+STEPPED(s_branch, "jmp 1f\n\tnop\n1:\tcall 2f\n2:\tpop %rax\n\tloop 3f\n3:");
+STEPPED(s_iret, "mov %rsp, %rcx\n\tmov %ss, %eax\n\tpush %rax\n\tpush %rcx\n\tpushfq\n\t"
+                "mov %cs, %eax\n\tpush %rax\n\tlea 1f(%rip), %rax\n\tpush %rax\n\tiretq\n"
+                "1:\tnop");
+STEPPED(s_hlt, "hlt\n\tnop");
+STEPPED(s_wrmsr, "mov $0x10, %ecx\n\trdmsr\n\tnop");
+
+static void step(const char *name, const char *code, const char *end, const unsigned *want,
+                 unsigned count, uint32_t plain, bool user)
+{
+    hits = 0;
+    wr_dr6(0);
+    long r = run(code, end, user);
+    CHECK(r == -1, "%s at level %d: exception %ld", name, user ? 3 : 0, r);
+    CHECK(hits == count, "%s at level %d: %u traps, not %u", name, user ? 3 : 0, hits, count);
+    for (unsigned i = 0; i < count && i < hits; i++) {
+        unsigned long dr6 = (plain >> i & 1) != 0 ? DR6_NONE : DR6_STEP;
+        CHECK(hit[i].rip == STEP_BYTES + want[i], "%s at level %d: trap %u at %lx, not %x", name,
+              user ? 3 : 0, i, hit[i].rip - STEP_BYTES, want[i]);
+        CHECK((hit[i].dr6 & 0xffffefff) == (dr6 & 0xffffefff), "%s at level %d: DR6 %lx", name,
+              user ? 3 : 0, hit[i].dr6);
+    }
+}
+/* plain: traps that are not single-step traps, a bit mask. */
+#define STEP(code, plain, user, ...)                                                               \
+    step(#code, code, code##_end, (const unsigned[]){__VA_ARGS__},                                 \
+         sizeof((unsigned[]){__VA_ARGS__}) / sizeof(unsigned), plain, user)
+
+static void stepping(void)
+{
+    set_gate(3, 3, false);
+    __asm__ volatile("pushfq\n\torq $0x3000, (%%rsp)\n\tpopfq" : : : "memory", "cc");
+    for (int user = 0; user < 2; user++) {
+        STEP(s_plain, 0, user, 1, 2);
+        STEP(s_exits, 0, user, 1, 3, 5, 10, 11, 12);
+        STEP(s_sti, 0, user, 1, 2, 3, 4);
+        STEP(s_mov_ss, 0, user, 2, 5, 6);
+        STEP(s_icebp, 6, user, 2, 5, 6, 7);
+        STEP(s_int3, 0, user, 1, 3, 4);
+        STEP(s_popf, 0, user, 1, 2, 3);
+        STEP(s_branch, 0, user, 3, 8, 9, 11);
+        STEP(s_iret, 0, user, 3, 5, 6, 7, 8, 10, 11, 18, 19, 21, 22);
+    }
+    STEP(s_hlt, 0, 0, 1, 2); /* the trap ends the halt */
+    STEP(s_wrmsr, 0, 0, 5, 7, 8);
+}
+
+/* ---- debug registers ------------------------------------------------------------------------- */
+
+static void put_dr6(void *p)
+{
+    wr_dr6((unsigned long)p);
+}
+static void put_dr7(void *p)
+{
+    wr_dr7((unsigned long)p);
+}
+
+static volatile uint64_t watched[3] __attribute__((aligned(32)));
+
+/* Traps of one store of each width at byte offset at of watched[1]. */
+static unsigned store8(long at)
+{
+    hits = 0;
+    __asm__ volatile("movb $1, (%0)\n\tnop" : : "r"((uint8_t *)(watched + 1) + at) : "memory");
+    return hits;
+}
+
+static void registers(void)
+{
+    CHECK(try_call(put_dr6, (void *)(1ul << 32)) == GP, "upper half of DR6");
+    CHECK(try_call(put_dr7, (void *)(1ul << 32)) == GP, "upper half of DR7");
+    wr_dr0((unsigned long)(watched + 1));
+    wr_dr7(0x90002); /* 8 bytes, write */
+    CHECK(rd_dr0() == (unsigned long)(watched + 1) && rd_dr7() == 0x90402, "DR0, DR7");
+    CHECK(store8(-1) == 0 && store8(0) == 1 && store8(7) == 1 && store8(8) == 0,
+          "a breakpoint of 8 bytes");
+    /* B0-B3 are of the last exception; BS stays if software set it. */
+    hits = 0;
+    wr_dr6(DR6_BS | 2);
+    watched[1] = 1;
+    CHECK(hits == 1 && (hit[0].dr6 & 0xffffefff) == (DR6_STEP & 0xffffefff) + 1,
+          "BS and B1 before a hit of DR0: %lx", hit[0].dr6);
+    wr_dr7(0);
+}
+
+/* ---- alignment ------------------------------------------------------------------------------- */
+
+#define AC_ON "pushq $0x40202\n\tpopfq\n\t"
+BLOB(a_load, AC_ON "mov 1(%rsp), %eax");
+BLOB(a_aligned, AC_ON "mov 4(%rsp), %eax\n\tenter $8, $0\n\tleave");
+BLOB(a_enter, AC_ON "enter $1, $0");       /* the last word of the frame is looked at */
+BLOB(a_nested, AC_ON "enter $1, $2");
+BLOB(a_push, "dec %rsp\n\t" AC_ON "push %rax"); /* PUSH of the flags is aligned to nothing */
+BLOB(a_off, AC_ON "pushq $0x202\n\tpopfq\n\tmov 1(%rsp), %eax\n\tenter $1, $0");
+#define AC_BYTES 6
+
+static void alignment(void)
+{
+    wr_cr0(rd_cr0() | CR0_AM);
+    for (int user = 0; user < 2; user++) {
+        long want = user ? AC : -1;
+#define ALIGNED(code) run(code, code##_end, user)
+        CHECK(ALIGNED(a_load) == want, "load");
+        CHECK(!user || fault.rip == USER_AREA + AC_BYTES, "load: at %lx", fault.rip);
+        CHECK(ALIGNED(a_enter) == want, "ENTER");
+        CHECK(!user || fault.rip == USER_AREA + AC_BYTES, "ENTER: at %lx", fault.rip);
+        CHECK(!user || fault.rsp == USER_STACK, "ENTER: RSP %lx", fault.rsp);
+        CHECK(ALIGNED(a_nested) == want, "nested ENTER");
+        CHECK(ALIGNED(a_push) == want, "PUSH");
+        CHECK(ALIGNED(a_aligned) == -1, "aligned");
+        CHECK(ALIGNED(a_off) == -1, "AC off again");
+    }
+    wr_cr0(rd_cr0() & ~CR0_AM);
+    CHECK(run(a_enter, a_enter_end, true) == -1, "AM clear");
+}
+
+void test_main(void)
+{
+    exc_hook = on_trap;
+    stepping();
+    registers();
+    exc_hook = NULL;
+    alignment();
+}
