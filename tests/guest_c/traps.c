@@ -131,6 +131,19 @@ static void stepping(void)
     STEP(s_wrmsr, 0, 0, 5, 7, 8);
 }
 
+/* SYSCALL and SYSRET trap by TF as it is at their end: SFMASK clears it, R11 sets it. */
+STEPPED(s_syscall, "syscall\n\tnop");
+__asm__(".pushsection .text\nsyscall_target: sysretq\n.popsection");
+extern const char syscall_target[];
+
+static void syscalls(void)
+{
+    wrmsr(0xc0000081u, (uint64_t)(SEL_UDATA - 8) << 48 | (uint64_t)SEL_CODE32 << 32);
+    wrmsr(0xc0000082u, (unsigned long)syscall_target);
+    wrmsr(0xc0000084u, 0x700);
+    STEP(s_syscall, 0, 1, 2, 3);
+}
+
 /* ---- debug registers ------------------------------------------------------------------------- */
 
 static void put_dr6(void *p)
@@ -205,6 +218,7 @@ void test_main(void)
 {
     exc_hook = on_trap;
     stepping();
+    syscalls();
     registers();
     exc_hook = NULL;
     alignment();

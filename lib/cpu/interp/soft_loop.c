@@ -330,6 +330,7 @@ static bool traps(const struct vmci_cpu *cpu, unsigned op)
     case VMCI_OP_INT:
     case VMCI_OP_INT1:
     case VMCI_OP_INT3:
+    case VMCI_OP_SYSRET: /* its affair */
         return false;
     case VMCI_OP_INTO:
     case VMCI_OP_SYSCALL:

@@ -56,6 +56,9 @@ int vmci_sysret(struct vmci_cpu *cpu, unsigned opbytes)
     else
         vmci_set_rflags(cpu, VMC_FLAG_IF, VMC_FLAG_IF);
     cpu->rflags &= ~(VMC_FLAG_RF | VMC_FLAG_VM);
+    /* A step over SYSCALL ends here: TF counts as SYSRET leaves it, not as it found it. */
+    if ((cpu->rflags & VMC_FLAG_TF) != 0)
+        cpu->pending_db |= VMC_DR6_BS;
     vmci_update_mode(cpu);
     return 0;
 }
