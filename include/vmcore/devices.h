@@ -110,6 +110,18 @@ struct vmc_exit_port;
 VMC_API VMC_MUST_CHECK int vmc_exit_port_create(struct vmc_board *bd, uint16_t port,
                                                 const struct vmc_stop_sink *stop,
                                                 struct vmc_exit_port **out, struct vmc_error *err);
+struct vmc_test_device;
+#define VMC_TEST_WIRES 24
+/**
+ * What test kernels use besides the exit port, as QEMU's pc-testdev has it: ports 0xe0-0xe3 read
+ * back what was written, 0xe4-0xe7 take writes; a byte written to port 0x2000 + n raises (not 0) or
+ * lowers (0) wire gsi[n]; 64 KiB at 0xff000000 are memory of the device. VMC_EEXIST: something is
+ * there already.
+ */
+VMC_API VMC_MUST_CHECK int vmc_test_device_create(struct vmc_board *bd,
+                                                  const struct vmc_irq_line gsi[VMC_TEST_WIRES],
+                                                  struct vmc_test_device **out,
+                                                  struct vmc_error *err);
 struct vmc_post_port;
 /** A POST code port: keeps the last value written and reads it back. */
 VMC_API VMC_MUST_CHECK int vmc_post_port_create(struct vmc_board *bd, uint16_t port,

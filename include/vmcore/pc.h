@@ -34,7 +34,8 @@ struct vmc_pc_config {
     /** Pages of a space (vmcore/pages.h) of at least that size instead of ram, borrowed; or NULL. */
     struct vmc_space *ram_space;
     uint32_t cpus;         /**< present at start */
-    uint32_t exit_port;    /**< I/O port that ends the run (VMC_STOP_EXIT_PORT), 0: none */
+    /** I/O port that ends the run (VMC_STOP_EXIT_PORT), and with it a vmc_test_device; 0: none. */
+    uint32_t exit_port;
     uint32_t post_port;    /**< a second POST code port beside 0x80, 0: none */
     uint32_t pad;
     struct vmc_chardev serial;   /**< COM1; ops NULL: output is dropped */

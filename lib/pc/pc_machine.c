@@ -119,6 +119,18 @@ static int make_exit_port(struct vmc_pc *pc, struct vmc_error *err)
     return rc;
 }
 
+/* Kernels that end at the exit port are tests, and this is what they test with. */
+static int make_test_device(struct vmc_pc *pc, struct vmc_error *err)
+{
+    struct vmc_irq_line gsi[VMC_TEST_WIRES];
+    struct vmc_test_device *t;
+
+    for (unsigned i = 0; i < VMC_TEST_WIRES; i++)
+        gsi[i] = vmc_vm_gsi(pc->vm, i);
+    int rc = vmc_test_device_create(pc->bd, gsi, &t, err);
+    return rc == VMC_EEXIST ? VMC_OK : rc; /* the exit port itself is among its ports */
+}
+
 static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
 {
     struct vmc_i8042_config kbd = {.size = sizeof(kbd),
@@ -149,6 +161,8 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
     /* Last, so that it is the one to blame for an overlap. */
     if (rc == VMC_OK && pc->cfg.exit_port != 0)
         rc = make_exit_port(pc, err);
+    if (rc == VMC_OK && pc->cfg.exit_port != 0)
+        rc = make_test_device(pc, err);
     return rc;
 }
 

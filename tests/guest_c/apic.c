@@ -435,6 +435,89 @@ static void modes(void)
     CHECK(hits[0x4b] == 0, "disabling it drops what was pending");
 }
 
+/* ---- IOAPIC ---------------------------------------------------------------------------------- */
+
+#define IOAPIC     0xfec00000ul
+#define RTE_LEVEL  0x8000u
+#define RTE_MASKED 0x10000u
+#define RTE_REMOTE 0x4000u
+
+static uint32_t io_rd(unsigned index)
+{
+    *(volatile uint32_t *)IOAPIC = index;
+    return *(volatile uint32_t *)(IOAPIC + 0x10);
+}
+static void io_wr(unsigned index, uint32_t v)
+{
+    *(volatile uint32_t *)IOAPIC = index;
+    *(volatile uint32_t *)(IOAPIC + 0x10) = v;
+}
+static void route(unsigned pin, uint32_t low)
+{
+    io_wr(0x11 + 2 * pin, 0);
+    io_wr(0x10 + 2 * pin, low);
+}
+static void wire(unsigned pin, uint8_t level)
+{
+    outb((uint16_t)(0x2000 + pin), level);
+}
+
+/* The wires are those of the device for tests, where there is one. */
+static void ioapic(void)
+{
+    outb(0xe0, 0x5a);
+    if (inb(0xe0) != 0x5a) {
+        print("no device to drive wires\n");
+        return;
+    }
+    CHECK((io_rd(1) >> 16 & 0xff) == 23, "inputs: %x", io_rd(1));
+    clear();
+    route(14, 0x78);
+    route(15, 0x66);
+    wire(15, 1);
+    wire(15, 0);
+    wire(14, 1);
+    wire(14, 1); /* no edge */
+    sti_nop();
+    CHECK(hits[0x78] == 1 && hits[0x66] == 1 && order[0] == 0x78, "two edges, by priority");
+    wire(14, 0);
+    route(14, RTE_MASKED | 0x78);
+    wire(14, 1);
+    route(14, 0x78);
+    sti_nop();
+    CHECK(hits[0x78] == 1, "a masked edge is lost");
+    wire(14, 0);
+
+    route(14, RTE_LEVEL | RTE_MASKED | 0x79);
+    wire(14, 1);
+    sti_nop();
+    CHECK(hits[0x79] == 0, "a masked level");
+    no_eoi = true;
+    route(14, RTE_LEVEL | 0x79);
+    sti_nop();
+    CHECK(hits[0x79] == 1, "an unmasked level is there: %u", hits[0x79]);
+    CHECK((io_rd(0x10 + 2 * 14) & RTE_REMOTE) != 0, "remote IRR until EOI");
+    CHECK(bit(TMR, 0x79), "TMR of a level");
+    wr(EOI, 0);
+    sti_nop();
+    CHECK(hits[0x79] == 2, "again after EOI while it is up");
+    wire(14, 0);
+    wr(EOI, 0);
+    no_eoi = false;
+    sti_nop();
+    CHECK(hits[0x79] == 2 && (io_rd(0x10 + 2 * 14) & RTE_REMOTE) == 0, "down: over");
+    wr(LDR, 0x02000000);
+    io_wr(0x11 + 2 * 14, 0x02000000);
+    io_wr(0x10 + 2 * 14, 0x900 | 0x7a); /* logical, lowest priority */
+    wire(14, 1);
+    wire(14, 0);
+    sti_nop();
+    CHECK(hits[0x7a] == 1, "logical destination");
+    wr(LDR, 0);
+    route(14, RTE_MASKED);
+    route(15, RTE_MASKED);
+}
+
 /* ---- other processors ------------------------------------------------------------------------ */
 
 static void others(void)
@@ -490,6 +573,7 @@ void test_main(void)
     timer();
     deadline();
     legacy();
+    ioapic();
     modes();
     others();
     exc_hook = NULL;

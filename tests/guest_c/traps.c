@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Single step over each kind of instruction, at level 0 and 3 (SDM 3B 18.3.1.4, 3A 6.8.3), debug
- * registers of 64-bit mode, and alignment checks right behind the instruction that switches them on.
+ * registers of 64-bit mode, and alignment checks right behind the instruction that switches them
+ * on.
  */
 #include "kern.h"
 
@@ -37,7 +38,7 @@ DR_ACCESS(7)
     __asm__(".pushsection .rodata\n" #name ": " text "\n\tint $0x80\n" #name "_end:\n"             \
             ".popsection")
 /* The same, stepped from behind its first STEP_BYTES on. */
-#define STEP_BYTES 10
+#define STEP_BYTES          10
 #define STEPPED(name, text) BLOB(name, "pushfq\n\torq $0x100, (%rsp)\n\tpopfq\n" text)
 
 struct hit {
@@ -188,7 +189,7 @@ static void registers(void)
 #define AC_ON "pushq $0x40202\n\tpopfq\n\t"
 BLOB(a_load, AC_ON "mov 1(%rsp), %eax");
 BLOB(a_aligned, AC_ON "mov 4(%rsp), %eax\n\tenter $8, $0\n\tleave");
-BLOB(a_enter, AC_ON "enter $1, $0");       /* the last word of the frame is looked at */
+BLOB(a_enter, AC_ON "enter $1, $0"); /* the last word of the frame is looked at */
 BLOB(a_nested, AC_ON "enter $1, $2");
 BLOB(a_push, "dec %rsp\n\t" AC_ON "push %rax"); /* PUSH of the flags is aligned to nothing */
 BLOB(a_off, AC_ON "pushq $0x202\n\tpopfq\n\tmov 1(%rsp), %eax\n\tenter $1, $0");

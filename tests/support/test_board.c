@@ -139,7 +139,7 @@ void test_mmio_write(struct test_board *b, uint64_t gpa, unsigned bytes, uint64_
     vmc_bus_write(b->bd.mmio, gpa, bytes, value);
 }
 
-#define STATE_MAX   65536
+#define STATE_MAX   (128u << 10)
 #define DEVICES_MAX 32
 
 void test_board_save_load(struct test_board *b)
