@@ -71,7 +71,7 @@ on_page_fault:
         mov     %cr2, %rax
         pop     %rax
         add     $8, %rsp
-        addq    $2, (%rsp)
+        addq    $3, (%rsp)            /* over mov (%rbp), %eax */
         iretq
         .balign 64
 on_serial:

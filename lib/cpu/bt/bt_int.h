@@ -70,7 +70,6 @@ struct bt_trans {
     struct block *blk;
     struct bt_trans *next; /* of the same block */
     struct bt_link *in;
-    uint64_t failed_at; /* instructions retired when a group's check failed last */
     uint16_t set;       /* scratch registers */
     bool dead;
     bool groups;  /* addends are in registers */

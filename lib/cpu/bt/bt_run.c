@@ -8,10 +8,11 @@
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
-/* Failures of a group's check, each so many instructions after the last one at most, until the
-   block is translated without groups. */
-#define GROUP_PATIENCE 64
-#define GROUP_RARELY   256
+/* Failures of a group's check until it is asked whether the block should do without groups: at first,
+   and at most. And its runs for one failure that are too few. */
+#define GROUP_PATIENCE     32u
+#define GROUP_PATIENCE_MAX 4096u
+#define GROUP_RARELY       4u
 
 /* ---- state between the two worlds ------------------------------------------------------------ */
 
@@ -30,11 +31,10 @@ static void flags_in(struct vmci_soft_cpu *sc)
 
 /* ---- asked for by translated code ------------------------------------------------------------ */
 
-/* Go on in the translation at cpu->rip; NULL: the loop must look. */
-static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
+/* The block at cpu->rip; NULL: the loop must look. */
+static struct block *block_here(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
-    uint64_t flushes = bt->st_flushes;
     uint64_t la = soft_code_la(&sc->cpu);
     struct block *b = sc->code.jc[jc_slot(la)];
 
@@ -47,8 +47,17 @@ static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
         sc->cpu.exc.pending = false; /* the engine finds it again */
         return NULL;
     }
-    struct bt_trans *t = bt_get(sc, b);
-    return t != NULL && bt->st_flushes == flushes ? t : NULL;
+    return b;
+}
+
+/* Go on in the translation at cpu->rip; NULL: the loop must look. */
+static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
+{
+    uint64_t flushes = sc->bt.st_flushes;
+    struct block *b = block_here(sc);
+    struct bt_trans *t = b != NULL ? bt_get(sc, b) : NULL;
+
+    return t != NULL && sc->bt.st_flushes == flushes ? t : NULL;
 }
 
 static bool is_flat(const struct vmc_segment *s, uint32_t type)
@@ -95,8 +104,21 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
     sc->bt.resume = (uintptr_t)t->canon;
 }
 
-/* The interpreted instruction ended its block or failed: find what comes next. */
-static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
+/*
+ * Behind the access that failed execution goes on in the rest of the block as a block of its own,
+ * which has no groups: its check would fail again.
+ */
+static void go_alone(struct vmci_soft_cpu *sc)
+{
+    struct block *b = block_here(sc);
+
+    if (b != NULL && b->heat == 0 && b->bt == NULL)
+        b->alone = true;
+}
+
+/* The interpreted instruction ended its block or failed: find what comes next. rest: it did neither,
+   but the translation cannot go on. */
+static uint64_t settle(struct vmci_soft_cpu *sc, int rc, bool rest)
 {
     struct vmci_bt *bt = &sc->bt;
     /* Only jumps, calls and returns look in the table. */
@@ -108,6 +130,8 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
     bt_set_retired(bt, sc->cpu.retired);
     if (next != 0)
         return (next == VMCI_EXIT ? BT_LEAVE_EXIT : BT_LEAVE_LOOK) + 1;
+    if (rest)
+        go_alone(sc);
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOK + 1;
@@ -137,18 +161,38 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
     return true;
 }
 
-/* A group's check fails again and again, in a short time: do without. */
+/*
+ * A group's check has failed. When that happens often, the question is how often: in most runs of the
+ * block, or in few of very many? Runs are not counted, so the translation is thrown away, and the time
+ * until control comes here again is taken for that of a run (groups_pay).
+ */
 static void group_failed(struct vmci_soft_cpu *sc, struct bt_trans *t)
 {
     struct block *b = t->blk;
-    uint64_t since = sc->cpu.retired - t->failed_at;
 
-    t->failed_at = sc->cpu.retired;
-    b->fails = since < GROUP_RARELY ? (uint8_t)(b->fails + 1) : 0;
-    if (b->alone || b->fails < GROUP_PATIENCE)
+    if (b->alone || b->probed)
         return;
-    b->alone = true;
+    b->failed_last = sc->cpu.retired;
+    if (b->fails == 0)
+        b->failed_from = sc->cpu.retired;
+    if (b->patience == 0)
+        b->patience = GROUP_PATIENCE;
+    if (++b->fails < b->patience)
+        return;
+    b->probed = true;
     bt_kill(sc, b);
+}
+
+/* The block is entered for the first time after that. */
+static void groups_pay(struct vmci_soft_cpu *sc, struct block *b)
+{
+    uint64_t run = sc->cpu.retired - b->failed_last;
+    uint64_t failures = (b->failed_last - b->failed_from) / (b->fails - 1u);
+
+    b->alone = failures <= GROUP_RARELY * run;
+    b->probed = false;
+    b->fails = 0;
+    b->patience = (uint16_t)VMCI_MIN(2u * b->patience, GROUP_PATIENCE_MAX);
 }
 
 /* Execute the rest of the block, of which instruction in is done. */
@@ -199,19 +243,23 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     int rc = in->exec(cpu, in);
     if ((in->flags & VMCI_IF_END) != 0 && rc == 0)
         bt_sys_done(sc, in, leaf);
-    if (rc == 0 && !site->stop && in + 1 < cpu->blk_end && may_resume(sc, t)) {
+    bool rest = false;
+    if (rc == 0 && in + 1 < cpu->blk_end && may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
-        if (!logged && (site->group == 0 || group_hits(sc, site, group_la))) {
+        bool hits = site->group == 0 || group_hits(sc, site, group_la);
+        if (hits && !logged && !site->stop) {
             see_segments(sc);
             flags_out(sc);
             bt->resume = (uintptr_t)site->resume;
             return 0;
         }
-        if (!logged)
+        rest = !hits && !logged;
+        if (rest)
             group_failed(sc, site->t);
-        rc = interpret_rest(sc, in);
+        if (logged && !site->stop)
+            rc = interpret_rest(sc, in);
     }
-    return settle(sc, rc);
+    return settle(sc, rc, rest);
 }
 
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
@@ -314,6 +362,8 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     }
     if (variants >= VARIANTS_MAX)
         bt_kill(sc, b);
+    if (b->probed)
+        groups_pay(sc, b);
     struct bt_trans *t = bt_translate(sc, b);
     if (t == NULL && (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX ||
                       BT_ARENA_BYTES - bt->arena_used < BT_ARENA_ROOM))

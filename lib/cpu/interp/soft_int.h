@@ -74,7 +74,11 @@ struct block {
     bool clipped;            /* decoded for a single step: longer code follows */
     bool dead;               /* invalidated */
     bool alone;              /* accesses must be checked one by one */
-    uint8_t fails;           /* what led to that */
+    bool probed;             /* ... or not: the next run decides (groups_pay in bt_run.c) */
+    uint16_t fails;          /* what led to that */
+    uint16_t patience;       /* how many of these it takes */
+    uint64_t failed_from;    /* cpu.retired at the first of them, and at the last */
+    uint64_t failed_last;
     bool never;              /* cannot be translated */
     bool global;             /* as mapped at la: a change of address space leaves it there */
     uint8_t heat;            /* runs in the interpreter, up to what makes it worth translating */

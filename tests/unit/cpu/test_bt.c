@@ -281,6 +281,47 @@ static void test_straddle(void **state)
     assert_true(stat_of(r, "bt.callouts") - before < 2000);
 }
 
+/* The same in a loop that is much longer than a translation: each part of it fails rarely. */
+#define PARTS  60u
+#define ROUNDS 2048u
+
+static void test_straddle_long(void **state)
+{
+    static const uint8_t head[] = {0xb9, ROUNDS & 0xff, ROUNDS >> 8, 0, 0}; /* mov ecx, ROUNDS */
+    static const uint8_t part[] = {
+        0x8b, 0x44, 0x24, 0x60,    /* mov eax, [rsp + 96] */
+        0x83, 0xc0, 1,             /* add eax, 1 */
+        0x89, 0x44, 0x24, 0x60,    /* mov [rsp + 96], eax */
+        0xe8, 0,    0,    0,    0, /* call 0x11000 */
+    };
+    static const uint8_t tail[] = {0xff, 0xc9, 0x0f, 0x85, 0, 0, 0, 0, 0xf4}; /* dec, jnz, hlt */
+    static const uint8_t ret[] = {0xc3};
+    uint8_t code[sizeof(head) + PARTS * sizeof(part) + sizeof(tail)];
+    size_t n = 0;
+
+    (void)state;
+    memcpy(code, head, sizeof(head));
+    n += sizeof(head);
+    for (unsigned k = 0; k < PARTS; k++) {
+        memcpy(code + n, part, sizeof(part));
+        n += sizeof(part);
+        uint32_t to = (uint32_t)(0x1000 - n);
+        memcpy(code + n - 4, &to, 4);
+    }
+    memcpy(code + n, tail, sizeof(tail));
+    uint32_t back = (uint32_t)(sizeof(head) - (n + 8));
+    memcpy(code + n + 4, &back, 4);
+    struct cpu_rig *r = &rig[1];
+    cpu_rig_mode(r, 64, 0);
+    cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+    cpu_rig_code(r, CPU_RIG_TEXT + 0x1000, ret, sizeof(ret));
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    uint64_t before = stat_of(r, "bt.callouts");
+    assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+    assert_int_equal(r->st.gpr[VMC_RAX], PARTS * ROUNDS);
+    assert_true(stat_of(r, "bt.callouts") - before < PARTS * ROUNDS / 10);
+}
+
 #define STRINGS 1000u
 #define SPAN    0x20000u
 
@@ -352,6 +393,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_loops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_straddle_long, setup, teardown),
         cmocka_unit_test_setup_teardown(test_strings, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
