@@ -45,6 +45,7 @@ struct bt_leaf {
 /* On what they, and the way to read the time-stamp counter, depend. */
 struct bt_seen {
     uint64_t cr4, xcr0, xss, misc_enable, apic_id;
+    uint64_t cr0; /* FP state */
 };
 
 #define BT_BUDGETS 8u
@@ -82,6 +83,7 @@ struct vmci_bt {
     uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
 
     uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
+    uint8_t fp_lacks_of;  /* the fp_ready that it was made for */
     uint8_t seg_small[2]; /* FS, GS of 32-bit code: not all 4 GiB can be accessed */
     uint32_t x87_mark;    /* arena offset of the struct bt_x87 that ran last; 0: C knows */
     uint64_t x87_ea;      /* ... its memory operand */

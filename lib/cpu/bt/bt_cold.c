@@ -108,6 +108,8 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .before = st->before,
                              .resume = e->rx + resume,
                              .stop = starts_group(w, c),
+                             .goes_on =
+                                 (st->in->flags & VMCI_IF_END) != 0 && st->follow == BT_FOLLOW_NEXT,
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && c->group->kept) {
         site->group = 1;

@@ -46,7 +46,10 @@ bool bt_fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t)
         bt->fp_ready = t->fp != 0 ? bt_fp_ready(sc) : 0;
     else if (fp->x87_check == ((bt->fp_ready & BT_FP_X87) != 0)) /* FLDCW leaves the state live */
         bt->fp_ready = bt_fp_ready(sc);
-    memcpy(bt->fp_lacks, lacks[bt->fp_ready], sizeof(bt->fp_lacks));
+    if (bt->fp_lacks_of != bt->fp_ready) {
+        bt->fp_lacks_of = bt->fp_ready;
+        memcpy(bt->fp_lacks, lacks[bt->fp_ready], sizeof(bt->fp_lacks));
+    }
     return (bt->fp_ready & t->fp) == t->fp;
 }
 

@@ -38,6 +38,7 @@ struct bt_site {
     uint8_t reg, slot;
     bool write;
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
+    bool goes_on; /* it ends its block, but the trace goes on behind it */
     uint8_t align;
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;
@@ -70,7 +71,7 @@ struct bt_trans {
     struct block *blk;
     struct bt_trans *next; /* of the same block */
     struct bt_link *in;
-    uint16_t set;       /* scratch registers */
+    uint16_t set; /* scratch registers */
     bool dead;
     bool groups;  /* addends are in registers */
     uint8_t mode; /* enum vmci_tlb_mode that is baked in */
@@ -112,20 +113,18 @@ enum bt_leave {
 /* The budget: what is left of it; is it used up, as far as translations see? */
 static inline uint64_t bt_left(const struct vmci_bt *bt)
 {
-    uint64_t left = 0;
+    const int64_t *n = bt->budget;
 
-    for (unsigned k = 0; k < BT_BUDGETS; k++)
-        left += (uint64_t)bt->budget[k];
-    return left;
+    return (uint64_t)n[0] + (uint64_t)n[1] + (uint64_t)n[2] + (uint64_t)n[3] + (uint64_t)n[4] +
+           (uint64_t)n[5] + (uint64_t)n[6] + (uint64_t)n[7];
 }
 static inline bool bt_spent(const struct vmci_bt *bt)
 {
-    int64_t any = 0;
+    const int64_t *n = bt->budget;
 
-    for (unsigned k = 0; k < BT_BUDGETS; k++)
-        any |= bt->budget[k];
-    return any < 0;
+    return (n[0] | n[1] | n[2] | n[3] | n[4] | n[5] | n[6] | n[7]) < 0;
 }
+_Static_assert(BT_BUDGETS == 8, "a loop would not be unrolled");
 static inline uint64_t bt_retired(const struct vmci_bt *bt)
 {
     return bt->slice_end - bt_left(bt);

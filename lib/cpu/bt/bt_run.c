@@ -8,8 +8,8 @@
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
-/* Failures of a group's check until it is asked whether the block should do without groups: at first,
-   and at most. And its runs for one failure that are too few. */
+/* Failures of a group's check until it is asked whether the block should do without groups: at
+   first, and at most. And its runs for one failure that are too few. */
 #define GROUP_PATIENCE     32u
 #define GROUP_PATIENCE_MAX 4096u
 #define GROUP_RARELY       4u
@@ -99,6 +99,7 @@ static void see_segments(struct vmci_soft_cpu *sc)
 static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     bt_jumps_bits(sc);
+    bt_sys_see(sc);
     see_segments(sc);
     (void)bt_fp_usable(sc, t);
     sc->bt.resume = (uintptr_t)t->canon;
@@ -116,8 +117,8 @@ static void go_alone(struct vmci_soft_cpu *sc)
         b->alone = true;
 }
 
-/* The interpreted instruction ended its block or failed: find what comes next. rest: it did neither,
-   but the translation cannot go on. */
+/* The interpreted instruction ended its block or failed: find what comes next. rest: it did
+   neither, but the translation cannot go on. */
 static uint64_t settle(struct vmci_soft_cpu *sc, int rc, bool rest)
 {
     struct vmci_bt *bt = &sc->bt;
@@ -162,9 +163,9 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
 }
 
 /*
- * A group's check has failed. When that happens often, the question is how often: in most runs of the
- * block, or in few of very many? Runs are not counted, so the translation is thrown away, and the time
- * until control comes here again is taken for that of a run (groups_pay).
+ * A group's check has failed. When that happens often, the question is how often: in most runs of
+ * the block, or in few of very many? Runs are not counted, so the translation is thrown away, and
+ * the time until control comes here again is taken for that of a run (groups_pay).
  */
 static void group_failed(struct vmci_soft_cpu *sc, struct bt_trans *t)
 {
@@ -216,6 +217,15 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
            bt_bits(sc) == t->blk->bits && bt_fp_usable(sc, t);
 }
 
+/*
+ * The instruction ends its block. Is there nothing to look at behind it, and is the next one, which
+ * is in the same page, still mapped there?
+ */
+static bool end_passes(struct vmci_soft_cpu *sc, const struct bt_site *site)
+{
+    return soft_passes(sc) && soft_valid(sc, site->blk, site->la);
+}
+
 /* Interpret the instruction of bt.site. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
@@ -244,7 +254,8 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     if ((in->flags & VMCI_IF_END) != 0 && rc == 0)
         bt_sys_done(sc, in, leaf);
     bool rest = false;
-    if (rc == 0 && in + 1 < cpu->blk_end && may_resume(sc, t)) {
+    if (rc == 0 && (in + 1 < cpu->blk_end || (site->goes_on && end_passes(sc, site))) &&
+        may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
         bool hits = site->group == 0 || group_hits(sc, site, group_la);
         if (hits && !logged && !site->stop) {
@@ -423,10 +434,10 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     for (unsigned k = 0; k < BT_BUDGETS; k++)
         bt->budget[k] = VMCI_MAX(part, 1);
     bt->slice_end = cpu->retired + bt_left(bt);
+    bt_sys_see(sc);
     bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;
     (void)bt_fp_usable(sc, t);
     bt_jumps_bits(sc);
-    bt_sys_see(sc);
     see_segments(sc);
     if (bt->jump_mask == 0)
         bt_jumps_open(sc);
@@ -502,6 +513,7 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt->rw = rw;
         bt->rx = rx;
         bt->tlb_mask = VMCI_TLB_MASK;
+        bt->fp_lacks_of = UINT8_MAX; /* none was made */
         bt->page_mask[0] = PAGE_MASK;
         bt->page_mask[1] = PAGE_MASK | 15;
         bt->page_mask[2] = PAGE_MASK | 31;

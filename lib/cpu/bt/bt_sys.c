@@ -255,9 +255,12 @@ void bt_sys_see(struct vmci_soft_cpu *sc)
     struct bt_seen *s = &bt->seen;
 
     if (likely(((s->cr4 ^ cpu->cr4) | (s->xcr0 ^ cpu->xcr0) | (s->xss ^ cpu->msr.xss) |
-                (s->misc_enable ^ cpu->msr.misc_enable) | (s->apic_id ^ cpu->apic_id)) == 0))
+                (s->misc_enable ^ cpu->msr.misc_enable) | (s->apic_id ^ cpu->apic_id) |
+                (s->cr0 ^ cpu->cr0)) == 0))
         return;
-    *s = (struct bt_seen){cpu->cr4, cpu->xcr0, cpu->msr.xss, cpu->msr.misc_enable, cpu->apic_id};
+    *s = (struct bt_seen){cpu->cr4,     cpu->xcr0, cpu->msr.xss, cpu->msr.misc_enable,
+                          cpu->apic_id, cpu->cr0};
+    bt->fp_ready = 0; /* not known: bt_fp_usable looks */
     bt->tsc_slow[0] = cpu->tsc_source != VMCI_TSC_HOST;
     bt->tsc_slow[1] = bt->tsc_slow[0] || (cpu->cr4 & VMC_CR4_TSD) != 0;
     forget_leaves(bt);
@@ -272,24 +275,14 @@ void bt_sys_done(struct vmci_soft_cpu *sc, const struct vmci_insn *in, uint64_t 
 {
     const uint64_t *gpr = sc->cpu.gpr;
 
-    switch (in->op) {
-    case VMCI_OP_CPUID:
-        if (sc->cpu.code_bits != 64)
-            return;
+    if (in->op != VMCI_OP_CPUID)
+        bt_sys_see(sc);
+    else if (sc->cpu.code_bits == 64)
         sc->bt.leaf[leaf_slot(leaf)] = (struct bt_leaf){
             .neg = 0 - leaf,
             .reg = {(uint32_t)gpr[VMC_RAX], (uint32_t)gpr[VMC_RBX], (uint32_t)gpr[VMC_RCX],
                     (uint32_t)gpr[VMC_RDX]},
         };
-        return;
-    case VMCI_OP_MOV_CR:
-    case VMCI_OP_XSETBV:
-    case VMCI_OP_WRMSR:
-        bt_sys_see(sc);
-        return;
-    default:
-        return;
-    }
 }
 
 void bt_sys_init(struct vmci_soft_cpu *sc)
@@ -306,14 +299,16 @@ void bt_sys_init(struct vmci_soft_cpu *sc)
 bool bt_sys_goes_on(const struct vmci_insn *in)
 {
     switch (in->op) {
-    case VMCI_OP_STI:
-    case VMCI_OP_CPUID:
-        return true;
-    case VMCI_OP_MOV_SREG:
-    case VMCI_OP_MOV_CR:
-        return in->opnd[0].kind == VMCI_OPND_GPR;
-    default:
+    case VMCI_OP_HLT:
+    case VMCI_OP_MWAIT:
+    case VMCI_OP_VMCALL:
+    case VMCI_OP_VMMCALL:
+    case VMCI_OP_MOV_DR:
+    case VMCI_OP_LMSW:
+    case VMCI_OP_UD:
         return false;
+    default:
+        return (in->flags & VMCI_IF_BRANCH) == 0;
     }
 }
 

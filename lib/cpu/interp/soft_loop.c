@@ -241,7 +241,7 @@ static int exec_translated(struct vmci_soft_cpu *sc, struct block *b, uint64_t l
     /* The interpreter knows what to do with this block; and with one that is longer than what is
        left, and looks at that in front of its first instruction. */
     sc->bt.pass = why == BT_LEAVE_FP || (why == BT_LEAVE_BUDGET && cpu->retired == before);
-    cpu->cur = cpu->blk;              /* left by a call for help: no instruction is under way */
+    cpu->cur = cpu->blk; /* left by a call for help: no instruction is under way */
     *flags = why == BT_LEAVE_LOOK ? GAVE_UP : 0;
     return why == BT_LEAVE_EXIT ? VMCI_EXIT : 0;
 }
@@ -264,6 +264,12 @@ int soft_settle(struct vmci_soft_cpu *sc, int rc)
     }
     soft_new_key(sc);
     return must_look(sc) ? SOFT_LOOK : 0;
+}
+
+bool soft_passes(struct vmci_soft_cpu *sc)
+{
+    soft_new_key(sc);
+    return !special(sc);
 }
 
 /* Run until something happens. 0: look at the boundary; VMCI_EXIT. */

@@ -15,6 +15,9 @@ int soft_loop(struct vmci_soft_cpu *sc);
  */
 #define SOFT_LOOK 1
 int soft_settle(struct vmci_soft_cpu *sc, int rc);
+/* Translated code had an instruction executed that ends its block. May the next one follow at once?
+ */
+bool soft_passes(struct vmci_soft_cpu *sc);
 /* Log what a processor looked like as it shut down, and why. */
 void soft_dump_shutdown(struct vmci_soft_cpu *sc);
 

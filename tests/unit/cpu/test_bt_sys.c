@@ -199,13 +199,41 @@ static const struct piece pieces[] = {
     {3, {0x41, 0x8c, 0xc8}},                                                  /* mov r8d, cs */
     {3, {0x48, 0x8c, 0xe2}},                                                  /* mov rdx, fs */
     {3, {0x0f, 0x01, 0xf8}},                                                  /* swapgs */
-    {2, {0x01, 0xd0}},                                                        /* add eax, edx */
-    {3, {0x48, 0x11, 0xd8}},                                                  /* adc rax, rbx */
-    {2, {0x39, 0xd8}},                                                        /* cmp eax, ebx */
-    {3, {0x0f, 0x94, 0xc1}},                                                  /* setz cl */
-    {2, {0xd1, 0xe0}},                                                        /* shl eax, 1 */
-    {3, {0x48, 0x89, 0x06}},                                                  /* mov [rsi], rax */
-    {3, {0x48, 0x8b, 0x1e}},                                                  /* mov rbx, [rsi] */
+    {2, {0xe6, 0x80}},                                                        /* out 0x80, al */
+    {2, {0xe4, 0x80}},                                                        /* in al, 0x80 */
+    {2, {0x66, 0xed}},                                                        /* in ax, dx */
+    {1, {0xee}},                                                              /* out dx, al */
+    {1, {0x9d}},                                                              /* popf */
+    {3, {0x53, 0x66, 0x9d}},                                                  /* push rbx; popfw */
+    {7, {0xb9, 2, 1, 0, 0xc0, 0x0f, 0x32}},             /* rdmsr: KERNEL_GS_BASE */
+    {7, {0xb9, 2, 1, 0, 0xc0, 0x0f, 0x30}},             /* wrmsr */
+    {9, {0x31, 0xd2, 0xb9, 1, 1, 0, 0xc0, 0x0f, 0x30}}, /* wrmsr: GS_BASE */
+    {7, {0xb9, 1, 1, 0, 0xc0, 0x0f, 0x32}},             /* rdmsr */
+    {7, {0xb9, 0x10, 0, 0, 0, 0x0f, 0x32}},             /* rdmsr: TSC */
+    {7, {0xb9, 0x77, 7, 7, 7, 0x0f, 0x32}},             /* rdmsr: unknown */
+    {12, {0xb9, 0x80, 0, 0, 0xc0, 0x0f, 0x32, 0x83, 0xf0, 1, 0x0f, 0x30}}, /* EFER.SCE */
+    {10, {0x0f, 0x20, 0xc0, 0x48, 0x83, 0xf0, 8, 0x0f, 0x22, 0xc0}},       /* CR0.TS */
+    {2, {0x0f, 0x06}},                                                     /* clts */
+    {3, {0x0f, 0x58, 0xc1}},                                               /* addps xmm0, xmm1 */
+    {5, {0x66, 0x48, 0x0f, 0x6e, 0xc0}},                                   /* movq xmm0, rax */
+    {5, {0x66, 0x48, 0x0f, 0x7e, 0xc3}},                                   /* movq rbx, xmm0 */
+    {4, {0xc5, 0xf8, 0x58, 0xc1}},                                         /* vaddps */
+    {2, {0xd9, 0xe8}},                                                     /* fld1 */
+    {3, {0x0f, 0x01, 0x3e}},                                               /* invlpg [rsi] */
+    {6, {0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8}},                             /* mov cr3, cr3 */
+    {4, {0x44, 0x0f, 0x22, 0xc0}},                                         /* mov cr8, rax */
+    {4, {0x44, 0x0f, 0x20, 0xc0}},                                         /* mov rax, cr8 */
+    {4, {0x8c, 0xd0, 0x8e, 0xd0}},                                         /* mov ss, ss */
+    {4, {0x8c, 0xe0, 0x8e, 0xe0}},                                         /* mov fs, fs */
+    {3, {0x0f, 0x01, 0xca}},                                               /* clac */
+    {3, {0x0f, 0x01, 0xcb}},                                               /* stac */
+    {2, {0x01, 0xd0}},                                                     /* add eax, edx */
+    {3, {0x48, 0x11, 0xd8}},                                               /* adc rax, rbx */
+    {2, {0x39, 0xd8}},                                                     /* cmp eax, ebx */
+    {3, {0x0f, 0x94, 0xc1}},                                               /* setz cl */
+    {2, {0xd1, 0xe0}},                                                     /* shl eax, 1 */
+    {3, {0x48, 0x89, 0x06}},                                               /* mov [rsi], rax */
+    {3, {0x48, 0x8b, 0x1e}},                                               /* mov rbx, [rsi] */
 };
 
 static size_t make(uint8_t *code)
