@@ -77,6 +77,8 @@ struct vmci_bt {
     uint64_t sign_mask;
     uint64_t not_if, not_df, only_df, not_arith, only_of; /* of RFLAGS */
     uint64_t leaf_mask;
+    uint64_t not_low2, high17, bits16_1; /* of MSR numbers and addresses */
+    uint32_t base_at[3];                 /* where FS_BASE and the next two MSRs are, from GS */
     bool tsc_slow[2]; /* the interpreter must read the time-stamp counter: at CPL 0, 3 */
     struct bt_seen seen;
     struct bt_leaf leaf[BT_LEAVES];
@@ -98,7 +100,7 @@ struct vmci_bt {
     uint8_t *arena;
     size_t arena_used;
     const uint8_t *enter, *leave_lookup, *leave_budget;
-    const uint8_t *call_insn, *call_link, *call_find, *call_fp;
+    const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
     const uint8_t *stub[3]; /* by enum bt_stub */
 
     struct bt_work *work;

@@ -108,8 +108,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .before = st->before,
                              .resume = e->rx + resume,
                              .stop = starts_group(w, c),
-                             .goes_on =
-                                 (st->in->flags & VMCI_IF_END) != 0 && st->follow == BT_FOLLOW_NEXT,
+                             .goes_on = bt_sys_goes_on(st->in),
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && c->group->kept) {
         site->group = 1;
@@ -130,7 +129,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         ask_stub(w, site, c);
         return;
     }
-    ask(e, site, w->sc->bt.call_insn);
+    ask(e, site, c->io ? w->sc->bt.call_io : w->sc->bt.call_insn);
     w->loop = false;
     if (w->t->set != BT_CANON || c->late) {
         site->resume = em_here(e);

@@ -139,6 +139,7 @@ int bt_make_glue(struct vmci_soft_cpu *sc)
     bt->leave_lookup = make_leave(&e, BT_LEAVE_LOOKUP, back);
     bt->leave_budget = make_leave(&e, BT_LEAVE_BUDGET, back);
     bt->call_insn = make_call(&e, sc, bt_c_insn, back);
+    bt->call_io = make_call(&e, sc, bt_c_io, back);
     bt->call_link = make_call(&e, sc, bt_c_link, back);
     bt->call_find = make_call(&e, sc, bt_c_find, back);
     bt->call_fp = make_call(&e, sc, bt_c_fp, back);

@@ -38,7 +38,8 @@ struct bt_site {
     uint8_t reg, slot;
     bool write;
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
-    bool goes_on; /* it ends its block, but the trace goes on behind it */
+    bool goes_on; /* it ends its block, but mostly there is nothing to look at behind it */
+
     uint8_t align;
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;
@@ -177,6 +178,7 @@ void bt_jumps_bits(struct vmci_soft_cpu *sc);
 
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);
+uint64_t bt_c_io(struct vmci_soft_cpu *sc);
 uint64_t bt_c_link(struct vmci_soft_cpu *sc);
 uint64_t bt_c_find(struct vmci_soft_cpu *sc);
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc);

@@ -19,11 +19,14 @@ static uint32_t implied(const struct vmci_insn *in)
     case VMCI_OP_CBW:
     case VMCI_OP_LAHF:
     case VMCI_OP_PUSHF: /* by its translation */
+    case VMCI_OP_POPF:
     case VMCI_OP_SAHF:
     case VMCI_OP_CMPXCHG:
         return ax;
     case VMCI_OP_RDTSC:
         return ax | dx;
+    case VMCI_OP_RDMSR:
+    case VMCI_OP_WRMSR:
     case VMCI_OP_RDTSCP:
         return ax | dx | cx;
     case VMCI_OP_CPUID:

@@ -226,6 +226,21 @@ static bool end_passes(struct vmci_soft_cpu *sc, const struct bt_site *site)
     return soft_passes(sc) && soft_valid(sc, site->blk, site->la);
 }
 
+/* The state as the interpreter has it while it executes the instruction. */
+static void at_insn(struct vmci_soft_cpu *sc, const struct bt_site *site)
+{
+    struct vmci_cpu *cpu = &sc->cpu;
+    struct block *b = site->blk;
+
+    cpu->cur = site->insn;
+    cpu->rip = site->la;
+    cpu->gpr[VMCI_REG_IP] = site->la;
+    cpu->gpr[VMCI_REG_ZERO] = 0;
+    cpu->blk = b->insn;
+    cpu->blk_end = b->insn + b->n;
+    cpu->retired = bt_retired(&sc->bt) - site->counted + site->before;
+}
+
 /* Interpret the instruction of bt.site. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
@@ -233,19 +248,12 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     struct vmci_cpu *cpu = &sc->cpu;
     const struct bt_site *site = bt->site;
     const struct bt_trans *t = site->t;
-    struct block *b = site->blk;
     const struct vmci_insn *in = site->insn;
     uint64_t group_la = cpu->gpr[site->reg] + (uint64_t)(int64_t)site->lo;
 
     bt->st_calls++;
     bt->st_op[in->op]++;
-    cpu->cur = in;
-    cpu->rip = site->la;
-    cpu->gpr[VMCI_REG_IP] = site->la;
-    cpu->gpr[VMCI_REG_ZERO] = 0;
-    cpu->blk = b->insn;
-    cpu->blk_end = b->insn + b->n;
-    cpu->retired = bt_retired(bt) - site->counted + site->before;
+    at_insn(sc, site);
     flags_in(sc);
     if (unlikely(bt->x87_mark != 0))
         bt_x87_settle(sc);
@@ -271,6 +279,50 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
             rc = interpret_rest(sc, in);
     }
     return settle(sc, rc, rest);
+}
+
+/*
+ * IN or OUT at CPL 0, in 64-bit code: to the device without the detour by executor and log. What
+ * the log has, what nobody claims and virtual time, which counts instructions, are for bt_c_insn.
+ */
+uint64_t bt_c_io(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    const struct vmc_engine_io *io = cpu->io;
+    const struct bt_site *site = bt->site;
+    const struct vmci_insn *in = site->insn;
+    bool write = in->op == VMCI_OP_OUT;
+    const struct vmci_opnd *p = &in->opnd[write ? 0 : 1];
+    uint64_t bits = in->opsize == 4 ? UINT32_MAX : in->opsize == 2 ? UINT16_MAX : UINT8_MAX;
+    uint16_t port = p->kind == VMCI_OPND_IMM ? (uint8_t)in->imm : (uint16_t)cpu->gpr[VMC_RDX];
+    uint32_t v = write ? (uint32_t)(cpu->gpr[VMC_RAX] & bits) : 0;
+
+    if (unlikely(io == NULL || io->pio == NULL || sc->log.pos != sc->log.n ||
+                 cpu->tsc_source == VMCI_TSC_VIRTUAL))
+        return bt_c_insn(sc);
+    bool live = cpu->fp->live;
+    flags_in(sc);
+    cpu->rip = site->la + in->next - in->len;
+    vmci_fp_park(cpu);
+    soft_mem_leave(sc);
+    int rc = io->pio(io->ctx, write, port, in->opsize, &v);
+    soft_mem_enter(sc);
+    if (unlikely(rc != VMC_IO_DONE))
+        return bt_c_insn(sc); /* asks again, and leaves */
+    bt->st_calls++;
+    bt->st_op[in->op]++;
+    sc->stat[STAT_PIO]++;
+    if (!write)
+        cpu->gpr[VMC_RAX] = (in->opsize == 4 ? 0 : cpu->gpr[VMC_RAX] & ~bits) | (v & bits);
+    if (live)
+        (void)bt_fp_usable(sc, site->t);
+    if (likely(vmci_load_relaxed(&cpu->request) == 0)) {
+        bt->resume = (uintptr_t)site->resume;
+        return 0;
+    }
+    at_insn(sc, site);
+    return settle(sc, 0, false);
 }
 
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)

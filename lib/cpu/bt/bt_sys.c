@@ -231,6 +231,125 @@ static bool pushf(struct bt_work *w, const struct vmci_insn *in)
     return true;
 }
 
+/*
+ * POPFQ that changes nothing but arithmetic flags; the interpreter does the others. Behind the
+ * check of the stack it cannot fault, so its own flags may be lost before all is known.
+ */
+static bool popf(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+    struct em_addr from;
+
+    if (in->opsize != 8 || w->word != 8 || (w->t->set & 1u << EM_RAX) != 0 ||
+        !bt_check_stack(w, 0, BT_ACC_READ, 8, &from))
+        return false;
+    em_rm(e, EM_W, 0x8b, w->x, &from);
+    em_load_gs(e, w->s, GS_CPU(rflags));
+    em_rr(e, EM_W, 0x33, w->s, w->x); /* xor s, x */
+    em_rex(e, EM_W, 0, w->s);         /* test s, other flags */
+    em8(e, 0xf7);
+    em8(e, 0xc0 | (w->s & 7));
+    em32(e, (uint32_t) ~(VMC_FLAG_ARITH | VMC_FLAG_1));
+    bt_cold_insn(w, em_jump(e, CC_NE), BT_RCX_HOME);
+    em_mov(e, w->s, EM_RAX);
+    em_mov(e, EM_RAX, w->x);
+    em_rex(e, 0, 0, w->x); /* shr x, 11 */
+    em8(e, 0xc1);
+    em8(e, 0xe8 | (w->x & 7));
+    em8(e, 11);
+    em_ri(e, 0, 4, w->x, 1); /* and x, 1 */
+    em8(e, 0xc1);            /* shl eax, 8 */
+    em8(e, 0xe0);
+    em8(e, 8);
+    em_rr(e, 0, 0x0b, EM_RAX, w->x); /* or eax, x */
+    em8(e, 0x04);                    /* add al, 127: OF is set when al was 1 */
+    em8(e, 0x7f);
+    em8(e, 0x9e); /* sahf */
+    em_mov(e, EM_RAX, w->s);
+    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, 8);
+    return true;
+}
+
+/* ---- model-specific registers ---------------------------------------------------------------- */
+
+/* With RCX away: x is 0 to 2 for FS_BASE, GS_BASE and KERNEL_GS_BASE; others are interpreted. */
+static void which_base(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+
+    em_lea(e, 0, w->x, EM_RCX, EM_NONE, 0, (int32_t)(0 - VMC_MSR_FS_BASE));
+    em_lea(e, EM_W, EM_RCX, w->x, EM_NONE, 0, 1);
+    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(not_low2));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+}
+
+/* reg, 32 bits: where that base is, from GS */
+static void base_at(struct bt_work *w, unsigned reg)
+{
+    struct em_addr at = {EM_NONE, (uint8_t)w->x, 2, (int32_t)GS_BT(base_at)};
+
+    em8(&w->e, 0x65);
+    em_rm(&w->e, 0, 0x8b, reg, &at);
+}
+
+static bool rdmsr(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+    struct em_addr at = {(uint8_t)w->s, EM_NONE, 0, 0};
+
+    if (!supervisor(w) || w->word != 8)
+        return false;
+    bt_rcx_away(w);
+    which_base(w);
+    bt_rcx_back(w);
+    base_at(w, w->s);
+    em8(e, 0x65);
+    em_rm(e, EM_W, 0x8b, w->s, &at);
+    em_rr(e, 0, 0x8b, EM_RAX, w->s);
+    em_rorx(e, EM_RDX, w->s, 32);
+    em_rr(e, 0, 0x8b, EM_RDX, EM_RDX);
+    return true;
+}
+
+static bool wrmsr(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+    struct em_addr at = {(uint8_t)w->x, EM_NONE, 0, 0};
+
+    if (!supervisor(w) || w->word != 8)
+        return false;
+    bt_rcx_away(w);
+    which_base(w);
+    em_rr(e, 0, 0x8b, w->s, EM_RDX);
+    em_rorx(e, w->s, w->s, 32);
+    em_rr(e, 0, 0x8b, EM_RCX, EM_RAX);
+    em_lea(e, EM_W, w->s, w->s, EM_RCX, 0, 0);
+    /* Canonical: bits 63 to 47 are all zeros or all ones. One more is 1 or, but for its carry, 0.
+     */
+    em_pext_gs(e, EM_RCX, w->s, GS_BT(high17));
+    em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, 1);
+    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(bits16_1));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    bt_rcx_back(w);
+    base_at(w, w->x);
+    em8(e, 0x65);
+    em_rm(e, EM_W, 0x89, w->s, &at);
+    return true;
+}
+
+/* ---- ports ----------------------------------------------------------------------------------- */
+
+static bool in_out(struct bt_work *w)
+{
+    if (!supervisor(w) || w->word != 8)
+        return false;
+    unsigned k = w->cold_count;
+    bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
+    if (k < w->cold_count)
+        w->cold[k].io = true;
+    return true;
+}
+
 static bool swapgs(struct bt_work *w)
 {
     struct emit *e = &w->e;
@@ -292,12 +411,22 @@ void bt_sys_init(struct vmci_soft_cpu *sc)
     sc->bt.not_df = ~(uint64_t)VMC_FLAG_DF;
     sc->bt.not_if = ~(uint64_t)VMC_FLAG_IF;
     sc->bt.only_of = 0x800;
+    sc->bt.not_low2 = ~3ull;
+    sc->bt.high17 = 0x1ffffull << 47;
+    sc->bt.bits16_1 = 0x1fffe;
+    sc->bt.base_at[0] = GS_CPU(seg) + (uint32_t)(VMC_FS * sizeof(struct vmc_segment) +
+                                                 offsetof(struct vmc_segment, base));
+    sc->bt.base_at[1] = GS_CPU(seg) + (uint32_t)(VMC_GS * sizeof(struct vmc_segment) +
+                                                 offsetof(struct vmc_segment, base));
+    sc->bt.base_at[2] = GS_CPU(msr.kernel_gs_base);
     /* LAHF's image has bit 1 set, which RFLAGS has too. */
     sc->bt.not_arith = ~(uint64_t)(VMC_FLAG_ARITH | VMC_FLAG_1 | VMC_FLAG_RF | VMC_FLAG_VM);
 }
 
 bool bt_sys_goes_on(const struct vmci_insn *in)
 {
+    if ((in->flags & (VMCI_IF_BRANCH | VMCI_IF_END)) != VMCI_IF_END)
+        return false;
     switch (in->op) {
     case VMCI_OP_HLT:
     case VMCI_OP_MWAIT:
@@ -308,7 +437,7 @@ bool bt_sys_goes_on(const struct vmci_insn *in)
     case VMCI_OP_UD:
         return false;
     default:
-        return (in->flags & VMCI_IF_BRANCH) == 0;
+        return true;
     }
 }
 
@@ -335,6 +464,15 @@ bool bt_sys(struct bt_work *w, const struct vmci_insn *in)
         return fence(w, in);
     case VMCI_OP_PUSHF:
         return pushf(w, in);
+    case VMCI_OP_POPF:
+        return popf(w, in);
+    case VMCI_OP_RDMSR:
+        return rdmsr(w);
+    case VMCI_OP_WRMSR:
+        return wrmsr(w);
+    case VMCI_OP_IN:
+    case VMCI_OP_OUT:
+        return in_out(w);
     case VMCI_OP_SWAPGS:
         return swapgs(w);
     default:

@@ -474,8 +474,7 @@ static void translate_body(struct bt_work *w)
             w->counted = counted;
             bt_groups_undo(w);
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
-            /* From the last instruction of the trace it does not come back here. */
-            open = in + 1 < w->b->insn + w->b->n || follow == BT_FOLLOW_NEXT;
+            open = in + 1 < w->b->insn + w->b->n || bt_sys_goes_on(in);
         }
         set_resume(w, first);
         if (!w->loop)

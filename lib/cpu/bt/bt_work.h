@@ -62,6 +62,7 @@ struct bt_cold {
     uint8_t rcx;     /* enum bt_rcx */
     uint8_t stub;    /* INSN: enum bt_stub that executes it, or asks for that */
     uint8_t lazy;    /* INSN: as in struct bt_step */
+    bool io;         /* INSN: IN or OUT at CPL 0 */
     bool counted;
     bool late; /* INSN: ... and the hot code charges the budget before it goes on */
     bool far;  /* LINK: to another page: by the jump table */
@@ -263,7 +264,7 @@ void bt_emit_cold(struct bt_work *w);
 
 /* bt_sys.c: a system instruction. false: not translated. */
 bool bt_sys(struct bt_work *w, const struct vmci_insn *in);
-/* It ends its block, but a trace need not end with it. */
+/* It ends its block, but mostly changes nothing that matters for what follows: a trace goes on. */
 bool bt_sys_goes_on(const struct vmci_insn *in);
 
 /* bt_syscall.c: SYSCALL, SYSRET. false: not translated. */

@@ -30,9 +30,12 @@ void soft_mem_obey(struct vmci_soft_cpu *sc)
 
 void soft_mem_enter(struct vmci_soft_cpu *sc)
 {
-    vmci_store_release(&sc->mem_ack, 0); /* first be counted, then look */
-    vmci_fence_seq();
-    soft_mem_obey(sc);
+    (void)vmci_exchange(&sc->mem_ack, 0); /* first be counted, then look */
+    uint64_t seq = vmci_load_acquire(&sc->cpu.mem->revoke_seq);
+    if (likely(seq == sc->mem_seen)) /* nothing was stored through pointers since soft_mem_leave */
+        vmci_store_release(&sc->mem_ack, seq);
+    else
+        soft_mem_obey(sc);
 }
 
 void soft_mem_leave(struct vmci_soft_cpu *sc)
