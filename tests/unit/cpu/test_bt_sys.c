@@ -256,7 +256,7 @@ static size_t make(uint8_t *code)
     return n + 7;
 }
 
-static void sequence_case(struct cpu_rig *r, unsigned k)
+static void sequence_case(struct cpu_rig *r, unsigned k, uint32_t rounds, uint64_t limit)
 {
     struct vmc_x86_state *st = &r->st;
     uint8_t code[256];
@@ -270,7 +270,7 @@ static void sequence_case(struct cpu_rig *r, unsigned k)
         st->gpr[g] = rnd(1u << 20);
     st->gpr[VMC_RSP] = CPU_RIG_STACK;
     st->gpr[VMC_RSI] = CPU_RIG_STACK + 0x100;
-    st->gpr[VMC_R15] = 3;
+    st->gpr[VMC_R15] = rounds;
     st->rflags |= some_flags() & (VMC_FLAG_ARITH | VMC_FLAG_IF | VMC_FLAG_DF | VMC_FLAG_AC);
     st->seg[VMC_GS].base = 0x1234000;
     st->msr.kernel_gs_base = 0xffff800000001000ull;
@@ -279,15 +279,26 @@ static void sequence_case(struct cpu_rig *r, unsigned k)
         r->irq = 0x41;
         r->ops->irq_notify(r->ev);
     }
-    (void)cpu_rig_run(r, ENOUGH);
+    (void)cpu_rig_run(r, limit);
 }
 
 static void test_sequences(void **state)
 {
     (void)state;
     for (unsigned k = 0; k < CASES; k++) {
-        sequence_case(&rig[0], k);
-        sequence_case(&rig[1], k);
+        sequence_case(&rig[0], k, 3, ENOUGH);
+        sequence_case(&rig[1], k, 3, ENOUGH);
+        compare(k);
+    }
+}
+
+/* The same sequences for ever: each stops when its instructions are used up, to the very one. */
+static void test_rounds(void **state)
+{
+    (void)state;
+    for (unsigned k = 0; k < CASES; k++) {
+        sequence_case(&rig[0], CASES + k, UINT32_MAX, ENOUGH + k % 97);
+        sequence_case(&rig[1], CASES + k, UINT32_MAX, ENOUGH + k % 97);
         compare(k);
     }
 }
@@ -368,6 +379,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_syscall, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sequences, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sti_first, setup, teardown),
         cmocka_unit_test(test_tsc),
