@@ -26,6 +26,9 @@ void dec_fix_bytes(const struct dec_scan *s, uint8_t *opcode, unsigned avail)
             *opcode = 0x1f;
             *modrm &= 0xc7;
         }
+        /* LFENCE, MFENCE and SFENCE ignore ModR/M.rm (SDM 2A, LFENCE). */
+        if (*opcode == 0xae && s->pp == 0 && *modrm >= 0xe8)
+            *modrm &= 0xf8;
     } else if (s->map == VMCI_MAP_1B) {
         unsigned reg = (*modrm >> 3) & 7u;
         /* TEST has an alias at /1, SHL at /6 (SDM 2D table A-6). */

@@ -135,6 +135,9 @@ static const struct want wants[] = {
     {"0fc7f0", 64, OP(RDRAND), 3, 4, G, 0, 0},
     {"f30faed8", 64, OP(WRGSBASE), 4, 4, G, 0, 0},
     {"0faef0", 64, OP(FENCE), 3, 0, 0, 0, 0},
+    {"0faef7", 64, OP(FENCE), 3, 0, 0, 0, 0}, /* any r/m */
+    {"0faee9", 32, OP(FENCE), 3, 0, 0, 0, 0},
+    {"480faeff", 64, OP(FENCE), 4, 0, 0, 0, 0},
     {"c410", 32, OP(LOAD_FAR), 2, 4, G, VMC_RDX, 0},
     {"d6", 32, OP(SALC), 1, 0, 0, 0, 0},
     {"f1", 64, OP(INT1), 1, 0, 0, 0, 0},
