@@ -28,15 +28,16 @@ enum vmc_pc_flags {
 /** Configuration of the machine. Copied; what pointers refer to is borrowed for its life. */
 struct vmc_pc_config {
     uint32_t size;
-    uint32_t flags;        /**< enum vmc_pc_flags */
-    uint64_t ram_bytes;    /**< a multiple of the page size, VMC_PC_MIN_RAM..VMC_PC_MAX_RAM */
-    void *ram;             /**< page-aligned host memory of ram_bytes, or NULL: the library's */
-    /** Pages of a space (vmcore/pages.h) of at least that size instead of ram, borrowed; or NULL. */
+    uint32_t flags;     /**< enum vmc_pc_flags */
+    uint64_t ram_bytes; /**< a multiple of the page size, VMC_PC_MIN_RAM..VMC_PC_MAX_RAM */
+    void *ram;          /**< page-aligned host memory of ram_bytes, or NULL: the library's */
+    /** Pages of a space (vmcore/pages.h) of at least that size instead of ram, borrowed; or NULL.
+     */
     struct vmc_space *ram_space;
-    uint32_t cpus;         /**< present at start */
+    uint32_t cpus; /**< present at start */
     /** I/O port that ends the run (VMC_STOP_EXIT_PORT), and with it a vmc_test_device; 0: none. */
     uint32_t exit_port;
-    uint32_t post_port;    /**< a second POST code port beside 0x80, 0: none */
+    uint32_t post_port; /**< a second POST code port beside 0x80, 0: none */
     uint32_t pad;
     struct vmc_chardev serial;   /**< COM1; ops NULL: output is dropped */
     struct vmc_chardev debugcon; /**< port 0xe9; ops NULL: output is dropped */
