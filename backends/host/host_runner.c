@@ -53,14 +53,27 @@ static void wake_up(uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/* Signals are for the embedder's threads. */
-static bool start_thread(pthread_t *thread, void *(*fn)(void *), void *arg)
+/*
+ * Start a thread, on that CPU if it may (-1: anywhere). Signals are for the embedder's threads, and
+ * from its first instruction on the thread makes no system call that a sandbox would not allow.
+ */
+static bool start_thread(pthread_t *thread, int cpu, void *(*fn)(void *), void *arg)
 {
     sigset_t all, old;
+    pthread_attr_t attr;
+    cpu_set_t set;
+    bool ok = false;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    bool ok = pthread_create(thread, NULL, fn, arg) == 0;
+    if (cpu >= 0 && pthread_attr_init(&attr) == 0) {
+        CPU_ZERO(&set);
+        CPU_SET((size_t)cpu, &set);
+        ok = pthread_attr_setaffinity_np(&attr, sizeof(set), &set) == 0 &&
+             pthread_create(thread, &attr, fn, arg) == 0;
+        pthread_attr_destroy(&attr);
+    }
+    ok = ok || pthread_create(thread, NULL, fn, arg) == 0;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return ok;
 }
@@ -188,11 +201,7 @@ static void *worker_main(void *arg)
 {
     struct runner_worker *w = arg;
     struct vmc_runner *r = w->r;
-    cpu_set_t set;
 
-    CPU_ZERO(&set);
-    CPU_SET((size_t)w->host_cpu, &set);
-    (void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set); /* only a preference */
     while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
         struct vmc_sched_slice sl;
         uint32_t bell = __atomic_load_n(&w->bell, __ATOMIC_SEQ_CST);
@@ -238,7 +247,7 @@ static void *task_main(void *arg)
 static int start_task(struct vmc_runner *r, struct runner_task *t)
 {
     t->r = r;
-    if (!start_thread(&t->thread, task_main, t))
+    if (!start_thread(&t->thread, -1, task_main, t))
         return VMC_EHOST;
     pthread_mutex_lock(&r->clocks);
     t->has_thread = true;
@@ -481,13 +490,14 @@ int vmc_runner_start(struct vmc_runner *r, struct vmc_error *err)
     if (r->started)
         return VMC_ESTATE;
     __atomic_store_n(&r->stop, 0, __ATOMIC_SEQ_CST);
-    bool keeper = start_thread(&r->keeper, keeper_main, r);
+    bool keeper = start_thread(&r->keeper, -1, keeper_main, r);
     if (r->threads) {
         for (uint32_t v = 0; keeper && rc == VMC_OK && v < r->max_vcpus; v++)
             if (r->vm_of[v] != 0)
                 rc = start_task(r, &r->task[v]);
     } else {
-        while (keeper && n < r->ncpus && start_thread(&r->w[n].thread, worker_main, &r->w[n]))
+        while (keeper && n < r->ncpus &&
+               start_thread(&r->w[n].thread, r->w[n].host_cpu, worker_main, &r->w[n]))
             n++;
     }
     if (!keeper || (!r->threads && n < r->ncpus))

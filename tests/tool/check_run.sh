@@ -41,6 +41,10 @@ check "triple fault" 6 "triple fault" $flat --kernel "$dir/triple"
 check "deterministic" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --deterministic
 check "interpreted" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-translate
 check "two processors" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2
+check "two processors on one worker" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2 --workers 1
+check "a timeout on workers" 124 "timeout" $flat --kernel "$dir/spin" --workers 2 --timeout 0.5
+check "a crash on a worker" 6 "triple fault" $flat --kernel "$dir/triple" --workers 1
+check "no workers in deterministic mode" 2 "exclude each other" $flat --kernel "$dir/exit21" --workers 1 --deterministic
 check "trace" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2 --trace "$dir/trace.json"
 if python3 - "$dir/trace.json" <<'PY'; then
 import json, sys

@@ -321,7 +321,7 @@ int run_loop(struct run_vm *r, int stats_fd)
             turn(&l);
         rc = l.status;
     }
-    if (r->thread_count > 0) {
+    if (run_threads_exist(r)) {
         run_threads_pause(r);
         run_threads_stop(r);
     }

@@ -41,6 +41,7 @@ enum key {
     KEY_TRACE,
     KEY_TRACE_INSN,
     KEY_DETERMINISTIC,
+    KEY_WORKERS,
     KEY_NO_TRANSLATE,
     KEY_PERF_MAP,
     KEY_NO_SANDBOX,
@@ -87,6 +88,8 @@ static const struct argp_option option_table[] = {
      "Write every instruction executed, disassembled (software engine)", 0},
     {"deterministic", KEY_DETERMINISTIC, NULL, 0,
      "All processors on one thread, time from retired instructions (software engine)", 0},
+    {"workers", KEY_WORKERS, "N", 0,
+     "Let the processors share N threads under vmcore's own scheduler (default: a thread each)", 0},
     {"perf-map", KEY_PERF_MAP, NULL, 0,
      "Tell perf(1) where translated code is, in /tmp/perf-PID.map", 0},
     {"no-translate", KEY_NO_TRANSLATE, NULL, 0,
@@ -338,6 +341,8 @@ static void check(struct argp_state *st, struct run_options *o)
     if (o->engine == RUN_ENGINE_KVM &&
         (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map))
         bad_usage(st, "--gdb, --trace-insn, --deterministic and --perf-map need --engine soft");
+    if (o->workers != 0 && o->deterministic)
+        bad_usage(st, "--workers and --deterministic exclude each other");
     if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map)
         o->engine = RUN_ENGINE_SOFT;
 }
@@ -421,6 +426,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         break;
     case KEY_DETERMINISTIC:
         o->deterministic = true;
+        break;
+    case KEY_WORKERS:
+        o->workers = (unsigned)parse_range("workers", arg, 1, RUN_MAX_CPUS, st);
         break;
     case KEY_PERF_MAP:
         o->perf_map = true;

@@ -52,6 +52,7 @@ struct run_options {
     uint64_t mem_bytes;
     unsigned cpus;
     struct run_disk disks[RUN_MAX_DISKS];
+    unsigned workers; /* threads that all vCPUs share; 0: one for each vCPU */
     unsigned disk_count;
     struct run_net nets[RUN_MAX_NETS];
     unsigned net_count;

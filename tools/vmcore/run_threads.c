@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* One thread per vCPU (one for all of them in deterministic mode); pausing and resuming them. */
+/*
+ * What runs the vCPUs: one thread for each, one for all of them in deterministic mode, or the
+ * scheduler's workers (run_runner.c); pausing and resuming them.
+ */
 #define _GNU_SOURCE
 #include "run_vm.h"
 
@@ -80,6 +83,23 @@ static int run_once(struct run_vm *r, unsigned *vcpu, struct vmc_exit *x)
     return rc;
 }
 
+bool run_vcpu_left(struct run_vm *r, unsigned vcpu, int rc, const struct vmc_exit *x)
+{
+    if (rc < 0) {
+        fprintf(stderr, "\r\nvmcore: vCPU %u: the engine failed: %s\r\n", vcpu, vmc_strerror(rc));
+        stop_here(r, vcpu, NULL, true);
+    } else if (x->kind == VMC_EXIT_SHUTDOWN || x->kind == VMC_EXIT_DEBUG) {
+        stop_here(r, vcpu, x, false);
+    } else if (x->kind != VMC_EXIT_KICKED && x->kind != VMC_EXIT_BUDGET &&
+               x->kind != VMC_EXIT_IDLE) {
+        report_exit(vcpu, x);
+        stop_here(r, vcpu, NULL, true);
+    } else {
+        return true;
+    }
+    return false;
+}
+
 static void *vcpu_main(void *arg)
 {
     struct start *s = arg;
@@ -95,17 +115,7 @@ static void *vcpu_main(void *arg)
         unsigned vcpu = index;
         memset(&x, 0, sizeof(x));
         int rc = run_once(r, &vcpu, &x);
-        if (rc < 0) {
-            fprintf(stderr, "\r\nvmcore: vCPU %u: the engine failed: %s\r\n", vcpu,
-                    vmc_strerror(rc));
-            stop_here(r, vcpu, NULL, true);
-        } else if (x.kind == VMC_EXIT_SHUTDOWN || x.kind == VMC_EXIT_DEBUG) {
-            stop_here(r, vcpu, &x, false);
-        } else if (x.kind != VMC_EXIT_KICKED && x.kind != VMC_EXIT_BUDGET &&
-                   x.kind != VMC_EXIT_IDLE) {
-            report_exit(vcpu, &x);
-            stop_here(r, vcpu, NULL, true);
-        }
+        (void)run_vcpu_left(r, vcpu, rc, &x); /* if it is to stop, wait_to_run sees it */
     }
     return NULL;
 }
@@ -115,6 +125,8 @@ int run_threads_start(struct run_vm *r, bool paused)
     unsigned n = r->opt.deterministic ? 1 : r->opt.cpus;
 
     r->paused = paused;
+    if (r->opt.workers != 0)
+        return run_runner_start(r);
     /* Signals are the main thread's. */
     sigset_t all, old;
     sigfillset(&all);
@@ -146,6 +158,8 @@ void run_threads_pause(struct run_vm *r)
     while (r->parked < r->thread_count)
         pthread_cond_wait(&r->changed, &r->lock);
     pthread_mutex_unlock(&r->lock);
+    if (r->runner != NULL)
+        run_runner_wait(r);
     /* Requests in flight finish on their own; a disk may take its time. */
     for (int i = 0; i < 50000 && vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN; i++) {
         struct timespec nap = {.tv_nsec = 100000};
@@ -174,4 +188,10 @@ void run_threads_stop(struct run_vm *r)
     for (unsigned i = 0; i < r->thread_count; i++)
         pthread_join(r->threads[i], NULL);
     r->thread_count = 0;
+    run_runner_stop(r);
+}
+
+bool run_threads_exist(const struct run_vm *r)
+{
+    return r->thread_count > 0 || r->runner != NULL;
 }

@@ -125,7 +125,10 @@ static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
     if (r->opt.engine == RUN_ENGINE_AUTO)
         why = kvm_unfit(r, &rep, &err);
     if (r->opt.engine != RUN_ENGINE_SOFT && why == NULL) {
-        if (probe(r, vmc_engine_kvm(), info, &err) == VMC_OK)
+        /* on a worker, a halted vCPU must leave run */
+        const struct vmc_engine_ops *kvm =
+            r->opt.workers != 0 ? vmc_engine_kvm_user_apic() : vmc_engine_kvm();
+        if (probe(r, kvm, info, &err) == VMC_OK)
             return 0;
         why = err.text;
     }

@@ -70,6 +70,7 @@ struct run_vm {
     pthread_cond_t changed;
     pthread_t threads[RUN_MAX_CPUS];
     unsigned thread_count, parked;
+    struct run_runner *runner; /* --workers, instead of threads */
     bool paused, quit;
     bool debug_stop; /* a vCPU stopped with debug_exit */
     unsigned debug_vcpu;
@@ -122,6 +123,14 @@ int run_threads_start(struct run_vm *r, bool paused);
 void run_threads_pause(struct run_vm *r);
 void run_threads_resume(struct run_vm *r);
 void run_threads_stop(struct run_vm *r);
+bool run_threads_exist(const struct run_vm *r);
+/* A vCPU left run; true: it may enter again. On its thread. */
+bool run_vcpu_left(struct run_vm *r, unsigned vcpu, int rc, const struct vmc_exit *x);
+
+/* run_runner.c, for run_threads.c. The VM is paused after start. */
+int run_runner_start(struct run_vm *r);
+void run_runner_wait(struct run_vm *r);
+void run_runner_stop(struct run_vm *r);
 
 /* run_stats.c */
 struct json_object *run_stats_json(struct run_vm *r);
