@@ -84,6 +84,8 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
         if (a < s->min_piece)
             continue;
         s->items[s->nitems++] = (struct item){.vcpu = m->first + i, .amount = (uint32_t)a};
+        v->npieces = 0;
+        v->plan_frame = s->frame;
         sum += a;
         longest = VMCI_MAX(longest, (uint32_t)a);
     }
@@ -181,7 +183,7 @@ static void find_rest(struct vmc_sched *s, uint64_t room, int64_t light)
 
 /* The fillers while they are chosen: a heap, the one that lacks least on top. */
 struct fillers {
-    uint32_t n;
+    uint32_t n, most;
     struct {
         int64_t lag;
         uint32_t vcpu;
@@ -192,15 +194,15 @@ static void filler_add(struct fillers *f, uint32_t vcpu, int64_t lag)
 {
     uint32_t at = f->n;
 
-    if (at < FILL_FIRST) {
+    if (at < f->most) {
         for (f->n++; at > 0 && f->e[(at - 1) / 2].lag > lag; at = (at - 1) / 2)
             f->e[at] = f->e[(at - 1) / 2];
     } else if (lag <= f->e[0].lag) {
         return;
     } else {
         uint32_t child = 1;
-        for (at = 0; child < FILL_FIRST; child = 2 * at + 1) {
-            child += child + 1 < FILL_FIRST && f->e[child + 1].lag < f->e[child].lag;
+        for (at = 0; child < f->most; child = 2 * at + 1) {
+            child += child + 1 < f->most && f->e[child + 1].lag < f->e[child].lag;
             if (f->e[child].lag >= lag)
                 break;
             f->e[at] = f->e[child];
@@ -215,9 +217,10 @@ static void filler_add(struct fillers *f, uint32_t vcpu, int64_t lag)
 static void name_fillers(struct vmc_sched *s, uint64_t now)
 {
     struct fillers f;
-    uint32_t nlight = VMCI_MIN(s->heap_n, FILL_FIRST / 2); /* the first deadlines */
+    uint32_t nlight = VMCI_MIN(s->heap_n, s->most_fillers / 2); /* the first deadlines */
 
     f.n = 0;
+    f.most = s->most_fillers;
     for (uint32_t k = 0; k < s->nheavy + nlight; k++) {
         bool light = k >= s->nheavy;
         struct sched_vm *m = &s->vm[light ? s->heap[k - s->nheavy].vm : s->heavy[k]];
@@ -272,6 +275,7 @@ void vmci_sched_lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
 
     s->nitems = 0;
     s->ngangs = 0;
+    s->frame = frame;
     s->ahead = ((end - now) << V_SHIFT) / s->frame_ns;
     int64_t light = s->bank + (int64_t)(((s->light_sum >> C_SHIFT) * s->ahead) >> V_SHIFT);
     gather_wants(s, now);

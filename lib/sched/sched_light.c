@@ -195,6 +195,19 @@ static int64_t lag_at_end(const struct vmc_sched *s, const struct sched_vm *m)
     return vmci_sched_light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
 }
 
+/* Whose turn is next is known before the time is come. */
+static void prefetch_next(const struct vmc_sched *s)
+{
+    if (s->heap_n == 0)
+        return;
+    const struct sched_vm *m = &s->vm[s->heap[0].vm];
+    __builtin_prefetch(m);
+    for (uint32_t i = 0; i < VMCI_MIN(m->n, 4u); i++) {
+        __builtin_prefetch(&s->vcpu[m->first + i]);
+        __builtin_prefetch(&s->vcpu[m->first + i].off);
+    }
+}
+
 /*
  * Give a job to the VM at the head of the heap: one slice, or as many as it lacks altogether.
  * False: there is room for less than half a slice, which is left for a later frame: shorter ones
@@ -214,6 +227,7 @@ static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room, uint64_t 
             return false;
     }
     heap_remove(s, vm);
+    prefetch_next(s);
     vmci_store_relaxed(&m->g_ns, m->g_ns + job);
     s->bank -= (int64_t)(job * m->active);
     m->ve += (uint64_t)(((unsigned __int128)m->job_v * ((job << 24) / s->sigma)) >> 24);

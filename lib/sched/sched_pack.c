@@ -26,6 +26,7 @@ struct pack {
     uint32_t limit; /* sets end here */
     uint32_t open;  /* first column with room */
     enum attempt attempt;
+    bool mirrored; /* times run from the end of the frame */
 };
 
 static struct sched_tab *tab_of(const struct pack *p, uint32_t col)
@@ -39,11 +40,12 @@ static void open_tables(struct pack *p)
     struct vmc_sched *s = p->s;
 
     p->ncol = 0;
+    for (uint32_t i = 0; i < s->online; i++)
+        vmci_store_relaxed(&s->cpu[s->col_cpu[i]].tab[p->buf].frame, USING_NONE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* then look who is still reading */
     for (uint32_t i = 0; i < s->online; i++) {
         uint32_t cpu = s->col_cpu[i];
-        struct sched_cpu *c = &s->cpu[cpu];
-        __atomic_store_n(&c->tab[p->buf].frame, USING_NONE, __ATOMIC_SEQ_CST);
-        uint64_t using = __atomic_load_n(&c->using, __ATOMIC_SEQ_CST);
+        uint64_t using = __atomic_load_n(&s->cpu[cpu].using, __ATOMIC_SEQ_CST);
         /* in a frame laid out again, the table may be read right now */
         if (using != USING_NONE && (using + 2 <= p->frame || (s->base != 0 && using == p->frame)))
             continue;
@@ -61,13 +63,10 @@ static void start_attempt(struct pack *p)
     p->open = 0;
     for (uint32_t i = 0; i < p->ncol; i++) {
         s->level[i] = s->base;
-        tab_of(p, i)->first = 0;
-        tab_of(p, i)->end = 0;
+        tab_of(p, i)->first = tab_of(p, i)->end = p->mirrored ? TAB_ENTRIES : 0;
     }
-    for (uint32_t i = 0; i < s->nitems; i++) {
+    for (uint32_t i = 0; i < s->nitems && p->attempt != TRY_SETS; i++)
         s->vcpu[s->items[i].vcpu].npieces = 0;
-        s->vcpu[s->items[i].vcpu].plan_frame = p->frame;
-    }
 }
 
 /* Append len ns of a vCPU to a column. */
@@ -77,10 +76,12 @@ static bool place(struct pack *p, uint32_t col, uint32_t vm, uint32_t vcpu, uint
     struct sched_vcpu *v = &p->s->vcpu[vcpu];
     uint32_t at = p->s->level[col];
 
-    if (t->end == TAB_ENTRIES || v->npieces == PIECES)
+    if (t->end - t->first == TAB_ENTRIES || v->npieces == PIECES)
         return false;
-    t->e[t->end++] = (struct tab_entry){.start = at, .end = at + len, .vcpu = vcpu, .vm = vm};
-    v->piece[v->npieces++] = (struct piece){.start = at, .end = at + len};
+    uint32_t start = p->mirrored ? p->frame_ns - at - len : at;
+    uint32_t k = p->mirrored ? --t->first : t->end++;
+    t->e[k] = (struct tab_entry){.start = start, .end = start + len, .vcpu = vcpu, .vm = vm};
+    v->piece[v->npieces++] = (struct piece){.start = start, .end = start + len};
     p->s->level[col] = at + len;
     return true;
 }
@@ -360,32 +361,6 @@ static bool try_pack(struct pack *p, uint32_t sets)
 
 /* ---- publication ----------------------------------------------------------------------------- */
 
-static void mirror(struct pack *p)
-{
-    struct vmc_sched *s = p->s;
-
-    for (uint32_t col = 0; col < p->ncol; col++) {
-        struct sched_tab *t = tab_of(p, col);
-        for (uint32_t a = 0, b = t->end; a < b;) {
-            b--;
-            struct tab_entry lo = t->e[a];
-            struct tab_entry hi = t->e[b];
-            t->e[a] =
-                (struct tab_entry){p->frame_ns - hi.end, p->frame_ns - hi.start, hi.vcpu, hi.vm};
-            if (a != b)
-                t->e[b] = (struct tab_entry){p->frame_ns - lo.end, p->frame_ns - lo.start, lo.vcpu,
-                                             lo.vm};
-            a++;
-        }
-    }
-    for (uint32_t i = 0; i < s->nitems; i++) {
-        struct sched_vcpu *v = &s->vcpu[s->items[i].vcpu];
-        for (uint32_t k = 0; k < v->npieces; k++)
-            v->piece[k] =
-                (struct piece){p->frame_ns - v->piece[k].end, p->frame_ns - v->piece[k].start};
-    }
-}
-
 static void publish(struct pack *p)
 {
     struct vmc_sched *s = p->s;
@@ -393,11 +368,18 @@ static void publish(struct pack *p)
     for (uint32_t col = 0; col < p->ncol; col++) {
         uint32_t cpu = s->col_cpu[col];
         struct sched_tab *t = tab_of(p, col);
-        bool work = t->end != 0;
-        bool whole = t->end == 1 && t->e[0].end - t->e[0].start + SLIVER >= p->frame_ns;
+        const struct tab_entry *e = &t->e[t->first];
+        bool work = t->end != t->first;
+        bool whole = t->end - t->first == 1 && e->end - e->start + SLIVER >= p->frame_ns;
+        if (!work)
+            t->first = t->end = 0;
         vmci_store_relaxed(&s->cpu[cpu].dedicated, whole ? 1u : 0u);
-        __atomic_store_n(&t->frame, p->frame, __ATOMIC_SEQ_CST);
-        if (work && __atomic_load_n(&s->cpu[cpu].idle, __ATOMIC_SEQ_CST) == 2)
+        vmci_store_release(&t->frame, p->frame);
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* then look who sleeps without a plan */
+    for (uint32_t col = 0; col < p->ncol; col++) {
+        uint32_t cpu = s->col_cpu[col];
+        if (tab_of(p, col)->end != 0 && vmci_load_relaxed(&s->cpu[cpu].idle) == 2)
             (void)vmci_fetch_or(&s->kick_map[cpu / 64], 1ull << (cpu % 64));
     }
 }
@@ -408,7 +390,8 @@ void vmci_sched_pack(struct vmc_sched *s, uint64_t frame)
                      .frame = frame,
                      .buf = (uint32_t)(frame & 1),
                      .frame_ns = (uint32_t)s->frame_ns,
-                     .limit = (uint32_t)s->frame_ns};
+                     .limit = (uint32_t)s->frame_ns,
+                     .mirrored = (frame & 1) != 0 && s->base == 0};
 
     open_tables(&p);
     uint32_t sets = order_sets(&p);
@@ -424,8 +407,6 @@ void vmci_sched_pack(struct vmc_sched *s, uint64_t frame)
         if (try_pack(&p, sets))
             break;
     }
-    if ((frame & 1) != 0 && s->base == 0)
-        mirror(&p);
     publish(&p);
 }
 

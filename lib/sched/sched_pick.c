@@ -25,10 +25,10 @@ static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32
         return false;
     if (now > v->ts)
         vmci_store_relaxed(&v->ready_ns, v->ready_ns + (now - v->ts));
-    if (unlikely(v->woken_at != 0)) {
-        uint64_t wait = now > v->woken_at ? now - v->woken_at : 0;
+    if (unlikely(v->woken)) {
+        uint64_t wait = now > v->ts ? now - v->ts : 0;
         vmci_store_relaxed(&v->max_wake_ns, VMCI_MAX(v->max_wake_ns, wait));
-        v->woken_at = 0;
+        v->woken = 0;
     }
     if (v->cpu != cpu) {
         vmci_store_relaxed(&v->cpu, cpu);
@@ -180,10 +180,11 @@ static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t 
     struct search f = {.best = NONE, .lag = INT64_MIN, .not = not };
     uint32_t named = VMCI_MIN(vmci_load_relaxed(&s->nfill_first), FILL_FIRST);
 
-    for (uint32_t i = 0; tab != NULL && i < tab->end; i++)
+    for (uint32_t i = tab != NULL ? tab->first : 0; tab != NULL && i < tab->end; i++)
         consider(s, c, cpu, tab->e[i].vcpu, &f);
-    for (uint32_t i = 0; i < named; i++)
-        consider(s, c, cpu, vmci_load_relaxed(&s->fill_first[i]), &f);
+    uint32_t at = named != 0 ? cpu * FILL_NAMED % named : 0; /* not all CPUs the same ones */
+    for (uint32_t i = 0; i < VMCI_MIN(named, FILL_NAMED); i++, at = at + 1 < named ? at + 1 : 0)
+        consider(s, c, cpu, vmci_load_relaxed(&s->fill_first[at]), &f);
     for (uint32_t i = 0; i < VMCI_MIN(FILL_SCAN, s->max_vcpus); i++) {
         uint32_t vcpu = c->fill_cursor;
         c->fill_cursor = vcpu + 1 < s->max_vcpus ? vcpu + 1 : 0;
@@ -326,6 +327,8 @@ static const struct tab_entry *piece_at(struct sched_cpu *c, const struct sched_
 {
     uint32_t t = (uint32_t)(now - c->frame_start);
 
+    if (c->pos < tab->first || c->pos > tab->end)
+        c->pos = tab->first;
     while (c->pos < tab->end && tab->e[c->pos].end <= t)
         c->pos++;
     if (c->pos == tab->end)
@@ -556,7 +559,7 @@ int vmc_sched_wake(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint32_t *k
     now = VMCI_MAX(now, since);
     add_relaxed64(&v->wait_ns, now - since);
     vmci_store_relaxed(&v->ts, now);
-    v->woken_at = now;
+    v->woken = 1;
     add_relaxed64(&v->wakes, 1);
     refill(s, v, m, now);
     if (m->n > 1)

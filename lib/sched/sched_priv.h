@@ -33,7 +33,8 @@
 #define WHEEL_BUCKETS 1024u
 #define EARLY_BUCKETS 64u /* how far ahead of its time work is taken when a CPU would idle */
 #define FILL_SCAN     64u /* vCPUs looked at to fill a hole */
-#define FILL_FIRST    64u /* of them, those that the planner names */
+#define FILL_FIRST    64u /* those that the planner names, at most */
+#define FILL_NAMED    24u /* of them, those that one CPU looks at */
 #define USING_NONE    UINT64_MAX
 
 struct piece {
@@ -46,8 +47,7 @@ struct tab_entry {
     uint32_t vm;
 };
 
-/* The plan of one CPU for one frame; entries[first..TAB_ENTRIES) or [0..count), in order of time.
- */
+/* The plan of one CPU for one frame: e[first..end), in order of time. */
 struct sched_tab {
     uint64_t frame; /* (a) whose plan this is; USING_NONE while it is written */
     uint32_t first, end;
@@ -55,29 +55,31 @@ struct sched_tab {
 };
 
 struct sched_vcpu {
-    uint32_t st;        /* (a) */
-    uint32_t vm;        /* (p) */
-    uint32_t cpu;       /* (o) where it runs or ran last */
-    uint16_t index;     /* (p) number in its VM */
-    uint8_t extra;      /* (o) this slice is beyond the plan */
-    uint8_t boosted;    /* (o) this slice is paid from tokens */
-    uint64_t served;    /* (o) ns received in all */
-    uint64_t run_since; /* (o) 0: not running */
-    uint64_t ts;        /* (o) of the last change of state */
-    uint64_t ready_ns;  /* (o) */
-    uint64_t woken_at;  /* (o) 0: has run since */
-    uint64_t prog_adj;  /* (o) progress credited while asleep, for skew */
+    uint32_t st;         /* (a) */
+    uint32_t vm;         /* (p) */
+    uint32_t cpu;        /* (o) where it runs or ran last */
+    uint16_t index;      /* (p) number in its VM */
+    uint8_t extra : 1;   /* (o) this slice is beyond the plan */
+    uint8_t boosted : 1; /* (o) this slice is paid from tokens */
+    uint8_t woken;       /* (o) has not run since the wake at ts */
+    uint64_t served;     /* (o) ns received in all */
+    uint64_t run_since;  /* (o) 0: not running */
+    uint64_t ts;         /* (o) of the last change of state */
+    uint64_t ready_ns;   /* (o) */
+    uint64_t switches;   /* (o) */
+    uint64_t prog_adj;   /* (o) progress credited while asleep, for skew */
 
     /* the planner's; the first cache line of it is all that laying out a frame looks at */
     int64_t off;         /* (p) ideal received = g_ns of the VM + off */
     uint64_t plan_frame; /* (p) frame of the pieces below */
     struct piece piece[PIECES];
-    uint32_t npieces;   /* (p) */
-    uint32_t in_fluid;  /* (p) FLUID_* */
-    uint64_t join_adj;  /* (p) prog_adj when it joined */
-    uint64_t joined_at; /* (p) ideal system: since when */
-    uint32_t leaves;    /* (p) while the ideal is wound back: the next change that is its leaving */
+    uint32_t npieces;    /* (p) */
+    uint32_t in_fluid;   /* (p) FLUID_* */
+    uint64_t migrations; /* (o) */
 
+    uint64_t joined_at;   /* (p) ideal system: since when */
+    uint64_t join_adj;    /* (p) prog_adj when it joined */
+    uint32_t leaves;      /* (p) while the ideal is wound back: the next change that it left by */
     uint64_t stolen_seen; /* (p) */
     uint64_t left_served; /* (p) served when it went to sleep */
 
@@ -85,7 +87,7 @@ struct sched_vcpu {
     uint64_t tokens, tokens_at; /* (o) */
 
     uint64_t wait_ns, costop_ns, stolen_ns, extra_ns, max_wake_ns; /* (o) */
-    uint64_t switches, wakes, migrations, costops, yields;         /* (o) */
+    uint64_t wakes, costops, yields;                               /* (o) */
     uint64_t costop_since;                                         /* (o) 0: not co-stopped */
 } __attribute__((aligned(VMCI_CACHELINE)));
 
@@ -93,36 +95,37 @@ enum vm_class { CLS_IDLE, CLS_HEAVY, CLS_LIGHT };
 
 struct sched_vm {
     /* read by pick */
-    uint32_t mode;       /* (p) enum vmc_sched_coscheduling */
-    uint32_t n;          /* (p) vCPUs */
-    uint32_t first;      /* (p) entity of vCPU 0; its vCPUs are consecutive */
-    uint32_t no_extra;   /* (p) at its limit, or each vCPU has one: no time beyond what it lacks */
-    uint32_t bounded;    /* (p) it, or a group above it, has a limit */
-    uint64_t floor;      /* (a) progress of the last runnable sibling, a lower bound */
-    uint64_t g_ns;       /* (p) ideal CPU time handed out so far, per vCPU */
-    uint64_t credit;     /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
-    int64_t bias;        /* (p) what g_ns leaves out, for comparing lags at run time */
-    uint64_t hint;       /* (p) the last credit that was not 0 */
-    uint32_t restricted; /* (p) has an affinity mask */
-    uint32_t used;       /* (p) 0 free, 1 in use, 2 dying */
+    uint32_t mode;     /* (p) enum vmc_sched_coscheduling */
+    uint32_t n;        /* (p) vCPUs */
+    uint32_t first;    /* (p) entity of vCPU 0; its vCPUs are consecutive */
+    uint32_t no_extra; /* (p) at its limit, or each vCPU has one: no time beyond what it lacks */
+    uint32_t bounded;  /* (p) it, or a group above it, has a limit */
+    uint64_t floor;    /* (a) progress of the last runnable sibling, a lower bound */
+    uint64_t g_ns;     /* (p) ideal CPU time handed out so far, per vCPU */
+    uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
+    int64_t bias;      /* (p) what g_ns leaves out, for comparing lags at run time */
+    uint64_t hint;     /* (p) the last credit that was not 0 */
 
-    /* the planner's */
-    uint32_t parent;
+    /* the planner's; first what laying out a light VM looks at */
+    uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
+    uint32_t heap_pos;      /* NONE: not in the heap */
+    uint32_t wheel_bucket, wheel_next, wheel_prev;
+    int64_t lag_ns;
     uint32_t cls;
-    uint32_t active; /* vCPUs in the fluid */
+    uint32_t active;     /* vCPUs in the fluid */
+    uint32_t restricted; /* (p) has an affinity mask */
     uint32_t g_frac;
+
+    uint64_t skew_ns, max_skew_ns;
+    uint32_t used; /* (p) 0 free, 1 in use, 2 dying */
+    uint32_t parent;
     uint64_t cap;  /* per vCPU and frame, C_SHIFT */
     uint32_t left; /* while the ideal is wound back: how many were there that have left since */
     uint32_t slot; /* in child_*[] */
     uint64_t hi_affinity;
-    uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
-    uint32_t heap_pos;      /* NONE: not in the heap */
-    uint32_t wheel_bucket, wheel_next, wheel_prev;
     uint32_t heavy_pos;
     uint32_t vcpu_cap;
     bool firm; /* at its limit: it is lent nothing */
-    uint64_t skew_ns, max_skew_ns;
-    int64_t lag_ns;
     struct vmc_sched_share share;
 } __attribute__((aligned(VMCI_CACHELINE)));
 
@@ -270,10 +273,11 @@ struct vmc_sched {
     uint64_t v_rem; /* what serve() could not express in v, in units of ns << V_SHIFT */
     /* leavers that were too many to wind back for: their lags and rates */
     uint64_t unclaimed, unclaimed_rate;
-    uint64_t cut;  /* C_SHIFT: taken from the CPUs in the division that follows */
-    uint64_t ago;  /* how much earlier, frames, V_SHIFT: for the division that follows */
-    uint32_t base; /* ns of that frame that have already passed */
-    int64_t bank;  /* ns: what the light class is owed altogether */
+    uint64_t cut;   /* C_SHIFT: taken from the CPUs in the division that follows */
+    uint64_t ago;   /* how much earlier, frames, V_SHIFT: for the division that follows */
+    uint64_t frame; /* laid out now */
+    uint32_t base;  /* ns of that frame that have already passed */
+    int64_t bank;   /* ns: what the light class is owed altogether */
     struct heap_item *heap;
     uint32_t heap_n;
     uint32_t wheel[WHEEL_BUCKETS];
@@ -282,6 +286,7 @@ struct vmc_sched {
     uint32_t nitems;
     uint32_t fill_first[FILL_FIRST]; /* (a) vCPUs that lack most after the frame laid out last */
     uint32_t nfill_first;            /* (a) */
+    uint32_t most_fillers;           /* (c) */
     struct want *want; /* scratch: the vCPUs of the heavy class that are in the ideal */
     uint32_t nwant;
     struct gang *gangs;
