@@ -410,6 +410,34 @@ static int place_workers(struct vmc_runner *r, uint32_t want)
     return VMC_OK;
 }
 
+/* A number that sysfs tells of a CPU; fallback: it does not. */
+static uint32_t cpu_number(int cpu, const char *what, uint32_t fallback)
+{
+    char path[96];
+    unsigned n = 0;
+
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/%s", cpu, what);
+    FILE *f = fopen(path, "re");
+    bool ok = f != NULL && fscanf(f, "%u", &n) == 1;
+    if (f != NULL)
+        fclose(f);
+    return ok ? n : fallback;
+}
+
+/* Which workers share a core, a cache or a socket; NULL: no memory to say so. */
+static struct vmc_sched_cpu_topo *find_topology(const struct vmc_runner *r)
+{
+    struct vmc_sched_cpu_topo *topo = calloc(r->ncpus, sizeof(*topo));
+
+    for (uint32_t i = 0; topo != NULL && i < r->ncpus; i++) {
+        int cpu = r->w[i].host_cpu;
+        topo[i].core = cpu_number(cpu, "topology/core_id", (uint32_t)cpu);
+        topo[i].node = cpu_number(cpu, "topology/physical_package_id", 0);
+        topo[i].llc = cpu_number(cpu, "cache/index3/id", topo[i].node);
+    }
+    return topo;
+}
+
 int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_config *cfg,
                       struct vmc_runner **out, struct vmc_error *err)
 {
@@ -432,6 +460,7 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
     if (rc == VMC_OK && (r->task == NULL || r->vm_of == NULL))
         rc = VMC_ENOMEM;
     if (rc == VMC_OK) {
+        struct vmc_sched_cpu_topo *topo = find_topology(r);
         struct vmc_sched_config sc = {.size = sizeof(sc),
                                       .cpus = r->ncpus,
                                       .max_groups = cfg->max_groups,
@@ -439,8 +468,10 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
                                       .max_vcpus = cfg->max_vcpus,
                                       .quantum_ns = cfg->quantum_ns,
                                       .start_ns = vmc_runner_now_ns(),
-                                      .trace_events = cfg->trace_events};
+                                      .trace_events = cfg->trace_events,
+                                      .topo = topo};
         rc = vmc_sched_create(pf, &sc, &r->sched, err);
+        free(topo);
     }
     if (rc != VMC_OK) {
         vmc_runner_destroy(r);

@@ -23,7 +23,7 @@ struct block {
     size_t bytes;
 };
 
-#define SCHED_BLOCKS 26
+#define SCHED_BLOCKS 28
 
 /* Every array of the scheduler, with its size: the one list for both allocation and release. */
 static uint32_t blocks(struct vmc_sched *s, struct block *b)
@@ -43,7 +43,9 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(mask, vms * s->mask_words);
     BLOCK(idle_map, s->mask_words);
     BLOCK(kick_map, s->mask_words);
+    BLOCK(next_thread, cpus);
     BLOCK(col_cpu, cpus);
+    BLOCK(col_of, cpus);
     BLOCK(order, groups);
     BLOCK(child_w, nodes);
     BLOCK(child_lo, nodes);
@@ -122,20 +124,56 @@ static int check_config(const struct vmc_sched_config *cfg, struct vmc_error *er
     return VMC_OK;
 }
 
-/* Columns in the order node, cache, core: wide sets and wrapped items stay close together. */
-static void order_cpus(struct vmc_sched *s, const struct vmc_sched_cpu_topo *topo)
+static bool same_core(const struct vmc_sched_cpu_topo *a, const struct vmc_sched_cpu_topo *b)
+{
+    return a->core == b->core && a->llc == b->llc && a->node == b->node;
+}
+
+/* Rings of the threads of each core; in thread[], which of its core's threads a CPU is. */
+static void find_threads(struct vmc_sched *s, const struct vmc_sched_cpu_topo *topo,
+                         uint32_t *thread)
 {
     for (uint32_t i = 0; i < s->ncpus; i++) {
+        s->next_thread[i] = i;
+        thread[i] = 0;
+        for (uint32_t j = i; topo != NULL && j-- > 0;) {
+            if (!same_core(&topo[i], &topo[j]))
+                continue;
+            s->next_thread[i] = s->next_thread[j];
+            s->next_thread[j] = i;
+            thread[i] = thread[j] + 1;
+            s->smt = true;
+            break;
+        }
+    }
+}
+
+static bool comes_before(const struct vmc_sched_cpu_topo *a, uint32_t thread_a,
+                         const struct vmc_sched_cpu_topo *b, uint32_t thread_b)
+{
+    if (thread_a != thread_b)
+        return thread_a < thread_b;
+    if (a->node != b->node)
+        return a->node < b->node;
+    return a->llc != b->llc ? a->llc < b->llc : a->core < b->core;
+}
+
+/*
+ * Columns: the first threads of all cores before the second ones, so that cores are shared last;
+ * among them in the order node, cache, core: wide sets and wrapped items stay close together.
+ */
+static void order_cpus(struct vmc_sched *s, const struct vmc_sched_cpu_topo *topo)
+{
+    uint32_t *thread = s->col_of; /* not in use yet */
+
+    find_threads(s, topo, thread);
+    for (uint32_t i = 0; i < s->ncpus; i++) {
         uint32_t j = i;
-        if (topo != NULL) {
-            const struct vmc_sched_cpu_topo *a = &topo[i];
-            for (; j > 0; j--) {
-                const struct vmc_sched_cpu_topo *b = &topo[s->col_cpu[j - 1]];
-                if (b->node < a->node || (b->node == a->node && b->llc < a->llc) ||
-                    (b->node == a->node && b->llc == a->llc && b->core <= a->core))
-                    break;
-                s->col_cpu[j] = s->col_cpu[j - 1];
-            }
+        for (; topo != NULL && j > 0; j--) {
+            uint32_t prev = s->col_cpu[j - 1];
+            if (!comes_before(&topo[i], thread[i], &topo[prev], thread[prev]))
+                break;
+            s->col_cpu[j] = prev;
         }
         s->col_cpu[j] = i;
     }

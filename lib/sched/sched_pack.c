@@ -54,6 +54,10 @@ static void open_tables(struct pack *p)
             s->col_cpu[j] = s->col_cpu[j - 1];
         s->col_cpu[p->ncol++] = cpu;
     }
+    for (uint32_t i = 0; i < s->ncpus; i++)
+        s->col_of[i] = NONE;
+    for (uint32_t i = 0; i < p->ncol; i++)
+        s->col_of[s->col_cpu[i]] = i;
 }
 
 static void start_attempt(struct pack *p)
@@ -285,13 +289,60 @@ static void lay_restricted(struct pack *p)
     }
 }
 
-/* The column of a CPU, or NONE. */
-static uint32_t column_of(const struct pack *p, uint32_t cpu)
+static bool column_free(const struct pack *p, uint32_t col)
 {
-    for (uint32_t col = 0; col < p->ncol; col++)
-        if (p->s->col_cpu[col] == cpu)
-            return col;
-    return NONE;
+    return col != NONE && p->s->level[col] == p->s->base;
+}
+
+/* Has nobody a thread of the core that the column's CPU is one of? */
+static bool core_free(const struct pack *p, uint32_t col)
+{
+    const struct vmc_sched *s = p->s;
+    uint32_t cpu = s->col_cpu[col];
+
+    for (uint32_t t = s->next_thread[cpu]; t != cpu; t = s->next_thread[t])
+        if (s->col_of[t] != NONE && s->level[s->col_of[t]] != s->base)
+            return false;
+    return column_free(p, col);
+}
+
+/* The first of the free columns of the same core: single items fill the columns in their order. */
+static uint32_t first_thread(const struct pack *p, uint32_t col)
+{
+    const struct vmc_sched *s = p->s;
+    uint32_t cpu = s->col_cpu[col];
+    uint32_t first = col;
+
+    for (uint32_t t = s->next_thread[cpu]; t != cpu; t = s->next_thread[t])
+        if (s->col_of[t] < first && column_free(p, s->col_of[t]))
+            first = s->col_of[t];
+    return first;
+}
+
+/* Where columns are looked for: those before core, and from back on, have none. */
+struct free_columns {
+    uint32_t core, back;
+};
+
+/*
+ * A column for a vCPU that has it for the whole frame: the one it has, but a core of its own if
+ * there is one. NONE: there is no column.
+ */
+static uint32_t whole_column(struct pack *p, uint32_t cpu, struct free_columns *f)
+{
+    uint32_t col = p->s->col_of[cpu];
+
+    if (column_free(p, col) && core_free(p, col))
+        return first_thread(p, col);
+    while (p->s->smt && f->core < p->ncol && !core_free(p, f->core))
+        f->core++;
+    if (p->s->smt && f->core < p->ncol)
+        return f->core;
+    if (column_free(p, col))
+        return col;
+    while (f->back > 0 && !column_free(p, f->back - 1))
+        f->back--;
+    return f->back == 0 ? NONE : f->back - 1;
 }
 
 /*
@@ -301,7 +352,7 @@ static uint32_t column_of(const struct pack *p, uint32_t cpu)
 static void lay_whole_frames(struct pack *p)
 {
     struct vmc_sched *s = p->s;
-    uint32_t back = p->ncol;
+    struct free_columns f = {.core = 0, .back = p->ncol};
 
     for (uint32_t i = 0; i < s->ngangs; i++) {
         struct gang *g = &s->gangs[i];
@@ -309,15 +360,13 @@ static void lay_whole_frames(struct pack *p)
             continue;
         for (uint32_t k = 0; k < g->n; k++) {
             const struct item *it = &s->items[g->first + k];
-            uint32_t col = column_of(p, vmci_load_relaxed(&s->vcpu[it->vcpu].cpu));
-            if (col == NONE || s->level[col] != s->base) {
-                while (back > 0 && s->level[back - 1] != s->base)
-                    back--;
-                if (back == 0)
-                    return;
-                col = back - 1;
-            }
+            uint32_t col = whole_column(p, vmci_load_relaxed(&s->vcpu[it->vcpu].cpu), &f);
+            if (col == NONE)
+                return;
             (void)place(p, col, g->vm, it->vcpu, it->amount);
+            if (s->smt)
+                vmci_store_relaxed(&s->vcpu[it->vcpu].home,
+                                   (p->frame << 16) | (s->col_cpu[col] + 1));
         }
         g->vm |= GROUP_BIT; /* laid */
     }

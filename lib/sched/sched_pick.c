@@ -134,10 +134,24 @@ static int64_t lag_now(const struct vmc_sched *s, const struct sched_vcpu *v)
 }
 
 /*
+ * Has the vCPU another CPU for all of this frame, so that cores are not shared? That one is given
+ * an eighth of the frame to take it.
+ */
+static bool lives_elsewhere(const struct vmc_sched *s, const struct sched_cpu *c, uint32_t vcpu,
+                            uint32_t cpu)
+{
+    uint64_t home = s->smt ? vmci_load_relaxed(&s->vcpu[vcpu].home) : 0;
+
+    return home != 0 && home >> 16 == c->frame && (home & 0xffff) != cpu + 1 &&
+           c->now < c->frame_start + s->frame_ns / 8;
+}
+
+/*
  * Who is at its limit gets no more than it is entitled to by then; who may be soon, not much more:
  * it could not pay back.
  */
-static bool may_fill(const struct vmc_sched *s, uint32_t vcpu, uint32_t cpu, int64_t lag)
+static bool may_fill(const struct vmc_sched *s, const struct sched_cpu *c, uint32_t vcpu,
+                     uint32_t cpu, int64_t lag)
 {
     uint32_t vm = vmci_load_relaxed(&s->vcpu[vcpu].vm);
     const struct sched_vm *m = &s->vm[vm];
@@ -146,7 +160,7 @@ static bool may_fill(const struct vmc_sched *s, uint32_t vcpu, uint32_t cpu, int
         return false;
     if (vmci_load_relaxed(&m->bounded) && lag < -(int64_t)s->frame_ns / 2)
         return false;
-    return vm_allows(s, vm, cpu);
+    return vm_allows(s, vm, cpu) && !lives_elsewhere(s, c, vcpu, cpu);
 }
 
 /* The search for somebody to fill a hole on a CPU with. */
@@ -167,7 +181,7 @@ static void consider(const struct vmc_sched *s, const struct sched_cpu *c, uint3
     if (unlikely(f->not != NONE) && (vcpu == f->not || vmci_load_relaxed(&v->costop_since) != 0))
         return;
     int64_t lag = lag_now(s, v);
-    if (lag <= f->lag || !may_fill(s, vcpu, cpu, lag))
+    if (lag <= f->lag || !may_fill(s, c, vcpu, cpu, lag))
         return;
     f->lag = lag;
     f->best = vcpu;
@@ -212,7 +226,7 @@ static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
 {
     /* a short gap: who runs goes on, a switch would cost more than it corrects */
     if (c->cur != NONE && *end - now < s->sigma &&
-        may_fill(s, c->cur, cpu, lag_now(s, &s->vcpu[c->cur])) &&
+        may_fill(s, c, c->cur, cpu, lag_now(s, &s->vcpu[c->cur])) &&
         take(s, c, cpu, c->cur, vmci_load_relaxed(&s->vcpu[c->cur].vm), now)) {
         note_fill(s, c, now, end);
         return true;
@@ -499,8 +513,19 @@ static bool offer(struct sched_cpu *c, uint32_t vcpu)
     return false;
 }
 
-/* An idle CPU the VM may use, nearest in number to its last; taken out of the idle set. */
-static uint32_t take_idle(struct vmc_sched *s, uint32_t vm, uint32_t last)
+static bool core_idle(const struct vmc_sched *s, uint32_t cpu)
+{
+    for (uint32_t t = s->next_thread[cpu]; t != cpu; t = s->next_thread[t])
+        if (((vmci_load_relaxed(&s->idle_map[t / 64]) >> (t % 64)) & 1) == 0)
+            return false;
+    return true;
+}
+
+/*
+ * An idle CPU the VM may use, nearest in number to its last, on a core that idles altogether if
+ * that is asked for; taken out of the idle set.
+ */
+static uint32_t take_idle_of(struct vmc_sched *s, uint32_t vm, uint32_t last, bool whole_core)
 {
     uint32_t words = s->mask_words;
 
@@ -513,12 +538,21 @@ static uint32_t take_idle(struct vmc_sched *s, uint32_t vm, uint32_t last)
             bits &= ~0ull << (last % 64);
         while (bits != 0) {
             uint64_t low = bits & -bits;
-            if ((vmci_fetch_and(&s->idle_map[w], ~low) & low) != 0)
-                return w * 64 + (uint32_t)__builtin_ctzll(low);
+            uint32_t cpu = w * 64 + (uint32_t)__builtin_ctzll(low);
+            if ((!whole_core || core_idle(s, cpu)) &&
+                (vmci_fetch_and(&s->idle_map[w], ~low) & low) != 0)
+                return cpu;
             bits &= bits - 1;
         }
     }
     return NONE;
+}
+
+static uint32_t take_idle(struct vmc_sched *s, uint32_t vm, uint32_t last)
+{
+    uint32_t cpu = s->smt ? take_idle_of(s, vm, last, true) : NONE;
+
+    return cpu != NONE ? cpu : take_idle_of(s, vm, last, false);
 }
 
 /* A CPU whose current vCPU can make up for being preempted: the last one, or one near it. */

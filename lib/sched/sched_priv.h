@@ -83,6 +83,8 @@ struct sched_vcpu {
     uint64_t stolen_seen; /* (p) */
     uint64_t left_served; /* (p) served when it went to sleep */
 
+    uint64_t home; /* (a) with SMT: CPU + 1 on which it has a whole frame, and that frame << 16 */
+
     /* tokens: how much of its entitlement it may take at once after a wake */
     uint64_t tokens, tokens_at; /* (o) */
 
@@ -230,6 +232,8 @@ struct vmc_sched {
     struct sched_group *group; /* [0] is the root */
     uint64_t *mask;            /* (p) mask_words for each VM */
     uint64_t *idle_map;        /* (a) idle CPUs */
+    uint32_t *next_thread;     /* (c) of the CPU's core, in a ring */
+    bool smt;                  /* (c) some core has several threads */
     uint64_t *kick_map;        /* (a) CPUs to kick */
 
     uint64_t log_head, log_tail; /* (a) */
@@ -245,7 +249,8 @@ struct vmc_sched {
     bool dirty;      /* entitlements have to be computed again */
     bool dirty_tree; /* places of children too */
     uint32_t online;
-    uint32_t *col_cpu; /* column -> CPU, neighbours adjacent */
+    uint32_t *col_cpu; /* column -> CPU: a thread of each core first, neighbours adjacent */
+    uint32_t *col_of;  /* CPU -> column while a frame is packed, or NONE */
     uint32_t *order;   /* groups, parents first */
     uint32_t norder;
     /* VMs and groups, the children of each group together: shares, bounds, and the division */

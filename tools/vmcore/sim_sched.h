@@ -46,6 +46,7 @@ struct sim_vm_spec {
 
 struct sim_scenario {
     uint32_t cpus;
+    uint32_t threads_per_core; /* CPUs of one core, numbered one after the other */
     uint64_t quantum_ns, duration_ns, seed;
     uint64_t switch_ns;     /* lost at every switch between vCPUs */
     uint64_t kick_ns;       /* from a kick to the pick */
@@ -121,6 +122,7 @@ struct sim {
     struct sim_fluid *fluid;
     /* measures */
     uint64_t decisions, switches, idle_ns, loss_ns, waiting;
+    uint64_t crowded_ns; /* cores that are shared while others idle */
     uint32_t idle_cpus;
     uint64_t acc_at;
     bool record;

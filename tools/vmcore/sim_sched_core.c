@@ -83,6 +83,23 @@ void sim_kick(struct sim *s, uint32_t cpu)
 
 /* ---- measures -------------------------------------------------------------------------------- */
 
+/* Cores on which several threads run, as many as there are others on which none does. */
+static uint32_t crowded_cores(const struct sim *s)
+{
+    uint32_t n = s->sc->threads_per_core;
+    uint32_t shared = 0;
+    uint32_t idle = 0;
+
+    for (uint32_t core = 0; n > 1 && core + n <= s->ncpus; core += n) {
+        uint32_t busy = 0;
+        for (uint32_t t = 0; t < n; t++)
+            busy += s->cur[core + t] != SIM_NONE;
+        shared += busy > 1;
+        idle += busy == 0;
+    }
+    return shared < idle ? shared : idle;
+}
+
 static void measure(struct sim *s)
 {
     uint64_t dt = s->now - s->acc_at;
@@ -91,6 +108,7 @@ static void measure(struct sim *s)
         uint64_t lost = s->waiting < s->idle_cpus ? s->waiting : s->idle_cpus;
         s->idle_ns += dt * s->idle_cpus;
         s->loss_ns += dt * lost;
+        s->crowded_ns += dt * crowded_cores(s);
         s->acc_at = s->now;
     }
     if (s->fluid != NULL)

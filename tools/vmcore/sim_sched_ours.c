@@ -62,6 +62,10 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
     struct ours *o = calloc(1, sizeof(*o));
     struct vmc_error err = {0};
 
+    struct vmc_sched_cpu_topo *topo = calloc(s->ncpus, sizeof(*topo)); /* copied */
+
+    for (uint32_t i = 0; topo != NULL && i < s->ncpus; i++)
+        topo[i].core = i / s->sc->threads_per_core;
     o->entity = calloc(s->nvcpus, sizeof(*o->entity));
     o->by_entity = calloc(s->nvcpus, sizeof(*o->by_entity));
     struct vmc_sched_config cfg = {
@@ -71,9 +75,12 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
         .max_vms = s->nvms,
         .max_vcpus = s->nvcpus,
         .quantum_ns = s->sc->quantum_ns,
+        .topo = topo,
     };
-    if (vmc_host_platform_init(&o->pf, NULL, &err) != VMC_OK ||
-        vmc_sched_create(&o->pf, &cfg, &o->sched, &err) != VMC_OK || !add_all(s, o, p, &err)) {
+    bool ok = vmc_host_platform_init(&o->pf, NULL, &err) == VMC_OK &&
+              vmc_sched_create(&o->pf, &cfg, &o->sched, &err) == VMC_OK && add_all(s, o, p, &err);
+    free(topo);
+    if (!ok) {
         fprintf(stderr, "sim: %s\n", err.text);
         ours_destroy(s, o);
         return NULL;

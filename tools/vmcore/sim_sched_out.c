@@ -146,8 +146,12 @@ void sim_print_summary(const struct sim *s, FILE *to)
         sim_fluid_report(s->fluid, &rep);
     fprintf(to,
             "%-14s window %9.3f ms  lag %9.3f ms  skew %9.3f ms  idle-loss %6.3f %%  "
-            "max-wake %9.3f ms  parallel-iterations %10llu  switches/s/cpu %6.0f\n",
+            "max-wake %9.3f ms  parallel-iterations %10llu  switches/s/cpu %6.0f",
             s->policy->name, rep.max_window / 1e6, rep.max_lag / 1e6, (double)skew / 1e6,
             100.0 * (double)s->loss_ns / time, (double)delay / 1e6, (unsigned long long)iterations,
             (double)s->switches / (time / 1e9));
+    if (s->sc->threads_per_core > 1)
+        fprintf(to, "  crowded cores %.3f %%",
+                100.0 * (double)s->crowded_ns * s->sc->threads_per_core / time);
+    fprintf(to, "\n");
 }

@@ -164,6 +164,9 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path)
         return -1;
     }
     sc->cpus = (uint32_t)number(&r, root, "cpus", 1, VMC_SCHED_MAX_CPUS, 2);
+    sc->threads_per_core = (uint32_t)number(&r, root, "threads_per_core", 1, 16, 1);
+    if (sc->cpus % sc->threads_per_core != 0)
+        complain(&r, "threads_per_core", "does not divide cpus");
     sc->quantum_ns = number(&r, root, "quantum_us", VMC_SCHED_MIN_QUANTUM / 1000,
                             VMC_SCHED_MAX_QUANTUM / 1000, 2000) *
                      1000;
@@ -268,6 +271,7 @@ void sim_scenario_random(struct sim_scenario *sc, uint64_t seed)
 
     memset(sc, 0, sizeof(*sc));
     sc->cpus = hosts[next(&st) % 10];
+    sc->threads_per_core = 1;
     sc->quantum_ns = 2000000;
     sc->seed = seed;
     sc->switch_ns = 2000;

@@ -48,8 +48,8 @@ static void drop(struct world *w)
 
 static uint32_t add(struct world *w, uint32_t group, uint32_t vcpus, struct vmc_sched_share share)
 {
-    struct vmc_sched_vm_config cfg = {.size = sizeof(cfg), .vcpus = vcpus,
-                                      .coscheduling = VMC_SCHED_CO_RELAXED, .share = share};
+    struct vmc_sched_vm_config cfg = {
+        .size = sizeof(cfg), .vcpus = vcpus, .coscheduling = VMC_SCHED_CO_RELAXED, .share = share};
     uint32_t vm;
     uint32_t kick;
 
@@ -159,10 +159,10 @@ static void reservation_and_limit_bound_the_share(void **state)
     (void)state;
     struct world w;
     make(&w, 1);
-    uint32_t r = add(&w, VMC_SCHED_ROOT, 1,
-                     (struct vmc_sched_share){.shares = 1, .reservation = 400000});
-    uint32_t l = add(&w, VMC_SCHED_ROOT, 1,
-                     (struct vmc_sched_share){.shares = 1000, .limit = 200000});
+    uint32_t r =
+        add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 1, .reservation = 400000});
+    uint32_t l =
+        add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 1000, .limit = 200000});
     uint32_t o = add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 100});
     run_for(&w, 400 * FRAME);
     assert_near(used(&w, r), 160 * FRAME, 2 * FRAME);
@@ -180,8 +180,8 @@ static void impossible_reservations_are_refused(void **state)
     make(&w, 1);
     struct vmc_sched_share half = {.shares = 1, .reservation = 500000};
     assert_int_equal(vmc_sched_group_add(w.s, VMC_SCHED_ROOT, &half, &pool, &err), VMC_OK);
-    struct vmc_sched_vm_config cfg = {.size = sizeof(cfg), .vcpus = 1,
-                                      .share = {.shares = 1, .reservation = 600000}};
+    struct vmc_sched_vm_config cfg = {
+        .size = sizeof(cfg), .vcpus = 1, .share = {.shares = 1, .reservation = 600000}};
     assert_int_equal(vmc_sched_vm_add(w.s, pool, &cfg, &vm, &err), VMC_ENOSPC);
     assert_non_null(strstr(err.text, "reserves 500000"));
     cfg.share.reservation = 500000;
@@ -279,8 +279,8 @@ static void stolen_time_and_clock_leaps_are_not_charged(void **state)
     struct vmc_sched_slice sl;
     struct vmc_sched_vcpu_stats st;
     make(&w, 1);
-    uint32_t v = vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1,
-                                         (struct vmc_sched_share){.shares = 1}), 0);
+    uint32_t v =
+        vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 1}), 0);
     pick(&w, 0, &sl);
     assert_int_equal(sl.vcpu, v);
     w.now += 500000;
@@ -409,6 +409,68 @@ static void bad_configurations_and_lack_of_memory_are_reported(void **state)
     test_platform_check(&tp);
 }
 
+/* Two cores of two threads each: nobody shares a core while the other one idles. */
+static void cores_are_shared_last(void **state)
+{
+    static const struct vmc_sched_cpu_topo topo[4] = {
+        {.core = 7}, {.core = 7}, {.core = 9}, {.core = 9}};
+    struct vmc_sched_config cfg = {
+        .cpus = 4, .max_groups = 1, .max_vms = 4, .max_vcpus = 8, .topo = topo};
+    struct world w;
+    struct vmc_sched_share one = {.shares = 1000};
+    uint32_t shared = 0;
+
+    (void)state;
+    make_with(&w, &cfg);
+    uint32_t a = vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1, one), 0);
+    uint32_t b = vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1, one), 0);
+    run_for(&w, 4 * FRAME);
+    for (unsigned i = 0; i < 100; i++) {
+        run_for(&w, FRAME / 4);
+        uint32_t at = vmc_sched_vcpu_cpu(w.s, a);
+        uint32_t bt = vmc_sched_vcpu_cpu(w.s, b);
+        assert_true(at != VMC_SCHED_NONE && bt != VMC_SCHED_NONE);
+        shared += topo[at].core == topo[bt].core;
+    }
+    assert_int_equal(shared, 0);
+    /* a third one has to share, and all three run all the time */
+    uint32_t c = vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1, one), 0);
+    run_for(&w, 4 * FRAME);
+    struct vmc_sched_vcpu_stats before, after;
+    assert_int_equal(vmc_sched_vcpu_stats(w.s, c, w.now, &before), VMC_OK);
+    run_for(&w, 10 * FRAME);
+    assert_int_equal(vmc_sched_vcpu_stats(w.s, c, w.now, &after), VMC_OK);
+    assert_true(after.used_ns - before.used_ns >= 10 * FRAME - FRAME / 10);
+    drop(&w);
+}
+
+/* A woken vCPU goes to an idle core, not beside its former neighbour. */
+static void a_wake_takes_an_idle_core(void **state)
+{
+    static const struct vmc_sched_cpu_topo topo[4] = {
+        {.core = 0}, {.core = 0}, {.core = 1}, {.core = 1}};
+    struct vmc_sched_config cfg = {
+        .cpus = 4, .max_groups = 1, .max_vms = 4, .max_vcpus = 8, .topo = topo};
+    struct world w;
+    uint32_t kick;
+
+    (void)state;
+    make_with(&w, &cfg);
+    uint32_t a =
+        vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 1}), 0);
+    uint32_t b =
+        vmc_sched_vcpu(w.s, add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 1}), 0);
+    run_for(&w, 4 * FRAME);
+    uint32_t bt = vmc_sched_vcpu_cpu(w.s, b);
+    assert_int_equal(vmc_sched_block(w.s, bt, w.now), VMC_OK);
+    w.end[bt] = w.now;
+    run_for(&w, 4 * FRAME);
+    assert_int_equal(vmc_sched_wake(w.s, b, w.now, &kick), VMC_OK);
+    assert_int_not_equal(kick, VMC_SCHED_NONE);
+    assert_int_not_equal(topo[kick].core, topo[vmc_sched_vcpu_cpu(w.s, a)].core);
+    drop(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -426,6 +488,8 @@ int main(void)
         cmocka_unit_test(spinning_yields_to_the_sibling_behind),
         cmocka_unit_test(trace_tells_what_ran),
         cmocka_unit_test(bad_configurations_and_lack_of_memory_are_reported),
+        cmocka_unit_test(cores_are_shared_last),
+        cmocka_unit_test(a_wake_takes_an_idle_core),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
