@@ -234,7 +234,7 @@ int vmc_sched_create(const struct vmc_platform *pf, const struct vmc_sched_confi
     s->costart = cfg->costart_ns != 0 ? cfg->costart_ns : s->costop / 2;
     s->ring_size = cfg->trace_events;
     s->mask_words = (s->ncpus + 63) / 64;
-    s->most_fillers = VMCI_MIN(VMCI_MAX(2 * s->ncpus, FILL_NAMED), FILL_FIRST);
+    s->fill_named = s->ncpus > LARGE_HOST ? FILL_NAMED : FILL_FIRST;
     rc = vmci_lock_init(&s->plan_lock, pf);
     if (rc == VMC_OK)
         rc = allocate_memory(s);

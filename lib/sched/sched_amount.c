@@ -183,7 +183,7 @@ static void find_rest(struct vmc_sched *s, uint64_t room, int64_t light)
 
 /* The fillers while they are chosen: a heap, the one that lacks least on top. */
 struct fillers {
-    uint32_t n, most;
+    uint32_t n;
     struct {
         int64_t lag;
         uint32_t vcpu;
@@ -194,15 +194,15 @@ static void filler_add(struct fillers *f, uint32_t vcpu, int64_t lag)
 {
     uint32_t at = f->n;
 
-    if (at < f->most) {
+    if (at < FILL_FIRST) {
         for (f->n++; at > 0 && f->e[(at - 1) / 2].lag > lag; at = (at - 1) / 2)
             f->e[at] = f->e[(at - 1) / 2];
     } else if (lag <= f->e[0].lag) {
         return;
     } else {
         uint32_t child = 1;
-        for (at = 0; child < f->most; child = 2 * at + 1) {
-            child += child + 1 < f->most && f->e[child + 1].lag < f->e[child].lag;
+        for (at = 0; child < FILL_FIRST; child = 2 * at + 1) {
+            child += child + 1 < FILL_FIRST && f->e[child + 1].lag < f->e[child].lag;
             if (f->e[child].lag >= lag)
                 break;
             f->e[at] = f->e[child];
@@ -217,10 +217,9 @@ static void filler_add(struct fillers *f, uint32_t vcpu, int64_t lag)
 static void name_fillers(struct vmc_sched *s, uint64_t now)
 {
     struct fillers f;
-    uint32_t nlight = VMCI_MIN(s->heap_n, s->most_fillers / 2); /* the first deadlines */
+    uint32_t nlight = VMCI_MIN(s->heap_n, FILL_FIRST / 2); /* the first deadlines */
 
     f.n = 0;
-    f.most = s->most_fillers;
     for (uint32_t k = 0; k < s->nheavy + nlight; k++) {
         bool light = k >= s->nheavy;
         struct sched_vm *m = &s->vm[light ? s->heap[k - s->nheavy].vm : s->heavy[k]];

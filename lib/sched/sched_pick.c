@@ -196,8 +196,9 @@ static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t 
 
     for (uint32_t i = tab != NULL ? tab->first : 0; tab != NULL && i < tab->end; i++)
         consider(s, c, cpu, tab->e[i].vcpu, &f);
-    uint32_t at = named != 0 ? cpu * FILL_NAMED % named : 0; /* not all CPUs the same ones */
-    for (uint32_t i = 0; i < VMCI_MIN(named, FILL_NAMED); i++, at = at + 1 < named ? at + 1 : 0)
+    uint32_t look = VMCI_MIN(named, s->fill_named);
+    uint32_t at = look < named ? cpu * look % named : 0; /* not all CPUs the same ones */
+    for (uint32_t i = 0; i < look; i++, at = at + 1 < named ? at + 1 : 0)
         consider(s, c, cpu, vmci_load_relaxed(&s->fill_first[at]), &f);
     for (uint32_t i = 0; i < VMCI_MIN(FILL_SCAN, s->max_vcpus); i++) {
         uint32_t vcpu = c->fill_cursor;

@@ -33,8 +33,9 @@
 #define WHEEL_BUCKETS 1024u
 #define EARLY_BUCKETS 64u /* how far ahead of its time work is taken when a CPU would idle */
 #define FILL_SCAN     64u /* vCPUs looked at to fill a hole */
-#define FILL_FIRST    64u /* those that the planner names, at most */
-#define FILL_NAMED    24u /* of them, those that one CPU looks at */
+#define FILL_FIRST    64u /* those that the planner names */
+#define FILL_NAMED    24u /* of them, those that a CPU of a large host looks at */
+#define LARGE_HOST    16u /* with more CPUs than this */
 #define USING_NONE    UINT64_MAX
 
 struct piece {
@@ -291,7 +292,7 @@ struct vmc_sched {
     uint32_t nitems;
     uint32_t fill_first[FILL_FIRST]; /* (a) vCPUs that lack most after the frame laid out last */
     uint32_t nfill_first;            /* (a) */
-    uint32_t most_fillers;           /* (c) */
+    uint32_t fill_named;             /* (c) how many of them a CPU looks at */
     struct want *want; /* scratch: the vCPUs of the heavy class that are in the ideal */
     uint32_t nwant;
     struct gang *gangs;
