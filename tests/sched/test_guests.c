@@ -122,25 +122,38 @@ static void vcpus_share_locks_and_barriers(void **state)
     rig_fini(&g);
 }
 
+/* Run a guest to its end on one worker. */
+static struct smp_vm *run_on_one(struct rig *g, const struct smp_shared *p)
+{
+    rig_init(g, 1, 0);
+    struct smp_vm *s = rig_vm(g, p, 100);
+    WAIT_FOR(finished(s));
+    return s;
+}
+
+static struct vmc_sched_vcpu_stats stats_of(const struct rig *g, const struct smp_vm *s,
+                                            uint32_t index)
+{
+    struct vmc_sched *sched = vmc_runner_sched(g->r);
+    struct vmc_sched_vcpu_stats st;
+
+    assert_int_equal(
+        vmc_sched_vcpu_stats(sched, vmc_sched_vcpu(sched, s->id, index), vmc_runner_now_ns(), &st),
+        VMC_OK);
+    return st;
+}
+
 /* More vCPUs than workers: without directed yield a waiting one would spin for whole slices. */
 static void spinning_vcpus_give_way(void **state)
 {
     (void)state;
     struct rig g;
     struct smp_shared barrier = {.mode = SMP_BARRIER, .cpus = 4, .rounds = 500, .work = 1000};
-    struct vmc_sched_vcpu_stats st;
     uint64_t yields = 0;
 
-    rig_init(&g, 1, 0);
-    struct smp_vm *s = rig_vm(&g, &barrier, 100);
-    WAIT_FOR(finished(s));
-    for (uint32_t i = 0; i < 4; i++) {
-        struct vmc_sched *sched = vmc_runner_sched(g.r);
-        assert_int_equal(
-            vmc_sched_vcpu_stats(sched, vmc_sched_vcpu(sched, s->id, i), vmc_runner_now_ns(), &st),
-            VMC_OK);
-        yields += st.yields;
-    }
+    struct smp_vm *s = run_on_one(&g, &barrier);
+    for (uint32_t i = 0; i < 4; i++)
+        yields += stats_of(&g, s, i).yields;
     assert_true(yields >= 500);
     rig_fini(&g);
 }
@@ -150,15 +163,9 @@ static void halted_vcpus_sleep_until_their_timer(void **state)
     (void)state;
     struct rig g;
     struct smp_shared p = {.mode = SMP_TICK, .cpus = 2, .rounds = 50, .work = 2000000};
-    struct vmc_sched_vcpu_stats st;
 
-    rig_init(&g, 1, 0);
-    struct smp_vm *s = rig_vm(&g, &p, 100);
-    WAIT_FOR(finished(s));
-    struct vmc_sched *sched = vmc_runner_sched(g.r);
-    assert_int_equal(
-        vmc_sched_vcpu_stats(sched, vmc_sched_vcpu(sched, s->id, 1), vmc_runner_now_ns(), &st),
-        VMC_OK);
+    struct smp_vm *s = run_on_one(&g, &p);
+    struct vmc_sched_vcpu_stats st = stats_of(&g, s, 1);
     assert_true(s->sh->cpu[1].ticks >= 50);
     assert_true(st.wakes >= 10); /* late ticks may fall together */
     assert_true(st.wait_ns > st.used_ns);
