@@ -59,10 +59,14 @@ static const uint64_t areas[2][16] = {
     },
 };
 
+#define CHUNK 65536u
+
 struct volume {
     struct test_disk disk;
     struct test_path path;
+    struct vmc_blockdev bd;
     unsigned char *good;
+    bool dirty[USED / CHUNK]; /* to be put back */
 };
 static struct volume volumes[2]; /* VMFS5, VMFS6 */
 static uint64_t clock_ns;
@@ -85,12 +89,40 @@ static uint64_t f_now(void *ctx)
 static const struct vmc_platform pf = {
     .size = sizeof(pf), .alloc = f_alloc, .free = fuzz_free, .now_ns = f_now, .bug = fuzz_bug};
 
+static void touched(struct volume *x, uint64_t off, uint64_t bytes)
+{
+    for (uint64_t c = off / CHUNK; c * CHUNK < off + bytes && c < USED / CHUNK; c++)
+        x->dirty[c] = true;
+}
+
+/* The disk, but for a note of what is written. */
+static int w_info(void *ctx, struct vmc_block_info *out)
+{
+    struct volume *x = ctx;
+    return x->path.bd.ops->info(x->path.bd.ctx, out);
+}
+static int w_submit(void *ctx, struct vmc_block_req *r)
+{
+    struct volume *x = ctx;
+    if (r->op != VMC_BLOCK_READ)
+        touched(x, r->offset, r->bytes);
+    return x->path.bd.ops->submit(x->path.bd.ctx, r);
+}
+static int w_caw(void *ctx, uint64_t off, const void *expect, const void *data, size_t bytes)
+{
+    struct volume *x = ctx;
+    touched(x, off, bytes);
+    return x->path.bd.ops->compare_write(x->path.bd.ctx, off, expect, data, bytes);
+}
+static const struct vmc_blockdev_ops w_ops = {
+    .info = w_info, .submit = w_submit, .compare_write = w_caw};
+
 static struct vmc_vmfs *mount(struct volume *x, uint32_t flags)
 {
     struct vmc_vmfs *v;
     struct vmc_vmfs_mount_config c = {.size = sizeof(c),
                                       .flags = flags | VMC_VMFS_EXCLUSIVE | VMC_VMFS_EXPERIMENTAL,
-                                      .devs = &x->path.bd,
+                                      .devs = &x->bd,
                                       .dev_count = 1};
     return vmc_vmfs_mount(&pf, &c, &v, NULL) == VMC_OK ? v : NULL;
 }
@@ -100,7 +132,7 @@ static void setup(struct volume *x, uint32_t version)
     bool six = version == 6;
     struct vmc_vmfs_mkfs_config c = {.size = sizeof(c),
                                      .version = version,
-                                     .devs = &x->path.bd,
+                                     .devs = &x->bd,
                                      .dev_count = 1,
                                      .fds = six ? 512 : 0,
                                      .sub_blocks = six ? 64 : 0,
@@ -111,7 +143,7 @@ static void setup(struct volume *x, uint32_t version)
 
     test_disk_init(&x->disk, LV + (six ? 512 : 256) * MIB);
     test_path_init(&x->path, &x->disk);
-    x->path.bd.ctx = &x->path;
+    x->bd = (struct vmc_blockdev){.ops = &w_ops, .ctx = x};
     if (vmc_vmfs_mkfs(&pf, &c, NULL) != VMC_OK)
         abort();
     struct vmc_vmfs *v = mount(x, 0);
@@ -129,6 +161,7 @@ static void setup(struct volume *x, uint32_t version)
         abort();
     x->good = malloc(USED);
     memcpy(x->good, x->disk.data, USED);
+    memset(x->dirty, 0, sizeof(x->dirty));
 }
 
 static void look(struct vmc_vmfs *v, const char *dir)
@@ -159,7 +192,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (x->good == NULL)
         setup(x, six ? 6 : 5);
     for (size_t i = 0; i + 8 <= size && i < 512; i += 8) {
-        unsigned char *at = x->disk.data + areas[six][data[i] & 15] + vmci_ld_le16(data + i + 2);
+        uint64_t off = areas[six][data[i] & 15] + vmci_ld_le16(data + i + 2);
+        unsigned char *at = x->disk.data + off;
+        touched(x, off, 4);
         if (data[i + 1] & 1)
             vmci_st_le32(at, vmci_ld_le32(at) + vmci_ld_le32(data + i + 4));
         else
@@ -179,6 +214,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (void)!vmc_vmfs_remove(v, "/e", NULL);
         (void)!vmc_vmfs_unmount(v, NULL);
     }
-    memcpy(x->disk.data, x->good, USED);
+    for (size_t c = 0; c < USED / CHUNK; c++)
+        if (x->dirty[c])
+            memcpy(x->disk.data + c * CHUNK, x->good + c * CHUNK, CHUNK);
+    memset(x->dirty, 0, sizeof(x->dirty));
     return 0;
 }

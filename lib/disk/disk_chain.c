@@ -316,28 +316,38 @@ static int disk_submit(void *ctx, struct vmc_block_req *r)
 
 static const struct vmc_blockdev_ops chain_ops = {.info = disk_info, .submit = disk_submit};
 
-/* A thick disk stays thick: discards go no further. Everything else goes straight through. */
-static int thick_info(void *ctx, struct vmc_block_info *out)
+/*
+ * A flat file that is not simply passed on: a thick disk stays thick, so discards go no further;
+ * and of a file that is longer than described (its growth was interrupted) only the described part
+ * is the disk.
+ */
+static int flat_info(void *ctx, struct vmc_block_info *out)
 {
     struct vmc_disk *d = ctx;
     int rc = d->layer[0].flat.ops->info(d->layer[0].flat.ctx, out);
 
-    out->can_discard = false;
+    out->bytes = d->bytes;
+    out->can_compare_write = false;
+    out->can_discard = out->can_discard && d->layer[0].desc.thin;
     return rc;
 }
 
-static int thick_submit(void *ctx, struct vmc_block_req *r)
+static int flat_submit(void *ctx, struct vmc_block_req *r)
 {
     struct vmc_disk *d = ctx;
 
-    if (unlikely(r->op == VMC_BLOCK_DISCARD)) {
+    if (unlikely(r->op == VMC_BLOCK_DISCARD && !d->layer[0].desc.thin)) {
         r->status = VMC_OK;
+        return VMC_BLOCK_COMPLETE;
+    }
+    if (unlikely(r->op != VMC_BLOCK_FLUSH && !vmci_range_ok(r->offset, r->bytes, d->bytes))) {
+        r->status = VMC_ERANGE;
         return VMC_BLOCK_COMPLETE;
     }
     return d->layer[0].flat.ops->submit(d->layer[0].flat.ctx, r);
 }
 
-static void thick_kick(void *ctx)
+static void flat_kick(void *ctx)
 {
     struct vmc_disk *d = ctx;
 
@@ -345,17 +355,17 @@ static void thick_kick(void *ctx)
         d->layer[0].flat.ops->kick(d->layer[0].flat.ctx);
 }
 
-static void thick_poll(void *ctx)
+static void flat_poll(void *ctx)
 {
     struct vmc_disk *d = ctx;
 
     d->layer[0].flat.ops->poll(d->layer[0].flat.ctx);
 }
 
-static const struct vmc_blockdev_ops thick_ops = {
-    .info = thick_info, .submit = thick_submit, .kick = thick_kick};
-static const struct vmc_blockdev_ops thick_polled_ops = {
-    .info = thick_info, .submit = thick_submit, .kick = thick_kick, .poll = thick_poll};
+static const struct vmc_blockdev_ops flat_ops = {
+    .info = flat_info, .submit = flat_submit, .kick = flat_kick};
+static const struct vmc_blockdev_ops flat_polled_ops = {
+    .info = flat_info, .submit = flat_submit, .kick = flat_kick, .poll = flat_poll};
 
 struct vmc_blockdev vmc_disk_blockdev(struct vmc_disk *d)
 {
@@ -363,9 +373,9 @@ struct vmc_blockdev vmc_disk_blockdev(struct vmc_disk *d)
 
     if (vmci_disk_is_log(&l->desc) || l->flat.ops == NULL)
         return (struct vmc_blockdev){.ops = &chain_ops, .ctx = d};
-    if (l->desc.thin || vmci_disk_is_rdm(&l->desc)) /* nothing stands in between */
-        return l->flat;
-    return (struct vmc_blockdev){.ops = l->flat.ops->poll != NULL ? &thick_polled_ops : &thick_ops,
+    if (vmci_disk_is_rdm(&l->desc) || (l->desc.thin && l->file_bytes == d->bytes))
+        return l->flat; /* nothing stands in between */
+    return (struct vmc_blockdev){.ops = l->flat.ops->poll != NULL ? &flat_polled_ops : &flat_ops,
                                  .ctx = d};
 }
 

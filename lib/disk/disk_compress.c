@@ -84,6 +84,40 @@ static void remove_old(const struct vmc_disk_files *files, const struct old_file
     remove_quietly(files, old->packed);
 }
 
+/* The files that hang on the name of a packed part, as far as the disk does not use them. */
+static void remove_cold(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                        const char *cold, const struct descriptor *used)
+{
+    static const char *const suffix[] = {"-packed", "-sesparse"};
+    char extent[DISK_NAME];
+
+    if (vmci_streq(cold, used->parent) ||
+        vmci_disk_no_children(pf, files, cold, NULL, NULL) != VMC_OK)
+        return;
+    remove_quietly(files, cold);
+    for (unsigned i = 0; i < 2; i++)
+        if (vmci_disk_extent_name(cold, suffix[i], extent, NULL) == VMC_OK &&
+            !vmci_streq(extent, used->extent))
+            remove_quietly(files, extent);
+}
+
+void vmci_disk_remove_leftovers(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                                const char *name, const struct descriptor *d)
+{
+    struct descriptor below;
+    char other[DISK_NAME];
+
+    if (vmci_disk_extent_name(name, "-cold", other, NULL) == VMC_OK)
+        remove_cold(pf, files, other, d);
+    if (vmci_disk_extent_name(name, "-cold2", other, NULL) == VMC_OK)
+        remove_cold(pf, files, other, d);
+    /* A compressed disk has no flat extent any more. */
+    if (vmci_disk_is_log(d) && vmci_disk_desc_read(pf, files, d->parent, &below, NULL) == VMC_OK &&
+        below.format == VMC_DISK_PACKED &&
+        vmci_disk_extent_name(name, "-flat", other, NULL) == VMC_OK)
+        remove_quietly(files, other);
+}
+
 int vmc_disk_compress(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                       const char *name, const struct vmc_disk_progress *progress,
                       struct vmc_error *err)
@@ -157,7 +191,7 @@ int vmc_disk_expand(const struct vmc_platform *pf, const struct vmc_disk_files *
     if (rc == VMC_OK) {
         rc = files->ops->resize(files->ctx, file, d->bytes);
         if (rc == VMC_OK)
-            rc = vmci_disk_copy_out(d, file, progress);
+            rc = vmci_disk_copy_out(d, files, file, progress);
         int rc2 = files->ops->close(files->ctx, file);
         rc = rc != VMC_OK ? rc : rc2;
         if (rc != VMC_OK)

@@ -15,6 +15,15 @@ static void tell(const struct vmc_disk_progress *p, uint64_t done, uint64_t tota
 /* ---- new disks ---------------------------------------------------------------------------------
  */
 
+static int give_size(const struct vmc_disk_files *files, void *file, uint64_t bytes, uint32_t kind)
+{
+    int rc = files->ops->resize(files->ctx, file, bytes);
+
+    if (rc == VMC_OK && kind != VMC_DISK_THIN)
+        rc = files->ops->allocate(files->ctx, file, 0, bytes, kind);
+    return rc;
+}
+
 int vmc_disk_create(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                     const char *name, uint64_t bytes, uint32_t kind, struct vmc_error *err)
 {
@@ -34,9 +43,7 @@ int vmc_disk_create(const struct vmc_platform *pf, const struct vmc_disk_files *
         rc = files->ops->create(files->ctx, d.extent, &file, err);
     if (rc != VMC_OK)
         return rc;
-    rc = files->ops->resize(files->ctx, file, bytes);
-    if (rc == VMC_OK && kind != VMC_DISK_THIN)
-        rc = files->ops->allocate(files->ctx, file, 0, bytes, kind);
+    rc = give_size(files, file, bytes, kind);
     int rc2 = files->ops->close(files->ctx, file);
     rc = rc != VMC_OK ? rc : rc2;
     if (rc != VMC_OK)
@@ -184,8 +191,8 @@ static bool all_zero(const uint8_t *p, uint64_t n)
     return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
 }
 
-/* Copy what from holds to a writable disk. fresh: to is all zeros. */
-static int copy(struct vmc_disk *from, struct vmc_disk *to, bool fresh,
+/* Copy what from holds to a writable disk. */
+static int copy(struct vmc_disk *from, struct vmc_disk *to,
                 const struct vmc_disk_progress *progress)
 {
     uint8_t *buf = vmci_alloc_aligned(from->pf, COPY_BYTES, 4096);
@@ -199,9 +206,9 @@ static int copy(struct vmc_disk *from, struct vmc_disk *to, bool fresh,
         if (at > AT_ZERO) {
             n = VMCI_MIN(n, COPY_BYTES - off % COPY_BYTES);
             rc = vmci_disk_read(from, off, buf, n);
-            if (rc == VMC_OK && !(fresh && all_zero(buf, n)))
+            if (rc == VMC_OK)
                 rc = vmci_disk_write(to, off, buf, n);
-        } else if (at == AT_ZERO && !fresh) {
+        } else if (at == AT_ZERO) {
             rc = vmci_disk_zero(to, off, n);
         }
         off += n;
@@ -211,7 +218,8 @@ static int copy(struct vmc_disk *from, struct vmc_disk *to, bool fresh,
     return rc;
 }
 
-int vmci_disk_copy_out(struct vmc_disk *from, void *file, const struct vmc_disk_progress *progress)
+int vmci_disk_copy_out(struct vmc_disk *from, const struct vmc_disk_files *to, void *file,
+                       const struct vmc_disk_progress *progress)
 {
     uint8_t *buf = vmci_alloc_aligned(from->pf, COPY_BYTES, 4096);
     int rc = buf == NULL ? VMC_ENOMEM : VMC_OK;
@@ -223,13 +231,13 @@ int vmci_disk_copy_out(struct vmc_disk *from, void *file, const struct vmc_disk_
             n = VMCI_MIN(n, COPY_BYTES - off % COPY_BYTES);
             rc = vmci_disk_read(from, off, buf, n);
             if (rc == VMC_OK && !all_zero(buf, n))
-                rc = from->files.ops->write(from->files.ctx, file, buf, n, off);
+                rc = to->ops->write(to->ctx, file, buf, n, off);
         }
         off += n;
         tell(progress, off, from->bytes);
     }
     vmci_free_aligned(from->pf, buf, COPY_BYTES, 4096);
-    return rc == VMC_OK ? from->files.ops->flush(from->files.ctx, file) : rc;
+    return rc == VMC_OK ? to->ops->flush(to->ctx, file) : rc;
 }
 
 int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *files,
@@ -256,7 +264,7 @@ int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *
         return rc;
     rc = vmci_disk_open(pf, files, child, OPEN_ALONE, &from, err);
     if (rc == VMC_OK) {
-        rc = copy(from, to, false, progress);
+        rc = copy(from, to, progress);
         if (rc != VMC_OK)
             vmci_error(err, rc, site, "%s cannot be written into %s: %s", child, d.parent,
                        vmc_strerror(rc));
@@ -269,29 +277,75 @@ int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *
     return rc == VMC_OK ? empty_log(pf, files, &d, err) : rc;
 }
 
+static int must_be_new(const struct vmc_disk_files *files, const char *name, struct vmc_error *err)
+{
+    void *file;
+
+    if (files->ops->open(files->ctx, name, VMC_DISK_PEEK, &file, NULL) != VMC_OK)
+        return VMC_OK;
+    (void)files->ops->close(files->ctx, file); /* only looked at */
+    return vmci_error(err, VMC_EEXIST, site, "%s exists", name);
+}
+
+/*
+ * The copy gets its name when it is whole, and its descriptor last: what an interruption leaves is
+ * never taken for a disk.
+ */
+static int clone_to(struct vmc_disk *from, const struct vmc_disk_files *files, const char *name,
+                    uint32_t kind, const struct vmc_disk_progress *progress, struct vmc_error *err)
+{
+    struct descriptor d = {.sectors = from->bytes / SECTOR,
+                           .cid = vmci_disk_new_cid(from->pf),
+                           .parent_cid = UINT32_MAX,
+                           .format = VMC_DISK_FLAT,
+                           .thin = kind == VMC_DISK_THIN};
+    char temp[DISK_NAME + 8];
+    void *file;
+    int rc = vmci_disk_extent_name(name, "-flat", d.extent, err);
+
+    if (rc == VMC_OK && (kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
+        rc = vmci_error(err, VMC_EINVAL, site, "%u is no kind of disk", kind);
+    if (rc == VMC_OK)
+        rc = must_be_new(files, name, err);
+    if (rc == VMC_OK)
+        rc = must_be_new(files, d.extent, err);
+    if (rc != VMC_OK)
+        return rc;
+    vmci_snprintf(temp, sizeof(temp), "%s.new", d.extent);
+    (void)files->ops->remove(files->ctx, temp, NULL); /* left by a crash */
+    rc = files->ops->create(files->ctx, temp, &file, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = give_size(files, file, from->bytes, kind);
+    if (rc == VMC_OK)
+        rc = vmci_disk_copy_out(from, files, file, progress);
+    int rc2 = files->ops->close(files->ctx, file);
+    rc = rc != VMC_OK ? rc : rc2;
+    if (rc != VMC_OK)
+        vmci_error(err, rc, site, "%s cannot be copied: %s", from->layer[0].name, vmc_strerror(rc));
+    else
+        rc = files->ops->rename(files->ctx, temp, d.extent, err);
+    if (rc != VMC_OK) {
+        (void)files->ops->remove(files->ctx, temp, NULL); /* already failing */
+        return rc;
+    }
+    rc = vmci_disk_desc_write(from->pf, files, name, &d, false, err);
+    if (rc != VMC_OK)
+        (void)files->ops->remove(files->ctx, d.extent, NULL); /* already failing */
+    return rc;
+}
+
 int vmc_disk_clone(const struct vmc_platform *pf, const struct vmc_disk_files *from_files,
                    const char *from, const struct vmc_disk_files *to_files, const char *to,
                    uint32_t kind, const struct vmc_disk_progress *progress, struct vmc_error *err)
 {
-    struct vmc_disk *a, *b;
-    int rc = vmci_disk_open(pf, from_files, from, 0, &a, err);
+    struct vmc_disk *d;
+    int rc = vmci_disk_open(pf, from_files, from, 0, &d, err);
 
     if (rc != VMC_OK)
         return rc;
-    rc = vmc_disk_create(pf, to_files, to, a->bytes, kind, err);
-    bool made = rc == VMC_OK;
-    if (rc == VMC_OK)
-        rc = vmci_disk_open(pf, to_files, to, OPEN_WRITE | OPEN_SHARED, &b, err);
-    if (rc == VMC_OK) {
-        rc = copy(a, b, true, progress);
-        int rc2 = vmc_disk_close(b);
-        rc = rc != VMC_OK ? rc : rc2;
-        if (rc != VMC_OK)
-            vmci_error(err, rc, site, "%s cannot be copied: %s", from, vmc_strerror(rc));
-    }
-    if (rc != VMC_OK && made)
-        (void)!vmc_disk_remove(pf, to_files, to, NULL); /* already failing */
-    int rc2 = vmc_disk_close(a);
+    rc = clone_to(d, to_files, to, kind, progress, err);
+    int rc2 = vmc_disk_close(d);
     return rc != VMC_OK ? rc : rc2;
 }
 
@@ -308,9 +362,9 @@ int vmc_disk_grow(const struct vmc_platform *pf, const struct vmc_disk_files *fi
 
     if (rc == VMC_OK && d.format != VMC_DISK_FLAT)
         rc = vmci_error(err, VMC_EINVAL, site, "%s is %s and cannot grow", name,
-                        vmci_disk_is_log(&d)           ? "a snapshot"
+                        vmci_disk_is_log(&d)          ? "a snapshot"
                         : d.format == VMC_DISK_PACKED ? "packed"
-                                                       : "a mapping");
+                                                      : "a mapping");
     if (rc == VMC_OK && (bytes % SECTOR != 0 || bytes > 1ull << 46 || bytes < d.sectors * SECTOR))
         rc = vmci_error(err, VMC_EINVAL, site, "%s has %llu bytes and cannot get %llu", name,
                         (unsigned long long)d.sectors * SECTOR, (unsigned long long)bytes);
@@ -347,6 +401,8 @@ int vmc_disk_remove(const struct vmc_platform *pf, const struct vmc_disk_files *
 
     if (rc == VMC_OK)
         rc = vmci_disk_no_children(pf, files, name, NULL, err);
+    if (rc == VMC_OK)
+        vmci_disk_remove_leftovers(pf, files, name, &d);
     if (rc == VMC_OK)
         rc = files->ops->remove(files->ctx, d.extent, err);
     if (rc == VMC_ENOENT) /* interrupted before */

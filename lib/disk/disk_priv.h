@@ -153,11 +153,17 @@ int vmci_disk_packed_make(struct vmc_disk *from, const struct vmc_disk_files *fi
                           const char *extent, const struct vmc_disk_progress *progress,
                           struct vmc_error *err);
 
+/* disk_compress.c */
+/* What interrupted compressions and expansions of a disk without snapshots have left. */
+void vmci_disk_remove_leftovers(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                                const char *name, const struct descriptor *d);
+
 /* disk_make.c */
 int vmci_disk_make_log(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                        const char *extent, const struct descriptor *d, struct vmc_error *err);
 /* What a disk holds into a file of zeros; made durable. */
-int vmci_disk_copy_out(struct vmc_disk *from, void *file, const struct vmc_disk_progress *progress);
+int vmci_disk_copy_out(struct vmc_disk *from, const struct vmc_disk_files *to, void *file,
+                       const struct vmc_disk_progress *progress);
 
 /* vmdk_cowd.c, vmdk_sesparse.c */
 extern const struct log_ops vmci_disk_cowd;

@@ -7,189 +7,30 @@
 #include <string.h>
 
 #include <vmcore/disk.h>
+#include "mem_files.h"
 #include "test_disk.h"
 #include "test_platform.h"
 
 #include <cmocka.h>
 
-#define FILES 32
-#define SIZE  (5u << 20)
+#define SIZE (5u << 20)
 
-struct mem_file {
-    char name[64];
-    unsigned char *data, *durable; /* what a power cut leaves, but for sectors since the flush */
-    uint64_t bytes, durable_bytes;
-    bool used;
-};
 struct env {
     struct test_platform tp;
-    struct mem_file file[FILES];
+    struct mem_files mem;
     struct vmc_disk_files files;
     struct vmc_error err;
 };
-
-static struct mem_file *find(struct env *e, const char *name)
-{
-    for (int i = 0; i < FILES; i++)
-        if (e->file[i].used && strcmp(e->file[i].name, name) == 0)
-            return &e->file[i];
-    return NULL;
-}
-static int m_open(void *ctx, const char *name, uint32_t how, void **out, struct vmc_error *err)
-{
-    (void)how;
-    *out = find(ctx, name);
-    if (*out == NULL && err != NULL)
-        snprintf(err->text, sizeof(err->text), "no %s", name);
-    return *out != NULL ? VMC_OK : VMC_ENOENT;
-}
-static int m_create(void *ctx, const char *name, void **out, struct vmc_error *err)
-{
-    struct env *e = ctx;
-    (void)err;
-    if (find(e, name) != NULL)
-        return VMC_EEXIST;
-    for (int i = 0; i < FILES; i++)
-        if (!e->file[i].used) {
-            e->file[i].used = true;
-            snprintf(e->file[i].name, sizeof(e->file[i].name), "%s", name);
-            *out = &e->file[i];
-            return VMC_OK;
-        }
-    return VMC_ENOSPC;
-}
-static int m_close(void *ctx, void *file)
-{
-    (void)ctx;
-    (void)file;
-    return VMC_OK;
-}
-static int m_remove(void *ctx, const char *name, struct vmc_error *err)
-{
-    struct mem_file *f = find(ctx, name);
-    (void)err;
-    if (f == NULL)
-        return VMC_ENOENT;
-    free(f->data);
-    free(f->durable);
-    memset(f, 0, sizeof(*f));
-    return VMC_OK;
-}
-/* Names are durable at once, as on a journaled file system. */
-static int m_rename(void *ctx, const char *from, const char *to, struct vmc_error *err)
-{
-    struct mem_file *f = find(ctx, from);
-    assert_non_null(f);
-    (void)m_remove(ctx, to, err);
-    snprintf(f->name, sizeof(f->name), "%s", to);
-    return VMC_OK;
-}
-static int m_list(void *ctx, uint64_t *cookie, char *name, size_t bytes, struct vmc_error *err)
-{
-    struct env *e = ctx;
-    (void)err;
-    while (*cookie < FILES && !e->file[*cookie].used)
-        (*cookie)++;
-    if (*cookie == FILES)
-        return 0;
-    snprintf(name, bytes, "%s", e->file[(*cookie)++].name);
-    return 1;
-}
-static int m_size(void *ctx, void *file, uint64_t *bytes)
-{
-    (void)ctx;
-    *bytes = ((struct mem_file *)file)->bytes;
-    return VMC_OK;
-}
-static int m_resize(void *ctx, void *file, uint64_t bytes)
-{
-    struct mem_file *f = file;
-    (void)ctx;
-    f->data = realloc(f->data, bytes ? bytes : 1);
-    if (bytes > f->bytes)
-        memset(f->data + f->bytes, 0, bytes - f->bytes);
-    f->bytes = bytes;
-    return VMC_OK;
-}
-static int m_read(void *ctx, void *file, void *dst, size_t n, uint64_t off)
-{
-    struct mem_file *f = file;
-    (void)ctx;
-    if (off > f->bytes || n > f->bytes - off)
-        return VMC_EIO;
-    memcpy(dst, f->data + off, n);
-    return VMC_OK;
-}
-static int m_write(void *ctx, void *file, const void *src, size_t n, uint64_t off)
-{
-    struct mem_file *f = file;
-    if (off + n > f->bytes)
-        m_resize(ctx, file, off + n);
-    memcpy(f->data + off, src, n);
-    return VMC_OK;
-}
-static int m_allocate(void *ctx, void *file, uint64_t off, uint64_t n, uint32_t kind)
-{
-    (void)ctx;
-    (void)file;
-    (void)off;
-    (void)n;
-    (void)kind;
-    return VMC_OK;
-}
-static int m_flush(void *ctx, void *file)
-{
-    struct mem_file *f = file;
-    (void)ctx;
-    f->durable = realloc(f->durable, f->bytes ? f->bytes : 1);
-    memcpy(f->durable, f->data, f->bytes);
-    f->durable_bytes = f->bytes;
-    return VMC_OK;
-}
-
-/* Power is lost: of what was written since the flush, any sectors may have arrived. */
-static void crash(struct env *e, uint64_t *rng)
-{
-    for (int i = 0; i < FILES; i++) {
-        struct mem_file *f = &e->file[i];
-        for (uint64_t at = 0; f->used && at < f->bytes; at += 512) {
-            size_t n = f->bytes - at < 512 ? f->bytes - at : 512;
-            if (test_rand(rng) % 2 == 0)
-                continue;
-            memset(f->data + at, 0, n);
-            if (at < f->durable_bytes)
-                memcpy(f->data + at, f->durable + at,
-                       f->durable_bytes - at < n ? f->durable_bytes - at : n);
-        }
-        if (f->used)
-            m_flush(e, f); /* what is there now stays */
-    }
-}
-static const struct vmc_disk_files_ops ops = {.open = m_open,
-                                              .create = m_create,
-                                              .close = m_close,
-                                              .remove = m_remove,
-                                              .rename = m_rename,
-                                              .list = m_list,
-                                              .size = m_size,
-                                              .read = m_read,
-                                              .write = m_write,
-                                              .resize = m_resize,
-                                              .allocate = m_allocate,
-                                              .flush = m_flush};
 
 static void env_init(struct env *e)
 {
     memset(e, 0, sizeof(*e));
     test_platform_init(&e->tp);
-    e->files = (struct vmc_disk_files){.ops = &ops, .ctx = e};
+    e->files = mem_files_ops(&e->mem);
 }
 static void env_fini(struct env *e)
 {
-    for (int i = 0; i < FILES; i++) {
-        free(e->file[i].data);
-        free(e->file[i].durable);
-    }
+    mem_files_fini(&e->mem);
     test_platform_check(&e->tp);
 }
 static void ok(struct env *e, int rc)
@@ -318,9 +159,9 @@ static void parents_are_protected(void **state)
                      VMC_EEXIST);
     ok(&e, vmc_disk_remove(&e.tp.pf, &e.files, "c.vmdk", &e.err));
     /* The child is out of sight while its parent is written; then it notices. */
-    snprintf(find(&e, "b.vmdk")->name, 64, "hidden");
+    snprintf(mem_files_find(&e.mem, "b.vmdk")->name, 64, "hidden");
     scribble(&e, "a.vmdk", model, &rng, 3);
-    snprintf(find(&e, "hidden")->name, 64, "b.vmdk");
+    snprintf(mem_files_find(&e.mem, "hidden")->name, 64, "b.vmdk");
     assert_int_equal(vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", false, &d, &e.err), VMC_EFORMAT);
     assert_non_null(strstr(e.err.text, "changed"));
     ok(&e, vmc_disk_remove(&e.tp.pf, &e.files, "b.vmdk", &e.err));
@@ -332,8 +173,8 @@ static void parents_are_protected(void **state)
     assert_int_equal(info.bytes, 2 * SIZE);
     ok(&e, vmc_disk_close(d));
     ok(&e, vmc_disk_remove(&e.tp.pf, &e.files, "a.vmdk", &e.err));
-    for (int i = 0; i < FILES; i++)
-        assert_false(e.file[i].used);
+    for (int i = 0; i < MEM_FILES; i++)
+        assert_false(e.mem.file[i].used);
     free(model);
     env_fini(&e);
 }
@@ -394,7 +235,7 @@ static void power_cuts(void **state)
         ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, "a.vmdk", "b.vmdk",
                                  seed % 2 ? VMC_DISK_COWD : VMC_DISK_SESPARSE, &e.err));
         for (unsigned cut = 0; cut < 4; cut++) {
-            struct mem_file saved[FILES];
+            struct mem_files saved;
             ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", true, &d, &e.err));
             struct vmc_blockdev bd = vmc_disk_blockdev(d);
             memcpy(now, flushed, SIZE);
@@ -411,27 +252,11 @@ static void power_cuts(void **state)
                 }
             }
             /* Closing writes more; the files are put back to where the power went. */
-            for (int i = 0; i < FILES; i++) {
-                saved[i] = e.file[i];
-                saved[i].data = NULL;
-                if (e.file[i].data != NULL) {
-                    saved[i].data = malloc(e.file[i].bytes ? e.file[i].bytes : 1);
-                    memcpy(saved[i].data, e.file[i].data, e.file[i].bytes);
-                }
-                saved[i].durable = NULL;
-                if (e.file[i].durable != NULL) {
-                    saved[i].durable =
-                        malloc(e.file[i].durable_bytes ? e.file[i].durable_bytes : 1);
-                    memcpy(saved[i].durable, e.file[i].durable, e.file[i].durable_bytes);
-                }
-            }
+            mem_files_copy(&saved, &e.mem);
             ok(&e, vmc_disk_close(d));
-            for (int i = 0; i < FILES; i++) {
-                free(e.file[i].data);
-                free(e.file[i].durable);
-                e.file[i] = saved[i];
-            }
-            crash(&e, &rng);
+            mem_files_fini(&e.mem);
+            e.mem = saved;
+            mem_files_power_cut(&e.mem, &rng);
             ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", false, &d, &e.err));
             ok(&e, io(vmc_disk_blockdev(d), VMC_BLOCK_READ, 0, buf, SIZE));
             for (uint64_t at = 0; at < SIZE; at += 512)
@@ -460,7 +285,7 @@ static void hostile(uint32_t format, const char *extent)
     const char *const names[] = {"b.vmdk", extent, extent};
     unsigned refused = 0;
     for (unsigned k = 0; k < 3; k++) {
-        struct mem_file *f = find(&e, names[k]);
+        struct mem_file *f = mem_files_find(&e.mem, names[k]);
         /* Headers; for SE-sparse also the directory, at 2 MiB. */
         uint64_t first = k == 2 ? 4096 * 512 : 0, n = f->bytes < 2560 ? f->bytes : 2560;
         if (first + n > f->bytes)
@@ -483,7 +308,7 @@ static void hostile(uint32_t format, const char *extent)
     }
     assert_true(refused > 100);
     /* A disk that is its own parent. */
-    struct mem_file *f = find(&e, "b.vmdk");
+    struct mem_file *f = mem_files_find(&e.mem, "b.vmdk");
     char *hint = strstr((char *)f->data, "\"a.vmdk\"");
     hint[1] = 'b';
     struct vmc_disk *d;
