@@ -336,15 +336,18 @@ static void mkfs64(void)
 {
     struct mem m[5];
     struct vmc_blockdev bd[5];
-    double start;
+    double start, used;
 
     /* 16 TiB is the most that one extent can have: 64 TiB are four of them and what is left. */
     for (int i = 0; i < 4; i++)
         bd[i] = mem_dev(&m[i], 16384 * GIB + 0x1100000);
     struct vmc_vmfs_mkfs_config c = {.size = sizeof(c), .devs = bd, .dev_count = 4};
     start = wall_s();
+    used = cpu_s();
     need(vmc_vmfs_mkfs(&pf, &c, &err), "mkfs of 64 TiB");
-    printf("result vmfs.mkfs_64t_s %.3f s\n", wall_s() - start);
+    used = cpu_s() - used;
+    printf("mkfs of 64 TiB: %.2f s, %.2f s of CPU time\n", wall_s() - start, used);
+    printf("result vmfs.mkfs_64t_s %.3f s\n", used);
     struct vmc_vmfs *v;
     struct vmc_vmfs_mount_config mc = {.size = sizeof(mc), .devs = bd, .dev_count = 4};
     need(vmc_vmfs_mount(&pf, &mc, &v, &err), "mount of 64 TiB");

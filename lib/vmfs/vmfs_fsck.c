@@ -400,6 +400,8 @@ static int check(struct fsck *f, struct vmc_error *err)
 {
     int rc = alloc_state(f, err);
 
+    if (f->v->problem[0] != '\0')
+        vmci_fs_ck_report(f, false, "%s", f->v->problem);
     if (rc == VMC_OK)
         rc = vmci_fs_ck_heartbeats(f, err);
     if (rc == VMC_OK)

@@ -125,6 +125,30 @@ static int load_blocks(struct vmc_vmfs *v, struct vmc_error *err)
 }
 
 /*
+ * On a volume that was upgraded from VMFS3, .pb2.sf came later and has any file descriptor. The files
+ * that it has pointer blocks of are few: others can be read without it.
+ */
+static int late_pb2(struct vmc_vmfs *v, uint32_t fd, struct vmc_error *err)
+{
+    struct vmc_error why;
+    int rc = vmci_fs_inode_get(v, fd, &v->sys[6], &why);
+
+    if (rc == VMC_OK && vmci_fs_md32(v->sys[6], FD_TYPE) != VMC_VMFS_SYSTEM)
+        rc = vmci_error(&why, VMC_EFORMAT, site,
+                        "the descriptor names 0x%08x as .pb2.sf, which has type %u, not %u", fd,
+                        vmci_fs_md32(v->sys[6], FD_TYPE), VMC_VMFS_SYSTEM);
+    if (rc == VMC_OK)
+        rc = vmci_fs_res_open(v, &v->pb2, v->sys[6], LK_PB2, AD_PB2, 0, &why);
+    if ((rc == VMC_EFORMAT || rc == VMC_ENOENT) && v->ro) {
+        vmci_fs_overlook(v, &why);
+        rc = VMC_OK;
+    }
+    if (rc != VMC_OK && err != NULL)
+        *err = why;
+    return rc;
+}
+
+/*
  * The order matters: .pbc.sf resolves pointer blocks, so it and .pb2.sf come before .fdc.sf and
  * .fbb.sf, whose own maps may need them.
  */
@@ -148,6 +172,8 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
         rc = vmci_fs_res_open(v, &v->fdc, v->sys[2], LK_FDC, AD_FD, 0, err);
     if (rc == VMC_OK)
         rc = load_blocks(v, err);
+    if (rc == VMC_OK && pb2_fd != 0 && pb2_fd != FD_ADDR_PB2)
+        rc = late_pb2(v, pb2_fd, err);
     if (rc == VMC_OK)
         rc = sys_inode(v, 0, err);
     if (rc != VMC_OK)

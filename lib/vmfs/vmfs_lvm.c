@@ -43,12 +43,11 @@ static int read_header(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
     memcpy(x->lvm_uuid.b, t + LVT_UUID, 16);
     if (x->num_pes == 0 || x->num_pes > LVM_PES_PER_MAP * LVM_MAX_MAPS)
         return vmci_error(err, VMC_EFORMAT, site, "number of physical extents is %u", x->num_pes);
-    if (x->units == 0 || x->last_pe - x->first_pe + 1 != x->units ||
-        x->first_pe > UINT32_MAX || x->last_pe > UINT32_MAX)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "volume table: extents %llu to %llu do not make %u",
-                          (unsigned long long)x->first_pe, (unsigned long long)x->last_pe,
-                          x->units);
+    if (x->units == 0 || x->last_pe - x->first_pe + 1 != x->units || x->first_pe > UINT32_MAX ||
+        x->last_pe > UINT32_MAX)
+        return vmci_error(
+            err, VMC_EFORMAT, site, "volume table: extents %llu to %llu do not make %u",
+            (unsigned long long)x->first_pe, (unsigned long long)x->last_pe, x->units);
     if (x->num_devs == 0 || x->num_devs > VMC_VMFS_MAX_EXTENTS)
         return vmci_error(err, VMC_EFORMAT, site, "volume table: number of devices is %u",
                           x->num_devs);
@@ -100,10 +99,9 @@ static int check_pe_table(struct vmc_vmfs *v, const struct fs_dev *d, const stru
         logical += len;
     }
     if (logical != (x->last_pe + 1) * LVM_PE_BYTES)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "physical extents end at volume offset 0x%llx, not 0x%llx",
-                          (unsigned long long)logical,
-                          (unsigned long long)((x->last_pe + 1) * LVM_PE_BYTES));
+        return vmci_error(
+            err, VMC_EFORMAT, site, "physical extents end at volume offset 0x%llx, not 0x%llx",
+            (unsigned long long)logical, (unsigned long long)((x->last_pe + 1) * LVM_PE_BYTES));
     return VMC_OK;
 }
 
@@ -128,6 +126,22 @@ static bool bare_volume(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x)
     return true;
 }
 
+/* The linear rule reads every volume that is known, whatever becomes of its table. */
+static int use_pe_table(struct vmc_vmfs *v, const struct fs_dev *d, const struct extent *x,
+                        struct vmc_error *err)
+{
+    struct vmc_error why;
+    int rc = check_pe_table(v, d, x, &why);
+
+    if (rc == VMC_EFORMAT && v->ro) {
+        vmci_fs_overlook(v, &why);
+        rc = VMC_OK;
+    }
+    if (rc != VMC_OK && err != NULL)
+        *err = why;
+    return rc;
+}
+
 static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
                        struct vmc_error *err)
 {
@@ -145,13 +159,7 @@ static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
     if (rc == VMC_OK)
         rc = read_header(v, d, x, err);
     if (rc == VMC_OK)
-        rc = check_pe_table(v, d, x, err);
-    if (rc == VMC_EFORMAT && v->ro && d->lvm_major == 6 && x->units != 0) {
-        /* Its table is known from a few volumes only: the linear rule reads all of them. */
-        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "table of physical extents not used: %s",
-                 err != NULL ? err->text : "");
-        rc = VMC_OK;
-    }
+        rc = use_pe_table(v, d, x, err);
     if (rc != VMC_OK)
         return rc;
     d->first_lv = x->first_pe * LVM_PE_BYTES;

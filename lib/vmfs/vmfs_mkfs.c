@@ -211,7 +211,8 @@ int vmci_fs_mk_write(struct mk *m, const struct mk_file *f, uint64_t off, const 
     uint64_t fb = m->v->g.fb_bytes;
 
     while (bytes > 0) {
-        uint64_t n = VMCI_MIN(bytes, fb - off % fb);
+        /* All blocks but the first follow each other: zeros are one request. */
+        uint64_t n = buf == NULL && off >= fb ? bytes : VMCI_MIN(bytes, fb - off % fb);
         int rc = buf != NULL ? vmci_fs_write(m->v, vmci_fs_mk_lv(m, f, off), buf, n, err)
                              : vmci_fs_zero(m->v, vmci_fs_mk_lv(m, f, off), n, err);
         if (rc != VMC_OK)

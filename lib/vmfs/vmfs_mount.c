@@ -21,7 +21,8 @@ static bool uuid_zero(const struct vmc_vmfs_uuid *u)
     return true;
 }
 
-/* ---- what a read-only mount can do about a crash ------------------------------------------------- */
+/* ---- what a read-only mount can do about a crash
+ * ------------------------------------------------- */
 
 /* Sessions that ended in the middle: show what replay would give, without writing it. */
 static int overlay_journals(struct vmc_vmfs *v, struct vmc_error *err)
@@ -46,7 +47,15 @@ static int overlay_journals(struct vmc_vmfs *v, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* ---- mount --------------------------------------------------------------------------------------- */
+void vmci_fs_overlook(struct vmc_vmfs *v, const struct vmc_error *why)
+{
+    vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "reading goes on in spite of this: %s", why->text);
+    if (v->problem[0] == '\0')
+        vmci_snprintf(v->problem, sizeof(v->problem), "%s", why->text);
+}
+
+/* ---- mount
+ * --------------------------------------------------------------------------------------- */
 
 static int read_descriptor(struct vmc_vmfs *v, struct vmc_error *err)
 {
@@ -60,15 +69,22 @@ static int read_descriptor(struct vmc_vmfs *v, struct vmc_error *err)
     if (rc != VMC_OK)
         return rc;
     memcpy(v->fs_uuid.b, v->desc + FSD_UUID, 16);
-    if (memcmp(v->desc + FSD_LVM_UUID, v->lvm_uuid.b, 16) != 0)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "the file system's LVM UUID is not the one of the extents: a copy of a "
-                          "volume that was not resignatured");
+    if (memcmp(v->desc + FSD_LVM_UUID, v->lvm_uuid.b, 16) != 0) {
+        struct vmc_error why;
+        rc = vmci_error(&why, VMC_EFORMAT, site,
+                        "the file system's LVM UUID is not the one of the extents: a copy of a "
+                        "volume that was not resignatured");
+        if (!v->ro && err != NULL)
+            *err = why;
+        if (!v->ro)
+            return rc;
+        vmci_fs_overlook(v, &why);
+    }
     for (uint32_t i = 0; i < v->ndevs; i++)
         if (!v->ro && v->dev[i].info.sector_bytes != FS_SECTOR)
             return vmci_error(err, VMC_ENOTSUP, site,
-                              "VMFS%u is written on devices of 512-byte sectors, not %u", v->g.version,
-                              v->dev[i].info.sector_bytes);
+                              "VMFS%u is written on devices of 512-byte sectors, not %u",
+                              v->g.version, v->dev[i].info.sector_bytes);
     return VMC_OK;
 }
 
@@ -94,8 +110,9 @@ static int take_config(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *c
     if (uuid_zero(&v->host_uuid))
         vmci_st_le64(v->host_uuid.b, vmci_fs_now(v) | 1);
     if (v->beat_ms >= v->lease_ms)
-        return vmci_error(err, VMC_EINVAL, site, "heartbeats every %u ms do not keep a lease of %u ms",
-                          v->beat_ms, v->lease_ms);
+        return vmci_error(err, VMC_EINVAL, site,
+                          "heartbeats every %u ms do not keep a lease of %u ms", v->beat_ms,
+                          v->lease_ms);
     return VMC_OK;
 }
 
@@ -159,9 +176,10 @@ static int check_mark(struct vmc_vmfs *v, struct vmc_error *err)
     if (v->ro)
         return VMC_OK;
     if (!v->marked)
-        return vmci_error(err, VMC_ENOTSUP, site,
-                          "this VMFS6 volume was not made by this library: it is mounted read-only, as "
-                          "its allocation maps are not known well enough");
+        return vmci_error(
+            err, VMC_ENOTSUP, site,
+            "this VMFS6 volume was not made by this library: it is mounted read-only, as "
+            "its allocation maps are not known well enough");
     if (!(v->flags & VMC_VMFS_EXPERIMENTAL))
         return vmci_error(err, VMC_ENOTSUP, site,
                           "writing to VMFS6 is experimental and has to be asked for");
@@ -264,7 +282,8 @@ void vmc_vmfs_abandon(struct vmc_vmfs *v)
     destroy(v);
 }
 
-/* ---- about the volume ---------------------------------------------------------------------------- */
+/* ---- about the volume
+ * ---------------------------------------------------------------------------- */
 
 void vmc_vmfs_info(struct vmc_vmfs *v, struct vmc_vmfs_info *out)
 {

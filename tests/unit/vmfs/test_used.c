@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What volumes of other hosts hold and ours never do: sessions of dead hosts with journals and
+ * locks, tables that differ from the linear rule, copies with another volume's UUID, holes in
+ * directories, .pb2.sf at another place (after an upgrade). Such volumes are read; they are written
+ * to only where that is safe.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base_int.h"
+#include "vmfs/vmfs_format.h"
+#include "test_disk.h"
+#include "test_platform.h"
+#include <vmcore/vmfs.h>
+
+#include <cmocka.h>
+
+#define MIB   (1ull << 20)
+#define LV    0x1100000ull
+#define FD0   (LV + 0x420000)
+#define FD(i) (FD0 + (i)*0x800ull)
+#define DEPTH 24u
+
+struct world {
+    struct test_platform tp;
+    struct test_disk disk;
+    struct test_path path;
+    struct vmc_error err;
+    char report[400];
+};
+
+static const struct {
+    const char *name;
+    uint64_t offset;
+    uint32_t bytes;
+} files[] = {
+    {"resident", 0, 700},          {"sub-block", 0, 8000},         {"blocks", 0, 3 * MIB + 17},
+    {"far", 300ull << 30, 100000}, {"pointers", 290 * MIB, 70000},
+};
+
+static void ok(struct world *w, int64_t rc)
+{
+    if (rc < 0)
+        fail_msg("%s: %s", vmc_status_name((int)rc), w->err.text);
+}
+
+static void sleep_ns(void *ctx, uint64_t ns)
+{
+    ((struct world *)ctx)->tp.now_ns += ns;
+}
+
+static int mount(struct world *w, uint32_t flags, struct vmc_vmfs **v)
+{
+    struct vmc_vmfs_mount_config c = {.size = sizeof(c),
+                                      .flags = flags,
+                                      .devs = &w->path.bd,
+                                      .dev_count = 1,
+                                      .sleep_ns = sleep_ns,
+                                      .sleep_ctx = w};
+    w->err.text[0] = '\0';
+    return vmc_vmfs_mount(&w->tp.pf, &c, v, &w->err);
+}
+
+static void deep_path(char *path, size_t bytes)
+{
+    size_t at = 0;
+    for (unsigned i = 0; i < DEPTH; i++)
+        at += (size_t)snprintf(path + at, bytes - at, "/level%u", i);
+}
+
+static void fill(unsigned char *p, uint32_t n, unsigned seed)
+{
+    for (uint32_t i = 0; i < n; i++)
+        p[i] = (unsigned char)(seed * 31 + i * 7 + (i >> 9));
+}
+
+static void setup(struct world *w)
+{
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_file *f;
+    unsigned char *buf = malloc(4 * MIB);
+    char path[600], deep[400] = "";
+
+    memset(w, 0, sizeof(*w));
+    assert_non_null(buf);
+    test_platform_init(&w->tp);
+    test_disk_init(&w->disk, LV + 512 * MIB);
+    test_path_init(&w->path, &w->disk);
+    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c),
+                                     .devs = &w->path.bd,
+                                     .dev_count = 1,
+                                     .pointer_blocks = 64,
+                                     .pointer_blocks2 = 16,
+                                     .time_s = 1};
+    ok(w, vmc_vmfs_mkfs(&w->tp.pf, &c, &w->err));
+    ok(w, mount(w, VMC_VMFS_EXCLUSIVE, &v));
+    for (unsigned i = 0; i < DEPTH; i++) {
+        size_t at = strlen(deep);
+        snprintf(deep + at, sizeof(deep) - at, "/level%u", i);
+        ok(w, vmc_vmfs_mkdir(v, deep, 0755, &w->err));
+    }
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(files); i++) {
+        snprintf(path, sizeof(path), "%s/%s", deep, files[i].name);
+        fill(buf, files[i].bytes, i);
+        ok(w, vmc_vmfs_open(v, path, VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &w->err));
+        ok(w, vmc_vmfs_pwrite(f, buf, files[i].bytes, files[i].offset, &w->err));
+        ok(w, vmc_vmfs_close(f, &w->err));
+    }
+    ok(w, vmc_vmfs_unmount(v, &w->err));
+    free(buf);
+}
+
+/* Every file, read-only, without waiting for anybody. */
+static void read_all(struct world *w)
+{
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_file *f;
+    unsigned char *buf = malloc(4 * MIB), *want = malloc(4 * MIB);
+    char path[600], deep[400];
+    uint64_t start = w->tp.now_ns;
+
+    assert_true(buf != NULL && want != NULL);
+    deep_path(deep, sizeof(deep));
+    ok(w, mount(w, VMC_VMFS_RDONLY, &v));
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(files); i++) {
+        snprintf(path, sizeof(path), "%s/%s", deep, files[i].name);
+        fill(want, files[i].bytes, i);
+        ok(w, vmc_vmfs_open(v, path, VMC_VMFS_READ, &f, &w->err));
+        assert_int_equal(vmc_vmfs_pread(f, buf, 4 * MIB, files[i].offset, &w->err), files[i].bytes);
+        assert_memory_equal(buf, want, files[i].bytes);
+        ok(w, vmc_vmfs_close(f, &w->err));
+    }
+    ok(w, vmc_vmfs_unmount(v, &w->err));
+    assert_true(w->tp.now_ns - start < 1000000000ull);
+    free(buf);
+    free(want);
+}
+
+static void refused(struct world *w, int rc, const char *word)
+{
+    struct vmc_vmfs *v;
+
+    assert_int_equal(mount(w, 0, &v), rc);
+    if (strstr(w->err.text, word) == NULL)
+        fail_msg("\"%s\" does not say \"%s\"", w->err.text, word);
+}
+
+static void report(void *ctx, const char *text, bool repaired)
+{
+    struct world *w = ctx;
+
+    (void)repaired;
+    if (w->report[0] == '\0')
+        snprintf(w->report, sizeof(w->report), "%s", text);
+}
+
+static uint64_t errors(struct world *w)
+{
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_fsck_config c = {.size = sizeof(c), .report = report, .ctx = w};
+    struct vmc_vmfs_fsck_result r;
+
+    w->report[0] = '\0';
+    ok(w, mount(w, VMC_VMFS_RDONLY, &v));
+    ok(w, vmc_vmfs_fsck(v, &c, &r, &w->err));
+    ok(w, vmc_vmfs_unmount(v, &w->err));
+    return r.errors;
+}
+
+static void teardown(struct world *w)
+{
+    test_disk_fini(&w->disk);
+    test_platform_check(&w->tp);
+}
+
+/* Hosts that died: slots in use, journals with contents, files still locked by them. */
+static void dead_hosts(void **state)
+{
+    (void)state;
+    struct world w;
+    static const unsigned slots[] = {120, 984, 1795};
+
+    setup(&w);
+    for (unsigned i = 0; i < 3; i++) {
+        unsigned char *hb = w.disk.data + LV + FS_HB_LV + slots[i] * 512ull;
+        uint32_t journal = 300 + i; /* a free block */
+        vmci_st_le32(hb + HB_STATE, HB_USED);
+        vmci_st_le64(hb + HB_GENERATION, 0x0B + i);
+        vmci_st_le64(hb + HB_STAMP, 123456789 + i);
+        memset(hb + HB_OWNER, 0x40 + (int)i, 16);
+        vmci_st_le32(hb + HB_JOURNAL, journal << 6 | AD_FB);
+        vmci_st_le32(hb + HB_MAJOR, 14);
+        hb[HB_MINOR] = 81;
+        hb[HB_LOCK_IMPL] = 3;
+        memcpy(hb + HB_NAME, "192.0.2.1", 10);
+        vmci_st_le64(hb + HB_JOURNAL_LV, journal * MIB);
+        memset(w.disk.data + LV + journal * MIB, 0xA5, 512); /* an open transaction */
+        /* The last files made are locked, one by each: exclusively, for reading, by many. */
+        unsigned char *lock = w.disk.data + FD(8 + DEPTH + i);
+        assert_int_equal(vmci_ld_le32(lock + 0x200 + 0x0C), VMC_VMFS_FILE);
+        vmci_st_le64(lock + 0x0C, FS_HB_LV + slots[i] * 512ull);
+        vmci_st_le64(lock + 0x14, 0x0B + i);
+        vmci_st_le32(lock + 0x24, 1 + i);
+        memset(lock + 0x28, 0x40 + (int)i, 16);
+        vmci_st_le32(lock + 0x40, i == 0 ? 0 : 1);
+    }
+    read_all(&w);
+    refused(&w, VMC_EPERM, "journal");
+    teardown(&w);
+}
+
+static void other_tables_of_extents(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    unsigned char *second = w.disk.data + LVM_PE_BITMAP_OFF + LVM_PE_BITMAP + LVM_PE_ENTRY;
+    assert_int_equal(second[LVP_USED], 1);
+    second[LVP_USED] = 3;
+    read_all(&w);
+    refused(&w, VMC_EFORMAT, "physical extent 1");
+    assert_int_equal(errors(&w), 1);
+    assert_non_null(strstr(w.report, "physical extent 1"));
+    teardown(&w);
+}
+
+static void copy_that_was_not_resignatured(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    w.disk.data[LV + FS_DESC_LV + FSD_LVM_UUID + 3] ^= 1;
+    read_all(&w);
+    refused(&w, VMC_EFORMAT, "LVM UUID");
+    assert_int_equal(errors(&w), 1);
+    teardown(&w);
+}
+
+static void hole_in_a_directory(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    /* .pb2.sf in the root's directory: nobody looks it up by name. */
+    uint32_t block = vmci_ld_le32(w.disk.data + FD(0) + 0x400) >> 6;
+    unsigned char *e = w.disk.data + LV + block * MIB + 7 * DE_BYTES;
+    assert_string_equal((char *)e + DE_NAME, ".pb2.sf");
+    memset(e, 0, DE_BYTES);
+    read_all(&w);
+    teardown(&w);
+}
+
+static void pb2_after_an_upgrade(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_space space;
+    uint32_t addr = 18u << 22 | 1u << 6 | AD_FD; /* the 50th: 32 are in a cluster */
+    uint64_t blocks;
+
+    setup(&w);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_space(v, &space, &w.err));
+    blocks = space.pointer_blocks2.total;
+    assert_true(blocks > 0);
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    memcpy(w.disk.data + FD(50), w.disk.data + FD(6), 0x800);
+    vmci_st_le64(w.disk.data + FD(50) + LK_SELF, 0x420000 + 50 * 0x800);
+    vmci_st_le32(w.disk.data + FD(50) + 0x200 + FD_SELF, addr);
+    vmci_st_le32(w.disk.data + FD(6) + 0x200 + 8, 0); /* its old place is free */
+    unsigned char *d = w.disk.data + LV + FS_DESC_LV;
+    vmci_st_le32(d + FSD_PB2_FD, addr);
+    vmci_st_le64(d + FSD_PB2_LV, 0x420000 + 50 * 0x800);
+    read_all(&w);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_space(v, &space, &w.err));
+    assert_int_equal(space.pointer_blocks2.total, blocks);
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    /* Named, but not there: the rest can be read. */
+    vmci_st_le32(d + FSD_PB2_FD, 28u << 22 | 1u << 6 | AD_FD);
+    read_all(&w);
+    teardown(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dead_hosts),
+        cmocka_unit_test(other_tables_of_extents),
+        cmocka_unit_test(copy_that_was_not_resignatured),
+        cmocka_unit_test(hole_in_a_directory),
+        cmocka_unit_test(pb2_after_an_upgrade),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
