@@ -322,6 +322,81 @@ static void test_straddle_long(void **state)
     assert_true(stat_of(r, "bt.callouts") - before < PARTS * ROUNDS / 10);
 }
 
+/*
+ * A program that writes a new function before each call, as compilers at run time do: beside
+ * itself, in another page, and across two pages. And what changes is its immediate or its first
+ * opcode.
+ */
+#define REWRITES 20000u
+
+static void test_rewriting(void **state)
+{
+    static const uint32_t places[] = {0x11400, 0x10080, 0x11ffe};
+    static const uint8_t func[] = {0x05, 0,    0,   0, 0,
+                                   0x01, 0xc3, 0xc3}; /* add eax, n; add ebx, eax;
+                                                          ret */
+    uint8_t code[] = {
+        0x89, 0x4f, 1, /* l: mov [rdi + 1], ecx */
+        0x80, 0x37, 0, /* xor byte [rdi], 8 or 0: add or or */
+        0xff, 0xd7,    /* call rdi */
+        0xff, 0xc9,    /* dec ecx */
+        0x75, 0xf4,    /* jnz l */
+        0xf4,          /* hlt */
+    };
+
+    (void)state;
+    for (unsigned k = 0; k < 6; k++) {
+        uint32_t at = places[k % 3];
+        code[5] = k < 3 ? 0 : 8;
+        for (unsigned i = 0; i < 2; i++) {
+            struct cpu_rig *r = &rig[i];
+            cpu_rig_mode(r, 64, 0);
+            cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+            cpu_rig_code(r, at, func, sizeof(func));
+            r->st.gpr[VMC_RAX] = r->st.gpr[VMC_RBX] = 0;
+            r->st.gpr[VMC_RCX] = REWRITES;
+            r->st.gpr[VMC_RDI] = at;
+            assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+            assert_int_equal(r->st.gpr[VMC_RCX], 0);
+        }
+        assert_int_equal(rig[0].st.gpr[VMC_RAX], rig[1].st.gpr[VMC_RAX]);
+        assert_int_equal(rig[0].st.gpr[VMC_RBX], rig[1].st.gpr[VMC_RBX]);
+        assert_int_equal(rig[0].exit.retired, rig[1].exit.retired);
+    }
+}
+
+/* More code than there is room for: a circle of 160,000 blocks of 16 bytes, each of which jumps to
+   another page. */
+#define MANY    160000u
+#define MANY_AT 0x200000u
+#define STEP    9473u
+
+static void test_full(void **state)
+{
+    static const uint8_t add[] = {0x48, 0x83, 0xc3, 1, 0xe9}; /* add rbx, 1; jmp */
+    struct cpu_rig *r = &rig[1];
+    uint8_t *code = r->ram + MANY_AT;
+
+    (void)state;
+    cpu_rig_mode(r, 64, 0);
+    for (uint32_t k = 0; k < MANY; k++) {
+        uint32_t rel = ((k + STEP) % MANY - k) * 16 - 9;
+        memcpy(code + 16 * k, add, sizeof(add));
+        memcpy(code + 16 * k + 5, &rel, 4);
+    }
+    cpu_rig_code(r, MANY_AT, code, 16u * MANY);
+    r->st.rip = MANY_AT;
+    uint64_t before = stat_of(r, "soft.cache_flushes");
+    assert_int_equal(cpu_rig_run(r, 4 * MANY), VMC_EXIT_BUDGET);
+    assert_int_equal(r->st.gpr[VMC_RBX], 2 * MANY);
+    assert_int_equal(r->st.rip, MANY_AT);
+#ifndef VMC_SANITIZED /* such builds have no translator */
+    assert_true(stat_of(r, "soft.cache_flushes") > before);
+#else
+    (void)before;
+#endif
+}
+
 #define STRINGS 1000u
 #define SPAN    0x20000u
 
@@ -394,6 +469,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle_long, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rewriting, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_strings, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
