@@ -6,15 +6,14 @@
  * usage: bench_balloon KERNEL INITRD soft|kvm MIB
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "file_image.h"
 #include <vmcore/host.h>
 #include <vmcore/kvm.h>
 #include <vmcore/pc.h>
@@ -52,30 +51,6 @@ static int serial_write(void *ctx, const void *data, size_t n)
 {
     (void)ctx;
     return (int)fwrite(data, 1, n, stderr);
-}
-
-struct image {
-    int fd;
-    struct vmc_image_src src;
-};
-
-static int image_read(void *ctx, uint64_t offset, void *dst, size_t bytes)
-{
-    const struct image *img = ctx;
-    return pread(img->fd, dst, bytes, (off_t)offset) == (ssize_t)bytes ? VMC_OK : VMC_EIO;
-}
-
-static void image_open(struct image *img, const char *path)
-{
-    static const struct vmc_image_ops ops = {.read = image_read};
-    struct stat st;
-
-    img->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (img->fd < 0 || fstat(img->fd, &st) != 0) {
-        perror(path);
-        exit(1);
-    }
-    img->src = (struct vmc_image_src){.ops = &ops, .ctx = img, .bytes = (uint64_t)st.st_size};
 }
 
 static void create(bool kvm, uint64_t ram_bytes)
@@ -132,7 +107,7 @@ static void *obey(void *arg)
 
 int main(int argc, char **argv)
 {
-    static struct image images[2];
+    static struct file_image images[2];
     struct vmc_boot_result done;
     struct vmc_error err = {0};
     struct vmc_exit x = {0};
@@ -143,8 +118,8 @@ int main(int argc, char **argv)
         return 2;
     }
     create(strcmp(argv[3], "kvm") == 0, strtoull(argv[4], NULL, 10) << 20);
-    image_open(&images[0], argv[1]);
-    image_open(&images[1], argv[2]);
+    file_image_open(&images[0], argv[1]);
+    file_image_open(&images[1], argv[2]);
     const struct vmc_pc_boot b = {.size = sizeof(b),
                                   .kind = VMC_BOOT_AUTO,
                                   .kernel = &images[0].src,

@@ -75,7 +75,10 @@ VMC_API void vmc_pool_destroy(struct vmc_pool *pool);
 VMC_API void vmc_pool_stats(struct vmc_pool *pool, struct vmc_pool_stats *out);
 /** Give unused 2 MiB blocks back to the host (discard); keep frames that are ready. [one] */
 VMC_API uint64_t vmc_pool_trim(struct vmc_pool *pool, uint64_t keep);
-/** Frames that can be had at once. Costs nothing. [any] */
+/**
+ * Frames that are free. The last 64 of a pool of 32 MiB or more are for compressed contents only:
+ * compressing takes memory before it gives some back. Costs nothing. [any]
+ */
 VMC_API uint64_t vmc_pool_free(const struct vmc_pool *pool);
 /**
  * Change how many frames may be used, up to the number at creation: the memory budget of the host.

@@ -84,6 +84,14 @@ VMC_API VMC_MUST_CHECK int vmc_share_pack(struct vmc_share *sh, struct vmc_space
                                           const struct vmc_share_budget *b, uint64_t want,
                                           struct vmc_share_pack_result *out);
 
+/**
+ * Compress only contents that several pages share, wherever they are, once nobody in any VM has
+ * touched them for a few samples. pass_done: all of them were looked at. [one]
+ */
+VMC_API VMC_MUST_CHECK int vmc_share_pack_shared(struct vmc_share *sh,
+                                                 const struct vmc_share_budget *b, uint64_t want,
+                                                 struct vmc_share_pack_result *out);
+
 struct vmc_share_stats {
     uint64_t scanned;       /**< pages hashed */
     uint64_t merged;        /**< since creation */

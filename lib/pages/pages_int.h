@@ -243,6 +243,8 @@ void vmci_frames_fini(struct vmc_pool *p);
 uint32_t vmci_frame_alloc(struct vmc_pool *p);
 void vmci_frame_free(struct vmc_pool *p, uint32_t frame);
 uint32_t vmci_frame_alloc_locked(struct vmc_pool *p);
+/* For the compressed store: also of the last ones, which are kept for it. */
+uint32_t vmci_frame_alloc_store(struct vmc_pool *p);
 void vmci_frame_free_locked(struct vmc_pool *p, uint32_t frame);
 /* count frames one behind the other, or VMCI_NONE. Takes the lock. */
 uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count);

@@ -5,6 +5,8 @@
 #define BLOCK       512u /* frames of 2 MiB */
 #define BLOCK_WORDS (BLOCK / 64)
 
+#define STORE_RESERVE (8 * VMCI_SLAB_FRAMES)
+
 static uint64_t words(const struct vmc_pool *p)
 {
     return VMCI_BITMAP_WORDS(p->frames);
@@ -58,11 +60,22 @@ static void take(struct vmc_pool *p, uint64_t frame)
     vmci_store_relaxed(&p->used, p->used + 1);
 }
 
-uint32_t vmci_frame_alloc_locked(struct vmc_pool *p)
+/*
+ * What compression needs before it frees anything: if pages could take the last frames, no page
+ * could be compressed any more, and whoever waits for one would wait for ever. Small pools do
+ * without.
+ */
+static uint64_t reserve(const struct vmc_pool *p)
+{
+    return p->frames >= 128 * STORE_RESERVE ? STORE_RESERVE : 0;
+}
+
+/* A frame while more than keep are left. */
+static uint32_t alloc_above(struct vmc_pool *p, uint64_t keep)
 {
     uint64_t n = words(p);
 
-    if (p->used >= vmci_load_relaxed(&p->budget))
+    if (p->used + keep >= vmci_load_relaxed(&p->budget))
         return VMCI_NONE;
     for (uint64_t i = 0; i < n; i++) {
         uint64_t w = p->free_at + i < n ? p->free_at + i : p->free_at + i - n;
@@ -74,6 +87,16 @@ uint32_t vmci_frame_alloc_locked(struct vmc_pool *p)
         return (uint32_t)frame;
     }
     return VMCI_NONE;
+}
+
+uint32_t vmci_frame_alloc_locked(struct vmc_pool *p)
+{
+    return alloc_above(p, reserve(p));
+}
+
+uint32_t vmci_frame_alloc_store(struct vmc_pool *p)
+{
+    return alloc_above(p, 0);
 }
 
 void vmci_frame_free_locked(struct vmc_pool *p, uint32_t frame)
@@ -116,7 +139,8 @@ uint32_t vmci_frame_alloc_block(struct vmc_pool *p)
 
     vmci_lock(&p->lock);
     uint64_t at = p->free_at / BLOCK_WORDS;
-    for (uint64_t i = 0; i < n && p->used + BLOCK <= vmci_load_relaxed(&p->budget); i++) {
+    for (uint64_t i = 0; i < n && p->used + BLOCK + reserve(p) <= vmci_load_relaxed(&p->budget);
+         i++) {
         uint64_t b = (at + i) % n;
         if (!block_free(p, b))
             continue;
@@ -136,7 +160,7 @@ uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count)
     uint32_t found = VMCI_NONE;
 
     vmci_lock(&p->lock);
-    bool room = p->used + count <= vmci_load_relaxed(&p->budget);
+    bool room = p->used + count + reserve(p) <= vmci_load_relaxed(&p->budget);
     for (uint64_t f = 1, run = 0; room && f < p->frames && found == VMCI_NONE; f++) {
         if (f % 64 == 0 && p->free[f / 64] == 0) {
             run = 0;

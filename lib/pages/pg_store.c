@@ -153,7 +153,7 @@ static int new_slab(struct vmc_pool *p, unsigned cls, uint32_t *out)
     uint32_t n = st->free_slab;
     struct vmci_slab *sl = slab(st, n);
     for (unsigned i = 0; i < VMCI_SLAB_FRAMES; i++) {
-        sl->frame[i] = vmci_frame_alloc_locked(p);
+        sl->frame[i] = vmci_frame_alloc_store(p);
         if (sl->frame[i] == VMCI_NONE) {
             while (i-- > 0)
                 vmci_frame_free_locked(p, sl->frame[i]);
@@ -220,11 +220,14 @@ int vmci_store_put(struct vmc_pool *p, uint32_t object, const void *data, uint16
     unsigned cls = class_of(bytes);
     uint32_t n = p->store.partial[cls];
 
-    if (n == VMCI_NONE) {
-        int rc = new_slab(p, cls, &n);
-        if (rc != VMC_OK)
-            return rc;
+    int rc = n == VMCI_NONE ? new_slab(p, cls, &n) : VMC_OK;
+    while (rc != VMC_OK &&
+           ++cls < VMCI_CLASSES) { /* no frames for a slab: a slot that is too large */
+        n = p->store.partial[cls];
+        rc = n != VMCI_NONE ? VMC_OK : rc;
     }
+    if (rc != VMC_OK)
+        return rc;
     uint32_t at = take_slot(p, n);
     struct vmci_slab *sl = slab(&p->store, n);
     head_set(p, sl, at, object);

@@ -270,3 +270,20 @@ int vmc_share_pack(struct vmc_share *sh, struct vmc_space *s, const struct vmc_s
     }
     return VMC_OK;
 }
+
+int vmc_share_pack_shared(struct vmc_share *sh, const struct vmc_share_budget *b, uint64_t want,
+                          struct vmc_share_pack_result *out)
+{
+    const struct vmc_platform *pf = sh->pool->pf;
+    uint64_t start = b->ns != 0 ? pf->now_ns(pf->ctx) : 0;
+    uint64_t count = vmci_load_acquire(&sh->pool->obj_count);
+
+    *out = (struct vmc_share_pack_result){0};
+    for (uint64_t looks = 0; looks < count && !spent(sh, b, want, out, start, looks); looks++) {
+        if (sh->pack_object >= count)
+            sh->pack_object = 0;
+        pack_object(sh, sh->pack_object++, out);
+        out->pass_done = looks + 1 == count;
+    }
+    return VMC_OK;
+}

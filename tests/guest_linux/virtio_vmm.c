@@ -15,10 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "file_image.h"
 #include <vmcore/cpuid.h>
 #include <vmcore/host.h>
 #include <vmcore/host_block.h>
@@ -388,29 +388,6 @@ static void *conversation(void *arg)
 
 /* ---- the machine --------------------------------------------------------------------------- */
 
-struct image {
-    int fd;
-    struct vmc_image_src src;
-};
-
-static int image_read(void *ctx, uint64_t offset, void *dst, size_t bytes)
-{
-    const struct image *img = ctx;
-    return pread(img->fd, dst, bytes, (off_t)offset) == (ssize_t)bytes ? VMC_OK : VMC_EIO;
-}
-
-static void image_open(struct image *img, const char *path)
-{
-    static const struct vmc_image_ops ops = {.read = image_read};
-    struct stat st;
-    img->fd = open(path, O_RDONLY);
-    if (img->fd < 0 || fstat(img->fd, &st) != 0) {
-        perror(path);
-        exit(1);
-    }
-    img->src = (struct vmc_image_src){.ops = &ops, .ctx = img, .bytes = (uint64_t)st.st_size};
-}
-
 static struct vmc_virtio_config place(const char *variant)
 {
     struct vmc_virtio_config c = {
@@ -536,12 +513,12 @@ static void create(const char *variant)
 
 static void boot(const char *kernel, const char *initrd, const char *cmdline)
 {
-    static struct image images[2];
+    static struct file_image images[2];
     struct vmc_boot_result done;
     struct vmc_error err;
 
-    image_open(&images[0], kernel);
-    image_open(&images[1], initrd);
+    file_image_open(&images[0], kernel);
+    file_image_open(&images[1], initrd);
     const struct vmc_pc_boot b = {.size = sizeof(b),
                                   .kind = VMC_BOOT_AUTO,
                                   .kernel = &images[0].src,

@@ -7,19 +7,7 @@ vmcore=$1
 dir=$(mktemp -d)
 host=
 trap '[ -z "$host" ] || kill "$host" 2>/dev/null; rm -rf "$dir"' EXIT
-failed=0
-
-verdict() { # NAME CONDITION...
-    local name=$1
-    shift
-    if "$@"; then
-        echo "ok: $name"
-    else
-        echo "FAILED: $name; what was said:"
-        head -5 "$dir/out" "$dir/host.out" 2>/dev/null
-        failed=1
-    fi
-}
+. "$(dirname "$0")/verdict.sh"
 guest() { # NAME BYTES: a flat binary
     printf "$2" >"$dir/$1"
 }
@@ -216,4 +204,22 @@ verdict "nothing is left behind" [ -z "$(ls "$dir" | grep -e socket -e swap)" ]
 verdict "nothing was complained about" [ ! -s "$dir/host.out" ]
 ctl "$dir/socket" list
 verdict "no host, no answer" [ $? = 4 ]
+
+# A host that is killed leaves nothing that stands in the way of the next.
+for delay in 0.05 0.3 1; do
+    "$vmcore" host "$dir/four.cfg" >"$dir/host.out" 2>&1 </dev/null &
+    host=$!
+    sleep $delay
+    kill -KILL "$host"
+    wait "$host" 2>/dev/null
+    host=
+done
+"$vmcore" host "$dir/four.cfg" >"$dir/host.out" 2>&1 </dev/null &
+host=$!
+verdict "the next host takes its socket" await '^ends  *ended' "$dir/socket" list
+kill -TERM "$host"
+wait "$host"
+status=$?
+host=
+verdict "and ends in order" [ "$status" = 0 ]
 exit $failed

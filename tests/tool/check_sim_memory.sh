@@ -6,19 +6,7 @@ set -u
 vmcore=$1
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-failed=0
-
-verdict() { # NAME CONDITION...
-    local name=$1
-    shift
-    if "$@"; then
-        echo "ok: $name"
-    else
-        echo "FAILED: $name; what was said:"
-        head -5 "$dir/out"
-        failed=1
-    fi
-}
+. "$(dirname "$0")/verdict.sh"
 sim() {
     timeout -k 5 120 "$vmcore" sim memory "$@" >"$dir/out" 2>&1 </dev/null
 }

@@ -177,8 +177,7 @@ static int make_vms(struct host *h)
 static void destroy(struct host *h)
 {
     /* Until no VM runs, somebody may wait for memory. */
-    for (unsigned i = 0; i < h->count; i++)
-        host_vm_end(h->vms[i], "the host ends");
+    host_vms_end(h, "the host ends");
     host_policy_stop(h);
     for (unsigned i = h->count; i-- > 0;)
         host_vm_destroy(h->vms[i]);

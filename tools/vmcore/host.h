@@ -24,7 +24,7 @@ struct host;
 struct host_vm;
 
 /* Why the vCPUs of a VM do not run: bits of host_vm.held. */
-enum { HOST_HELD_USER = 1, HOST_HELD_POLICY = 2, HOST_HELD_STOPPED = 4 };
+enum { HOST_HELD_USER = 1, HOST_HELD_POLICY = 2, HOST_HELD_STOPPED = 4, HOST_HELD_TURN = 8 };
 
 enum host_vm_state { HOST_VM_NEW, HOST_VM_RUNNING, HOST_VM_ENDED };
 
@@ -45,18 +45,11 @@ struct host_overhead {
     atomic_llong bytes;
 };
 
-/* A slot of guest memory, to find the page of an address. */
-struct host_slot {
-    uint64_t gpa, bytes, page;
-};
-
 struct host_vm {
     struct host *h;
     const struct host_vm_config *cfg;
     struct run_vm run;
     struct host_overhead overhead;
-    struct host_slot slots[4];
-    unsigned slot_count;
     struct vmc_host_disk *swap;
     struct host_disk disks[RUN_MAX_DISKS];
     struct host_vcpu vcpus[RUN_MAX_CPUS];
@@ -65,30 +58,40 @@ struct host_vm {
     bool user_paused;
     int timer_fd;
     atomic_uint held;
+    atomic_ullong ran_ns; /* of execution by all vCPUs */
     atomic_bool failed;
     enum host_vm_state state; /* main thread */
     const char *end_reason;   /* static text, once ended */
 
     /* Policy, under host.lock. */
-    bool managed; /* its memory exists */
-    bool ready;   /* so do its devices */
-    bool ended;   /* it will not run again */
-    bool blocked; /* waits for memory */
+    bool managed;           /* its memory exists */
+    bool ready;             /* so do its devices */
+    bool ended;             /* it will not run again */
+    bool blocked;           /* waits for memory */
+    bool resting;           /* waits for its turn */
+    uint64_t sampled_at_ns; /* ran_ns at the last sample */
     struct host_share mem, cpu;
     struct vmc_active active;
-    uint64_t sampled;      /* most pages seen in use in one sample of the period */
-    uint64_t target;       /* pages */
-    uint64_t balloon_set;  /* by the user, pages; UINT64_MAX: by policy */
-    uint64_t held_before;  /* balloon at the last period, pages */
-    uint64_t balloon_rate; /* gained in the last period, pages */
-    unsigned stuck_periods;
+    uint64_t sampled;                 /* most pages seen in use in one sample of the period */
+    uint64_t target;                  /* pages */
+    uint64_t balloon_set;             /* by the user, pages; UINT64_MAX: by policy */
+    struct vmc_balloon_guest balloon; /* what its driver can be expected to do */
     struct vmc_reclaim_action action;
 };
 
 /* Counts of the policy thread, since the start. */
 struct host_policy_stats {
-    uint64_t samples, scanned, zeroed, merged, packed, deltas, swapped, blocked, compacted;
+    uint64_t samples, scanned, zeroed, merged, packed, deltas, swapped, blocked, compacted, turns;
     uint64_t entered[VMC_RECLAIM_STATES];
+};
+
+/* Turns of VMs whose working sets do not all fit (host_turns.c). */
+struct host_turns {
+    bool on;
+    unsigned next, vms, most;      /* who begins the next turn; how many there are; may run */
+    uint64_t seen_ns, short_ns;    /* the last look; how long memory has been short */
+    uint64_t since_ns, moved_ns;   /* the turn began; somebody was last seen to run */
+    uint64_t ran_before, ran_seen; /* execution so far of those whose turn it is: then, and last */
 };
 
 struct host {
@@ -119,6 +122,7 @@ struct host {
     uint64_t scan_budget;
     uint64_t period_end_ns, sample_due_ns;
     struct host_policy_stats stats;
+    struct host_turns turns;
 };
 
 /* host_vm.c. NULL: out of memory. */
@@ -132,6 +136,11 @@ void host_vm_pause(struct host_vm *vm);
 void host_vm_resume(struct host_vm *vm);
 /* No vCPU runs again. Main thread. */
 void host_vm_end(struct host_vm *vm, const char *reason);
+/*
+ * The same for every VM. The memory of those that stop first is there for vCPUs that cannot stop
+ * before they have got a page.
+ */
+void host_vms_end(struct host *h, const char *reason);
 /* A reset that the guest asked for. */
 void host_vm_reboot(struct host_vm *vm);
 /* Set or clear a reason not to run. Any thread. */
@@ -159,6 +168,10 @@ int host_policy_fits(const struct host *h, const struct vmc_balloon_vm *vms, uns
 /* The same for the VMs there are, vm with *mem in place of its own. Under host.lock. */
 int host_policy_admit(struct host *h, const struct host_vm *vm, const struct host_share *mem,
                       struct vmc_error *err);
+
+/* host_turns.c: who runs while the working sets do not fit into so many pages. Under host.lock. */
+void host_turns_look(struct host *h, uint64_t now, const struct vmc_balloon_vm *vms,
+                     struct host_vm **who, unsigned n, uint64_t pages);
 
 /* host_stats.c. All of them on the main thread. */
 struct json_object *host_status_json(struct host *h);

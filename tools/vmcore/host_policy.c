@@ -20,15 +20,19 @@
 #define CALM_NS        (50 * MS)
 #define BUSY_NS        (5 * MS)
 #define BUSY_SAMPLE_NS (200 * MS)
-/* CPU time that one look may take: for sharing, for compressing a VM. */
-#define SCAN_NS          (4 * MS)
-#define BUSY_SCAN_NS     (8 * MS)
-#define PACK_NS          (8 * MS)
-#define SWAP_BUDGET      8192u /* pages looked at for a VM to swap out */
-#define COMPACT_BUDGET   2048u
-#define MIN_FREE_PERCENT 5u  /* of its memory that a guest keeps from the balloon */
-#define STUCK_PERIODS    5u  /* without delivery: the balloon is stuck */
-#define PACK_GUESS       60u /* percent saved by compression, before it was measured */
+/* What a VM has to have run for, to be sampled that early: pages of those who wait stay in use. */
+#define SAMPLE_RUN_NS (50 * MS)
+/* How long sharing may take in one look. */
+#define SCAN_NS      (4 * MS)
+#define BUSY_SCAN_NS (8 * MS)
+/*
+ * Pages of a VM compressed in one look: some milliseconds. Not by the clock, which runs on while
+ * others have the processor: a busy host would free nothing.
+ */
+#define PACK_PAGES     512u
+#define SWAP_BUDGET    8192u /* pages looked at for a VM to swap out */
+#define COMPACT_BUDGET 2048u
+#define PACK_GUESS     60u /* percent saved by compression, before it was measured */
 
 static uint64_t now_ns(const struct host *h)
 {
@@ -109,31 +113,30 @@ int host_policy_admit(struct host *h, const struct host_vm *vm, const struct hos
 /* ---- samples -----------------------------------------------------------------------------------
  */
 
-/* What the balloon's driver did since the last period. */
-static void watch_balloon(struct host_vm *vm)
-{
-    struct vmc_balloon_info info = {.size = sizeof(info)};
-    struct vmc_virtio *dev = run_io_balloon(&vm->run);
-
-    vmc_virtio_balloon_info(dev, &info);
-    uint64_t gained = info.held_pages > vm->held_before ? info.held_pages - vm->held_before : 0;
-    vm->balloon_rate = gained;
-    vm->held_before = info.held_pages;
-    if (info.target_pages > info.held_pages + 16 && gained == 0)
-        vm->stuck_periods++;
-    else
-        vm->stuck_periods = 0;
-    if (vmc_virtio_balloon_request_stats(dev) != VMC_OK)
-        return; /* not supported, or asked already */
-}
-
 static void end_period(struct host *h, struct host_vm *vm)
 {
     vmc_active_sample(&vm->active, host_vm_pages(vm), vm->sampled);
     vm->sampled = 0;
-    if (vm->ready)
-        watch_balloon(vm);
+    if (vm->ready) {
+        struct vmc_balloon_seen seen;
+        vmc_virtio_balloon_look(run_io_balloon(&vm->run), &seen);
+        vmc_balloon_guest_look(&vm->balloon, &seen, now_ns(h));
+    }
     h->stats.samples++;
+}
+
+/* A VM that rests is sampled as often as can be: what it has been using may go. */
+static void sample_one(struct host_vm *vm, bool full)
+{
+    uint64_t ran = atomic_load(&vm->ran_ns), accessed;
+
+    if (!full && !vm->ended && !vm->resting && ran - vm->sampled_at_ns < SAMPLE_RUN_NS)
+        return;
+    if (vmc_space_sample(vm->run.space, &accessed) != VMC_OK)
+        return;
+    vm->sampled_at_ns = ran;
+    if (accessed > vm->sampled && !vm->resting)
+        vm->sampled = accessed;
 }
 
 /*
@@ -148,12 +151,10 @@ static void sample(struct host *h, uint64_t now)
         return;
     for (unsigned i = 0; i < h->count; i++) {
         struct host_vm *vm = h->vms[i];
-        uint64_t accessed;
         if (vm == NULL || !vm->managed)
             continue;
-        if (vmc_space_sample(vm->run.space, &accessed) == VMC_OK && accessed > vm->sampled)
-            vm->sampled = accessed;
-        if (full && !vm->ended)
+        sample_one(vm, full);
+        if (full && !vm->ended && !vm->resting)
             end_period(h, vm);
     }
     h->sample_due_ns = now + BUSY_SAMPLE_NS;
@@ -163,25 +164,6 @@ static void sample(struct host *h, uint64_t now)
 
 /* ---- means -------------------------------------------------------------------------------------
  */
-
-/* The most that a guest can spare: not what it says it needs, nor its last pages. */
-static uint64_t balloon_max(struct host_vm *vm, uint64_t held)
-{
-    struct vmc_virtio *dev = run_io_balloon(&vm->run);
-    struct vmc_balloon_stats st = {0};
-    uint64_t pages = host_vm_pages(vm), keep = pages / 100 * MIN_FREE_PERCENT;
-    uint64_t most = pages - pages / 4;
-
-    if (!vmc_virtio_live(dev))
-        return 0;
-    vmc_virtio_balloon_stats(dev, &st);
-    if (st.when_ns != 0 && (st.valid & 1u << VMC_BALLOON_AVAILABLE) != 0) {
-        uint64_t spare = st.value[VMC_BALLOON_AVAILABLE] / VMC_PAGE_SIZE;
-        spare = spare > keep ? spare - keep : 0;
-        most = held + spare < most ? held + spare : most;
-    }
-    return most;
-}
 
 static uint32_t pack_percent(const struct vmc_pool_stats *st)
 {
@@ -196,25 +178,20 @@ static void means(struct host *h, struct host_vm *vm, const struct vmc_pool_stat
                   struct vmc_reclaim_vm *out)
 {
     struct vmc_space_stats st;
-    struct vmc_balloon_info info = {.size = sizeof(info)};
 
     vmc_space_stats(vm->run.space, &st);
     *out = (struct vmc_reclaim_vm){
         .configured = host_vm_pages(vm),
         .target = vm->target,
         .consumed = st.consumed_bytes / VMC_PAGE_SIZE,
-        .balloon_stuck = vm->stuck_periods >= STUCK_PERIODS,
-        .balloon_rate = vm->balloon_rate * 1000 / h->cfg.period_ms,
         .can_swap = vm->swap != NULL,
         .can_pack = !h->cfg.no_compression,
         .can_share = !h->cfg.no_sharing,
         .pack_percent = pack_percent(pool),
     };
-    if (vm->ready) {
-        vmc_virtio_balloon_info(run_io_balloon(&vm->run), &info);
-        out->ballooned = info.held_pages;
-        out->balloon_max = balloon_max(vm, info.held_pages);
-    }
+    vmc_balloon_guest_report(&vm->balloon, out);
+    if (vm->resting) /* its driver does not run */
+        out->balloon_max = out->ballooned;
 }
 
 static void hold_or_release(struct host *h, struct host_vm *vm, bool block)
@@ -232,15 +209,17 @@ static void hold_or_release(struct host *h, struct host_vm *vm, bool block)
 
 static void act(struct host *h, struct host_vm *vm, const struct vmc_reclaim_action *a)
 {
-    struct vmc_share_budget budget = {.ns = PACK_NS};
+    struct vmc_share_budget budget = {.pages = PACK_PAGES};
     struct vmc_share_pack_result packed = {0};
     uint64_t swapped = 0;
 
     vm->action = *a;
-    if (vm->ready)
-        vmc_virtio_balloon_set_target(run_io_balloon(&vm->run), vm->balloon_set != UINT64_MAX
-                                                                    ? vm->balloon_set
-                                                                    : a->balloon_target);
+    if (vm->ready) {
+        uint64_t target = vmc_balloon_guest_ask(&vm->balloon, a->balloon_target, now_ns(h));
+        if (vm->balloon_set != UINT64_MAX)
+            target = vm->balloon_set;
+        vmc_virtio_balloon_set_target(run_io_balloon(&vm->run), target);
+    }
     if (a->pack != 0 &&
         vmc_share_pack(h->share, vm->run.space, &budget, a->pack, &packed) == VMC_OK) {
         h->stats.packed += packed.packed;
@@ -248,11 +227,26 @@ static void act(struct host *h, struct host_vm *vm, const struct vmc_reclaim_act
     }
     /* Swap takes what compression could not. */
     uint64_t rest = a->pack > packed.freed ? a->pack - packed.freed : 0;
-    uint64_t want = a->swap + (a->hot || packed.pass_done ? rest : 0);
+    if (!a->hot && !packed.pass_done && rest > packed.incompressible)
+        rest = packed.incompressible;
+    uint64_t want = a->swap + rest;
     if (vm->swap != NULL && want != 0 &&
         vmc_space_swap_out(vm->run.space, want, SWAP_BUDGET, a->hot, &swapped) == VMC_OK)
         h->stats.swapped += swapped;
     hold_or_release(h, vm, a->block);
+}
+
+/* Shared contents are nobody's in particular: those that nobody touches are compressed last. */
+static void pack_shared(struct host *h, uint64_t want)
+{
+    struct vmc_share_budget budget = {.pages = PACK_PAGES};
+    struct vmc_share_pack_result packed;
+
+    if (want == 0 || h->state < VMC_RECLAIM_HARD || h->cfg.no_compression ||
+        vmc_share_pack_shared(h->share, &budget, want, &packed) != VMC_OK)
+        return;
+    h->stats.packed += packed.packed;
+    h->stats.deltas += packed.deltas;
 }
 
 static void reclaim(struct host *h, struct vmc_balloon_vm *vms, struct host_vm **who, unsigned n)
@@ -272,8 +266,15 @@ static void reclaim(struct host *h, struct vmc_balloon_vm *vms, struct host_vm *
     uint64_t need = coming < keep ? keep - coming : 0;
     if (vmc_reclaim_choose(h->state, mean, n, need, todo) != VMC_OK)
         return;
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
+        if (h->turns.on && !who[i]->resting) { /* its working set is what the others rest for */
+            todo[i].hot = false;
+            todo[i].block = false;
+        }
         act(h, who[i], &todo[i]);
+    }
+    uint64_t now_free = vmc_pool_free(h->pool);
+    pack_shared(h, now_free < keep ? keep - now_free : 0);
     if (h->state >= VMC_RECLAIM_SOFT)
         h->stats.compacted += vmc_pool_compact(h->pool, COMPACT_BUDGET);
 }
@@ -337,8 +338,13 @@ static void look(struct host *h)
     h->state = next;
     sample(h, now);
     unsigned n = describe(h, vms, who);
+    uint64_t pages = to_divide(h, who, n);
+    host_turns_look(h, now, vms, who, n, pages);
+    for (unsigned i = 0; i < n; i++)
+        if (who[i]->resting)
+            vms[i].limit = vms[i].reservation != 0 ? vms[i].reservation : 1;
     /* VMC_ENOSPC: cannot be while admission is kept, and the targets say what to do then. */
-    if (n != 0 && vmc_balloon_plan(vms, n, to_divide(h, who, n), h->idle_tax, NULL) != VMC_EINVAL)
+    if (n != 0 && vmc_balloon_plan(vms, n, pages, h->idle_tax, NULL) != VMC_EINVAL)
         reclaim(h, vms, who, n);
     scan(h);
     (void)vmc_pool_trim(h->pool, h->thresholds.below[VMC_RECLAIM_CLEAR]);

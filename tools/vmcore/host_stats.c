@@ -2,10 +2,7 @@
 /* The state of a host and its VMs as JSON. Sizes in bytes, times in nanoseconds. */
 #include "host.h"
 
-static void add_u64(struct json_object *o, const char *name, uint64_t v)
-{
-    json_object_object_add(o, name, json_object_new_uint64(v));
-}
+#include "json_add.h"
 
 static void add_pages(struct json_object *o, const char *name, uint64_t pages)
 {
@@ -67,7 +64,7 @@ static struct json_object *memory_json(struct host_vm *vm)
     add_u64(o, "swap_ins", st.swap_ins);
     add_u64(o, "swap_outs", st.swap_outs);
     add_u64(o, "swap_errors", st.swap_errors);
-    json_object_object_add(o, "waiting", json_object_new_boolean(vm->blocked));
+    json_object_object_add(o, "waiting", json_object_new_boolean(vm->blocked || vm->resting));
     return o;
 }
 

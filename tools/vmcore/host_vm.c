@@ -28,43 +28,22 @@ const char *host_vm_state_name(const struct host_vm *vm)
 /* ---- pages that the guest gives up -------------------------------------------------------------
  */
 
-/* Call fn for the pages of a range of guest-physical memory. */
-static void for_pages(struct host_vm *vm, uint64_t gpa, uint64_t bytes,
-                      void (*fn)(struct vmc_space *s, uint64_t first, uint64_t count))
-{
-    for (unsigned i = 0; i < vm->slot_count; i++) {
-        const struct host_slot *s = &vm->slots[i];
-        uint64_t from = gpa > s->gpa ? gpa : s->gpa;
-        uint64_t to = gpa + bytes < s->gpa + s->bytes ? gpa + bytes : s->gpa + s->bytes;
-        if (from < to)
-            fn(vm->run.space, s->page + (from - s->gpa) / VMC_PAGE_SIZE,
-               (to - from) / VMC_PAGE_SIZE);
-    }
-}
-
-static void drop_balloon(struct vmc_space *s, uint64_t first, uint64_t count)
-{
-    (void)vmc_space_drop(s, first, count, true);
-}
-
-static void drop_report(struct vmc_space *s, uint64_t first, uint64_t count)
-{
-    (void)vmc_space_drop(s, first, count, false);
-}
-
 static void inflate(void *ctx, uint64_t gpa, uint64_t bytes)
 {
-    for_pages(ctx, gpa, bytes, drop_balloon);
+    struct host_vm *vm = ctx;
+    (void)vmc_mem_drop(vmc_vm_mem(vm->run.vm), gpa, bytes, true);
 }
 
 static void deflate(void *ctx, uint64_t gpa, uint64_t bytes)
 {
-    for_pages(ctx, gpa, bytes, vmc_space_return);
+    struct host_vm *vm = ctx;
+    vmc_mem_return(vmc_vm_mem(vm->run.vm), gpa, bytes);
 }
 
 static void report(void *ctx, uint64_t gpa, uint64_t bytes)
 {
-    for_pages(ctx, gpa, bytes, drop_report);
+    struct host_vm *vm = ctx;
+    (void)vmc_mem_drop(vmc_vm_mem(vm->run.vm), gpa, bytes, false);
 }
 
 static const struct vmc_balloon_ops balloon_ops = {
@@ -116,30 +95,43 @@ static struct vmc_blockdev count_disk(void *ctx, unsigned index, struct vmc_bloc
 /* ---- memory ------------------------------------------------------------------------------------
  */
 
-/* A file of the VM's size that nobody else can open: it has no name any more. */
+/*
+ * A file without a name, so that nothing is left of it however the host ends; where the file system
+ * has no such files, one that has a name for a moment.
+ */
+static int nameless(const char *dir, char *path, size_t room, bool *named)
+{
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    *named = fd < 0;
+    int n = *named ? snprintf(path, room, "%s/vmcore-swap-XXXXXX", dir)
+                   : snprintf(path, room, "/proc/self/fd/%d", fd);
+    if (*named && n > 0 && (size_t)n < room)
+        fd = mkostemp(path, O_CLOEXEC);
+    return fd;
+}
+
 static int open_swap(struct host_vm *vm, struct vmc_blockdev *out)
 {
     struct vmc_error err = {0};
     char path[4096];
+    bool named;
 
     if (vm->h->cfg.swap_dir == NULL)
         return 0;
-    int n = snprintf(path, sizeof(path), "%s/vmcore-swap-XXXXXX", vm->h->cfg.swap_dir);
-    int fd = n > 0 && (size_t)n < sizeof(path) ? mkostemp(path, O_CLOEXEC) : -1;
-    if (fd < 0 || ftruncate(fd, (off_t)vm->run.opt.mem_bytes) != 0) {
+    int fd = nameless(vm->h->cfg.swap_dir, path, sizeof(path), &named);
+    int rc = fd < 0 ? -1 : ftruncate(fd, (off_t)vm->run.opt.mem_bytes);
+    if (rc != 0)
         fprintf(stderr, "%s: swap file in %s: %s\n", run_who, vm->h->cfg.swap_dir, strerror(errno));
-        if (fd >= 0) {
-            unlink(path);
-            close(fd);
-        }
-        return EXIT_ERROR;
-    }
-    close(fd);
     struct vmc_host_disk_config hc = {.size = sizeof(hc), .path = path};
-    int rc = vmc_host_disk_open(&hc, &vm->swap, &err);
-    unlink(path);
-    if (rc != VMC_OK)
-        return run_vm_fail("swap file", &err);
+    if (rc == 0 && vmc_host_disk_open(&hc, &vm->swap, &err) != VMC_OK)
+        rc = run_vm_fail("swap file", &err);
+    if (fd >= 0 && named)
+        unlink(path);
+    if (fd >= 0)
+        close(fd);
+    if (rc != 0)
+        return EXIT_ERROR;
     *out = vmc_host_disk_blockdev(vm->swap);
     return 0;
 }
@@ -158,18 +150,6 @@ static uint64_t salt_of(const struct host_vm *vm)
     for (const char *p = vm->cfg->trust; *p != '\0'; p++)
         salt = (salt ^ (unsigned char)*p) * 0x100000001b3ull;
     return salt;
-}
-
-/* Where the pages of the space are in the guest: as the machine placed them. */
-static void learn_slots(struct host_vm *vm)
-{
-    struct vmc_mem_slot s = {.size = sizeof(s)};
-
-    for (unsigned i = 0; vmc_mem_slot_at(vmc_vm_mem(vm->run.vm), i, &s) == VMC_OK; i++) {
-        if (s.space == vm->run.space && vm->slot_count < sizeof(vm->slots) / sizeof(vm->slots[0]))
-            vm->slots[vm->slot_count++] =
-                (struct host_slot){.gpa = s.gpa, .bytes = s.bytes, .page = s.space_page};
-    }
 }
 
 static void wrap_platform(void *ctx, struct vmc_platform *pf)
@@ -233,7 +213,9 @@ static int vcpu_run(void *ctx, uint64_t slice_ns)
     if (atomic_load(&vm->held) != 0)
         return VMC_RUNNER_IDLE; /* host_vm_release wakes */
     memset(&x, 0, sizeof(x));
+    uint64_t begin = vmc_runner_now_ns();
     int rc = vmc_vcpu_run(c->vcpu, &lim, &x);
+    atomic_fetch_add(&vm->ran_ns, vmc_runner_now_ns() - begin);
     if (rc < 0) {
         fprintf(stderr, "vmcore host: VM '%s', vCPU %u: the engine failed: %s\n", vm->run.opt.name,
                 vmc_vcpu_index(c->vcpu), vmc_strerror(rc));
@@ -364,7 +346,6 @@ void host_vm_run_timers(struct host_vm *vm)
 
 static int start(struct host_vm *vm)
 {
-    learn_slots(vm);
     vm->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (vm->timer_fd < 0) {
         fprintf(stderr, "%s: timer: %s\n", run_who, strerror(errno));
@@ -400,6 +381,7 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     atomic_store(&vm->held, HOST_HELD_STOPPED);
     vmc_active_init(&vm->active, 0, 0);
     vm->run.opt = cfg->run;
+    vmc_balloon_guest_init(&vm->balloon, host_vm_pages(vm));
     vm->run.opt.engine = RUN_ENGINE_SOFT;
     vm->run.opt.verbose = h->cfg.verbose;
     vm->run.hooks = &hooks;
@@ -459,6 +441,32 @@ void host_vm_resume(struct host_vm *vm)
     vmc_vm_resume(vm->run.vm);
     vm->user_paused = false;
     host_vm_release(vm, HOST_HELD_USER);
+}
+
+void host_vms_end(struct host *h, const char *reason)
+{
+    const struct timespec nap = {.tv_nsec = 1000000};
+    unsigned left;
+
+    for (unsigned i = 0; i < h->count; i++) {
+        if (h->vms[i]->state != HOST_VM_RUNNING)
+            continue;
+        host_vm_hold(h->vms[i], HOST_HELD_STOPPED);
+        vmc_vm_pause(h->vms[i]->run.vm);
+    }
+    do {
+        left = 0;
+        for (unsigned i = 0; i < h->count; i++) {
+            if (h->vms[i]->state != HOST_VM_RUNNING)
+                continue;
+            if (vmc_vm_quiesced(h->vms[i]->run.vm))
+                host_vm_end(h->vms[i], reason);
+            else
+                left++;
+        }
+        if (left != 0)
+            nanosleep(&nap, NULL);
+    } while (left != 0);
 }
 
 void host_vm_end(struct host_vm *vm, const char *reason)

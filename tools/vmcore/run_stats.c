@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Statistics of a VM as JSON, for --stats and the control socket. */
+#include "json_add.h"
 #include "run_vm.h"
 
 #include <sys/resource.h>
 
 #define MAX_ENGINE_STATS 384
-
-static void add_u64(struct json_object *o, const char *name, uint64_t v)
-{
-    json_object_object_add(o, name, json_object_new_uint64(v));
-}
 
 static struct json_object *vcpu_json(struct vmc_vcpu *v, unsigned index)
 {
@@ -54,10 +50,10 @@ struct json_object *run_stats_json(struct run_vm *r)
         json_object_array_add(cpus, vcpu_json(vmc_vm_vcpu(r->vm, i), i));
     json_object_object_add(o, "vcpus", cpus);
     if (getrusage(RUSAGE_SELF, &ru) == 0) {
-        add_u64(host, "user_us", (uint64_t)ru.ru_utime.tv_sec * 1000000u +
-                                     (uint64_t)ru.ru_utime.tv_usec);
-        add_u64(host, "system_us", (uint64_t)ru.ru_stime.tv_sec * 1000000u +
-                                       (uint64_t)ru.ru_stime.tv_usec);
+        add_u64(host, "user_us",
+                (uint64_t)ru.ru_utime.tv_sec * 1000000u + (uint64_t)ru.ru_utime.tv_usec);
+        add_u64(host, "system_us",
+                (uint64_t)ru.ru_stime.tv_sec * 1000000u + (uint64_t)ru.ru_stime.tv_usec);
         add_u64(host, "max_rss_bytes", (uint64_t)ru.ru_maxrss * 1024u);
     }
     json_object_object_add(o, "host", host);

@@ -466,6 +466,68 @@ static void compaction_frees_frames(void **state)
 }
 
 /* A broken store must not pass for good memory. */
+/* Guests took every frame that they can have: there is room to compress what is cold all the same.
+ */
+static void a_full_pool_can_still_compress(void **state)
+{
+    (void)state;
+    struct vmc_space *s = rig_space(pool, 9000, 1, NULL);
+    struct vmc_share_pack_result r;
+    struct vmc_page_ref ref;
+    uint64_t n = 0;
+
+    while (vmc_space_access(s, n, VMC_ACCESS_WRITE, &ref) == VMC_OK)
+        rig_pattern(ref.ptr, ++n);
+    assert_int_equal(vmc_space_access(s, n, VMC_ACCESS_WRITE, &ref), VMC_ENOSPC);
+    assert_true(vmc_pool_free(pool) > 0 && vmc_pool_free(pool) < 100);
+    let_cool(s);
+    assert_int_equal(vmc_share_pack(sh, s, &all, 1000, &r), VMC_OK);
+    assert_true(r.freed >= 1000);
+    assert_true(vmc_pool_free(pool) > 300);
+    rig_fill(s, n, n + 1);
+    for (uint64_t i = 0; i < 100; i++)
+        rig_expect(s, i * 80, i * 80 + 1);
+    rig_check(pool);
+    vmc_space_destroy(s);
+}
+
+static void shared_contents_are_compressed_when_nobody_touches_them(void **state)
+{
+    (void)state;
+    struct vmc_space *a = rig_space(pool, 400, 1, NULL), *b = rig_space(pool, 400, 1, NULL);
+    struct vmc_share_pack_result r;
+    struct vmc_pool_stats ps;
+
+    for (uint64_t i = 0; i < 300; i++) {
+        rig_fill(a, i, i + 1);
+        rig_fill(b, i, i + 1);
+    }
+    rig_fill(a, 350, 12345); /* private, and as cold */
+    let_cool(a);
+    let_cool(b);
+    scan();
+    assert_int_equal(vmc_share_pack_shared(sh, &all, 0, &r), VMC_OK);
+    assert_true(r.pass_done && r.freed == 0); /* they were made just now */
+    for (unsigned i = 0; i < 4; i++) {
+        rig_sample(a, NULL);
+        rig_sample(b, NULL);
+    }
+    assert_int_equal(vmc_share_pack_shared(sh, &all, 100, &r), VMC_OK);
+    assert_int_equal(r.freed, 100);
+    assert_int_equal(vmc_share_pack_shared(sh, &all, 0, &r), VMC_OK);
+    assert_true(r.pass_done);
+    vmc_pool_stats(pool, &ps);
+    assert_int_equal(ps.packed_objects + ps.delta_objects, 300);
+    assert_int_equal(vmc_space_state(a, 350), VMC_PAGE_PRIVATE);
+    for (uint64_t i = 0; i < 300; i++) {
+        rig_expect(a, i, i + 1);
+        rig_expect(b, i, i + 1);
+    }
+    rig_check(pool);
+    vmc_space_destroy(a);
+    vmc_space_destroy(b);
+}
+
 static void damage_in_the_store_is_reported(void **state)
 {
     (void)state;
@@ -644,6 +706,8 @@ int main(int argc, char **argv)
         T(similar_pages_become_deltas),
         T(hot_pages_are_not_compressed),
         T(compaction_frees_frames),
+        T(a_full_pool_can_still_compress),
+        T(shared_contents_are_compressed_when_nobody_touches_them),
         T(damage_in_the_store_is_reported),
         T(random_histories_lose_nothing),
         T(rates_follow_the_yield),
