@@ -184,6 +184,7 @@ static struct json_object *host_json(struct host *h)
     add_u64(o, "pages_swapped", h->stats.swapped);
     add_u64(o, "scan_passes", sh.passes);
     add_u64(o, "times_waited", h->stats.blocked);
+    add_u64(o, "turns", h->stats.turns);
     add_u64(o, "samples", h->stats.samples);
     return o;
 }
