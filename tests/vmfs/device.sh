@@ -39,7 +39,9 @@ use() { # WHAT VOLUME MKFS-OPTIONS...
 }
 
 use "a whole device" "$loop" --whole
-use "a GPT partition of ours" "$loop"
+if "$vmcore" vmfs mkfs -q "$loop" 2>mkfs.err; then echo "a volume was overwritten"; exit 1; fi
+grep -q -- --force mkfs.err
+use "a GPT partition of ours" "$loop" --force
 "$vmcore" vmfs info disk >info.file # after the device: the page caches differ until it is flushed
 blockdev --flushbufs "$loop"
 cmp data <("$vmcore" vmfs cat disk /a/b/data)

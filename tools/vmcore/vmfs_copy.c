@@ -74,11 +74,12 @@ int vt_cat(struct vt *t)
     return vt_close(t, rc);
 }
 
-/* ---- import --------------------------------------------------------------------------------------- */
+/* ---- import
+ * --------------------------------------------------------------------------------------- */
 
 /* Let qemu-img turn an image into raw data, or the other way round. */
 int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
-                   const char *to)
+               const char *to)
 {
     const char *args[12];
     int n = 0, status;
@@ -164,18 +165,32 @@ static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f
     return rc;
 }
 
+/* A file or a block device, and its size. */
+static int open_host_file(struct vt *t, const char *host, int *fd, off_t *size)
+{
+    struct stat st;
+
+    *fd = open(host, O_RDONLY | O_CLOEXEC);
+    if (*fd >= 0 && fstat(*fd, &st) == 0) {
+        *size = S_ISBLK(st.st_mode) ? lseek(*fd, 0, SEEK_END) : st.st_size;
+        if (!S_ISDIR(st.st_mode) && *size >= 0)
+            return 0;
+        errno = S_ISDIR(st.st_mode) ? EISDIR : errno;
+    }
+    fprintf(stderr, "%s: %s: %s\n", t->name, host, strerror(errno));
+    if (*fd >= 0)
+        close(*fd);
+    return EXIT_ERROR;
+}
+
 static int import_file(struct vt *t, const char *host)
 {
     struct vmc_vmfs_file *f;
-    struct stat st;
-    int fd = open(host, O_RDONLY | O_CLOEXEC), rc = 0;
+    off_t bytes;
+    int fd, rc = open_host_file(t, host, &fd, &bytes);
 
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        fprintf(stderr, "%s: %s: %s\n", t->name, host, strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        return EXIT_ERROR;
-    }
+    if (rc != 0)
+        return rc;
     if (t->force)
         (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL);
     if (vmc_vmfs_create(t->v, t->arg[2], 0644, &t->err) != VMC_OK)
@@ -186,7 +201,7 @@ static int import_file(struct vt *t, const char *host)
         close(fd);
         return rc;
     }
-    uint64_t size = (uint64_t)st.st_size;
+    uint64_t size = (uint64_t)bytes;
     if (vmc_vmfs_truncate(f, size, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[2]);
     if (rc == 0 && t->kind != NULL && strcmp(t->kind, "thin") != 0 && size > 0 &&
@@ -194,11 +209,13 @@ static int import_file(struct vt *t, const char *host)
                           &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[2]);
     if (rc == 0)
-        rc = import_data(t, fd, st.st_size, f);
+        rc = import_data(t, fd, bytes, f);
     if (vmc_vmfs_fsync(f, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[2]);
     if (vmc_vmfs_close(f, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[2]);
+    if (rc != 0)
+        (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL); /* half a file: already failing */
     close(fd);
     return rc;
 }
@@ -224,7 +241,8 @@ int vt_import(struct vt *t)
     return rc;
 }
 
-/* ---- export --------------------------------------------------------------------------------------- */
+/* ---- export
+ * --------------------------------------------------------------------------------------- */
 
 static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t size)
 {
@@ -304,7 +322,8 @@ int vt_export(struct vt *t)
     return rc;
 }
 
-/* ---- on the volume -------------------------------------------------------------------------------- */
+/* ---- on the volume
+ * -------------------------------------------------------------------------------- */
 
 static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *to)
 {

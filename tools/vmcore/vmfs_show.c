@@ -40,6 +40,23 @@ static void remove_files(const char *spec)
     free(copy);
 }
 
+/* A volume that is there already is not lost by a slip of the hand. */
+static int refuse_volume(struct vt *t)
+{
+    struct vmc_vmfs_mount_config c = {
+        .size = sizeof(c), .flags = VMC_VMFS_RDONLY, .devs = t->bd, .dev_count = t->files};
+    struct vmc_vmfs_info i;
+    struct vmc_vmfs *v;
+
+    if (vmc_vmfs_mount(&t->pf, &c, &v, NULL) != VMC_OK)
+        return 0;
+    vmc_vmfs_info(v, &i);
+    fprintf(stderr, "%s: %s holds a volume, VMFS-%u.%02u \"%s\": --force overwrites it\n", t->name,
+            t->arg[0], i.version, i.minor, i.label);
+    (void)!vmc_vmfs_unmount(v, NULL); /* nothing was written */
+    return EXIT_ERROR;
+}
+
 int vt_mkfs(struct vt *t)
 {
     double start = vt_now();
@@ -47,6 +64,8 @@ int vt_mkfs(struct vt *t)
 
     if (rc == 0)
         rc = vt_open_devices(t, t->arg[0], false);
+    if (rc == 0 && t->size == 0 && !t->force)
+        rc = refuse_volume(t);
     if (rc != 0)
         return vt_close(t, rc);
     struct vmc_vmfs_mkfs_config c = {.size = sizeof(c),
