@@ -85,8 +85,6 @@ static bool decode_debug(struct kvm_evcpu *v, struct vmc_exit *out)
     set_exit(v, out, VMC_EXIT_DEBUG);
     out->u.stop.why = VMC_DEBUG_STEP;
     out->u.stop.detail = d->pc;
-    if (d->exception == VMC_VEC_BP)
-        out->u.stop.why = VMC_DEBUG_SW_BREAK;
     for (unsigned i = 0; d->exception == VMC_VEC_DB && i < 4; i++) {
         if (!(d->dr6 & (1u << i)))
             continue;

@@ -55,7 +55,6 @@ enum vmc_debug_why {
     VMC_DEBUG_STEP = 1,
     VMC_DEBUG_BREAKPOINT = 2, /**< detail: address */
     VMC_DEBUG_WATCH = 3,      /**< detail: address */
-    VMC_DEBUG_SW_BREAK = 4,   /**< KVM: INT3 was taken for a breakpoint of the debugger */
 };
 
 /** Why a vCPU is idle (vmc_exit.u.idle.why). */

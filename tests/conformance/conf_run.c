@@ -169,6 +169,34 @@ static void breakpoints_and_watchpoints(struct conf *c)
     CHECK(conf_is_out(c, END));
 }
 
+GUEST(g_int3, 64, "int3; nop; nop; out 0x7e, al");
+
+/* A debugger's breakpoints are no INT3s: the guest's own reach the guest. */
+static void int3_belongs_to_the_guest(struct conf *c)
+{
+    struct vmc_breakpoint bp = {.gva = CODE + 2, .bytes = 1, .kind = VMC_BP_EXEC};
+
+    NEED(VMC_CAP_BREAKPOINT);
+    LOAD(LONG64, g_int3);
+    CHECK_EQ(c->ops->set_debug(c->ev[0], &bp, 1), VMC_OK);
+    if (!conf_run(c))
+        return;
+    CHECK(conf_is_out(c, VECTOR));
+    CHECK_EQ(c->x.u.io.data, 3);
+    conf_complete(c);
+    if (!conf_run(c))
+        return;
+    if (c->emulated && conf_is_out(c, END))
+        SKIP("this emulated KVM has no debug registers");
+    CHECK_EQ(c->x.kind, VMC_EXIT_DEBUG);
+    CHECK_EQ(c->x.u.stop.why, VMC_DEBUG_BREAKPOINT);
+    CHECK_EQ(c->x.u.stop.detail, CODE + 2);
+    CHECK_EQ(c->ops->set_debug(c->ev[0], NULL, 0), VMC_OK);
+    if (!conf_run(c))
+        return;
+    CHECK(conf_is_out(c, END));
+}
+
 struct smp {
     struct conf *c;
     bool ok;
@@ -214,6 +242,7 @@ const struct conf_test conf_run_tests[] = {
     {"instruction_budgets_are_exact", instruction_budgets_are_exact},
     {"single_steps", single_steps},
     {"breakpoints_and_watchpoints", breakpoints_and_watchpoints},
+    {"int3_belongs_to_the_guest", int3_belongs_to_the_guest},
     {"vcpus_share_memory_atomically", vcpus_share_memory_atomically},
     {NULL, NULL},
 };
