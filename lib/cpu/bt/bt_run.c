@@ -218,8 +218,8 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 }
 
 /*
- * The instruction ends its block. Is there nothing to look at behind it, and is the next one, which
- * is in the same page, still mapped there?
+ * The instruction ends its block. Is there nothing to look at behind it, and is the trace still
+ * mapped where it was?
  */
 static bool end_passes(struct vmci_soft_cpu *sc, const struct bt_site *site)
 {
@@ -294,7 +294,7 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
     const struct vmci_insn *in = site->insn;
     bool write = in->op == VMCI_OP_OUT;
     const struct vmci_opnd *p = &in->opnd[write ? 0 : 1];
-    uint64_t bits = in->opsize == 4 ? UINT32_MAX : in->opsize == 2 ? UINT16_MAX : UINT8_MAX;
+    uint64_t bits = in->opsize >= 4 ? UINT32_MAX : in->opsize == 2 ? UINT16_MAX : UINT8_MAX;
     uint16_t port = p->kind == VMCI_OPND_IMM ? (uint8_t)in->imm : (uint16_t)cpu->gpr[VMC_RDX];
     uint32_t v = write ? (uint32_t)(cpu->gpr[VMC_RAX] & bits) : 0;
 
@@ -314,7 +314,7 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
     bt->st_op[in->op]++;
     sc->stat[STAT_PIO]++;
     if (!write)
-        cpu->gpr[VMC_RAX] = (in->opsize == 4 ? 0 : cpu->gpr[VMC_RAX] & ~bits) | (v & bits);
+        cpu->gpr[VMC_RAX] = (in->opsize >= 4 ? 0 : cpu->gpr[VMC_RAX] & ~bits) | (v & bits);
     if (live)
         (void)bt_fp_usable(sc, site->t);
     if (likely(vmci_load_relaxed(&cpu->request) == 0)) {

@@ -397,6 +397,48 @@ static void test_full(void **state)
 #endif
 }
 
+/* Ports that a device claims, which kernels reach by the short way, and that nobody claims. */
+static void test_ports(void **state)
+{
+    static const uint8_t code[] = {
+        0xec, 0x01, 0xc3,       /* l: in al, dx; add ebx, eax */
+        0x66, 0xed, 0x01, 0xc3, /* in ax, dx; add ebx, eax */
+        0xed, 0x48, 0x01, 0xc3, /* in eax, dx; add rbx, rax */
+        0x48, 0xed, 0xef,       /* in eax, dx with REX.W; out dx, eax */
+        0x48, 0x01, 0xc3,       /* add rbx, rax */
+        0x66, 0xef, 0xe6, 0x61, /* out dx, ax; out 0x61, al */
+        0x11, 0xd8, 0xff, 0xc9, /* adc eax, ebx; dec ecx */
+        0x75, 0xe5, 0xf4,       /* jnz l; hlt */
+    };
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct cpu_rig *r = &rig[i];
+        cpu_rig_mode(r, 64, 0);
+        cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+        r->port_in = 0x89abcdef;
+        r->port_writes = 0;
+        r->st.gpr[VMC_RAX] = r->st.gpr[VMC_RBX] = 0x1122334455667788;
+        r->st.gpr[VMC_RCX] = 1000;
+        r->st.gpr[VMC_RDX] = 0x1234;
+        assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+        assert_int_equal(r->port_writes, 3000);
+        assert_int_equal(r->last_port, 0x61);
+    }
+    assert_int_equal(rig[0].st.gpr[VMC_RAX], rig[1].st.gpr[VMC_RAX]);
+    assert_int_equal(rig[0].st.gpr[VMC_RBX], rig[1].st.gpr[VMC_RBX]);
+    assert_int_equal(rig[0].st.rflags, rig[1].st.rflags);
+    assert_int_equal(rig[0].last_data, rig[1].last_data);
+    for (unsigned i = 0; i < 2; i++) {
+        rig[i].claim = false;
+        cpu_rig_mode(&rig[i], 64, 0);
+        rig[i].st.gpr[VMC_RCX] = 1000;
+        assert_int_equal(cpu_rig_run(&rig[i], 0), VMC_EXIT_IO);
+        assert_int_equal(rig[i].st.rip, CPU_RIG_TEXT);
+        rig[i].claim = true;
+    }
+}
+
 #define STRINGS 1000u
 #define SPAN    0x20000u
 
@@ -471,6 +513,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_straddle_long, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rewriting, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_ports, setup, teardown),
         cmocka_unit_test_setup_teardown(test_strings, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

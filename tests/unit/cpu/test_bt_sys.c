@@ -202,9 +202,11 @@ static const struct piece pieces[] = {
     {2, {0xe6, 0x80}},                                                        /* out 0x80, al */
     {2, {0xe4, 0x80}},                                                        /* in al, 0x80 */
     {2, {0x66, 0xed}},                                                        /* in ax, dx */
-    {1, {0xee}},                                                              /* out dx, al */
-    {1, {0x9d}},                                                              /* popf */
-    {3, {0x53, 0x66, 0x9d}},                                                  /* push rbx; popfw */
+    {2, {0x48, 0xed}},                                  /* in eax, dx, with REX.W */
+    {2, {0x48, 0xef}},                                  /* out dx, eax */
+    {1, {0xee}},                                        /* out dx, al */
+    {1, {0x9d}},                                        /* popf */
+    {3, {0x53, 0x66, 0x9d}},                            /* push rbx; popfw */
     {7, {0xb9, 2, 1, 0, 0xc0, 0x0f, 0x32}},             /* rdmsr: KERNEL_GS_BASE */
     {7, {0xb9, 2, 1, 0, 0xc0, 0x0f, 0x30}},             /* wrmsr */
     {9, {0x31, 0xd2, 0xb9, 1, 1, 0, 0xc0, 0x0f, 0x30}}, /* wrmsr: GS_BASE */
