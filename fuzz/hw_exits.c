@@ -31,6 +31,7 @@ static const uint32_t fields[] = {
     VMCS_INTERRUPTIBILITY, VMCS_GUEST_GDTR_BASE, VMCS_GUEST_IDTR_BASE, VMCS_GUEST_IDTR_LIMIT,
     VMCS_GUEST_DR7,        VMCS_GUEST_SEL(1),    VMCS_GUEST_BASE(1),   VMCS_GUEST_LIMIT(1),
     VMCS_GUEST_AR(1),      VMCS_GUEST_AR(2),     VMCS_GUEST_BASE(7),   VMCS_GUEST_SYSENTER_EIP,
+    VMCS_PML_INDEX,
 };
 
 static void scribble_ram(struct hw_model *m)
@@ -64,6 +65,8 @@ static int vmx(struct hw_model *m, struct vmc_hw_vmx_frame *f)
         scribble_ram(m);
     for (unsigned n = how >> 5; n > 0; n--)
         m->field[fields[take(1) % VMCI_ARRAY_SIZE(fields)]] = take(8);
+    if (m->v->log != NULL && (how & 0x44) == 0x44) /* what a processor logs */
+        m->v->log[take(2) % HW_LOG_ENTRIES] = take(4) << VMC_PAGE_SHIFT;
     f->qualification = m->field[VMCS_QUALIFICATION];
     f->rflags = m->field[VMCS_GUEST_RFLAGS];
     f->interruptibility = (uint32_t)m->field[VMCS_INTERRUPTIBILITY];
@@ -107,18 +110,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2 || size > 4096)
         return 0;
     in = (struct input){data, size};
-    if (hw_model_init(&m, (enum hw_model_cpu)(take(1) % 5), &err) != VMC_OK)
+    if (hw_model_init(&m, (enum hw_model_cpu)(take(1) % HW_MODEL_CPUS), &err) != VMC_OK)
         abort();
     m.vmx = vmx;
     m.svm = svm;
     m.io_answer = (int)(take(1) % 3);
     if (hw_model_long_mode(&m) != VMC_OK)
         abort();
+    bool log = take(1) & 1;
+    if (log && vmc_mem_dirty_start(m.mem, 0) == VMC_OK)
+        (void)m.engine->dirty_log(m.vm, true);
     for (unsigned i = 0; i < 256; i++) {
         int rc = hw_model_run(&m);
         if (rc != VMC_OK || m.x.kind == VMC_EXIT_SHUTDOWN || m.x.kind == VMC_EXIT_FAIL_ENTRY ||
             m.x.kind == VMC_EXIT_EMULATION || m.x.kind >= VMC_EXIT_KINDS)
             break;
+        if (log) {
+            uint64_t bits[4] = {0};
+            (void)m.engine->dirty_fetch(m.vm, take(1) << VMC_PAGE_SHIFT, 256, bits);
+        }
         m.x.answer = (uint32_t)take(1) % 3;
         m.irq = take(1) & 1 ? (int)take(1) : -1;
         m.engine->irq_notify(m.v);

@@ -112,6 +112,11 @@ int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e)
     return &e->cpu.cpu.tsc_offset;
 }
 
+uint64_t vmci_emulator_tsc(struct vmci_emulator *e)
+{
+    return vmci_tsc(&e->cpu.cpu);
+}
+
 void vmci_emulator_cpuid(struct vmci_emulator *e, const struct vmc_x86_state *st, uint32_t leaf,
                          uint32_t subleaf, uint32_t out[4])
 {

@@ -47,6 +47,8 @@ int vmci_emulator_set_policy(struct vmci_emulator *e, const struct vmc_cpu_polic
 int vmci_emulator_set_debug(struct vmci_emulator *e, const struct vmc_breakpoint *bp, size_t n);
 /* Guest TSC minus host TSC, to be set before and read after emulation. */
 int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e);
+/* The guest's TSC as the emulator has it now. */
+uint64_t vmci_emulator_tsc(struct vmci_emulator *e);
 /* CPUID as the guest sees it in state st, of which SEG and CTRL are looked at. */
 void vmci_emulator_cpuid(struct vmci_emulator *e, const struct vmc_x86_state *st, uint32_t leaf,
                          uint32_t subleaf, uint32_t out[4]);

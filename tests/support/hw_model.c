@@ -96,7 +96,9 @@ static void op_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]
         out[0] = 48;
     else if (leaf == 0x8000000au && is_amd(m)) {
         out[1] = 16;
-        out[3] = m->cpu == HW_MODEL_NPT ? SVM_F_NPT | SVM_F_NRIP | SVM_F_CLEAN : 0;
+        out[3] = m->cpu == HW_MODEL_NPT      ? SVM_F_NPT | SVM_F_NRIP | SVM_F_CLEAN
+                 : m->cpu == HW_MODEL_DECODE ? SVM_F_NRIP | SVM_F_DECODE | SVM_F_TSC
+                                             : 0;
     }
 }
 
@@ -310,7 +312,7 @@ static void set_ops(struct hw_model *m)
 /* As in the processors of Bochs. */
 static void set_vmx_msrs(struct hw_model *m)
 {
-    static const uint32_t proc2[] = {0x47fff, 0x7f, 0x41};
+    static const uint32_t proc2[] = {0x2177fff, 0x7f, 0x41};
 
     hw_model_set_msr(m, VMC_MSR_FEATURE_CTL, 5);
     hw_model_set_msr(m, MSR_VMX_BASIC, 0x00d810000000002bull);

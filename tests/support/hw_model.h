@@ -18,6 +18,8 @@ enum hw_model_cpu {
     HW_MODEL_NO_EPT, /* ... without secondary controls but for the first ones */
     HW_MODEL_NPT,    /* SVM */
     HW_MODEL_NO_NPT, /* SVM without nested paging, next RIP and clean bits */
+    HW_MODEL_DECODE, /* SVM without nested paging, but decode assists, next RIP and TSC ratio */
+    HW_MODEL_CPUS,
 };
 
 struct hw_model {

@@ -229,7 +229,12 @@ int hw_emulate(struct hw_vcpu *v, uint64_t n, struct vmc_exit *x)
     v->st.cr8 = v->io->get_tpr != NULL ? v->io->get_tpr(v->io->ctx) : 0;
     bool fpu = n > 1 || may_use_fpu(v);
     memcpy(before, system, SYSTEM_BYTES);
-    *tsc = v->tsc_offset;
+    /* Its clock may be made of another source than the processor's (a scaled one is). */
+    if (likely(v->vm->tsc_mult == 0))
+        *tsc = v->tsc_offset;
+    else
+        *tsc += (int64_t)(hw_guest_tsc(v) - vmci_emulator_tsc(v->emu));
+    int64_t offset = *tsc;
     int rc = vmci_emulate(v->emu, HW_ST_EMULATE | (fpu ? VMC_ST_FPU : 0), &v->st, n, x);
     if (rc == VMC_EINVAL) {
         hw_set_exit(v, x, VMC_EXIT_EMULATION);
@@ -240,8 +245,8 @@ int hw_emulate(struct hw_vcpu *v, uint64_t n, struct vmc_exit *x)
     hw_changed(v, VMC_ST_GPR | VMC_ST_RIP | VMC_ST_EVENT | HW_ST_RSP);
     if (memcmp(before, system, SYSTEM_BYTES) != 0)
         hw_changed(v, HW_ST_EMULATE);
-    if (*tsc != v->tsc_offset) {
-        v->tsc_offset = *tsc;
+    if (*tsc != offset) {
+        v->tsc_offset += *tsc - offset;
         hw_changed(v, VMC_ST_CLOCK);
     }
     if (v->loaded)

@@ -58,6 +58,7 @@ enum hw_stat {
     HW_STAT_EMULATED, /* instructions or slices by the software CPU */
     HW_STAT_TIMER,
     HW_STAT_FLUSH,
+    HW_STAT_LOG_FULL, /* the processor's log of written pages was full */
     HW_STAT_OTHER,
     HW_STATS,
 };
@@ -111,6 +112,7 @@ struct hw_percpu {
     uint64_t hpa[2];
     const struct hw_vcpu *last; /* that ran here, compared only */
     uint64_t old_cr4;
+    uint64_t tsc_ratio; /* SVM: as the MSR was last written, 0: never */
 };
 
 /* Speculation barriers, chosen by CPUID (hw_spec.c). */
@@ -147,7 +149,10 @@ struct hw_vm {
     struct vmc_cpu_policy policy;
     struct hw_cpuid cpuid;
     struct hw_spec spec;
-    uint64_t xcr0_mask; /* components that the guest may use; 0: no XSAVE, FXSAVE serves */
+    uint64_t tsc_hz;       /* of the guest's TSC, 0: not known */
+    uint64_t tsc_mult;     /* guest ticks for one of the host's, as a fraction; 0: one */
+    unsigned tsc_fraction; /* bits of tsc_mult below the point; 0: the processor cannot scale */
+    uint64_t xcr0_mask;    /* components that the guest may use; 0: no XSAVE, FXSAVE serves */
     uint32_t max_vcpus, flags;
     bool nested;    /* EPT or NPT, not shadow tables */
     bool keeps_fpu; /* VMC_HW_KEEPS_FPU */
@@ -183,6 +188,7 @@ struct vmx_vcpu {
     uint64_t vapic_hpa;
     void *msr_load; /* entry and exit MSR-load areas, where EFER has no field */
     uint64_t msr_load_hpa;
+    uint64_t log_hpa; /* of hw_vcpu.log */
     struct vmc_hw_vmx_frame frame;
     uint32_t proc, proc2, entry, exc_bitmap, interruptibility;
     uint32_t idt_info, idt_code, idt_len;
@@ -229,6 +235,7 @@ struct hw_vcpu {
     int64_t tsc_offset;
     uint8_t insn_len; /* of the exit that waits for completion */
     struct hw_code_page code;
+    uint64_t *log; /* page of HW_LOG_ENTRIES, if the processor logs written pages; HW_LOG_NONE */
     struct vmci_shadow shadow;
     struct vmc_exit stash;
     uint32_t stash_owed;
@@ -245,6 +252,22 @@ static inline void *hw_ctx(const struct hw_vcpu *v)
 }
 
 /* ---- hw_run.c: the loop, and what is alike in both ------------------------------------------- */
+
+#define HW_LOG_ENTRIES 512u
+#define HW_LOG_NONE    UINT64_MAX /* taken, or not written yet */
+
+/* The guest's clock (VT-x: SDM 3C 26.3; SVM: APM 2 15.30.5). */
+static inline uint64_t hw_scale_tsc(const struct hw_vm *vm, uint64_t host)
+{
+    if (likely(vm->tsc_mult == 0))
+        return host;
+    return (uint64_t)((unsigned __int128)host * vm->tsc_mult >> vm->tsc_fraction);
+}
+
+static inline uint64_t hw_guest_tsc(const struct hw_vcpu *v)
+{
+    return hw_scale_tsc(v->vm, v->vm->hw->rdtsc(hw_ctx(v))) + (uint64_t)v->tsc_offset;
+}
 
 #define XSAVE_BV 512u /* offset of the header in an XSAVE area */
 
@@ -362,6 +385,12 @@ int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want);
 int hw_mem_changed(void *evm);
 int hw_dirty_log(void *evm, bool on);
 int hw_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
+/* Take what the processors logged of written pages into the memory map's log. */
+void hw_log_drain(struct hw_vm *vm);
+static inline bool hw_logging(const struct hw_vm *vm)
+{
+    return vmci_load_relaxed(&vm->mem->dirty_clients) != 0;
+}
 /* Make every vCPU drop cached translations, and wait until none runs on old ones. */
 void hw_shootdown(struct hw_vm *vm);
 

@@ -72,6 +72,66 @@ static __attribute__((noinline)) void flush_locked(struct hw_vm *vm)
     vmci_slat_reclaim(&vm->slat);
 }
 
+struct fetch {
+    uint64_t gpa, pages;
+    uint64_t *bitmap;
+};
+
+static void note_dirty(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
+{
+    struct fetch *f = ctx;
+
+    for (uint64_t at = gpa; written && at < gpa + bytes; at += VMC_PAGE_SIZE)
+        if (at - f->gpa < f->pages << VMC_PAGE_SHIFT)
+            vmci_bit_set(f->bitmap, (at - f->gpa) >> VMC_PAGE_SHIFT);
+}
+
+static bool keeps_log(const struct hw_vm *vm)
+{
+    return vm->vcpu[0] != NULL && vm->vcpu[0]->log != NULL;
+}
+
+/*
+ * What is not asked for by f goes to the memory map's log.
+ * A processor logs a page as it sets the dirty bit, before it writes. What it logs while we look is
+ * of a write that goes on now, and is found the next time. The bit is cleared so that the next write
+ * is logged again, which holds once everybody has flushed.
+ */
+static int drain_locked(struct hw_vm *vm, struct hw_vcpu *v, struct fetch *f)
+{
+    int flush = 0;
+
+    for (unsigned i = 0; i < HW_LOG_ENTRIES; i++) {
+        if (vmci_load_relaxed(&v->log[i]) == HW_LOG_NONE)
+            continue;
+        uint64_t gpa = vmci_exchange(&v->log[i], HW_LOG_NONE) & ~(uint64_t)(VMC_PAGE_SIZE - 1);
+        if (f != NULL && gpa - f->gpa < f->pages << VMC_PAGE_SHIFT)
+            note_dirty(f, gpa, VMC_PAGE_SIZE, true);
+        else
+            vmci_mem_mark_dirty(vm->mem, gpa, VMC_PAGE_SIZE);
+        flush |= vmci_slat_range(&vm->slat, VMCI_SLAT_CLEAN, gpa, VMC_PAGE_SIZE, NULL, NULL);
+    }
+    return flush;
+}
+
+static void drain(struct hw_vm *vm, struct fetch *f)
+{
+    int flush = 0;
+
+    vmci_lock(&vm->lock);
+    for (uint32_t i = 0; i < vm->max_vcpus; i++)
+        if (vm->vcpu[i] != NULL && vm->vcpu[i]->log != NULL)
+            flush |= drain_locked(vm, vm->vcpu[i], f);
+    if (flush != 0)
+        flush_locked(vm);
+    vmci_unlock(&vm->lock);
+}
+
+void hw_log_drain(struct hw_vm *vm)
+{
+    drain(vm, NULL);
+}
+
 /* Put large pages back together that were mapped by small ones while writes were logged. */
 static void merge_all(struct hw_vm *vm)
 {
@@ -94,6 +154,8 @@ int hw_dirty_log(void *evm, bool on)
 {
     struct hw_vm *vm = evm;
 
+    if (keeps_log(vm)) /* vCPUs switch their logs on or off as they flush */
+        hw_shootdown(vm);
     /* Large leaves go, so that writes are logged by small ones, which may all stay afterwards: a
        fault beside them maps a large one instead. Without dirty bits they are read-only. */
     if (on || vmci_load_relaxed(&vm->mem->dirty_clients) != 0 || !vm->nested || !vm->slat.ad ||
@@ -103,23 +165,9 @@ int hw_dirty_log(void *evm, bool on)
     return VMC_OK;
 }
 
-struct fetch {
-    uint64_t gpa, pages;
-    uint64_t *bitmap;
-};
-
-static void note_dirty(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
-{
-    struct fetch *f = ctx;
-
-    for (uint64_t at = gpa; written && at < gpa + bytes; at += VMC_PAGE_SIZE)
-        if (at - f->gpa < f->pages << VMC_PAGE_SHIFT)
-            vmci_bit_set(f->bitmap, (at - f->gpa) >> VMC_PAGE_SHIFT);
-}
-
 /*
- * With accessed and dirty bits the processor has logged; without, a page is writable from its first
- * write on until it is fetched.
+ * Where the processor keeps a log, that says what was written. With dirty bits alone the tables are
+ * looked through; without, a page is writable from its first write on until it is fetched.
  */
 int hw_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap)
 {
@@ -128,6 +176,10 @@ int hw_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap)
 
     if (!vm->nested || pages == 0)
         return VMC_OK;
+    if (keeps_log(vm)) {
+        drain(vm, &f);
+        return VMC_OK;
+    }
     vmci_lock(&vm->lock);
     if (vmci_slat_range(&vm->slat, vm->slat.ad ? VMCI_SLAT_CLEAN : VMCI_SLAT_PROTECT, gpa,
                         pages << VMC_PAGE_SHIFT, note_dirty, &f) != 0)
@@ -203,7 +255,7 @@ static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s
 static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, const struct vmci_page *page,
                uint64_t gpa, uint32_t want)
 {
-    bool logged = vmci_load_relaxed(&vm->mem->dirty_clients) != 0;
+    bool logged = hw_logging(vm);
     uint64_t base = gpa & ~(uint64_t)(VMC_PAGE_SIZE - 1), hpa, run;
     uint32_t rights = VMCI_SLAT_R | VMCI_SLAT_X;
 

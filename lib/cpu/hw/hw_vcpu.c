@@ -43,6 +43,7 @@ int hw_vm_init(struct hw_vm *vm, const struct vmc_engine_vm_config *cfg,
     vm->mem = cfg->mem;
     vm->vendor = vendor;
     vm->max_vcpus = cfg->max_vcpus;
+    vm->tsc_hz = vm->pf->tsc_hz;
     vm->flags = own != NULL ? own->flags : 0;
     hw_spec_choose(vm->pf, &vm->spec);
     return VMC_OK;
@@ -68,17 +69,41 @@ static uint64_t xcr0_of(const struct hw_vm *vm)
     return want & 0x2ffull;
 }
 
+/* The guest's clock goes on from where it is. */
+static int set_tsc_rate(struct hw_vm *vm, uint64_t hz, struct vmc_error *err)
+{
+    uint64_t own = vm->pf->tsc_hz, mult = 0;
+
+    if (hz != 0 && own != 0 && hz != own) {
+        unsigned __int128 m =
+            vm->tsc_fraction != 0 ? ((unsigned __int128)hz << vm->tsc_fraction) / own : 0;
+        if (m == 0 || m >> (vm->tsc_fraction + 8) != 0) /* SVM has 8 bits before the point */
+            return vmci_error(err, VMC_ENOTSUP, SITE,
+                              "the policy wants a TSC of %lu Hz, this processor's runs at %lu Hz%s",
+                              (unsigned long)hz, (unsigned long)own,
+                              vm->tsc_fraction != 0 ? "" : " and cannot be scaled");
+        mult = (uint64_t)m;
+    }
+    uint64_t host = vm->hw->rdtsc(vm->pf->ctx), before = hw_scale_tsc(vm, host);
+    vm->tsc_hz = hz != 0 ? hz : own;
+    vm->tsc_mult = mult;
+    for (uint32_t i = 0; i < vm->max_vcpus; i++)
+        if (vm->vcpu[i] != NULL) {
+            vm->vcpu[i]->tsc_offset += (int64_t)(before - hw_scale_tsc(vm, host));
+            hw_changed(vm->vcpu[i], VMC_ST_CLOCK);
+        }
+    return VMC_OK;
+}
+
 int hw_set_policy(void *evm, const struct vmc_cpu_policy *policy, struct vmc_error *err)
 {
     struct hw_vm *vm = evm;
-    const struct vmc_platform *pf = vm->pf;
 
     if (policy->size != sizeof(*policy) || policy->count > VMC_CPUID_MAX_LEAVES)
         return vmci_error(err, VMC_EINVAL, SITE, "the CPU policy has %u entries", policy->count);
-    if (policy->tsc_hz != 0 && pf->tsc_hz != 0 && policy->tsc_hz != pf->tsc_hz)
-        return vmci_error(err, VMC_ENOTSUP, SITE,
-                          "the policy wants a TSC of %lu Hz, this processor's runs at %lu Hz",
-                          (unsigned long)policy->tsc_hz, (unsigned long)pf->tsc_hz);
+    int set = set_tsc_rate(vm, policy->tsc_hz, err);
+    if (set != VMC_OK)
+        return set;
     vm->policy = *policy;
     vm->xcr0_mask = xcr0_of(vm);
     hw_cpuid_index(vm);
@@ -132,7 +157,7 @@ int hw_vcpu_init(struct hw_vm *vm, struct hw_vcpu *v, uint32_t index,
         v->emu = NULL;
         return rc;
     }
-    v->tsc_offset = *vmci_emulator_tsc_offset(v->emu);
+    v->tsc_offset = -(int64_t)hw_scale_tsc(vm, vm->hw->rdtsc(vm->pf->ctx));
     v->vm = vm;
     vm->vcpu[index] = v;
     if (vm->vcpu[0] != NULL)
@@ -236,7 +261,7 @@ int hw_get_state(void *ev, uint32_t groups, struct vmc_x86_state *st)
     if (groups & VMC_ST_CTRL)
         st->cr8 = v->io->get_tpr != NULL ? v->io->get_tpr(v->io->ctx) : 0;
     if (groups & VMC_ST_CLOCK)
-        st->tsc = v->vm->hw->rdtsc(hw_ctx(v)) + (uint64_t)v->tsc_offset;
+        st->tsc = hw_guest_tsc(v);
     return VMC_OK;
 }
 
@@ -260,7 +285,7 @@ int hw_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
         return rc;
     v->stashed = false;
     if (groups & VMC_ST_CLOCK) {
-        v->tsc_offset = (int64_t)(st->tsc - v->vm->hw->rdtsc(hw_ctx(v)));
+        v->tsc_offset += (int64_t)(st->tsc - hw_guest_tsc(v));
         hw_changed(v, VMC_ST_CLOCK);
     }
     hw_changed(v, take | ((take & VMC_ST_GPR) ? HW_ST_RSP : 0));
@@ -329,8 +354,8 @@ int hw_read_tsc(void *ev, uint64_t *tsc, uint64_t *hz, uint64_t *clock)
     struct hw_vcpu *v = ev;
     const struct vmc_platform *pf = v->vm->pf;
 
-    *tsc = v->vm->hw->rdtsc(pf->ctx) + (uint64_t)v->tsc_offset;
-    *hz = pf->tsc_hz;
+    *tsc = hw_guest_tsc(v);
+    *hz = v->vm->tsc_hz;
     if (clock != NULL)
         *clock = pf->now_ns(pf->ctx);
     return VMC_OK;
@@ -369,6 +394,7 @@ size_t hw_stats(void *ev, const char **names, uint64_t *values, size_t max)
         [HW_STAT_EMULATED] = "hw.emulated",
         [HW_STAT_TIMER] = "hw.timer",
         [HW_STAT_FLUSH] = "hw.tlb_flushes",
+        [HW_STAT_LOG_FULL] = "hw.dirty_log_full",
         [HW_STAT_OTHER] = "hw.other",
     };
     const struct hw_vcpu *v = ev;

@@ -222,6 +222,7 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
     if (rc != VMC_OK)
         return rc;
     vm->nested = c->npt;
+    vm->tsc_fraction = c->tsc_ratio ? 32 : 0;
     hw_ceiling(vm->pf, c->npt, c->npt, true, &vm->policy);
     rc = hw_mem_init(vm, &vmci_npt_format, c->npt_1g ? 3 : 2, true, err);
     if (rc != VMC_OK)

@@ -243,9 +243,42 @@ static int on_iret(struct hw_vcpu *v, struct vmc_exit *x)
     return r;
 }
 
-/* No decode assists are relied on: the software CPU finds out which register it is. */
+/* With decode assists a MOV is known, and its register; else the software CPU finds out. */
+static bool cr_mov(const struct hw_vcpu *v, unsigned *gpr)
+{
+    uint64_t i = vmcb_of(v)->exit_info1;
+
+    *gpr = SVM_CR_GPR(i);
+    return v->vm->caps.svm.decode && (i & SVM_CR_MOV) != 0;
+}
+
+/* CR0, CR3 and CR4 under shadow paging: the processor's are not the guest's. */
+static int on_cr_read(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    unsigned cr = (unsigned)(vmcb_of(v)->exit_code - SVM_CR_READ), gpr;
+
+    if (v->vm->nested || !cr_mov(v, &gpr) || (cr != 0 && cr != 3 && cr != 4))
+        return hw_emulate(v, 1, x);
+    uint64_t value = cr == 0 ? v->st.cr0 : cr == 3 ? v->st.cr3 : v->st.cr4;
+    return hw_on_read_cr(v, value, gpr, svm_insn_len(v, 3));
+}
+
+static int on_invlpg(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    const struct svm_caps *c = &v->vm->caps.svm;
+
+    /* Without next RIP the length would take as long as the whole instruction. */
+    if (v->vm->nested || !c->decode || !c->nrips || vmcb_of(v)->nrip == 0)
+        return hw_emulate_system(v, x);
+    return hw_on_invlpg(v, vmcb_of(v)->exit_info1, svm_insn_len(v, 3));
+}
+
 static int on_cr_write(struct hw_vcpu *v, struct vmc_exit *x)
 {
+    unsigned gpr;
+
+    if (vmcb_of(v)->exit_code == SVM_CR_WRITE + 3 && !v->vm->nested && cr_mov(v, &gpr))
+        return hw_on_mov_cr3(v, gpr, svm_insn_len(v, 3), x);
     if (vmcb_of(v)->exit_code == SVM_CR_WRITE + 8) {
         int r = hw_emulate(v, 1, x);
         v->irq_wait = true;
@@ -286,7 +319,7 @@ static int on_invalid(struct hw_vcpu *v, struct vmc_exit *x)
 }
 
 static exit_fn *const table[SVM_EXITS] = {
-    [SVM_CR_READ... SVM_CR_READ + 15] = on_emulate,
+    [SVM_CR_READ... SVM_CR_READ + 15] = on_cr_read,
     [SVM_CR_WRITE... SVM_CR_WRITE + 15] = on_cr_write,
     [SVM_DR_READ... SVM_DR_READ + 15] = on_emulate,
     [SVM_DR_WRITE... SVM_DR_WRITE + 15] = on_emulate,
@@ -305,7 +338,7 @@ static exit_fn *const table[SVM_EXITS] = {
     [SVM_INVD] = on_cache,
     [SVM_PAUSE] = on_nothing,
     [SVM_HLT] = on_hlt,
-    [SVM_INVLPG] = on_emulate_system,
+    [SVM_INVLPG] = on_invlpg,
     [SVM_INVLPGA] = on_undefined,
     [SVM_IOIO] = on_io,
     [SVM_MSR] = on_msr,

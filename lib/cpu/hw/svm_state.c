@@ -44,7 +44,15 @@ int svm_load(struct hw_vcpu *v)
 {
     const struct vmc_hw_ops *hw = v->vm->hw;
 
-    v->u.svm.frame.host_vmcb = hw_percpu(v->vm->pf)->hpa[1];
+    struct hw_percpu *pc = hw_percpu(v->vm->pf);
+
+    v->u.svm.frame.host_vmcb = pc->hpa[1];
+    if (v->vm->tsc_fraction != 0) { /* one for the processor: it acts only in guests */
+        uint64_t ratio = v->vm->tsc_mult != 0 ? v->vm->tsc_mult : TSC_RATIO_ONE;
+        if (ratio != pc->tsc_ratio)
+            hw->wrmsr(hw_ctx(v), MSR_TSC_RATIO, ratio);
+        pc->tsc_ratio = ratio;
+    }
     vmcb_of(v)->clean = 0;
     if ((v->st.dr7 & 0xff) != 0)
         for (unsigned i = 0; i < 4; i++)

@@ -175,6 +175,12 @@ enum svm_exit {
 #define SVM_F_PAUSE  (1u << 10)
 #define SVM_F_VGIF   (1u << 16)
 
-#define MSR_VM_HSAVE 0xc0010117u
+#define MSR_VM_HSAVE  0xc0010117u
+#define MSR_TSC_RATIO 0xc0000104u
+#define TSC_RATIO_ONE (1ull << 32)
+
+/* exit_info1 with decode assists: MOV to or from a control register, and its register */
+#define SVM_CR_MOV    (1ull << 63)
+#define SVM_CR_GPR(i) ((unsigned)(i)&15u)
 
 #endif

@@ -34,6 +34,8 @@ static const struct want wants[] = {
     {W_PROC2, PROC2_RDTSCP, false, "RDTSCP"},
     {W_PROC2, PROC2_WBINVD, false, "WBINVD exiting"},
     {W_PROC2, PROC2_INVPCID, false, "INVPCID"},
+    {W_PROC2, PROC2_PML, false, "page-modification logging"},
+    {W_PROC2, PROC2_TSC_SCALE, false, "TSC scaling"},
     {W_EXIT, EXIT_SAVE_DEBUG, true, "save debug controls"},
     {W_EXIT, EXIT_HOST64, true, "host address-space size"},
     {W_EXIT, EXIT_SAVE_PAT, false, "save IA32_PAT"},
@@ -130,7 +132,10 @@ static void decide(struct vmx_caps *c, uint32_t flags)
     if (!c->tpr_shadow)
         *p |= PROC_CR8_LOAD | PROC_CR8_STORE;
     c->msr_bitmap = (*p & PROC_MSR_BITMAP) != 0;
-    if (*p2 == 0)
+    c->pml = c->ept_ad && (*p2 & PROC2_PML) != 0;
+    c->tsc_scaling = (*p2 & PROC2_TSC_SCALE) != 0;
+    *p2 &= ~(PROC2_PML | PROC2_TSC_SCALE); /* switched on while they are needed */
+    if (*p2 == 0 && !c->tsc_scaling)
         *p &= ~PROC_SECONDARY;
     c->timer = (c->use_pin & PIN_TIMER) != 0;
     c->timer_shift = (unsigned)(c->misc & 0x1f);

@@ -117,6 +117,8 @@ static int check_addresses(const struct check *k)
         REQUIRE(rd(k, VMCS_VPID) != 0, s, "VPID is 0", 0);
     if (proc2 & PROC2_PML)
         REQUIRE(page_ok(k, rd(k, VMCS_PML_ADDRESS)), s, "PML address", rd(k, VMCS_PML_ADDRESS));
+    if (proc2 & PROC2_TSC_SCALE)
+        REQUIRE(rd(k, VMCS_TSC_MULTIPLIER) != 0, s, "TSC multiplier is 0", 0);
     if (proc2 & PROC2_EPT) {
         uint64_t e = rd(k, VMCS_EPTP);
         REQUIRE(((e & 7) == 6 && (k->c->ept_vpid & EPT_WB)) ||

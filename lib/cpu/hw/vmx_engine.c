@@ -158,6 +158,7 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
     if (rc != VMC_OK)
         return rc;
     vm->nested = c->ept;
+    vm->tsc_fraction = c->tsc_scaling ? 48 : 0;
     hw_ceiling(vm->pf, c->ept, c->invpcid, c->rdtscp, &vm->policy);
     rc = hw_mem_init(vm, &vmci_ept_format, c->ept_1g ? 3 : c->ept_2m ? 2 : 1, c->ept_ad, err);
     if (rc != VMC_OK)
@@ -174,13 +175,15 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
 static void free_pages(struct hw_vcpu *v)
 {
     const struct vmc_platform *pf = v->vm->pf;
-    void **page[] = {&v->u.vmx.vmcs, &v->u.vmx.vapic, &v->u.vmx.msr_load};
+    void *log = v->log;
+    void **page[] = {&v->u.vmx.vmcs, &v->u.vmx.vapic, &v->u.vmx.msr_load, &log};
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(page); i++) {
         if (*page[i] != NULL)
             pf->pages->free(pf->ctx, *page[i], 0);
         *page[i] = NULL;
     }
+    v->log = NULL;
 }
 
 static void vcpu_fini(void *ev)
@@ -208,7 +211,9 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
     x->vmcs = pages->alloc(vm->pf->ctx, 0, &x->vmcs_hpa);
     x->vapic = pages->alloc(vm->pf->ctx, 0, &x->vapic_hpa);
     x->msr_load = pages->alloc(vm->pf->ctx, 0, &x->msr_load_hpa);
-    if (x->vmcs == NULL || x->vapic == NULL || x->msr_load == NULL) {
+    if (c->pml)
+        v->log = pages->alloc(vm->pf->ctx, 0, &x->log_hpa);
+    if (x->vmcs == NULL || x->vapic == NULL || x->msr_load == NULL || (c->pml && v->log == NULL)) {
         vcpu_fini(v);
         return vmci_error(err, VMC_ENOMEM, SITE, "no memory for the VMCS of vCPU %u", index);
     }

@@ -283,6 +283,23 @@ static int on_ept_misconfig(struct hw_vcpu *v, struct vmc_exit *x)
     return hw_on_mmio(v, gpa, x);
 }
 
+/* The instruction whose page could not be logged is executed again. */
+static int on_log_full(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    uint64_t q = frame_of(v)->qualification;
+
+    (void)x;
+    take_back_event(v);
+    if (q & INTR_UNBLOCK)
+        block_nmi_again(v, true);
+    v->stat[HW_STAT_LOG_FULL]++;
+    if (v->log != NULL) {
+        hw_log_drain(v->vm);
+        vmx_write(v, VMCS_PML_INDEX, HW_LOG_ENTRIES - 1);
+    }
+    return HW_RESUME;
+}
+
 static int on_timer(struct hw_vcpu *v, struct vmc_exit *x)
 {
     (void)x;
@@ -350,7 +367,7 @@ static exit_fn *const table[VMX_REASONS] = {
     [VMX_VMFUNC] = on_undefined,
     [VMX_ENCLS] = on_undefined,
     [VMX_RDSEED] = on_emulate,
-    [VMX_PML_FULL] = on_nothing,
+    [VMX_PML_FULL] = on_log_full,
     [VMX_XSAVES] = on_undefined,
     [VMX_XRSTORS] = on_undefined,
     [VMX_PCONFIG] = on_undefined,

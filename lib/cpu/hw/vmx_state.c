@@ -181,6 +181,11 @@ void vmx_setup(struct hw_vcpu *v)
                   v->vm->slat.root_hpa | VMCI_MT_WB | 3u << 3 | (c->ept_ad ? 1u << 6 : 0));
     if (c->vpid)
         vmx_write(v, VMCS_VPID, 1);
+    if (v->log != NULL) {
+        memset(v->log, 0xff, VMC_PAGE_SIZE);
+        vmx_write(v, VMCS_PML_ADDRESS, x->log_hpa);
+        vmx_write(v, VMCS_PML_INDEX, HW_LOG_ENTRIES - 1);
+    }
     vmx_write(v, VMCS_LINK_POINTER, ~0ull);
     vmx_write(v, VMCS_GUEST_DEBUGCTL, 0);
     vmx_write(v, VMCS_PENDING_DEBUG, 0);
@@ -337,6 +342,28 @@ static void push_flow(struct hw_vcpu *v)
               (i & (INTR_STI | INTR_SS)) && (st->rflags & VMC_FLAG_TF) ? VMC_DR6_BS : 0);
 }
 
+static void set_proc2(struct hw_vcpu *v, uint32_t bit, bool on)
+{
+    uint32_t proc2 = on ? v->u.vmx.proc2 | bit : v->u.vmx.proc2 & ~bit;
+
+    if (proc2 == v->u.vmx.proc2)
+        return;
+    v->u.vmx.proc2 = proc2;
+    vmx_write(v, VMCS_PROC2_CTL, proc2);
+}
+
+static void push_clock(struct hw_vcpu *v)
+{
+    uint64_t mult = v->vm->tsc_mult;
+
+    if (caps(v)->tsc_scaling) {
+        set_proc2(v, PROC2_TSC_SCALE, mult != 0);
+        if (mult != 0)
+            vmx_write(v, VMCS_TSC_MULTIPLIER, mult);
+    }
+    vmx_write(v, VMCS_TSC_OFFSET, (uint64_t)v->tsc_offset);
+}
+
 void vmx_push(struct hw_vcpu *v, uint32_t groups)
 {
     const struct vmc_x86_state *st = &v->st;
@@ -368,7 +395,7 @@ void vmx_push(struct hw_vcpu *v, uint32_t groups)
         load_live_msrs(v);
     }
     if (groups & VMC_ST_CLOCK)
-        vmx_write(v, VMCS_TSC_OFFSET, (uint64_t)v->tsc_offset);
+        push_clock(v);
 }
 
 /* ---- events -----------------------------------------------------------------------------------
@@ -422,6 +449,8 @@ void vmx_flush_tlb(struct hw_vcpu *v)
     struct hw_percpu *pc = hw_percpu(v->vm->pf);
 
     hw_code_forget(v); /* host addresses may have changed as well */
+    if (v->log != NULL)
+        set_proc2(v, PROC2_PML, hw_logging(v->vm));
     if (caps(v)->vpid) {
         hw_tag_new(v, pc);
         if (pc->pad != 0) { /* a generation of VPIDs is used up */

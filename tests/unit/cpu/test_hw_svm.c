@@ -19,6 +19,7 @@ static struct {
     uint32_t misc1;
     uint64_t rip;
     uint64_t exit_rip; /* 0: as entered */
+    uint64_t next_rip;
 } play;
 
 static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
@@ -30,7 +31,7 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
     if (svm_check(b, 48, &err) != VMC_OK)
         fail_msg("%s", err.text);
     b->exit_int_info = 0;
-    b->nrip = 0;
+    b->nrip = play.next_rip;
     if (play.entries++ == 0) {
         b->exit_code = play.code;
         b->exit_info1 = play.info1;
@@ -153,6 +154,54 @@ static void page_faults_fill_the_shadow(void **state)
     assert_int_equal(play.event & 0xffffffffu,
                      SVM_EV_VALID | SVM_EV_CODE | VMC_EV_EXCEPTION << 8 | VMC_VEC_PF);
     assert_true(model.v->u.svm.vmcb->cr2 == 0x7f0000000000ull);
+    end();
+}
+
+/* MOV of control registers and INVLPG: the exit says what the operand is. */
+static void decode_assists_name_operands(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_DECODE);
+    play.next_rip = 0x8003;
+    model.v->st.gpr[VMC_RBX] = 0;
+    play.info1 = SVM_CR_MOV | VMC_RBX;
+    uint64_t emulated = model.v->stat[HW_STAT_EMULATED];
+    run(SVM_CR_READ + 3);
+    assert_true(model.v->st.gpr[VMC_RBX] == 0x1000);
+    assert_int_equal(play.rip, 0x8003);
+    play.next_rip = 0x8007;
+    model.v->st.gpr[VMC_RBX] = 0x9000;
+    run(SVM_CR_WRITE + 3);
+    assert_true(model.v->st.cr3 == 0x9000);
+    assert_int_equal(play.rip, 0x8007);
+    play.next_rip = 0x800b;
+    play.info1 = 0x23456;
+    run(SVM_INVLPG);
+    assert_int_equal(play.rip, 0x800b);
+    assert_int_equal(model.v->stat[HW_STAT_EMULATED], emulated);
+    end();
+}
+
+static void the_clock_is_scaled(void **state)
+{
+    (void)state;
+    struct vmc_cpu_policy *p = &model.info.ceiling;
+    struct vmc_error err;
+    uint64_t tsc, hz;
+
+    begin(HW_MODEL_DECODE);
+    model.tp.pf.tsc_hz = 1000000000;
+    p->tsc_hz = 250000000;
+    model.tp.now_ns = 1000;
+    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    run(SVM_PAUSE);
+    assert_true(hw_model_get_msr(&model, MSR_TSC_RATIO) == TSC_RATIO_ONE / 4);
+    assert_int_equal(model.engine->read_tsc(model.v, &tsc, &hz, NULL), VMC_OK);
+    assert_true(tsc == model.tp.now_ns / 4 + model.v->u.svm.vmcb->tsc_offset);
+    p->tsc_hz = 0;
+    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    run(SVM_PAUSE);
+    assert_true(hw_model_get_msr(&model, MSR_TSC_RATIO) == TSC_RATIO_ONE);
     end();
 }
 
@@ -282,6 +331,8 @@ int main(void)
         cmocka_unit_test(code_that_moves_is_found_again),
         cmocka_unit_test(nested_faults_map_pages),
         cmocka_unit_test(page_faults_fill_the_shadow),
+        cmocka_unit_test(decode_assists_name_operands),
+        cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(events),
         cmocka_unit_test(only_injected_events_are_delivered_again),
         cmocka_unit_test(every_code_has_an_outcome),

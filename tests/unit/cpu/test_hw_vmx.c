@@ -377,6 +377,94 @@ static void kicks_end_the_run(void **state)
     end();
 }
 
+/* The processor writes a log of pages, which is taken by a fetch or when it is full. */
+static void written_pages_are_logged(void **state)
+{
+    (void)state;
+    uint64_t bits[4] = {0};
+
+    begin(HW_MODEL_FULL);
+    run(VMX_PAUSE);
+    assert_int_equal(model.field[VMCS_PROC2_CTL] & PROC2_PML, 0);
+    assert_int_equal(vmc_mem_dirty_start(model.mem, 0), VMC_OK);
+    assert_int_equal(model.engine->dirty_log(model.vm, true), VMC_OK);
+    assert_int_equal(vmc_mem_dirty_take(model.mem, 0, 0, 256, bits, 4), VMC_OK);
+    run(VMX_PAUSE);
+    assert_int_not_equal(model.field[VMCS_PROC2_CTL] & PROC2_PML, 0);
+    assert_int_equal(model.field[VMCS_PML_INDEX], 511);
+    uint64_t *log = (uint64_t *)(uintptr_t)model.field[VMCS_PML_ADDRESS];
+    assert_true(log[511] == HW_LOG_NONE && log[0] == HW_LOG_NONE);
+    /* Its dirty bit is cleared, so that the next write is logged, and translations go. */
+    play.qualification = 2;
+    play.gpa = 0x23456;
+    run(VMX_EPT_VIOLATION);
+    model.vm->slat.last[0x23] |= vmci_ept_format.dirty;
+    log[511] = 0x23000;
+    log[510] = 0x80000;
+    memset(bits, 0, sizeof(bits));
+    assert_int_equal(model.engine->dirty_fetch(model.vm, 0, 64, bits), VMC_OK);
+    assert_true(bits[0] == 1ull << 0x23);
+    assert_true(log[511] == HW_LOG_NONE && log[510] == HW_LOG_NONE);
+    assert_false(vmci_slat_lookup(&model.vm->slat, 0x23000).dirty);
+    unsigned flushes = model.invepts;
+    run(VMX_PAUSE);
+    assert_int_equal(model.invepts, flushes + 1);
+    /* What was not asked for is in the map's log. */
+    assert_int_equal(vmc_mem_dirty_take(model.mem, 0, 0, 256, bits, 4), VMC_OK);
+    assert_true(bits[0] == 0 && bits[2] == 1);
+    log[7] = 0x24000;
+    model.field[VMCS_PML_INDEX] = 0xffff;
+    play.qualification = 0;
+    run(VMX_PML_FULL);
+    assert_int_equal(model.field[VMCS_PML_INDEX], 511);
+    assert_int_equal(vmc_mem_dirty_take(model.mem, 0, 0, 256, bits, 4), VMC_OK);
+    assert_true(bits[0] == 1ull << 0x24);
+    vmc_mem_dirty_stop(model.mem, 0);
+    assert_int_equal(model.engine->dirty_log(model.vm, false), VMC_OK);
+    run(VMX_PAUSE);
+    assert_int_equal(model.field[VMCS_PROC2_CTL] & PROC2_PML, 0);
+    end();
+}
+
+static void the_clock_is_scaled(void **state)
+{
+    (void)state;
+    struct vmc_cpu_policy *p = &model.info.ceiling;
+    struct vmc_error err;
+    uint64_t tsc, hz;
+
+    begin(HW_MODEL_FULL);
+    model.tp.pf.tsc_hz = 1000000000;
+    p->tsc_hz = 1500000000;
+    model.tp.now_ns = 1000;
+    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    assert_int_equal(model.engine->read_tsc(model.v, &tsc, &hz, NULL), VMC_OK);
+    assert_true(hz == 1500000000);
+    uint64_t before = tsc;
+    model.tp.now_ns += 2000;
+    assert_int_equal(model.engine->read_tsc(model.v, &tsc, &hz, NULL), VMC_OK);
+    assert_int_equal(tsc - before, 3000);
+    run(VMX_PAUSE);
+    assert_int_not_equal(model.field[VMCS_PROC2_CTL] & PROC2_TSC_SCALE, 0);
+    uint64_t mult = model.field[VMCS_TSC_MULTIPLIER];
+    assert_true(mult == 3ull << 47);
+    assert_true(((unsigned __int128)model.tp.now_ns * mult >> 48) + model.field[VMCS_TSC_OFFSET] ==
+                tsc);
+    p->tsc_hz = 1000000000;
+    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    assert_int_equal(model.engine->read_tsc(model.v, &before, &hz, NULL), VMC_OK);
+    assert_true(before == tsc); /* goes on from there */
+    run(VMX_PAUSE);
+    assert_int_equal(model.field[VMCS_PROC2_CTL] & PROC2_TSC_SCALE, 0);
+    end();
+    begin(HW_MODEL_NO_UG);
+    model.tp.pf.tsc_hz = 1000000000;
+    p->tsc_hz = 1500000000;
+    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_ENOTSUP);
+    assert_non_null(strstr(err.text, "cannot be scaled"));
+    end();
+}
+
 static void real_mode_without_unrestricted_guest(void **state)
 {
     (void)state;
@@ -520,6 +608,8 @@ int main(void)
         cmocka_unit_test(interrupted_events_are_delivered_again),
         cmocka_unit_test(faults_on_faults_double),
         cmocka_unit_test(kicks_end_the_run),
+        cmocka_unit_test(written_pages_are_logged),
+        cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(real_mode_without_unrestricted_guest),
         cmocka_unit_test(state_survives_a_round_trip),
         cmocka_unit_test(device_accesses_are_as_by_the_software_cpu),
