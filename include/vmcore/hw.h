@@ -32,6 +32,7 @@ VMC_BEGIN_DECLS
 #define VMC_HW_CLEAR_CPU 0x04u /**< overwrite CPU buffers (VERW) before entry */
 #define VMC_HW_FILL_RSB  0x08u /**< overwrite the return stack buffer after exit */
 #define VMC_HW_FLUSH_L1D 0x10u /**< flush the L1 data cache before entry */
+#define VMC_HW_SET_IBRS  0x20u /**< write SPEC_CTRL.IBRS after exit */
 
 /** Results of vmx_run and svm_run. */
 #define VMC_HW_EXITED    0 /**< the guest ran and exited */

@@ -73,8 +73,8 @@ static void segments_of_every_mode(struct conf *c)
     for (enum conf_mode m = REAL16; m <= LONG64; m++) {
         conf_start(c, 0, m, CODE);
         c->st->seg[VMC_FS].base = m == LONG64 ? 0xffff888000001000ull : 0x12340;
-        c->st->seg[VMC_LDTR] = (struct vmc_segment){.limit = 0x27, .attr = 0x82, .base = 0x9000,
-                                                    .selector = 0x28};
+        c->st->seg[VMC_LDTR] =
+            (struct vmc_segment){.limit = 0x27, .attr = 0x82, .base = 0x9000, .selector = 0x28};
         memcpy(want, c->st->seg, sizeof(want));
         if (!conf_set(c, VMC_ST_SEG))
             return;
@@ -225,6 +225,34 @@ static void time_goes_on_from_where_it_is_set(struct conf *c)
     CHECK(c->st->tsc >= c->st->gpr[VMC_RAX]);
 }
 
+/* Half as fast as the engine's own: what the guest reads lies between what the engine says. */
+static void the_clock_runs_at_the_rate_of_the_policy(struct conf *c)
+{
+    static struct vmc_cpu_policy p;
+    struct vmc_error err;
+    uint64_t before, after, hz;
+
+    if (c->ops->read_tsc == NULL || c->emulated)
+        SKIP("the engine does not tell its clock");
+    LOAD(LONG64, g_rdtsc);
+    CHECK_EQ(c->ops->read_tsc(c->ev[0], &before, &hz, NULL), VMC_OK);
+    p = c->info.ceiling;
+    p.tsc_hz = hz / 2;
+    if (p.tsc_hz == 0 || c->ops->set_policy(c->evm, &p, &err) != VMC_OK)
+        SKIP("the processor cannot scale its clock");
+    CHECK_EQ(c->ops->read_tsc(c->ev[0], &before, &hz, NULL), VMC_OK);
+    CHECK_EQ(hz, p.tsc_hz);
+    if (!conf_serve(c))
+        return;
+    CHECK(conf_is_out(c, END));
+    conf_complete(c);
+    if (!conf_get(c, VMC_ST_GPR))
+        return;
+    CHECK_EQ(c->ops->read_tsc(c->ev[0], &after, &hz, NULL), VMC_OK);
+    CHECK(c->st->gpr[VMC_RAX] >= before);
+    CHECK(c->st->gpr[VMC_RAX] <= after);
+}
+
 static void activity(struct conf *c)
 {
     conf_start(c, 0, LONG64, CODE);
@@ -266,6 +294,7 @@ const struct conf_test conf_state_tests[] = {
     {"pending_events", pending_events},
     {"vector_registers", vector_registers},
     {"time_goes_on_from_where_it_is_set", time_goes_on_from_where_it_is_set},
+    {"the_clock_runs_at_the_rate_of_the_policy", the_clock_runs_at_the_rate_of_the_policy},
     {"activity", activity},
     {"groups_do_not_disturb_each_other", groups_do_not_disturb_each_other},
     {NULL, NULL},

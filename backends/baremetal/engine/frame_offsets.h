@@ -26,6 +26,7 @@
 #define HW_CLEAR_CPU 0x04
 #define HW_FILL_RSB  0x08
 #define HW_FLUSH_L1D 0x10
+#define HW_SET_IBRS  0x20
 
 #define RC_EXITED    0
 #define RC_STOPPED   1

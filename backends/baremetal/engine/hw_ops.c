@@ -37,7 +37,8 @@ AT(vmc_hw_svm_frame, host_vmcb, F_HOST_VMCB);
 AT(vmc_hw_svm_frame, flags, F_SVM_FLAGS);
 _Static_assert(VMC_HW_LAUNCHED == HW_LAUNCHED && VMC_HW_TIMER == HW_TIMER &&
                    VMC_HW_CLEAR_CPU == HW_CLEAR_CPU && VMC_HW_FILL_RSB == HW_FILL_RSB &&
-                   VMC_HW_FLUSH_L1D == HW_FLUSH_L1D && VMC_HW_EXITED == RC_EXITED &&
+                   VMC_HW_FLUSH_L1D == HW_FLUSH_L1D && VMC_HW_SET_IBRS == HW_SET_IBRS &&
+                   VMC_HW_EXITED == RC_EXITED &&
                    VMC_HW_STOPPED == RC_STOPPED && VMC_HW_FAIL == RC_FAIL &&
                    VMC_HW_FAIL_VMCS == RC_FAIL_VMCS,
                "assembly has its own copies");

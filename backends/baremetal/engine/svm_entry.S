@@ -10,6 +10,7 @@
 #include "entry_macros.h"
 #include "frame_offsets.h"
 
+#define MSR_SPEC_CTRL 0x48
 #define MSR_FLUSH_CMD 0x10b
 
 	.text
@@ -41,10 +42,10 @@ vmc_svm_run:
 	popq %rsi
 	movq F_HOST_VMCB(%rsi), %rax
 	vmload %rax
-	testl $HW_FILL_RSB, F_SVM_FLAGS(%rsi)
-	jz 2f
-	FILL_RSB
-2:	CLEAR_GUEST
+	testl $(HW_FILL_RSB | HW_SET_IBRS), F_SVM_FLAGS(%rsi)
+	jnz .Lafter
+.Lclear:
+	CLEAR_GUEST
 	POP_HOST
 	xorl %eax, %eax
 	stgi
@@ -56,6 +57,18 @@ vmc_svm_run:
 	movl $RC_STOPPED, %eax
 	stgi
 	ret
+
+.Lafter:
+	testl $HW_FILL_RSB, F_SVM_FLAGS(%rsi)
+	jz 2f
+	FILL_RSB
+2:	testl $HW_SET_IBRS, F_SVM_FLAGS(%rsi)
+	jz .Lclear
+	movl $MSR_SPEC_CTRL, %ecx
+	movl $1, %eax
+	xorl %edx, %edx
+	wrmsr
+	jmp .Lclear
 
 .Lbarriers:
 	testl $HW_FLUSH_L1D, F_SVM_FLAGS(%rsi)

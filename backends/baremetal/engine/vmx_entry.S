@@ -21,6 +21,7 @@
 #define GUEST_PHYSICAL   0x2400
 #define IDT_INFO         0x4408
 #define INSN_ERROR       0x4400
+#define MSR_SPEC_CTRL    0x48
 #define MSR_FLUSH_CMD    0x10b
 
 	.text
@@ -83,10 +84,10 @@ vmc_vmx_exit:
 	vmread %rax, F_IDT(%rsi)
 	movl $GUEST_PHYSICAL, %eax
 	vmread %rax, F_GPA(%rsi) /* fails, and stores nothing, without EPT */
-	testl $HW_FILL_RSB, F_FLAGS(%rsi)
-	jz 2f
-	FILL_RSB
-2:	CLEAR_GUEST
+	testl $(HW_FILL_RSB | HW_SET_IBRS), F_FLAGS(%rsi)
+	jnz .Lafter
+.Lclear:
+	CLEAR_GUEST
 	POP_HOST
 	xorl %eax, %eax
 	sti
@@ -98,6 +99,18 @@ vmc_vmx_exit:
 	movl $RC_STOPPED, %eax
 	sti
 	ret
+
+.Lafter:
+	testl $HW_FILL_RSB, F_FLAGS(%rsi)
+	jz 2f
+	FILL_RSB
+2:	testl $HW_SET_IBRS, F_FLAGS(%rsi)
+	jz .Lclear
+	movl $MSR_SPEC_CTRL, %ecx
+	movl $1, %eax
+	xorl %edx, %edx
+	wrmsr
+	jmp .Lclear
 
 .Lbarriers:
 	testl $HW_FLUSH_L1D, %ecx

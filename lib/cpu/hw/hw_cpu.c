@@ -78,6 +78,7 @@ int vmc_hw_cpu_up(const struct vmc_platform *pf, struct vmc_error *err)
         pf->hw->write_cr(pf->ctx, 4, pc->old_cr4);
         return rc;
     }
+    hw_spec_cpu_up(pf);
     pc->kind = kind;
     return VMC_OK;
 }

@@ -83,6 +83,8 @@ struct hw_vendor {
     void (*tpr_in)(struct hw_vcpu *v);
     /* Is this 64-bit code? *cr3 is the guest's. */
     bool (*code64)(struct hw_vcpu *v, uint64_t *cr3);
+    /* 15 bytes of the instruction that exited, if the processor has saved them; may be NULL. */
+    const uint8_t *(*fetched)(struct hw_vcpu *v);
     /* Make the control structure accessible, outside run. */
     int (*attach)(struct hw_vcpu *v);
     void (*detach)(struct hw_vcpu *v);
@@ -118,8 +120,7 @@ struct hw_percpu {
 /* Speculation barriers, chosen by CPUID (hw_spec.c). */
 struct hw_spec {
     bool ibpb;            /* at a change of vCPU */
-    uint32_t entry_flags; /* VMC_HW_CLEAR_CPU, VMC_HW_FLUSH_L1D, VMC_HW_FILL_RSB */
-    bool spec_ctrl;       /* the guest has a SPEC_CTRL of its own */
+    uint32_t entry_flags; /* VMC_HW_CLEAR_CPU, FLUSH_L1D, FILL_RSB, SET_IBRS */
 };
 
 struct vmx_caps {
@@ -404,6 +405,8 @@ static inline struct hw_percpu *hw_percpu(const struct vmc_platform *pf)
     return pf->hw->percpu(pf->ctx);
 }
 void hw_spec_choose(const struct vmc_platform *pf, struct hw_spec *out);
+/* This processor is to run guests: what has to be switched on once. */
+void hw_spec_cpu_up(const struct vmc_platform *pf);
 /* A vCPU starts to run on this processor. */
 void hw_spec_switch(struct hw_vcpu *v, struct hw_percpu *pc);
 

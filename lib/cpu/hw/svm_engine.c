@@ -144,6 +144,7 @@ static const struct hw_vendor vendor = {
     .tpr_out = svm_tpr_out,
     .tpr_in = svm_tpr_in,
     .code64 = svm_code64,
+    .fetched = svm_fetched,
     .attach = attach,
     .detach = detach,
     .enter = svm_enter,

@@ -18,6 +18,7 @@ void svm_push(struct hw_vcpu *v, uint32_t groups);
 void svm_inject(struct hw_vcpu *v, const struct vmc_event *e);
 void svm_windows(struct hw_vcpu *v, bool irq, bool nmi);
 bool svm_code64(struct hw_vcpu *v, uint64_t *cr3);
+const uint8_t *svm_fetched(struct hw_vcpu *v);
 void svm_flush_tlb(struct hw_vcpu *v);
 void svm_tpr_out(struct hw_vcpu *v);
 void svm_tpr_in(struct hw_vcpu *v);

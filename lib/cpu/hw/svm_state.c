@@ -299,6 +299,16 @@ bool svm_code64(struct hw_vcpu *v, uint64_t *cr3)
     return (b->efer & VMC_EFER_LMA) != 0 && (b->cs.attr & 0x200) != 0;
 }
 
+/* Decode assists keep what was fetched when data accesses fault (APM 2 15.8.4). */
+const uint8_t *svm_fetched(struct hw_vcpu *v)
+{
+    const struct vmcb *b = vmcb_of(v);
+    bool fault = b->exit_code == SVM_NPF || b->exit_code == SVM_EXC + VMC_VEC_PF;
+
+    return v->vm->caps.svm.decode && fault && (b->fetched & 15) == sizeof(b->bytes) ? b->bytes
+                                                                                    : NULL;
+}
+
 /* ---- translations, task priority --------------------------------------------------------------
  */
 

@@ -20,6 +20,7 @@ static struct {
     uint64_t rip;
     uint64_t exit_rip; /* 0: as entered */
     uint64_t next_rip;
+    const char *fetched; /* 15 bytes */
 } play;
 
 static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
@@ -32,6 +33,9 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
         fail_msg("%s", err.text);
     b->exit_int_info = 0;
     b->nrip = play.next_rip;
+    b->fetched = play.fetched != NULL ? 15 : 0;
+    if (play.fetched != NULL)
+        memcpy(b->bytes, play.fetched, 15);
     if (play.entries++ == 0) {
         b->exit_code = play.code;
         b->exit_info1 = play.info1;
@@ -44,6 +48,7 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
     play.event = b->event_inj;
     play.misc1 = b->misc1;
     play.rip = b->rip;
+    b->nrip = play.next_rip != 0 ? b->rip + 1 : 0;
     b->exit_code = SVM_HLT;
     return VMC_HW_EXITED;
 }
@@ -174,10 +179,23 @@ static void decode_assists_name_operands(void **state)
     run(SVM_CR_WRITE + 3);
     assert_true(model.v->st.cr3 == 0x9000);
     assert_int_equal(play.rip, 0x8007);
-    play.next_rip = 0x800b;
+    /* A device's register: the code itself is not looked at. */
+    model.v->st.cr3 = 0x1000;
+    model.v->st.gpr[VMC_RBX] = HW_MODEL_RAM + 0x10;
+    play.fetched = "\x89\x0b\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90";
+    play.info1 = 2; /* MOV [RBX], ECX */
+    play.info2 = HW_MODEL_RAM + 0x10;
+    model.v->st.gpr[VMC_RCX] = 0x12345678;
+    model.io_answer = VMC_IO_DONE;
+    run(SVM_EXC + VMC_VEC_PF);
+    assert_true(model.last_mmio == HW_MODEL_RAM + 0x10);
+    assert_true(model.mmio_written == 0x12345678);
+    assert_int_equal(play.rip, 0x800a);
+    play.fetched = NULL;
+    play.next_rip = 0x800e;
     play.info1 = 0x23456;
     run(SVM_INVLPG);
-    assert_int_equal(play.rip, 0x800b);
+    assert_int_equal(play.rip, 0x800e);
     assert_int_equal(model.v->stat[HW_STAT_EMULATED], emulated);
     end();
 }
@@ -241,7 +259,8 @@ static void only_injected_events_are_delivered_again(void **state)
     assert_int_equal(model.engine->inject(model.v, &gp), VMC_OK);
     run(SVM_NPF);
     assert_true(play.event == info);
-    /* A fault of an instruction, and what an earlier exit left there: the instruction is executed. */
+    /* A fault of an instruction, and what an earlier exit left there: the instruction is executed.
+     */
     uint64_t rip = model.v->st.rip;
     run(SVM_NPF);
     assert_int_equal(play.event, 0);
