@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# Consoles, the monitor, shares, pause, kill and a guest that crashes, with tiny guests.
+# Consoles, the monitor, pause, kill and a guest that crashes, with tiny guests. What shares give is
+# looked at by shares.sh, in time that does not depend on the host's load.
 # Usage: monitor.sh BUILD MACHINE ENGINE SECONDS
 # shellcheck source=tests/baremetal/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -73,22 +74,8 @@ await 'echo: ended: killed'
 keys 'start large\rstart small\r'
 await '^\[large\] busy$'
 await '^\[small\] busy$'
-# From one look at the scheduler to another at least 300 ms of the small one later.
-looks=0
-look() {
-    looks=$((looks + 1))
-    keys 'sched\r'
-    await '^\[vmcore\] small.0: ran' $looks
-}
-ran() { tr -d '\r' <"$log.raw" | sed -n "s/^\[vmcore\] $1.0: ran \([0-9]*\) ms.*/\1/p" | tail -1; }
-look
-large0=$(ran large) small0=$(ran small)
-large=0 small=0
-while kill -0 $pid 2>/dev/null && [ "$small" -lt 300 ]; do
-    sleep 2
-    look
-    large=$(($(ran large) - large0)) small=$(($(ran small) - small0))
-done
+keys 'sched\r'
+await '^\[vmcore\] small.0: ran [0-9]+ ms'
 keys 'kill large\rkill small\rkill idle\r'
 wait $pid || true
 exec 9>&-
@@ -102,11 +89,4 @@ for g in idle echo crash large small smc; do
 done
 want "$log" "every guest has ended, switching off$"
 forbid "$log" "PANIC"
-# Three shares to one, of one processor: the guests ran in that proportion, within 20 %.
-echo "ran: large $large ms, small $small ms"
-if [ "$small" -lt 300 ]; then
-    fail "the busy guests did not run"
-elif [ $((large * 10)) -lt $((small * 24)) ] || [ $((large * 10)) -gt $((small * 36)) ]; then
-    fail "shares of 3 to 1 gave $large ms to $small ms"
-fi
 verdict

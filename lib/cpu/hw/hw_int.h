@@ -83,7 +83,7 @@ struct hw_vendor {
     void (*tpr_in)(struct hw_vcpu *v);
     /* Is this 64-bit code? *cr3 is the guest's. */
     bool (*code64)(struct hw_vcpu *v, uint64_t *cr3);
-    /* 15 bytes of the instruction that exited, if the processor has saved them; may be NULL. */
+    /* If hw_vm.fetches: 15 bytes of the instruction that exited, or NULL. */
     const uint8_t *(*fetched)(struct hw_vcpu *v);
     /* Make the control structure accessible, outside run. */
     int (*attach)(struct hw_vcpu *v);
@@ -158,6 +158,7 @@ struct hw_vm {
     bool nested;    /* EPT or NPT, not shadow tables */
     bool keeps_fpu; /* VMC_HW_KEEPS_FPU */
     bool amd;       /* the guest's CPU model */
+    bool fetches;   /* exits come with bytes of the instruction */
     struct vmci_slat slat;
     struct vmci_lock lock; /* slat */
     unsigned max_leaf;

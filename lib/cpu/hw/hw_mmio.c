@@ -133,7 +133,7 @@ int hw_on_mmio(struct hw_vcpu *v, uint64_t gpa, struct vmc_exit *x)
     if (unlikely(v->io->mmio == NULL || v->st.injected.type != VMC_EV_NONE ||
                  (v->st.rflags & VMC_FLAG_TF) != 0 || !vd->code64(v, &cr3)))
         return hw_emulate(v, 1, x);
-    const uint8_t *p = vd->fetched != NULL ? vd->fetched(v) : NULL;
+    const uint8_t *p = unlikely(v->vm->fetches) ? vd->fetched(v) : NULL;
     if (p == NULL)
         p = hw_code_at(v, v->st.rip, cr3);
     /* That the address fits tells it from a table of the guest in a device. */

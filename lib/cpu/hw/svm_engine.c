@@ -224,6 +224,7 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
         return rc;
     vm->nested = c->npt;
     vm->tsc_fraction = c->tsc_ratio ? 32 : 0;
+    vm->fetches = c->decode;
     hw_ceiling(vm->pf, c->npt, c->npt, true, &vm->policy);
     rc = hw_mem_init(vm, &vmci_npt_format, c->npt_1g ? 3 : 2, true, err);
     if (rc != VMC_OK)

@@ -305,8 +305,7 @@ const uint8_t *svm_fetched(struct hw_vcpu *v)
     const struct vmcb *b = vmcb_of(v);
     bool fault = b->exit_code == SVM_NPF || b->exit_code == SVM_EXC + VMC_VEC_PF;
 
-    return v->vm->caps.svm.decode && fault && (b->fetched & 15) == sizeof(b->bytes) ? b->bytes
-                                                                                    : NULL;
+    return fault && (b->fetched & 15) == sizeof(b->bytes) ? b->bytes : NULL;
 }
 
 /* ---- translations, task priority --------------------------------------------------------------
