@@ -54,11 +54,15 @@ void smc_enter(struct vmci_soft_cpu *sc)
 {
     vmci_store_release(&sc->ack_seq, 0); /* first be counted, then look */
     vmci_fence_seq();
+    /* Nothing was given up meanwhile: the access that the vCPU left with is still good. */
+    if (vmci_load_acquire(&sc->cpu.vm->code_seq) == sc->left_seq)
+        vmci_store_release(&sc->ack_seq, sc->left_seq);
     smc_process(sc);
 }
 
 void smc_leave(struct vmci_soft_cpu *sc)
 {
+    sc->left_seq = sc->ack_seq;
     vmci_store_release(&sc->ack_seq, UINT64_MAX);
 }
 

@@ -177,6 +177,7 @@ struct vmci_soft_cpu {
     uint32_t inval_all;               /* (a) */
     uint16_t slot_pages[OWNER_SLOTS]; /* adopted pages by owner slot */
     uint64_t ack_seq;                 /* (a) code flushes seen; UINT64_MAX: not running */
+    uint64_t left_seq;                /* ack_seq when it ran last */
 
     struct io_log log;
     bool foreign;  /* single instructions of somebody else's state: trust nothing (emulate.h) */
