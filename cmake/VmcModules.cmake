@@ -50,7 +50,8 @@ function(vmc_add_small_library)
     add_library(vmc_small_${m} OBJECT ${src})
     target_include_directories(vmc_small_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
                                                       ${CMAKE_SOURCE_DIR}/lib)
-    target_compile_options(vmc_small_${m} PRIVATE ${options} -g1 -fomit-frame-pointer)
+    target_compile_options(vmc_small_${m} PRIVATE ${options} -g1 -fomit-frame-pointer
+                           -fno-align-functions -fno-align-jumps -fno-align-loops)
     foreach(f IN LISTS src)
       if(NOT f MATCHES ${VMC_SPEED_FILES})
         set_property(SOURCE ${f} APPEND PROPERTY COMPILE_OPTIONS

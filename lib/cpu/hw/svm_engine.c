@@ -35,11 +35,17 @@ int svm_caps_read(const struct vmc_platform *pf, uint32_t flags, struct svm_caps
     return VMC_OK;
 }
 
+static __attribute__((noinline, cold)) int refuse(struct vmc_error *err, const char *what,
+                                                  uint64_t value)
+{
+    return vmci_error(err, VMC_EINVAL, "svm/check", "APM 2 15.5.1: %s (0x%llx)", what,
+                      (unsigned long long)value);
+}
+
 #define REQUIRE(cond, what, value)                                                                 \
     do {                                                                                           \
         if (!(cond))                                                                               \
-            return vmci_error(err, VMC_EINVAL, "svm/check", "APM 2 15.5.1: %s (0x%llx)", what,     \
-                              (unsigned long long)(value));                                        \
+            return refuse(err, what, value);                                                       \
     } while (0)
 
 #define EFER_KNOWN                                                                                 \

@@ -18,11 +18,17 @@ static uint64_t rd(const struct check *k, uint32_t field)
     return k->f->read(k->f->ctx, field);
 }
 
+static __attribute__((noinline, cold)) int refuse(const struct check *k, const char *section,
+                                                  const char *what, uint64_t value)
+{
+    return vmci_error(k->err, VMC_EINVAL, SITE, "SDM 3C %s: %s (0x%llx)", section, what,
+                      (unsigned long long)value);
+}
+
 #define REQUIRE(cond, section, what, value)                                                        \
     do {                                                                                           \
         if (!(cond))                                                                               \
-            return vmci_error(k->err, VMC_EINVAL, SITE, "SDM 3C %s: %s (0x%llx)", section, what,   \
-                              (unsigned long long)(value));                                        \
+            return refuse(k, section, what, value);                                                \
     } while (0)
 
 static bool canonical(uint64_t la)
