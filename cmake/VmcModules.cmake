@@ -29,7 +29,7 @@ endfunction()
 
 # The static library once more, optimised for size where speed does not matter: for the bare-metal
 # image. What every exit of a guest goes through is as in the other one.
-set(VMC_SPEED_FILES "lib/cpu/hw/(hw_run|hw_exit|hw_mem|svm_exit|vmx_exit)|lib/vm/(run|vm_io|vm_irq)")
+set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 
 include(CheckCCompilerFlag)
