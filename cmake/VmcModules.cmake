@@ -51,7 +51,9 @@ function(vmc_add_small_library)
     target_include_directories(vmc_small_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
                                                       ${CMAKE_SOURCE_DIR}/lib)
     target_compile_options(vmc_small_${m} PRIVATE ${options} -g1 -fomit-frame-pointer
-                           -fno-align-functions -fno-align-jumps -fno-align-loops)
+                           $<$<C_COMPILER_ID:GNU>:-fno-align-functions>
+                           $<$<C_COMPILER_ID:GNU>:-fno-align-jumps>
+                           $<$<C_COMPILER_ID:GNU>:-fno-align-loops>)
     foreach(f IN LISTS src)
       if(NOT f MATCHES ${VMC_SPEED_FILES})
         set_property(SOURCE ${f} APPEND PROPERTY COMPILE_OPTIONS
