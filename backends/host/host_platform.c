@@ -303,7 +303,7 @@ static void read_pair(uint64_t *tsc, uint64_t *ns)
 
 static void calibrate_tsc(void)
 {
-    uint64_t c0, c1, t0, t1;
+    uint64_t c0 = 0, c1 = 0, t0 = 0, t1 = 0;
 
     if (!tsc_invariant())
         return;

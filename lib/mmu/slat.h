@@ -55,7 +55,7 @@ struct vmci_slat {
     uint64_t last_2m;
     uint64_t small[8];  /* leaf of 4 KiB of write-back memory at address 0, by rights */
     void *garbage;      /* unlinked tables, chained through their first word */
-    uint64_t leaves[4]; /* number of leaves by level */
+    uint64_t leaves[5]; /* number of leaves by level, 1 to 4 (level 4 has none) */
 };
 
 struct vmci_slat_entry {

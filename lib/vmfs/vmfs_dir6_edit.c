@@ -263,8 +263,8 @@ static void group_add(uint8_t *g, uint32_t loc, uint32_t hash)
 static int hash_add(struct fs_inode *dir, uint64_t table, uint32_t hash, uint32_t loc,
                     struct vmc_error *err)
 {
-    uint32_t head, slot, old;
-    uint64_t block;
+    uint32_t head, slot = 0, old;
+    uint64_t block = 0;
     uint8_t g[D6_GROUP];
     int rc = get32(dir, table, &head, err);
 
@@ -415,8 +415,8 @@ static int count(struct fs_inode *dir, int32_t n, struct vmc_error *err)
 int vmci_fs_dir6_add(struct fs_inode *dir, const char *name, size_t len, const struct fs_inode *ino,
                      uint64_t *pos, struct vmc_error *err)
 {
-    uint64_t hash = vmci_fs_dir6_hash(name, len), block;
-    uint32_t slot;
+    uint64_t hash = vmci_fs_dir6_hash(name, len), block = 0;
+    uint32_t slot = 0;
     uint8_t b[D6_ENTRY];
     int rc = take_slot(dir, BT_ENTRY, &block, &slot, err);
 

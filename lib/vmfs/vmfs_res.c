@@ -487,7 +487,7 @@ int vmci_fs_fb_alloc(struct vmc_vmfs *v, uint64_t goal, uint32_t want, uint64_t 
 {
     struct fs_res *r = &v->fbb;
     uint64_t cluster = UINT64_MAX;
-    uint32_t item;
+    uint32_t item = 0;
 
     int rc = search(v, r, goal < r->n ? goal / r->rpc : UINT64_MAX, (uint32_t)(goal % r->rpc),
                     want, &cluster, &item, got, err);

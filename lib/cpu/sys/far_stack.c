@@ -60,7 +60,7 @@ int sys_push_room(struct vmci_cpu *cpu, const struct sys_stack *s, unsigned n, u
 int sys_push(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t v)
 {
     uint64_t sp = (s->sp - bytes) & sp_mask(s->bits);
-    uint64_t la;
+    uint64_t la = 0;
     int r = stack_la(cpu, s, sp, bytes, &la);
 
     if (r == 0)
@@ -72,7 +72,7 @@ int sys_push(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t
 
 int sys_pop(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t *v)
 {
-    uint64_t la;
+    uint64_t la = 0;
     int r = stack_la(cpu, s, s->sp, bytes, &la);
 
     if (r == 0)

@@ -22,32 +22,53 @@ struct area {
 };
 
 static const struct area areas5[] = {
-    {"LVM header", 0x100000, 0x2a0},        {"extent table", 0x180200, 0x700},
-    {"descriptor", LV + 0x200000, 0x120},   {"heartbeats", LV + 0x300000, 0x400},
-    {"fdc header", LV + 0x400000, 0x20},    {"fdc cluster", LV + 0x410000, 0x254},
-    {"root FD", LV + 0x420000, 0x410},      {"fbb FD", LV + 0x420800, 0x410},
-    {"pbc FD", LV + 0x421800, 0x410},       {"sbc FD", LV + 0x422000, 0x410},
-    {"user FDs", LV + 0x424000, 0x1500},    {"root directory", LV + 0x500000, 0x700},
-    {"fbb header", LV + 0x600000, 0x20},    {"fbb cluster", LV + 0x610000, 0x254},
-    {"host records", LV, 0x400},            {"journal", LV + 0x210000, 0x800},
+    {"LVM header", 0x100000, 0x2a0},
+    {"extent table", 0x180200, 0x700},
+    {"descriptor", LV + 0x200000, 0x120},
+    {"heartbeats", LV + 0x300000, 0x400},
+    {"fdc header", LV + 0x400000, 0x20},
+    {"fdc cluster", LV + 0x410000, 0x254},
+    {"root FD", LV + 0x420000, 0x410},
+    {"fbb FD", LV + 0x420800, 0x410},
+    {"pbc FD", LV + 0x421800, 0x410},
+    {"sbc FD", LV + 0x422000, 0x410},
+    {"user FDs", LV + 0x424000, 0x1500},
+    {"root directory", LV + 0x500000, 0x700},
+    {"fbb header", LV + 0x600000, 0x20},
+    {"fbb cluster", LV + 0x610000, 0x254},
+    {"host records", LV, 0x400},
+    {"journal", LV + 0x210000, 0x800},
     {NULL, 0, 0},
 };
 
 static const struct area areas6[] = {
-    {"LVM header", 0x100000, 0xd8},         {"volume table", 0x101000, 0x98},
-    {"descriptor", LV + 0x200000, 0x158},   {"heartbeats", LV + 0x300000, 0xa4},
-    {"fdc header", LV + 0x700000, 0x58},    {"fdc cluster lock", LV + 0x710000, 0x44},
-    {"fdc cluster", LV + 0x711000, 0xa0},   {"root FD", LV + 0x721000, 0x90},
-    {"root pointers", LV + 0x721600, 0x20}, {"fbb FD", LV + 0x723000, 0x90},
-    {"fbb pointers", LV + 0x723600, 0x10},  {"sbc FD", LV + 0x729000, 0x90},
-    {"user FD lock", LV + 0x732000, 0x44},  {"user FD", LV + 0x733000, 0x240},
-    {"user pointers", LV + 0x733600, 0x20}, {"user FD 2", LV + 0x735000, 0x240},
+    {"LVM header", 0x100000, 0xd8},
+    {"volume table", 0x101000, 0x98},
+    {"descriptor", LV + 0x200000, 0x158},
+    {"heartbeats", LV + 0x300000, 0xa4},
+    {"fdc header", LV + 0x700000, 0x58},
+    {"fdc cluster lock", LV + 0x710000, 0x44},
+    {"fdc cluster", LV + 0x711000, 0xa0},
+    {"root FD", LV + 0x721000, 0x90},
+    {"root pointers", LV + 0x721600, 0x20},
+    {"fbb FD", LV + 0x723000, 0x90},
+    {"fbb pointers", LV + 0x723600, 0x10},
+    {"sbc FD", LV + 0x729000, 0x90},
+    {"user FD lock", LV + 0x732000, 0x44},
+    {"user FD", LV + 0x733000, 0x240},
+    {"user pointers", LV + 0x733600, 0x20},
+    {"user FD 2", LV + 0x735000, 0x240},
     {"directory header", LV + 0x800000, 0x18},
-    {"dots", LV + 0x8003a8, 0x280},         {"directory map", LV + 0x810000, 0x60},
-    {"entries", LV + 0x811000, 0xa00},      {"fbb header", LV + 0x900000, 0x48},
-    {"fbb child header", LV + 0x901000, 0x58}, {"lfb cluster", LV + 0x911010, 0x80},
-    {"sfb cluster", LV + 0x921010, 0xf0},   {"host records", LV, 0x200},
-    {"mark", LV + 0x1ff000, 0x18},          {"journal", LV + 0x210000, 0x800},
+    {"dots", LV + 0x8003a8, 0x280},
+    {"directory map", LV + 0x810000, 0x60},
+    {"entries", LV + 0x811000, 0xa00},
+    {"fbb header", LV + 0x900000, 0x48},
+    {"fbb child header", LV + 0x901000, 0x58},
+    {"lfb cluster", LV + 0x911010, 0x80},
+    {"sfb cluster", LV + 0x921010, 0xf0},
+    {"host records", LV, 0x200},
+    {"mark", LV + 0x1ff000, 0x18},
+    {"journal", LV + 0x210000, 0x800},
     {NULL, 0, 0},
 };
 
@@ -69,7 +90,10 @@ static void walk(struct vmc_vmfs *v, const char *path, unsigned depth)
             return;
         if (d.name[0] == '.' && (d.name[1] == '\0' || d.name[1] == '.'))
             continue;
-        snprintf(sub, sizeof(sub), "%s/%s", strcmp(path, "/") == 0 ? "" : path, d.name);
+        int length =
+            snprintf(sub, sizeof(sub), "%s/%s", strcmp(path, "/") == 0 ? "" : path, d.name);
+        if (length >= (int)sizeof(sub))
+            continue;
         if (vmc_vmfs_stat(v, sub, &st, &err) != VMC_OK)
             continue;
         if (st.type == VMC_VMFS_DIR)
@@ -87,8 +111,10 @@ static void walk(struct vmc_vmfs *v, const char *path, unsigned depth)
 
 static int try_mount(struct model_env *e, uint32_t flags, struct vmc_vmfs **v)
 {
-    struct vmc_vmfs_mount_config c = {.size = sizeof(c), .flags = flags | VMC_VMFS_EXCLUSIVE | VMC_VMFS_EXPERIMENTAL,
-                                      .devs = e->host[0].bd, .dev_count = 1};
+    struct vmc_vmfs_mount_config c = {.size = sizeof(c),
+                                      .flags = flags | VMC_VMFS_EXCLUSIVE | VMC_VMFS_EXPERIMENTAL,
+                                      .devs = e->host[0].bd,
+                                      .dev_count = 1};
     e->err.text[0] = '\0';
     int rc = vmc_vmfs_mount(&e->tp.pf, &c, v, &e->err);
     if (rc != VMC_OK)
@@ -137,7 +163,8 @@ static void one(struct model_env *e, uint64_t at, unsigned kind)
 {
     struct vmc_vmfs *v;
     struct vmc_vmfs_fsck_result r;
-    struct vmc_vmfs_fsck_config look = {.size = sizeof(look)}, fix = {.size = sizeof(fix), .repair = true};
+    struct vmc_vmfs_fsck_config look = {.size = sizeof(look)},
+                                fix = {.size = sizeof(fix), .repair = true};
 
     damage(e, at, kind);
     if (try_mount(e, VMC_VMFS_RDONLY, &v) == VMC_OK) {
