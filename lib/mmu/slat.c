@@ -49,7 +49,7 @@ static uint64_t *new_table(struct vmci_slat *s, uint64_t *hpa)
 
 static void count_leaf(struct vmci_slat *s, uint64_t e, unsigned level, int by)
 {
-    if (s->fmt->kind(e, level) == VMCI_SLAT_LEAF)
+    if (level < VMCI_ARRAY_SIZE(s->leaves) && s->fmt->kind(e, level) == VMCI_SLAT_LEAF)
         s->leaves[level] += (uint64_t)(int64_t)by;
 }
 
