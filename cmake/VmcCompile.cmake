@@ -28,6 +28,7 @@ if(VMC_SANITIZE)
 endif()
 if(VMC_BUILD_FUZZERS AND CMAKE_C_COMPILER_ID MATCHES "Clang")
   add_compile_options(-fsanitize=fuzzer-no-link) # coverage of the library guides the fuzzer
+  add_link_options(-fsanitize=fuzzer-no-link)
 endif()
 if(VMC_COVERAGE)
   add_compile_options(--coverage -fprofile-update=atomic)
