@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -21,6 +22,8 @@
 #define DEFAULT_THREADS 4u
 #define MAX_THREADS     64u
 #define BOUNCE_BYTES    (1u << 20)
+#define LOCK_TRIES      20u
+#define LOCK_NAP_NS     50000000
 
 _Static_assert(sizeof(struct vmc_iovec) == sizeof(struct iovec), "same layout");
 _Static_assert(offsetof(struct vmc_iovec, bytes) == offsetof(struct iovec, iov_len), "same layout");
@@ -343,13 +346,8 @@ static int open_file(struct vmc_host_disk *d, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* Open-file-description locks: they belong to this open file, not to the process. */
-static int lock_file(struct vmc_host_disk *d, struct vmc_error *err)
+static int lock_error(const struct vmc_host_disk *d, struct vmc_error *err)
 {
-    struct flock fl = {.l_type = d->cfg.read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-
-    if (d->cfg.no_lock || d->cfg.shared || fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
-        return VMC_OK;
     if (errno == EAGAIN || errno == EACCES)
         return vmci_host_error(
             err, VMC_EBUSY, errno, "host-disk/lock",
@@ -358,6 +356,26 @@ static int lock_file(struct vmc_host_disk *d, struct vmc_error *err)
             d->cfg.path);
     return vmci_host_error(err, VMC_EHOST, errno, "host-disk/lock", "cannot lock the disk %s: %s",
                            d->cfg.path, strerror(errno));
+}
+
+/*
+ * Open-file-description locks: they belong to this open file, not to the process. After a process
+ * was killed the kernel takes a moment to close what its io_uring has, so a lock is asked for more
+ * than once.
+ */
+static int lock_file(struct vmc_host_disk *d, struct vmc_error *err)
+{
+    struct flock fl = {.l_type = d->cfg.read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+    struct timespec nap = {.tv_nsec = LOCK_NAP_NS};
+
+    if (d->cfg.no_lock || d->cfg.shared)
+        return VMC_OK;
+    for (unsigned i = 0; fcntl(d->fd, F_OFD_SETLK, &fl) != 0; i++) {
+        if ((errno != EAGAIN && errno != EACCES) || i == LOCK_TRIES)
+            return lock_error(d, err);
+        nanosleep(&nap, NULL);
+    }
+    return VMC_OK;
 }
 
 /* Sector size, and what O_DIRECT asks of memory and offsets. */
