@@ -80,6 +80,15 @@ static bool start_thread(pthread_t *thread, int cpu, void *(*fn)(void *), void *
 
 /* ---- kicks ----------------------------------------------------------------------------------- */
 
+/* A task that is gone may be freed as soon as nobody is in here with it (vmc_runner_vm_remove). */
+static void kick_task(struct runner_task *t)
+{
+    __atomic_add_fetch(&t->kickers, 1, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST))
+        t->t.ops->kick(t->t.ctx);
+    __atomic_sub_fetch(&t->kickers, 1, __ATOMIC_SEQ_CST);
+}
+
 static void kick_cpu(struct vmc_runner *r, uint32_t cpu)
 {
     struct runner_worker *w = &r->w[cpu];
@@ -87,7 +96,7 @@ static void kick_cpu(struct vmc_runner *r, uint32_t cpu)
     wake_up(&w->bell);
     uint32_t v = __atomic_load_n(&w->current, __ATOMIC_SEQ_CST);
     if (v != VMC_SCHED_NONE)
-        r->task[v].t.ops->kick(r->task[v].t.ctx);
+        kick_task(&r->task[v]);
 }
 
 static void kick_pending(struct vmc_runner *r)
@@ -175,11 +184,12 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
 
     __atomic_store_n(&t->active, 1, __ATOMIC_SEQ_CST);
     begin_slice(r, w, vcpu, cpu);
-    set_deadline(r, w, kick_time(r, t, end));
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
-        !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST))
+        !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST)) {
+        set_deadline(r, w, kick_time(r, t, end));
         res = t->t.ops->run(t->t.ctx, end > wall ? end - wall : 0);
-    set_deadline(r, w, NEVER);
+        set_deadline(r, w, NEVER);
+    }
     uint64_t now = vmc_runner_now_ns();
     uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
     uint64_t stolen = now - wall > used ? now - wall - used : 0;
@@ -290,7 +300,10 @@ int vmc_runner_vm_add(struct vmc_runner *r, uint32_t group, const struct vmc_sch
     int rc = vmc_sched_vm_add(r->sched, group, cfg, vm, err);
     for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++) {
         uint32_t v = vmc_sched_vcpu(r->sched, *vm, i);
-        r->task[v] = (struct runner_task){.t = tasks[i]};
+        r->task[v].t = tasks[i];
+        r->task[v].wakes = 0;
+        r->task[v].used = 0;
+        __atomic_store_n(&r->task[v].gone, 0, __ATOMIC_SEQ_CST); /* now others may look at it */
         if (r->threads && r->started)
             rc = start_task(r, &r->task[v]);
         r->vm_of[v] = *vm + 1;
@@ -299,6 +312,12 @@ int vmc_runner_vm_add(struct vmc_runner *r, uint32_t group, const struct vmc_sch
     for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++)
         vmc_runner_wake(r, *vm, i);
     return rc;
+}
+
+static void nap(void)
+{
+    struct timespec ts = {.tv_nsec = 50000};
+    nanosleep(&ts, NULL);
 }
 
 int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t vm)
@@ -321,9 +340,10 @@ int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t vm)
         r->vm_of[first + i] = 0;
         while (__atomic_load_n(&t->active, __ATOMIC_SEQ_CST)) { /* kicks may come before run */
             t->t.ops->kick(t->t.ctx);
-            struct timespec ts = {.tv_nsec = 50000};
-            nanosleep(&ts, NULL);
+            nap();
         }
+        while (__atomic_load_n(&t->kickers, __ATOMIC_SEQ_CST) != 0)
+            nap();
     }
     pthread_mutex_unlock(&r->lock);
     return rc;

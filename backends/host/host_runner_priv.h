@@ -14,8 +14,9 @@ struct runner_guest;
 
 struct runner_task {
     struct vmc_runner_task t;
-    uint32_t active; /* (a) inside run */
-    uint32_t gone;   /* (a) removed or done */
+    uint32_t active;  /* (a) inside run */
+    uint32_t gone;    /* (a) removed or done */
+    uint32_t kickers; /* (a) threads about to kick it, if it is not gone */
     /* one thread per task */
     struct vmc_runner *r;
     pthread_t thread;

@@ -434,11 +434,13 @@ static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t g
     struct sched_vm *m = &s->vm[vm];
     uint32_t cap = cfg->vcpu_cap != 0 ? cfg->vcpu_cap : VMC_SCHED_WHOLE_CPU;
 
-    memset(m, 0, sizeof(*m));
+    /* All but used, which others may be looking at. */
+    memset(m, 0, offsetof(struct sched_vm, used));
+    memset(&m->used + 1, 0, sizeof(*m) - offsetof(struct sched_vm, used) - sizeof(m->used));
     m->mode = cfg->coscheduling;
     m->n = cfg->vcpus;
     m->first = first;
-    m->used = 1;
+    vmci_store_release(&m->used, 1u);
     m->parent = group;
     m->share = cfg->share;
     m->vcpu_cap = cap;
@@ -539,7 +541,7 @@ int vmc_sched_vm_remove(struct vmc_sched *s, uint32_t vm)
         m->active = 0;
         vmci_sched_set_class(s, vm, CLS_IDLE);
         set_mask(s, vm, NULL, 0);
-        m->used = 2;
+        vmci_store_release(&m->used, 2u);
         s->ndying++;
         s->dirty_tree = true;
         rc = VMC_OK;
@@ -585,7 +587,7 @@ int vmc_sched_vm_set_affinity(struct vmc_sched *s, uint32_t vm, const uint64_t *
 
 uint32_t vmc_sched_vcpu(const struct vmc_sched *s, uint32_t vm, uint32_t index)
 {
-    if (vm >= s->max_vms || s->vm[vm].used == 0 || index >= s->vm[vm].n)
+    if (vm >= s->max_vms || vmci_load_acquire(&s->vm[vm].used) == 0 || index >= s->vm[vm].n)
         return NONE;
     return s->vm[vm].first + index;
 }

@@ -497,7 +497,7 @@ static void reap(struct vmc_sched *s)
             continue;
         for (uint32_t i = 0; i < m->n; i++)
             vmci_store_release(&s->vcpu[m->first + i].st, ST_FREE);
-        m->used = 0;
+        vmci_store_release(&m->used, 0u);
         s->ndying--;
     }
 }

@@ -120,7 +120,7 @@ struct sched_vm {
     uint32_t g_frac;
 
     uint64_t skew_ns, max_skew_ns;
-    uint32_t used; /* (p) 0 free, 1 in use, 2 dying */
+    uint32_t used; /* (p), read by any thread: 0 free, 1 in use, 2 dying */
     uint32_t parent;
     uint64_t cap;  /* per vCPU and frame, C_SHIFT */
     uint32_t left; /* while the ideal is wound back: how many were there that have left since */
