@@ -183,6 +183,13 @@ static void int3_belongs_to_the_guest(struct conf *c)
         return;
     CHECK(conf_is_out(c, VECTOR));
     CHECK_EQ(c->x.u.io.data, 3);
+}
+
+static void breakpoint_behind_int3(struct conf *c)
+{
+    int3_belongs_to_the_guest(c);
+    if (STOPPED(c))
+        return;
     conf_complete(c);
     if (!conf_run(c))
         return;
@@ -243,6 +250,7 @@ const struct conf_test conf_run_tests[] = {
     {"single_steps", single_steps},
     {"breakpoints_and_watchpoints", breakpoints_and_watchpoints},
     {"int3_belongs_to_the_guest", int3_belongs_to_the_guest},
+    {"breakpoint_behind_int3", breakpoint_behind_int3},
     {"vcpus_share_memory_atomically", vcpus_share_memory_atomically},
     {NULL, NULL},
 };
