@@ -18,6 +18,7 @@
 #define MSR_ADJUST   0x3bu
 #define MSR_LSTAR    0xc0000082u
 #define MSR_FS_BASE  0xc0000100u
+#define MSR_GS_BASE  0xc0000101u
 #define MSR_KGS_BASE 0xc0000102u
 
 static uint64_t arg[8]; /* of the functions below */
@@ -346,6 +347,41 @@ static void user_mode(void)
     CHECK(USER(buf, 0x06) == UD, "PUSH ES in 64-bit mode");
 }
 
+static struct regs last;
+static bool keep_regs(struct regs *r)
+{
+    last = *r;
+    return false;
+}
+
+/* Selectors of level 0, and NULL ones, on the way to level 3. */
+static void outward(void)
+{
+    static const uint8_t read_gs[] = {0x65, 0x48, 0x8b, 0x1b, /* mov rbx, gs:[rbx] */
+                                      0x8c, 0xe9, 0x8c, 0xda, /* mov ecx, gs; mov edx, ds */
+                                      0x8c, 0xc6, 0x8c, 0xe7, /* mov esi, es; mov edi, fs */
+                                      0xcd, 0x80};
+    volatile uint64_t *word = (volatile uint64_t *)(USER_AREA + 0x1008);
+
+    exc_hook = keep_regs;
+    *word = 0x1122334455667788;
+    for (uint16_t null = 0; null < 4; null++) {
+        __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%fs; mov %1, %%gs"
+                         :
+                         : "r"((uint32_t)null), "r"(SEL_DATA));
+        wrmsr(MSR_GS_BASE, USER_AREA + 0x1000);
+        CHECK(at_user(read_gs, sizeof(read_gs), 8) == -1, "to level 3 with GS of level 0");
+        CHECK(last.rbx == *word, "the base of GS is lost: %lx", last.rbx);
+        CHECK((last.rcx & 0xffff) == 0 && rdmsr(MSR_GS_BASE) == USER_AREA + 0x1000, "GS %lx",
+              last.rcx);
+        CHECK((last.rdx & 0xffff) == 0 && (last.rsi & 0xffff) == 0, "NULL selectors: %lx %lx",
+              last.rdx, last.rsi);
+        CHECK((last.rdi & 0xffff) == 0, "FS: %lx", last.rdi);
+    }
+    wrmsr(MSR_GS_BASE, 0);
+    exc_hook = NULL;
+}
+
 void test_main(void)
 {
     canonical();
@@ -355,4 +391,5 @@ void test_main(void)
     waiting();
     clock();
     user_mode();
+    outward();
 }

@@ -148,11 +148,17 @@ void sys_drop_data_segs(struct vmci_cpu *cpu, unsigned cpl)
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(data); i++) {
         struct vmc_segment *s = &cpu->seg[data[i]];
-        if ((s->attr & VMC_SEG_UNUSABLE) != 0)
+        if ((s->attr & VMC_SEG_UNUSABLE) != 0) {
+            if (sys_null(s->selector))
+                s->selector = 0; /* without its RPL */
             continue;
+        }
         bool conforming = (s->attr & (SEG_CODE | SEG_CONFORM)) == (SEG_CODE | SEG_CONFORM);
-        if (!conforming && sys_attr_dpl(s->attr) < cpl)
+        if (!conforming && sys_attr_dpl(s->attr) < cpl) { /* the base stays, for 64-bit mode */
+            uint64_t base = s->base;
             sys_seg_null(s, 0);
+            s->base = base;
+        }
     }
 }
 
@@ -229,7 +235,8 @@ int vmci_load_sreg(struct vmci_cpu *cpu, unsigned seg, uint16_t selector)
     return r;
 }
 
-/* ---- LLDT, LTR -------------------------------------------------------------------------------- */
+/* ---- LLDT, LTR --------------------------------------------------------------------------------
+ */
 
 static int check_system_insn(struct vmci_cpu *cpu)
 {
@@ -314,7 +321,8 @@ int vmci_ltr(struct vmci_cpu *cpu, uint16_t selector)
     return 0;
 }
 
-/* ---- LAR, LSL, VERR, VERW --------------------------------------------------------------------- */
+/* ---- LAR, LSL, VERR, VERW ---------------------------------------------------------------------
+ */
 
 /* System types that LAR and LSL know. */
 #define LAR_LEGACY (1u << 1 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 9 | 1u << 11 | 1u << 12)
