@@ -193,12 +193,40 @@ struct vmc_engine_ops {
     size_t (*stats)(void *ev, const char **names, uint64_t *values, size_t max);
 };
 
-/** vmc_engine_vm_config.engine_config of the software CPU; all members may be 0. */
+/** What the host code of a piece of a translation is for. */
+enum vmc_code_kind {
+    VMC_CODE_ENTRY, /**< in front of the first instruction */
+    VMC_CODE_BODY,  /**< an instruction */
+    VMC_CODE_LOOP_ENTRY,
+    VMC_CODE_LOOP, /**< an instruction in the second copy of a loop */
+    VMC_CODE_COLD, /**< what an instruction rarely needs, behind all others */
+};
+
+/** Host code of one guest instruction. It ends where the next piece begins. */
+struct vmc_code_piece {
+    uint64_t gva;         /**< linear address of the instruction */
+    const uint8_t *guest; /**< its bytes, or NULL: none (VMC_CODE_ENTRY, VMC_CODE_LOOP_ENTRY) */
+    uint32_t offset;      /**< of the host code in the translation */
+    uint8_t guest_bytes;
+    uint8_t kind; /**< enum vmc_code_kind */
+};
+
+/** Guest code that was translated. */
+struct vmc_translation {
+    uint64_t gva;     /**< linear address of the first instruction */
+    uint32_t bits;    /**< size of the guest's code: 32 or 64 */
+    uint32_t pieces;  /**< how many there are, in order of their offsets */
+    const void *host; /**< the host code (64-bit), where it will run */
+    size_t bytes;
+    const struct vmc_code_piece *piece;
+};
+
 /** vmc_soft_config.flags: translate hot 64-bit code where the host and the platform allow it. */
 #define VMC_SOFT_TRANSLATE 1u
 /** ... and all other 64-bit code too, the first time it runs: for tests. */
 #define VMC_SOFT_TRANSLATE_ALL 2u
 
+/** vmc_engine_vm_config.engine_config of the software CPU; all members may be 0. */
 struct vmc_soft_config {
     uint32_t size;
     uint32_t flags; /**< VMC_SOFT_* */
@@ -209,10 +237,11 @@ struct vmc_soft_config {
     void (*trace)(void *ctx, uint32_t vcpu, const char *line);
     void *trace_ctx;
     /**
-     * Called when guest code at the linear address gva was translated to bytes of host code, for
-     * profilers. The same host addresses may be reported again later. As trace otherwise.
+     * Called when guest code was translated, for profilers and listings; *t and all that it points
+     * to is valid during the call. The same host addresses may be reported again later. As trace
+     * otherwise.
      */
-    void (*translated)(void *ctx, uint32_t vcpu, uint64_t gva, const void *host, size_t bytes);
+    void (*translated)(void *ctx, uint32_t vcpu, const struct vmc_translation *t);
     void *translated_ctx;
 };
 

@@ -61,7 +61,8 @@ static int run(struct run_vm *r)
     return rc;
 }
 
-int cmd_run(int argc, char **argv)
+int run_with(int argc, char **argv,
+             void (*translated)(void *run, uint32_t vcpu, const struct vmc_translation *t))
 {
     static struct run_vm r = {.kernel.fd = -1,
                               .initrd.fd = -1,
@@ -71,9 +72,15 @@ int cmd_run(int argc, char **argv)
 
     for (unsigned i = 0; i < RUN_MAX_MODULES; i++)
         r.modules[i].fd = -1;
+    r.translated = translated;
     int rc = run_options_parse(argc, argv, false, &r.opt);
     if (rc < 0)
         rc = run(&r);
     run_options_free(&r.opt);
     return rc;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    return run_with(argc, argv, NULL);
 }

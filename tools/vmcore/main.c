@@ -14,6 +14,7 @@ static const struct command {
     const char *about;
 } commands[] = {
     {"run", cmd_run, "start a virtual machine"},
+    {"trace", cmd_trace, "show translated code beside the guest's"},
     {"host", cmd_host, "run several virtual machines on shared memory"},
     {"ctl", cmd_ctl, "look at and change what a host runs"},
     {"top", cmd_top, "show what a host and its virtual machines do"},

@@ -200,10 +200,10 @@ static void trace_line(void *ctx, uint32_t vcpu, const char *line)
 }
 
 /* A symbol for perf(1), which reads /tmp/perf-PID.map. */
-static void perf_symbol(void *ctx, uint32_t vcpu, uint64_t gva, const void *host, size_t bytes)
+static void perf_symbol(void *ctx, uint32_t vcpu, const struct vmc_translation *t)
 {
-    fprintf(ctx, "%llx %zx guest_%llx_cpu%u\n", (unsigned long long)(uintptr_t)host, bytes,
-            (unsigned long long)gva, vcpu);
+    fprintf(ctx, "%llx %zx guest_%llx_cpu%u\n", (unsigned long long)(uintptr_t)t->host, t->bytes,
+            (unsigned long long)t->gva, vcpu);
 }
 
 static int open_perf_map(struct run_vm *r)
@@ -253,6 +253,10 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     }
     if (r->opt.perf_map && open_perf_map(r) != 0)
         return EXIT_ERROR;
+    if (r->translated != NULL) {
+        r->soft.translated = r->translated;
+        r->soft.translated_ctx = r;
+    }
     struct vmc_vm_config vc = {
         .size = sizeof(vc),
         .max_vcpus = r->opt.cpus,

@@ -51,6 +51,8 @@ struct run_vm {
     struct vmc_host_trace *events; /* --trace */
     FILE *trace; /* --trace-insn */
     FILE *perf_map;
+    /* "vmcore trace": called with this struct; NULL. */
+    void (*translated)(void *run, uint32_t vcpu, const struct vmc_translation *t);
     struct vmc_cpu_policy policy;
     struct vmc_vm *vm;
     struct vmc_pc *pc;
@@ -78,6 +80,10 @@ struct run_vm {
     bool failed;   /* a vCPU's run failed: message printed */
     bool quit_key; /* Ctrl-A x was typed */
 };
+
+/* cmd_run.c: "vmcore run", once a process. translated: see struct run_vm. */
+int run_with(int argc, char **argv,
+             void (*translated)(void *run, uint32_t vcpu, const struct vmc_translation *t));
 
 /* run_vm.c. 0, or an exit status after a message on standard error. */
 int run_vm_create(struct run_vm *r);

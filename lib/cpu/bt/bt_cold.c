@@ -209,6 +209,7 @@ void bt_emit_cold(struct bt_work *w)
     w->cold_phase = true;
     for (unsigned k = 0; k < w->cold_count && !w->failed; k++) {
         const struct bt_cold *c = &w->cold[k];
+        bt_piece(w, VMC_CODE_COLD, c->insn);
         em_patch_here(&w->e, c->site);
         w->loop = c->loop;
         w->k = w->copy_k[c->loop];

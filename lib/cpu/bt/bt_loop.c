@@ -160,6 +160,7 @@ bool bt_loop(struct bt_work *w)
     if (w->k == EM_NONE)
         w->copy_k[1] = take(w, &used);
     em_patch_here(e, w->loop_site);
+    bt_piece(w, VMC_CODE_LOOP_ENTRY, w->n);
     w->i = 0;
     enter(w);
     w->k = w->copy_k[1];

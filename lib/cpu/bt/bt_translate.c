@@ -455,6 +455,38 @@ static bool translate_step(struct bt_work *w, const struct vmci_insn *in, enum b
     return follow != BT_FOLLOW_NOT ? bt_branch_follow(w, in, follow) : bt_branch(w, in);
 }
 
+void bt_piece(struct bt_work *w, enum vmc_code_kind kind, unsigned i)
+{
+    if (w->sc->cpu.vm->translated == NULL || w->pieces == BT_PIECES_MAX)
+        return;
+    struct vmc_code_piece *p = &w->piece[w->pieces++];
+    *p = (struct vmc_code_piece){
+        .gva = w->t->la, .offset = (uint32_t)w->e.len, .kind = (uint8_t)kind};
+    if (i < w->n) {
+        const struct vmci_insn *in = w->step[i].in;
+        p->gva = bt_wrap(w, w->step[i].la + in->next - in->len);
+        p->guest = in->raw;
+        p->guest_bytes = in->len;
+    }
+}
+
+/* Tell who asked for it what was made. */
+static void report(struct bt_work *w)
+{
+    const struct vmci_soft_vm *vm = w->sc->cpu.vm;
+    struct vmc_translation tr = {.gva = w->t->la,
+                                 .bits = 8 * w->word,
+                                 .pieces = w->pieces,
+                                 .host = w->e.rx,
+                                 .bytes = w->e.len,
+                                 .piece = w->piece};
+
+    if (vm->translated == NULL)
+        return;
+    vmci_fp_park(&w->sc->cpu);
+    vm->translated(vm->translated_ctx, w->sc->cpu.index, &tr);
+}
+
 static void translate_body(struct bt_work *w)
 {
     bool open = true; /* control can run off the end */
@@ -465,6 +497,7 @@ static void translate_body(struct bt_work *w)
         unsigned first = w->cold_count;
         size_t start = w->e.len;
         bool counted = w->counted;
+        bt_piece(w, w->loop ? VMC_CODE_LOOP : VMC_CODE_BODY, i);
         if (translate_step(w, in, follow)) {
             open = (in->flags & VMCI_IF_BRANCH) == 0 || follow != BT_FOLLOW_NOT;
         } else {
@@ -542,6 +575,8 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
         return give_up(bt, b, arena, false);
     w->set = t->set;
     w->check = trace_checks(w);
+    w->pieces = 0;
+    bt_piece(w, VMC_CODE_ENTRY, w->n);
     t->canon = em_here(&w->e);
     if (t->fp != 0)
         check_fp(w, t->fp);
@@ -560,9 +595,6 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt->st_translated++;
     t->next = b->bt;
     b->bt = t;
-    if (sc->cpu.vm->translated != NULL) {
-        vmci_fp_park(&sc->cpu);
-        sc->cpu.vm->translated(sc->cpu.vm->translated_ctx, sc->cpu.index, t->la, w->e.rx, w->e.len);
-    }
+    report(w);
     return t;
 }

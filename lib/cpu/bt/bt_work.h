@@ -74,7 +74,8 @@ struct bt_cold {
     uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
 };
-#define BT_COLD_MAX (6 * BLK_MAX_INSNS)
+#define BT_COLD_MAX   (6 * BLK_MAX_INSNS)
+#define BT_PIECES_MAX (BT_COLD_MAX + 2 * BLK_MAX_INSNS + 2)
 
 struct bt_work {
     struct vmci_soft_cpu *sc;
@@ -109,6 +110,8 @@ struct bt_work {
     int budget_cold; /* BUDGET entry that waits for its host instruction; or -1 */
     unsigned cold_count;
     struct bt_cold cold[BT_COLD_MAX];
+    unsigned pieces; /* for vmc_soft_config.translated */
+    struct vmc_code_piece piece[BT_PIECES_MAX];
 };
 
 /* Offsets from GS. */
@@ -191,6 +194,8 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off);
 void bt_loop_refill(struct bt_work *w, const struct bt_cold *c);
 
 /* bt_translate.c */
+/* Host code of instruction i begins here; i = w->n: of none. */
+void bt_piece(struct bt_work *w, enum vmc_code_kind kind, unsigned i);
 /* Make instruction i the current one. */
 static inline const struct vmci_insn *bt_step(struct bt_work *w, unsigned i)
 {

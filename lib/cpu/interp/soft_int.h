@@ -226,7 +226,7 @@ struct vmci_soft_vm {
     uint8_t bt_hot; /* runs of a block in the interpreter before it is translated */
     void (*trace)(void *ctx, uint32_t vcpu, const char *line); /* of every instruction */
     void *trace_ctx;
-    void (*translated)(void *ctx, uint32_t vcpu, uint64_t gva, const void *host, size_t bytes);
+    void (*translated)(void *ctx, uint32_t vcpu, const struct vmc_translation *t);
     void *translated_ctx;
     uint32_t split_lock;          /* (a) held by locked accesses across pages */
     uint64_t code_seq;            /* (a) counts requests to give up write access to code pages */
