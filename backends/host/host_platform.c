@@ -97,26 +97,20 @@ static void host_bug(void *ctx, const char *file, int line, const char *text)
     host_log(ctx, VMC_LOG_ERROR, "bug", msg);
 }
 
-/* ---- code memory: one memfd, mapped twice --------------------------------------------------- */
+/* ---- code memory: shared memory, mapped twice ------------------------------------------------ */
 
 static int exec_reserve(void *ctx, size_t bytes, void **rw, const void **rx)
 {
     (void)ctx;
-    int fd = memfd_create("vmcore-code", MFD_CLOEXEC);
-    if (fd < 0)
-        return VMC_EHOST;
-    void *w = MAP_FAILED;
-    void *x = MAP_FAILED;
-    if (ftruncate(fd, (off_t)bytes) == 0) {
-        w = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        x = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    close(fd);
-    if (w == MAP_FAILED || x == MAP_FAILED) {
-        if (w != MAP_FAILED)
-            munmap(w, bytes);
+    /* Not a memfd: perf(1) looks symbols of code in named files up in the files. */
+    void *w = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (w == MAP_FAILED)
+        return VMC_ENOMEM;
+    void *x = mremap(w, 0, bytes, MREMAP_MAYMOVE); /* of size 0: maps it once more */
+    if (x == MAP_FAILED || mprotect(x, bytes, PROT_READ | PROT_EXEC) != 0) {
         if (x != MAP_FAILED)
             munmap(x, bytes);
+        munmap(w, bytes);
         return VMC_ENOMEM;
     }
     *rw = w;
