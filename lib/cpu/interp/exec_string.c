@@ -8,6 +8,8 @@
 
 /* Pages that one host instruction goes through at most. */
 #define RUN_PAGES 16u
+/* Bytes for which starting REP MOVS costs more than copying them. */
+#define SHORT_RUN 128u
 /* Iterations before the engine gets to look at the clock. */
 #define REP_SLICE 65536u
 
@@ -28,6 +30,11 @@ static struct str str_of(const struct vmci_cpu *cpu, const struct vmci_insn *in)
         .asz = in->addrsize,
         .down = (cpu->rflags & VMC_FLAG_DF) != 0,
     };
+}
+
+static unsigned scale_of(const struct str *s)
+{
+    return (unsigned)__builtin_ctz(s->n);
 }
 
 static void advance(struct vmci_cpu *cpu, unsigned reg, const struct str *s, u64 elements)
@@ -213,17 +220,62 @@ static u64 run_of(struct vmci_cpu *cpu, unsigned seg, u64 off, const struct str 
     if (!vmci_tlb_hit(write ? t->wr[i] : t->rd[i], la, 1))
         return 0;
     *host = (u8 *)(t->addend[i] + la);
-    /* Pages behind it that lie behind it in the host's memory, too. */
-    if (cpu->code_bits == 64 && s->asz == 8)
-        for (unsigned k = 1; k < RUN_PAGES && room < s->count * s->n; k++) {
-            u64 next = (la & PAGE_MASK) + k * (u64)VMC_PAGE_SIZE;
-            unsigned at = vmci_tlb_index(next);
-            if (!vmci_tlb_hit(write ? t->wr[at] : t->rd[at], next, 1) ||
-                t->addend[at] != t->addend[i])
-                break;
-            room += VMC_PAGE_SIZE;
-        }
-    return room / s->n;
+    return room >> scale_of(s);
+}
+
+/* Source or destination of a string in flat memory, of which room bytes lie at host. */
+struct side {
+    const struct vmci_tlb *tlb;
+    const u64 *tag;
+    u64 la, room;
+    u8 *host;
+};
+
+static struct side side_of(struct vmci_cpu *cpu, u64 la, bool write)
+{
+    const struct vmci_tlb *t = tlb_now(cpu);
+    return (struct side){.tlb = t, .tag = write ? t->wr : t->rd, .la = la};
+}
+
+/* At least n bytes, of the want that are needed: pages that lie side by side in the host's memory,
+   too, are one. */
+static inline bool fill(struct side *d, unsigned n, u64 want)
+{
+    if (d->room >= n)
+        return true;
+    unsigned i = vmci_tlb_index(d->la);
+    if (!vmci_tlb_hit(d->tag[i], d->la, 1))
+        return false;
+    uintptr_t addend = d->tlb->addend[i];
+    d->room = VMC_PAGE_SIZE - (d->la & ~PAGE_MASK);
+    d->host = (u8 *)(addend + d->la);
+    while (d->room < want) {
+        u64 next = d->la + d->room;
+        i = vmci_tlb_index(next);
+        if (d->tag[i] != 0 - next || d->tlb->addend[i] != addend)
+            break;
+        d->room += VMC_PAGE_SIZE;
+    }
+    return d->room >= n;
+}
+
+/* What one run does at most. */
+static inline u64 run_bytes(const struct str *s)
+{
+    return VMCI_MIN(s->count, (u64)RUN_PAGES * VMC_PAGE_SIZE >> scale_of(s)) << scale_of(s);
+}
+
+static inline void step_over(struct side *d, u64 bytes)
+{
+    d->la += bytes;
+    d->room -= bytes;
+    d->host += bytes;
+}
+
+/* 64-bit addresses without a base: the run goes on from page to page. */
+static bool is_flat(const struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    return cpu->code_bits == 64 && in->addrsize == 8 && in->seg != VMC_FS && in->seg != VMC_GS;
 }
 
 #define HOST_STRING(insn, ...)                                                                     \
@@ -242,11 +294,56 @@ static u64 run_of(struct vmci_cpu *cpu, unsigned seg, u64 off, const struct str 
         break;                                                                                     \
     }
 
+/* Upwards in eights, which is the same as in smaller elements: the destination begins at least
+   eight bytes behind the source, or before it. */
+static inline void copy_short(u8 *to, const u8 *from, u64 bytes)
+{
+    u64 at = 0;
+
+    for (; at + 8 <= bytes; at += 8)
+        vmci_st_le64(to + at, vmci_ld_le64(from + at));
+    for (unsigned n = 4; n > 0; n /= 2)
+        if ((bytes & n) != 0) { /* a whole element, if it is that long */
+            memcpy(to + at, from + at, n);
+            at += n;
+        }
+}
+
+static void copy_run(u8 *to, u8 *from, const struct str *s, u64 bytes)
+{
+    u64 left = bytes >> scale_of(s);
+
+    if (bytes <= SHORT_RUN && (uintptr_t)to - (uintptr_t)from >= 8)
+        copy_short(to, from, bytes);
+    else
+        HOST_STRING("rep movs", : "+S"(from), "+D"(to), "+c"(left) : : "memory")
+}
+
+static u64 movs_flat(struct vmci_cpu *cpu, const struct str *s)
+{
+    struct side from = side_of(cpu, s->si, false), to = side_of(cpu, s->di, true);
+    u64 most = run_bytes(s), done = 0;
+
+    while (done != most && fill(&from, s->n, most - done) && fill(&to, s->n, most - done)) {
+        u64 k = VMCI_MIN(VMCI_MIN(from.room, to.room) & (0ull - s->n), most - done);
+        copy_run(to.host, from.host, s, k);
+        step_over(&from, k);
+        step_over(&to, k);
+        done += k;
+    }
+    done >>= scale_of(s);
+    advance(cpu, VMC_RSI, s, done);
+    advance(cpu, VMC_RDI, s, done);
+    return done;
+}
+
 static u64 movs_run(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct str *s)
 {
     u8 *from, *to;
-    u64 k = run_of(cpu, in->seg, s->si, s, false, &from);
 
+    if (is_flat(cpu, in))
+        return movs_flat(cpu, s);
+    u64 k = run_of(cpu, in->seg, s->si, s, false, &from);
     if (k == 0)
         return 0;
     k = VMCI_MIN(k, run_of(cpu, VMC_ES, s->di, s, true, &to));
@@ -260,12 +357,30 @@ static u64 movs_run(struct vmci_cpu *cpu, const struct vmci_insn *in, const stru
     return k;
 }
 
+static u64 stos_flat(struct vmci_cpu *cpu, const struct str *s)
+{
+    struct side d = side_of(cpu, s->di, true);
+    u64 most = run_bytes(s), done = 0;
+
+    while (done != most && fill(&d, s->n, most - done)) {
+        u64 k = VMCI_MIN(d.room & (0ull - s->n), most - done), left = k >> scale_of(s);
+        u8 *to = d.host;
+        HOST_STRING("rep stos", : "+D"(to), "+c"(left) : "a"(cpu->gpr[VMC_RAX]) : "memory")
+        step_over(&d, k);
+        done += k;
+    }
+    done >>= scale_of(s);
+    advance(cpu, VMC_RDI, s, done);
+    return done;
+}
+
 static u64 stos_run(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct str *s)
 {
     u8 *to;
-    u64 k = VMCI_MIN(run_of(cpu, VMC_ES, s->di, s, true, &to), s->count);
 
-    (void)in;
+    if (is_flat(cpu, in))
+        return stos_flat(cpu, s);
+    u64 k = VMCI_MIN(run_of(cpu, VMC_ES, s->di, s, true, &to), s->count);
     if (k == 0)
         return 0;
     u64 left = k;
@@ -286,11 +401,15 @@ static u64 scas_run(struct vmci_cpu *cpu, const struct vmci_insn *in, const stru
     if (k == 0)
         return 0;
     if ((in->flags & VMCI_IF_REP) != 0) {
-        HOST_STRING("repe scas",
-                    FLAGS_OUT : "+D"(at), "+c"(left), "+a"(a), [keep] "=&r"(fl) : : "memory", "cc")
+        HOST_STRING("repe scas", FLAGS_OUT
+                    : "+D"(at), "+c"(left), "+a"(a), [keep] "=&r"(fl)
+                    :
+                    : "memory", "cc")
     } else {
-        HOST_STRING("repne scas",
-                    FLAGS_OUT : "+D"(at), "+c"(left), "+a"(a), [keep] "=&r"(fl) : : "memory", "cc")
+        HOST_STRING("repne scas", FLAGS_OUT
+                    : "+D"(at), "+c"(left), "+a"(a), [keep] "=&r"(fl)
+                    :
+                    : "memory", "cc")
     }
     set_flags(cpu, (u32)fl);
     advance(cpu, VMC_RDI, s, k - left);
@@ -310,10 +429,14 @@ static u64 cmps_run(struct vmci_cpu *cpu, const struct vmci_insn *in, const stru
     u64 left = k;
     if ((in->flags & VMCI_IF_REP) != 0) {
         HOST_STRING("repe cmps", FLAGS_OUT
-                    : "+S"(a), "+D"(b), "+c"(left), "+a"(ax), [keep] "=&r"(fl) : : "memory", "cc")
+                    : "+S"(a), "+D"(b), "+c"(left), "+a"(ax), [keep] "=&r"(fl)
+                    :
+                    : "memory", "cc")
     } else {
         HOST_STRING("repne cmps", FLAGS_OUT
-                    : "+S"(a), "+D"(b), "+c"(left), "+a"(ax), [keep] "=&r"(fl) : : "memory", "cc")
+                    : "+S"(a), "+D"(b), "+c"(left), "+a"(ax), [keep] "=&r"(fl)
+                    :
+                    : "memory", "cc")
     }
     set_flags(cpu, (u32)fl);
     advance(cpu, VMC_RSI, s, k - left);
