@@ -36,7 +36,8 @@ enum {
 
 static volatile unsigned hits[256];
 static volatile unsigned order[16], orders;
-static volatile bool no_eoi, nest, nmi_again;
+static volatile bool no_eoi, nest, nmi_again, keep_rip;
+static volatile unsigned long rips[2];
 
 static uint32_t rd(unsigned reg)
 {
@@ -89,6 +90,8 @@ static bool on_event(struct regs *r)
     if (v < 32)
         return false;
     hits[v]++;
+    if (keep_rip && orders < 2)
+        rips[orders] = r->rip;
     if (orders < 16)
         order[orders++] = v;
     if (nest && v == 0x61) {
@@ -420,6 +423,10 @@ static void modes(void)
     CHECK(faults_wr(X2(EOI), 1) && faults_wr(X2(ESR), 1) && faults_wr(X2(TPR), 0x100),
           "reserved bits");
     CHECK(faults_rd(0x8ff) && faults_wr(X2(LVTT), 1u << 31), "unknown, reserved");
+    for (unsigned at = ID; at < 4096; at += 4)
+        wr(at, 0xffffffff);
+    CHECK(rd(VERSION) == 0xffffffff && rd(TPR) == 0xffffffff && rdmsr(X2(TPR)) == 0,
+          "memory instead of x2APIC: %x", rd(VERSION));
     clear();
     wrmsr(0x83f, 0x4b);
     wrmsr(X2(ICR), 0x4c | 0x44000);
@@ -518,6 +525,52 @@ static void ioapic(void)
     route(15, RTE_MASKED);
 }
 
+/* ---- no delay -------------------------------------------------------------------------------- */
+
+/* What an instruction causes at one's own processor comes before the next but one. */
+static void immediate(void)
+{
+    static volatile unsigned at_once[4];
+    bool wires, deadlines = cpu_has(1, 2, 24);
+
+    outb(0xe0, 0xa5);
+    wires = inb(0xe0) == 0xa5;
+    clear();
+    wr(LVTT, 0x40048);
+    route(14, 0x49);
+    wr(ICR2, 0);
+    for (unsigned i = 1; i <= 100; i++) {
+        __asm__ volatile("sti\n\tnop");
+        wr(ICR, 0x44000 | 0x47);
+        __asm__ volatile("nop" : : : "memory");
+        at_once[0] = hits[0x47];
+        if (deadlines)
+            wrmsr(MSR_DEADLINE, tsc());
+        __asm__ volatile("nop" : : : "memory");
+        at_once[1] = hits[0x48];
+        if (wires)
+            wire(14, 1);
+        __asm__ volatile("nop" : : : "memory");
+        at_once[2] = hits[0x49];
+        __asm__ volatile("cli" : : : "memory");
+        CHECK(at_once[0] == i, "self IPI: %u of %u", at_once[0], i);
+        CHECK(at_once[1] == i || !deadlines, "deadline: %u of %u", at_once[1], i);
+        CHECK(at_once[2] == i || !wires, "wire: %u of %u", at_once[2], i);
+        if (wires)
+            wire(14, 0);
+    }
+    wr(LVTT, MASKED);
+    route(14, RTE_MASKED);
+    /* Two at the same boundary: the second comes when the first returns, before any instruction. */
+    clear();
+    keep_rip = true;
+    self_ipi(0x46);
+    self_ipi(0x96);
+    sti_nop();
+    keep_rip = false;
+    CHECK(orders == 2 && rips[0] == rips[1], "two at %lx and %lx", rips[0], rips[1]);
+}
+
 /* ---- other processors ------------------------------------------------------------------------ */
 
 static void others(void)
@@ -574,6 +627,7 @@ void test_main(void)
     deadline();
     legacy();
     ioapic();
+    immediate();
     modes();
     others();
     exc_hook = NULL;

@@ -48,7 +48,7 @@ static void pic(void)
     outb(0x21, 1);
     outb(0xa1, 1);
     outb(0x21, 0xfb);
-    outb(0xa1, 0xdf);                        /* IRQ 2 and 13 */
+    outb(0xa1, 0xdf);                         /* IRQ 2 and 13 */
     *(volatile uint32_t *)0xfee000f0 = 0x1ff; /* the APIC passes the PIC's output on */
     *(volatile uint32_t *)0xfee00350 = 0x700;
 }

@@ -94,6 +94,63 @@ static void canonical(void)
     EXPECT(GP, do_cr4, "reserved bit of CR4");
 }
 
+CODE(do_ltr, "ltr %w0", "r"(SEL_FREE) : "memory")
+CODE(do_lldt, "lldt %w0", "r"(SEL_FREE) : "memory")
+
+/* Bases from descriptors: system segments' have 64 bits. */
+static void bases(void)
+{
+    static const uint64_t t[] = {0xffff812345678000, 0x0100000000000000, 0x0000800000000000,
+                                 0xff55555555000000};
+    bool wide = cpu_has(7, 2, 16);
+    volatile uint64_t *d = (volatile uint64_t *)&gdt[SEL_FREE / 8];
+
+    for (unsigned i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        bool ok = i == 0 || (wide && i >= 2);
+        for (unsigned type = 2; type <= 9; type += 7) {
+            d[0] =
+                0x67 | (t[i] & 0xffffff) << 16 | (0x80ull | type) << 40 | (t[i] >> 24 & 0xff) << 56;
+            d[1] = t[i] >> 32;
+            EXPECT(ok ? -1 : GP, type == 2 ? do_lldt : do_ltr, "type %u, base %lx", type, t[i]);
+            CHECK(ok || fault.code == SEL_FREE, "type %u, base %lx: code %lx", type, t[i],
+                  fault.code);
+            CHECK(((d[0] >> 40 & 2) != 0) == (type == 2 || ok), "busy");
+        }
+    }
+    __asm__ volatile("lldt %w0" : : "r"(0));
+    gdt[SEL_TSS / 8] &= ~(2ull << 40);
+    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
+}
+
+/* An instruction that ends where addresses stop being canonical; the next one faults there. */
+static void last_page(void)
+{
+    static const uint8_t code[] = {0x90, 0x90, 0x0f, 0x05}; /* nop; nop; syscall */
+    uint64_t *pml4 = (uint64_t *)(rd_cr3() & ~0xffful), *top = pml4;
+
+    if ((rd_cr4() & CR4_LA57) != 0)
+        return;
+    static uint64_t tables[3][512] __attribute__((aligned(4096)));
+    for (unsigned i = 0; i < 3; i++) {
+        top[i == 0 ? 255 : 511] = (uint64_t)tables[i] | 7;
+        top = tables[i];
+    }
+    top[511] = (uint64_t)area | 7;
+    memcpy(area + 4096 - 2, code, 2);
+    arg[0] = 0x7ffffffffffe;
+    for (unsigned i = 0; i < 3; i++) {
+        EXPECT(GP, do_jump, "beyond the last canonical address");
+        CHECK(fault.rip == 0x800000000000 && fault.code == 0, "at %lx", fault.rip);
+    }
+    CHECK(try_user(arg[0], 0) == GP && fault.rip == 0x800000000000, "at level 3: %lx", fault.rip);
+    memcpy(area + 4096 - 2, "\xeb\xfe", 2); /* a jump within */
+    area[4095] = 0x00;                      /* to the instruction behind it */
+    EXPECT(GP, do_jump, "a jump beyond");
+    CHECK(fault.rip == 0x800000000000 || fault.rip == arg[0], "at %lx", fault.rip);
+    pml4[255] = 0;
+    wr_cr3(rd_cr3());
+}
+
 /* ---- protection keys, XSAVE ------------------------------------------------------------------ */
 
 CODE(do_rdpkru, "rdpkru", "c"((uint32_t)arg[0]) : "rax", "rdx")
@@ -385,6 +442,8 @@ static void outward(void)
 void test_main(void)
 {
     canonical();
+    bases();
+    last_page();
     keys();
     xcr0();
     pcids();

@@ -78,7 +78,8 @@ static int ask(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uint64_
     if (io == NULL)
         return rc;
     vmci_fp_park(cpu);
-    /* A device may wait for others to let go of a page, so this vCPU must not hold any meanwhile. */
+    /* A device may wait for others to let go of a page, so this vCPU must not hold any meanwhile.
+     */
     soft_mem_leave(soft_of(cpu));
     switch (kind) {
     case VMCI_IO_PIO:
@@ -134,5 +135,8 @@ int vmci_io_access(struct vmci_cpu *cpu, enum vmci_io_kind kind, bool write, uin
     append(log, kind, write, addr, bytes, v);
     if (!write)
         *data = v;
+    /* The interrupt or kick that it caused comes before the next instruction. */
+    if (vmci_load_relaxed(&cpu->request) != 0 && cpu->blk_end > cpu->cur + 1)
+        cpu->blk_end = cpu->cur + 1;
     return 0;
 }
