@@ -60,6 +60,19 @@ enum vmc_debug_why {
 /** Why a vCPU is idle (vmc_exit.u.idle.why). */
 enum vmc_idle_why { VMC_IDLE_HLT = 1, VMC_IDLE_MWAIT = 2, VMC_IDLE_WAIT_SIPI = 3 };
 
+/**
+ * A guest calls the hypervisor by IN EAX from a port, with arguments in registers
+ * (vmc_vm_set_port_calls). The registers are the answer as well; of RAX only EAX, as the
+ * instruction has it.
+ */
+struct vmc_port_call {
+    uint32_t vcpu;
+    uint16_t port;
+    uint16_t pad;
+    uint64_t rax, rbx, rcx, rdx, rsi, rdi;
+    uint64_t tsc_hz, apic_hz; /**< the guest's TSC and local APIC; 0: unknown */
+};
+
 struct vmc_exit {
     uint32_t kind;   /**< enum vmc_exit_kind */
     uint32_t answer; /**< set by the embedder: enum vmc_answer */

@@ -29,6 +29,11 @@ enum vmc_vm_flags {
     VMC_VM_MSR_EXITS = 1u << 4,
     /** No hypervisor CPUID leaves and no paravirtual clock. */
     VMC_VM_NO_PARAVIRT = 1u << 5,
+    /**
+     * CPUID says VMware instead of KVM, and there is no paravirtual clock. For guests whose drivers
+     * look for that name; the machine needs a vmc_vmware (vmcore/vmware.h) then.
+     */
+    VMC_VM_VMWARE = 1u << 6,
 };
 
 struct vmc_vm_config {
@@ -65,6 +70,15 @@ VMC_API struct vmc_irq_line vmc_vm_gsi(struct vmc_vm *vm, uint32_t gsi);
  * Called on vCPU threads. Only the software CPU reports errors this way. While quiesced.
  */
 VMC_API void vmc_vm_set_ferr(struct vmc_vm *vm, bool (*ferr)(void *ctx, bool asserted), void *ctx);
+
+/**
+ * Let a guest call the hypervisor through a port: IN EAX from first to last goes to fn with the
+ * registers of struct vmc_port_call, instead of to a device. fn is called on the vCPU's thread and
+ * changes registers in place; false: it is no call, and the port reads as if this were not there.
+ * fn NULL: none any more. While quiesced.
+ */
+VMC_API void vmc_vm_set_port_calls(struct vmc_vm *vm, uint16_t first, uint16_t last,
+                                   bool (*fn)(void *ctx, struct vmc_port_call *call), void *ctx);
 
 /** A device asks for the end of the run: every vCPU's run returns SHUTDOWN. Any thread. */
 VMC_API void vmc_vm_request_stop(struct vmc_vm *vm, enum vmc_stop why, uint64_t detail);

@@ -30,6 +30,7 @@
 #include <vmcore/virtio_net.h>
 #include <vmcore/virtio_rng.h>
 #include <vmcore/vm.h>
+#include <vmcore/vmware.h>
 #include <vmcore/x86.h>
 #include <vmcore/x86_state.h>
 

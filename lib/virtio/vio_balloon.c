@@ -15,6 +15,7 @@
  */
 #include <vmcore/virtio_balloon.h>
 
+#include "mmu/mem_held.h"
 #include "virtio/virtio_int.h"
 
 #define DEVICE_ID  5u
@@ -50,10 +51,7 @@ struct balloon_dev {
     void *ctx;
     uint8_t role_of[ROLES]; /* queue index to role; fixed while the driver is up */
 
-    uint64_t *held;      /* (a) bit per guest page below limit: in the balloon */
-    uint64_t limit;      /* (c) pages */
-    uint64_t ram_pages;  /* (c) */
-    uint64_t held_pages; /* (a) */
+    struct vmci_held held;                           /* pages in the balloon */
     uint64_t rejected, reported_bytes, hinted_bytes; /* (a) */
 
     uint32_t want_stats;            /* (a) asked by the embedder, the guest not told yet */
@@ -83,77 +81,22 @@ static uint32_t config32(struct balloon_dev *d, unsigned offset)
 
 /* ---- pages --------------------------------------------------------------------------------- */
 
-/* Pages collected into one range, growing up or down as drivers allocate. */
-struct run {
-    uint64_t first, pages;
-    const struct vmci_mem_slot *slot;
-};
-
-static void flush_run(struct balloon_dev *d, struct run *r, bool inflate)
-{
-    void (*tell)(void *, uint64_t, uint64_t) = inflate ? d->ops->inflate : d->ops->deflate;
-
-    if (r->pages != 0 && tell != NULL)
-        tell(d->ctx, r->first << VMC_PAGE_SHIFT, r->pages << VMC_PAGE_SHIFT);
-    r->pages = 0;
-}
-
-static void add_to_run(struct balloon_dev *d, struct run *r, uint64_t page, bool inflate,
-                       const struct vmci_mem_slot *slot)
-{
-    if (r->pages != 0 && r->slot == slot && page == r->first + r->pages) {
-        r->pages++;
-        return;
-    }
-    if (r->pages != 0 && r->slot == slot && page + 1 == r->first) {
-        r->first = page;
-        r->pages++;
-        return;
-    }
-    flush_run(d, r, inflate);
-    *r = (struct run){.first = page, .pages = 1, .slot = slot};
-}
-
-/* Note a page as in or out; false: the driver is wrong about it. */
-static bool take_page(struct balloon_dev *d, uint64_t page, bool inflate,
-                      const struct vmci_mem_slot **slot)
-{
-    if (page >= d->limit)
-        return false;
-    *slot = vmci_mem_find(d->v.mem, page << VMC_PAGE_SHIFT);
-    if (*slot == NULL || (*slot)->attr != VMC_MEM_RAM)
-        return false;
-    uint64_t mask = VMCI_BIT(page % 64);
-    uint64_t *word = &d->held[page / 64];
-    uint64_t old = inflate ? vmci_fetch_or(word, mask) : vmci_fetch_and(word, ~mask);
-    return ((old & mask) != 0) != inflate;
-}
-
 static void move_pages(struct balloon_dev *d, const struct vmci_chain *ch, bool inflate)
 {
     unsigned char le[4 * PFN_BATCH];
-    struct run run = {0};
-    uint64_t moved = 0;
+    struct vmci_held_run run = {
+        .in = inflate, .tell = inflate ? d->ops->inflate : d->ops->deflate, .ctx = d->ctx};
     uint64_t bad = 0;
 
     for (uint64_t at = 0; at + 4 <= ch->out_bytes;) {
         size_t got = vmci_chain_read(ch, at, le, sizeof(le));
-        for (size_t i = 0; i + 4 <= got; i += 4) {
-            uint64_t page = vmci_ld_le32(le + i);
-            const struct vmci_mem_slot *slot;
-            if (take_page(d, page, inflate, &slot)) {
-                add_to_run(d, &run, page, inflate, slot);
-                moved++;
-            } else {
-                bad++;
-            }
-        }
+        for (size_t i = 0; i + 4 <= got; i += 4)
+            bad += vmci_held_move(&d->held, vmci_ld_le32(le + i), &run) != VMCI_HELD_MOVED;
         if (got < sizeof(le))
             break;
         at += got;
     }
-    flush_run(d, &run, inflate);
-    (void)vmci_fetch_add(&d->held_pages, inflate ? moved : 0 - moved);
+    vmci_held_end(&d->held, &run);
     (void)vmci_fetch_add(&d->rejected, bad);
 }
 
@@ -390,7 +333,7 @@ static enum vmci_vwork balloon_work(struct vmc_virtio *v, struct vmci_vq *q)
 void vmc_virtio_balloon_set_target(struct vmc_virtio *v, uint64_t pages)
 {
     struct balloon_dev *d = balloon(v);
-    uint64_t most = VMCI_MIN(d->ram_pages, (uint64_t)UINT32_MAX);
+    uint64_t most = VMCI_MIN(d->held.ram_pages, (uint64_t)UINT32_MAX);
     uint32_t target = (uint32_t)VMCI_MIN(pages, most);
 
     vmci_virtio_config_begin(v);
@@ -406,7 +349,7 @@ void vmc_virtio_balloon_info(struct vmc_virtio *v, struct vmc_balloon_info *out)
 
     out->target_pages = config32(d, CFG_NUM_PAGES);
     out->actual_pages = config32(d, CFG_ACTUAL);
-    out->held_pages = vmci_load_relaxed(&d->held_pages);
+    out->held_pages = vmci_load_relaxed(&d->held.pages);
     out->reported_bytes = vmci_load_relaxed(&d->reported_bytes);
     out->hinted_bytes = vmci_load_relaxed(&d->hinted_bytes);
     out->rejected = vmci_load_relaxed(&d->rejected);
@@ -432,17 +375,8 @@ static void balloon_started(struct vmc_virtio *v)
 static void balloon_reset(struct vmc_virtio *v)
 {
     struct balloon_dev *d = balloon(v);
-    struct run run = {0};
 
-    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(d->limit); w++) {
-        uint64_t bits = vmci_exchange(&d->held[w], 0);
-        for (; bits != 0; bits &= bits - 1) {
-            uint64_t page = w * 64 + (unsigned)__builtin_ctzll(bits);
-            add_to_run(d, &run, page, false, vmci_mem_find(v->mem, page << VMC_PAGE_SHIFT));
-        }
-    }
-    flush_run(d, &run, false);
-    vmci_store_relaxed(&d->held_pages, 0);
+    vmci_held_clear(&d->held, d->ops->deflate, d->ctx);
     vmci_store_relaxed(&d->want_stats, 0);
     vmci_store_relaxed(&d->asked_stats, 0);
     vmci_store_relaxed(&d->hint_active, 0);
@@ -461,9 +395,9 @@ static void balloon_save(struct vmc_virtio *v, struct vmci_vsave *s)
     vmci_vsave_u64(s, d->hint_active);
     vmci_vsave_u64(s, d->want_stats);
     vmci_vsave_u64(s, d->asked_stats);
-    vmci_vsave_u64(s, d->limit);
-    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(d->limit); w++)
-        vmci_vsave_u64(s, d->held[w]);
+    vmci_vsave_u64(s, d->held.limit);
+    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(d->held.limit); w++)
+        vmci_vsave_u64(s, d->held.bits[w]);
 }
 
 static int balloon_load(struct vmc_virtio *v, struct vmci_vload *l, bool commit,
@@ -475,20 +409,20 @@ static int balloon_load(struct vmc_virtio *v, struct vmci_vload *l, bool commit,
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(f); i++)
         f[i] = vmci_vload_u64(l);
-    if ((f[0] | f[1]) > UINT32_MAX || (f[2] | f[3] | f[4]) > 1 || f[5] != d->limit)
+    if ((f[0] | f[1]) > UINT32_MAX || (f[2] | f[3] | f[4]) > 1 || f[5] != d->held.limit)
         return vmci_error(err, VMC_EFORMAT, "virtio-balloon/load",
                           "state of a machine with %llu pages, not %llu", (unsigned long long)f[5],
-                          (unsigned long long)d->limit);
-    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(d->limit); w++) {
+                          (unsigned long long)d->held.limit);
+    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(d->held.limit); w++) {
         uint64_t bits = vmci_vload_u64(l);
         if (commit)
-            vmci_store_relaxed(&d->held[w], bits);
+            vmci_store_relaxed(&d->held.bits[w], bits);
         for (; bits != 0; bits &= bits - 1) {
-            uint64_t gpa = (w * 64 + (unsigned)__builtin_ctzll(bits)) << VMC_PAGE_SHIFT;
-            const struct vmci_mem_slot *slot = vmci_mem_find(v->mem, gpa);
-            if (slot == NULL || slot->attr != VMC_MEM_RAM)
+            uint64_t page = w * 64 + (unsigned)__builtin_ctzll(bits);
+            if (vmci_held_slot(&d->held, page) == NULL)
                 return vmci_error(err, VMC_EFORMAT, "virtio-balloon/load",
-                                  "page %#llx in the balloon is not RAM", (unsigned long long)gpa);
+                                  "page %#llx in the balloon is not RAM",
+                                  (unsigned long long)(page << VMC_PAGE_SHIFT));
             count++;
         }
     }
@@ -498,7 +432,7 @@ static int balloon_load(struct vmc_virtio *v, struct vmci_vload *l, bool commit,
         vmci_store_relaxed(&d->hint_active, (uint32_t)f[2]);
         vmci_store_relaxed(&d->want_stats, (uint32_t)f[3]);
         vmci_store_relaxed(&d->asked_stats, (uint32_t)f[4]);
-        vmci_store_relaxed(&d->held_pages, count);
+        vmci_store_relaxed(&d->held.pages, count);
         find_roles(d);
     }
     return VMC_OK;
@@ -511,7 +445,7 @@ static size_t sg_bytes(void)
 
 static void free_all(struct balloon_dev *d, const struct vmc_platform *pf)
 {
-    vmci_free(pf, d->held, VMCI_BITMAP_WORDS(d->limit) * 8);
+    vmci_held_fini(&d->held);
     vmci_free(pf, d->sg, sg_bytes());
     vmci_free(pf, d, sizeof(*d));
 }
@@ -539,18 +473,6 @@ static const struct vmci_virtio_class balloon_class = {
     .destroy = balloon_destroy,
 };
 
-static void measure_ram(struct balloon_dev *d, const struct vmc_mem *mem)
-{
-    struct vmc_mem_slot s;
-
-    for (unsigned i = 0; vmc_mem_slot_at(mem, i, &s) == VMC_OK; i++) {
-        if (s.attr != VMC_MEM_RAM)
-            continue;
-        d->ram_pages += s.bytes >> VMC_PAGE_SHIFT;
-        d->limit = (s.gpa + s.bytes) >> VMC_PAGE_SHIFT;
-    }
-}
-
 int vmc_virtio_balloon_create(struct vmc_board *bd, const struct vmc_virtio_balloon_config *cfg,
                               struct vmc_virtio **out, struct vmc_error *err)
 {
@@ -563,13 +485,13 @@ int vmc_virtio_balloon_create(struct vmc_board *bd, const struct vmc_virtio_ball
         return vmci_error(err, VMC_ENOMEM, "virtio-balloon/create", "no memory");
     d->ops = cfg->ops != NULL ? cfg->ops : &no_ops;
     d->ctx = cfg->ctx;
-    measure_ram(d, bd->mem);
-    d->held = vmci_zalloc(pf, VMCI_BITMAP_WORDS(d->limit) * 8);
+    int rc = vmci_held_init(&d->held, bd->mem, err);
     d->sg = vmci_zalloc(pf, sg_bytes());
-    if (d->held == NULL || d->sg == NULL) {
+    if (rc == VMC_OK && d->sg == NULL)
+        rc = vmci_error(err, VMC_ENOMEM, "virtio-balloon/create", "no memory");
+    if (rc != VMC_OK) {
         free_all(d, pf);
-        return vmci_error(err, VMC_ENOMEM, "virtio-balloon/create",
-                          "no memory for a map of %llu pages", (unsigned long long)d->limit);
+        return rc;
     }
     for (unsigned i = 0; i < ROLES; i++) {
         vmci_chain_place(&d->ch[i], (unsigned char *)d->sg + i * vmci_chain_bytes(PIECES), PIECES);
@@ -581,7 +503,7 @@ int vmc_virtio_balloon_create(struct vmc_board *bd, const struct vmc_virtio_ball
         features |= F_FREE_PAGE_HINT;
     if (cfg->free_page_reporting)
         features |= F_REPORTING;
-    int rc = vmci_virtio_init(&d->v, bd, &cfg->virtio, &balloon_class, features, ROLES, err);
+    rc = vmci_virtio_init(&d->v, bd, &cfg->virtio, &balloon_class, features, ROLES, err);
     if (rc != VMC_OK) {
         free_all(d, pf);
         return rc;

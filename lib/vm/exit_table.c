@@ -18,6 +18,11 @@ static int finish(struct vmc_vcpu *v, struct vmc_exit *x, uint32_t answer)
 
 static int on_io(struct vmc_vcpu *v, struct vmc_exit *x)
 {
+    if (is_port_call(v->vm, x->u.io.write, x->u.io.port, x->u.io.bytes)) {
+        int rc = vmci_port_call(v, x);
+        if (rc != 0)
+            return rc < 0 ? rc : EXIT_RESUME;
+    }
     if (vmci_vcpu_pio(v, x->u.io.write, x->u.io.port, x->u.io.bytes, &x->u.io.data) == VMC_IO_EXIT)
         return EXIT_OWED;
     return finish(v, x, VMC_ANSWER_DONE);

@@ -33,6 +33,35 @@
 
 /* ---- CPUID --------------------------------------------------------------------------------- */
 
+/* features may be NULL. */
+static void set_leaves(struct vmc_vm *vm, const struct vmc_cpuid_leaf *base,
+                       const struct vmc_cpuid_leaf *features, const struct vmc_cpuid_leaf *timing)
+{
+    struct vmc_cpuid_leaf first = *vmc_cpu_policy_find(&vm->policy, 1, 0);
+
+    first.ecx |= CPUID_HYPERVISOR;
+    if (vmc_cpu_policy_set(&vm->policy, &first) != VMC_OK ||
+        vmc_cpu_policy_set(&vm->policy, base) != VMC_OK ||
+        (features != NULL && vmc_cpu_policy_set(&vm->policy, features) != VMC_OK) ||
+        vmc_cpu_policy_set(&vm->policy, timing) != VMC_OK)
+        vmci_log(vm->pf, VMC_LOG_WARN, "vm", "no room in the CPU policy for hypervisor leaves");
+}
+
+/* Instead of leaves that an engine may have. ECX of the timing leaf 0: calls are port accesses. */
+static void vmware_cpuid(struct vmc_vm *vm, const struct vmc_cpuid_leaf *timing)
+{
+    const struct vmc_cpuid_leaf base = {
+        .leaf = LEAF_BASE,
+        .eax = LEAF_TIMING,
+        .ebx = 0x61774d56, /* "VMwareVMware" */
+        .ecx = 0x4d566572,
+        .edx = 0x65726177,
+    };
+
+    if (vmc_cpu_policy_hypervisor(&vm->policy, "VMwareVMware", 0) == VMC_OK) /* removes them */
+        set_leaves(vm, &base, NULL, timing);
+}
+
 void vmci_pvclock_cpuid(struct vmc_vm *vm)
 {
     struct vmc_cpuid_leaf base = {
@@ -53,19 +82,19 @@ void vmci_pvclock_cpuid(struct vmc_vm *vm)
     };
     const struct vmc_cpuid_leaf *one = vmc_cpu_policy_find(&vm->policy, 1, 0);
 
-    if (vmc_cpu_policy_find(&vm->policy, LEAF_BASE, 0) != NULL || one == NULL)
+    if (one == NULL)
+        return;
+    if (vm->flags & VMC_VM_VMWARE) {
+        vmware_cpuid(vm, &timing);
+        return;
+    }
+    if (vmc_cpu_policy_find(&vm->policy, LEAF_BASE, 0) != NULL)
         return; /* the embedder, or the engine, has leaves of its own */
     if (vm->tsc_hz == 0 || vm->ops->read_tsc == NULL)
         features.eax &= ~(FEATURE_CLOCKSOURCE2 | FEATURE_STABLE);
     if (vm->steal_fn != NULL)
         features.eax |= FEATURE_STEAL_TIME;
-    struct vmc_cpuid_leaf first = *one;
-    first.ecx |= CPUID_HYPERVISOR;
-    if (vmc_cpu_policy_set(&vm->policy, &first) != VMC_OK ||
-        vmc_cpu_policy_set(&vm->policy, &base) != VMC_OK ||
-        vmc_cpu_policy_set(&vm->policy, &features) != VMC_OK ||
-        vmc_cpu_policy_set(&vm->policy, &timing) != VMC_OK)
-        vmci_log(vm->pf, VMC_LOG_WARN, "vm", "no room in the CPU policy for hypervisor leaves");
+    set_leaves(vm, &base, &features, &timing);
 }
 
 /* ---- clock --------------------------------------------------------------------------------- */
@@ -219,7 +248,7 @@ void vmc_vm_set_steal_clock(struct vmc_vm *vm, uint64_t (*fn)(void *ctx, uint32_
 
 int vmci_pvclock_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value)
 {
-    if (v->vm->flags & VMC_VM_NO_PARAVIRT)
+    if (v->vm->flags & (VMC_VM_NO_PARAVIRT | VMC_VM_VMWARE))
         return VMC_IO_GP;
     if (index == VMC_MSR_KVM_STEAL_TIME)
         return steal_msr(v, write, value);

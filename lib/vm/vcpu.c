@@ -117,13 +117,13 @@ static uint64_t signature(const struct vmc_vm *vm)
 }
 
 /* A buffer for the whole state: too large for a kernel's stack. */
-static struct vmc_x86_state *state_alloc(struct vmc_vm *vm)
+struct vmc_x86_state *vmci_state_alloc(struct vmc_vm *vm)
 {
     return vmci_alloc_aligned(vm->pf, sizeof(struct vmc_x86_state),
                               _Alignof(struct vmc_x86_state));
 }
 
-static void state_free(struct vmc_vm *vm, struct vmc_x86_state *st)
+void vmci_state_free(struct vmc_vm *vm, struct vmc_x86_state *st)
 {
     vmci_free_aligned(vm->pf, st, sizeof(*st), _Alignof(struct vmc_x86_state));
 }
@@ -131,7 +131,7 @@ static void state_free(struct vmc_vm *vm, struct vmc_x86_state *st)
 int vmci_vcpu_reset(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
-    struct vmc_x86_state *st = state_alloc(vm);
+    struct vmc_x86_state *st = vmci_state_alloc(vm);
     /* The TSCs go on: set one after the other they would no longer be one. */
     uint32_t groups = VMC_ST_ALL & ~(uint32_t)VMC_ST_CLOCK;
 
@@ -148,7 +148,7 @@ int vmci_vcpu_reset(struct vmc_vcpu *v)
     else
         vmci_lapic_reset_page(st->lapic, v->index);
     int rc = vm->ops->set_state(v->ev, groups, st);
-    state_free(vm, st);
+    vmci_state_free(vm, st);
     v->wait_sipi = v->index != 0 && v->lapic != NULL;
     v->owed = false;
     v->window = false;
@@ -167,7 +167,7 @@ int vmci_vcpu_reset(struct vmc_vcpu *v)
 int vmci_vcpu_do_init(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
-    struct vmc_x86_state *st = state_alloc(vm);
+    struct vmc_x86_state *st = vmci_state_alloc(vm);
     const uint32_t groups = VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL |
                             VMC_ST_DEBUG | VMC_ST_EVENT | VMC_ST_RUN;
 
@@ -185,7 +185,7 @@ int vmci_vcpu_do_init(struct vmc_vcpu *v)
         st->activity = VMC_RUN_WAIT_SIPI;
     if (rc == VMC_OK)
         rc = vm->ops->set_state(v->ev, groups, st);
-    state_free(vm, st);
+    vmci_state_free(vm, st);
     vmci_store_relaxed(&v->halted_off, 0u);
     if (v->lapic != NULL)
         vmci_lapic_reset(v->lapic, true);
@@ -199,7 +199,7 @@ int vmci_vcpu_do_sipi(struct vmc_vcpu *v)
 
     if (!v->wait_sipi)
         return VMC_OK; /* ignored by a processor that runs */
-    struct vmc_x86_state *st = state_alloc(vm);
+    struct vmc_x86_state *st = vmci_state_alloc(vm);
     if (st == NULL)
         return VMC_ENOMEM;
     int rc = vm->ops->get_state(v->ev, VMC_ST_SEG | VMC_ST_RIP, st);
@@ -210,7 +210,7 @@ int vmci_vcpu_do_sipi(struct vmc_vcpu *v)
     st->sipi_vector = UINT32_MAX;
     if (rc == VMC_OK)
         rc = vm->ops->set_state(v->ev, VMC_ST_SEG | VMC_ST_RIP | VMC_ST_RUN, st);
-    state_free(vm, st);
+    vmci_state_free(vm, st);
     v->wait_sipi = false;
     return rc;
 }

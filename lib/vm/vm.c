@@ -7,7 +7,7 @@
 #define VCPUS_MAX  1024u
 #define ALL_FLAGS                                                                                  \
     (VMC_VM_NO_IRQCHIP | VMC_VM_DETERMINISTIC | VMC_VM_PIO_EXITS | VMC_VM_MMIO_EXITS |             \
-     VMC_VM_MSR_EXITS | VMC_VM_NO_PARAVIRT)
+     VMC_VM_MSR_EXITS | VMC_VM_NO_PARAVIRT | VMC_VM_VMWARE)
 
 static const char site[] = "vm/create";
 

@@ -135,6 +135,8 @@ static int io_pio(void *ctx, bool write, uint16_t port, unsigned bytes, uint32_t
         (void)vmc_bus_write(v->vm->board.pio, port, bytes, *data);
         return VMC_IO_DONE;
     }
+    if (is_port_call(v->vm, write, port, bytes))
+        return VMC_IO_EXIT;
     return vmci_vcpu_pio(v, write, port, bytes, data);
 }
 

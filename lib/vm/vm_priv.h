@@ -115,6 +115,9 @@ struct vmc_vm {
 
     bool (*ferr)(void *ctx, bool asserted); /* (q) vmc_vm_set_ferr */
     void *ferr_ctx;
+    bool (*call_fn)(void *ctx, struct vmc_port_call *call); /* (q) vmc_vm_set_port_calls */
+    void *call_ctx;
+    uint16_t call_first, call_last;
 
     struct vmc_vcpu **vcpu; /* max_vcpus entries */
 };
@@ -141,6 +144,9 @@ static inline void note_trace(const struct vmc_vcpu *v, enum vmc_vm_trace what, 
 /* Set request bits and get the vCPU's attention. Any thread, signal-safe. */
 void vmci_vcpu_request(struct vmc_vcpu *v, uint32_t bits);
 void vmci_vcpu_destroy(struct vmc_vcpu *v);
+/* Room for a vCPU's state, which is too large for a stack. */
+struct vmc_x86_state *vmci_state_alloc(struct vmc_vm *vm);
+void vmci_state_free(struct vmc_vm *vm, struct vmc_x86_state *st);
 int vmci_vcpu_reset(struct vmc_vcpu *v);
 
 int vmci_vcpu_do_init(struct vmc_vcpu *v);
@@ -163,6 +169,17 @@ extern const struct vmc_engine_io vmci_vm_engine_io;
 int vmci_vcpu_pio(struct vmc_vcpu *v, bool write, uint16_t port, unsigned bytes, uint32_t *data);
 int vmci_vcpu_mmio(struct vmc_vcpu *v, bool write, uint64_t gpa, unsigned bytes, uint64_t *data);
 int vmci_vcpu_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value);
+
+/* ---- port_call.c --------------------------------------------------------------------------- */
+
+/* Could this read be a call of the hypervisor? It needs an exit then, for the registers. */
+static inline bool is_port_call(const struct vmc_vm *vm, bool write, uint16_t port, unsigned bytes)
+{
+    return unlikely(vm->call_fn != NULL) && !write && bytes == 4 && port >= vm->call_first &&
+           port <= vm->call_last;
+}
+/* Make it, and finish the exit: 1 when it was one, 0 when it was not, or negative. */
+int vmci_port_call(struct vmc_vcpu *v, struct vmc_exit *x);
 
 /* ---- halt_watch.c -------------------------------------------------------------------------- */
 

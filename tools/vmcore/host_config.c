@@ -209,9 +209,11 @@ static void read_vm_machine(struct reader *r, const config_setting_t *s, struct 
     static const struct {
         const char *setting, *option;
     } texts[] = {
-        {"name", "name"},       {"kernel", "kernel"},     {"initrd", "initrd"},
-        {"cmdline", "cmdline"}, {"firmware", "firmware"}, {"memory", "mem"},
-        {"cpu", "cpu"},         {"serial", "serial"},     {"debugcon", "debugcon"},
+        {"name", "name"},         {"kernel", "kernel"},
+        {"initrd", "initrd"},     {"cmdline", "cmdline"},
+        {"firmware", "firmware"}, {"memory", "mem"},
+        {"cpu", "cpu"},           {"serial", "serial"},
+        {"debugcon", "debugcon"}, {"hypervisor", "hypervisor"},
     };
     const char *name = config_setting_name(s);
 

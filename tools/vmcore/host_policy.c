@@ -119,7 +119,7 @@ static void end_period(struct host *h, struct host_vm *vm)
     vm->sampled = 0;
     if (vm->ready) {
         struct vmc_balloon_seen seen;
-        vmc_virtio_balloon_look(run_io_balloon(&vm->run), &seen);
+        run_io_balloon_look(&vm->run, &seen);
         vmc_balloon_guest_look(&vm->balloon, &seen, now_ns(h));
     }
     h->stats.samples++;
@@ -218,7 +218,7 @@ static void act(struct host *h, struct host_vm *vm, const struct vmc_reclaim_act
         uint64_t target = vmc_balloon_guest_ask(&vm->balloon, a->balloon_target, now_ns(h));
         if (vm->balloon_set != UINT64_MAX)
             target = vm->balloon_set;
-        vmc_virtio_balloon_set_target(run_io_balloon(&vm->run), target);
+        run_io_balloon_target(&vm->run, target);
     }
     if (a->pack != 0 &&
         vmc_share_pack(h->share, vm->run.space, &budget, a->pack, &packed) == VMC_OK) {

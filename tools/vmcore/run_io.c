@@ -16,6 +16,7 @@
 #include <vmcore/virtio_blk.h>
 #include <vmcore/virtio_net.h>
 #include <vmcore/virtio_rng.h>
+#include <vmcore/vmware.h>
 
 struct run_io {
     struct run_vm *r;
@@ -29,7 +30,8 @@ struct run_io {
         struct vmc_host_net *net;
         struct vmc_virtio *dev;
     } nics[RUN_MAX_NETS];
-    struct vmc_virtio *balloon;
+    struct vmc_virtio *balloon; /* one of the two: */
+    struct vmc_vmware *vmware;
 };
 
 static struct vmc_virtio_config place(struct run_vm *r)
@@ -175,24 +177,52 @@ static void give_back(void *ctx, uint64_t gpa, uint64_t bytes)
     }
 }
 
-static int add_rng_and_balloon(struct run_vm *r)
+static bool vmware_call(void *ctx, struct vmc_port_call *call)
 {
-    static const struct vmc_balloon_ops ops = {.inflate = give_back, .report = give_back};
+    return vmc_vmware_call(ctx, call);
+}
+
+static int add_vmware(struct run_vm *r, const struct vmc_balloon_ops *ops, void *ctx)
+{
     struct vmc_error err = {0};
-    struct vmc_virtio *rng;
-    bool hosted = r->hooks != NULL;
-    struct vmc_virtio_rng_config rc = {.virtio = place(r)};
+    struct vmc_vmware_config vc = {
+        .size = sizeof(vc), .inflate = ops->inflate, .deflate = ops->deflate, .ctx = ctx};
+
+    if (vmc_vmware_create(vmc_vm_board(r->vm), &vc, &r->io->vmware, &err) != VMC_OK)
+        return run_vm_fail("--hypervisor vmware", &err);
+    vmc_vm_set_port_calls(r->vm, VMC_VMWARE_PORT, VMC_VMWARE_BALLOON_PORT, vmware_call,
+                          r->io->vmware);
+    return 0;
+}
+
+static int add_balloon(struct run_vm *r)
+{
+    static const struct vmc_balloon_ops plain = {.inflate = give_back, .report = give_back};
+    const struct vmc_balloon_ops *ops = r->hooks != NULL ? r->hooks->balloon : &plain;
+    void *ctx = r->hooks != NULL ? r->hooks_ctx : r;
+    struct vmc_error err = {0};
     struct vmc_virtio_balloon_config bc = {.virtio = place(r),
-                                           .ops = hosted ? r->hooks->balloon : &ops,
-                                           .ctx = hosted ? r->hooks_ctx : r,
+                                           .ops = ops,
+                                           .ctx = ctx,
                                            .deflate_on_oom = true,
                                            .free_page_reporting = true};
 
-    if (vmc_virtio_rng_create(vmc_vm_board(r->vm), &rc, &rng, &err) != VMC_OK)
-        return run_vm_fail("entropy device", &err);
+    if (r->opt.hypervisor == RUN_HYPERVISOR_VMWARE)
+        return add_vmware(r, ops, ctx);
     if (vmc_virtio_balloon_create(vmc_vm_board(r->vm), &bc, &r->io->balloon, &err) != VMC_OK)
         return run_vm_fail("balloon device", &err);
     return 0;
+}
+
+static int add_rng_and_balloon(struct run_vm *r)
+{
+    struct vmc_error err = {0};
+    struct vmc_virtio *rng;
+    struct vmc_virtio_rng_config rc = {.virtio = place(r)};
+
+    if (vmc_virtio_rng_create(vmc_vm_board(r->vm), &rc, &rng, &err) != VMC_OK)
+        return run_vm_fail("entropy device", &err);
+    return add_balloon(r);
 }
 
 int run_io_create(struct run_vm *r)
@@ -240,9 +270,20 @@ void run_io_destroy(struct run_vm *r)
     r->io = NULL;
 }
 
-struct vmc_virtio *run_io_balloon(struct run_vm *r)
+void run_io_balloon_target(struct run_vm *r, uint64_t pages)
 {
-    return r->io->balloon;
+    if (r->io->vmware != NULL)
+        vmc_vmware_set_target(r->io->vmware, pages);
+    else
+        vmc_virtio_balloon_set_target(r->io->balloon, pages);
+}
+
+void run_io_balloon_look(struct run_vm *r, struct vmc_balloon_seen *out)
+{
+    if (r->io->vmware != NULL)
+        vmc_vmware_look(r->io->vmware, out);
+    else
+        vmc_virtio_balloon_look(r->io->balloon, out);
 }
 
 bool run_io_uses_network(const struct run_vm *r)

@@ -32,6 +32,7 @@ enum key {
     KEY_SERIAL,
     KEY_DEBUGCON,
     KEY_CPU,
+    KEY_HYPERVISOR,
     KEY_EXIT_PORT,
     KEY_TIMEOUT,
     KEY_STATS,
@@ -71,6 +72,8 @@ static const struct argp_option option_table[] = {
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
      "First serial port (default: stdio)", 0},
     {"debugcon", KEY_DEBUGCON, "stdio|file:PATH", 0, "Debug console on port 0xe9", 0},
+    {"hypervisor", KEY_HYPERVISOR, "kvm|vmware|none", 0,
+     "Whose interface the guest finds (default: kvm); vmware: with VMware's balloon", 0},
     {"exit-port", KEY_EXIT_PORT, "PORT", 0,
      "A guest write of V there ends the run with exit status (V << 1) | 1; with a device for tests",
      0},
@@ -312,6 +315,21 @@ static void parse_engine(const char *arg, struct argp_state *st, struct run_opti
         bad_usage(st, "--engine %s: expected auto, kvm or soft", arg);
 }
 
+static void parse_hypervisor(const char *arg, struct argp_state *st, struct run_options *o)
+{
+    static const char *const words[] = {[RUN_HYPERVISOR_KVM] = "kvm",
+                                        [RUN_HYPERVISOR_VMWARE] = "vmware",
+                                        [RUN_HYPERVISOR_NONE] = "none"};
+
+    for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcmp(arg, words[i]) == 0) {
+            o->hypervisor = (enum run_hypervisor)i;
+            return;
+        }
+    }
+    bad_usage(st, "--hypervisor %s: expected kvm, vmware or none", arg);
+}
+
 static void parse_gdb(const char *arg, struct argp_state *st, struct run_options *o)
 {
     char *port = dup(arg);
@@ -399,6 +417,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         if (strcmp(arg, "help") == 0)
             list_cpus();
         set(&o->cpu_model, arg);
+        break;
+    case KEY_HYPERVISOR:
+        parse_hypervisor(arg, st, o);
         break;
     case KEY_EXIT_PORT:
         o->exit_port = (int)parse_range("exit-port", arg, 1, 0xffff, st);

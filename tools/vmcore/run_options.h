@@ -41,8 +41,12 @@ struct run_chr {
 /* What a debugger is told that the processor is; auto: as the kernel's ELF file says. */
 enum run_gdb_arch { RUN_GDB_AUTO, RUN_GDB_I386, RUN_GDB_X86_64 };
 
+/* Whose interface guests find: enum order is that of the option's words. */
+enum run_hypervisor { RUN_HYPERVISOR_KVM, RUN_HYPERVISOR_VMWARE, RUN_HYPERVISOR_NONE };
+
 struct run_options {
     enum run_engine engine;
+    enum run_hypervisor hypervisor;
     char *name;
     char *kernel, *initrd, *cmdline, *firmware;
     uint64_t load_at; /* flat binaries: where to load and start, with load_flat */

@@ -230,6 +230,13 @@ static bool can_translate(const struct run_vm *r)
     return r->opt.translate && (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
 }
 
+static uint32_t hypervisor_flag(enum run_hypervisor h)
+{
+    if (h == RUN_HYPERVISOR_VMWARE)
+        return VMC_VM_VMWARE;
+    return h == RUN_HYPERVISOR_NONE ? VMC_VM_NO_PARAVIRT : 0;
+}
+
 static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
 {
     struct vmc_error err = {0};
@@ -264,7 +271,8 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         .engine = r->engine,
         .engine_config = r->engine == vmc_engine_soft() ? &r->soft : NULL,
         .policy = &r->policy,
-        .flags = r->opt.deterministic ? VMC_VM_DETERMINISTIC : 0,
+        .flags =
+            (r->opt.deterministic ? VMC_VM_DETERMINISTIC : 0) | hypervisor_flag(r->opt.hypervisor),
     };
     if (vmc_vm_create(&vc, &r->vm, &err) != VMC_OK)
         return run_vm_fail("cannot create the VM", &err);

@@ -104,7 +104,9 @@ int run_io_create(struct run_vm *r);
 void run_io_stop(struct run_vm *r);
 /* Closes the disks: after it. */
 void run_io_destroy(struct run_vm *r);
-struct vmc_virtio *run_io_balloon(struct run_vm *r);
+/* The balloon, whichever it is. */
+void run_io_balloon_target(struct run_vm *r, uint64_t pages);
+void run_io_balloon_look(struct run_vm *r, struct vmc_balloon_seen *out);
 bool run_io_uses_network(const struct run_vm *r);
 
 /* run_kvm.c: let KVM gather writes that can wait. Nothing with another engine. */
