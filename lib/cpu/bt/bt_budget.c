@@ -17,8 +17,17 @@ static bool in_register(const struct bt_work *w)
 
 void bt_count_keep(struct bt_work *w)
 {
-    if (in_register(w))
-        em_store_gs(&w->e, w->count, GS_BUDGET(w, 0));
+    struct emit *e = &w->e;
+
+    if (!in_register(w))
+        return;
+    if (w->strip) { /* what was taken and not used is given back */
+        em_load_gs(e, w->s, GS_BUDGET(w, 0));
+        em_lea(e, EM_W, w->s, w->s, w->count, 0, 0);
+        em_store_gs(e, w->s, GS_BUDGET(w, 0));
+    } else {
+        em_store_gs(e, w->count, GS_BUDGET(w, 0));
+    }
 }
 
 /* Add to the part of the budget. Flags stay; r is lost. */
@@ -93,6 +102,8 @@ void bt_count_end(struct bt_work *w)
     em_pext_gs(e, EM_RCX, r, GS_BT(sign_mask));
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump_unless_rcxz(e));
     em_mov(e, EM_RCX, w->x);
+    if (!w->loop)
+        w->counted_at = e->len;
     if (c == NULL)
         return;
     c->rcx = BT_RCX_X;

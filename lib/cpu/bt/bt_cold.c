@@ -112,7 +112,9 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && c->group->kept) {
         site->group = 1;
-        site->reg = c->group->reg;
+        site->reg = c->group->reg != EM_NONE ? c->group->reg : VMCI_REG_ZERO;
+        site->index = c->group->index != EM_NONE ? c->group->index : VMCI_REG_ZERO;
+        site->scale = c->group->scale;
         site->slot = c->group->slot;
         site->write = c->group->write;
         site->align = c->group->align;
@@ -123,6 +125,8 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     bt_count_keep(w);
     if (c->lazy != 0)
         bt_flags_again(w, w->step[c->lazy - 1].in);
+    if (c->loop)
+        bt_hoist_leave(w);
     keep_addends(w, true);
     bt_exchange(e, c->set, BT_CANON);
     if (c->stub != BT_STUB_NONE) {
@@ -180,8 +184,25 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
 static void cold_stay(struct bt_work *w, const struct bt_cold *c)
 {
     restore_rcx(w, c->rcx);
+    if (c->lazy != 0)
+        bt_flags_again(w, w->step[c->lazy - 1].in);
     bt_exchange(&w->e, c->set, w->t->set);
     em_jump_to(&w->e, EM_JMP, w->t->inner);
+}
+
+/* What the hoisted checks of a loop allow is used up: the first copy does the rest of the round. */
+static void cold_rest(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+    size_t at = c->copy_len != 0 ? w->resume[c->insn - 1] : w->counted_at;
+
+    for (unsigned k = 0; k < c->copy_len; k++)
+        em8(e, e->rw[c->copy + k]);
+    restore_rcx(w, c->rcx);
+    bt_count_keep(w);
+    bt_hoist_leave(w);
+    bt_exchange(e, c->set, w->t->set);
+    em_jump_to(e, EM_JMP, e->rx + at);
 }
 
 static void cold_budget(struct bt_work *w, const struct bt_cold *c)
@@ -189,6 +210,10 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
     struct emit *e = &w->e;
     unsigned r = 11; /* free with the canonical set */
 
+    if (c->loop && w->strip) {
+        cold_rest(w, c);
+        return;
+    }
     restore_rcx(w, c->rcx);
     bt_count_keep(w);
     for (unsigned k = 0; k < c->copy_len; k++)

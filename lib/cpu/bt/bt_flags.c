@@ -233,6 +233,7 @@ void bt_flags_plan_around(struct bt_work *w, unsigned setter)
         return;
     for (unsigned i = setter + 1; i < w->n; i++)
         written |= bt_regs_written(w, w->step[i].in);
+    bool again = (written & need) == 0;
     for (end = 0; end <= setter; end++) {
         const struct vmci_insn *in = w->step[end].in;
         enum bt_fluse use = bt_step_use(w, end);
@@ -246,4 +247,5 @@ void bt_flags_plan_around(struct bt_work *w, unsigned setter)
     }
     for (unsigned i = 0; i <= end && i <= setter; i++)
         w->step[i].lazy = (uint8_t)(setter + 1);
+    w->around = again ? (uint8_t)(setter + 1) : 0;
 }

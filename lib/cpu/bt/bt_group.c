@@ -10,22 +10,22 @@
  */
 #include "cpu/bt/bt_work.h"
 
-/* What is known of a register: the group that counts from one of its values, and the distance. */
+/* What is known of a register: which value it counts from, and the distance. */
 struct value {
-    uint8_t group; /* index + 1; 0: none yet */
+    uint8_t gen;
     int32_t off;
 };
 
 struct scan {
     struct bt_work *w;
-    struct value v[16];
+    struct value v[EM_NONE + 1]; /* the last one is that of no register */
 };
 
 static void forget(struct scan *s, uint32_t regs)
 {
     for (unsigned r = 0; r < 16; r++)
         if ((regs & 1u << r) != 0)
-            s->v[r] = (struct value){0, 0};
+            s->v[r] = (struct value){(uint8_t)(s->v[r].gen + 1), 0};
 }
 
 /* The next multiple of align, counted from zero, that is not above n. */
@@ -56,34 +56,56 @@ static bool join(struct bt_group *g, int32_t lo, int32_t hi, unsigned align)
     return true;
 }
 
-/* An access to [reg + disp]. */
-static struct bt_ref touch(struct scan *s, unsigned reg, int64_t disp, unsigned bytes,
-                           unsigned align, bool write)
+/* A group of the same address, within reach; NULL: there is none, and no room. */
+static struct bt_group *group_of(struct scan *s, const struct em_addr *at, int32_t lo, int32_t hi,
+                                 unsigned align)
 {
     struct bt_work *w = s->w;
-    struct value *v = &s->v[reg];
+    uint8_t gen[2] = {s->v[at->base].gen, s->v[at->index].gen};
 
-    if (disp > INT32_MAX / 4 || disp < INT32_MIN / 4 || bytes == 0)
-        return (struct bt_ref){0, 0};
-    int32_t lo = v->off + (int32_t)disp;
-    int32_t hi = lo + (int32_t)bytes;
-    if (v->group == 0) {
-        if (w->group_count == BT_GROUP_MAX)
-            return (struct bt_ref){0, 0};
-        w->group[w->group_count++] = (struct bt_group){
-            .reg = (uint8_t)reg, .host = EM_NONE, .tag = EM_NONE, .lo = lo, .hi = hi, .align = 1};
-        v->group = (uint8_t)w->group_count;
+    for (unsigned k = 0; k < w->group_count; k++) {
+        struct bt_group *g = &w->group[k];
+        if (g->reg == at->base && g->index == at->index && g->scale == at->scale &&
+            memcmp(g->gen, gen, sizeof(gen)) == 0 && join(g, lo, hi, align))
+            return g;
     }
-    struct bt_group *g = &w->group[v->group - 1];
-    if (!join(g, lo, hi, align))
+    if (w->group_count == BT_GROUP_MAX)
+        return NULL;
+    struct bt_group *g = &w->group[w->group_count++];
+    *g = (struct bt_group){.reg = at->base,
+                           .index = at->index,
+                           .scale = at->scale,
+                           .gen = {gen[0], gen[1]},
+                           .host = EM_NONE,
+                           .tag = EM_NONE,
+                           .lo = lo,
+                           .hi = hi,
+                           .align = (uint8_t)align};
+    return g;
+}
+
+static struct bt_ref touch(struct scan *s, const struct em_addr *at, unsigned bytes, unsigned align,
+                           bool write)
+{
+    int32_t off = s->v[at->base].off + (int32_t)((uint32_t)s->v[at->index].off << at->scale);
+
+    if (at->disp > INT32_MAX / 4 || at->disp < INT32_MIN / 4 || bytes == 0)
+        return (struct bt_ref){0, 0};
+    int32_t lo = off + at->disp;
+    struct bt_group *g = group_of(s, at, lo, lo + (int32_t)bytes, align);
+    if (g == NULL)
         return (struct bt_ref){0, 0};
     g->write = g->write || write;
     g->count++;
-    return (struct bt_ref){v->group, v->off};
+    return (struct bt_ref){(uint8_t)(g - s->w->group + 1), off};
 }
 
-/* Does the instruction add a constant to a 64-bit register: to which, how much? */
-static bool moves(const struct vmci_insn *in, unsigned *reg, int64_t *by)
+static struct bt_ref touch_stack(struct scan *s, int32_t disp, bool write)
+{
+    return touch(s, &(struct em_addr){EM_RSP, EM_NONE, 0, disp}, 8, 1, write);
+}
+
+bool bt_moves(const struct vmci_insn *in, unsigned *reg, int64_t *by)
 {
     if (in->opsize != 8 || in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_GPR)
         return false;
@@ -109,49 +131,68 @@ static bool moves(const struct vmci_insn *in, unsigned *reg, int64_t *by)
     }
 }
 
-static bool based(const struct vmci_insn *in)
+/* The operand as an address that groups can be made of. */
+static bool addressed(const struct vmci_insn *in, struct em_addr *at)
 {
-    return in->base < 16 && in->index == VMCI_REG_ZERO && in->addrsize == 8 && in->seg != VMC_FS &&
-           in->seg != VMC_GS;
+    if (in->base == VMCI_REG_IP || in->addrsize != 8 || in->seg == VMC_FS || in->seg == VMC_GS ||
+        in->disp != (int32_t)in->disp)
+        return false;
+    *at = (struct em_addr){in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
+                           in->index < 16 ? in->scale : 0, (int32_t)in->disp};
+    return at->base != EM_NONE || at->index != EM_NONE;
 }
 
 static void scan_insn(struct scan *s, const struct vmci_insn *in)
 {
     struct bt_work *w = s->w;
     struct bt_access a;
+    struct em_addr at;
     unsigned reg;
     int64_t by;
 
-    if (based(in) && bt_operand(w, in, &a) && (a.align <= 1 || a.align == 16 || a.align == 32))
-        w->ref[w->i] =
-            touch(s, in->base, in->disp, a.bytes, VMCI_MAX(a.align, 1u), a.acc == BT_ACC_WRITE);
+    if (addressed(in, &at) && bt_operand(w, in, &a) &&
+        (a.align <= 1 || a.align == 16 || a.align == 32))
+        w->ref[w->i] = touch(s, &at, a.bytes, VMCI_MAX(a.align, 1u), a.acc == BT_ACC_WRITE);
     switch (in->op) {
     case VMCI_OP_PUSH:
     case VMCI_OP_CALL:
         if (in->opsize != 8)
             break;
-        w->stack_ref[w->i] = touch(s, EM_RSP, -8, 8, 1, true);
+        w->stack_ref[w->i] = touch_stack(s, -8, true);
         s->v[EM_RSP].off -= 8;
         return;
     case VMCI_OP_RET:
         if (in->opsize == 8)
-            w->stack_ref[w->i] = touch(s, EM_RSP, 0, 8, 1, false);
+            w->stack_ref[w->i] = touch_stack(s, 0, false);
         return;
     case VMCI_OP_POP:
         if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP)
             break;
-        w->stack_ref[w->i] = touch(s, EM_RSP, 0, 8, 1, false);
+        w->stack_ref[w->i] = touch_stack(s, 0, false);
         s->v[EM_RSP].off += 8;
         forget(s, 1u << in->opnd[0].reg);
         return;
     default:
-        if (moves(in, &reg, &by) && by > -BT_GROUP_SPAN && by < BT_GROUP_SPAN) {
+        if (bt_moves(in, &reg, &by) && by > -BT_GROUP_SPAN && by < BT_GROUP_SPAN) {
             s->v[reg].off += (int32_t)by;
             return;
         }
         break;
     }
     forget(s, bt_regs_written(w, in));
+}
+
+/* The group without a register that has most accesses, two at least. */
+static struct bt_group *most_used(struct bt_work *w)
+{
+    struct bt_group *best = NULL;
+
+    for (unsigned k = 0; k < w->group_count; k++) {
+        struct bt_group *g = &w->group[k];
+        if (g->host == EM_NONE && g->count > (best == NULL ? 1 : best->count))
+            best = g;
+    }
+    return best;
 }
 
 void bt_groups(struct bt_work *w, uint32_t used)
@@ -168,15 +209,15 @@ void bt_groups(struct bt_work *w, uint32_t used)
         return;
     for (unsigned i = 0; i < w->n; i++)
         scan_insn(&s, bt_step(w, i));
-    for (unsigned k = 0; k < w->group_count && given < BT_GROUP_REGS; k++) {
-        struct bt_group *g = &w->group[k];
-        if (g->count < 2)
-            continue;
+    for (; given < BT_GROUP_REGS; given++) {
+        struct bt_group *g = most_used(w);
+        if (g == NULL)
+            break;
         g->host = (uint8_t)bt_unused(used);
         if (g->host == EM_NONE)
             break;
         used |= 1u << g->host;
-        g->slot = (uint8_t)given++;
+        g->slot = (uint8_t)given;
         g->kept = true;
         w->group_regs |= (uint16_t)(1u << g->host);
     }
@@ -197,11 +238,35 @@ static void cold(struct bt_work *w, const struct bt_group *g, int32_t off, size_
     c->off = off;
 }
 
-static void checked(struct bt_work *w, struct bt_group *g, uint32_t table)
+static void load_addend(struct bt_work *w, const struct bt_group *g, uint32_t table)
 {
     em_load_gs_x8(&w->e, g->host, g->host, table + (uint32_t)offsetof(struct vmci_tlb, addend));
-    g->checked = true;
-    g->at = (uint16_t)w->i;
+}
+
+/* The address has an index: it is computed in x. */
+static void check_indexed(struct bt_work *w, struct bt_group *g, int32_t off, uint32_t table,
+                          uint32_t tag)
+{
+    struct emit *e = &w->e;
+    struct em_addr at = bt_group_addr(g, g->lo - off);
+    int32_t last = bt_group_last(g) - g->lo;
+
+    em_rm(e, EM_W, 0x8d, w->x, &at);
+    em_pext_gs(e, g->host, w->x, GS_BT(tlb_mask));
+    if (w->step[w->i].lazy != 0) {
+        em_load_gs_x8(e, w->s, g->host, tag);
+        em_lea(e, EM_W, w->s, w->s, w->x, 0, last);
+        em_test_imm(e, w->s, bt_group_mask(g));
+        cold(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+    } else {
+        bt_rcx_away(w);
+        em_load_gs_x8(e, EM_RCX, g->host, tag);
+        em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, last);
+        em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
+        cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_K);
+        bt_rcx_back(w);
+    }
+    load_addend(w, g, table);
 }
 
 /* The first access checks for all. Leaves the page's addend in the group's register. */
@@ -214,6 +279,10 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
     struct em_addr at = {g->reg, EM_NONE, 0, g->lo - off};
     unsigned from = g->reg;
 
+    if (g->index != EM_NONE) {
+        check_indexed(w, g, off, table, tag);
+        return;
+    }
     if (at.disp != 0) {
         em_rm(e, EM_W, 0x8d, g->host, &at);
         from = g->host;
@@ -227,12 +296,9 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
             at = (struct em_addr){(uint8_t)w->x, g->reg, 0, at.disp};
         at.disp += bt_group_last(g) - g->lo;
         em_rm(e, EM_W, 0x8d, w->x, &at);
-        em_rex(e, EM_W, 0, w->x); /* test x, page mask */
-        em8(e, 0xf7);
-        em8(e, 0xc0 | (w->x & 7));
-        em32(e, bt_group_mask(g));
+        em_test_imm(e, w->x, bt_group_mask(g));
         cold(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
-        checked(w, g, table);
+        load_addend(w, g, table);
         return;
     }
     em_mov(e, w->x, EM_RCX);
@@ -245,7 +311,26 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
     em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
     cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_X);
     em_mov(e, EM_RCX, w->x);
-    checked(w, g, table);
+    load_addend(w, g, table);
+}
+
+/* Where the access is when its group was checked. */
+static struct em_addr operand(struct bt_work *w, const struct bt_group *g, int32_t disp)
+{
+    struct em_addr at = bt_group_addr(g, disp);
+
+    if (g->index == EM_NONE) {
+        at.index = g->host;
+        return at;
+    }
+    if (w->loop && g->hoist == BT_HOIST_BASE) {
+        at.base = g->host;
+        return at;
+    }
+    if (w->loop && g->hoist == BT_HOIST_INDEX)
+        return (struct em_addr){g->reg, g->host, 0, disp};
+    em_rm(&w->e, EM_W, 0x8d, w->x, &at); /* lea */
+    return (struct em_addr){(uint8_t)w->x, g->host, 0, 0};
 }
 
 bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struct em_addr *out)
@@ -253,16 +338,18 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
     if (r->group == 0)
         return false;
     struct bt_group *g = &w->group[r->group - 1];
-    if (g->host == EM_NONE || g->reg == EM_NONE)
+    bool hoisted = w->loop && g->hoist != BT_HOIST_NOT;
+    if (g->host == EM_NONE || (!w->loop && !g->kept))
         return false;
-    if (!g->checked && g->tag != EM_NONE) {
-        bt_loop_check(w, g, r->off);
+    if (!hoisted && !g->checked) {
+        if (w->loop && g->tag != EM_NONE)
+            bt_loop_check(w, g, r->off);
+        else
+            check(w, g, r->off);
         g->checked = true;
         g->at = (uint16_t)w->i;
-    } else if (!g->checked) {
-        check(w, g, r->off);
     }
-    *out = (struct em_addr){g->reg, g->host, 0, disp};
+    *out = operand(w, g, disp);
     return true;
 }
 

@@ -35,7 +35,7 @@ struct bt_site {
     const uint8_t *resume;
     uint32_t before; /* instructions of the trace in front of that block */
     uint8_t group;   /* 1: a group's check failed (bt_group.c): */
-    uint8_t reg, slot;
+    uint8_t reg, index, scale, slot;
     bool write;
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on; /* it ends its block, but mostly there is nothing to look at behind it */
@@ -98,7 +98,7 @@ struct bt_x87 {
 /* Runs of a block in the interpreter before it is translated. */
 #define BT_HOT 12
 /* Instructions between two looks at the requests of other threads. */
-#define BT_SLICE 16384
+#define BT_SLICE 65536
 /* Instructions that may run past the budget: jumps forward within a page are not checked. */
 #define BT_MARGIN VMC_PAGE_SIZE
 

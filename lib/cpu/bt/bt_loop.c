@@ -11,32 +11,6 @@
  */
 #include "cpu/bt/bt_work.h"
 
-static bool indexed(const struct vmci_insn *in)
-{
-    return in->base != VMCI_REG_IP && in->index < 16 && in->addrsize == 8 && in->seg != VMC_FS &&
-           in->seg != VMC_GS;
-}
-
-/* Accesses with an index are groups of their own. */
-static void add_indexed(struct bt_work *w)
-{
-    for (unsigned i = 0; i < w->n; i++) {
-        const struct vmci_insn *in = bt_step(w, i);
-        struct bt_access a;
-        if (w->group_count == BT_GROUP_MAX || !indexed(in) || w->ref[i].group != 0 ||
-            !bt_operand(w, in, &a) || (a.align > 1 && a.align != a.bytes) || a.align > 32)
-            continue;
-        w->group[w->group_count++] = (struct bt_group){.reg = EM_NONE,
-                                                       .host = EM_NONE,
-                                                       .tag = EM_NONE,
-                                                       .step = (uint16_t)i,
-                                                       .hi = (int32_t)a.bytes,
-                                                       .align = (uint8_t)VMCI_MAX(a.align, 1u),
-                                                       .write = a.acc == BT_ACC_WRITE};
-        w->ref[i].group = (uint8_t)w->group_count;
-    }
-}
-
 static unsigned take(struct bt_work *w, uint32_t *used)
 {
     unsigned r = bt_unused(*used);
@@ -48,7 +22,24 @@ static unsigned take(struct bt_work *w, uint32_t *used)
     return r;
 }
 
-/* Give groups registers; false: none got any. */
+/* Registers for the groups that are checked in front of the loop. */
+static void hoist_groups(struct bt_work *w, uint32_t *used)
+{
+    w->strip = false;
+    bt_hoist_find(w);
+    for (unsigned k = 0; k < w->group_count; k++) {
+        struct bt_group *g = &w->group[k];
+        if (w->count == EM_NONE || !w->check)
+            g->hoist = BT_HOIST_NOT;
+        if (g->hoist != BT_HOIST_NOT && g->host == EM_NONE)
+            g->host = (uint8_t)take(w, used);
+        if (g->host == EM_NONE)
+            g->hoist = BT_HOIST_NOT;
+        w->strip = w->strip || g->hoist != BT_HOIST_NOT;
+    }
+}
+
+/* The other ones get two each; false: none got any. */
 static bool pair_groups(struct bt_work *w, uint32_t *regs)
 {
     uint32_t used = *regs;
@@ -58,6 +49,8 @@ static bool pair_groups(struct bt_work *w, uint32_t *regs)
         struct bt_group *g = &w->group[k];
         uint32_t before = used;
         uint16_t set = w->set;
+        if (g->hoist != BT_HOIST_NOT)
+            continue;
         unsigned tag = take(w, &used);
         unsigned host = g->host != EM_NONE ? g->host : take(w, &used);
         if (tag == EM_NONE || host == EM_NONE) {
@@ -73,17 +66,6 @@ static bool pair_groups(struct bt_work *w, uint32_t *regs)
     return any;
 }
 
-/* The first byte of the group as it is now, or nearly so: registers may change before the access.
- */
-static struct em_addr first_byte(struct bt_work *w, const struct bt_group *g)
-{
-    if (g->reg != EM_NONE)
-        return (struct em_addr){g->reg, EM_NONE, 0, g->lo};
-    const struct vmci_insn *in = w->step[g->step].in;
-    return (struct em_addr){in->base < 16 ? in->base : EM_NONE, in->index, in->scale,
-                            (int32_t)in->disp};
-}
-
 static void load_pair(struct bt_work *w, const struct bt_group *g, unsigned index)
 {
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
@@ -94,14 +76,18 @@ static void load_pair(struct bt_work *w, const struct bt_group *g, unsigned inde
     em_load_gs_x8(&w->e, g->host, index, table + (uint32_t)offsetof(struct vmci_tlb, addend));
 }
 
-/* x, the address of the group's first byte, to the offset of its last one in the page of the tag.
- */
-static void offset(struct bt_work *w, const struct bt_group *g, unsigned to)
+void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx)
 {
-    em_lea(&w->e, EM_W, to, w->x, g->tag, 0, bt_group_last(g) - g->lo);
+    struct bt_cold *c = bt_cold(w, BT_COLD_STAY, site);
+
+    if (c == NULL)
+        return;
+    c->rcx = (uint8_t)rcx;
+    c->lazy = w->around;
 }
 
-/* Load every pair; where one does not fit, go on in the first copy. */
+/* Load every pair, with the page of the group's first byte as it is now, or nearly so: registers
+   may change before the access. Where one does not fit, go on in the first copy. */
 static void enter(struct bt_work *w)
 {
     struct emit *e = &w->e;
@@ -111,19 +97,19 @@ static void enter(struct bt_work *w)
         const struct bt_group *g = &w->group[k];
         if (g->tag == EM_NONE)
             continue;
-        struct em_addr at = first_byte(w, g);
+        struct em_addr at = bt_group_addr(g, g->lo);
         em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
         em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
         load_pair(w, g, w->s);
         bt_rcx_away(w);
-        offset(w, g, EM_RCX);
+        em_lea(e, EM_W, EM_RCX, w->x, g->tag, 0, bt_group_last(g) - g->lo);
         em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
-        struct bt_cold *c = bt_cold(w, BT_COLD_STAY, em_jump_unless_rcxz(e));
-        if (c != NULL)
-            c->rcx = BT_RCX_K;
+        bt_loop_stay(w, em_jump_unless_rcxz(e), BT_RCX_K);
         bt_rcx_back(w);
     }
-    if (w->count != EM_NONE)
+    if (w->strip)
+        bt_hoist_enter(w);
+    else if (w->count != EM_NONE)
         em_load_gs(e, w->count, GS_BUDGET(w, 0));
 }
 
@@ -132,6 +118,7 @@ static void plan_around(struct bt_work *w)
 {
     unsigned setter = w->n;
 
+    w->around = 0;
     for (unsigned i = 0; i < w->n; i++) {
         enum bt_fluse use = bt_step_use(w, i);
         if (use == BT_FU_WRITE)
@@ -143,16 +130,27 @@ static void plan_around(struct bt_work *w)
         bt_flags_plan_around(w, setter);
 }
 
+/* Is the loop run often enough each time, and wholly translated? */
+static bool worth_it(const struct bt_work *w)
+{
+    if (w->loop_site == 0 || w->n > LOOP_MAX || w->few_rounds)
+        return false;
+    for (unsigned i = 0; i < w->n; i++)
+        if (bt_regs_written(w, w->step[i].in) == 0xffff)
+            return false;
+    return true;
+}
+
 bool bt_loop(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
     w->set = w->t->set;
-    if (w->loop_site == 0 || w->n > LOOP_MAX)
+    if (!worth_it(w))
         return false;
     uint32_t used = w->used | w->t->set;
     w->count = take(w, &used);
-    add_indexed(w);
+    hoist_groups(w, &used);
     if (!pair_groups(w, &used) && w->count == EM_NONE) {
         w->set = w->t->set;
         return false;
@@ -162,6 +160,8 @@ bool bt_loop(struct bt_work *w)
     em_patch_here(e, w->loop_site);
     bt_piece(w, VMC_CODE_LOOP_ENTRY, w->n);
     w->i = 0;
+    plan_around(w);
+    w->i = 0;
     enter(w);
     w->k = w->copy_k[1];
     w->loop = true;
@@ -169,28 +169,10 @@ bool bt_loop(struct bt_work *w)
     w->counted = false;
     for (unsigned k = 0; k < w->group_count; k++)
         w->group[k].checked = false;
-    plan_around(w);
     return true;
 }
 
 /* ---- checks in the second copy --------------------------------------------------------------- */
-
-static void test_mask(struct emit *e, unsigned r, uint32_t mask)
-{
-    em_rex(e, EM_W, 0, r); /* test r, mask */
-    em8(e, 0xf7);
-    em8(e, 0xc0 | (r & 7));
-    em32(e, mask);
-}
-
-/* lea to, [last aligned piece of the group + tag]; RCX is in x where it is needed for that. */
-static void based_offset(struct bt_work *w, const struct bt_group *g, int32_t off, unsigned to,
-                         bool rcx_in_x)
-{
-    unsigned base = g->reg == EM_RCX && rcx_in_x ? w->x : g->reg;
-
-    em_lea(&w->e, EM_W, to, base, g->tag, 0, bt_group_last(g) - off);
-}
 
 static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t site, enum bt_rcx rcx)
 {
@@ -217,11 +199,11 @@ static void check_lazy(struct bt_work *w, struct bt_group *g, int32_t off, unsig
         em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
         refill(w, g, off, em_jump(e, CC_A), BT_RCX_HOME);
         if (g->align > 1) {
-            test_mask(e, to, g->align - 1u);
+            em_test_imm(e, to, g->align - 1u);
             refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
         }
     } else {
-        test_mask(e, to, bt_group_mask(g));
+        em_test_imm(e, to, bt_group_mask(g));
         refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
     }
 }
@@ -245,22 +227,23 @@ static size_t check_exact(struct bt_work *w, const struct bt_group *g)
 void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
 {
     struct emit *e = &w->e;
-    bool lazy = w->step[w->i].lazy != 0;
+    struct em_addr at = bt_group_addr(g, g->lo - off);
+    bool plain = g->index == EM_NONE;
 
-    if (g->reg == EM_NONE && lazy) { /* the address is in x */
-        em_lea(e, EM_W, w->s, w->x, g->tag, 0, 0);
-        check_lazy(w, g, 0, w->s);
-    } else if (g->reg == EM_NONE) {
-        bt_rcx_away(w);
-        em_lea(e, EM_W, EM_RCX, w->x, g->tag, 0, 0);
-        refill(w, g, 0, check_exact(w, g), BT_RCX_K);
-        bt_rcx_back(w);
-    } else if (lazy) {
-        em_lea(e, EM_W, w->x, g->reg, g->tag, 0, g->lo - off);
+    if (w->step[w->i].lazy != 0) {
+        if (!plain)
+            em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
+        em_lea(e, EM_W, w->x, plain ? g->reg : w->x, g->tag, 0, plain ? at.disp : 0);
         check_lazy(w, g, off, w->x);
+    } else if (!plain) {
+        bt_rcx_away(w);
+        em_rm(e, EM_W, 0x8d, EM_RCX, &at);
+        em_lea(e, EM_W, EM_RCX, EM_RCX, g->tag, 0, 0);
+        refill(w, g, off, check_exact(w, g), BT_RCX_K);
+        bt_rcx_back(w);
     } else {
         em_mov(e, w->x, EM_RCX);
-        em_lea(e, EM_W, EM_RCX, g->reg == EM_RCX ? w->x : g->reg, g->tag, 0, g->lo - off);
+        em_lea(e, EM_W, EM_RCX, g->reg == EM_RCX ? w->x : g->reg, g->tag, 0, at.disp);
         refill(w, g, off, check_exact(w, g), BT_RCX_X);
         em_mov(e, EM_RCX, w->x);
     }
@@ -286,22 +269,20 @@ void bt_loop_refill(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
     const struct bt_group *g = c->group;
+    struct em_addr at = bt_group_addr(g, g->lo - c->off);
+    unsigned to = c->lazy == 0 ? EM_RCX : w->x;
 
-    if (g->reg == EM_NONE) {
-        em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
-    } else {
-        bool moved = g->reg == EM_RCX && c->lazy == 0;
-        em_lea(e, EM_W, w->s, moved ? w->x : g->reg, EM_NONE, 0, g->lo - c->off);
-        em_pext_gs(e, w->s, w->s, GS_BT(tlb_mask));
-    }
+    if (c->rcx == BT_RCX_K) /* RCX may be part of the address; it is away all the same */
+        bt_rcx_back(w);
+    else if (c->rcx == BT_RCX_X && at.base == EM_RCX)
+        at.base = (uint8_t)w->x;
+    em_rm(e, EM_W, 0x8d, w->s, &at); /* lea */
+    em_lea(e, EM_W, to, w->s, EM_NONE, 0, bt_group_last(g) - g->lo);
+    em_pext_gs(e, w->s, w->s, GS_BT(tlb_mask));
     load_pair(w, g, w->s);
-    unsigned to = c->lazy == 0 ? EM_RCX : g->reg == EM_NONE ? w->s : w->x;
-    if (g->reg == EM_NONE)
-        offset(w, g, to);
-    else
-        based_offset(w, g, c->off, to, c->lazy == 0);
+    em_lea(e, EM_W, to, to, g->tag, 0, 0);
     if (c->lazy != 0)
-        test_mask(e, to, bt_group_mask(g));
+        em_test_imm(e, to, bt_group_mask(g));
     else
         em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
     back_if(w, c);

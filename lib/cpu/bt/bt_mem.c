@@ -197,17 +197,6 @@ static void check_segment(struct bt_work *w, const struct vmci_insn *in)
     bt_rcx_back(w);
 }
 
-/* The group that an access with an index is in a loop; NULL. */
-static struct bt_group *loop_group(struct bt_work *w, const struct vmci_insn *in)
-{
-    unsigned n = w->ref[w->i].group;
-
-    if (!w->loop || n == 0 || in->index >= 16)
-        return NULL;
-    struct bt_group *g = &w->group[n - 1];
-    return g->reg == EM_NONE && g->tag != EM_NONE ? g : NULL;
-}
-
 bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
                  unsigned align, struct em_addr *out)
 {
@@ -234,8 +223,8 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         if (!based)
             return check_known(w, la, acc, bytes, align, out);
         em_mov_imm(e, w->x, la);
-    } else if (wide && !based && !lazy && loop_group(w, in) == NULL &&
-               (at.base == EM_NONE || at.index == EM_NONE) && disp <= DISP_MAX) {
+    } else if (wide && !based && !lazy && (at.base == EM_NONE || at.index == EM_NONE) &&
+               disp <= DISP_MAX) {
         check_simple(w, at, acc, bytes, align, out);
         return true;
     } else {
@@ -247,11 +236,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
                                             offsetof(struct vmc_segment, base)));
         em_lea(e, bt_wide(w), w->x, w->x, w->s, 0, 0);
     }
-    if (loop_group(w, in) != NULL) {
-        struct bt_group *g = loop_group(w, in);
-        bt_loop_check(w, g, 0);
-        *out = (struct em_addr){(uint8_t)w->x, g->host, 0, 0};
-    } else if (lazy)
+    if (lazy)
         check_lazy(w, acc, bytes, align, out);
     else
         check_linear(w, acc, bytes, align, out);

@@ -249,11 +249,12 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     const struct bt_site *site = bt->site;
     const struct bt_trans *t = site->t;
     const struct vmci_insn *in = site->insn;
-    uint64_t group_la = cpu->gpr[site->reg] + (uint64_t)(int64_t)site->lo;
 
     bt->st_calls++;
     bt->st_op[in->op]++;
     at_insn(sc, site);
+    uint64_t group_la =
+        cpu->gpr[site->reg] + (cpu->gpr[site->index] << site->scale) + (uint64_t)(int64_t)site->lo;
     flags_in(sc);
     if (unlikely(bt->x87_mark != 0))
         bt_x87_settle(sc);

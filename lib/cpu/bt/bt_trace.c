@@ -9,6 +9,8 @@
 
 /* Blocks of a trace. */
 #define TRACE_BLOCKS 12
+/* A loop that is left after fewer rounds, mostly, is translated once only. */
+#define ROUNDS_FEW 4u
 
 struct tracer {
     struct bt_work *w;
@@ -76,10 +78,11 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     default:
         return NULL;
     }
-    /* A loop is closed here. */
-    if (target == t->seen[0]->la)
-        return NULL;
     struct block *fall = candidate(t, next);
+    if (target == t->seen[0]->la) { /* a loop is closed here */
+        t->w->few_rounds = hot != 0 && ROUNDS_FEW * heat(fall) > hot;
+        return NULL;
+    }
     struct block *taken = candidate(t, target);
     if (heat(taken) > heat(fall)) {
         *how = BT_FOLLOW_TAKEN;
@@ -108,6 +111,7 @@ bool bt_trace(struct bt_work *w, struct block *b)
     enum bt_follow how;
 
     w->n = 0;
+    w->few_rounds = false;
     add(&t, b, la);
     w->fp = t.fp;
     while (b->gpa2 == GPA_NONE && t.blocks < TRACE_BLOCKS) {

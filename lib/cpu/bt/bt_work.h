@@ -20,26 +20,32 @@ enum bt_rcx { BT_RCX_HOME, BT_RCX_X, BT_RCX_S, BT_RCX_K };
 
 /* Accesses that are checked together (bt_group.c). */
 struct bt_group {
-    uint8_t reg;  /* base register */
-    uint8_t host; /* holds the page's addend; EM_NONE: each access for itself */
-    uint8_t slot; /* of bt.keep */
+    uint8_t reg, index, scale; /* as in an address; EM_NONE */
+    uint8_t gen[2];            /* which values of reg and index, counted by what changes them */
+    uint8_t host;              /* holds the page's addend; EM_NONE: each access for itself */
+    uint8_t slot;              /* of bt.keep */
     bool write;
-    bool kept;     /* host is the group's wherever the trace is */
-    uint8_t tag;   /* in a loop: holds the page's TLB tag; EM_NONE */
-    uint16_t step; /* of a group that is one access with an index: reg is EM_NONE */
-    bool checked;  /* ... by instruction at */
+    bool kept;      /* host is the group's wherever the trace is */
+    uint8_t tag;    /* in a loop: holds the page's TLB tag; EM_NONE */
+    uint8_t hoist;  /* in a loop: enum bt_hoist */
+    int32_t stride; /* ... how far the address moves each time round */
+    bool checked;   /* ... by instruction at */
     uint16_t at;
     uint16_t count;
-    int32_t lo, hi; /* bytes, from the value of reg that the group counts from */
+    int32_t lo, hi; /* bytes, from the address as it was when the group began */
     uint8_t align;  /* 16, 32: lo and hi must be so aligned; 1 */
 };
-#define BT_GROUP_MAX  16
+#define BT_GROUP_MAX  24
 #define BT_GROUP_SPAN 1024
+
+/* Checked in front of a loop for as many rounds as stay in the page (bt_hoist.c). The group's host
+   register holds the addend, to which reg or the scaled index may have been added. */
+enum bt_hoist { BT_HOIST_NOT, BT_HOIST_PLAIN, BT_HOIST_BASE, BT_HOIST_INDEX };
 
 /* An access of a group. */
 struct bt_ref {
     uint8_t group; /* index + 1; 0: none */
-    int32_t off;   /* what was added to the register until here */
+    int32_t off;   /* what was added to the address until here */
 };
 
 /* An instruction of the trace. */
@@ -95,6 +101,10 @@ struct bt_work {
     bool cold_phase;
     size_t loop_site; /* rel32 of the first copy's jump to its beginning; 0: none */
     size_t loop_top;
+    size_t counted_at; /* where the first copy goes on when it has counted at an end */
+    bool few_rounds;   /* the trace is a loop that is left soon, mostly */
+    uint8_t around;    /* at the jump back flags may be lost: as in struct bt_step */
+    bool strip;        /* the count in the second copy is what its hoisted checks allow */
     size_t resume[BLK_MAX_INSNS]; /* where the first copy goes on behind each instruction */
     unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
@@ -184,11 +194,33 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
 /* Instruction w->i is not translated after all. */
 void bt_groups_undo(struct bt_work *w);
 
+/* Which register the instruction adds what constant to; false: it does something else. */
+bool bt_moves(const struct vmci_insn *in, unsigned *reg, int64_t *by);
+static inline struct em_addr bt_group_addr(const struct bt_group *g, int32_t disp)
+{
+    return (struct em_addr){g->reg, g->index, g->scale, disp};
+}
+
+/* bt_hoist.c */
+/* Which groups of the loop can be checked in front of it? The others have BT_HOIST_NOT. */
+void bt_hoist_find(struct bt_work *w);
+/* In front of the second copy: check the hoisted groups, and make the count for them. */
+void bt_hoist_enter(struct bt_work *w);
+/* The addends of kept groups as the first copy has them. */
+void bt_hoist_leave(struct bt_work *w);
+/* The flags may be lost while the second copy of a loop is entered. */
+static inline bool bt_loop_lazy(const struct bt_work *w)
+{
+    return w->around != 0;
+}
+
 /* bt_loop.c */
-#define LOOP_MAX 32u /* instructions of a loop that is translated twice */
+#define LOOP_MAX 48u /* instructions of a loop that is translated twice */
 /* Prepare the second copy. false: none is wanted. */
 bool bt_loop(struct bt_work *w);
-/* The check of a group that has a tag; of one with an index the address is in x. */
+/* The second copy cannot be entered: one more round in the first one. */
+void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx);
+/* The check of a group that has a tag. */
 void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off);
 /* Cold: look the page up; falls through where the TLB has not got it. */
 void bt_loop_refill(struct bt_work *w, const struct bt_cold *c);

@@ -142,6 +142,16 @@ static inline void em_pext_gs(struct emit *e, unsigned reg, unsigned src, uint32
     em32(e, disp);
 }
 
+/* pext reg, src, mask (registers) */
+static inline void em_pext(struct emit *e, unsigned reg, unsigned src, unsigned mask)
+{
+    em8(e, 0xc4);
+    em8(e, (reg & 8 ? 0 : 0x80) | (mask & 8 ? 0 : 0x20) | 0x42);
+    em8(e, 0x80 | (~src & 15) << 3 | 2);
+    em8(e, 0xf5);
+    em8(e, 0xc0 | (reg & 7) << 3 | (mask & 7));
+}
+
 /* rorx reg, src, n: rotated to the right; flags stay */
 static inline void em_rorx(struct emit *e, unsigned reg, unsigned src, unsigned n)
 {
@@ -196,6 +206,21 @@ static inline void em_lea(struct emit *e, unsigned w, unsigned reg, unsigned bas
 {
     struct em_addr a = {(uint8_t)base, (uint8_t)index, (uint8_t)scale, disp};
     em_rm(e, w, 0x8d, reg, &a);
+}
+/* test reg, imm32 (sign-extended) */
+static inline void em_test_imm(struct emit *e, unsigned reg, uint32_t imm)
+{
+    em_rex(e, EM_W, 0, reg);
+    em8(e, 0xf7);
+    em8(e, 0xc0 | (reg & 7));
+    em32(e, imm);
+}
+/* not reg; flags stay */
+static inline void em_not(struct emit *e, unsigned reg)
+{
+    em_rex(e, EM_W, 0, reg);
+    em8(e, 0xf7);
+    em8(e, 0xd0 | (reg & 7));
 }
 /* mov reg, from */
 static inline void em_mov(struct emit *e, unsigned reg, unsigned from)

@@ -9,24 +9,39 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "cpu_rig.h"
 
-#define PROGRAMS   2000u
-#define ITERATIONS 300u
-#define MIDDLE     0x200000u /* of the memory that the loops use */
-#define REACH      0x80000u
+#define PROGRAMS    2000u
+#define ITERATIONS  300u
+#define STOPPED     200u
+#define MANY_ROUNDS 6000u
+#define MIDDLE      0x200000u /* of the memory that the loops use */
+#define REACH       0x80000u
 
-static struct cpu_rig rig[2]; /* interpreter, translator */
-static uint32_t seed;
+static struct cpu_rig rig[2];     /* interpreter, translator */
+static uint32_t seed, first_seed; /* VMC_BT_SEED: other programs */
 
 static unsigned rnd(unsigned n)
 {
     seed = seed * 1664525u + 1013904223u;
     return (seed >> 8) % n;
+}
+
+static uint32_t number(const char *name, uint32_t otherwise)
+{
+    const char *s = getenv(name);
+    return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
+}
+
+/* VMC_BT_TIMES: as many times more. */
+static unsigned programs(unsigned n)
+{
+    return n * number("VMC_BT_TIMES", 1);
 }
 
 static int setup(void **state)
@@ -48,6 +63,7 @@ static int teardown(void **state)
 struct program {
     uint8_t code[256];
     size_t n;
+    bool slowly; /* pointers move by little each time */
 };
 
 static void put(struct program *p, const void *bytes, size_t n)
@@ -59,36 +75,49 @@ static void put(struct program *p, const void *bytes, size_t n)
 static void put_step(struct program *p)
 {
     static const struct {
-        uint8_t bytes[4], n;
+        uint8_t bytes[8], n;
         uint8_t kind; /* 1: the last byte is a displacement; 2: what a pointer moves by */
     } t[] = {
-        {{0x8b, 0x47, 0}, 3, 1},          /* mov eax, [rdi + d] */
-        {{0x89, 0x47, 0}, 3, 1},          /* mov [rdi + d], eax */
-        {{0x48, 0x8b, 0x46, 0}, 4, 1},    /* mov rax, [rsi + d] */
-        {{0x48, 0x89, 0x56, 0}, 4, 1},    /* mov [rsi + d], rdx */
-        {{0x0f, 0xb6, 0x14, 0x0e}, 4, 0}, /* movzx edx, byte [rsi + rcx] */
-        {{0x01, 0x04, 0x8f}, 3, 0},       /* add [rdi + rcx * 4], eax */
-        {{0x48, 0x01, 0xc3}, 3, 0},       /* add rbx, rax */
-        {{0x48, 0x31, 0xc2}, 3, 0},       /* xor rdx, rax */
-        {{0x48, 0x83, 0xc7, 0}, 4, 2},    /* add rdi, k */
-        {{0x48, 0x8d, 0x76, 0}, 4, 2},    /* lea rsi, [rsi + k] */
-        {{0xff, 0xc1}, 2, 0},             /* inc ecx */
-        {{0x50, 0x5b}, 2, 0},             /* push rax; pop rbx */
-        {{0x48, 0x0f, 0xaf, 0xc3}, 4, 0}, /* imul rax, rbx */
-        {{0x11, 0xd0}, 2, 0},             /* adc eax, edx */
-        {{0x83, 0xe1, 0x3f}, 3, 0},       /* and ecx, 63 */
-        {{0x39, 0xd0}, 2, 0},             /* cmp eax, edx */
-        {{0x83, 0xd2, 0}, 3, 0},          /* adc edx, 0 */
+        {{0x8b, 0x47, 0}, 3, 1},                         /* mov eax, [rdi + d] */
+        {{0x89, 0x47, 0}, 3, 1},                         /* mov [rdi + d], eax */
+        {{0x48, 0x8b, 0x46, 0}, 4, 1},                   /* mov rax, [rsi + d] */
+        {{0x48, 0x89, 0x56, 0}, 4, 1},                   /* mov [rsi + d], rdx */
+        {{0x0f, 0xb6, 0x14, 0x0e}, 4, 0},                /* movzx edx, byte [rsi + rcx] */
+        {{0x01, 0x04, 0x8f}, 3, 0},                      /* add [rdi + rcx * 4], eax */
+        {{0x48, 0x01, 0xc3}, 3, 0},                      /* add rbx, rax */
+        {{0x48, 0x31, 0xc2}, 3, 0},                      /* xor rdx, rax */
+        {{0x48, 0x83, 0xc7, 0}, 4, 2},                   /* add rdi, k */
+        {{0x48, 0x8d, 0x76, 0}, 4, 2},                   /* lea rsi, [rsi + k] */
+        {{0xff, 0xc1}, 2, 0},                            /* inc ecx */
+        {{0x50, 0x5b}, 2, 0},                            /* push rax; pop rbx */
+        {{0x48, 0x0f, 0xaf, 0xc3}, 4, 0},                /* imul rax, rbx */
+        {{0x11, 0xd0}, 2, 0},                            /* adc eax, edx */
+        {{0x83, 0xe1, 0x3f}, 3, 0},                      /* and ecx, 63 */
+        {{0x39, 0xd0}, 2, 0},                            /* cmp eax, edx */
+        {{0x83, 0xd2, 0}, 3, 0},                         /* adc edx, 0 */
+        {{0x48, 0x83, 0xc1, 1}, 4, 0},                   /* add rcx, 1 */
+        {{0x48, 0x83, 0xe9, 1}, 4, 0},                   /* sub rcx, 1 */
+        {{0x8b, 0x44, 0x8f, 0}, 4, 1},                   /* mov eax, [rdi + rcx * 4 + d] */
+        {{0x48, 0x89, 0x54, 0xce, 0}, 5, 1},             /* mov [rsi + rcx * 8 + d], rdx */
+        {{0x42, 0x8b, 0x54, 0xb7, 0}, 5, 1},             /* mov edx, [rdi + r14 * 4 + d] */
+        {{0x4a, 0x8b, 0x54, 0xf6, 0}, 5, 1},             /* mov rdx, [rsi + r14 * 8 + d] */
+        {{0x48, 0x8b, 0x44, 0x24, 0}, 5, 1},             /* mov rax, [rsp + d] */
+        {{0x48, 0x89, 0x54, 0x24, 0}, 5, 1},             /* mov [rsp + d], rdx */
+        {{0x0f, 0xb6, 0x04, 0x0c}, 4, 0},                /* movzx eax, byte [rsp + rcx] */
+        {{0x48, 0x8b, 0x04, 0xcd, 0, 0, 0x20, 0}, 8, 0}, /* mov rax, [rcx * 8 + MIDDLE] */
+        {{0x42, 0x02, 0x54, 0x31, 0}, 5, 1},             /* add dl, [rcx + r14 + d] */
+        {{0xf3, 0x0f, 0x6f, 0x47, 0}, 5, 1},             /* movdqu xmm0, [rdi + d] */
+        {{0xf3, 0x0f, 0x7f, 0x44, 0x0e, 0}, 6, 1},       /* movdqu [rsi + rcx + d], xmm0 */
     };
-    static const int8_t by[] = {1, 4, 8, 24, 120, -8, -24, -3, 0, 64};
+    static const int8_t by[] = {1, 4, 8, -8, -3, 0, 24, 120, -24, 64};
     unsigned k = rnd(sizeof(t) / sizeof(t[0]));
-    uint8_t b[4];
+    uint8_t b[8];
 
-    memcpy(b, t[k].bytes, 4);
+    memcpy(b, t[k].bytes, sizeof(b));
     if (t[k].kind == 1)
         b[t[k].n - 1] = (uint8_t)rnd(48);
     else if (t[k].kind == 2)
-        b[t[k].n - 1] = (uint8_t)by[rnd(sizeof(by))];
+        b[t[k].n - 1] = (uint8_t)by[rnd(p->slowly ? 6 : sizeof(by))];
     put(p, b, t[k].n);
 }
 
@@ -116,7 +145,7 @@ static void make(struct program *p)
     put(p, back, sizeof(back));
 }
 
-static void run(struct cpu_rig *r, const struct program *p, uint32_t at)
+static void begin(struct cpu_rig *r, const struct program *p, uint32_t at, unsigned rounds)
 {
     cpu_rig_mode(r, 64, 0);
     memset(r->ram + MIDDLE - REACH, 0x5a, 2 * REACH);
@@ -125,33 +154,62 @@ static void run(struct cpu_rig *r, const struct program *p, uint32_t at)
     r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
     r->st.gpr[VMC_RDI] = MIDDLE + at % 8192;
     r->st.gpr[VMC_RSI] = MIDDLE + at / 8192 % 8192;
-    r->st.gpr[VMC_R15] = ITERATIONS;
+    r->st.gpr[VMC_R15] = rounds;
     r->st.gpr[VMC_RAX] = at;
-    assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+}
+
+static void compare(unsigned k)
+{
+    for (unsigned r = 0; r < 16; r++)
+        if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
+            fail_msg("program %u: register %u", k, r);
+    if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
+        fail_msg("program %u: rip or flags", k);
+    if (rig[0].exit.retired != rig[1].exit.retired)
+        fail_msg("program %u: %llu instructions retired, not %llu", k,
+                 (unsigned long long)rig[1].exit.retired, (unsigned long long)rig[0].exit.retired);
+    if (memcmp(rig[0].ram + MIDDLE - REACH, rig[1].ram + MIDDLE - REACH, 2 * REACH) != 0)
+        fail_msg("program %u: memory", k);
 }
 
 static void test_loops(void **state)
 {
-    struct program p;
+    struct program p = {.slowly = false};
 
     (void)state;
-    for (unsigned k = 0; k < PROGRAMS; k++) {
-        seed = k;
+    for (unsigned k = 0, n = programs(PROGRAMS); k < n; k++) {
+        seed = first_seed + k;
         make(&p);
         uint32_t at = rnd(8192u * 8192u);
-        run(&rig[0], &p, at);
-        run(&rig[1], &p, at);
-        for (unsigned r = 0; r < 16; r++)
-            if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
-                fail_msg("program %u: register %u", k, r);
-        if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
-            fail_msg("program %u: rip or flags", k);
-        if (rig[0].exit.retired != rig[1].exit.retired)
-            fail_msg("program %u: %llu instructions retired, not %llu", k,
-                     (unsigned long long)rig[1].exit.retired,
-                     (unsigned long long)rig[0].exit.retired);
-        if (memcmp(rig[0].ram + MIDDLE - REACH, rig[1].ram + MIDDLE - REACH, 2 * REACH) != 0)
-            fail_msg("program %u: memory", k);
+        for (unsigned r = 0; r < 2; r++) {
+            begin(&rig[r], &p, at, ITERATIONS);
+            assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+        }
+        compare(k);
+    }
+}
+
+/* Loops of many rounds, stopped after every so many instructions. */
+static void test_stops(void **state)
+{
+    struct program p = {.slowly = true};
+
+    (void)state;
+    for (unsigned k = 0, n = programs(STOPPED); k < n; k++) {
+        seed = 500000 + first_seed + k;
+        make(&p);
+        uint32_t at = rnd(8192u * 8192u);
+        for (unsigned r = 0; r < 2; r++)
+            begin(&rig[r], &p, at, MANY_ROUNDS);
+        uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
+        for (bool first = true; why[0] == VMC_EXIT_BUDGET; first = false) {
+            uint64_t most = 4096 + rnd(30000);
+            for (unsigned r = 0; r < 2; r++)
+                why[r] = first ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+            assert_int_equal(why[0], why[1]);
+            compare(k);
+        }
+        assert_int_equal(why[0], VMC_EXIT_IDLE);
     }
 }
 
@@ -506,8 +564,10 @@ static void test_strings(void **state)
 
 int main(void)
 {
+    first_seed = number("VMC_BT_SEED", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_loops, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle_long, setup, teardown),

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Checks in front of loops. Where the address of a group moves by a constant each time round, the
+ * group is checked once when the second copy of the loop is entered, and the rounds are counted for
+ * which it stays in its page: the least of all groups, and of the budget. As the copy counts its
+ * instructions anyway, that costs nothing in the loop. When the count is used up, the rest of that
+ * round is done by the first copy, whose end leads here again.
+ *
+ * The flags may be live where the copy is entered: unless they can be made again, everything here
+ * uses instructions that leave them alone.
+ */
+#include "cpu/bt/bt_work.h"
+
+/* Addresses that move faster than this would be checked again too soon. */
+#define STRIDE_MAX 128
+
+/* What the trace does with a register. */
+struct motion {
+    bool known;   /* adds step all in all, and nothing else */
+    int32_t step; /* bytes */
+};
+
+static void find_motion(struct bt_work *w, struct motion m[EM_NONE + 1])
+{
+    unsigned reg;
+    int64_t by;
+
+    for (unsigned r = 0; r <= EM_NONE; r++)
+        m[r] = (struct motion){true, 0};
+    for (unsigned i = 0; i < w->n; i++) {
+        const struct vmci_insn *in = bt_step(w, i);
+        uint32_t regs = bt_regs_written(w, in);
+        if (bt_moves(in, &reg, &by) && by > -BT_GROUP_SPAN && by < BT_GROUP_SPAN) {
+            m[reg].step += (int32_t)by;
+            continue;
+        }
+        for (unsigned r = 0; r < 16; r++)
+            if ((regs & 1u << r) != 0)
+                m[r].known = false;
+    }
+}
+
+void bt_hoist_find(struct bt_work *w)
+{
+    struct motion m[EM_NONE + 1];
+
+    find_motion(w, m);
+    for (unsigned k = 0; k < w->group_count; k++) {
+        struct bt_group *g = &w->group[k];
+        const struct motion *base = &m[g->reg], *index = &m[g->index];
+        g->hoist = BT_HOIST_NOT;
+        g->stride = base->step + index->step * (1 << g->scale);
+        if (!base->known || !index->known || g->stride > STRIDE_MAX || g->stride < -STRIDE_MAX ||
+            g->stride % g->align != 0)
+            continue;
+        g->hoist = g->index == EM_NONE ? BT_HOIST_PLAIN
+                   : base->step == 0   ? BT_HOIST_BASE
+                   : index->step == 0  ? BT_HOIST_INDEX
+                                       : BT_HOIST_PLAIN;
+    }
+}
+
+/* ---- entering -------------------------------------------------------------------------------- */
+
+/* to = a < b ? a : b, signed; a is lost, and RCX, which is away, unless the flags may be. */
+static void least(struct bt_work *w, unsigned to, unsigned a, unsigned b)
+{
+    struct emit *e = &w->e;
+
+    if (bt_loop_lazy(w)) {
+        em_rr(e, EM_W, 0x3b, a, b); /* cmp a, b; cmovg a, b */
+        em_rex(e, EM_W, a, b);
+        em8(e, 0x0f);
+        em8(e, 0x4f);
+        em8(e, 0xc0 | (a & 7) << 3 | (b & 7));
+        if (to != a)
+            em_mov(e, to, a);
+        return;
+    }
+    em_mov(e, EM_RCX, b); /* RCX = a - b; a = all ones if that is negative, else 0 */
+    em_not(e, EM_RCX);
+    em_lea(e, EM_W, EM_RCX, EM_RCX, a, 0, 1);
+    em_pext_gs(e, a, EM_RCX, GS_BT(sign_mask));
+    em_lea(e, EM_W, a, a, EM_NONE, 0, -1);
+    em_not(e, a);
+    em_pext(e, EM_RCX, EM_RCX, a);
+    em_lea(e, EM_W, to, b, EM_RCX, 0, 0);
+}
+
+/* x, an offset in the page, to the rounds that stay there behind the first. */
+static void rounds(struct bt_work *w, const struct bt_group *g)
+{
+    struct emit *e = &w->e;
+    unsigned far = (unsigned)(g->stride < 0 ? -g->stride : g->stride);
+    unsigned shift = 0;
+
+    if (g->stride > 0) { /* the room behind the last byte */
+        em_not(e, w->x);
+        em_lea(e, EM_W, w->x, w->x, EM_NONE, 0, (int32_t)VMC_PAGE_SIZE - (g->hi - g->lo) + 1);
+    }
+    while (1u << shift < far) /* divided by the stride or somewhat more */
+        shift++;
+    if (shift == 0)
+        return;
+    em_rorx(e, w->x, w->x, shift);
+    em_rex(e, 0, w->x, w->x); /* movzx x, low 16 bits of x */
+    em8(e, 0x0f);
+    em8(e, 0xb7);
+    em8(e, 0xc0 | (w->x & 7) << 3 | (w->x & 7));
+}
+
+/* The first byte's place in the page to x, the addend to the group's register; where the group is
+   not in one page of the TLB, the copy is not entered. RCX is away behind that, unless lazy. */
+static void check(struct bt_work *w, const struct bt_group *g)
+{
+    struct emit *e = &w->e;
+    uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
+    struct em_addr at = bt_group_addr(g, g->lo);
+    int32_t last = bt_group_last(g) - g->lo;
+
+    em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
+    em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
+    em_load_gs_x8(e, g->host, w->s,
+                  table + (uint32_t)(g->write ? offsetof(struct vmci_tlb, wr)
+                                              : offsetof(struct vmci_tlb, rd)));
+    em_lea(e, EM_W, w->x, w->x, g->host, 0, 0);
+    em_load_gs_x8(e, g->host, w->s, table + (uint32_t)offsetof(struct vmci_tlb, addend));
+    if (bt_loop_lazy(w)) {
+        unsigned r = w->x;
+        if (last != 0)
+            em_lea(e, EM_W, r = w->s, w->x, EM_NONE, 0, last);
+        em_test_imm(e, r, bt_group_mask(g));
+        bt_loop_stay(w, em_jump(e, CC_NE), BT_RCX_HOME);
+        return;
+    }
+    bt_rcx_away(w);
+    em_lea(e, EM_W, EM_RCX, w->x, EM_NONE, 0, last);
+    em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
+    bt_loop_stay(w, em_jump_unless_rcxz(e), BT_RCX_K);
+}
+
+/* host += base, or scaled index */
+static void bias(struct bt_work *w, const struct bt_group *g)
+{
+    if (g->hoist == BT_HOIST_BASE && g->reg != EM_NONE)
+        em_lea(&w->e, EM_W, g->host, g->reg, g->host, 0, 0); /* RSP is no index */
+    else if (g->hoist == BT_HOIST_INDEX)
+        em_lea(&w->e, EM_W, g->host, g->host, g->index, g->scale, 0);
+}
+
+/* s = count * n */
+static void times(struct emit *e, unsigned s, unsigned count, unsigned n)
+{
+    unsigned bit = 31 - (unsigned)__builtin_clz(n);
+
+    em_mov(e, s, count);
+    while (bit-- > 0)
+        if ((n >> bit & 1) != 0)
+            em_lea(e, EM_W, s, count, s, 1, 0);
+        else
+            em_lea(e, EM_W, s, s, s, 0, 0);
+}
+
+/* The count: instructions of the rounds, if they are bounded, and not more than the budget has.
+   Where it has none left the first copy leaves. */
+static void take_budget(struct bt_work *w, bool bounded)
+{
+    struct emit *e = &w->e;
+    bool lazy = bt_loop_lazy(w);
+
+    em_load_gs(e, w->x, GS_BUDGET(w, 0));
+    if (lazy) {
+        em_rr(e, EM_W, 0x85, w->x, w->x); /* test x, x */
+        bt_loop_stay(w, em_jump(e, CC_S), BT_RCX_HOME);
+    } else {
+        bt_rcx_away(w);
+        em_pext_gs(e, EM_RCX, w->x, GS_BT(sign_mask));
+        bt_loop_stay(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    }
+    if (bounded) {
+        times(e, w->s, w->count, w->n);
+        least(w, w->count, w->s, w->x);
+        em_mov(e, w->s, w->count); /* x -= count */
+        em_not(e, w->s);
+        em_lea(e, EM_W, w->x, w->x, w->s, 0, 1);
+        em_store_gs(e, w->x, GS_BUDGET(w, 0));
+    } else {
+        em_mov(e, w->count, w->x);
+        em_store_gs_imm(e, GS_BUDGET(w, 0), 0);
+    }
+    if (!lazy)
+        bt_rcx_back(w);
+}
+
+void bt_hoist_enter(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+    bool bounded = false;
+
+    for (unsigned k = 0; k < w->group_count; k++) {
+        const struct bt_group *g = &w->group[k];
+        if (g->hoist == BT_HOIST_NOT)
+            continue;
+        check(w, g);
+        if (g->stride != 0) {
+            rounds(w, g);
+            if (bounded)
+                least(w, w->count, w->x, w->count);
+            else
+                em_mov(e, w->count, w->x);
+            bounded = true;
+        }
+        if (!bt_loop_lazy(w))
+            bt_rcx_back(w);
+        bias(w, g);
+    }
+    take_budget(w, bounded);
+}
+
+void bt_hoist_leave(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+
+    for (unsigned k = 0; k < w->group_count; k++) {
+        const struct bt_group *g = &w->group[k];
+        if (!g->kept || (g->hoist != BT_HOIST_BASE && g->hoist != BT_HOIST_INDEX) ||
+            (g->hoist == BT_HOIST_BASE && g->reg == EM_NONE))
+            continue;
+        if (g->hoist == BT_HOIST_BASE) /* host -= base */
+            em_mov(e, w->s, g->reg);
+        else
+            em_lea(e, EM_W, w->s, EM_NONE, g->index, g->scale, 0);
+        em_not(e, w->s);
+        em_lea(e, EM_W, g->host, g->host, w->s, 0, 1);
+    }
+}
