@@ -8,6 +8,7 @@
  *   echo   send back what is typed, in upper case
  *   crash  say so, and triple-fault
  *   smc    run code that it writes, again and again, and check it
+ *   irqs   take a thousand timer interrupts, and say how many came while interrupts were off
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -29,12 +30,14 @@ __asm__(".section .header, \"ax\"\n"
         ".text\n"
         "timer_entry:\n"
         "pusha\n"
+        "pushl 40(%esp)\n"
         "call on_timer\n"
+        "add $4, %esp\n"
         "popa\n"
         "iret\n");
 
 void guest_main(u32 info);
-void on_timer(void);
+void on_timer(u32 eflags);
 extern char timer_entry[];
 
 static inline void outb(u16 port, u8 v)
@@ -78,11 +81,17 @@ static void number(u32 n)
 /* ---- idle ---------------------------------------------------------------------------------------
  */
 
-static volatile u32 ticks;
+#define EFLAGS_IF 0x200u
 
-void on_timer(void)
+static volatile u32 ticks, unasked;
+static u32 linger; /* turns of a loop in the handler, before its first access to a device */
+
+void on_timer(u32 eflags)
 {
     ticks++;
+    unasked += (eflags & EFLAGS_IF) == 0;
+    for (volatile u32 n = 0; n < linger; n++)
+        ;
     outb(0x20, 0x20);
 }
 
@@ -93,7 +102,7 @@ static struct {
     u32 base;
 } __attribute__((packed)) gdtr, idtr;
 
-static void idle(void)
+static void start_timer(u16 divisor)
 {
     u32 at = (u32)timer_entry;
 
@@ -117,9 +126,14 @@ static void idle(void)
     outb(0xa1, 1);
     outb(0x21, 0xfe);
     outb(0xa1, 0xff);
-    outb(0x43, 0x34); /* 50 Hz */
-    outb(0x40, 23864 & 0xff);
-    outb(0x40, 23864 >> 8);
+    outb(0x43, 0x34);
+    outb(0x40, divisor & 0xff);
+    outb(0x40, divisor >> 8);
+}
+
+static void idle(void)
+{
+    start_timer(23864); /* 50 Hz */
     for (u32 said = 0;;) {
         __asm__ volatile("sti; hlt; cli");
         if (ticks / 25 != said) {
@@ -129,6 +143,21 @@ static void idle(void)
             say("\n");
         }
     }
+}
+
+static void irqs(void)
+{
+    linger = 2000;
+    start_timer(1193); /* 1 kHz */
+    __asm__ volatile("sti");
+    while (ticks < 1000)
+        ;
+    __asm__ volatile("cli");
+    say("interrupts that came while they were off: ");
+    number(unasked);
+    say("\n");
+    for (;;)
+        __asm__ volatile("cli; hlt");
 }
 
 /* ---- the others ---------------------------------------------------------------------------------
@@ -193,8 +222,10 @@ void guest_main(u32 info)
     say("tiny guest: ");
     say(last);
     say("\n");
-    if (*last == 'i')
+    if (*last == 'i' && last[1] == 'd')
         idle();
+    else if (*last == 'i')
+        irqs();
     else if (*last == 'b' || *last == 'w')
         busy(*last == 'w');
     else if (*last == 'e')

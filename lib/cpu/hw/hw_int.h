@@ -204,6 +204,7 @@ struct svm_vcpu {
     struct vmc_hw_svm_frame frame;
     uint32_t clean; /* VMCB clean bits after an exit */
     bool step_over; /* an NMI waits for the end of an interrupt shadow */
+    bool offered;   /* the interrupt of hw_vcpu.inflight is a virtual one of the VMCB */
     uint8_t tpr;
     uint64_t inject_entry, inject_rip; /* the entry with the last injected event, by number */
 };

@@ -393,6 +393,20 @@ int svm_handle(struct hw_vcpu *v, struct vmc_exit *x)
 /* ---- enter ------------------------------------------------------------------------------------
  */
 
+/* The exit after an entry with an event. */
+static __attribute__((noinline)) void after_event(struct hw_vcpu *v)
+{
+    struct vmcb *b = vmcb_of(v);
+
+    if (v->u.svm.offered && (b->v_irq & SVM_V_IRQ) != 0) {
+        svm_take_back(v);
+        return;
+    }
+    v->u.svm.offered = false;
+    v->inflight.type = VMC_EV_NONE;
+    b->event_inj = 0;
+}
+
 static inline __attribute__((always_inline)) int enter_once(struct hw_vcpu *v, struct vmc_exit *x)
 {
     struct vmcb *b = v->u.svm.vmcb;
@@ -409,21 +423,15 @@ static inline __attribute__((always_inline)) int enter_once(struct hw_vcpu *v, s
     int r = v->vm->hw->svm_run(hw_ctx(v), &v->u.svm.frame);
     vmci_store_release(&v->in_guest, 0u);
     if (unlikely(r != VMC_HW_EXITED)) { /* a request came first */
-        if (v->inflight.type != VMC_EV_NONE) {
-            if (v->inflight.type == VMC_EV_NMI)
-                v->st.nmi_blocked = 0;
-            v->st.injected = v->inflight;
-            v->inflight.type = VMC_EV_NONE;
-            b->event_inj = 0;
-            v->todo |= HW_TODO_EVENT;
-        }
+        if (v->inflight.type != VMC_EV_NONE)
+            svm_take_back(v);
         return HW_RESUME;
     }
-    v->inflight.type = VMC_EV_NONE;
     v->valid &= ~HW_ST_GUEST;
-    b->event_inj = 0;
     b->tlb_control = SVM_TLB_KEEP;
     b->clean = v->u.svm.clean;
+    if (unlikely(v->inflight.type != VMC_EV_NONE))
+        after_event(v);
     v->st.gpr[VMC_RAX] = b->rax;
     v->st.rip = b->rip;
     v->st.rflags = b->rflags;

@@ -16,6 +16,7 @@ void svm_setup(struct hw_vcpu *v);
 void svm_pull(struct hw_vcpu *v, uint32_t groups);
 void svm_push(struct hw_vcpu *v, uint32_t groups);
 void svm_inject(struct hw_vcpu *v, const struct vmc_event *e);
+void svm_take_back(struct hw_vcpu *v);
 void svm_windows(struct hw_vcpu *v, bool irq, bool nmi);
 bool svm_code64(struct hw_vcpu *v, uint64_t *cr3);
 const uint8_t *svm_fetched(struct hw_vcpu *v);

@@ -33,6 +33,7 @@ void svm_setup(struct hw_vcpu *v)
     b->iopm = v->vm->io_bitmap_hpa;
     b->msrpm = v->vm->msr_bitmap_hpa;
     b->v_masking = 1;
+    b->v_prio = SVM_V_IGN_TPR | 0xf;
     b->np_enable = nested ? 1 : 0;
     b->n_cr3 = nested ? v->vm->slat.root_hpa : 0;
     b->asid = 1;
@@ -251,16 +252,35 @@ void svm_push(struct hw_vcpu *v, uint32_t groups)
 /* ---- events -----------------------------------------------------------------------------------
  */
 
+/* The one virtual interrupt of the VMCB: to be delivered, or to exit when it could be. */
+static void set_virq(struct hw_vcpu *v, bool on, uint8_t vector, bool exits)
+{
+    struct vmcb *b = vmcb_of(v);
+
+    b->v_irq = on ? SVM_V_IRQ : 0;
+    b->v_vector = vector;
+    b->misc1 = exits ? b->misc1 | SVM_I_VINTR : b->misc1 & ~SVM_I_VINTR;
+    b->clean = 0;
+}
+
+/*
+ * Interrupts become virtual ones (APM 2 15.21.4), which the processor takes before the guest's
+ * first instruction. EVENTINJ would do as well on silicon. QEMU's processor delivers from there at
+ * once but keeps the vector as if it were still to come: when it stops to look at something else
+ * before the next exit, it delivers the interrupt again, with interrupts off, and kills the guest
+ * in time.
+ */
 void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
 {
     struct vmcb *b = vmcb_of(v);
 
-    if (e->type == VMC_EV_NONE) {
-        b->event_inj = 0;
-        return;
-    }
     v->u.svm.inject_entry = v->stat[HW_STAT_ENTRIES] + 1;
     v->u.svm.inject_rip = v->st.rip;
+    if (e->type == VMC_EV_IRQ && (v->st.rflags & VMC_FLAG_IF) != 0) {
+        v->u.svm.offered = true;
+        set_virq(v, true, e->vector, false);
+        return;
+    }
     unsigned type =
         e->type == VMC_EV_SOFT_EXC || e->type == VMC_EV_PRIV_SOFT_EXC ? VMC_EV_EXCEPTION : e->type;
     b->event_inj = e->vector | (uint64_t)type << 8 | SVM_EV_VALID;
@@ -274,19 +294,35 @@ void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
     }
 }
 
+/* An event that was handed over did not reach the guest. */
+void svm_take_back(struct hw_vcpu *v)
+{
+    struct vmcb *b = vmcb_of(v);
+
+    if (v->inflight.type == VMC_EV_NMI)
+        v->st.nmi_blocked = 0;
+    if (v->u.svm.offered)
+        set_virq(v, false, 0, false);
+    v->u.svm.offered = false;
+    v->u.svm.inject_entry = 0; /* what EXITINTINFO says of it is not needed */
+    b->event_inj = 0;
+    v->st.injected = v->inflight;
+    v->inflight.type = VMC_EV_NONE;
+    v->todo |= HW_TODO_EVENT;
+}
+
 void svm_windows(struct hw_vcpu *v, bool irq, bool nmi)
 {
     struct vmcb *b = vmcb_of(v);
     bool on = (b->misc1 & SVM_I_VINTR) != 0;
 
-    /* A virtual interrupt of ours that exits instead of being delivered: the window is open. */
-    if (irq != on) {
-        b->misc1 = irq ? b->misc1 | SVM_I_VINTR : b->misc1 & ~SVM_I_VINTR;
-        b->v_irq = irq ? SVM_V_IRQ : 0;
-        b->v_prio = irq ? SVM_V_IGN_TPR | 0xf : 0;
-        b->v_vector = 0;
-        b->clean = 0;
+    if (irq && v->u.svm.offered) { /* rare: the window needs the virtual interrupt */
+        v->u.svm.offered = false;
+        b->event_inj = v->inflight.vector | (uint64_t)VMC_EV_IRQ << 8 | SVM_EV_VALID;
     }
+    /* A virtual interrupt that exits instead of being delivered: the window is open. */
+    if (irq != on)
+        set_virq(v, irq, 0, irq);
     /* While NMIs are blocked IRET tells; in an interrupt shadow one instruction has to pass. */
     v->u.svm.step_over = nmi && !v->st.nmi_blocked && v->inflight.type == VMC_EV_NONE;
 }

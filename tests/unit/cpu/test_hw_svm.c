@@ -15,8 +15,10 @@ static struct hw_model model;
 static struct {
     uint64_t code, info1, info2, int_info;
     unsigned entries;
-    uint64_t event;
-    uint32_t misc1;
+    uint64_t event, first_event;
+    bool takes; /* the first entry delivers a virtual interrupt */
+    uint8_t virq, vector, first_virq, first_vector;
+    uint32_t misc1, first_misc1;
     uint64_t rip;
     uint64_t exit_rip; /* 0: as entered */
     uint64_t next_rip;
@@ -37,6 +39,12 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
     if (play.fetched != NULL)
         memcpy(b->bytes, play.fetched, 15);
     if (play.entries++ == 0) {
+        play.first_event = b->event_inj;
+        play.first_misc1 = b->misc1;
+        play.first_virq = b->v_irq;
+        play.first_vector = b->v_vector;
+        if (play.takes)
+            b->v_irq = 0;
         b->exit_code = play.code;
         b->exit_info1 = play.info1;
         b->exit_info2 = play.info2;
@@ -46,6 +54,8 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
         return VMC_HW_EXITED;
     }
     play.event = b->event_inj;
+    play.virq = b->v_irq;
+    play.vector = b->v_vector;
     play.misc1 = b->misc1;
     play.rip = b->rip;
     b->nrip = play.next_rip != 0 ? b->rip + 1 : 0;
@@ -243,6 +253,67 @@ static void events(void **state)
     end();
 }
 
+static void irq_is_due(uint8_t vector)
+{
+    model.v->st.rip = 0x8000;
+    model.v->st.rflags |= VMC_FLAG_IF;
+    hw_changed(model.v, VMC_ST_RIP);
+    model.irq = vector;
+    model.engine->irq_notify(model.v);
+}
+
+/* Interrupts are virtual ones of the VMCB; those that were not delivered are offered again. */
+static void interrupts_are_offered(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    irq_is_due(0x51);
+    play.takes = true;
+    play.exit_rip = 0x8010; /* in the handler */
+    run(SVM_PAUSE);
+    assert_int_equal(play.first_virq & SVM_V_IRQ, SVM_V_IRQ);
+    assert_int_equal(play.first_vector, 0x51);
+    assert_int_equal(play.virq, 0);
+    assert_int_equal(play.event, 0);
+    assert_int_equal(model.acks, 1);
+    /* The host's interrupt was first. */
+    irq_is_due(0x52);
+    play.takes = false;
+    play.exit_rip = 0;
+    run(SVM_INTR);
+    assert_int_equal(play.virq & SVM_V_IRQ, SVM_V_IRQ);
+    assert_int_equal(play.vector, 0x52);
+    assert_int_equal(play.misc1 & SVM_I_VINTR, 0);
+    assert_int_equal(model.acks, 2);
+    assert_int_equal(model.v->st.injected.type, VMC_EV_IRQ); /* HLT was not: it still waits */
+    /* Its delivery met a page that was not there: silicon says so, and in EXITINTINFO ... */
+    play.takes = true;
+    play.info1 = 0x100000006ull;
+    play.info2 = 0x5000;
+    play.int_info = SVM_EV_VALID | VMC_EV_IRQ << 8 | 0x52;
+    run(SVM_NPF);
+    assert_int_equal(play.virq & SVM_V_IRQ, SVM_V_IRQ);
+    assert_int_equal(play.vector, 0x52);
+    assert_int_equal(play.event, 0);
+    /* ... an emulated processor leaves it offered, and calls it an exception. */
+    play.takes = false;
+    play.int_info = SVM_EV_VALID | VMC_EV_EXCEPTION << 8 | 0x52;
+    run(SVM_NPF);
+    assert_int_equal(play.virq & SVM_V_IRQ, SVM_V_IRQ);
+    assert_int_equal(play.vector, 0x52);
+    assert_int_equal(play.event, 0);
+    assert_int_equal(model.acks, 2);
+    /* Another one that is more urgent: the virtual interrupt is its window. */
+    irq_is_due(0xf1);
+    play.int_info = 0;
+    run(SVM_INTR);
+    assert_int_equal(play.first_event, SVM_EV_VALID | VMC_EV_IRQ << 8 | 0x52);
+    assert_int_equal(play.first_virq & SVM_V_IRQ, SVM_V_IRQ);
+    assert_int_not_equal(play.first_misc1 & SVM_I_VINTR, 0);
+    assert_int_equal(model.acks, 3);
+    end();
+}
+
 /* An exit that comes while an event is delivered. */
 static void only_injected_events_are_delivered_again(void **state)
 {
@@ -353,6 +424,7 @@ int main(void)
         cmocka_unit_test(decode_assists_name_operands),
         cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(events),
+        cmocka_unit_test(interrupts_are_offered),
         cmocka_unit_test(only_injected_events_are_delivered_again),
         cmocka_unit_test(every_code_has_an_outcome),
         cmocka_unit_test(bad_vmcbs_are_explained),
