@@ -31,6 +31,12 @@ endfunction()
 # image. What every exit of a guest goes through is as in the other one.
 set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
+# Code of the image, which lies in the topmost 2 GiB: addresses are 32-bit constants (tables of jumps
+# would be of 64-bit ones), and GCC optimises the whole once more when it is linked.
+set(VMC_KERNEL_CODE -fno-pic -mcmodel=kernel -fno-jump-tables)
+if(CMAKE_C_COMPILER_ID STREQUAL GNU)
+  list(APPEND VMC_KERNEL_CODE -flto -flto-partition=one -fno-fat-lto-objects)
+endif()
 
 include(CheckCCompilerFlag)
 check_c_compiler_flag(-Oz VMC_HAVE_OZ)
@@ -50,7 +56,8 @@ function(vmc_add_small_library)
     add_library(vmc_small_${m} OBJECT ${src})
     target_include_directories(vmc_small_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
                                                       ${CMAKE_SOURCE_DIR}/lib)
-    target_compile_options(vmc_small_${m} PRIVATE ${options} -g1 -fomit-frame-pointer
+    target_compile_options(vmc_small_${m} PRIVATE ${options} ${VMC_KERNEL_CODE} -g1
+                           -fomit-frame-pointer
                            $<$<C_COMPILER_ID:GNU>:-fno-align-functions>
                            $<$<C_COMPILER_ID:GNU>:-fno-align-jumps>
                            $<$<C_COMPILER_ID:GNU>:-fno-align-loops>)

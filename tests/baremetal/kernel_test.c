@@ -358,9 +358,12 @@ static void make_mistake(const char *which)
     const struct vmc_platform *pf = vmc_bm_platform();
 
     switch (which[0]) {
-    case 'c': /* code is not writable */
-        *(volatile uint8_t *)(uintptr_t)vmc_bm_cpu_main = 0x90;
+    case 'c': { /* code is not writable */
+        uint8_t *p = (uint8_t *)(uintptr_t)vmc_bm_cpu_main;
+        __asm__("" : "+r"(p)); /* the compiler loses functions that are written to */
+        *(volatile uint8_t *)p = 0x90;
         break;
+    }
     case 'd': { /* data is not executable */
         uint8_t *p = pf->alloc(pf->ctx, 4096, 4096);
         p[0] = 0xc3;
