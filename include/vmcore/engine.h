@@ -243,6 +243,12 @@ struct vmc_soft_config {
      */
     void (*translated)(void *ctx, uint32_t vcpu, const struct vmc_translation *t);
     void *translated_ctx;
+    /**
+     * Memory for translated code of each vCPU: a power of two from 4 MiB to 1 GiB; 0: 32 MiB. When
+     * it is full the oldest translations go, a sixteenth at a time. Records beside it take half
+     * as much.
+     */
+    uint64_t code_bytes;
 };
 
 /** The software CPU: exact interpreter. Works on any x86-64 host. */

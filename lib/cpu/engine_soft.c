@@ -56,6 +56,12 @@ static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struc
                           cfg->max_vcpus, SOFT_MAX_CPUS);
     if (sc != NULL && sc->size != sizeof(*sc))
         return vmci_error(err, VMC_EINVAL, SITE, "engine_config has size %u", sc->size);
+    uint64_t code = sc != NULL && sc->code_bytes != 0 ? sc->code_bytes : BT_CODE_BYTES;
+    if (code < BT_CODE_MIN || code > BT_CODE_MAX || (code & (code - 1)) != 0)
+        return vmci_error(err, VMC_EINVAL, SITE,
+                          "code_bytes is %llu: a power of two from %u to %u is needed",
+                          (unsigned long long)code, BT_CODE_MIN, BT_CODE_MAX);
+    vm->bt_bytes = (size_t)code;
     vm->pf = cfg->platform;
     vm->mem = cfg->mem;
     vm->virtual_time = (cfg->flags & VMC_ENGINE_VIRTUAL_TIME) != 0;
@@ -438,15 +444,11 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         const char *name;
         uint64_t value;
     } more[] = {
-        {"soft.retired", sc->cpu.retired},
-        {"bt.translated", bt->st_translated},
-        {"bt.bytes", bt->used},
-        {"bt.callouts", bt->st_calls},
-        {"bt.links", bt->st_links},
-        {"bt.lookups", bt->st_lookups},
-        {"bt.slices", bt->st_slices},
-        {"bt.flushes", bt->st_flushes},
-        {"bt.jump_fills", bt->st_jumps},
+        {"soft.retired", sc->cpu.retired},  {"bt.translated", bt->st_translated},
+        {"bt.callouts", bt->st_calls},      {"bt.links", bt->st_links},
+        {"bt.lookups", bt->st_lookups},     {"bt.slices", bt->st_slices},
+        {"bt.flushes", bt->st_flushes},     {"bt.jump_fills", bt->st_jumps},
+        {"bt.evictions", bt->st_evictions}, {"bt.stop_max_ns", bt->st_stop_max},
     };
 
     for (size_t i = 0; i < STAT_COUNT && i < max; i++) {

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
 # Two runs of the same guest in deterministic mode: the same output, the same number of instructions.
+# The second one has so little memory for translated code that some is evicted all the time.
 # Usage: deterministic_test.sh VMCORE GUESTDIR CPUS
 set -u
 vmcore=$1 guest=$2 cpus=$3
@@ -16,7 +17,7 @@ show="date;od+-x+-N16+/dev/urandom;od+-x+-N16+/dev/hwrng;cat+/proc/uptime+/proc/
 show="$show;cat+/proc/self/maps+/proc/sys/kernel/random/boot_id"
 
 run() {
-    "$vmcore" run --deterministic --cpus="$cpus" --mem=256 --timeout=500 \
+    "$vmcore" run --deterministic --code-memory="$2" --cpus="$cpus" --mem=256 --timeout=500 \
         --kernel="$guest/vmlinuz" --initrd="$guest/initrd" \
         --cmdline="console=ttyS0 panic=-1 run=$show" --stats="$tmp/$1.json" \
         </dev/null >"$tmp/$1.log" 2>&1
@@ -29,8 +30,13 @@ run() {
     fi
 }
 
-run a
-run b
+run a 32M
+run b 4M
+evicted=$(sed -n 's/.*"bt.evictions":\([0-9]*\).*/\1/p' "$tmp/b.json" | head -1)
+if grep -qw fsgsbase /proc/cpuinfo && grep -qw bmi2 /proc/cpuinfo && [ "${evicted:-0}" -lt 100 ]; then
+    echo "only ${evicted:-0} evictions"
+    exit 1
+fi
 if ! cmp "$tmp/a.log" "$tmp/b.log"; then
     diff "$tmp/a.log" "$tmp/b.log" | head -20
     exit 1

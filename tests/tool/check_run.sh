@@ -40,6 +40,9 @@ check "timeout" 124 "timeout" $flat --kernel "$dir/spin" --timeout 0.5
 check "triple fault" 6 "triple fault" $flat --kernel "$dir/triple"
 check "deterministic" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --deterministic
 check "interpreted" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-translate
+check "code memory" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --code-memory 4M
+check "code memory of an odd size" 2 "power of two" $flat --kernel "$dir/exit21" --code-memory 5M
+check "too little code memory" 2 "between 4M and 1024M" $flat --kernel "$dir/exit21" --code-memory 1M
 check "two processors" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2
 check "two processors on one worker" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2 --workers 1
 check "a timeout on workers" 124 "timeout" $flat --kernel "$dir/spin" --workers 2 --timeout 0.5

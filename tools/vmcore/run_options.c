@@ -45,6 +45,7 @@ enum key {
     KEY_WORKERS,
     KEY_NO_TRANSLATE,
     KEY_PERF_MAP,
+    KEY_CODE_MEMORY,
     KEY_NO_SANDBOX,
     KEY_VERBOSE,
 };
@@ -95,6 +96,8 @@ static const struct argp_option option_table[] = {
      "Let the processors share N threads under vmcore's own scheduler (default: a thread each)", 0},
     {"perf-map", KEY_PERF_MAP, NULL, 0,
      "Tell perf(1) where translated code is, in /tmp/perf-PID.map", 0},
+    {"code-memory", KEY_CODE_MEMORY, "SIZE", 0,
+     "Memory for translated code of each processor, 4M to 1024M, a power of two (default: 32M)", 0},
     {"no-translate", KEY_NO_TRANSLATE, NULL, 0,
      "Interpret all code, without binary translation (software engine)", 0},
     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
@@ -151,14 +154,15 @@ static bool parse_u64(const char *s, uint64_t *out, char **end)
     return errno == 0 && *end != s;
 }
 
-static void parse_mem(const char *arg, struct argp_state *st, struct run_options *o)
+static uint64_t parse_size(const char *opt, const char *arg, uint64_t min, uint64_t max,
+                           struct argp_state *st)
 {
     char *end;
     uint64_t v = 0;
     unsigned shift = 20;
 
     if (!parse_u64(arg, &v, &end))
-        bad_usage(st, "--mem %s: not a size", arg);
+        bad_usage(st, "--%s %s: not a size", opt, arg);
     switch (*end) {
     case 'k':
     case 'K':
@@ -183,10 +187,11 @@ static void parse_mem(const char *arg, struct argp_state *st, struct run_options
         break;
     }
     if (strcmp(end, "") != 0 && strcmp(end, "B") != 0 && strcmp(end, "iB") != 0)
-        bad_usage(st, "--mem %s: unknown suffix '%s'", arg, end);
-    if (v > RUN_MAX_MEM >> shift || v << shift < RUN_MIN_MEM)
-        bad_usage(st, "--mem %s: must be between 1M and 4T", arg);
-    o->mem_bytes = (v << shift) & ~0xfffull;
+        bad_usage(st, "--%s %s: unknown suffix '%s'", opt, arg, end);
+    if (v > max >> shift || v << shift < min)
+        bad_usage(st, "--%s %s: must be between %lluM and %lluM", opt, arg,
+                  (unsigned long long)(min >> 20), (unsigned long long)(max >> 20));
+    return v << shift;
 }
 
 static uint64_t parse_range(const char *opt, const char *arg, uint64_t min, uint64_t max,
@@ -197,7 +202,7 @@ static uint64_t parse_range(const char *opt, const char *arg, uint64_t min, uint
 
     if (!parse_u64(arg, &v, &end) || *end != '\0' || v < min || v > max)
         bad_usage(st, "--%s %s: must be a number from %llu to %llu", opt, arg,
-                   (unsigned long long)min, (unsigned long long)max);
+                  (unsigned long long)min, (unsigned long long)max);
     return v;
 }
 
@@ -278,7 +283,7 @@ static void parse_chr(const char *opt, const char *arg, bool full, struct argp_s
         c->kind = RUN_CHR_NONE;
     } else {
         bad_usage(st, "--%s %s: expected stdio, file:PATH%s", opt, arg,
-                   full ? ", unix:PATH, pty or none" : " or none");
+                  full ? ", unix:PATH, pty or none" : " or none");
     }
 }
 
@@ -396,7 +401,7 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         o->load_flat = true;
         break;
     case KEY_MEM:
-        parse_mem(arg, st, o);
+        o->mem_bytes = parse_size("mem", arg, RUN_MIN_MEM, RUN_MAX_MEM, st) & ~0xfffull;
         break;
     case KEY_CPUS:
         o->cpus = (unsigned)parse_range("cpus", arg, 1, RUN_MAX_CPUS, st);
@@ -453,6 +458,11 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         break;
     case KEY_PERF_MAP:
         o->perf_map = true;
+        break;
+    case KEY_CODE_MEMORY:
+        o->code_bytes = parse_size("code-memory", arg, 4ull << 20, 1ull << 30, st);
+        if ((o->code_bytes & (o->code_bytes - 1)) != 0)
+            bad_usage(st, "--code-memory %s: not a power of two", arg);
         break;
     case KEY_NO_TRANSLATE:
         o->translate = false;

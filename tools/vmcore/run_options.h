@@ -70,6 +70,7 @@ struct run_options {
     char *events_path; /* --trace */
     char *trace_path;  /* --trace-insn */
     bool perf_map;
+    uint64_t code_bytes; /* 0: the default */
     bool deterministic;
     bool translate; /* binary translation in the software engine */
     bool no_sandbox;

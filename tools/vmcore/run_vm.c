@@ -247,7 +247,8 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         return EXIT_ERROR;
     }
     r->soft = (struct vmc_soft_config){.size = sizeof(r->soft),
-                                       .flags = can_translate(r) ? VMC_SOFT_TRANSLATE : 0};
+                                       .flags = can_translate(r) ? VMC_SOFT_TRANSLATE : 0,
+                                       .code_bytes = r->opt.code_bytes};
     if (r->opt.trace_path != NULL) {
         r->trace = fopen(r->opt.trace_path, "we");
         if (r->trace == NULL) {
@@ -276,8 +277,7 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     };
     if (vmc_vm_create(&vc, &r->vm, &err) != VMC_OK)
         return run_vm_fail("cannot create the VM", &err);
-    if (r->hooks == NULL &&
-        vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
+    if (r->hooks == NULL && vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
         return run_vm_fail("--mem", &err);
     int rc = r->hooks != NULL ? r->hooks->memory(r->hooks_ctx) : 0;
     if (rc != 0)

@@ -56,6 +56,12 @@ struct bt_seen {
 /* Entries that a change of address space makes invalid, since the last one. */
 #define BT_JUMP_LOG 1024u
 
+/*
+ * Code memory is filled segment by segment, in a circle: what is in the next one goes when the
+ * current one is full.
+ */
+#define BT_SEGMENTS 16u
+
 /* Per vCPU; embedded in struct vmci_soft_cpu so that translated code reaches it through GS. */
 struct vmci_bt {
     uint64_t flags; /* OF in bit 0, SETcc-style; LAHF's image in bits 15:8 */
@@ -92,13 +98,16 @@ struct vmci_bt {
     uint8_t fp_ready;     /* BT_FP_*: they may */
     bool enabled;
     bool pass; /* let the interpreter run the next block */
-    bool full; /* code memory is used up: the engine flushes */
+    bool full; /* the segment is used up: the engine goes on to the next */
 
     uint8_t *rw;
     const uint8_t *rx;
-    size_t used, glue;
+    size_t code_bytes, glue;
+    size_t used, used_end; /* of the current segment */
     uint8_t *arena;
-    size_t arena_used;
+    size_t arena_used, arena_end;
+    unsigned segment;
+    struct bt_trans *made[BT_SEGMENTS]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;
     const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
     const uint8_t *stub[3]; /* by enum bt_stub */
@@ -107,6 +116,7 @@ struct vmci_bt {
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
     uint64_t st_op[VMCI_OP_COUNT]; /* instructions that translated code had interpreted */
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
+    uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
     uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */
     uint32_t jump_log_n;              /* > BT_JUMP_LOG: overflowed */
@@ -122,6 +132,10 @@ void bt_fini(struct vmci_soft_cpu *sc);
 /* Forget every translation (the block cache was emptied, code memory is full, or the CPU model is
    another). */
 void bt_flush(struct vmci_soft_cpu *sc);
+/* At a boundary: the current segment is full. Forget what is in the next one, and go on there. */
+void bt_evict(struct vmci_soft_cpu *sc);
+/* An eviction or flush began at that time. */
+void bt_stopped(struct vmci_soft_cpu *sc, uint64_t since);
 /* The block dies: nothing may reach its translations any more. */
 void bt_kill(struct vmci_soft_cpu *sc, struct block *b);
 

@@ -30,7 +30,7 @@ static void *record(struct bt_work *w, size_t bytes)
 {
     struct vmci_bt *bt = &w->sc->bt;
 
-    if (BT_ARENA_BYTES - bt->arena_used < bytes) {
+    if (bt->arena_end - bt->arena_used < bytes) {
         w->failed = true;
         return NULL;
     }
@@ -152,7 +152,9 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
 
     if (l == NULL)
         return;
-    *l = (struct bt_link){.target_la = c->target, .from = w->t, .set = c->set};
+    *l =
+        (struct bt_link){.sibling = w->t->out, .target_la = c->target, .from = w->t, .set = c->set};
+    w->t->out = l;
     l->stub = em_here(e);
     restore_rcx(w, c->rcx);
     bt_exchange(e, c->set, BT_CANON);

@@ -95,7 +95,7 @@ static void mark(struct bt_work *w, const struct vmci_insn *in)
     struct vmci_bt *bt = &w->sc->bt;
     struct emit *e = &w->e;
 
-    if (BT_ARENA_BYTES - bt->arena_used < sizeof(struct bt_x87)) {
+    if (bt->arena_end - bt->arena_used < sizeof(struct bt_x87)) {
         w->failed = true;
         return;
     }

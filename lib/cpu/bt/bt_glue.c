@@ -145,6 +145,5 @@ int bt_make_glue(struct vmci_soft_cpu *sc)
     bt->call_fp = make_call(&e, sc, bt_c_fp, back);
     bt_make_syscall(&e, bt);
     bt->glue = (e.len + 63) & ~(size_t)63;
-    bt->used = bt->glue;
     return e.full ? VMC_EINTERNAL : VMC_OK;
 }

@@ -48,7 +48,8 @@ struct bt_site {
 
 /* A jump to a known address. */
 struct bt_link {
-    struct bt_link *next; /* of the target's incoming links */
+    struct bt_link *next, **prev; /* among the target's incoming links; prev NULL: not linked */
+    struct bt_link *sibling;      /* the next one of the same translation */
     uint8_t *site;        /* rel32 of the jump for targets with the same scratch set */
     uint8_t *canon_site;  /* ... and of the one behind the exchange of registers */
     const uint8_t *site_rx, *canon_rx;
@@ -60,7 +61,8 @@ struct bt_link {
 
 /* What has died when a block dies: traces that go through it. */
 struct bt_cover {
-    struct bt_cover *next;
+    struct bt_cover *next, **prev; /* of the same block; prev NULL: it is dead */
+    struct bt_cover *sibling;      /* the next one of the same trace */
     struct bt_trans *t;
 };
 
@@ -71,7 +73,9 @@ struct bt_trans {
     uint64_t la;
     struct block *blk;
     struct bt_trans *next; /* of the same block */
-    struct bt_link *in;
+    struct bt_trans *older; /* in the same segment */
+    struct bt_link *in, *out;
+    struct bt_cover *covers;
     uint16_t set; /* scratch registers */
     bool dead;
     bool groups;  /* addends are in registers */
@@ -90,8 +94,10 @@ struct bt_x87 {
     uint64_t la;
 };
 
-#define BT_CODE_BYTES  (32u << 20)
-#define BT_ARENA_BYTES (8u << 20)
+/* Code memory by default, and what it may be set to; the arena has half as much. */
+#define BT_CODE_BYTES (32u << 20)
+#define BT_CODE_MIN   (4u << 20)
+#define BT_CODE_MAX   (1u << 30)
 /* More than the longest translation of one block, and what it takes of the arena. */
 #define BT_BLOCK_MAX  (32u << 10)
 #define BT_ARENA_ROOM (32u << 10)
@@ -169,12 +175,24 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b);
  */
 unsigned bt_bits(const struct vmci_soft_cpu *sc);
 
+/* bt_evict.c: let the jump lead to t; the block belongs to the trace of t; fill segment n. */
+void bt_link_to(struct bt_link *l, struct bt_trans *t);
+void bt_cover_add(struct bt_cover *c, struct block *b, struct bt_trans *t);
+void bt_segment_begin(struct vmci_bt *bt, unsigned n);
+
 /* bt_jumps.c: cpu->rip is translated as t. */
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 void bt_jumps_init(struct vmci_soft_cpu *sc);
 /* The code size has changed since the table of the current mode was filled? Empties it. */
 void bt_jumps_bits(struct vmci_soft_cpu *sc);
+
+/* Is there room for another translation in the current segment? */
+static inline bool bt_has_room(const struct vmci_bt *bt)
+{
+    return bt->used_end - bt->used >= BT_BLOCK_MAX &&
+           bt->arena_end - bt->arena_used >= BT_ARENA_ROOM;
+}
 
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);

@@ -339,31 +339,6 @@ uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
     return BT_LEAVE_FP + 1;
 }
 
-static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
-{
-    vmci_st_le32(site, (uint32_t)(target - (site_rx + 4)));
-}
-
-static void link_to(struct bt_link *l, struct bt_trans *t)
-{
-    const struct bt_trans *from = l->from;
-
-    if (t->set == l->set && (t->fp & ~from->fp) == 0)
-        patch(l->site, l->site_rx, t->inner);
-    else if (l->set == BT_CANON)
-        patch(l->site, l->site_rx, t->canon);
-    else
-        patch(l->canon_site, l->canon_rx, t->canon);
-    l->next = t->in;
-    t->in = l;
-}
-
-static void unlink(struct bt_link *l)
-{
-    patch(l->site, l->site_rx, l->stub);
-    patch(l->canon_site, l->canon_rx, l->ask);
-}
-
 /* A jump to a known address was taken for the first time. */
 uint64_t bt_c_link(struct vmci_soft_cpu *sc)
 {
@@ -381,7 +356,7 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
         bt_jumps_enter(sc, t);
     } else if ((t->blk->gpa & PAGE_MASK) == page && t->blk->gpa2 == GPA_NONE &&
                t->mode == l->from->mode && !l->from->dead) {
-        link_to(l, t);
+        bt_link_to(l, t);
         bt->st_links++;
     }
     resume_at(sc, t);
@@ -429,51 +404,11 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     if (b->probed)
         groups_pay(sc, b);
     struct bt_trans *t = bt_translate(sc, b);
-    if (t == NULL && (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX ||
-                      BT_ARENA_BYTES - bt->arena_used < BT_ARENA_ROOM))
-        bt->full = true; /* the engine empties everything at its next look */
+    if (t == NULL && !bt_has_room(bt))
+        bt->full = true; /* the engine makes room at its next look */
     if (bt->full)
         (void)vmci_fetch_or(&sc->cpu.request, VMCI_REQ_TRAP);
     return t;
-}
-
-static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)
-{
-    if (t->dead)
-        return;
-    t->dead = true;
-    for (struct bt_link *l = t->in; l != NULL; l = l->next)
-        unlink(l);
-    t->in = NULL;
-    bt_jumps_forget(sc, t);
-    for (struct bt_trans **p = &t->blk->bt; *p != NULL; p = &(*p)->next)
-        if (*p == t) {
-            *p = t->next;
-            break;
-        }
-}
-
-void bt_kill(struct vmci_soft_cpu *sc, struct block *b)
-{
-    while (b->bt != NULL)
-        kill_trans(sc, b->bt);
-    for (const struct bt_cover *c = b->covers; c != NULL; c = c->next)
-        kill_trans(sc, c->t);
-    b->covers = NULL;
-}
-
-void bt_flush(struct vmci_soft_cpu *sc)
-{
-    struct vmci_bt *bt = &sc->bt;
-
-    if (!bt->enabled)
-        return;
-    bt_jumps_flush(sc, true);
-    bt_sys_forget(sc);
-    bt->used = bt->glue;
-    bt->arena_used = 0;
-    bt->full = false;
-    bt->st_flushes++;
 }
 
 int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
@@ -558,10 +493,11 @@ int bt_init(struct vmci_soft_cpu *sc)
         return VMC_ENOTSUP;
     bt->lacks = host_lacks();
     bt->work = vmci_zalloc(pf, sizeof(*bt->work));
-    bt->arena = vmci_alloc_aligned(pf, BT_ARENA_BYTES, VMC_PAGE_SIZE);
+    bt->code_bytes = sc->cpu.vm->bt_bytes;
+    bt->arena = vmci_alloc_aligned(pf, bt->code_bytes / 2, VMC_PAGE_SIZE);
     int rc = bt->work == NULL || bt->arena == NULL
                  ? VMC_ENOMEM
-                 : pf->exec->reserve(pf->ctx, BT_CODE_BYTES, &rw, &rx);
+                 : pf->exec->reserve(pf->ctx, bt->code_bytes, &rw, &rx);
     if (rc == VMC_OK) {
         bt->rw = rw;
         bt->rx = rx;
@@ -575,6 +511,7 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt_sys_init(sc);
         bt_jumps_init(sc);
         rc = bt_make_glue(sc);
+        bt_segment_begin(bt, 0);
     }
     bt->enabled = rc == VMC_OK;
     if (rc != VMC_OK)
@@ -589,9 +526,9 @@ void bt_fini(struct vmci_soft_cpu *sc)
 
     bt->enabled = false;
     if (bt->rw != NULL)
-        pf->exec->release(pf->ctx, bt->rw, bt->rx, BT_CODE_BYTES);
+        pf->exec->release(pf->ctx, bt->rw, bt->rx, bt->code_bytes);
     bt->rw = NULL;
-    vmci_free_aligned(pf, bt->arena, BT_ARENA_BYTES, VMC_PAGE_SIZE);
+    vmci_free_aligned(pf, bt->arena, bt->code_bytes / 2, VMC_PAGE_SIZE);
     bt->arena = NULL;
     vmci_free(pf, bt->work, sizeof(*bt->work));
     bt->work = NULL;

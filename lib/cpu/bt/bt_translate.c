@@ -533,8 +533,7 @@ static void cover(struct bt_work *w)
             continue;
         struct bt_cover *c = (struct bt_cover *)(void *)(bt->arena + bt->arena_used);
         bt->arena_used += sizeof(*c);
-        *c = (struct bt_cover){b->covers, w->t};
-        b->covers = c;
+        bt_cover_add(c, b, w->t);
     }
 }
 
@@ -552,7 +551,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     struct bt_work *w = bt->work;
     size_t arena = bt->arena_used;
 
-    if (BT_CODE_BYTES - bt->used < BT_BLOCK_MAX || BT_ARENA_BYTES - arena < BT_ARENA_ROOM)
+    if (!bt_has_room(bt))
         return NULL;
     w->sc = sc;
     if (!bt_trace(w, b))
@@ -595,6 +594,8 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt->st_translated++;
     t->next = b->bt;
     b->bt = t;
+    t->older = bt->made[bt->segment];
+    bt->made[bt->segment] = t;
     report(w);
     return t;
 }

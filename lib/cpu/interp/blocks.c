@@ -40,6 +40,7 @@ static void arena_take(struct vmci_soft_cpu *sc, size_t bytes)
 void block_flush_all(struct vmci_soft_cpu *sc)
 {
     struct block_cache *c = &sc->code;
+    uint64_t since = sc->cpu.pf->now_ns(sc->cpu.pf->ctx);
 
     sc->stat[STAT_CACHE_FLUSHES]++;
     memset(c->jc, 0, sizeof(c->jc));
@@ -50,6 +51,7 @@ void block_flush_all(struct vmci_soft_cpu *sc)
     sc->cpu.blk = sc->cpu.cur = sc->cpu.blk_end = NULL;
     bt_flush(sc);
     smc_disown_all(sc);
+    bt_stopped(sc, since);
 }
 
 void block_cache_free(struct vmci_soft_cpu *sc)

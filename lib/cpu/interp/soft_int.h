@@ -223,6 +223,7 @@ struct vmci_soft_vm {
     uint32_t count;
     bool virtual_time;
     bool translate; /* VMC_SOFT_TRANSLATE */
+    size_t bt_bytes; /* code memory of a vCPU */
     uint8_t bt_hot; /* runs of a block in the interpreter before it is translated */
     void (*trace)(void *ctx, uint32_t vcpu, const char *line); /* of every instruction */
     void *trace_ctx;

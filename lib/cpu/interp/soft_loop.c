@@ -407,7 +407,7 @@ static void requests(struct vmci_soft_cpu *sc)
     uint32_t req = vmci_load_acquire(&cpu->request);
 
     if (unlikely(sc->bt.full))
-        block_flush_all(sc);
+        bt_evict(sc);
     if (req == 0)
         return;
     (void)vmci_fetch_and(&cpu->request, ~(VMCI_REQ_FLUSH | VMCI_REQ_CODE | VMCI_REQ_TRAP |

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Links between translations, and their end. Code memory and the records that go with it are cut
+ * into segments, filled one after the other in a circle. When one is full the translations of the
+ * next, which are the oldest, are forgotten: jumps to them ask again, and they leave the lists of
+ * what they jump to. That is done at a boundary, where no host address of translated code is kept
+ * anywhere but in links and jump tables, and takes time for a sixteenth of all translations.
+ */
+#include "cpu/bt/bt_work.h"
+
+static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
+{
+    vmci_st_le32(site, (uint32_t)(target - (site_rx + 4)));
+}
+
+void bt_link_to(struct bt_link *l, struct bt_trans *t)
+{
+    const struct bt_trans *from = l->from;
+
+    if (t->set == l->set && (t->fp & ~from->fp) == 0)
+        patch(l->site, l->site_rx, t->inner);
+    else if (l->set == BT_CANON)
+        patch(l->site, l->site_rx, t->canon);
+    else
+        patch(l->canon_site, l->canon_rx, t->canon);
+    l->next = t->in;
+    l->prev = &t->in;
+    if (t->in != NULL)
+        t->in->prev = &l->next;
+    t->in = l;
+}
+
+/* Its target is gone. */
+static void unlink(struct bt_link *l)
+{
+    patch(l->site, l->site_rx, l->stub);
+    patch(l->canon_site, l->canon_rx, l->ask);
+    l->prev = NULL;
+}
+
+static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)
+{
+    if (t->dead)
+        return;
+    t->dead = true;
+    for (struct bt_link *l = t->in; l != NULL; l = l->next)
+        unlink(l);
+    t->in = NULL;
+    bt_jumps_forget(sc, t);
+    for (struct bt_trans **p = &t->blk->bt; *p != NULL; p = &(*p)->next)
+        if (*p == t) {
+            *p = t->next;
+            break;
+        }
+}
+
+void bt_kill(struct vmci_soft_cpu *sc, struct block *b)
+{
+    while (b->bt != NULL)
+        kill_trans(sc, b->bt);
+    for (struct bt_cover *c = b->covers; c != NULL; c = c->next) {
+        kill_trans(sc, c->t);
+        c->prev = NULL;
+    }
+    b->covers = NULL;
+}
+
+void bt_cover_add(struct bt_cover *c, struct block *b, struct bt_trans *t)
+{
+    *c = (struct bt_cover){.next = b->covers, .prev = &b->covers, .sibling = t->covers, .t = t};
+    if (b->covers != NULL)
+        b->covers->prev = &c->next;
+    b->covers = c;
+    t->covers = c;
+}
+
+/* The records of t are about to be written over. */
+static void detach(struct bt_trans *t)
+{
+    for (struct bt_link *l = t->out; l != NULL; l = l->sibling)
+        if (l->prev != NULL) {
+            *l->prev = l->next;
+            if (l->next != NULL)
+                l->next->prev = l->prev;
+        }
+    for (struct bt_cover *c = t->covers; c != NULL; c = c->sibling)
+        if (c->prev != NULL) {
+            *c->prev = c->next;
+            if (c->next != NULL)
+                c->next->prev = c->prev;
+        }
+}
+
+void bt_segment_begin(struct vmci_bt *bt, unsigned n)
+{
+    size_t code = bt->code_bytes / BT_SEGMENTS;
+    size_t arena = code / 2;
+
+    bt->segment = n;
+    bt->used = n == 0 ? bt->glue : n * code;
+    bt->used_end = (n + 1) * code;
+    bt->arena_used = n * arena;
+    bt->arena_end = (n + 1) * arena;
+    bt->made[n] = NULL;
+    bt->full = false;
+}
+
+void bt_stopped(struct vmci_soft_cpu *sc, uint64_t since)
+{
+    uint64_t ns = sc->cpu.pf->now_ns(sc->cpu.pf->ctx) - since;
+
+    sc->bt.st_stop_max = VMCI_MAX(sc->bt.st_stop_max, ns);
+}
+
+void bt_evict(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    unsigned n = (bt->segment + 1) % BT_SEGMENTS;
+    uint64_t since = sc->cpu.pf->now_ns(sc->cpu.pf->ctx);
+
+    bt_x87_settle(sc);
+    for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
+        kill_trans(sc, t);
+    for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
+        detach(t);
+    bt_segment_begin(bt, n);
+    bt->st_evictions++;
+    bt_stopped(sc, since);
+}
+
+void bt_flush(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+
+    if (!bt->enabled)
+        return;
+    bt_jumps_flush(sc, true);
+    bt_sys_forget(sc);
+    memset(bt->made, 0, sizeof(bt->made));
+    bt_segment_begin(bt, 0);
+    bt->st_flushes++;
+}
