@@ -219,6 +219,7 @@ static int open_perf_map(struct run_vm *r)
             close(fd);
         return EXIT_ERROR;
     }
+    setvbuf(r->perf_map, NULL, _IOLBF, 0); /* perf may look while we run */
     r->soft.translated = perf_symbol;
     r->soft.translated_ctx = r->perf_map;
     return 0;

@@ -74,8 +74,11 @@ struct vmci_bt {
     uint64_t resume; /* host address to go on at */
     uint64_t target;
     uint64_t spill[2];
-    uint64_t keep[BT_GROUP_REGS]; /* addends of groups while the interpreter is called */
-    const void *site;             /* what called for help: struct bt_site, bt_link or bt_trans */
+    /* Addends of groups, and an operand, while the interpreter is called. */
+    uint64_t keep[BT_GROUP_REGS + 1];
+    const void *site;              /* what called for help: struct bt_site, bt_link or bt_trans */
+    const struct bt_site *retried; /* what was last executed again, and when that was */
+    uint64_t retried_at;
 
     /* Constants in memory: PEXT takes its mask from there. */
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */

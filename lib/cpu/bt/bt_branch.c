@@ -39,16 +39,31 @@ static size_t look_up(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
-    bt_rcx_away(w);
+    if (w->lazy == 0)
+        bt_rcx_away(w);
     em_rorx(e, w->s, w->x, BT_JUMP_FOLD);
     em_lea(e, EM_W, w->s, w->s, w->x, 0, 0);
     em_pext_gs(e, w->s, w->s, GS_BT(jump_mask));
     em_lea(e, EM_W, w->s, w->s, w->s, 0, 0);
+    if (w->lazy != 0) {
+        struct em_addr neg = {EM_NONE, (uint8_t)w->s, 3,
+                              (int32_t)(jump_entry(w) + (uint32_t)offsetof(struct bt_jump, neg))};
+        w->lost = w->lazy;
+        em8(e, 0x65); /* add x, entry */
+        em_rm(e, EM_W, 0x03, w->x, &neg);
+        return em_jump(e, CC_NE);
+    }
     em_load_gs_x8(e, EM_RCX, w->s, jump_entry(w) + (uint32_t)offsetof(struct bt_jump, neg));
     em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
     size_t miss = em_jump_unless_rcxz(e);
     bt_rcx_back(w);
     return miss;
+}
+
+/* Where RCX is when it misses. */
+static enum bt_rcx missed_rcx(const struct bt_work *w)
+{
+    return w->lazy != 0 ? BT_RCX_HOME : BT_RCX_K;
 }
 
 /* jmp gs:[(index << 3) + disp] */
@@ -67,6 +82,7 @@ static uint32_t host_column(const struct bt_work *w)
 /* To the translation whose host address is in memory. */
 static void jump_target(struct bt_work *w)
 {
+    bt_flags_need(w, w->x);
     bt_exchange(&w->e, w->set, BT_CANON);
     em8(&w->e, 0x65); /* jmp gs:[target] */
     em8(&w->e, 0xff);
@@ -84,8 +100,20 @@ static void keep_target(struct bt_work *w)
 /* To the translation that look_up found. */
 static void jump_found(struct bt_work *w)
 {
+    uint16_t both = w->set & BT_CANON;
+
+    bt_flags_need(w, w->x);
     if (w->set == BT_CANON) {
         jump_gs_x8(&w->e, w->s, host_column(w));
+        return;
+    }
+    if (both != 0) { /* a register that is free here and there */
+        unsigned r = (unsigned)__builtin_ctz(both);
+        em_load_gs_x8(&w->e, r, w->s, host_column(w));
+        bt_exchange(&w->e, w->set, BT_CANON);
+        em_rex(&w->e, 0, 0, r); /* jmp r */
+        em8(&w->e, 0xff);
+        em8(&w->e, 0xe0 | (r & 7));
         return;
     }
     keep_target(w);
@@ -97,6 +125,8 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
     struct bt_cold *c;
 
     if (target == w->t->la && near(w, target) && !w->cold_phase && w->word == 8) {
+        if (!w->loop || w->lost_top == 0)
+            bt_flags_need(w, w->s);
         size_t site = em_jump(&w->e, EM_JMP);
         if (w->loop)
             em_patch_at(&w->e, site, w->e.rx + w->loop_top);
@@ -106,14 +136,17 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
     }
     bt_count_keep(w);
     if (near(w, target)) {
+        bt_flags_need(w, w->s);
         c = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
     } else {
         em_mov_imm(&w->e, w->x, target);
         size_t miss = look_up(w);
+        uint8_t lost = w->lost;
         jump_found(w);
         c = bt_cold(w, BT_COLD_LINK, miss);
         if (c != NULL) {
-            c->rcx = BT_RCX_K;
+            c->lazy = lost;
+            c->rcx = (uint8_t)missed_rcx(w);
             c->far = true;
         }
     }
@@ -124,6 +157,8 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
 static void jcc(struct bt_work *w, const struct vmci_insn *in)
 {
     size_t taken = em_jump(&w->e, in->cond);
+
+    w->lazy = w->step[w->i].after;
     if (w->loop && target_la(w, in) == w->t->la) {
         em_patch_at(&w->e, taken, w->e.rx + w->loop_top);
         bt_exit_direct(w, next_la(w, in));
@@ -131,6 +166,7 @@ static void jcc(struct bt_work *w, const struct vmci_insn *in)
     }
     bt_exit_direct(w, next_la(w, in));
     em_patch_here(&w->e, taken);
+    w->lost = 0;
     bt_exit_direct(w, target_la(w, in));
 }
 
@@ -141,11 +177,13 @@ static bool jcxz(struct bt_work *w, const struct vmci_insn *in)
         return false;
     if (w->word == 4)
         em8(&w->e, 0x67);
+    uint8_t lost = w->lost;
     em8(&w->e, 0xe3); /* jrcxz over the jump to "not taken" */
     em8(&w->e, 5);
     size_t not_taken = em_jump(&w->e, EM_JMP);
     bt_exit_direct(w, target_la(w, in));
     em_patch_here(&w->e, not_taken);
+    w->lost = lost;
     bt_exit_direct(w, next_la(w, in));
     return true;
 }
@@ -173,7 +211,7 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
     }
     if (in->opsize != w->word || !load_target(w, in))
         return false;
-    bt_cold_insn(w, look_up(w), BT_RCX_K);
+    bt_cold_insn(w, look_up(w), missed_rcx(w));
     jump_found(w);
     return true;
 }
@@ -218,7 +256,7 @@ static bool call(struct bt_work *w, const struct vmci_insn *in)
     if (!load_target(w, in))
         return false;
     /* The push comes when the target is known to be one. */
-    bt_cold_insn(w, look_up(w), BT_RCX_K);
+    bt_cold_insn(w, look_up(w), missed_rcx(w));
     keep_target(w);
     if (!push_return(w, next))
         return false;
@@ -235,7 +273,7 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     if (in->opsize != w->word || !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
     em_rm(e, bt_wide(w), 0x8b, w->x, &a);
-    bt_cold_insn(w, look_up(w), BT_RCX_K);
+    bt_cold_insn(w, look_up(w), missed_rcx(w));
     em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word + release);
     jump_found(w);
     return true;
@@ -271,8 +309,10 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
             bt_count_end(w);
         size_t site = em_jump(&w->e, taken ? in->cond ^ 1u : in->cond);
         struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, site);
-        if (c != NULL)
+        if (c != NULL) {
             c->target = taken ? next : target_la(w, in);
+            c->lazy = w->step[w->i].after;
+        }
     }
     return true;
 }

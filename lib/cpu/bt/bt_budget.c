@@ -40,13 +40,11 @@ static void add(struct bt_work *w, unsigned r, int32_t n)
     em_store_gs(e, r, GS_BUDGET(w, 0));
 }
 
-void bt_count_before(struct bt_work *w, enum bt_fluse use)
+/* By an instruction that loses the flags. */
+static void charge(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
-    w->budget_cold = -1;
-    if (use != BT_FU_WRITE || w->counted)
-        return;
     if (in_register(w)) { /* sub reg, n */
         em_rex(e, EM_W, 0, w->count);
         em8(e, 0x83);
@@ -61,9 +59,24 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use)
     }
     em8(e, w->n);
     w->counted = true;
+}
+
+/* The budget is used up in front of instruction w->i. */
+static void end_at(const struct bt_work *w, struct bt_cold *c)
+{
+    c->insn = (uint16_t)w->i;
+    c->target = w->i == 0 ? w->t->la : bt_after(w, w->i - 1);
+}
+
+void bt_count_before(struct bt_work *w, enum bt_fluse use)
+{
+    w->budget_cold = -1;
+    if (use != BT_FU_WRITE || w->counted)
+        return;
+    charge(w);
     if (!w->check)
         return;
-    struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S));
+    struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(&w->e, CC_S));
     if (c == NULL)
         return;
     c->target = bt_after(w, w->i);
@@ -89,6 +102,16 @@ void bt_count_end(struct bt_work *w)
     if (w->counted)
         return;
     w->counted = true;
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
+        charge(w);
+        struct bt_cold *c = w->check ? bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S)) : NULL;
+        if (c != NULL)
+            end_at(w, c);
+        if (!w->loop)
+            w->counted_at = e->len;
+        return;
+    }
     if (w->check)
         em_mov(e, w->x, EM_RCX);
     if (in_register(w)) {
@@ -107,9 +130,9 @@ void bt_count_end(struct bt_work *w)
     if (c == NULL)
         return;
     c->rcx = BT_RCX_X;
-    c->insn = (uint16_t)w->i;
-    c->target = w->i == 0 ? w->t->la : bt_after(w, w->i - 1);
+    end_at(w, c);
 }
+
 void bt_count_exit(struct bt_work *w, unsigned n, bool counted)
 {
     struct emit *e = &w->e;

@@ -11,6 +11,7 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
     struct bt_cold *c = &w->cold[w->cold_count++];
     *c = (struct bt_cold){.site = site, .kind = (uint8_t)kind, .insn = (uint16_t)w->i};
     c->counted = w->counted;
+    c->lazy = w->lost;
     c->set = w->set;
     c->loop = w->loop;
     return c;
@@ -23,7 +24,7 @@ void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx)
     if (c == NULL)
         return;
     c->rcx = (uint8_t)rcx;
-    c->lazy = w->step[w->i].lazy;
+    c->lazy = w->lazy;
 }
 
 static void *record(struct bt_work *w, size_t bytes)
@@ -58,9 +59,15 @@ static void ask(struct emit *e, const void *rec, const uint8_t *glue)
     em_jump_to(e, EM_JMP, glue);
 }
 
-/* The interpreter's callers know nothing of the addends of groups. */
+/* The interpreter's callers know nothing of the addends of groups, nor of f. */
 static void keep_addends(struct bt_work *w, bool store)
 {
+    uint32_t f_at = GS_BT(keep) + 8u * BT_GROUP_REGS;
+
+    if (w->f != EM_NONE && store)
+        em_store_gs(&w->e, w->f, f_at);
+    else if (w->f != EM_NONE)
+        em_load_gs(&w->e, w->f, f_at);
     for (unsigned k = 0; k < w->group_count; k++) {
         const struct bt_group *g = &w->group[k];
         if (!g->kept)
@@ -101,6 +108,9 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     if (site == NULL)
         return;
     const struct bt_step *st = &w->step[c->insn];
+    bool retry = st->kept;
+    if (retry)
+        resume = w->start[c->insn];
     *site = (struct bt_site){.insn = st->in,
                              .t = w->t,
                              .blk = st->b,
@@ -109,6 +119,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .resume = e->rx + resume,
                              .stop = starts_group(w, c),
                              .goes_on = bt_sys_goes_on(st->in),
+                             .retry = retry,
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && c->group->kept) {
         site->group = 1;
@@ -124,7 +135,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     restore_rcx(w, c->rcx);
     bt_count_keep(w);
     if (c->lazy != 0)
-        bt_flags_again(w, w->step[c->lazy - 1].in);
+        bt_flags_again(w, c->lazy, w->s);
     if (c->loop)
         bt_hoist_leave(w);
     keep_addends(w, true);
@@ -135,11 +146,12 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     }
     ask(e, site, c->io ? w->sc->bt.call_io : w->sc->bt.call_insn);
     w->loop = false;
-    if (w->t->set != BT_CANON || c->late) {
+    bool late = c->late && !retry;
+    if (w->t->set != BT_CANON || late) {
         site->resume = em_here(e);
         bt_exchange(e, BT_CANON, w->t->set);
         keep_addends(w, false);
-        if (c->late)
+        if (late)
             bt_count_exit(w, w->n, false);
         em_jump_to(e, EM_JMP, e->rx + resume);
     }
@@ -157,6 +169,8 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
     w->t->out = l;
     l->stub = em_here(e);
     restore_rcx(w, c->rcx);
+    if (c->lazy != 0)
+        bt_flags_again(w, c->lazy, w->s);
     bt_exchange(e, c->set, BT_CANON);
     if (!c->far) {
         l->site = e->rw + c->site;
@@ -177,6 +191,8 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
 
     w->set = c.set;
     (void)bt_step(w, c.insn);
+    w->lost = 0;
+    w->lazy = c.lazy;
     if (!c.counted || c.insn + 1u < w->n)
         bt_count_exit(w, c.insn + 1u, c.counted);
     bt_exit_direct(w, c.target);
@@ -187,7 +203,7 @@ static void cold_stay(struct bt_work *w, const struct bt_cold *c)
 {
     restore_rcx(w, c->rcx);
     if (c->lazy != 0)
-        bt_flags_again(w, w->step[c->lazy - 1].in);
+        bt_flags_again(w, c->lazy, w->s);
     bt_exchange(&w->e, c->set, w->t->set);
     em_jump_to(&w->e, EM_JMP, w->t->inner);
 }
@@ -201,6 +217,8 @@ static void cold_rest(struct bt_work *w, const struct bt_cold *c)
     for (unsigned k = 0; k < c->copy_len; k++)
         em8(e, e->rw[c->copy + k]);
     restore_rcx(w, c->rcx);
+    if (c->lazy != 0 && c->copy_len == 0)
+        bt_flags_again(w, c->lazy, w->s);
     bt_count_keep(w);
     bt_hoist_leave(w);
     bt_exchange(e, c->set, w->t->set);
@@ -218,6 +236,8 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
     }
     restore_rcx(w, c->rcx);
     bt_count_keep(w);
+    if (c->lazy != 0 && c->copy_len == 0)
+        bt_flags_again(w, c->lazy, w->s);
     for (unsigned k = 0; k < c->copy_len; k++)
         em8(e, e->rw[c->copy + k]);
     bt_exchange(e, c->set, BT_CANON);

@@ -105,41 +105,92 @@ enum bt_fluse bt_flag_use(const struct vmci_insn *in)
 
 /* ---- flags that need not be kept ------------------------------------------------------------- */
 
-/* Registers from which the flags of in can be made again after it; 0: they cannot. */
-static uint32_t sources(const struct vmci_insn *in)
-{
-    uint32_t regs;
+/* How the flags of an instruction can be made again after it. */
+struct recipe {
+    uint8_t step;  /* its index + 1; 0: they cannot */
+    bool simple;   /* by one instruction that needs no scratch register */
+    uint32_t need; /* registers that must be as they were behind it */
+};
 
-    if ((in->flags & (VMCI_IF_MEM | VMCI_IF_LOCK)) != 0 || in->nopnd < 2 ||
-        in->opnd[0].kind != VMCI_OPND_GPR)
-        return 0;
-    regs = 1u << in->opnd[0].reg;
-    if (in->opnd[1].kind == VMCI_OPND_GPR)
-        regs |= 1u << in->opnd[1].reg;
-    else if (in->opnd[1].kind != VMCI_OPND_IMM)
-        return 0;
+/* CMP or TEST with memory, whose operand can be kept in w->f. */
+static bool keeps_operand(const struct bt_work *w, const struct vmci_insn *in)
+{
+    struct bt_access a;
+
+    if (w->f == EM_NONE || (in->op != VMCI_OP_CMP && in->op != VMCI_OP_TEST) ||
+        (in->flags & VMCI_IF_MEM) == 0 || in->modrm_off == 0)
+        return false;
+    for (unsigned k = 0; k < in->nopnd && k < 4; k++)
+        if (in->opnd[k].kind == VMCI_OPND_GPR_HI)
+            return false;
+    return bt_operand(w, in, &a);
+}
+
+static bool is_gpr(const struct vmci_opnd *o)
+{
+    return o->kind == VMCI_OPND_GPR;
+}
+
+static struct recipe recipe_of(const struct bt_work *w, unsigned i)
+{
+    const struct vmci_insn *in = w->step[i].in;
+    const struct recipe none = {0, false, 0};
+    const struct vmci_opnd *o = in->opnd;
+    uint32_t regs = 0;
     bool full = in->opsize == 4 || in->opsize == 8;
+
+    if (in->nopnd < 2 || (in->flags & VMCI_IF_LOCK) != 0 || !bt_copyable(w, in))
+        return none;
+    for (unsigned k = 0; k < 2; k++) {
+        if (is_gpr(&o[k]))
+            regs |= 1u << o[k].reg;
+        else if (o[k].kind != VMCI_OPND_IMM && o[k].kind != VMCI_OPND_MEM)
+            return none;
+    }
+    struct recipe r = {(uint8_t)(i + 1), true, regs};
+    bool mem = (in->flags & VMCI_IF_MEM) != 0;
     switch (in->op) {
     case VMCI_OP_CMP:
     case VMCI_OP_TEST:
-        return regs;
+        return !mem || keeps_operand(w, in) ? r : none;
     case VMCI_OP_AND:
     case VMCI_OP_OR:
-    case VMCI_OP_XOR:
-        return full ? 1u << in->opnd[0].reg : 0;
+    case VMCI_OP_XOR: /* from the result */
+        if (!full || !is_gpr(&o[0]))
+            return none;
+        r.need = 1u << o[0].reg;
+        return r;
     case VMCI_OP_ADD:
     case VMCI_OP_SUB:
-        if (!full || (in->opnd[1].kind == VMCI_OPND_GPR && in->opnd[0].reg == in->opnd[1].reg))
-            return 0;
-        return regs;
+        if (!full || mem || !is_gpr(&o[0]) || (is_gpr(&o[1]) && o[0].reg == o[1].reg))
+            return none;
+        r.simple = false;
+        return r;
     default:
-        return 0;
+        return none;
     }
 }
 
-void bt_flags_again(struct bt_work *w, const struct vmci_insn *in)
+/* CMP or TEST with the operand that w->f holds. */
+static void again_kept(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
+    unsigned modrm = in->raw[in->modrm_off];
+
+    if (in->opsize == 2)
+        em8(e, 0x66);
+    em8(e, 0x40 | (in->rex & 0xcu) | (w->f & 8) >> 3);
+    em8(e, in->raw[in->opcode_off]);
+    em8(e, 0xc0 | (modrm & 0x38) | (w->f & 7));
+    if (in->imm_off != 0)
+        for (unsigned k = in->imm_off; k < in->len; k++)
+            em8(e, in->raw[k]);
+}
+
+void bt_flags_again(struct bt_work *w, unsigned recipe, unsigned scratch)
+{
+    struct emit *e = &w->e;
+    const struct vmci_insn *in = w->step[recipe - 1].in;
     unsigned wide = in->opsize == 8 ? EM_W : 0;
     unsigned r = in->opnd[0].reg;
     bool add = in->op == VMCI_OP_ADD;
@@ -147,22 +198,50 @@ void bt_flags_again(struct bt_work *w, const struct vmci_insn *in)
     switch (in->op) {
     case VMCI_OP_CMP:
     case VMCI_OP_TEST:
-        bt_emit_copy(w, in);
+        if ((in->flags & VMCI_IF_MEM) != 0)
+            again_kept(w, in);
+        else
+            bt_emit_copy(w, in);
         return;
     case VMCI_OP_ADD:
     case VMCI_OP_SUB: /* undo it in a copy, then do it again */
-        em_mov(e, w->s, r);
+        em_mov(e, scratch, r);
         for (unsigned k = 0; k < 2; k++) {
             bool now = add == (k == 1);
             if (in->opnd[1].kind == VMCI_OPND_IMM)
-                em_ri(e, wide, now ? 0 : 5, w->s, (uint32_t)in->imm);
+                em_ri(e, wide, now ? 0 : 5, scratch, (uint32_t)in->imm);
             else
-                em_rr(e, wide, now ? 0x03 : 0x2b, w->s, in->opnd[1].reg);
+                em_rr(e, wide, now ? 0x03 : 0x2b, scratch, in->opnd[1].reg);
         }
         return;
     default: /* logic: the result says it all */
         em_rr(e, wide, 0x85, r, r);
     }
+}
+
+void bt_flags_need(struct bt_work *w, unsigned scratch)
+{
+    if (w->lost != 0)
+        bt_flags_again(w, w->lost, scratch);
+    w->lost = 0;
+}
+
+bool bt_flags_keep(struct bt_work *w, const struct vmci_insn *in, const struct em_addr *a)
+{
+    struct emit *e = &w->e;
+
+    if (!w->step[w->i].kept)
+        return false;
+    unsigned size = in->opnd[0].kind == VMCI_OPND_MEM ? in->opnd[0].size : in->opnd[1].size;
+    if (size < 4) { /* movzx f, operand */
+        em8(e, 0x40 | em_rxb(w->f, a));
+        em8(e, 0x0f);
+        em8(e, size == 1 ? 0xb6 : 0xb7);
+        em_modrm(e, w->f, a);
+    } else {
+        em_rm(e, size == 8 ? EM_W : 0, 0x8b, w->f, a);
+    }
+    return true;
 }
 
 enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i)
@@ -177,75 +256,162 @@ enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i)
     return bt_flag_use(in);
 }
 
+static bool is_read(enum bt_fluse use)
+{
+    return use == BT_FU_READ || use == BT_FU_RDWR;
+}
+
 static bool accesses(const struct vmci_insn *in)
 {
     return (in->flags & VMCI_IF_MEM) != 0 || in->op == VMCI_OP_PUSH || in->op == VMCI_OP_POP ||
-           in->op == VMCI_OP_LEAVE || in->op == VMCI_OP_CALL || in->op == VMCI_OP_MOVS ||
-           in->op == VMCI_OP_STOS;
+           in->op == VMCI_OP_LEAVE || in->op == VMCI_OP_CALL || in->op == VMCI_OP_RET ||
+           in->op == VMCI_OP_MOVS || in->op == VMCI_OP_STOS;
 }
 
-/*
- * The steps behind setter, up to the next one that overwrites its flags: those behind the last one
- * that reads the flags, or has an access in front of which they could not be made again.
- */
-static void plan_from(struct bt_work *w, unsigned setter)
+/* Nothing can be asked for there, whatever happens. */
+static bool is_pure(const struct bt_work *w, const struct vmci_insn *in)
 {
-    uint32_t need = sources(w->step[setter].in);
-    uint32_t written = 0;
-    unsigned first = setter + 1;
-    unsigned end;
+    if (in->op == VMCI_OP_LEA)
+        return w->word == 8 && in->base != VMCI_REG_IP && bt_length_fits(in);
+    return in->op < VMCI_OP_FP_FIRST &&
+           (in->flags & (VMCI_IF_MEM | VMCI_IF_BRANCH | VMCI_IF_END)) == 0 && bt_copyable(w, in);
+}
 
-    if (need == 0 || !bt_copyable(w, w->step[setter].in))
-        return;
-    for (end = setter + 1; end < w->n; end++) {
-        const struct vmci_insn *in = w->step[end].in;
-        enum bt_fluse use = bt_step_use(w, end);
-        uint32_t regs = bt_regs_written(w, in);
-        bool leaves = (in->flags & VMCI_IF_BRANCH) != 0 && w->step[end].follow == BT_FOLLOW_NOT;
-        if (leaves || use == BT_FU_RDWR || regs == 0xffff)
-            return;
-        if (use == BT_FU_READ || (accesses(in) && (written & need) != 0))
-            first = end + 1;
-        written |= regs;
+/* Does anything behind step i want the flags from before it? */
+static bool wanted_after(const struct bt_work *w, unsigned i)
+{
+    while (++i < w->n) {
+        enum bt_fluse use = bt_step_use(w, i);
+        if (!is_pure(w, w->step[i].in) || is_read(use))
+            return true;
         if (use == BT_FU_WRITE)
-            break;
+            return false;
     }
-    for (unsigned i = first; end < w->n && i <= end; i++)
-        w->step[i].lazy = (uint8_t)(setter + 1);
+    return true;
+}
+
+/* The branch goes to another page, or where only memory says. */
+static bool looks_up(const struct bt_work *w, unsigned i)
+{
+    const struct bt_step *st = &w->step[i];
+    const struct vmci_insn *in = st->in;
+    uint64_t next = st->la + in->next;
+
+    if ((in->flags & VMCI_IF_BRANCH) == 0)
+        return i + 1 == w->n && ((bt_after(w, i) ^ st->la) & PAGE_MASK) != 0;
+    if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL)
+        return true;
+    return (((next ^ st->la) | ((next + (uint64_t)in->imm) ^ st->la)) & PAGE_MASK) != 0;
+}
+
+/* What step i does with the flags of recipe r. */
+static void plan_step(struct bt_work *w, unsigned i, const struct recipe *r)
+{
+    struct bt_step *st = &w->step[i];
+    const struct vmci_insn *in = st->in;
+    uint32_t regs = bt_regs_written(w, in);
+    bool kills = (regs & r->need) != 0 && wanted_after(w, i);
+
+    if (regs == 0xffff) {
+        st->again = BT_AGAIN_FIRST;
+    } else if (!is_read(bt_step_use(w, i)) && !kills) {
+        st->lazy = r->step;
+    } else if (r->simple && in->op < VMCI_OP_FP_FIRST && (in->flags & VMCI_IF_BRANCH) == 0 &&
+               (in->flags & VMCI_IF_MEM) != 0 && bt_copyable(w, in)) {
+        st->lazy = r->step;
+        st->again = BT_AGAIN_OP;
+    } else {
+        st->again = BT_AGAIN_FIRST;
+    }
+}
+
+/* Is it of a comparison with memory? */
+static bool from_memory(const struct bt_work *w, unsigned recipe)
+{
+    const struct vmci_insn *in = w->step[recipe - 1].in;
+
+    return (in->flags & VMCI_IF_MEM) != 0 && (in->op == VMCI_OP_CMP || in->op == VMCI_OP_TEST);
+}
+
+static void keep(struct bt_work *w, unsigned recipe)
+{
+    if (from_memory(w, recipe))
+        w->step[recipe - 1].kept = true;
+}
+
+static struct recipe plan_all(struct bt_work *w, struct recipe r)
+{
+    for (unsigned i = 0; i < w->n; i++) {
+        struct bt_step *st = &w->step[i];
+        enum bt_fluse use = bt_step_use(w, i);
+        uint32_t regs = bt_regs_written(w, st->in);
+        st->lazy = st->after = st->again = 0;
+        if (r.step != 0)
+            plan_step(w, i, &r);
+        if (st->lazy != 0 && accesses(st->in))
+            keep(w, st->lazy);
+        if (regs == 0xffff || use == BT_FU_RDWR || (regs & r.need) != 0)
+            r.step = 0;
+        if (regs != 0xffff && use == BT_FU_WRITE)
+            r = recipe_of(w, i);
+        st->after = r.step;
+        if (r.step != 0 && looks_up(w, i))
+            keep(w, r.step);
+    }
+    return r;
+}
+
+/* A recipe whose operand nobody keeps is none. */
+static uint8_t if_kept(const struct bt_work *w, uint8_t recipe)
+{
+    return recipe != 0 && from_memory(w, recipe) && !w->step[recipe - 1].kept ? 0 : recipe;
+}
+
+static void drop_unkept(struct bt_work *w)
+{
+    for (unsigned i = 0; i < w->n; i++) {
+        w->step[i].lazy = if_kept(w, w->step[i].lazy);
+        w->step[i].after = if_kept(w, w->step[i].after);
+    }
 }
 
 void bt_flags_plan(struct bt_work *w)
 {
     for (unsigned i = 0; i < w->n; i++)
-        w->step[i].lazy = 0;
-    for (unsigned i = 0; i < w->n; i++)
-        if (bt_step_use(w, i) == BT_FU_WRITE)
-            plan_from(w, i);
+        w->step[i].kept = false;
+    (void)plan_all(w, (struct recipe){0, false, 0});
+    drop_unkept(w);
 }
 
-void bt_flags_plan_around(struct bt_work *w, unsigned setter)
+unsigned bt_flags_gain(const struct bt_work *w)
 {
-    uint32_t need = sources(w->step[setter].in);
-    uint32_t written = 0;
-    unsigned end;
+    unsigned gain = 0;
 
-    if (need == 0 || !bt_copyable(w, w->step[setter].in))
+    for (unsigned i = 0; i < w->n; i++) {
+        const struct bt_step *st = &w->step[i];
+        gain += st->lazy != 0 && accesses(st->in);
+        gain += st->after != 0 && looks_up(w, i);
+    }
+    return gain;
+}
+
+void bt_flags_plan_around(struct bt_work *w)
+{
+    unsigned end = w->step[w->n - 1].after;
+
+    w->around = w->lost = w->lost_top = 0;
+    if (end == 0)
         return;
-    for (unsigned i = setter + 1; i < w->n; i++)
-        written |= bt_regs_written(w, w->step[i].in);
-    bool again = (written & need) == 0;
-    for (end = 0; end <= setter; end++) {
-        const struct vmci_insn *in = w->step[end].in;
-        enum bt_fluse use = bt_step_use(w, end);
-        uint32_t regs = bt_regs_written(w, in);
-        if ((in->flags & VMCI_IF_BRANCH) != 0 || use == BT_FU_READ || use == BT_FU_RDWR ||
-            regs == 0xffff || (accesses(in) && (written & need) != 0))
+    struct recipe r = recipe_of(w, end - 1);
+    (void)plan_all(w, r);
+    drop_unkept(w);
+    /* Lost at the beginning if nobody reads them before they are overwritten. */
+    for (unsigned i = 0; i < w->n; i++) {
+        enum bt_fluse use = bt_step_use(w, i);
+        if (w->step[i].again != BT_AGAIN_NOT || is_read(use))
             return;
-        written |= regs;
         if (use == BT_FU_WRITE)
             break;
     }
-    for (unsigned i = 0; i <= end && i <= setter; i++)
-        w->step[i].lazy = (uint8_t)(setter + 1);
-    w->around = again ? (uint8_t)(setter + 1) : 0;
+    w->around = w->lost_top = (uint8_t)end;
 }

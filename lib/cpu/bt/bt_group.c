@@ -233,7 +233,7 @@ static void cold(struct bt_work *w, const struct bt_group *g, int32_t off, size_
     if (c == NULL)
         return;
     c->rcx = (uint8_t)rcx;
-    c->lazy = w->step[w->i].lazy;
+    c->lazy = w->lazy;
     c->group = g;
     c->off = off;
 }
@@ -253,7 +253,8 @@ static void check_indexed(struct bt_work *w, struct bt_group *g, int32_t off, ui
 
     em_rm(e, EM_W, 0x8d, w->x, &at);
     em_pext_gs(e, g->host, w->x, GS_BT(tlb_mask));
-    if (w->step[w->i].lazy != 0) {
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
         em_load_gs_x8(e, w->s, g->host, tag);
         em_lea(e, EM_W, w->s, w->s, w->x, 0, last);
         em_test_imm(e, w->s, bt_group_mask(g));
@@ -288,7 +289,8 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
         from = g->host;
     }
     em_pext_gs(e, g->host, from, GS_BT(tlb_mask));
-    if (w->step[w->i].lazy != 0) {
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
         em_load_gs_x8(e, w->x, g->host, tag);
         if (g->reg == EM_RSP)
             at.index = (uint8_t)w->x;

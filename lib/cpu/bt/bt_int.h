@@ -39,7 +39,7 @@ struct bt_site {
     bool write;
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on; /* it ends its block, but mostly there is nothing to look at behind it */
-
+    bool retry;   /* a comparison whose operand the translation needs: resume executes it again */
     uint8_t align;
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;

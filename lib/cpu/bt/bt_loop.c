@@ -113,23 +113,6 @@ static void enter(struct bt_work *w)
         em_load_gs(e, w->count, GS_BUDGET(w, 0));
 }
 
-/* Flags that the end of the trace has set, up to where its beginning overwrites them. */
-static void plan_around(struct bt_work *w)
-{
-    unsigned setter = w->n;
-
-    w->around = 0;
-    for (unsigned i = 0; i < w->n; i++) {
-        enum bt_fluse use = bt_step_use(w, i);
-        if (use == BT_FU_WRITE)
-            setter = i;
-        else if (use == BT_FU_RDWR || bt_regs_written(w, w->step[i].in) == 0xffff)
-            setter = w->n;
-    }
-    if (setter < w->n)
-        bt_flags_plan_around(w, setter);
-}
-
 /* Is the loop run often enough each time, and wholly translated? */
 static bool worth_it(const struct bt_work *w)
 {
@@ -159,8 +142,7 @@ bool bt_loop(struct bt_work *w)
         w->copy_k[1] = take(w, &used);
     em_patch_here(e, w->loop_site);
     bt_piece(w, VMC_CODE_LOOP_ENTRY, w->n);
-    w->i = 0;
-    plan_around(w);
+    bt_flags_plan_around(w);
     w->i = 0;
     enter(w);
     w->k = w->copy_k[1];
@@ -169,6 +151,7 @@ bool bt_loop(struct bt_work *w)
     w->counted = false;
     for (unsigned k = 0; k < w->group_count; k++)
         w->group[k].checked = false;
+    w->lost = w->lost_top;
     return true;
 }
 
@@ -181,7 +164,7 @@ static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t si
     if (c == NULL)
         return;
     c->rcx = (uint8_t)rcx;
-    c->lazy = w->step[w->i].lazy;
+    c->lazy = w->lazy;
     c->group = g;
     c->off = off;
     c->back = w->e.len;
@@ -195,6 +178,7 @@ static void check_lazy(struct bt_work *w, struct bt_group *g, int32_t off, unsig
 {
     struct emit *e = &w->e;
 
+    w->lost = w->lazy;
     if (g->hi - g->lo > g->align || g->align == 1) {
         em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
         refill(w, g, off, em_jump(e, CC_A), BT_RCX_HOME);
@@ -230,7 +214,7 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
     struct em_addr at = bt_group_addr(g, g->lo - off);
     bool plain = g->index == EM_NONE;
 
-    if (w->step[w->i].lazy != 0) {
+    if (w->lazy != 0) {
         if (!plain)
             em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
         em_lea(e, EM_W, w->x, plain ? g->reg : w->x, g->tag, 0, plain ? at.disp : 0);

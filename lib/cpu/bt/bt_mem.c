@@ -115,6 +115,7 @@ static void check_lazy(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsig
     struct columns col = columns(w, acc);
     struct em_addr tag = {EM_NONE, (uint8_t)w->s, 3, (int32_t)col.tag};
 
+    w->lost = w->lazy;
     em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
     em8(e, 0x65); /* add x, tag: the offset in the page */
     em_rm(e, EM_W, 0x03, w->x, &tag);
@@ -145,7 +146,8 @@ static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigne
 
     if (off + bytes > VMC_PAGE_SIZE || !vmci_canonical48(la) || (align > 1 && off % align != 0))
         return false;
-    if (w->step[w->i].lazy != 0) {
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
         if (small) { /* cmp qword tag, imm32 */
             em8(e, 0x65);
             em8(e, 0x48);
@@ -203,7 +205,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
     struct emit *e = &w->e;
     bool based = segment_base(in);
     bool wide = in->addrsize == 8;
-    bool lazy = w->step[w->i].lazy != 0;
+    bool lazy = w->lazy != 0;
     int32_t disp = (int32_t)in->disp;
     struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
                          in->scale, disp};
@@ -250,9 +252,9 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
 
     if (bt_group_use(w, &w->stack_ref[w->i], disp, out))
         return true;
-    if (w->step[w->i].lazy != 0 || w->word != 8) {
+    if (w->lazy != 0 || w->word != 8) {
         em_rm(&w->e, bt_wide(w), 0x8d, w->x, &at);
-        if (w->step[w->i].lazy != 0)
+        if (w->lazy != 0)
             check_lazy(w, acc, bytes, 1, out);
         else
             check_linear(w, acc, bytes, 1, out);

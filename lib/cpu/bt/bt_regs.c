@@ -130,17 +130,37 @@ unsigned bt_unused(uint32_t used)
     return EM_NONE;
 }
 
-/* Is a register well spent on keeping RCX? Each trace ends with a look-up, or is short. */
+/* Is a register well spent on keeping RCX? */
 static bool keeps_rcx(const struct bt_work *w)
 {
     unsigned uses = 0;
 
     for (unsigned i = 0; i < w->n; i++) {
         const struct vmci_insn *in = w->step[i].in;
-        uses += (in->flags & VMCI_IF_MEM) != 0 && w->step[i].lazy == 0 && in->index < 16;
+        if (w->step[i].lazy != 0)
+            continue;
+        uses += (in->flags & VMCI_IF_MEM) != 0 && in->index < 16;
         uses += in->op == VMCI_OP_RET || in->op == VMCI_OP_JMP || in->op == VMCI_OP_CALL;
     }
     return uses >= 2;
+}
+
+/* With a register for an operand, if that makes a difference. */
+static void plan_flags(struct bt_work *w, uint32_t used)
+{
+    w->f = EM_NONE;
+    bt_flags_plan(w);
+    unsigned gain = bt_flags_gain(w);
+    w->f = bt_unused(used);
+    if (w->f == EM_NONE)
+        return;
+    bt_flags_plan(w);
+    if (bt_flags_gain(w) > gain) {
+        w->t->set |= (uint16_t)(1u << w->f);
+        return;
+    }
+    w->f = EM_NONE;
+    bt_flags_plan(w);
 }
 
 void bt_pick_set(struct bt_work *w)
@@ -161,9 +181,10 @@ void bt_pick_set(struct bt_work *w)
         w->s = s;
         used = now;
     }
-    bt_flags_plan(w);
     w->t->set = (uint16_t)(1u << w->x | 1u << w->s);
     bt_groups(w, used | w->t->set);
+    used |= w->t->set;
+    plan_flags(w, used);
     used |= w->t->set;
     w->k = keeps_rcx(w) ? bt_unused(used) : EM_NONE;
     if (w->k != EM_NONE)

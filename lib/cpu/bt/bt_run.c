@@ -4,6 +4,7 @@
 
 #include "cpu/bt/bt_work.h"
 #include "cpu/fpu/fp_int.h"
+#include "cpu/interp/mem.h"
 #include "cpu/interp/soft_loop.h"
 
 /* Translations of one block at different addresses; shared libraries have several. */
@@ -241,6 +242,26 @@ static void at_insn(struct vmci_soft_cpu *sc, const struct bt_site *site)
     cpu->retired = bt_retired(&sc->bt) - site->counted + site->before;
 }
 
+/*
+ * A comparison was interpreted. May translated code execute it, too, and so get at the operand? It
+ * changes nothing but flags, which are as before then; it must not come here again for the same.
+ */
+static bool may_retry(struct vmci_soft_cpu *sc, const struct bt_site *site)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    const struct vmci_insn *in = site->insn;
+    unsigned bytes = in->opnd[in->opnd[0].kind == VMCI_OPND_MEM ? 0 : 1].size;
+    uint64_t at = bt_left(bt);
+    uint64_t la;
+
+    if ((bt->retried == site && bt->retried_at == at) || insn_la(cpu, in, bytes, false, &la) != 0)
+        return false;
+    bt->retried = site;
+    bt->retried_at = at;
+    return vmci_tlb_hit(cpu->tlb[site->t->mode].rd[vmci_tlb_index(la)], la, bytes);
+}
+
 /* Interpret the instruction of bt.site. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
@@ -267,9 +288,10 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
         may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
         bool hits = site->group == 0 || group_hits(sc, site, group_la);
-        if (hits && !logged && !site->stop) {
+        if (hits && !logged && !site->stop && (!site->retry || may_retry(sc, site))) {
             see_segments(sc);
-            flags_out(sc);
+            if (!site->retry)
+                flags_out(sc);
             bt->resume = (uintptr_t)site->resume;
             return 0;
         }

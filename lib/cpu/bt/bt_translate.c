@@ -224,9 +224,15 @@ static bool translate_mem(struct bt_work *w, const struct vmci_insn *in)
 
     if (!bt_operand(w, in, &acc) || !bt_check_ea(w, in, acc.acc, acc.bytes, acc.align, &a))
         return false;
+    if (w->step[w->i].again == BT_AGAIN_OP)
+        bt_flags_need(w, EM_NONE);
+    bool kept = bt_flags_keep(w, in, &a); /* first: cold code of the budget executes it, too */
     bt_count_before(w, use);
     size_t at = w->e.len;
-    bt_emit_rm(w, in, &a);
+    if (kept)
+        bt_flags_again(w, w->i + 1, EM_NONE);
+    else
+        bt_emit_rm(w, in, &a);
     bt_count_after(w, at);
     return true;
 }
@@ -495,6 +501,9 @@ static void translate_body(struct bt_work *w)
         const struct vmci_insn *in = bt_step(w, i);
         enum bt_follow follow = w->step[i].follow;
         unsigned first = w->cold_count;
+        if (w->step[i].again == BT_AGAIN_FIRST)
+            bt_flags_need(w, w->s);
+        w->lazy = w->step[i].lazy;
         size_t start = w->e.len;
         bool counted = w->counted;
         bt_piece(w, w->loop ? VMC_CODE_LOOP : VMC_CODE_BODY, i);
@@ -507,11 +516,17 @@ static void translate_body(struct bt_work *w)
             w->counted = counted;
             bt_groups_undo(w);
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
+            w->lost = 0;
             open = in + 1 < w->b->insn + w->b->n || bt_sys_goes_on(in);
         }
+        if (bt_step_use(w, i) == BT_FU_WRITE)
+            w->lost = 0;
+        w->lazy = w->step[i].after;
         set_resume(w, first);
-        if (!w->loop)
+        if (!w->loop) {
+            w->start[i] = start;
             w->resume[i] = w->e.len;
+        }
         if (!open)
             break;
     }
@@ -567,6 +582,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
     w->failed = w->counted = w->loop = w->cold_phase = false;
     w->loop_site = 0;
+    w->lazy = w->lost = w->lost_top = 0;
     w->cold_count = 0;
     w->budget_cold = -1;
     bt_pick_set(w);

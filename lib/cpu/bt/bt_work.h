@@ -57,6 +57,14 @@ struct bt_step {
     uint16_t before; /* instructions of the blocks before it */
     uint8_t follow;  /* enum bt_follow, of the last one of a block */
     uint8_t lazy;    /* flags may be lost here: the instruction + 1 to get them from again */
+    uint8_t after;   /* ... and behind it */
+    uint8_t again;   /* enum bt_again: if they were lost, they are made again for it */
+    bool kept;       /* CMP or TEST: its memory operand goes to f */
+};
+enum bt_again {
+    BT_AGAIN_NOT,
+    BT_AGAIN_FIRST, /* in front of everything */
+    BT_AGAIN_OP,    /* behind the check of its operand */
 };
 
 struct bt_cold {
@@ -67,8 +75,8 @@ struct bt_cold {
     uint8_t kind;    /* enum bt_cold_kind */
     uint8_t rcx;     /* enum bt_rcx */
     uint8_t stub;    /* INSN: enum bt_stub that executes it, or asks for that */
-    uint8_t lazy;    /* INSN: as in struct bt_step */
-    bool io;         /* INSN: IN or OUT at CPL 0 */
+    uint8_t lazy; /* INSN, LINK, BUDGET: flags are made again; EXIT: may be lost: as in bt_step */
+    bool io;      /* INSN: IN or OUT at CPL 0 */
     bool counted;
     bool late; /* INSN: ... and the hot code charges the budget before it goes on */
     bool far;  /* LINK: to another page: by the jump table */
@@ -105,7 +113,12 @@ struct bt_work {
     bool few_rounds;   /* the trace is a loop that is left soon, mostly */
     uint8_t around;    /* at the jump back flags may be lost: as in struct bt_step */
     bool strip;        /* the count in the second copy is what its hoisted checks allow */
-    size_t resume[BLK_MAX_INSNS]; /* where the first copy goes on behind each instruction */
+    size_t start[BLK_MAX_INSNS];  /* where each instruction begins in the first copy */
+    size_t resume[BLK_MAX_INSNS]; /* ... and where it goes on behind it */
+    uint8_t lazy;                 /* flags may be lost now: as in struct bt_step */
+    uint8_t lost;                 /* they are; the same */
+    uint8_t lost_top;             /* ... where the second copy of a loop begins */
+    unsigned f;                   /* keeps an operand, for the flags; EM_NONE */
     unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
     unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
@@ -136,12 +149,20 @@ struct bt_work {
 void bt_flags_save(struct emit *e);
 void bt_flags_restore(struct emit *e);
 /*
- * Where may checks destroy the flags? Between an instruction whose flags can be had again from its
- * operands and one that overwrites them all, nobody reading them on the way: only cold code needs
- * them there, and gets them by bt_flags_again.
+ * Where may checks destroy the flags? Behind an instruction whose flags can be had again from its
+ * operands, as long as these are there: in cold code, and in front of what reads the flags, if they
+ * were lost by then. With w->f, memory operands of CMP and TEST are kept there.
  */
 void bt_flags_plan(struct bt_work *w);
-void bt_flags_again(struct bt_work *w, const struct vmci_insn *in);
+/* How many checks and look-ups do better for it. */
+unsigned bt_flags_gain(const struct bt_work *w);
+/* The trace begins again after its end. */
+void bt_flags_plan_around(struct bt_work *w);
+/* Make flags again; scratch is lost. The second: if they are lost now. */
+void bt_flags_again(struct bt_work *w, unsigned recipe, unsigned scratch);
+void bt_flags_need(struct bt_work *w, unsigned scratch);
+/* The operand of CMP or TEST, at *a, goes to w->f if somebody wants it again: true. */
+bool bt_flags_keep(struct bt_work *w, const struct vmci_insn *in, const struct em_addr *a);
 /* How an instruction uses the flags. */
 enum bt_fluse {
     BT_FU_NONE,  /* neither reads nor writes */
@@ -152,9 +173,6 @@ enum bt_fluse {
 enum bt_fluse bt_flag_use(const struct vmci_insn *in);
 /* The same for instruction i, FP ones included. */
 enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i);
-/* The trace begins again after its end: flags of setter, the last to write them. */
-void bt_flags_plan_around(struct bt_work *w, unsigned setter);
-
 /* bt_trace.c: what follows b. false: b is gone. */
 bool bt_trace(struct bt_work *w, struct block *b);
 
