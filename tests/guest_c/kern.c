@@ -135,6 +135,11 @@ void set_gate(unsigned vector, unsigned dpl, bool trap)
     };
 }
 
+void set_raw_gate(unsigned vector, uint64_t gate)
+{
+    *(uint64_t *)(void *)&idt[vector] = gate;
+}
+
 /* Called by exc_common. */
 void exc_entry(struct regs *r);
 void exc_entry(struct regs *r)

@@ -14,6 +14,7 @@ struct regs {
     uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
     uint64_t vector, code, rip, cs, flags, rsp, ss;
 #else
+    uint32_t gs, fs, es, ds; /* selectors: 16 bits */
     uint32_t rdi, rsi, rbp, rbx, rdx, rcx, rax;
     uint32_t vector, code, rip, cs, flags, rsp, ss;
 #endif
@@ -54,6 +55,8 @@ extern uint64_t gdt[];
 /* A handler of one's own; true: go on where it happened. */
 extern bool (*exc_hook)(struct regs *);
 void set_gate(unsigned vector, unsigned dpl, bool trap);
+/* All 8 bytes (64-bit mode: the first 8). */
+void set_raw_gate(unsigned vector, uint64_t gate);
 
 /* ---- instructions ---------------------------------------------------------------------------- */
 

@@ -256,13 +256,16 @@ exc_return:
         .irp r, eax, ecx, edx, ebx, ebp, esi, edi
         pushl %\r
         .endr
+        .irp r, ds, es, fs, gs
+        pushl %\r
+        .endr
         cld
         movw $SEL_DATA, %ax
         movw %ax, %ds
         movw %ax, %es
         pushl %esp
         call exc_entry
-        addl $4, %esp
+        addl $20, %esp
         .irp r, edi, esi, ebp, ebx, edx, ecx, eax
         popl %\r
         .endr
