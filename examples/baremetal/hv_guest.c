@@ -385,6 +385,27 @@ static void reboot(struct hv_guest *g)
     hv_guest_resume(g);
 }
 
+/* Where a triple fault came from. Its guest is paused. */
+static void report_crash(struct hv_guest *g)
+{
+    static struct vmc_x86_state st;
+    const uint32_t groups =
+        VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL | VMC_ST_RUN;
+    typedef unsigned long long ull;
+
+    for (uint32_t i = 0; i < g->cfg->cpus; i++) {
+        if (vmc_vcpu_get_state(g->vcpu[i].v, groups, &st) != VMC_OK ||
+            st.activity != VMC_RUN_SHUTDOWN)
+            continue;
+        hv_print("%s: vCPU %u at %04x:%llx, stack %04x:%llx, flags %llx\n", g->cfg->name, i,
+                 st.seg[VMC_CS].selector, (ull)st.rip, st.seg[VMC_SS].selector,
+                 (ull)st.gpr[VMC_RSP], (ull)st.rflags);
+        hv_print("%s: CR0 %llx CR2 %llx CR3 %llx CR4 %llx EFER %llx IDT %llx, limit %x\n",
+                 g->cfg->name, (ull)st.cr0, (ull)st.cr2, (ull)st.cr3, (ull)st.cr4, (ull)st.efer,
+                 (ull)st.idtr.base, st.idtr.limit);
+    }
+}
+
 static void look_at(struct hv_guest *g)
 {
     uint32_t why;
@@ -407,6 +428,8 @@ static void look_at(struct hv_guest *g)
         hv_guest_end(g, "powered off");
         break;
     case VMC_STOP_TRIPLE_FAULT:
+        hv_guest_pause(g);
+        report_crash(g);
         hv_guest_end(g, "crashed: triple fault");
         break;
     case VMC_STOP_HALT_FOREVER:

@@ -46,6 +46,8 @@ keys() { printf '%b' "$1" >&9 2>/dev/null || true; }
 await '^\[idle\] tick 1$'
 await 'status: idle running'
 await '^\[crash\] about to crash$'
+await '^\[vmcore\] crash: vCPU 0 at [0-9a-f]+:1[0-9a-f]+, '
+await '^\[vmcore\] crash: CR0 [0-9a-f]+ .* IDT [0-9a-f]+, limit 0$'
 await '^\[vmcore\] crash: ended: crashed: triple fault$'
 await '^\[smc\] modified code is right$'
 await '^\[vmcore\] smc: ended: halted with interrupts off$'
