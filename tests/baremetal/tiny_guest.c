@@ -147,11 +147,13 @@ static void idle(void)
 
 static void irqs(void)
 {
+    static u8 across[8] __attribute__((aligned(8)));
+
     linger = 2000;
     start_timer(1193); /* 1 kHz */
     __asm__ volatile("sti");
-    while (ticks < 1000)
-        ;
+    while (ticks < 1000) /* emulators stop all processors for a locked access across two words */
+        __asm__ volatile("lock incl %0" : "+m"(*(volatile u32 *)(across + 1)));
     __asm__ volatile("cli");
     say("interrupts that came while they were off: ");
     number(unasked);

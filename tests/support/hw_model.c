@@ -499,3 +499,10 @@ int hw_model_run(struct hw_model *m)
 
     return m->engine->run(m->v, &lim, &m->x);
 }
+
+int hw_model_set_tsc(struct hw_model *m, uint64_t hz, struct vmc_error *err)
+{
+    m->tp.pf.tsc_hz = 1000000000;
+    m->info.ceiling.tsc_hz = hz;
+    return m->engine->set_policy(m->vm, &m->info.ceiling, err);
+}

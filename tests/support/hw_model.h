@@ -51,7 +51,7 @@ struct hw_model {
     int irq;
     unsigned acks;
     uint64_t tpr, last_pio, last_mmio;
-    unsigned mmio_bytes;                 /* of the last MMIO */
+    unsigned mmio_bytes;               /* of the last MMIO */
     uint64_t mmio_value, mmio_written; /* what devices read as; what was written */
     int io_answer;
     struct vmc_exit x;
@@ -65,5 +65,7 @@ uint64_t hw_model_get_msr(struct hw_model *m, uint32_t index);
 /* 64-bit code at 0x8000, identity-mapped. */
 int hw_model_long_mode(struct hw_model *m);
 int hw_model_run(struct hw_model *m);
+/* A policy with a TSC of hz (0: the processor's) on a processor with one of 1 GHz. */
+int hw_model_set_tsc(struct hw_model *m, uint64_t hz, struct vmc_error *err);
 
 #endif

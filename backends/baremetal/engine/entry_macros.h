@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Pieces of both entry paths. \base points at 16 registers in encoding order. */
 
+#include "frame_offsets.h"
+
+#define MSR_SPEC_CTRL 0x48
+#define MSR_FLUSH_CMD 0x10b
+
 .macro PUSH_HOST
 	pushq %rbx
 	pushq %rbp
@@ -81,4 +86,18 @@
 905:	addq $16, %rsp
 	decl %eax
 	jnz 901b
+.endm
+
+/* What the frame at RSI asks for after an exit; its flags are at \flags. Goes on at \next. */
+.macro BARRIERS_AFTER flags, next
+	testl $HW_FILL_RSB, \flags(%rsi)
+	jz 911f
+	FILL_RSB
+911:	testl $HW_SET_IBRS, \flags(%rsi)
+	jz \next
+	movl $MSR_SPEC_CTRL, %ecx
+	movl $1, %eax
+	xorl %edx, %edx
+	wrmsr
+	jmp \next
 .endm

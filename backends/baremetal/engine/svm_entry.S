@@ -8,10 +8,6 @@
  * set, so that it then ends the guest (APM 2 15.21.1: V_INTR_MASKING).
  */
 #include "entry_macros.h"
-#include "frame_offsets.h"
-
-#define MSR_SPEC_CTRL 0x48
-#define MSR_FLUSH_CMD 0x10b
 
 	.text
 	.globl vmc_svm_run
@@ -59,16 +55,7 @@ vmc_svm_run:
 	ret
 
 .Lafter:
-	testl $HW_FILL_RSB, F_SVM_FLAGS(%rsi)
-	jz 2f
-	FILL_RSB
-2:	testl $HW_SET_IBRS, F_SVM_FLAGS(%rsi)
-	jz .Lclear
-	movl $MSR_SPEC_CTRL, %ecx
-	movl $1, %eax
-	xorl %edx, %edx
-	wrmsr
-	jmp .Lclear
+	BARRIERS_AFTER F_SVM_FLAGS, .Lclear
 
 .Lbarriers:
 	testl $HW_FLUSH_L1D, F_SVM_FLAGS(%rsi)

@@ -8,7 +8,6 @@
  * pending and ends the guest at its first instruction.
  */
 #include "entry_macros.h"
-#include "frame_offsets.h"
 
 #define GUEST_RIP        0x681e
 #define GUEST_RFLAGS     0x6820
@@ -21,8 +20,6 @@
 #define GUEST_PHYSICAL   0x2400
 #define IDT_INFO         0x4408
 #define INSN_ERROR       0x4400
-#define MSR_SPEC_CTRL    0x48
-#define MSR_FLUSH_CMD    0x10b
 
 	.text
 	.globl vmc_vmx_run
@@ -101,16 +98,7 @@ vmc_vmx_exit:
 	ret
 
 .Lafter:
-	testl $HW_FILL_RSB, F_FLAGS(%rsi)
-	jz 2f
-	FILL_RSB
-2:	testl $HW_SET_IBRS, F_FLAGS(%rsi)
-	jz .Lclear
-	movl $MSR_SPEC_CTRL, %ecx
-	movl $1, %eax
-	xorl %edx, %edx
-	wrmsr
-	jmp .Lclear
+	BARRIERS_AFTER F_FLAGS, .Lclear
 
 .Lbarriers:
 	testl $HW_FLUSH_L1D, %ecx

@@ -213,21 +213,16 @@ static void decode_assists_name_operands(void **state)
 static void the_clock_is_scaled(void **state)
 {
     (void)state;
-    struct vmc_cpu_policy *p = &model.info.ceiling;
-    struct vmc_error err;
     uint64_t tsc, hz;
 
     begin(HW_MODEL_DECODE);
-    model.tp.pf.tsc_hz = 1000000000;
-    p->tsc_hz = 250000000;
     model.tp.now_ns = 1000;
-    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    assert_int_equal(hw_model_set_tsc(&model, 250000000, NULL), VMC_OK);
     run(SVM_PAUSE);
     assert_true(hw_model_get_msr(&model, MSR_TSC_RATIO) == TSC_RATIO_ONE / 4);
     assert_int_equal(model.engine->read_tsc(model.v, &tsc, &hz, NULL), VMC_OK);
     assert_true(tsc == model.tp.now_ns / 4 + model.v->u.svm.vmcb->tsc_offset);
-    p->tsc_hz = 0;
-    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    assert_int_equal(hw_model_set_tsc(&model, 0, NULL), VMC_OK);
     run(SVM_PAUSE);
     assert_true(hw_model_get_msr(&model, MSR_TSC_RATIO) == TSC_RATIO_ONE);
     end();

@@ -429,15 +429,12 @@ static void written_pages_are_logged(void **state)
 static void the_clock_is_scaled(void **state)
 {
     (void)state;
-    struct vmc_cpu_policy *p = &model.info.ceiling;
     struct vmc_error err;
     uint64_t tsc, hz;
 
     begin(HW_MODEL_FULL);
-    model.tp.pf.tsc_hz = 1000000000;
-    p->tsc_hz = 1500000000;
     model.tp.now_ns = 1000;
-    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    assert_int_equal(hw_model_set_tsc(&model, 1500000000, NULL), VMC_OK);
     assert_int_equal(model.engine->read_tsc(model.v, &tsc, &hz, NULL), VMC_OK);
     assert_true(hz == 1500000000);
     uint64_t before = tsc;
@@ -450,17 +447,14 @@ static void the_clock_is_scaled(void **state)
     assert_true(mult == 3ull << 47);
     assert_true(((unsigned __int128)model.tp.now_ns * mult >> 48) + model.field[VMCS_TSC_OFFSET] ==
                 tsc);
-    p->tsc_hz = 1000000000;
-    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+    assert_int_equal(hw_model_set_tsc(&model, 1000000000, NULL), VMC_OK);
     assert_int_equal(model.engine->read_tsc(model.v, &before, &hz, NULL), VMC_OK);
     assert_true(before == tsc); /* goes on from there */
     run(VMX_PAUSE);
     assert_int_equal(model.field[VMCS_PROC2_CTL] & PROC2_TSC_SCALE, 0);
     end();
     begin(HW_MODEL_NO_UG);
-    model.tp.pf.tsc_hz = 1000000000;
-    p->tsc_hz = 1500000000;
-    assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_ENOTSUP);
+    assert_int_equal(hw_model_set_tsc(&model, 1500000000, &err), VMC_ENOTSUP);
     assert_non_null(strstr(err.text, "cannot be scaled"));
     end();
 }
