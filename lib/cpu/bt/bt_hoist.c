@@ -17,6 +17,7 @@
 /* What the trace does with a register. */
 struct motion {
     bool known;   /* adds step all in all, and nothing else */
+    bool moves;   /* ... though that may be 0 */
     int32_t step; /* bytes */
 };
 
@@ -26,12 +27,13 @@ static void find_motion(struct bt_work *w, struct motion m[EM_NONE + 1])
     int64_t by;
 
     for (unsigned r = 0; r <= EM_NONE; r++)
-        m[r] = (struct motion){true, 0};
+        m[r] = (struct motion){.known = true};
     for (unsigned i = 0; i < w->n; i++) {
         const struct vmci_insn *in = bt_step(w, i);
         uint32_t regs = bt_regs_written(w, in);
         if (bt_moves(in, &reg, &by) && by > -BT_GROUP_SPAN && by < BT_GROUP_SPAN) {
             m[reg].step += (int32_t)by;
+            m[reg].moves = true;
             continue;
         }
         for (unsigned r = 0; r < 16; r++)
@@ -54,8 +56,8 @@ void bt_hoist_find(struct bt_work *w)
             g->stride % g->align != 0)
             continue;
         g->hoist = g->index == EM_NONE ? BT_HOIST_PLAIN
-                   : base->step == 0   ? BT_HOIST_BASE
-                   : index->step == 0  ? BT_HOIST_INDEX
+                   : !base->moves      ? BT_HOIST_BASE
+                   : !index->moves     ? BT_HOIST_INDEX
                                        : BT_HOIST_PLAIN;
     }
 }
