@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# Python, gcc and stress-ng of Debian's packages in a guest, from a disk image; what they print is
+# Python, gcc, luajit, node and stress-ng of Debian's packages in a guest, from a disk image; what they print is
 # compared with the same programs on the host (whose CPU model the guest has, because the C library
-# chooses its functions by it). Takes from a minute (python, gcc) to hours (stress-ng
+# chooses its functions by it). Takes from a minute (all but stress-ng) to hours (stress-ng
 # class by class), so VMC_LONG_TESTS=1 asks for it.
-# Usage: programs_test.sh VMCORE GUESTDIR [python] [gcc] [CLASS of stress-ng...]
+# Usage: programs_test.sh VMCORE GUESTDIR [python] [gcc] [luajit] [node] [CLASS of stress-ng...]
 # Environment: CPUS (2), VMCORE_ARGS, SECONDS_EACH (1) of each stressor, TIMEOUT (6000)
 set -u
 vmcore=$1 guest=$2
@@ -16,7 +16,7 @@ skip() {
 }
 [ "${VMC_LONG_TESTS:-0}" = 1 ] || skip "long; VMC_LONG_TESTS=1 runs it"
 [ -s "$guest/vmlinuz" ] || skip "no guest kernel (scripts/fetch-guest $guest)"
-[ -s "$guest/programs.img" ] || "$here/../../scripts/fetch-guest-programs" "$guest" || exit 1
+"$here/../../scripts/fetch-guest-programs" "$guest" || exit 1
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -24,15 +24,20 @@ trap 'rm -rf "$tmp"' EXIT
 # ---- what runs, in the guest and on the host --------------------------------------------------
 
 mkdir "$tmp/tests"
-cp "$here/programs.py" "$here/programs.c" "$tmp/tests/"
+cp "$here"/programs.{py,c,lua,js} "$tmp/tests/"
 cat >"$tmp/tests/compare" <<'END'
 #!/bin/busybox sh
-# Programs whose output must be the host's. Argument: python or gcc
+# Programs whose output must be the host's. Argument: python, gcc, luajit or node
 set -e
 export PATH=/usr/bin:/bin LC_ALL=C HOME=/tmp
 cd /tests
 case $1 in
 python) python3 programs.py ;;
+luajit) luajit programs.lua ;;
+node) # not to a terminal, where numbers would be coloured
+    unset NODE_OPTIONS NODE_EXTRA_CA_CERTS
+    node programs.js >/tmp/out
+    busybox cat /tmp/out ;;
 gcc)
     for o in "-O0" "-O2" "-O3 -ffast-math" "-O2 -march=x86-64-v2"; do
         gcc $o -fno-ident -w -o /tmp/a.out programs.c -lm
@@ -62,7 +67,7 @@ cp /tests/* /mnt/tests/
 for t in $*; do
     echo "== \$t"
     case \$t in
-    python|gcc) chroot /mnt /tests/compare \$t 2>&1; echo "== status \$?" ;;
+    python|gcc|luajit|node) chroot /mnt /tests/compare \$t 2>&1; echo "== status \$?" ;;
     *) cd /tmp 2>/dev/null
        chroot /mnt /bin/busybox sh -c "cd /tmp; stress-ng --class \$t --seq ${CPUS:-2} --verify \
            --timeout ${SECONDS_EACH:-1} --metrics-brief --oomable" >/mnt/tmp/log 2>&1
@@ -97,7 +102,7 @@ failed=0
 for t in "$@"; do
     status=$(sed -n "/^== $t\$/,/^== status/p" "$tmp/log" | sed -n 's/^== status //p')
     case $t in
-    python | gcc)
+    python | gcc | luajit | node)
         cp "$tmp"/tests/* "$guest/root/tests/"
         unshare -rR "$guest/root" /bin/busybox sh /tests/compare "$t" >"$tmp/host" 2>&1
         section "$t" >"$tmp/guest"
