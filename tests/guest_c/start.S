@@ -212,7 +212,8 @@ user_call:
         pushfl
         pushl $SEL_UCODE32
         pushl %eax
-        movw $SEL_UDATA, %cx
+        movl $SEL_UDATA, %ecx
+        xorl %edx, %edx
         movw %cx, %ds
         movw %cx, %es
         iretl
