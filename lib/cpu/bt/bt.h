@@ -79,6 +79,7 @@ struct vmci_bt {
     const void *site;              /* what called for help: struct bt_site, bt_link or bt_trans */
     const struct bt_site *retried; /* what was last executed again, and when that was */
     uint64_t retried_at;
+    uint16_t hint; /* scratch registers where a translation is asked for */
 
     /* Constants in memory: PEXT takes its mask from there. */
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */

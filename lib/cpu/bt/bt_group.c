@@ -213,7 +213,7 @@ void bt_groups(struct bt_work *w, uint32_t used)
         struct bt_group *g = most_used(w);
         if (g == NULL)
             break;
-        g->host = (uint8_t)bt_unused(used);
+        g->host = (uint8_t)bt_unused(w, used);
         if (g->host == EM_NONE)
             break;
         used |= 1u << g->host;

@@ -13,7 +13,7 @@
 
 static unsigned take(struct bt_work *w, uint32_t *used)
 {
-    unsigned r = bt_unused(*used);
+    unsigned r = bt_unused(w, *used);
 
     if (r != EM_NONE) {
         *used |= 1u << r;
@@ -131,7 +131,7 @@ bool bt_loop(struct bt_work *w)
     w->set = w->t->set;
     if (!worth_it(w))
         return false;
-    uint32_t used = w->used | w->t->set;
+    uint32_t used = w->used;
     w->count = take(w, &used);
     hoist_groups(w, &used);
     if (!pair_groups(w, &used) && w->count == EM_NONE) {

@@ -119,11 +119,14 @@ uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
     return regs | implied(in);
 }
 
-unsigned bt_unused(uint32_t used)
+unsigned bt_unused(const struct bt_work *w, uint32_t used)
 {
     static const uint8_t order[] = {11, 10,     9,      8,      15,     14,     13,
                                     12, EM_RBX, EM_RDI, EM_RSI, EM_RDX, EM_RBP, EM_RAX};
 
+    for (unsigned k = 0; k < sizeof(order); k++)
+        if ((used & 1u << order[k]) == 0 && (w->hint & 1u << order[k]) != 0)
+            return order[k];
     for (unsigned k = 0; k < sizeof(order); k++)
         if ((used & 1u << order[k]) == 0)
             return order[k];
@@ -151,7 +154,7 @@ static void plan_flags(struct bt_work *w, uint32_t used)
     w->f = EM_NONE;
     bt_flags_plan(w);
     unsigned gain = bt_flags_gain(w);
-    w->f = bt_unused(used);
+    w->f = bt_unused(w, used);
     if (w->f == EM_NONE)
         return;
     bt_flags_plan(w);
@@ -168,13 +171,14 @@ void bt_pick_set(struct bt_work *w)
     uint32_t used = 0;
     unsigned n = w->n;
 
+    w->hint = w->sc->bt.hint;
     w->x = 11;
     w->s = 10;
     /* Code that uses every register is translated up to where two are left. */
     for (w->n = 0; w->n < n; w->n++) {
         uint32_t now = used | bt_regs_used(w->step[w->n].in);
-        unsigned x = bt_unused(now);
-        unsigned s = x == EM_NONE ? EM_NONE : bt_unused(now | 1u << x);
+        unsigned x = bt_unused(w, now);
+        unsigned s = x == EM_NONE ? EM_NONE : bt_unused(w, now | 1u << x);
         if (s == EM_NONE)
             break;
         w->x = x;
@@ -186,7 +190,7 @@ void bt_pick_set(struct bt_work *w)
     used |= w->t->set;
     plan_flags(w, used);
     used |= w->t->set;
-    w->k = keeps_rcx(w) ? bt_unused(used) : EM_NONE;
+    w->k = keeps_rcx(w) ? bt_unused(w, used) : EM_NONE;
     if (w->k != EM_NONE)
         w->t->set |= (uint16_t)(1u << w->k);
     w->copy_k[0] = w->copy_k[1] = w->k;

@@ -371,7 +371,10 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
 
     sc->cpu.rip = l->target_la;
     sc->cpu.retired = bt_retired(bt);
+    if (l->site != NULL)
+        bt->hint = l->set;
     struct bt_trans *t = next_translation(sc);
+    bt->hint = BT_CANON;
     if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
     if (l->site == NULL) {
@@ -529,6 +532,7 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt->page_mask[1] = PAGE_MASK | 15;
         bt->page_mask[2] = PAGE_MASK | 31;
         bt->sign_mask = 1ull << 63;
+        bt->hint = BT_CANON;
         bt->only_df = VMC_FLAG_DF;
         bt_sys_init(sc);
         bt_jumps_init(sc);

@@ -104,6 +104,7 @@ struct bt_work {
     uint64_t la;
     unsigned x, s; /* scratch registers */
     uint16_t set;  /* all of them; t->set but in the second copy of a loop */
+    uint16_t hint; /* the set of who asked for the translation */
     uint32_t used; /* registers that the trace names, and scratch registers */
     bool loop;     /* translating the second copy (bt_loop.c) */
     bool cold_phase;
@@ -184,8 +185,8 @@ void bt_pick_set(struct bt_work *w);
 /* From one scratch set to another. */
 void bt_exchange(struct emit *e, uint16_t from, uint16_t to);
 
-/* The unused register that compilers use least; EM_NONE. */
-unsigned bt_unused(uint32_t used);
+/* An unused register, of w->hint if there is one, that compilers use least; EM_NONE. */
+unsigned bt_unused(const struct bt_work *w, uint32_t used);
 /* General registers that the instruction may change; all, if it is interpreted. */
 uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in);
 
