@@ -80,6 +80,7 @@ struct vmci_bt {
     const struct bt_site *retried; /* what was last executed again, and when that was */
     uint64_t retried_at;
     uint16_t hint; /* scratch registers where a translation is asked for */
+    bool alone;    /* ... and that it has no groups */
 
     /* Constants in memory: PEXT takes its mask from there. */
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */

@@ -301,12 +301,13 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
     uint64_t next = next_la(w, in);
     bool taken = follow == BT_FOLLOW_TAKEN;
 
+    /* What comes next, or the way out, may lead to where the trace began, or where the one began
+       from which this one goes on: the budget must have been looked at by then. */
+    if (w->t->alone || bt_branch_checks(w, in, follow))
+        bt_count_end(w);
     if (in->op == VMCI_OP_CALL)
         return push_return(w, next);
     if (in->op == VMCI_OP_JCC) {
-        /* The way out may lead back: the budget must have been looked at by then. */
-        if (bt_branch_checks(w, in, follow))
-            bt_count_end(w);
         size_t site = em_jump(&w->e, taken ? in->cond ^ 1u : in->cond);
         struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, site);
         if (c != NULL) {

@@ -98,6 +98,41 @@ static void ask_stub(struct bt_work *w, const struct bt_site *site, const struct
     em_jump_to(e, EM_JMP, w->sc->bt.stub[c->stub]);
 }
 
+/* A jump over nothing, until the group's check has failed too often. */
+static struct bt_link *alone_link(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+    struct bt_link *l = record(w, sizeof(*l));
+
+    if (l == NULL)
+        return NULL;
+    size_t at = em_jump(e, EM_JMP);
+    em_patch_here(e, at);
+    *l = (struct bt_link){.sibling = w->t->out, .from = w->t, .set = c->set};
+    w->t->out = l;
+    l->site = e->rw + at;
+    l->site_rx = e->rx + at;
+    l->stub = l->ask = em_here(e);
+    return l;
+}
+
+/* Where it leads then: in front of instruction c->insn, out of the trace. */
+static void alone_way(struct bt_work *w, const struct bt_cold *c, struct bt_site *site,
+                      struct bt_link *l)
+{
+    struct emit *e = &w->e;
+
+    site->alone = l;
+    site->alone_way = em_here(e);
+    if (c->counted || c->insn > 0)
+        bt_count_exit(w, c->insn, c->counted);
+    bt_exchange(e, c->set, BT_CANON);
+    size_t at = em_jump(e, EM_JMP);
+    em_patch_at(e, at, l->ask);
+    l->canon_site = e->rw + at;
+    l->canon_rx = e->rx + at;
+}
+
 static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
@@ -138,6 +173,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         bt_flags_again(w, c->lazy, w->s);
     if (c->loop)
         bt_hoist_leave(w);
+    struct bt_link *alone = site->group != 0 ? alone_link(w, c) : NULL;
     keep_addends(w, true);
     bt_exchange(e, c->set, BT_CANON);
     if (c->stub != BT_STUB_NONE) {
@@ -155,6 +191,8 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
             bt_count_exit(w, w->n, false);
         em_jump_to(e, EM_JMP, e->rx + resume);
     }
+    if (alone != NULL)
+        alone_way(w, c, site, alone);
 }
 
 static void cold_link(struct bt_work *w, const struct bt_cold *c)

@@ -13,6 +13,15 @@ static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
     vmci_st_le32(site, (uint32_t)(target - (site_rx + 4)));
 }
 
+static void list_in(struct bt_link *l, struct bt_trans *t)
+{
+    l->next = t->in;
+    l->prev = &t->in;
+    if (t->in != NULL)
+        t->in->prev = &l->next;
+    t->in = l;
+}
+
 void bt_link_to(struct bt_link *l, struct bt_trans *t)
 {
     const struct bt_trans *from = l->from;
@@ -23,11 +32,18 @@ void bt_link_to(struct bt_link *l, struct bt_trans *t)
         patch(l->site, l->site_rx, t->canon);
     else
         patch(l->canon_site, l->canon_rx, t->canon);
-    l->next = t->in;
-    l->prev = &t->in;
-    if (t->in != NULL)
-        t->in->prev = &l->next;
-    t->in = l;
+    list_in(l, t);
+}
+
+void bt_link_alone(const struct bt_site *site, struct bt_trans *t)
+{
+    struct bt_link *l = site->alone;
+
+    if (l->prev != NULL)
+        return;
+    patch(l->canon_site, l->canon_rx, t->canon);
+    patch(l->site, l->site_rx, site->alone_way);
+    list_in(l, t);
 }
 
 /* Its target is gone. */

@@ -205,7 +205,7 @@ void bt_groups(struct bt_work *w, uint32_t used)
     memset(w->ref, 0, sizeof(w->ref));
     memset(w->stack_ref, 0, sizeof(w->stack_ref));
     /* Offsets of 32-bit code wrap around at 4 GiB. */
-    if (w->step[0].b->alone || w->word != 8)
+    if (w->t->alone || w->word != 8)
         return;
     for (unsigned i = 0; i < w->n; i++)
         scan_insn(&s, bt_step(w, i));

@@ -38,8 +38,11 @@ struct bt_site {
     uint8_t reg, index, scale, slot;
     bool write;
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
-    bool goes_on; /* it ends its block, but mostly there is nothing to look at behind it */
-    bool retry;   /* a comparison whose operand the translation needs: resume executes it again */
+    bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
+    uint8_t fails;         /* of a group's check, in vain */
+    struct bt_link *alone; /* of a group: to a translation that has none, */
+    const uint8_t *alone_way; /* ... by way of this */
+    bool retry; /* a comparison whose operand the translation needs: resume executes it again */
     uint8_t align;
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;
@@ -50,8 +53,8 @@ struct bt_site {
 struct bt_link {
     struct bt_link *next, **prev; /* among the target's incoming links; prev NULL: not linked */
     struct bt_link *sibling;      /* the next one of the same translation */
-    uint8_t *site;        /* rel32 of the jump for targets with the same scratch set */
-    uint8_t *canon_site;  /* ... and of the one behind the exchange of registers */
+    uint8_t *site;                /* rel32 of the jump for targets with the same scratch set */
+    uint8_t *canon_site;          /* ... and of the one behind the exchange of registers */
     const uint8_t *site_rx, *canon_rx;
     const uint8_t *stub, *ask; /* where they lead while not linked */
     uint64_t target_la;
@@ -72,13 +75,14 @@ struct bt_trans {
     const uint8_t *inner; /* ... with its own, and FP state known to be usable */
     uint64_t la;
     struct block *blk;
-    struct bt_trans *next; /* of the same block */
+    struct bt_trans *next;  /* of the same block */
     struct bt_trans *older; /* in the same segment */
     struct bt_link *in, *out;
     struct bt_cover *covers;
     uint16_t set; /* scratch registers */
     bool dead;
     bool groups;  /* addends are in registers */
+    bool alone;   /* each access is checked by itself */
     uint8_t mode; /* enum vmci_tlb_mode that is baked in */
     uint8_t fp;   /* BT_FP_* that it needs */
     uint8_t part; /* of the budget, that it counts */
@@ -177,6 +181,8 @@ unsigned bt_bits(const struct vmci_soft_cpu *sc);
 
 /* bt_evict.c: let the jump lead to t; the block belongs to the trace of t; fill segment n. */
 void bt_link_to(struct bt_link *l, struct bt_trans *t);
+/* From the way out of a group, whose check fails, to a translation without groups. */
+void bt_link_alone(const struct bt_site *site, struct bt_trans *t);
 void bt_cover_add(struct bt_cover *c, struct block *b, struct bt_trans *t);
 void bt_segment_begin(struct vmci_bt *bt, unsigned n);
 

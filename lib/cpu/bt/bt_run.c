@@ -9,11 +9,8 @@
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
-/* Failures of a group's check until it is asked whether the block should do without groups: at
-   first, and at most. And its runs for one failure that are too few. */
-#define GROUP_PATIENCE     32u
-#define GROUP_PATIENCE_MAX 4096u
-#define GROUP_RARELY       4u
+/* Failures of a group's check until its way out leads to a translation without groups. */
+#define GROUP_FAILS 3u
 
 /* ---- state between the two worlds ------------------------------------------------------------ */
 
@@ -106,21 +103,9 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
     sc->bt.resume = (uintptr_t)t->canon;
 }
 
-/*
- * Behind the access that failed execution goes on in the rest of the block as a block of its own,
- * which has no groups: its check would fail again.
- */
-static void go_alone(struct vmci_soft_cpu *sc)
-{
-    struct block *b = block_here(sc);
-
-    if (b != NULL && b->heat == 0 && b->bt == NULL)
-        b->alone = true;
-}
-
-/* The interpreted instruction ended its block or failed: find what comes next. rest: it did
-   neither, but the translation cannot go on. */
-static uint64_t settle(struct vmci_soft_cpu *sc, int rc, bool rest)
+/* The interpreted instruction ended its block or failed, or the translation cannot go on: find what
+   comes next. */
+static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
 {
     struct vmci_bt *bt = &sc->bt;
     /* Only jumps, calls and returns look in the table. */
@@ -132,8 +117,6 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc, bool rest)
     bt_set_retired(bt, sc->cpu.retired);
     if (next != 0)
         return (next == VMCI_EXIT ? BT_LEAVE_EXIT : BT_LEAVE_LOOK) + 1;
-    if (rest)
-        go_alone(sc);
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOK + 1;
@@ -164,37 +147,32 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
 }
 
 /*
- * A group's check has failed. When that happens often, the question is how often: in most runs of
- * the block, or in few of very many? Runs are not counted, so the translation is thrown away, and
- * the time until control comes here again is taken for that of a run (groups_pay).
+ * A group's check fails again: its bytes lie in two pages. From here on control goes to a
+ * translation of the rest that has no groups, without asking.
  */
-static void group_failed(struct vmci_soft_cpu *sc, struct bt_trans *t)
+static uint64_t go_alone(struct vmci_soft_cpu *sc, const struct bt_site *site)
 {
-    struct block *b = t->blk;
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    const struct bt_trans *from = site->t;
+    const struct vmci_insn *in = site->insn;
+    uint64_t page = from->blk->gpa & PAGE_MASK;
 
-    if (b->alone || b->probed)
-        return;
-    b->failed_last = sc->cpu.retired;
-    if (b->fails == 0)
-        b->failed_from = sc->cpu.retired;
-    if (b->patience == 0)
-        b->patience = GROUP_PATIENCE;
-    if (++b->fails < b->patience)
-        return;
-    b->probed = true;
-    bt_kill(sc, b);
-}
-
-/* The block is entered for the first time after that. */
-static void groups_pay(struct vmci_soft_cpu *sc, struct block *b)
-{
-    uint64_t run = sc->cpu.retired - b->failed_last;
-    uint64_t failures = (b->failed_last - b->failed_from) / (b->fails - 1u);
-
-    b->alone = failures <= GROUP_RARELY * run;
-    b->probed = false;
-    b->fails = 0;
-    b->patience = (uint16_t)VMCI_MIN(2u * b->patience, GROUP_PATIENCE_MAX);
+    cpu->rip = site->la + in->next - in->len;
+    cpu->retired = bt_retired(bt) - site->counted + site->before + (uint64_t)(in - site->blk->insn);
+    bt_set_retired(bt, cpu->retired);
+    bt->alone = true;
+    struct bt_trans *t = next_translation(sc);
+    bt->alone = false;
+    if (t == NULL)
+        return BT_LEAVE_LOOKUP + 1;
+    if ((t->blk->gpa & PAGE_MASK) == page && t->blk->gpa2 == GPA_NONE && t->mode == from->mode &&
+        !from->dead) {
+        bt_link_alone(site, t);
+        bt->st_links++;
+    }
+    resume_at(sc, t);
+    return 0;
 }
 
 /* Execute the rest of the block, of which instruction in is done. */
@@ -267,13 +245,17 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
     struct vmci_cpu *cpu = &sc->cpu;
-    const struct bt_site *site = bt->site;
+    struct bt_site *site = (struct bt_site *)(uintptr_t)bt->site;
     const struct bt_trans *t = site->t;
     const struct vmci_insn *in = site->insn;
 
     bt->st_calls++;
     bt->st_op[in->op]++;
     at_insn(sc, site);
+    if (site->group != 0 && site->fails == GROUP_FAILS) {
+        site->fails++;
+        return go_alone(sc, site);
+    }
     uint64_t group_la =
         cpu->gpr[site->reg] + (cpu->gpr[site->index] << site->scale) + (uint64_t)(int64_t)site->lo;
     flags_in(sc);
@@ -283,7 +265,6 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     int rc = in->exec(cpu, in);
     if ((in->flags & VMCI_IF_END) != 0 && rc == 0)
         bt_sys_done(sc, in, leaf);
-    bool rest = false;
     if (rc == 0 && (in + 1 < cpu->blk_end || (site->goes_on && end_passes(sc, site))) &&
         may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
@@ -295,13 +276,12 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
             bt->resume = (uintptr_t)site->resume;
             return 0;
         }
-        rest = !hits && !logged;
-        if (rest)
-            group_failed(sc, site->t);
+        if (!hits && !logged)
+            site->fails++;
         if (logged && !site->stop)
             rc = interpret_rest(sc, in);
     }
-    return settle(sc, rc, rest);
+    return settle(sc, rc);
 }
 
 /*
@@ -345,7 +325,7 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
         return 0;
     }
     at_insn(sc, site);
-    return settle(sc, 0, false);
+    return settle(sc, 0);
 }
 
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
@@ -412,7 +392,7 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
         return NULL;
     for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
         struct bt_trans *t = *p;
-        if (t->la == b->la && t->mode == sc->cpu.tlb_mode) {
+        if (t->la == b->la && t->mode == sc->cpu.tlb_mode && t->alone == bt->alone) {
             *p = t->next;
             t->next = b->bt;
             b->bt = t;
@@ -420,14 +400,12 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
         }
         variants++;
     }
-    if (b->heat < sc->cpu.vm->bt_hot) {
+    if (b->heat < sc->cpu.vm->bt_hot && !bt->alone) {
         b->heat++;
         return NULL;
     }
     if (variants >= VARIANTS_MAX)
         bt_kill(sc, b);
-    if (b->probed)
-        groups_pay(sc, b);
     struct bt_trans *t = bt_translate(sc, b);
     if (t == NULL && !bt_has_room(bt))
         bt->full = true; /* the engine makes room at its next look */

@@ -39,8 +39,7 @@ static struct block *candidate(struct tracer *t, uint64_t la)
     if (seen(t, gpa))
         return NULL;
     struct block *b = block_ahead(w->sc, la, gpa, w->sc->cpu.vm->bt_hot == 0);
-    if (b == NULL || b->n + w->n > BLK_MAX_INSNS || b->alone != head->alone ||
-        (bt_block_fp(w, b) & ~t->fp) != 0)
+    if (b == NULL || b->n + w->n > BLK_MAX_INSNS || (bt_block_fp(w, b) & ~t->fp) != 0)
         return NULL;
     return b;
 }

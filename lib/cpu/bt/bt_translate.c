@@ -556,7 +556,7 @@ static void cover(struct bt_work *w)
 static struct bt_trans *give_up(struct vmci_bt *bt, struct block *b, size_t arena, bool full)
 {
     bt->arena_used = arena;
-    b->never = !full;
+    b->never = b->never || (!full && !bt->alone);
     return NULL;
 }
 
@@ -576,6 +576,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     *t = (struct bt_trans){.la = b->la,
                            .blk = b,
                            .mode = sc->cpu.tlb_mode,
+                           .alone = bt->alone,
                            .fp = (uint8_t)w->fp,
                            .part = (uint8_t)(bt->st_translated % BT_BUDGETS)};
     w->t = t;
@@ -589,7 +590,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     if (w->n == 0)
         return give_up(bt, b, arena, false);
     w->set = t->set;
-    w->check = trace_checks(w);
+    w->check = t->alone || trace_checks(w);
     w->pieces = 0;
     bt_piece(w, VMC_CODE_ENTRY, w->n);
     t->canon = em_here(&w->e);

@@ -73,12 +73,6 @@ struct block {
     uint8_t bits;
     bool clipped;            /* decoded for a single step: longer code follows */
     bool dead;               /* invalidated */
-    bool alone;              /* accesses must be checked one by one */
-    bool probed;             /* ... or not: the next run decides (groups_pay in bt_run.c) */
-    uint16_t fails;          /* what led to that */
-    uint16_t patience;       /* how many of these it takes */
-    uint64_t failed_from;    /* cpu.retired at the first of them, and at the last */
-    uint64_t failed_last;
     bool never;              /* cannot be translated */
     bool global;             /* as mapped at la: a change of address space leaves it there */
     uint8_t heat;            /* runs in the interpreter, up to what makes it worth translating */
@@ -222,9 +216,9 @@ struct vmci_soft_vm {
     struct vmc_cpu_policy policy;
     uint32_t count;
     bool virtual_time;
-    bool translate; /* VMC_SOFT_TRANSLATE */
+    bool translate;  /* VMC_SOFT_TRANSLATE */
     size_t bt_bytes; /* code memory of a vCPU */
-    uint8_t bt_hot; /* runs of a block in the interpreter before it is translated */
+    uint8_t bt_hot;  /* runs of a block in the interpreter before it is translated */
     void (*trace)(void *ctx, uint32_t vcpu, const char *line); /* of every instruction */
     void *trace_ctx;
     void (*translated)(void *ctx, uint32_t vcpu, const struct vmc_translation *t);
