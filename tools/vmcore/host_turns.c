@@ -6,6 +6,9 @@
  * swapped. (P. J. Denning, "The working set model for program behavior", CACM 11(5), 1968: a
  * program runs only while its working set is in memory.)
  *
+ * A VM that can do its work with what is reserved for it never rests: its memory is not what the
+ * others wait for.
+ *
  * A turn lasts for so much execution that bringing the pages of the next VMs in is a small part of
  * it.
  */
@@ -51,12 +54,19 @@ static uint64_t needs(const struct vmc_balloon_vm *v)
     return pages < v->configured ? pages : v->configured;
 }
 
-static uint64_t ran(struct host_vm **who, unsigned n)
+/* Does its reservation suffice? */
+static bool guaranteed(const struct vmc_balloon_vm *v)
+{
+    return v->reservation != 0 && v->active + v->active / 8 <= v->reservation;
+}
+
+/* Execution by those whose turn it is. */
+static uint64_t ran(const struct vmc_balloon_vm *vms, struct host_vm **who, unsigned n)
 {
     uint64_t sum = 0;
 
     for (unsigned i = 0; i < n; i++)
-        if (!who[i]->resting)
+        if (!who[i]->resting && !guaranteed(&vms[i]))
             sum += atomic_load(&who[i]->ran_ns);
     return sum;
 }
@@ -69,33 +79,48 @@ static void next_turn(struct host *h, uint64_t now, const struct vmc_balloon_vm 
                       struct host_vm **who, unsigned n, uint64_t pages)
 {
     struct host_turns *t = &h->turns;
-    unsigned first = t->next % n, count = 0;
+    unsigned first = t->next % n, count = 0, others = 0;
     uint64_t sum = 0;
+    bool moved = false;
 
+    for (unsigned i = 0; i < n; i++) {
+        if (guaranteed(&vms[i]))
+            sum += vms[i].reservation;
+        else
+            others++;
+    }
     if (!t->on)
-        t->most = (n + 1) / 2;
+        t->most = (others + 1) / 2;
     else if (t->short_ns == SHORT_MOST_NS && t->most > 1)
         t->most--;
 
     for (unsigned i = 0; i < n; i++) {
         unsigned at = (first + i) % n;
         uint64_t need = needs(&vms[at]);
+        if (guaranteed(&vms[at])) {
+            rest(who[at], false);
+            continue;
+        }
         bool fits = count == 0 || (count < t->most && sum + need <= pages);
         if (fits) {
             sum += need;
             count++;
         }
         rest(who[at], !fits);
-        if (!fits && t->next % n == first)
+        if (!fits && !moved) {
             t->next = at; /* the first who has to wait comes first next time */
+            moved = true;
+        }
     }
     t->since_ns = t->moved_ns = now;
-    t->ran_before = t->ran_seen = ran(who, n);
+    t->ran_before = t->ran_seen = ran(vms, who, n);
     h->stats.turns++;
 }
 
 static bool over(struct host_turns *t, uint64_t now, uint64_t sum)
 {
+    if (sum < t->ran_before) /* one of them is guaranteed its memory by now */
+        t->ran_before = sum;
     if (sum != t->ran_seen) {
         t->ran_seen = sum;
         t->moved_ns = now;
@@ -134,8 +159,11 @@ void host_turns_look(struct host *h, uint64_t now, const struct vmc_balloon_vm *
     }
     if (!t->on && t->short_ns < SHORT_ENTER_NS)
         return;
-    if (!t->on || n != t->vms || over(t, now, ran(who, n)))
+    if (!t->on || n != t->vms || over(t, now, ran(vms, who, n)))
         next_turn(h, now, vms, who, n, pages);
+    for (unsigned i = 0; i < n; i++)
+        if (guaranteed(&vms[i])) /* since the turn began */
+            rest(who[i], false);
     t->on = true;
     t->vms = n;
 }
