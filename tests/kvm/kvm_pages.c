@@ -19,6 +19,7 @@
 #include "test_platform.h"
 #include <vmcore/sharing.h>
 #include <vmcore/vm.h>
+#include <vmcore/x86.h>
 
 #include <cmocka.h>
 
@@ -402,12 +403,51 @@ static const uint8_t program[] = {0xbd, 0x00, 0x00, 0xb8, 0x00, 0x10, 0xb9, WORK
                                   0x06, 0x00, 0x08, 0x05, 0x00, 0x01, 0xba, 0xc8,   0x00,
                                   0x4a, 0x75, 0xfd, 0xe2, 0xe9, 0x4d, 0x75, 0xe0,   0xf4};
 
+/*
+ * The same in 64-bit mode, which is what the software CPU translates:
+ *        mov ebp,laps
+ * outer: mov eax,0x10000; mov ecx,WORKED
+ *   L:   inc word [rax]; inc word [rax+0x800]; add eax,0x1000
+ *        mov edx,200; D: dec edx; jnz D; dec ecx; jnz L; dec ebp; jnz outer; hlt
+ */
+static const uint8_t program64[] = {0xbd, 0x00,   0x00, 0x00, 0x00, 0xb8, 0x00, 0x00, 0x01, 0x00,
+                                    0xb9, WORKED, 0x00, 0x00, 0x00, 0x66, 0xff, 0x00, 0x66, 0xff,
+                                    0x80, 0x00,   0x08, 0x00, 0x00, 0x05, 0x00, 0x10, 0x00, 0x00,
+                                    0xba, 0xc8,   0x00, 0x00, 0x00, 0xff, 0xca, 0x75, 0xfc, 0xff,
+                                    0xc9, 0x75,   0xe4, 0xff, 0xcd, 0x75, 0xd6, 0xf4};
+#define TABLES 180u /* pages of its page tables: three, the first 2 MiB are what they are */
+
 static struct vmc_vm *vm;
 static struct vmc_vcpu *vcpu;
 static struct vmc_space *ram;
 
-static int guest_up(const struct vmc_engine_ops *engine, uint16_t laps)
+static void put64(uint64_t gpa, uint64_t value)
 {
+    assert_int_equal(vmc_mem_write(vmc_vm_mem(vm), gpa, &value, sizeof(value)), VMC_OK);
+}
+
+static void long_mode(struct vmc_x86_state *st)
+{
+    put64(TABLES * PAGE, (TABLES + 1) * PAGE | 3);
+    put64((TABLES + 1) * PAGE, (TABLES + 2) * PAGE | 3);
+    put64((TABLES + 2) * PAGE, 0x83);
+    for (unsigned i = VMC_ES; i <= VMC_GS; i++)
+        st->seg[i] = (struct vmc_segment){.limit = ~0u, .attr = 0xc093, .selector = 16};
+    st->seg[VMC_CS] = (struct vmc_segment){.limit = ~0u, .attr = 0xa09b, .selector = 8};
+    st->cr0 = VMC_CR0_ET | VMC_CR0_NE | VMC_CR0_PE | VMC_CR0_PG | VMC_CR0_WP;
+    st->cr3 = TABLES * PAGE;
+    st->cr4 = VMC_CR4_PAE | VMC_CR4_OSFXSR;
+    st->efer = VMC_EFER_LME | VMC_EFER_LMA;
+}
+
+static const struct vmc_soft_config translator = {.size = sizeof(translator),
+                                                  .flags = VMC_SOFT_TRANSLATE_ALL};
+
+/* soft: how the software CPU works; not NULL: the program in 64-bit mode. */
+static int guest_up(const struct vmc_engine_ops *engine, const struct vmc_soft_config *soft,
+                    uint16_t laps)
+{
+    const uint32_t groups = VMC_ST_RIP | VMC_ST_SEG | VMC_ST_CTRL;
     struct vmc_kvm_config kc = {.size = sizeof(kc), .frames = frames};
     struct vmc_vm_config c = {.size = sizeof(c),
                               .max_vcpus = 1,
@@ -417,8 +457,7 @@ static int guest_up(const struct vmc_engine_ops *engine, uint16_t laps)
     struct vmc_error err = {0};
     struct vmc_x86_state st;
 
-    if (engine != vmc_engine_soft())
-        c.engine_config = &kc;
+    c.engine_config = engine != vmc_engine_soft() ? (const void *)&kc : soft;
     int rc = vmc_vm_create(&c, &vm, &err);
     if (rc != VMC_OK) {
         print_message("SKIPPED: %s: %s\n", engine->name, err.text);
@@ -433,15 +472,19 @@ static int guest_up(const struct vmc_engine_ops *engine, uint16_t laps)
     struct vmc_mem_slot slot = {
         .size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = RAM_PAGES * PAGE, .space = ram};
     assert_int_equal(vmc_mem_add(vmc_vm_mem(vm), &slot, &err), VMC_OK);
-    assert_int_equal(vmc_mem_write(vmc_vm_mem(vm), CODE, program, sizeof(program)), VMC_OK);
+    assert_int_equal(vmc_mem_write(vmc_vm_mem(vm), CODE, soft != NULL ? program64 : program,
+                                   soft != NULL ? sizeof(program64) : sizeof(program)),
+                     VMC_OK);
     assert_int_equal(vmc_mem_write(vmc_vm_mem(vm), CODE + 1, &laps, 2), VMC_OK);
     assert_int_equal(vmc_vcpu_create(vm, 0, &vcpu, &err), VMC_OK);
     assert_int_equal(vmc_vm_start(vm, &err), VMC_OK);
-    assert_int_equal(vmc_vcpu_get_state(vcpu, VMC_ST_RIP | VMC_ST_SEG, &st), VMC_OK);
+    assert_int_equal(vmc_vcpu_get_state(vcpu, groups, &st), VMC_OK);
     st.rip = CODE;
     st.seg[VMC_CS].selector = 0;
     st.seg[VMC_CS].base = 0;
-    assert_int_equal(vmc_vcpu_set_state(vcpu, VMC_ST_RIP | VMC_ST_SEG, &st), VMC_OK);
+    if (soft != NULL)
+        long_mode(&st);
+    assert_int_equal(vmc_vcpu_set_state(vcpu, groups, &st), VMC_OK);
     return VMC_OK;
 }
 
@@ -461,13 +504,27 @@ static void *run_guest(void *arg)
     return rc >= 0 && x.kind == VMC_EXIT_IDLE ? vcpu : NULL;
 }
 
-static void guest_loses_nothing(const struct vmc_engine_ops *engine, uint16_t laps)
+/* Value of one of the engine's counters. */
+static uint64_t counter(const char *name)
+{
+    const char *names[256];
+    uint64_t values[256];
+    size_t n = vmc_vcpu_engine_stats(vcpu, names, values, 256);
+
+    for (size_t i = 0; i < n && i < 256; i++)
+        if (strcmp(names[i], name) == 0)
+            return values[i];
+    return 0;
+}
+
+static void guest_loses_nothing(const struct vmc_engine_ops *engine,
+                                const struct vmc_soft_config *soft, uint16_t laps)
 {
     pthread_t t;
     void *ended;
 
     pool_up(600);
-    if (guest_up(engine, laps) != VMC_OK) {
+    if (guest_up(engine, soft, laps) != VMC_OK) {
         pool_down();
         assert_false(wanted("kvm"));
         skip();
@@ -494,9 +551,9 @@ static void guest_loses_nothing(const struct vmc_engine_ops *engine, uint16_t la
     }
     struct vmc_space_stats st;
     vmc_space_stats(ram, &st);
-    printf("# %s: %llu breaks, %llu unpacked, %llu swapped in\n", engine->name,
-           (unsigned long long)st.breaks, (unsigned long long)st.unpacks,
-           (unsigned long long)st.swap_ins);
+    printf("# %s: %llu translated, %llu breaks, %llu unpacked, %llu swapped in\n", engine->name,
+           (unsigned long long)counter("bt.translated"), (unsigned long long)st.breaks,
+           (unsigned long long)st.unpacks, (unsigned long long)st.swap_ins);
     vmc_vm_destroy(vm);
     vmc_space_destroy(ram);
     pool_down();
@@ -505,7 +562,13 @@ static void guest_loses_nothing(const struct vmc_engine_ops *engine, uint16_t la
 static void on_the_software_cpu(void **state)
 {
     (void)state;
-    guest_loses_nothing(vmc_engine_soft(), 2000);
+    guest_loses_nothing(vmc_engine_soft(), NULL, 2000);
+}
+
+static void on_the_translator(void **state)
+{
+    (void)state;
+    guest_loses_nothing(vmc_engine_soft(), &translator, 20000);
 }
 
 static void on_kvm(void **state)
@@ -513,7 +576,7 @@ static void on_kvm(void **state)
     (void)state;
     if (!can_watch)
         skip();
-    guest_loses_nothing(vmc_engine_kvm(), 25);
+    guest_loses_nothing(vmc_engine_kvm(), NULL, 25);
 }
 
 static void without_frames_paged_slots_are_refused(void **state)
@@ -572,6 +635,7 @@ int main(void)
         cmocka_unit_test(a_full_pool_stalls_and_recovers),
         cmocka_unit_test(threads_lose_nothing_while_pages_move),
         cmocka_unit_test(on_the_software_cpu),
+        cmocka_unit_test(on_the_translator),
         cmocka_unit_test(on_kvm),
         cmocka_unit_test(without_frames_paged_slots_are_refused),
     };
