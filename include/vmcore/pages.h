@@ -153,6 +153,7 @@ struct vmc_space_stats {
     uint64_t breaks;                 /**< copies because a shared page was written */
     uint64_t unpacks, swap_ins, swap_outs;
     uint64_t swap_errors;            /**< reads or writes of the swap file that failed */
+    uint64_t swap_lost; /**< of these, times that a page which was asked for could not be read */
     uint64_t accessed;               /**< pages in use during the last sample (vmc_space_sample) */
 };
 
@@ -239,6 +240,11 @@ VMC_API VMC_MUST_CHECK int vmc_space_sample(struct vmc_space *s, uint64_t *acces
  */
 VMC_API VMC_MUST_CHECK int vmc_space_swap_out(struct vmc_space *s, uint64_t want, uint64_t budget,
                                               bool hot, uint64_t *started);
+/**
+ * The VM shall end and must not be executed further than to where it stops: pages that cannot be
+ * read from its swap file are zero from now on, so that a vCPU which waits for one can leave. [any]
+ */
+VMC_API void vmc_space_abandon(struct vmc_space *s);
 /** Free frames whose revokes have settled, and finish swap requests that are done. [any] */
 VMC_API void vmc_space_poll(struct vmc_space *s);
 /**

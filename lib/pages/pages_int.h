@@ -208,7 +208,8 @@ struct vmc_space {
     uint64_t bad_page;   /* (s) one more than the page that could not be read last; 0: none */
     uint64_t clock;      /* (s) where the search for swap victims goes on */
     uint32_t changed;    /* (a) for parking: bumped when a pending page is done */
-    uint64_t breaks, unpacks, swap_ins, swap_outs, swap_errors; /* (s) */
+    bool abandoned;      /* (s) see vmc_space_abandon */
+    uint64_t breaks, unpacks, swap_ins, swap_outs, swap_errors, swap_lost; /* (s) */
 };
 
 static inline unsigned char *vmci_frame(const struct vmc_pool *p, uint32_t frame)

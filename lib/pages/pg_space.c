@@ -266,6 +266,7 @@ void vmc_space_stats(struct vmc_space *s, struct vmc_space_stats *out)
     out->swap_ins = s->swap_ins;
     out->swap_outs = s->swap_outs;
     out->swap_errors = s->swap_errors;
+    out->swap_lost = s->swap_lost;
     out->accessed = s->accessed;
     out->consumed_bytes += s->limbo_count * (uint64_t)VMC_PAGE_SIZE;
     vmci_unlock(&s->lock);

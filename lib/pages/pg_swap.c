@@ -147,8 +147,9 @@ static void arrived(struct vmc_space *s, struct vmci_pending *d, const unsigned 
         if (wanted) {
             vmci_frame_free(s->pool, d->frame);
             s->bad_page = page + 1;
+            s->swap_lost++;
         }
-        vmci_pending_end(s, d, d->entry);
+        vmci_pending_end(s, d, s->abandoned ? vmci_entry(VMCI_E_ZERO, 0) : d->entry);
         return;
     }
     uint32_t frame = wanted ? d->frame : vmci_frame_alloc(s->pool);
@@ -291,6 +292,13 @@ static uint64_t next_run(struct vmc_space *s, uint64_t want, uint64_t *budget, b
     if (got != 0)
         ready(io, VMC_BLOCK_WRITE);
     return got;
+}
+
+void vmc_space_abandon(struct vmc_space *s)
+{
+    vmci_lock(&s->lock);
+    s->abandoned = true;
+    vmci_unlock(&s->lock);
 }
 
 int vmc_space_swap_out(struct vmc_space *s, uint64_t want, uint64_t budget, bool hot,

@@ -68,6 +68,7 @@ struct host_vm {
     bool ready;             /* so do its devices */
     bool ended;             /* it will not run again */
     bool blocked;           /* waits for memory */
+    bool lost;              /* a page could not be read back from its swap file */
     bool resting;           /* waits for its turn */
     uint64_t sampled_at_ns; /* ran_ns at the last sample */
     struct host_share mem, cpu;
@@ -134,6 +135,8 @@ void host_vm_begin(struct host_vm *vm);
 void host_vm_destroy(struct host_vm *vm);
 void host_vm_pause(struct host_vm *vm);
 void host_vm_resume(struct host_vm *vm);
+/* It cannot go on; the main thread ends it. Any thread. */
+void host_vm_fail(struct host_vm *vm);
 /* No vCPU runs again. Main thread. */
 void host_vm_end(struct host_vm *vm, const char *reason);
 /*

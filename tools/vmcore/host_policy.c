@@ -32,6 +32,7 @@
 #define PACK_PAGES     512u
 #define SWAP_BUDGET    8192u /* pages looked at for a VM to swap out */
 #define COMPACT_BUDGET 2048u
+#define LOST_TRIES     3u  /* to read a page from the swap file */
 #define PACK_GUESS     60u /* percent saved by compression, before it was measured */
 
 static uint64_t now_ns(const struct host *h)
@@ -174,12 +175,28 @@ static uint32_t pack_percent(const struct vmc_pool_stats *st)
     return (uint32_t)(100 - st->packed_bytes * 100 / full);
 }
 
+/*
+ * A vCPU asks again at once for a page that cannot be read; so when it has failed some times, it is
+ * not going to work. The VM has lost memory and ends; the others go on.
+ */
+static void look_for_loss(struct host_vm *vm, const struct vmc_space_stats *st)
+{
+    if (vm->lost || vm->ended || st->swap_lost < LOST_TRIES)
+        return;
+    vm->lost = true;
+    fprintf(stderr, "vmcore host: VM '%s': a page cannot be read back from the swap file\n",
+            vm->run.opt.name);
+    vmc_space_abandon(vm->run.space);
+    host_vm_fail(vm);
+}
+
 static void means(struct host *h, struct host_vm *vm, const struct vmc_pool_stats *pool,
                   struct vmc_reclaim_vm *out)
 {
     struct vmc_space_stats st;
 
     vmc_space_stats(vm->run.space, &st);
+    look_for_loss(vm, &st);
     *out = (struct vmc_reclaim_vm){
         .configured = host_vm_pages(vm),
         .target = vm->target,

@@ -202,6 +202,11 @@ static void stop_here(struct host_vm *vm, bool failed)
     wake_loop(vm->h);
 }
 
+void host_vm_fail(struct host_vm *vm)
+{
+    stop_here(vm, true);
+}
+
 static int vcpu_run(void *ctx, uint64_t slice_ns)
 {
     struct host_vcpu *c = ctx;

@@ -201,6 +201,29 @@ static void failed_reads_are_reported_and_tried_again(void **state)
     rig_check(pool);
 }
 
+/* A VM that lost a page ends: then nobody waits for that page for ever. */
+static void abandoned_spaces_read_zeros(void **state)
+{
+    (void)state;
+    struct vmc_page_ref r;
+    struct vmc_space_stats st;
+
+    assert_int_equal(out(32), 32);
+    file.fail = VMC_EIO;
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(vmc_space_access(space, 1, 0, &r), VMC_EIO);
+    vmc_space_stats(space, &st);
+    assert_int_equal(st.swap_lost, 3);
+    vmc_space_abandon(space);
+    (void)!vmc_space_access(space, 1, 0, &r); /* says so once more, or finds zeros */
+    assert_int_equal(vmc_space_access(space, 1, 0, &r), VMC_OK);
+    rig_expect(space, 1, 0);
+    rig_expect(space, 100, 101);
+    file.fail = 0;
+    rig_expect(space, 31, 32); /* what can be read is */
+    rig_check(pool);
+}
+
 /* Whoever can write the file must not be able to put his own bytes into the guest unnoticed. */
 static void damage_is_noticed(void **state)
 {
@@ -252,6 +275,7 @@ int main(void)
         T(reads_are_waited_for),
         T(failed_writes_lose_nothing),
         T(failed_reads_are_reported_and_tried_again),
+        T(abandoned_spaces_read_zeros),
         T(damage_is_noticed),
         T(dropped_and_destroyed_pages_need_no_file),
         T(files_are_checked),
