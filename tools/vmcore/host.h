@@ -75,6 +75,7 @@ struct host_vm {
     struct vmc_active active;
     uint64_t sampled;                 /* most pages seen in use in one sample of the period */
     uint64_t target;                  /* pages */
+    uint64_t footprint;               /* pages that it has, in memory or elsewhere, at the last look */
     uint64_t balloon_set;             /* by the user, pages; UINT64_MAX: by policy */
     struct vmc_balloon_guest balloon; /* what its driver can be expected to do */
     struct vmc_reclaim_action action;

@@ -197,6 +197,7 @@ static void means(struct host *h, struct host_vm *vm, const struct vmc_pool_stat
 
     vmc_space_stats(vm->run.space, &st);
     look_for_loss(vm, &st);
+    vm->footprint = st.pages - st.state[VMC_PAGE_ZERO] - st.state[VMC_PAGE_BALLOON];
     *out = (struct vmc_reclaim_vm){
         .configured = host_vm_pages(vm),
         .target = vm->target,

@@ -6,8 +6,9 @@
  * swapped. (P. J. Denning, "The working set model for program behavior", CACM 11(5), 1968: a
  * program runs only while its working set is in memory.)
  *
- * A VM that can do its work with what is reserved for it never rests: its memory is not what the
- * others wait for.
+ * A VM whose pages all fit into what is reserved for it never rests: its memory is not what the
+ * others wait for. (Its working set would not do as a measure: that of a VM that mostly waits for
+ * pages looks small.)
  *
  * A turn lasts for so much execution that bringing the pages of the next VMs in is a small part of
  * it.
@@ -54,10 +55,10 @@ static uint64_t needs(const struct vmc_balloon_vm *v)
     return pages < v->configured ? pages : v->configured;
 }
 
-/* Does its reservation suffice? */
-static bool guaranteed(const struct vmc_balloon_vm *v)
+/* Does its reservation suffice for all that it has? */
+static bool guaranteed(const struct vmc_balloon_vm *v, const struct host_vm *vm)
 {
-    return v->reservation != 0 && v->active + v->active / 8 <= v->reservation;
+    return v->reservation != 0 && vm->footprint <= v->reservation;
 }
 
 /* Execution by those whose turn it is. */
@@ -66,7 +67,7 @@ static uint64_t ran(const struct vmc_balloon_vm *vms, struct host_vm **who, unsi
     uint64_t sum = 0;
 
     for (unsigned i = 0; i < n; i++)
-        if (!who[i]->resting && !guaranteed(&vms[i]))
+        if (!who[i]->resting && !guaranteed(&vms[i], who[i]))
             sum += atomic_load(&who[i]->ran_ns);
     return sum;
 }
@@ -84,7 +85,7 @@ static void next_turn(struct host *h, uint64_t now, const struct vmc_balloon_vm 
     bool moved = false;
 
     for (unsigned i = 0; i < n; i++) {
-        if (guaranteed(&vms[i]))
+        if (guaranteed(&vms[i], who[i]))
             sum += vms[i].reservation;
         else
             others++;
@@ -97,7 +98,7 @@ static void next_turn(struct host *h, uint64_t now, const struct vmc_balloon_vm 
     for (unsigned i = 0; i < n; i++) {
         unsigned at = (first + i) % n;
         uint64_t need = needs(&vms[at]);
-        if (guaranteed(&vms[at])) {
+        if (guaranteed(&vms[at], who[at])) {
             rest(who[at], false);
             continue;
         }
@@ -162,7 +163,7 @@ void host_turns_look(struct host *h, uint64_t now, const struct vmc_balloon_vm *
     if (!t->on || n != t->vms || over(t, now, ran(vms, who, n)))
         next_turn(h, now, vms, who, n, pages);
     for (unsigned i = 0; i < n; i++)
-        if (guaranteed(&vms[i])) /* since the turn began */
+        if (guaranteed(&vms[i], who[i])) /* since the turn began */
             rest(who[i], false);
     t->on = true;
     t->vms = n;
