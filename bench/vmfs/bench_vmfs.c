@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * VMFS on memory: 4 KiB I/O from a guest-style ring through a file's block device, transactions,
- * locks, mkfs, fsck. Each I/O rate stands beside the bare copy of the same run: a ring of the same
- * shape whose requests are copies at the right places, without VMFS. CPU time, one thread.
+ * VMFS on memory: 4 KiB I/O from a guest's ring through the virtio block device and a file of the
+ * volume, transactions, locks, mkfs, fsck. Each I/O rate stands beside the bare copy of the same run:
+ * a simple ring whose requests are copies at the right places. CPU time, one thread.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -13,6 +13,8 @@
 #include <time.h>
 
 #include <vmcore/host.h>
+#include <vmcore/pci.h>
+#include <vmcore/virtio_blk.h>
 #include <vmcore/vmfs.h>
 #include "vmfs/vmfs_priv.h"
 
@@ -59,25 +61,61 @@ static int mem_info(void *ctx, struct vmc_block_info *out)
     return VMC_OK;
 }
 
+static void copy(void *to, const void *from, size_t bytes)
+{
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
+}
+
+static void transfer(struct mem *m, struct vmc_block_req *r)
+{
+    unsigned char *at = m->data + r->offset;
+
+    r->status = VMC_OK;
+    if (r->offset > m->bytes || r->bytes > m->bytes - r->offset) {
+        r->status = VMC_ERANGE;
+        return;
+    }
+    for (uint32_t i = 0; i < r->iov_count; i++) {
+        if (r->op == VMC_BLOCK_READ)
+            copy(r->iov[i].base, at, r->iov[i].bytes);
+        else
+            copy(at, r->iov[i].base, r->iov[i].bytes);
+        at += r->iov[i].bytes;
+    }
+}
+
+/* While one block is copied, the next one is on its way from memory. */
+static void fetch(const struct mem *m, const struct vmc_block_req *r)
+{
+    for (uint64_t i = 0; i < r->bytes && i < BLOCK; i += 64)
+        __builtin_prefetch(m->data + r->offset + i, 0, 2);
+}
+
+static uint32_t mem_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
+{
+    struct mem *m = ctx;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (reqs[i]->op > VMC_BLOCK_WRITE)
+            return i;
+        if (i + 1 < count)
+            fetch(m, reqs[i + 1]);
+        transfer(m, reqs[i]);
+    }
+    return count;
+}
+
 static int mem_submit(void *ctx, struct vmc_block_req *r)
 {
     struct mem *m = ctx;
     unsigned char *at = m->data + r->offset;
 
-    r->status = VMC_OK;
     if (r->op <= VMC_BLOCK_WRITE) {
-        if (r->offset > m->bytes || r->bytes > m->bytes - r->offset) {
-            r->status = VMC_ERANGE;
-            return VMC_BLOCK_COMPLETE;
-        }
-        for (uint32_t i = 0; i < r->iov_count; i++) {
-            if (r->op == VMC_BLOCK_READ)
-                memcpy(r->iov[i].base, at, r->iov[i].bytes);
-            else
-                memcpy(at, r->iov[i].base, r->iov[i].bytes);
-            at += r->iov[i].bytes;
-        }
-    } else if (r->op == VMC_BLOCK_WRITE_ZEROES) {
+        transfer(m, r);
+        return VMC_BLOCK_COMPLETE;
+    }
+    r->status = VMC_OK;
+    if (r->op == VMC_BLOCK_WRITE_ZEROES) {
         /* Small ranges are cleared in place: giving pages back would split the huge ones. */
         uint64_t a = (r->offset + 4095) & ~4095ull, b = (r->offset + r->bytes) & ~4095ull;
         if (r->bytes >= 64 * MIB)
@@ -98,7 +136,11 @@ static int mem_caw(void *ctx, uint64_t off, const void *expect, const void *data
 }
 
 static const struct vmc_blockdev_ops mem_ops = {
-    .info = mem_info, .submit = mem_submit, .compare_write = mem_caw};
+    .info = mem_info,
+    .submit = mem_submit,
+    .compare_write = mem_caw,
+    .submit_batch = mem_submit_batch,
+};
 
 static struct vmc_blockdev mem_dev(struct mem *m, uint64_t bytes)
 {
@@ -125,21 +167,111 @@ static struct vmc_vmfs *fresh(struct vmc_blockdev *bd, uint32_t n, uint32_t fds)
     return v;
 }
 
-/* ---- the ring ----------------------------------------------------------------------------------
+/* ---- the guest ---------------------------------------------------------------------------------
  */
 
-/* A split virtqueue's shape: descriptors of (address, length, write?), available and used rings. */
-struct desc {
-    uint64_t addr;
-    uint32_t len;
-    uint16_t flags, next;
-};
-struct ring {
-    struct desc desc[RING];
-    uint16_t avail[RING], used[RING];
-    uint16_t avail_idx, used_idx;
+/* Where things are in the guest's memory. */
+#define RAM_BYTES  (8 * MIB)
+#define QUEUE_SIZE 1024u /* three descriptors a request */
+#define DESC_GPA   0x100000u
+#define AVAIL_GPA  0x108000u
+#define USED_GPA   0x110000u
+#define HEADER_GPA 0x200000u
+#define BUFFER_GPA 0x400000u
+#define BAR        0xe0000000u
+
+/* Registers of the common configuration (virtio 1.2, 4.1.4.3). */
+enum { REG_DRIVER_SELECT = 8, REG_DRIVER = 12, REG_STATUS = 20, REG_QUEUE_ENABLE = 28,
+       REG_QUEUE_DESC = 32, REG_QUEUE_DRIVER = 40, REG_QUEUE_DEVICE = 48 };
+
+struct guest {
+    struct vmc_board bd;
+    struct vmc_pci_bus *pci;
+    struct vmc_virtio *dev;
+    unsigned char *ram;
     uint64_t sector[RING];
+    uint16_t avail;
 };
+
+static void put(struct guest *g, uint64_t gpa, uint64_t value, unsigned bytes)
+{
+    memcpy(g->ram + gpa, &value, bytes);
+}
+
+static void reg(struct guest *g, unsigned offset, unsigned bytes, uint64_t value)
+{
+    need(vmc_bus_write(g->bd.mmio, BAR + offset, bytes, value), "register");
+}
+
+/* The driver's part: features, the queue, three descriptors for each request. */
+static void start_driver(struct guest *g)
+{
+    reg(g, REG_STATUS, 1, 0);
+    reg(g, REG_STATUS, 1, 3);
+    reg(g, REG_DRIVER_SELECT, 4, 1);
+    reg(g, REG_DRIVER, 4, 1); /* VERSION_1 */
+    reg(g, REG_DRIVER_SELECT, 4, 0);
+    reg(g, REG_DRIVER, 4, 1 << 9); /* FLUSH: without it every write would be followed by one */
+    reg(g, REG_STATUS, 1, 0xb);
+    reg(g, REG_QUEUE_DESC, 8, DESC_GPA);
+    reg(g, REG_QUEUE_DRIVER, 8, AVAIL_GPA);
+    reg(g, REG_QUEUE_DEVICE, 8, USED_GPA);
+    reg(g, REG_QUEUE_ENABLE, 2, 1);
+    reg(g, REG_STATUS, 1, 0xf);
+    put(g, AVAIL_GPA, 1, 2); /* no interrupts: the driver looks */
+}
+
+static void start_guest(struct guest *g, struct vmc_blockdev disk)
+{
+    struct vmc_pci_bus_config pc = {.size = sizeof(pc)};
+    struct mem m;
+
+    mem_dev(&m, RAM_BYTES);
+    memset(g, 0, sizeof(*g));
+    g->ram = m.data;
+    struct vmc_mem_slot slot = {
+        .size = sizeof(slot), .attr = VMC_MEM_RAM, .bytes = RAM_BYTES, .backing = g->ram};
+    g->bd.platform = &pf;
+    need(vmc_mem_create(&pf, &g->bd.mem, &err), "memory");
+    need(vmc_mem_add(g->bd.mem, &slot, &err), "memory");
+    need(vmc_bus_create(&pf, "pio", 0x10000, &g->bd.pio), "bus");
+    need(vmc_bus_create(&pf, "mmio", 1ull << 46, &g->bd.mmio), "bus");
+    need(vmc_timerq_create(&pf, &g->bd.timers), "timers");
+    need(vmc_pci_bus_create(&g->bd, &pc, &g->pci, &err), "PCI");
+    const struct vmc_virtio_blk_config cfg = {
+        .virtio = {.size = sizeof(cfg.virtio), .pci = g->pci, .slot = 1, .queue_size = QUEUE_SIZE},
+        .disk = disk};
+    need(vmc_virtio_blk_create(&g->bd, &cfg, &g->dev, &err), "virtio-blk");
+    vmc_pci_config_write(g->pci, 8, VMC_PCI_BAR0, 4, BAR);
+    vmc_pci_config_write(g->pci, 8, VMC_PCI_COMMAND, 2,
+                         VMC_PCI_COMMAND_MEMORY | VMC_PCI_COMMAND_MASTER);
+    start_driver(g);
+}
+
+static void stop_guest(struct guest *g)
+{
+    vmc_board_destroy_devices(&g->bd);
+    munmap(g->ram, RAM_BYTES);
+}
+
+/* Request i of the ring: header, data, status. */
+static void describe(struct guest *g, unsigned i, uint64_t sector, bool write)
+{
+    uint64_t head = HEADER_GPA + i * 64u, first = 3u * i;
+    const uint64_t header[2] = {write, sector};
+    const uint64_t d[6] = {head,
+                           16 | 1ull << 32 | (first + 1) << 48,
+                           BUFFER_GPA + (uint64_t)i * BLOCK,
+                           BLOCK | (write ? 1ull : 3ull) << 32 | (first + 2) << 48,
+                           head + 32,
+                           1 | 2ull << 32};
+
+    memcpy(g->ram + head, header, sizeof(header));
+    g->ram[head + 32] = 0xff;
+    memcpy(g->ram + DESC_GPA + first * 16, d, sizeof(d));
+    put(g, AVAIL_GPA + 4 + 2u * (g->avail % QUEUE_SIZE), first, 2);
+    g->avail++;
+}
 
 static uint64_t next_block(uint64_t *s, uint64_t blocks)
 {
@@ -147,49 +279,86 @@ static uint64_t next_block(uint64_t *s, uint64_t blocks)
     return (*s >> 33) % blocks;
 }
 
-/* What is at a block: its number, mixed, in every cache line that is looked at. */
+/* What is at a block: its number, mixed, at both ends. */
 static uint64_t stamp(uint64_t block)
 {
     return block * 0x9E3779B97F4A7C15ull;
 }
 
-typedef void (*serve_fn)(void *ctx, uint64_t off, void *buf, bool write);
-
-/*
- * Guest: put requests into the ring, half of them writes. Device: take them out and serve them.
- * Guest again: check what came. Returns I/Os per CPU second.
- */
-static double run_ring(struct ring *r, unsigned char *guest, uint64_t set, uint64_t ios,
-                       serve_fn serve, void *ctx)
+static void set_stamp(unsigned char *buf, uint64_t block)
 {
-    uint64_t seed = 1, bad = 0, blocks = set / BLOCK;
+    *(uint64_t *)(void *)buf = stamp(block);
+    *(uint64_t *)(void *)(buf + BLOCK - 8) = stamp(block);
+}
+
+static bool has_stamp(const unsigned char *buf, uint64_t block)
+{
+    return *(const uint64_t *)(const void *)buf == stamp(block) &&
+           *(const uint64_t *)(const void *)(buf + BLOCK - 8) == stamp(block);
+}
+
+/* RING requests at a time, half of them writes; whoever serves them does, and all is checked. */
+static void serve_virtio(struct guest *g, const uint64_t *block, unsigned round)
+{
+    for (unsigned i = 0; i < RING; i++)
+        describe(g, i, block[i] * (BLOCK / 512), (round + i) & 1);
+    __atomic_store_n((uint16_t *)(void *)(g->ram + AVAIL_GPA + 2), g->avail, __ATOMIC_RELEASE);
+    vmc_virtio_notify(g->dev, 0);
+    uint64_t failed = 0;
+    for (unsigned i = 0; i < RING; i++)
+        failed += g->ram[HEADER_GPA + i * 64 + 32];
+    if (failed != 0 || *(uint16_t *)(void *)(g->ram + USED_GPA + 2) != g->avail) {
+        fprintf(stderr, "a request did not finish\n");
+        exit(1);
+    }
+}
+
+/* The least that can be done: the requests of a ring, each a copy. */
+struct plain {
+    struct {
+        uint64_t offset;
+        unsigned char *buf;
+        bool write;
+    } ring[RING];
+    unsigned char *data;
+};
+
+static void serve_plain(struct plain *p, unsigned char *buffers, const uint64_t *block,
+                        unsigned round)
+{
+    for (unsigned i = 0; i < RING; i++) {
+        p->ring[i].offset = block[i] * BLOCK;
+        p->ring[i].buf = buffers + (size_t)i * BLOCK;
+        p->ring[i].write = (round + i) & 1;
+    }
+    for (unsigned i = 0; i < RING; i++) {
+        if (p->ring[i].write)
+            memcpy(p->data + p->ring[i].offset, p->ring[i].buf, BLOCK);
+        else
+            memcpy(p->ring[i].buf, p->data + p->ring[i].offset, BLOCK);
+    }
+}
+
+/* I/Os per CPU second: through the device, or plain. */
+static double run_ring(struct guest *g, struct plain *p, uint64_t set, uint64_t ios)
+{
+    uint64_t seed = 1, bad = 0, block[RING];
+    unsigned char *buffers = g->ram + BUFFER_GPA;
     double start = cpu_s();
 
     for (uint64_t done = 0; done < ios; done += RING) {
+        unsigned round = (unsigned)(done / RING);
         for (unsigned i = 0; i < RING; i++) {
-            uint64_t b = next_block(&seed, blocks);
-            unsigned char *buf = guest + (size_t)i * BLOCK;
-            bool write = (done / RING + i) & 1;
-            r->desc[i] = (struct desc){.addr = (uintptr_t)buf, .len = BLOCK, .flags = write};
-            r->sector[i] = b * (BLOCK / 512);
-            if (write) {
-                *(uint64_t *)(void *)buf = stamp(b);
-                *(uint64_t *)(void *)(buf + BLOCK - 8) = stamp(b);
-            }
-            r->avail[r->avail_idx++ % RING] = (uint16_t)i;
+            block[i] = next_block(&seed, set / BLOCK);
+            if ((round + i) & 1)
+                set_stamp(buffers + (size_t)i * BLOCK, block[i]);
         }
-        while (r->used_idx != r->avail_idx) {
-            uint16_t i = r->avail[r->used_idx % RING];
-            const struct desc *d = &r->desc[i];
-            serve(ctx, r->sector[i] * 512, (void *)(uintptr_t)d->addr, d->flags);
-            r->used[r->used_idx++ % RING] = i;
-        }
-        for (unsigned i = 0; i < RING; i++) {
-            const unsigned char *buf = guest + (size_t)i * BLOCK;
-            uint64_t want = stamp(r->sector[i] / (BLOCK / 512));
-            bad += *(const uint64_t *)(const void *)buf != want ||
-                   *(const uint64_t *)(const void *)(buf + BLOCK - 8) != want;
-        }
+        if (p != NULL)
+            serve_plain(p, buffers, block, round);
+        else
+            serve_virtio(g, block, round);
+        for (unsigned i = 0; i < RING; i++)
+            bad += !has_stamp(buffers + (size_t)i * BLOCK, block[i]);
     }
     double s = cpu_s() - start;
     if (bad != 0) {
@@ -197,33 +366,6 @@ static double run_ring(struct ring *r, unsigned char *guest, uint64_t set, uint6
         exit(1);
     }
     return (double)ios / s;
-}
-
-/* The request lies ready, as the virtio device keeps one for every place in its queue. */
-struct disk {
-    struct vmc_blockdev bd;
-    struct vmc_iovec iov;
-    struct vmc_block_req req;
-};
-
-static void serve_vmfs(void *ctx, uint64_t off, void *buf, bool write)
-{
-    struct disk *d = ctx;
-
-    d->iov.base = buf;
-    d->req.op = write ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
-    d->req.offset = off;
-    if (d->bd.ops->submit(d->bd.ctx, &d->req) != VMC_BLOCK_COMPLETE || d->req.status != VMC_OK)
-        exit(1);
-}
-
-static void serve_copy(void *ctx, uint64_t off, void *buf, bool write)
-{
-    unsigned char *at = (unsigned char *)ctx + off;
-    if (write)
-        memcpy(at, buf, BLOCK);
-    else
-        memcpy(buf, at, BLOCK);
 }
 
 static int by_value(const void *a, const void *b)
@@ -240,33 +382,31 @@ static double median(double *v, int n)
 
 static void io_rate(const char *name, uint64_t set, uint64_t ios, bool thick)
 {
-    struct mem m;
-    struct vmc_blockdev bd = mem_dev(&m, 4 * GIB);
-    struct disk disk = {.iov = {.bytes = BLOCK}};
+    struct mem m, r;
+    struct vmc_blockdev bd = mem_dev(&m, 4 * GIB), disk;
     struct vmc_vmfs *v = fresh(&bd, 1, 0);
     struct vmc_vmfs_file *f;
-    static struct ring ring;
-    unsigned char *guest = aligned_alloc(4096, (size_t)RING * BLOCK);
-    struct mem r;
-    unsigned char *raw = (mem_dev(&r, set), r.data);
+    struct plain plain;
+    struct guest g;
+    static unsigned char buf[BLOCK];
     double ours[RUNS], bare[RUNS], ratio[RUNS];
 
-    memset(guest, 0, (size_t)RING * BLOCK);
+    mem_dev(&r, set);
+    plain.data = r.data;
     need(vmc_vmfs_open(v, "/disk", VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &err),
          "open");
     if (thick)
         need(vmc_vmfs_allocate(f, 0, set, VMC_VMFS_ALLOC_EAGER, &err), "allocate");
     for (uint64_t b = 0; b < set / BLOCK; b++) {
-        uint64_t *p = (uint64_t *)(void *)guest;
-        p[0] = p[BLOCK / 8 - 1] = stamp(b);
-        need(vmc_vmfs_pwrite(f, guest, BLOCK, b * BLOCK, &err), "fill");
-        memcpy(raw + b * BLOCK, guest, BLOCK);
+        set_stamp(buf, b);
+        need(vmc_vmfs_pwrite(f, buf, BLOCK, b * BLOCK, &err), "fill");
+        memcpy(plain.data + b * BLOCK, buf, BLOCK);
     }
-    need(vmc_vmfs_file_blockdev(f, &disk.bd, &err), "blockdev");
-    disk.req = (struct vmc_block_req){.bytes = BLOCK, .iov = &disk.iov, .iov_count = 1};
+    need(vmc_vmfs_file_blockdev(f, &disk, &err), "blockdev");
+    start_guest(&g, disk);
     for (int i = 0; i < RUNS; i++) {
-        bare[i] = run_ring(&ring, guest, set, ios, serve_copy, raw);
-        ours[i] = run_ring(&ring, guest, set, ios, serve_vmfs, &disk);
+        bare[i] = run_ring(&g, &plain, set, ios);
+        ours[i] = run_ring(&g, NULL, set, ios);
     }
     /* The ratio of neighbours: other programs disturb both. */
     for (int i = 0; i < RUNS; i++)
@@ -275,11 +415,11 @@ static void io_rate(const char *name, uint64_t set, uint64_t ios, bool thick)
     printf("%-28s %8.2f M/s  bare copy %8.2f M/s  bare / ours %.2f\n", name, o / 1e6, b / 1e6,
            median(ratio, RUNS));
     printf("result %s %.0f iops\n", name, o);
+    stop_guest(&g);
     need(vmc_vmfs_close(f, &err), "close");
     need(vmc_vmfs_unmount(v, &err), "unmount");
     munmap(m.data, m.bytes);
-    munmap(raw, set);
-    free(guest);
+    munmap(r.data, r.bytes);
 }
 
 /* ---- metadata ----------------------------------------------------------------------------------
@@ -414,16 +554,29 @@ static void fsck_rate(uint32_t files)
     munmap(m.data, m.bytes);
 }
 
+static bool wanted(int argc, char **argv, const char *part)
+{
+    return argc < 3 || strcmp(argv[2], part) == 0;
+}
+
+/* bench_vmfs [SCALE [1g|thick|16m|metadata|mkfs|fsck]] */
 int main(int argc, char **argv)
 {
     double scale = argc > 1 ? atof(argv[1]) : 1;
+    uint64_t ios = (uint64_t)(2e6 * scale) / RING * RING;
 
     need(vmc_host_platform_init(&pf, NULL, &err), "platform");
-    io_rate("vmfs.iops_per_core_1g", GIB, (uint64_t)(2e6 * scale) / RING * RING, false);
-    io_rate("vmfs.iops_per_core_1g_thick", GIB, (uint64_t)(2e6 * scale) / RING * RING, true);
-    io_rate("vmfs.iops_per_core_16m", 16 * MIB, (uint64_t)(4e6 * scale) / RING * RING, false);
-    metadata();
-    mkfs64();
-    fsck_rate((uint32_t)(1000000 * scale));
+    if (wanted(argc, argv, "1g"))
+        io_rate("vmfs.iops_per_core_1g", GIB, ios, false);
+    if (wanted(argc, argv, "thick"))
+        io_rate("vmfs.iops_per_core_1g_thick", GIB, ios, true);
+    if (wanted(argc, argv, "16m"))
+        io_rate("vmfs.iops_per_core_16m", 16 * MIB, 2 * ios, false);
+    if (wanted(argc, argv, "metadata"))
+        metadata();
+    if (wanted(argc, argv, "mkfs"))
+        mkfs64();
+    if (wanted(argc, argv, "fsck"))
+        fsck_rate((uint32_t)(1000000 * scale));
     return 0;
 }

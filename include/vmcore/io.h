@@ -76,6 +76,12 @@ struct vmc_blockdev_ops {
      * completions come by themselves. Any thread.
      */
     void (*poll)(void *ctx);
+    /**
+     * Do requests from the front of a list for as long as none of them has to wait. Returns how many
+     * were done: their status is set, and done is not called for them. The others are as they were;
+     * submit takes them. May be NULL.
+     */
+    uint32_t (*submit_batch)(void *ctx, struct vmc_block_req *const *reqs, uint32_t count);
 };
 
 /** A block device: operations and their context, by value. */

@@ -81,7 +81,8 @@ struct vmc_vmfs_mount_config {
     uint32_t dev_count;
     struct vmc_vmfs_uuid host_uuid; /**< of this session; all zero: from the platform's entropy */
     const char *host_name;          /**< shown to other hosts, at most 45 bytes; may be NULL */
-    uint32_t lease_ms;              /**< 0: 16000 */
+    /** 0: 16000. Hosts may differ: a session is never replaced before its own lease is over. */
+    uint32_t lease_ms;
     uint32_t window_ms;             /**< extra wait before a dead host is replaced; 0: 4000 */
     uint32_t beat_ms;               /**< 0: 3000 */
     uint32_t lock_wait_ms; /**< how long to wait for a lock that a live host keeps; 0: 2000 */

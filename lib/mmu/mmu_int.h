@@ -60,6 +60,20 @@ static inline struct vmci_mem_slot *vmci_mem_find(struct vmc_mem *mem, uint64_t 
     return NULL;
 }
 
+/*
+ * The usual case of vmc_mem_ref: all of the range is ordinary memory of one slot, and nobody wants
+ * to know what is written. Needs no vmc_mem_unref unless it is for writing. NULL: vmc_mem_ref knows.
+ */
+static inline void *vmci_mem_ref_plain(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool write)
+{
+    struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+
+    if (unlikely(s == NULL || s->space != NULL || bytes > s->bytes - (gpa - s->gpa)) ||
+        (write && unlikely(s->attr != VMC_MEM_RAM || vmci_load_relaxed(&mem->dirty_clients) != 0)))
+        return NULL;
+    return s->hva + (gpa - s->gpa);
+}
+
 /* A guest page resolved for direct access by an engine. */
 struct vmci_page {
     unsigned char *hva;   /* start of the page */

@@ -202,7 +202,8 @@ static bool prepare_ranges(struct blk_dev *d, struct blk_req *r, bool zeroes)
 
 static bool prepare(struct blk_dev *d, struct blk_req *r)
 {
-    unsigned char header[HEADER];
+    unsigned char copy[HEADER];
+    const unsigned char *header = copy;
 
     r->status = NULL;
     r->flush_after = false;
@@ -213,12 +214,16 @@ static bool prepare(struct blk_dev *d, struct blk_req *r)
     }
     const struct vmc_iovec *last = &r->ch.iov[r->ch.out_n + r->ch.in_n - 1];
     r->status = (unsigned char *)last->base + last->bytes - 1;
-    if (vmci_chain_read(&r->ch, 0, header, sizeof(header)) != sizeof(header)) {
+    if (likely(r->ch.out_n != 0 && r->ch.iov[0].bytes >= HEADER)) {
+        header = r->ch.iov[0].base;
+    } else if (vmci_chain_read(&r->ch, 0, copy, sizeof(copy)) != sizeof(copy)) {
         (void)vmci_fetch_add(&d->v.stat_malformed, 1);
         return answer(r, S_IOERR);
     }
     uint64_t sector = vmci_ld_le64(header + 8);
-    switch (vmci_ld_le32(header)) {
+    uint32_t type = vmci_ld_le32(header);
+    __asm__("" : "+r"(type), "+r"(sector)); /* the guest may change them: they are read once */
+    switch (type) {
     case T_IN:
         return prepare_rw(d, r, sector, false);
     case T_OUT:
@@ -333,6 +338,8 @@ static struct blk_req *take(struct blk_dev *d, struct vmci_vq *q, unsigned *coun
         struct blk_req *r = bq->free;
         if (vmci_vq_pop(q, &r->ch) != 1)
             break;
+        if (r->ch.out_n != 0) /* the header is read next */
+            __builtin_prefetch(r->ch.iov[0].base);
         bq->free = r->next;
         r->next = NULL;
         *tail = r;
@@ -343,34 +350,65 @@ static struct blk_req *take(struct blk_dev *d, struct vmci_vq *q, unsigned *coun
     return first;
 }
 
+/* A list of finished requests. */
+struct finished {
+    struct blk_req *first, **tail;
+    unsigned count;
+};
+
+static void add_finished(struct finished *f, struct blk_req *r)
+{
+    r->next = NULL;
+    *f->tail = r;
+    f->tail = &r->next;
+    f->count++;
+}
+
+/* Give requests to the back end: several at a time, where it takes them and is done at once. */
+static void submit_all(struct blk_dev *d, struct vmc_block_req **io, unsigned n, struct finished *f)
+{
+    bool batch = d->disk.ops->submit_batch != NULL;
+
+    for (unsigned i = 0; i < n;) {
+        unsigned done = batch ? d->disk.ops->submit_batch(d->disk.ctx, io + i, n - i) : 0;
+        for (unsigned end = i + done; i < end; i++) {
+            struct blk_req *r = io[i]->opaque;
+            if (!follow_up(r) || submit(d, r))
+                add_finished(f, r);
+        }
+        if (i < n) { /* this one has to wait, or goes another way */
+            struct blk_req *r = io[i++]->opaque;
+            if (submit(d, r))
+                add_finished(f, r);
+        }
+    }
+}
+
 static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
 {
     struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
-    struct blk_req *finished = NULL;
-    struct blk_req **tail = &finished;
-    unsigned count;
-    unsigned done = 0;
+    struct vmc_block_req *io[VMCI_VBATCH];
+    struct finished f = {.tail = &f.first};
+    unsigned count, n = 0;
     struct blk_req *r = take(d, q, &count);
 
     if (r == NULL)
         return VMCI_VWORK_EMPTY;
     vmci_virtio_hold(v, count);
-    while (r != NULL) {
-        struct blk_req *next = r->next;
-        if (!prepare(d, r) || submit(d, r)) {
-            r->next = NULL;
-            *tail = r;
-            tail = &r->next;
-            done++;
-        }
-        r = next;
+    for (struct blk_req *next; r != NULL; r = next) {
+        next = r->next;
+        if (prepare(d, r))
+            io[n++] = &r->io;
+        else
+            add_finished(&f, r);
     }
-    if (done < count)
+    submit_all(d, io, n, &f);
+    if (f.count < count)
         kick_disk(d);
-    if (finished != NULL)
-        finish(d, finished);
+    if (f.first != NULL)
+        finish(d, f.first);
     /* Not the last ones inside: the caller is. */
-    (void)__atomic_fetch_sub(&v->active, done, __ATOMIC_SEQ_CST);
+    (void)__atomic_fetch_sub(&v->active, f.count, __ATOMIC_SEQ_CST);
     return count == VMCI_VBATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
 }
 

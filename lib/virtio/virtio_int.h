@@ -68,6 +68,7 @@ struct vmci_chain {
     uint16_t out_n, in_n;
     bool unmapped;  /* (c) writable pieces are addresses only: nothing will be written there */
     bool malformed; /* a piece is not guest RAM, or there are too many: complete with length 0 */
+    bool held;      /* readable pieces have to be released too */
     uint64_t out_bytes, in_bytes;
     struct vmc_iovec *iov;
     struct vmci_vref *ref;
@@ -180,7 +181,17 @@ struct vmci_vdesc {
     uint16_t flags;
     uint16_t next; /* split: next; packed: buffer ID */
 };
-void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct vmci_vdesc *d);
+/* Split: address, length, flags, next (2.7.5). Packed: address, length, ID, flags (2.8.13). */
+static inline void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct vmci_vdesc *d)
+{
+    const uint64_t *w = (const uint64_t *)(const void *)p;
+    uint64_t rest = vmci_load_relaxed(&w[1]);
+
+    d->addr = vmci_load_relaxed(&w[0]);
+    d->len = (uint32_t)rest;
+    d->flags = (uint16_t)(packed ? rest >> 48 : rest >> 32);
+    d->next = (uint16_t)(packed ? rest >> 32 : rest >> 48);
+}
 int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
 int vmci_chain_add_indirect(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
 /* The driver's side of event index arithmetic (2.7.10): was event passed going from old to new? */

@@ -94,7 +94,7 @@ int vmci_vq_break(struct vmci_vq *q, const char *what)
 
 int vmci_vq_pop(struct vmci_vq *q, struct vmci_chain *ch)
 {
-    ch->malformed = false;
+    ch->malformed = ch->held = false;
     ch->out_n = ch->in_n = 0;
     ch->out_bytes = ch->in_bytes = 0;
     int rc = q->packed ? vmci_packed_pop(q, ch) : vmci_split_pop(q, ch);

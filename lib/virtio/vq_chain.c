@@ -29,24 +29,18 @@ void vmci_chain_place(struct vmci_chain *ch, void *storage, unsigned cap)
     ch->ref = (struct vmci_vref *)(void *)(ch->iov + cap);
 }
 
-/* Split: address, length, flags, next (2.7.5). Packed: address, length, ID, flags (2.8.13). */
-void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct vmci_vdesc *d)
-{
-    const uint64_t *w = (const uint64_t *)(const void *)p;
-    uint64_t rest = vmci_load_relaxed(&w[1]);
-
-    d->addr = vmci_load_relaxed(&w[0]);
-    d->len = (uint32_t)rest;
-    d->flags = (uint16_t)(packed ? rest >> 48 : rest >> 32);
-    d->next = (uint16_t)(packed ? rest >> 32 : rest >> 48);
-}
-
 /* The window of a piece, or as much of it as is contiguous. */
-static int map_piece(struct vmc_mem *mem, const struct vmci_chain *ch, uint64_t gpa, uint64_t left,
-                     bool write, void **hva, uint64_t *got)
+static inline int map_piece(struct vmc_mem *mem, struct vmci_chain *ch, uint64_t gpa,
+                            uint64_t left, bool write, void **hva, uint64_t *got)
 {
-    if (!write || !ch->unmapped)
+    if (likely(!write || !ch->unmapped)) {
+        *got = left;
+        *hva = vmci_mem_ref_plain(mem, gpa, left, write);
+        if (likely(*hva != NULL))
+            return VMC_OK;
+        ch->held = true;
         return vmc_mem_ref(mem, gpa, left, write, hva, got);
+    }
     const struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
     if (s == NULL || s->attr != VMC_MEM_RAM)
         return VMC_ERANGE;
@@ -163,7 +157,7 @@ void vmci_chain_release(struct vmc_mem *mem, struct vmci_chain *ch)
 {
     unsigned mapped = ch->unmapped ? ch->out_n : ch->out_n + ch->in_n;
 
-    for (unsigned i = 0; i < mapped; i++)
+    for (unsigned i = ch->held ? 0 : ch->out_n; i < mapped; i++)
         vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, i >= ch->out_n);
     ch->out_n = ch->in_n = 0;
 }

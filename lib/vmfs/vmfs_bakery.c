@@ -60,8 +60,10 @@ static int wait_for(struct vmc_vmfs *v, uint32_t i, uint64_t mine, struct vmc_er
             *o = (struct fs_observation){.stamp = stamp,
                                          .generation = vmci_ld_le64(s + BK_GEN),
                                          .since_ns = now, .seen = true};
-        else if (now - o->since_ns >= (v->lease_ms + v->window_ms) * 1000000ull)
-            return VMC_OK; /* dead: it must not write any more */
+        bool dead;
+        rc = vmci_fs_session_silent(v, i, o->generation, &dead, err);
+        if (rc != VMC_OK || dead) /* it must not write any more */
+            return rc;
         if (now >= deadline || !vmci_fs_sleep(v, POLL_NS))
             return vmci_error(err, VMC_EBUSY, SITE("bakery"), "heartbeat slot %u does not let go", i);
     }

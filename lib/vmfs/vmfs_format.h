@@ -72,6 +72,7 @@
 
 #define FS_DESC_LV  0x200000ull
 #define FS_HB_LV    0x300000ull
+#define FS_LEASE_MS 16000u /* of sessions that do not say */
 #define FS_MAGIC    0x2FABF15Eu
 #define FS_MAGIC_L  0x2FABF15Fu
 

@@ -42,6 +42,24 @@ static int busy(const uint8_t *hb, uint32_t slot, struct vmc_error *err)
                       (int)HB_NAME_BYTES - 1, hb[HB_NAME] ? (const char *)hb + HB_NAME : "unnamed", uuid, slot);
 }
 
+/*
+ * Has a session been silent for longer than its lease? Hosts may have different ones: what counts
+ * is the longer of its and ours.
+ */
+int vmci_fs_session_silent(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *yes,
+                           struct vmc_error *err)
+{
+    uint64_t ms = (vmci_fs_now(v) - v->obs[slot].since_ns) / MS;
+    uint32_t lease;
+    int rc = VMC_OK;
+
+    *yes = ms >= v->lease_ms + v->window_ms;
+    if (*yes)
+        rc = vmci_fs_host_lease(v, slot, generation, &lease, err);
+    *yes = *yes && rc == VMC_OK && ms >= (uint64_t)lease + v->window_ms;
+    return rc;
+}
+
 int vmci_fs_session_dead(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                          const uint8_t *owner, struct vmc_error *err)
 {
@@ -59,8 +77,10 @@ int vmci_fs_session_dead(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
         *o = (struct fs_observation){.stamp = stamp, .generation = generation, .since_ns = now, .seen = true};
         return busy(hb, slot, err);
     }
-    if (now - o->since_ns < (v->lease_ms + v->window_ms) * MS)
-        return busy(hb, slot, err);
+    bool over;
+    rc = vmci_fs_session_silent(v, slot, generation, &over, err);
+    if (rc != VMC_OK || !over)
+        return rc != VMC_OK ? rc : busy(hb, slot, err);
     return vmci_fs_session_recover(v, slot, generation, err);
 }
 
@@ -122,8 +142,10 @@ static int mark_replay(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vm
             *o = (struct fs_observation){.stamp = stamp, .generation = gen, .since_ns = now, .seen = true};
             return busy(other, s, err);
         }
-        if (!over && now - o->since_ns < (v->lease_ms + v->window_ms) * MS)
-            return busy(other, s, err);
+        if (!over)
+            rc = vmci_fs_session_silent(v, s, gen, &over, err);
+        if (rc != VMC_OK || !over)
+            return rc != VMC_OK ? rc : busy(other, s, err);
     }
     memcpy(next, hb, FS_SECTOR);
     memcpy(next + HB_REPLAYER, v->host_uuid.b, 16);

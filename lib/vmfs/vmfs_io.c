@@ -30,6 +30,7 @@ struct fs_io_slot {
 };
 
 #define GUARDS 64u
+#define BATCH  64u
 
 struct fs_io_slots {
     struct {
@@ -375,6 +376,25 @@ static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
     return likely(n < GUARDS) ? &s->guard[n].busy : NULL;
 }
 
+/* Where on which device a request goes that lies inside one block. NULL: the slow path knows. */
+static inline const struct vmc_blockdev *place(struct fs_inode *ino, const struct vmc_block_req *req,
+                                               uint64_t *offset)
+{
+    struct vmc_vmfs *v = ino->v;
+    uint32_t shift = ino->shift, state;
+    uint64_t fb, in = req->offset & ((1ull << shift) - 1);
+
+    if (unlikely(shift == 0 || in + req->bytes > 1ull << shift) ||
+        unlikely(!vmci_fs_leaf_get(ino, req->offset >> shift, &state, &fb) || state != MAP_BLOCK))
+        return NULL;
+    uint64_t lv = (fb << shift) + in;
+    const struct fs_seg *seg = v->nsegs == 1 ? v->seg : vmci_fs_seg(v, lv);
+    if (unlikely(seg == NULL || lv + req->bytes > seg->lv + seg->bytes))
+        return NULL;
+    *offset = seg->dev_off + (lv - seg->lv);
+    return &v->dev[seg->dev].bd;
+}
+
 /*
  * A request inside one block on synchronous devices: it goes to the device itself, at another
  * offset. False: not done.
@@ -382,8 +402,7 @@ static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
 static inline bool submit_unlocked(struct fs_inode *ino, struct vmc_block_req *req)
 {
     struct vmc_vmfs *v = ino->v;
-    uint32_t shift = ino->shift, state;
-    uint64_t off = req->offset, fb, in = off & ((1ull << shift) - 1);
+    uint64_t off = req->offset, to;
     uint32_t *guard = my_guard(v, ino->ios);
     bool done = false;
 
@@ -392,17 +411,60 @@ static inline bool submit_unlocked(struct fs_inode *ino, struct vmc_block_req *r
     uint32_t g = vmci_load_relaxed(guard);
     vmci_store_relaxed(guard, g + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
-    if (likely(shift != 0 && in + req->bytes <= 1ull << shift) &&
-        likely(vmci_fs_leaf_get(ino, off >> shift, &state, &fb)) && likely(state == MAP_BLOCK)) {
-        uint64_t lv = (fb << shift) + in;
-        const struct fs_seg *seg = v->nsegs == 1 ? v->seg : vmci_fs_seg(v, lv);
-        if (likely(seg != NULL && lv + req->bytes <= seg->lv + seg->bytes)) {
-            const struct vmc_blockdev *bd = &v->dev[seg->dev].bd;
-            req->offset = seg->dev_off + (lv - seg->lv);
-            done = bd->ops->submit(bd->ctx, req) == VMC_BLOCK_COMPLETE;
-            req->offset = off;
-        }
+    const struct vmc_blockdev *bd = place(ino, req, &to);
+    if (likely(bd != NULL)) {
+        req->offset = to;
+        done = bd->ops->submit(bd->ctx, req) == VMC_BLOCK_COMPLETE;
+        req->offset = off;
     }
+    vmci_store_release(guard, g + 2);
+    return done;
+}
+
+static uint32_t hand_down(const struct vmc_blockdev *bd, struct vmc_block_req *const *reqs,
+                          uint32_t n)
+{
+    uint32_t done = 0;
+
+    if (bd->ops->submit_batch != NULL)
+        return bd->ops->submit_batch(bd->ctx, reqs, n);
+    while (done < n && bd->ops->submit(bd->ctx, reqs[done]) == VMC_BLOCK_COMPLETE)
+        done++;
+    return done;
+}
+
+/*
+ * Several requests on synchronous devices: one guard and one look at the lease for all of them, and
+ * the device knows what comes next while it copies.
+ */
+static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
+{
+    struct vmc_vmfs_file *f = ctx;
+    struct fs_inode *ino = f->ino;
+    uint32_t *guard = my_guard(f->v, ino->ios), n = 0;
+    uint64_t length = vmci_load_acquire(&ino->length), off[BATCH], to;
+    uint32_t most = f->flags & VMC_VMFS_WRITE && lease_ok(f->v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
+    const struct vmc_blockdev *bd = NULL;
+
+    if (unlikely(guard == NULL))
+        return 0;
+    uint32_t g = vmci_load_relaxed(guard);
+    vmci_store_relaxed(guard, g + 1);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
+    for (; n < VMCI_MIN(count, BATCH); n++) {
+        struct vmc_block_req *req = reqs[n];
+        if (unlikely(req->op > most || !vmci_range_ok(req->offset, req->bytes, length)))
+            break;
+        const struct vmc_blockdev *next = place(ino, req, &to);
+        if (unlikely(next == NULL || (bd != NULL && next != bd)))
+            break;
+        bd = next;
+        off[n] = req->offset;
+        req->offset = to;
+    }
+    uint32_t done = n > 0 ? hand_down(bd, reqs, n) : 0;
+    for (uint32_t i = 0; i < n; i++)
+        reqs[i]->offset = off[i];
     vmci_store_release(guard, g + 2);
     return done;
 }
@@ -490,6 +552,13 @@ static const struct vmc_blockdev_ops file_ops_polled = {
     .poll = file_poll,
 };
 
+static const struct vmc_blockdev_ops file_ops_unlocked = {
+    .info = file_info,
+    .submit = file_submit,
+    .kick = file_kick,
+    .submit_batch = file_submit_batch,
+};
+
 int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, struct vmc_error *err)
 {
     if (vmci_load_acquire(&f->ino->length) < FS_SECTOR)
@@ -501,6 +570,9 @@ int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, st
     bool polled = false;
     for (uint32_t i = 0; i < f->v->ndevs; i++)
         polled = polled || f->v->dev[i].bd.ops->poll != NULL;
-    *out = (struct vmc_blockdev){.ops = polled ? &file_ops_polled : &file_ops, .ctx = f};
+    *out = (struct vmc_blockdev){.ops = f->v->unlocked ? &file_ops_unlocked
+                                        : polled       ? &file_ops_polled
+                                                       : &file_ops,
+                                 .ctx = f};
     return VMC_OK;
 }

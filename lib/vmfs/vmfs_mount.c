@@ -94,7 +94,7 @@ static int take_config(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *c
     v->flags = cfg->flags;
     v->ro = (cfg->flags & VMC_VMFS_RDONLY) != 0;
     v->exclusive = (cfg->flags & VMC_VMFS_EXCLUSIVE) != 0;
-    v->lease_ms = cfg->lease_ms ? cfg->lease_ms : 16000;
+    v->lease_ms = cfg->lease_ms ? cfg->lease_ms : FS_LEASE_MS;
     v->window_ms = cfg->window_ms ? cfg->window_ms : 4000;
     v->beat_ms = cfg->beat_ms ? cfg->beat_ms : 3000;
     v->lock_wait_ms = cfg->lock_wait_ms ? cfg->lock_wait_ms : 2000;

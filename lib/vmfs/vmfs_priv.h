@@ -448,6 +448,9 @@ int vmci_fs_journal_replay(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 /* Does slot belong to a host of ours? *fb: journal block named by its record, 0 none. */
 int vmci_fs_host_record(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *ours,
                         uint32_t *fb, struct vmc_error *err);
+/* For how long a session may be silent: by its record, but not less than ours. */
+int vmci_fs_host_lease(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint32_t *ms,
+                       struct vmc_error *err);
 
 /* vmfs_lock.c */
 bool vmci_fs_lock_mine(const struct vmc_vmfs *v, const uint8_t *lk);
@@ -464,6 +467,9 @@ int vmci_fs_lock_validate(struct vmc_vmfs *v, uint64_t lv, uint32_t span, bool s
                           bool *changed, struct vmc_error *err);
 
 /* vmfs_heartbeat.c */
+/* Has the observed session of a slot been silent for longer than a lease, its own or ours? */
+int vmci_fs_session_silent(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *yes,
+                           struct vmc_error *err);
 int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err);

@@ -32,7 +32,10 @@ static const struct sub {
 };
 
 enum { KEY_JSON = 256, KEY_REPAIR, KEY_EXCLUSIVE, KEY_SIZE, KEY_BLOCK, KEY_FDS, KEY_WHOLE, KEY_KIND, KEY_EXPERIMENTAL,
-       KEY_SECONDS };
+       KEY_SECONDS, KEY_LEASE };
+
+#define LEASE_MIN_S 2u
+#define LEASE_MAX_S 3600u
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
@@ -52,6 +55,8 @@ static const struct argp_option options[] = {
     {"format", 'O', "FORMAT", 0, "import, export: raw, qcow2, vmdk, ... (through qemu-img)", 0},
     {"kind", KEY_KIND, "KIND", 0, "import: thin (usual), lazy, eager", 0},
     {"seconds", KEY_SECONDS, "N", 0, "bench: for each measurement (1)", 0},
+    {"lease", KEY_LEASE, "SECONDS", 0,
+     "mount: a host that is silent for so long is replaced (16)", 0},
     {0},
 };
 
@@ -120,6 +125,12 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case KEY_SECONDS:
         number(st, "--seconds", arg, &n);
         t->seconds = (uint32_t)n;
+        return 0;
+    case KEY_LEASE:
+        number(st, "--lease", arg, &n);
+        if (n < LEASE_MIN_S || n > LEASE_MAX_S)
+            argp_error(st, "--lease: %u to %u seconds", LEASE_MIN_S, LEASE_MAX_S);
+        t->lease_s = (uint32_t)n;
         return 0;
     case ARGP_KEY_ARG:
         if (t->args == VT_ARGS)

@@ -165,13 +165,18 @@ static void close_devices(struct vt *t)
     }
 }
 
+#define BEAT_MS 2000
+#define BEATS   5u /* in a lease that the user chose */
+
 static void *beat(void *arg)
 {
     struct vt *t = arg;
     struct pollfd p = {.fd = t->stop_fd, .events = POLLIN};
     struct vmc_error err;
 
-    while (poll(&p, 1, 2000) == 0)
+    int every_ms = t->lease_s != 0 ? (int)(t->lease_s * 1000 / BEATS / 2) : BEAT_MS;
+
+    while (poll(&p, 1, every_ms) == 0)
         if (vmc_vmfs_beat(t->v, &err) == VMC_EFENCED) {
             fprintf(stderr, "%s: %s\n", t->name, err.text);
             break;
@@ -196,6 +201,9 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
                                                    (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0) |
                                                    (t->experimental ? VMC_VMFS_EXPERIMENTAL : 0),
                                           .host_name = host,
+                                          .lease_ms = t->lease_s * 1000,
+                                          .window_ms = t->lease_s * 1000 / 4,
+                                          .beat_ms = t->lease_s * 1000 / BEATS,
                                           .cache_bytes = 64u << 20};
         int status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
         if (status == VMC_ENOTSUP && !ro && t->may_read_only) {

@@ -28,7 +28,7 @@ struct vt {
     bool may_read_only; /* a volume that cannot be written is mounted read-only */
     const char *label, *format, *kind;
     uint64_t size, block;
-    uint32_t version, fds, seconds;
+    uint32_t version, fds, seconds, lease_s;
     const char *arg[VT_ARGS];
     int args;
     /* the volume */

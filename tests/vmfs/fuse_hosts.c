@@ -1,0 +1,1074 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One volume, mounted up to four times through FUSE, each mount a host of its own. Random operations
+ * go through one mount or another and are checked against a model in memory; mounts are killed in
+ * the middle of an operation, or stopped for longer than their lease. What was cut off may have
+ * happened or not, or in part; everything else has to be there, through every mount.
+ *
+ * Usage: fuse_hosts VMCORE VOLUME DIRECTORY HOSTS OPERATIONS SEED [KILL_EVERY [STALL_EVERY [LEASE]]]
+ * The volume is fresh. DIRECTORY is empty; the mounts are made in it. Operations come one at a time,
+ * but for those of a stopped mount.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HOSTS     4
+#define NODES     40
+#define NAMES     16
+#define DEPTH     4
+#define FUSE_TYPE 0x65735546
+#define IO        (160u << 10)
+/* Where files have data: at the beginning, and behind the direct pointers of a descriptor. */
+#define NEAR      (1280u << 10)
+#define FAR       (300ull << 20)
+#define FAR_BYTES (256u << 10)
+#define DATA      (NEAR + FAR_BYTES)
+
+enum kind { NONE, DIRECTORY, REGULAR, LINK };
+
+struct node {
+    enum kind kind;
+    int parent; /* -1: the top */
+    unsigned name;
+    mode_t mode;
+    uint64_t size;
+    unsigned char *data; /* NEAR bytes, then those at FAR */
+    char target[40];
+    int host, fd; /* the handle that is kept; fd -1: none */
+};
+
+static struct node nodes[NODES];
+static pid_t mounts[HOSTS];
+static int hosts, lease_s;
+static const char *vmcore, *volume, *top;
+static uint64_t state, step, kills, cuts, stalls, late;
+static const char *failed; /* the call that failed last because its mount had gone */
+static bool six;
+
+/* What the operation under way changes, for when it is cut off. */
+static struct {
+    bool may_end; /* the mount may go away at any time */
+    int a, b;     /* nodes; -1: none */
+    struct node old_a, old_b;
+    unsigned char copy[DATA];
+    size_t from, to; /* range of data, as the model has it */
+} now;
+
+static void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    fprintf(stderr, "fuse_hosts: step %llu: ", (unsigned long long)step);
+    vfprintf(stderr, fmt, ap);
+    fprintf(stderr, "\n");
+    va_end(ap);
+    for (int h = 0; h < hosts; h++)
+        if (mounts[h] > 0)
+            kill(mounts[h], SIGCONT);
+    exit(1);
+}
+
+static uint64_t rnd(uint64_t below)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state % below;
+}
+
+static void nap(unsigned ms)
+{
+    (void)poll(NULL, 0, (int)ms);
+}
+
+static double seconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* ---- mounts ------------------------------------------------------------------------------------
+ */
+
+static const char *mount_point(int h, char *out)
+{
+    sprintf(out, "%s/h%d", top, h);
+    return out;
+}
+
+static bool is_mounted(int h)
+{
+    char path[256];
+    struct statfs s;
+
+    return statfs(mount_point(h, path), &s) == 0 && s.f_type == FUSE_TYPE;
+}
+
+static void start(int h)
+{
+    char path[256], log[300], lease[16];
+
+    mount_point(h, path);
+    snprintf(log, sizeof(log), "%s/h%d.log", top, h);
+    snprintf(lease, sizeof(lease), "%d", lease_s);
+    (void)mkdir(path, 0755);
+    mounts[h] = fork();
+    if (mounts[h] == 0) {
+        int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(fd, 1);
+        dup2(fd, 2);
+        execl(vmcore, vmcore, "vmfs", "mount", "--lease", lease, volume, path,
+              six ? "--experimental" : NULL, NULL);
+        _exit(127);
+    }
+    for (int i = 0; !is_mounted(h); i++) {
+        int status;
+        if (waitpid(mounts[h], &status, WNOHANG) == mounts[h])
+            fail("host %d: the mount ended with status 0x%x, see %s", h, status, log);
+        if (i > 6000)
+            fail("host %d does not mount", h);
+        nap(10);
+    }
+}
+
+/* The mount is gone, or is to go: without a word to the others. */
+static void end(int h)
+{
+    char path[256];
+    int status;
+
+    kill(mounts[h], SIGKILL);
+    for (int i = 0; i < NODES; i++)
+        if (nodes[i].fd >= 0 && nodes[i].host == h) {
+            (void)close(nodes[i].fd);
+            nodes[i].fd = -1;
+        }
+    if (umount2(mount_point(h, path), MNT_DETACH) != 0)
+        fail("unmount of host %d: %s", h, strerror(errno));
+    waitpid(mounts[h], &status, 0);
+    mounts[h] = 0;
+}
+
+static void stop(int h)
+{
+    char path[256];
+    int status;
+
+    for (int i = 0; umount2(mount_point(h, path), 0) != 0; i++) {
+        if (errno != EBUSY || i > 200)
+            fail("unmount of host %d: %s", h, strerror(errno));
+        nap(50);
+    }
+    if (waitpid(mounts[h], &status, 0) != mounts[h] || status != 0)
+        fail("host %d ended with status 0x%x", h, status);
+    mounts[h] = 0;
+}
+
+/* ---- calls that may be cut off or have to wait -------------------------------------------------
+ */
+
+/* What a call says when the mount is gone, or has lost its lease. */
+static bool gone(int e)
+{
+    return e == ENOTCONN || e == ECONNABORTED || e == EIO || e == ENODEV;
+}
+
+/*
+ * Judges a call: true: it worked. Otherwise its mount went away in a moment when it may; anything
+ * else is an error of the file system. A host whose heartbeats came late, because the machine had no
+ * time for it, fences itself: that is no error either, but counted.
+ */
+static bool ok(bool worked, const char *what, const char *path)
+{
+    if (worked)
+        return true;
+    if (!gone(errno))
+        fail("%s: %s: %s", what, path, strerror(errno));
+    failed = what;
+    return false;
+}
+
+/* A lock may still be that of a dead host, or of a handle whose release is on its way. */
+static bool again(double *since)
+{
+    if (errno != EBUSY)
+        return false;
+    if (*since == 0)
+        *since = seconds();
+    if (seconds() - *since > 30 * lease_s)
+        return false;
+    nap(20);
+    return true;
+}
+
+#define RETRY(worked, call) \
+    do {                    \
+        double since = 0;   \
+        do                  \
+            worked = (call); \
+        while (!worked && again(&since)); \
+    } while (0)
+
+/* ---- the model ---------------------------------------------------------------------------------
+ */
+
+static char *path_at(int h, int parent, unsigned name, char *out)
+{
+    int up[NODES], n = 0;
+
+    for (int i = parent; i >= 0; i = nodes[i].parent)
+        up[n++] = i;
+    char *p = out + sprintf(out, "%s/h%d", top, h);
+    while (n > 0)
+        p += sprintf(p, "/n%u", nodes[up[--n]].name);
+    sprintf(p, "/n%u", name);
+    return out;
+}
+
+static char *path_of(int h, int i, char *out)
+{
+    return path_at(h, nodes[i].parent, nodes[i].name, out);
+}
+
+static int find(int parent, unsigned name)
+{
+    for (int i = 0; i < NODES; i++)
+        if (nodes[i].kind != NONE && nodes[i].parent == parent && nodes[i].name == name)
+            return i;
+    return -1;
+}
+
+static int depth(int i)
+{
+    int n = 0;
+
+    for (; i >= 0; i = nodes[i].parent)
+        n++;
+    return n;
+}
+
+static bool below(int i, int dir)
+{
+    for (; i >= 0; i = nodes[i].parent)
+        if (i == dir)
+            return true;
+    return false;
+}
+
+static int children(int dir)
+{
+    int n = 0;
+
+    for (int i = 0; i < NODES; i++)
+        n += nodes[i].kind != NONE && nodes[i].parent == dir;
+    return n;
+}
+
+static int pick(enum kind kind)
+{
+    int from = (int)rnd(NODES);
+
+    for (int i = 0; i < NODES; i++)
+        if (nodes[(from + i) % NODES].kind == kind)
+            return (from + i) % NODES;
+    return -1;
+}
+
+static int pick_dir(void)
+{
+    int i = rnd(3) == 0 ? -1 : pick(DIRECTORY);
+
+    return i >= 0 && depth(i) < DEPTH ? i : -1;
+}
+
+/* Offset in the file of what the model has at an index. */
+static uint64_t offset_of(size_t at)
+{
+    return at < NEAR ? at : FAR + (at - NEAR);
+}
+
+/* Bytes of data below a file size. */
+static size_t data_below(uint64_t size)
+{
+    if (size <= FAR)
+        return size < NEAR ? (size_t)size : NEAR;
+    return NEAR + (size - FAR < FAR_BYTES ? (size_t)(size - FAR) : FAR_BYTES);
+}
+
+static void remember(int a, int b)
+{
+    now.a = a;
+    now.b = b;
+    now.from = now.to = 0;
+    now.old_a = a >= 0 ? nodes[a] : (struct node){0};
+    now.old_b = b >= 0 ? nodes[b] : (struct node){0};
+    if (a >= 0 && nodes[a].kind == REGULAR)
+        memcpy(now.copy, nodes[a].data, data_below(nodes[a].size));
+}
+
+static void fill(unsigned char *p, size_t n)
+{
+    uint64_t seed = rnd(UINT64_MAX);
+
+    for (size_t i = 0; i < n; i++) {
+        if (i % 8 == 0)
+            seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        p[i] = (unsigned char)(seed >> (8 * (i % 8)));
+    }
+}
+
+/* A range inside one of the two areas; short ones near the beginning are the more frequent ones. */
+static void range(size_t *at, size_t *n)
+{
+    static const size_t scale[] = {300, 1100, 9000, 70000, 300000, NEAR};
+    size_t start = rnd(8) == 0 ? NEAR : 0, room = start != 0 ? FAR_BYTES : NEAR;
+    size_t most = scale[rnd(6)];
+
+    most = most < room ? most : room;
+    *at = start + rnd(most);
+    *n = 1 + rnd(rnd(4) == 0 ? IO : 5000);
+    if (*at + *n > start + room)
+        *n = start + room - *at;
+}
+
+/* ---- checking ----------------------------------------------------------------------------------
+ */
+
+static void compare(const char *path, const struct node *f, const unsigned char *got, size_t at,
+                    size_t n)
+{
+    if (memcmp(got, f->data + at, n) == 0)
+        return;
+    for (size_t i = 0; i < n; i++)
+        if (got[i] != f->data[at + i])
+            fail("%s: byte %llu of %llu is 0x%02x, not 0x%02x", path,
+                 (unsigned long long)offset_of(at + i), (unsigned long long)f->size, got[i],
+                 f->data[at + i]);
+}
+
+/* A piece of the file against the model; a mount that ended shows nothing. */
+static bool read_and_compare(const char *path, int fd, const struct node *f, size_t at, size_t n)
+{
+    static unsigned char buf[DATA];
+    size_t have = data_below(f->size), want = at >= have ? 0 : at + n > have ? have - at : n;
+    ssize_t got = pread(fd, buf, n, (off_t)offset_of(at));
+
+    if (!ok(got >= 0, "read", path))
+        return false;
+    /* Between the two areas there is nothing, and it can be read when the file is longer. */
+    if ((size_t)got != want && !(at + n == NEAR && f->size > NEAR))
+        fail("%s: %zd bytes at %llu, not %zu of a file of %llu", path, got,
+             (unsigned long long)offset_of(at), want, (unsigned long long)f->size);
+    compare(path, f, buf, at, want);
+    return true;
+}
+
+static bool check_stat(int h, int i)
+{
+    char path[256];
+    struct stat st;
+    const struct node *f = &nodes[i];
+    static const mode_t type[] = {0, S_IFDIR, S_IFREG, S_IFLNK};
+
+    path_of(h, i, path);
+    if (!ok(lstat(path, &st) == 0, "stat", path))
+        return false;
+    if ((st.st_mode & S_IFMT) != type[f->kind])
+        fail("%s has mode 0%o", path, st.st_mode);
+    if (f->kind == REGULAR && ((uint64_t)st.st_size != f->size || (st.st_mode & 07777) != f->mode))
+        fail("%s has %lld bytes and mode 0%o, not %llu and 0%o", path, (long long)st.st_size,
+             st.st_mode & 07777, (unsigned long long)f->size, f->mode);
+    return true;
+}
+
+static bool check_list(int h, int dir)
+{
+    char path[256];
+    unsigned n = 0;
+    struct dirent *e;
+
+    if (dir >= 0)
+        path_of(h, dir, path);
+    else
+        mount_point(h, path);
+    DIR *d = opendir(path);
+    if (!ok(d != NULL, "opendir", path))
+        return false;
+    for (errno = 0; (e = readdir(d)) != NULL; errno = 0) {
+        unsigned name;
+        if (sscanf(e->d_name, "n%u", &name) != 1)
+            continue; /* ".", what belongs to the volume, files that are removed when closed */
+        if (find(dir, name) < 0)
+            fail("%s holds %s, which does not exist", path, e->d_name);
+        n++;
+    }
+    int rc = errno;
+    closedir(d);
+    errno = rc;
+    if (!ok(rc == 0, "readdir", path))
+        return false;
+    if ((int)n != children(dir))
+        fail("%s holds %u names, not %d", path, n, children(dir));
+    return true;
+}
+
+/* A file's contents through a handle of its own, or the one that is kept. */
+static bool check_file(int h, int i)
+{
+    char path[256];
+    struct node *f = &nodes[i];
+    bool kept = f->fd >= 0, good;
+    int fd = f->fd;
+
+    path_of(h, i, path);
+    if (!kept) {
+        bool open_ok;
+        RETRY(open_ok, (fd = open(path, O_RDONLY | O_CLOEXEC)) >= 0);
+        if (!ok(open_ok, "open", path))
+            return false;
+    }
+    good = read_and_compare(path, fd, f, 0, NEAR);
+    if (good && f->size > FAR)
+        good = read_and_compare(path, fd, f, NEAR, FAR_BYTES);
+    if (!kept)
+        close(fd);
+    return good;
+}
+
+static bool check_all(int h)
+{
+    char path[256], target[64];
+
+    if (!check_list(h, -1))
+        return false;
+    for (int i = 0; i < NODES; i++) {
+        const struct node *f = &nodes[i];
+        if (f->kind == NONE)
+            continue;
+        if (!check_stat(h, i) || (f->kind == DIRECTORY && !check_list(h, i)))
+            return false;
+        if (f->kind == REGULAR && (f->fd < 0 || f->host == h) && !check_file(h, i))
+            return false;
+        if (f->kind == LINK) {
+            ssize_t n = readlink(path_of(h, i, path), target, sizeof(target) - 1);
+            if (!ok(n >= 0, "readlink", path))
+                return false;
+            target[n] = 0;
+            if (strcmp(target, f->target) != 0)
+                fail("%s points to %s, not %s", path, target, f->target);
+        }
+    }
+    return true;
+}
+
+/* ---- operations on names -----------------------------------------------------------------------
+ */
+
+static bool close_kept(struct node *f)
+{
+    bool good = f->fd < 0 || ok(close(f->fd) == 0, "close", "a kept handle");
+
+    f->fd = -1;
+    return good;
+}
+
+static bool do_make(int h)
+{
+    int parent = pick_dir(), i = pick(NONE);
+    unsigned name = (unsigned)rnd(NAMES);
+    enum kind kind = (enum kind)(1 + (rnd(10) < 2 ? 0 : rnd(10) < 1 ? 2 : 1));
+    char path[256];
+    bool worked;
+
+    if (i < 0)
+        return true;
+    path_at(h, parent, name, path);
+    if (find(parent, name) >= 0) {
+        /* It is there already: nothing may be made. */
+        worked = mkdir(path, 0755) != 0;
+        if (!worked || errno != EEXIST)
+            return ok(false, "mkdir of what exists", path);
+        return true;
+    }
+    struct node *f = &nodes[i];
+    remember(i, -1);
+    *f = (struct node){.kind = kind, .parent = parent, .name = name, .mode = 0600 + (mode_t)rnd(64),
+                       .data = f->data, .host = h, .fd = -1};
+    memset(f->data, 0, DATA);
+    if (kind == DIRECTORY) {
+        RETRY(worked, mkdir(path, 0755) == 0);
+    } else if (kind == LINK) {
+        snprintf(f->target, sizeof(f->target), "to/%llx", (unsigned long long)rnd(UINT64_MAX));
+        RETRY(worked, symlink(f->target, path) == 0);
+    } else {
+        RETRY(worked, (f->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, f->mode)) >= 0);
+    }
+    if (!ok(worked, "make", path))
+        return false;
+    return kind != REGULAR || rnd(2) == 0 || close_kept(f);
+}
+
+/*
+ * What was removed while it was open has another name until its release arrives, and keeps it when
+ * the mount was killed before.
+ */
+static void wait_for_hidden(const char *dir, int tries)
+{
+    char path[600];
+    struct dirent *e;
+
+    nap(10);
+    if (tries < 100)
+        return;
+    DIR *d = opendir(dir);
+    while (d != NULL && (e = readdir(d)) != NULL)
+        if (strncmp(e->d_name, ".fuse_hidden", 12) == 0) {
+            snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+            (void)unlink(path);
+        }
+    if (d != NULL)
+        closedir(d);
+}
+
+static bool do_remove(int h)
+{
+    int i = (int)rnd(NODES);
+    struct node *f = &nodes[i];
+    char path[256];
+    bool worked;
+
+    if (f->kind == NONE)
+        return true;
+    path_of(h, i, path);
+    if (f->kind == DIRECTORY && children(i) != 0) {
+        errno = 0;
+        worked = rmdir(path) != 0 && errno == ENOTEMPTY;
+        return ok(worked, "rmdir of a directory that holds something", path);
+    }
+    /*
+     * A file that is open here lives on until it is closed. (Not when another host may have renamed
+     * the directories above it: then the kernel does not know that the name is that of the handle.)
+     */
+    bool open_still = f->fd >= 0 && hosts == 1 && !now.may_end && rnd(2) == 0;
+    if (!open_still && !close_kept(f))
+        return false;
+    remember(i, -1);
+    enum kind was = f->kind;
+    f->kind = NONE;
+    for (int tries = 0;; tries++) {
+        RETRY(worked, (was == DIRECTORY ? rmdir(path) : unlink(path)) == 0);
+        if (worked || errno != ENOTEMPTY || tries == 500)
+            break;
+        wait_for_hidden(path, tries);
+    }
+    if (!ok(worked, "remove", path))
+        return false;
+    return !open_still || (read_and_compare(path, f->fd, f, 0, 4096) && close_kept(f));
+}
+
+static bool do_rename(int h)
+{
+    int i = (int)rnd(NODES), to = pick_dir(), over;
+    unsigned name = (unsigned)rnd(NAMES);
+    struct node *f = &nodes[i];
+    char a[256], b[256];
+    bool worked;
+
+    if (f->kind == NONE || below(to, i) || (f->parent == to && f->name == name))
+        return true;
+    if (f->kind == DIRECTORY && depth(to) + 3 > DEPTH)
+        return true;
+    path_of(h, i, a);
+    path_at(h, to, name, b);
+    over = find(to, name);
+    bool keep = over >= 0 && rnd(4) == 0;
+    if (over >= 0 && !keep &&
+        ((nodes[over].kind == DIRECTORY) != (f->kind == DIRECTORY) || children(over) != 0))
+        return true;
+    /* Handles elsewhere keep their lock; here they follow the file. */
+    if ((f->fd >= 0 && hosts > 1 && !close_kept(f)) ||
+        (over >= 0 && !keep && !close_kept(&nodes[over])))
+        return false;
+    if (keep) {
+        worked = renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_NOREPLACE) != 0 && errno == EEXIST;
+        return ok(worked, "rename over what exists", b);
+    }
+    remember(i, over);
+    if (over >= 0)
+        nodes[over].kind = NONE;
+    f->parent = to;
+    f->name = name;
+    for (int tries = 0;; tries++) {
+        RETRY(worked, rename(a, b) == 0);
+        if (worked || errno != ENOTEMPTY || tries == 500)
+            break;
+        wait_for_hidden(b, tries);
+    }
+    return ok(worked, "rename", a);
+}
+
+static bool do_mode(int h)
+{
+    int i = pick(REGULAR);
+    char path[256];
+    bool worked;
+
+    if (i < 0 || (nodes[i].fd >= 0 && hosts > 1))
+        return true;
+    remember(i, -1);
+    nodes[i].mode = 0600 + (mode_t)rnd(64);
+    path_of(h, i, path);
+    RETRY(worked, chmod(path, nodes[i].mode) == 0);
+    return ok(worked, "chmod", path);
+}
+
+/* ---- operations on contents --------------------------------------------------------------------
+ */
+
+static void new_size(struct node *f, uint64_t size)
+{
+    size_t keep = data_below(size);
+
+    memset(f->data + keep, 0, DATA - keep);
+    f->size = size;
+}
+
+static bool write_some(struct node *f, int fd, const char *path, bool mapped)
+{
+    size_t at, n;
+
+    range(&at, &n);
+    if (mapped) {
+        size_t have = data_below(f->size);
+        if (at >= have || (at < NEAR && at + n > NEAR))
+            return true;
+        n = at + n > have ? have - at : n;
+    }
+    now.from = at;
+    now.to = at + n;
+    fill(f->data + at, n);
+    if (offset_of(at) + n > f->size)
+        f->size = offset_of(at) + n;
+    uint64_t off = offset_of(at);
+    if (!mapped) {
+        ssize_t done = pwrite(fd, f->data + at, n, (off_t)off);
+        if (done >= 0 && done != (ssize_t)n)
+            errno = EIO; /* cut off between two of its pieces */
+        return ok(done == (ssize_t)n, "write", path);
+    }
+    uint64_t page = off & ~4095ull;
+    unsigned char *p = mmap(NULL, off - page + n, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)page);
+    if (!ok(p != MAP_FAILED, "mmap", path))
+        return false;
+    memcpy(p + (off - page), f->data + at, n);
+    bool good = ok(msync(p, off - page + n, MS_SYNC) == 0, "msync", path);
+    return ok(munmap(p, off - page + n) == 0, "munmap", path) && good;
+}
+
+static bool change_size(struct node *f, int fd, const char *path)
+{
+    size_t at, n;
+
+    range(&at, &n);
+    new_size(f, rnd(6) == 0 ? 0 : offset_of(at));
+    return ok(ftruncate(fd, (off_t)f->size) == 0, "truncate", path);
+}
+
+static bool change_space(struct node *f, int fd, const char *path, bool punch)
+{
+    size_t at, n, have = data_below(f->size);
+
+    range(&at, &n);
+    now.from = at;
+    now.to = at + n;
+    if (punch && at < have)
+        memset(f->data + at, 0, at + n > have ? have - at : n);
+    if (!punch && offset_of(at) + n > f->size)
+        f->size = offset_of(at) + n;
+    int mode = punch ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : 0;
+    return ok(fallocate(fd, mode, (off_t)offset_of(at), (off_t)n) == 0,
+              punch ? "punch" : "allocate", path);
+}
+
+static bool use(struct node *f, int fd, const char *path)
+{
+    size_t at, n;
+    uint64_t what = rnd(100);
+
+    if (what < 35) {
+        range(&at, &n);
+        return read_and_compare(path, fd, f, at, n);
+    }
+    if (what < 70)
+        return write_some(f, fd, path, false);
+    if (what < 78 && !now.may_end) /* what is cut off would be written in any order */
+        return write_some(f, fd, path, true);
+    if (what < 86)
+        return change_size(f, fd, path);
+    if (what < 94)
+        return change_space(f, fd, path, what < 90);
+    return ok(fsync(fd) == 0, "fsync", path);
+}
+
+/* On a handle that is kept, or one that is opened for this. */
+static bool do_data(int h)
+{
+    int i = pick(REGULAR);
+    char path[256];
+    bool worked;
+
+    if (i < 0)
+        return do_make(h);
+    struct node *f = &nodes[i];
+    if (f->fd >= 0 && f->host != h && (now.may_end || rnd(2) == 0)) {
+        if (!close_kept(f))
+            return false;
+    } else if (f->fd >= 0) {
+        h = f->host;
+    }
+    path_of(h, i, path);
+    remember(i, -1);
+    if (f->fd < 0) {
+        RETRY(worked, (f->fd = open(path, O_RDWR | O_CLOEXEC)) >= 0);
+        f->host = h;
+        if (!ok(worked, "open", path))
+            return false;
+    }
+    bool good = use(f, f->fd, path);
+    if (f->fd >= 0 && rnd(4) == 0)
+        good = close_kept(f) && good;
+    return good;
+}
+
+static bool operation(int h)
+{
+    uint64_t what = rnd(100);
+
+    remember(-1, -1);
+    if (what < 62)
+        return do_data(h);
+    if (what < 76)
+        return do_make(h);
+    if (what < 84)
+        return do_remove(h);
+    if (what < 92)
+        return do_rename(h);
+    if (what < 95)
+        return do_mode(h);
+    int i = (int)rnd(NODES);
+    if (what < 98 && nodes[i].kind != NONE && (nodes[i].fd < 0 || nodes[i].host == h))
+        return check_stat(h, i);
+    return check_list(h, pick_dir());
+}
+
+/* ---- what was cut off --------------------------------------------------------------------------
+ */
+
+static bool there(int h, int i)
+{
+    char path[256];
+    struct stat st;
+
+    if (lstat(path_of(h, i, path), &st) != 0 && errno != ENOENT)
+        fail("%s: %s", path, strerror(errno));
+    return errno != ENOENT || lstat(path, &st) == 0;
+}
+
+/* Names: the old state or the new one, and nothing between. */
+static void settle_names(int h)
+{
+    struct node new_a = nodes[now.a], new_b = now.b >= 0 ? nodes[now.b] : (struct node){0};
+    bool renamed = now.old_a.kind != NONE && new_a.kind != NONE;
+    bool happened;
+
+    errno = 0;
+    if (new_a.kind != NONE && !renamed) {
+        happened = there(h, now.a); /* made */
+    } else {
+        nodes[now.a] = now.old_a; /* removed or renamed: is the old one there? */
+        nodes[now.a].data = new_a.data;
+        happened = !there(h, now.a);
+    }
+    nodes[now.a] = happened ? new_a : now.old_a;
+    nodes[now.a].fd = -1;
+    if (now.b >= 0) {
+        nodes[now.b] = happened ? new_b : now.old_b;
+        nodes[now.b].fd = -1;
+    }
+}
+
+/* Contents: each byte of the range is as it was, or as it should have become. */
+static void settle_data(int h)
+{
+    static unsigned char got[DATA];
+    struct node *f = &nodes[now.a];
+    const struct node *old = &now.old_a;
+    char path[256];
+    struct stat st;
+    bool worked;
+    int fd;
+
+    path_of(h, now.a, path);
+    RETRY(worked, (fd = open(path, O_RDONLY | O_CLOEXEC)) >= 0);
+    if (!worked || fstat(fd, &st) != 0)
+        fail("%s: %s", path, strerror(errno));
+    uint64_t size = (uint64_t)st.st_size, low = f->size < old->size ? f->size : old->size;
+    uint64_t high = f->size < old->size ? old->size : f->size;
+    if (size < low || size > high)
+        fail("%s has %llu bytes after the cut, not %llu to %llu", path, (unsigned long long)size,
+             (unsigned long long)low, (unsigned long long)high);
+    mode_t mode = st.st_mode & 07777;
+    if (mode != f->mode && mode != old->mode)
+        fail("%s has mode 0%o after the cut", path, mode);
+    memset(got, 0, sizeof(got));
+    size_t have = data_below(size), near = have < NEAR ? have : NEAR;
+    if (pread(fd, got, near, 0) != (ssize_t)near ||
+        (have > NEAR && pread(fd, got + NEAR, have - NEAR, FAR) != (ssize_t)(have - NEAR)))
+        fail("%s: read after the cut: %s", path, strerror(errno));
+    close(fd);
+    size_t was = data_below(old->size);
+    for (size_t i = 0; i < have; i++) {
+        unsigned char before = i < was ? now.copy[i] : 0;
+        bool in = (i >= now.from && i < now.to) || i >= data_below(low);
+        if (got[i] != before && !(in && (got[i] == f->data[i] || (i >= was && got[i] == 0))))
+            fail("%s: byte %llu is 0x%02x after the cut, it was 0x%02x, to be 0x%02x", path,
+                 (unsigned long long)offset_of(i), got[i], before, f->data[i]);
+    }
+    memcpy(f->data, got, DATA);
+    f->size = size;
+    f->mode = mode;
+}
+
+static void settle(int h)
+{
+    if (now.a < 0)
+        return;
+    cuts++;
+    const struct node *old = &now.old_a, *new = &nodes[now.a];
+    if (old->kind != new->kind || old->parent != new->parent || old->name != new->name)
+        settle_names(h);
+    else if (new->kind == REGULAR)
+        settle_data(h);
+}
+
+/* ---- hosts that go away ------------------------------------------------------------------------
+ */
+
+/*
+ * An operation failed though its host was left alone. That is right only if the host had no time for
+ * its heartbeats: it says so, then.
+ */
+static void expect_fenced(int h)
+{
+    char log[300], line[512];
+
+    for (int i = 0; i < 100; i++) {
+        snprintf(log, sizeof(log), "%s/h%d.log", top, h);
+        FILE *f = fopen(log, "r");
+        while (f != NULL && fgets(line, sizeof(line), f) != NULL)
+            if (strstr(line, "lease") != NULL) {
+                fclose(f);
+                return;
+            }
+        if (f != NULL)
+            fclose(f);
+        nap(100);
+    }
+    fail("host %d: %s failed", h, failed);
+}
+
+/* After a failure: another mount, or a new one, says what became of the operation. */
+static void recover(int h)
+{
+    end(h);
+    start(h);
+    now.may_end = false;
+    settle((h + 1) % hosts);
+}
+
+static void lost(int h)
+{
+    expect_fenced(h);
+    late++;
+    recover(h);
+}
+
+static void kill_one(int h)
+{
+    pid_t killer;
+
+    now.may_end = true;
+    kills++;
+    /* After a short while, in whatever goes on then. */
+    if ((killer = fork()) == 0) {
+        struct timespec ts = {.tv_nsec = (long)rnd(30000000)};
+        nanosleep(&ts, NULL);
+        kill(mounts[h], SIGKILL);
+        _exit(0);
+    }
+    while (operation(h))
+        step++;
+    waitpid(killer, NULL, 0);
+    recover(h);
+}
+
+/* Writes through a mount that is stopped meanwhile: until it is told that it cannot. */
+static void write_until_refused(int fd, size_t n)
+{
+    static unsigned char buf[IO];
+
+    memset(buf, 0xEE, sizeof(buf));
+    alarm(600);
+    while (pwrite(fd, buf, n, 0) == (ssize_t)n)
+        ;
+    _exit(0);
+}
+
+/*
+ * Host h writes to a file and is stopped; the lease passes, another host takes the file and writes
+ * to it. When h wakes up, nothing of its own may come through.
+ */
+static void stall_one(int h)
+{
+    int i = pick(REGULAR), other = (h + 1) % hosts;
+    char path[256];
+    bool worked;
+
+    if (i < 0)
+        return;
+    struct node *f = &nodes[i];
+    if (!close_kept(f))
+        fail("close before a stall");
+    stalls++;
+    path_of(h, i, path);
+    RETRY(worked, (f->fd = open(path, O_RDWR | O_CLOEXEC)) >= 0);
+    f->host = h;
+    size_t n = 1 + rnd(IO);
+    pid_t writer = worked ? fork() : 0;
+    if (!worked)
+        fail("open before a stall: %s", strerror(errno));
+    if (writer == 0)
+        write_until_refused(f->fd, n);
+    nap(5 + (unsigned)rnd(50));
+    kill(mounts[h], SIGSTOP);
+    (void)close(f->fd);
+    f->fd = -1;
+    double t0 = seconds();
+    int fd;
+    path_of(other, i, path);
+    RETRY(worked, (fd = open(path, O_RDWR | O_CLOEXEC)) >= 0);
+    if (!worked)
+        fail("%s: the lock of a stopped host is not taken over: %s", path, strerror(errno));
+    if (seconds() - t0 < lease_s * 0.6)
+        fail("%s was taken over after %.1f s, before the lease was over", path, seconds() - t0);
+    /* The other host finds what was or what h wrote; from here on only it writes. */
+    static unsigned char got[DATA];
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        fail("%s: %s", path, strerror(errno));
+    uint64_t size = (uint64_t)st.st_size;
+    if (size != f->size && (size < f->size || size > n))
+        fail("%s has %llu bytes after a take-over", path, (unsigned long long)size);
+    ssize_t have = pread(fd, got, n, 0);
+    for (ssize_t k = 0; k < have; k++)
+        if (got[k] != 0xEE && got[k] != ((uint64_t)k < f->size ? f->data[k] : 0))
+            fail("%s: byte %zd is 0x%02x after a take-over", path, k, got[k]);
+    fill(f->data, n);
+    if (pwrite(fd, f->data, n, 0) != (ssize_t)n || fsync(fd) != 0)
+        fail("%s: write after a take-over: %s", path, strerror(errno));
+    f->size = size > n ? size : n;
+    kill(mounts[h], SIGCONT);
+    waitpid(writer, NULL, 0);
+    close(fd);
+    end(h);
+    start(h);
+}
+
+static void usage(void)
+{
+    fprintf(stderr, "Usage: fuse_hosts VMCORE VOLUME DIRECTORY HOSTS OPERATIONS SEED [KILL_EVERY "
+                    "[STALL_EVERY [LEASE]]]\nVERSION=6 in the environment: mount with --experimental\n");
+    exit(2);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 7)
+        usage();
+    vmcore = argv[1];
+    volume = argv[2];
+    top = argv[3];
+    hosts = atoi(argv[4]);
+    uint64_t ops = strtoull(argv[5], NULL, 0);
+    state = strtoull(argv[6], NULL, 0) * 0x9E3779B97F4A7C15ull | 1;
+    uint64_t kill_every = argc > 7 ? strtoull(argv[7], NULL, 0) : 0;
+    uint64_t stall_every = argc > 8 ? strtoull(argv[8], NULL, 0) : 0;
+    lease_s = argc > 9 ? atoi(argv[9]) : 4;
+    six = getenv("VERSION") != NULL && atoi(getenv("VERSION")) == 6;
+    if (hosts < 1 || hosts > HOSTS || lease_s < 2)
+        usage();
+    umask(0);
+    for (int i = 0; i < NODES; i++) {
+        nodes[i].fd = -1;
+        if ((nodes[i].data = calloc(1, DATA)) == NULL)
+            fail("no memory");
+    }
+    for (int h = 0; h < hosts; h++)
+        start(h);
+    uint64_t next_kill = kill_every, next_stall = stall_every, next_check = 1000;
+    for (step = 1; step <= ops; step++) {
+        int h = (int)rnd((uint64_t)hosts);
+        if (!operation(h))
+            lost(h);
+        if (kill_every != 0 && step >= next_kill) {
+            kill_one((int)rnd((uint64_t)hosts));
+            next_kill = step + kill_every / 2 + rnd(kill_every);
+        }
+        if (stall_every != 0 && hosts > 1 && step >= next_stall) {
+            stall_one((int)rnd((uint64_t)hosts));
+            next_stall = step + stall_every / 2 + rnd(stall_every);
+        }
+        if (step >= next_check) {
+            remember(-1, -1);
+            if (!check_all(h))
+                lost(h);
+            next_check = step + 1000;
+        }
+    }
+    for (int i = 0; i < NODES; i++)
+        if (nodes[i].kind != NONE)
+            (void)close_kept(&nodes[i]);
+    for (int h = 0; h < hosts; h++)
+        if (!check_all(h))
+            fail("the last check failed: %s", strerror(errno));
+    for (int h = 0; h < hosts; h++)
+        stop(h);
+    printf("%llu operations, %d hosts, %llu kills, %llu operations cut off, %llu stalls, %llu too "
+           "late to beat\n",
+           (unsigned long long)(step - 1), hosts, (unsigned long long)kills,
+           (unsigned long long)cuts, (unsigned long long)stalls, (unsigned long long)late);
+    return 0;
+}
