@@ -592,7 +592,8 @@ int vmci_fs_map_free(struct fs_inode *ino, uint64_t first, uint64_t end, uint32_
     uint64_t p = v->g.pb_ptrs, pruned = UINT64_MAX;
     uint32_t n = 0;
 
-    while (end > first && n < limit && vmci_fs_txn_room(v, v->g.version == 6 ? 64 : 32, 8)) {
+    while (end > first && n < limit && v->txn.discards < FS_TXN_DISCARDS &&
+           vmci_fs_txn_room(v, v->g.version == 6 ? 64 : 32, 8)) {
         struct loc l;
         uint64_t blk = end - 1;
         int rc = locate(ino, blk, false, &l, err);

@@ -74,6 +74,18 @@ static int md_submit(void *ctx, struct vmc_block_req *r)
     return VMC_BLOCK_COMPLETE;
 }
 
+static uint32_t md_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
+{
+    struct mem_disk *d = ctx;
+    uint32_t i = 0;
+
+    for (; i < count && i < d->batch; i++) {
+        d->ops[reqs[i]->op & 7]++;
+        reqs[i]->status = carry_out(d, reqs[i]);
+    }
+    return i;
+}
+
 static void md_kick(void *ctx)
 {
     ((struct mem_disk *)ctx)->kicks++;
@@ -93,7 +105,7 @@ bool mem_disk_finish(struct mem_disk *d)
 struct vmc_blockdev mem_disk_blockdev(struct mem_disk *d)
 {
     static const struct vmc_blockdev_ops ops = {
-        .info = md_info, .submit = md_submit, .kick = md_kick};
+        .info = md_info, .submit = md_submit, .kick = md_kick, .submit_batch = md_submit_batch};
 
     return (struct vmc_blockdev){.ops = &ops, .ctx = d};
 }

@@ -12,6 +12,7 @@ struct mem_disk {
     unsigned char *data;      /* info.bytes */
     bool hold;                /* answer PENDING, finish in mem_disk_finish */
     int fail;                 /* status of every request, 0: really do it */
+    unsigned batch;           /* requests that are done of a list; 0: none */
     struct vmc_block_req *held[MEM_DISK_HELD];
     unsigned held_count;
     uint64_t ops[8];          /* by enum vmc_block_op */

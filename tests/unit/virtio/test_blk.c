@@ -173,6 +173,52 @@ static void read_only_disks_are_not_written(void **state)
     rig_close(&r);
 }
 
+/* Of five writes the disk does two at once and holds the third, and so on. */
+static void lists_are_done_in_parts(void **state)
+{
+    (void)state;
+    struct rig r;
+    unsigned id, n = 0;
+    uint32_t len;
+
+    open_rig(&r, NULL, ALL);
+    r.disk.batch = 2;
+    r.disk.hold = true;
+    for (unsigned i = 0; i < 5; i++) {
+        (void)rig_add(&r, i, 1, 8 * i, 512);
+        memset(vd_ptr(&r.b, RIG_SLOT(i) + 0x1000), (int)(0x51 + i), 512);
+    }
+    vd_kick(&r.v, 0);
+    while (vd_pop(&r.v, 0, &id, &len))
+        n++;
+    assert_int_equal(n, 4);
+    assert_int_equal(r.disk.held_count, 1);
+    assert_int_equal(rig_status(&r, 2), 0xee);
+    assert_true(r.disk.kicks > 0);
+    assert_true(mem_disk_finish(&r.disk));
+    assert_true(vd_pop(&r.v, 0, &id, &len));
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(rig_status(&r, i), OK);
+        assert_int_equal(r.disk.data[8 * i * 512], 0x51 + i);
+    }
+    /* Failures are told, and without a write cache each write is followed by a flush. */
+    r.disk.hold = false;
+    r.disk.fail = VMC_EIO;
+    assert_int_equal(rig_do(&r, 1, 0, 512), IOERR);
+    r.disk.fail = 0;
+    vd_write(&r.v, r.v.config + 32, 1, 0);
+    for (unsigned i = 0; i < 4; i++)
+        (void)rig_add(&r, i, 1, 8 * i, 512);
+    uint64_t flushes = r.disk.ops[VMC_BLOCK_FLUSH];
+    vd_kick(&r.v, 0);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_true(vd_pop(&r.v, 0, &id, &len));
+        assert_int_equal(rig_status(&r, i), OK);
+    }
+    assert_int_equal(r.disk.ops[VMC_BLOCK_FLUSH], flushes + 4);
+    rig_close(&r);
+}
+
 static void put_range(struct rig *r, unsigned i, uint64_t sector, uint32_t n, uint32_t flags)
 {
     unsigned char *p = data_of(r) + 16 * i;
@@ -331,6 +377,7 @@ int main(void)
         cmocka_unit_test(requests_without_header_or_status_end),
         cmocka_unit_test(identity_is_the_serial),
         cmocka_unit_test(read_only_disks_are_not_written),
+        cmocka_unit_test(lists_are_done_in_parts),
         cmocka_unit_test(discard_and_zeroes_cover_all_segments),
         cmocka_unit_test(failures_of_the_disk_are_reported),
         cmocka_unit_test(writes_are_flushed_while_the_cache_is_off),
