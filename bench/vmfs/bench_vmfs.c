@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * VMFS on memory: 4 KiB I/O from a guest's ring through the virtio block device and a file of the
- * volume, transactions, locks, mkfs, fsck. Each I/O rate stands beside the bare copy of the same run:
- * a simple ring whose requests are copies at the right places. CPU time, one thread.
+ * volume, transactions, locks, mkfs, fsck. Each I/O rate stands beside the bare copy of the same
+ * run: a simple ring whose requests are copies at the right places. CPU time, one thread.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -181,8 +181,15 @@ static struct vmc_vmfs *fresh(struct vmc_blockdev *bd, uint32_t n, uint32_t fds)
 #define BAR        0xe0000000u
 
 /* Registers of the common configuration (virtio 1.2, 4.1.4.3). */
-enum { REG_DRIVER_SELECT = 8, REG_DRIVER = 12, REG_STATUS = 20, REG_QUEUE_ENABLE = 28,
-       REG_QUEUE_DESC = 32, REG_QUEUE_DRIVER = 40, REG_QUEUE_DEVICE = 48 };
+enum {
+    REG_DRIVER_SELECT = 8,
+    REG_DRIVER = 12,
+    REG_STATUS = 20,
+    REG_QUEUE_ENABLE = 28,
+    REG_QUEUE_DESC = 32,
+    REG_QUEUE_DRIVER = 40,
+    REG_QUEUE_DEVICE = 48
+};
 
 struct guest {
     struct vmc_board bd;

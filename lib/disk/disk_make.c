@@ -12,6 +12,34 @@ static void tell(const struct vmc_disk_progress *p, uint64_t done, uint64_t tota
         p->report(p->ctx, done, total);
 }
 
+static bool exists(const struct vmc_disk_files *files, const char *name)
+{
+    void *file;
+
+    if (files->ops->open(files->ctx, name, VMC_DISK_PEEK, &file, NULL) != VMC_OK)
+        return false;
+    (void)files->ops->close(files->ctx, file); /* only looked at */
+    return true;
+}
+
+/*
+ * An extent without a descriptor is what an interruption leaves; but it may also be a disk whose
+ * descriptor was lost, so nothing here removes it.
+ */
+static int must_be_new(const struct vmc_disk_files *files, const char *name, const char *extent,
+                       struct vmc_error *err)
+{
+    if (exists(files, name))
+        return vmci_error(err, VMC_EEXIST, site, "%s exists", name);
+    if (exists(files, extent))
+        return vmci_error(
+            err, VMC_EEXIST, site,
+            "%s is there without its descriptor %s: an interrupted operation left it, "
+            "or the descriptor was lost; move or remove it first",
+            extent, name);
+    return VMC_OK;
+}
+
 /* ---- new disks ---------------------------------------------------------------------------------
  */
 
@@ -39,6 +67,8 @@ int vmc_disk_create(const struct vmc_platform *pf, const struct vmc_disk_files *
                          kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
         rc = vmci_error(err, VMC_EINVAL, site, "a disk of %llu bytes, kind %u",
                         (unsigned long long)bytes, kind);
+    if (rc == VMC_OK)
+        rc = must_be_new(files, name, d.extent, err);
     if (rc == VMC_OK)
         rc = files->ops->create(files->ctx, d.extent, &file, err);
     if (rc != VMC_OK)
@@ -133,6 +163,8 @@ int vmc_disk_snapshot(const struct vmc_platform *pf, const struct vmc_disk_files
     vmci_snprintf(c.parent, sizeof(c.parent), "%s", parent);
     rc = vmci_disk_extent_name(child, c.format == VMC_DISK_COWD ? "-delta" : "-sesparse", c.extent,
                                err);
+    if (rc == VMC_OK)
+        rc = must_be_new(files, child, c.extent, err);
     if (rc == VMC_OK)
         rc = vmci_disk_make_log(pf, files, c.extent, &c, err);
     if (rc != VMC_OK)
@@ -277,16 +309,6 @@ int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *
     return rc == VMC_OK ? empty_log(pf, files, &d, err) : rc;
 }
 
-static int must_be_new(const struct vmc_disk_files *files, const char *name, struct vmc_error *err)
-{
-    void *file;
-
-    if (files->ops->open(files->ctx, name, VMC_DISK_PEEK, &file, NULL) != VMC_OK)
-        return VMC_OK;
-    (void)files->ops->close(files->ctx, file); /* only looked at */
-    return vmci_error(err, VMC_EEXIST, site, "%s exists", name);
-}
-
 /*
  * The copy gets its name when it is whole, and its descriptor last: what an interruption leaves is
  * never taken for a disk.
@@ -306,9 +328,7 @@ static int clone_to(struct vmc_disk *from, const struct vmc_disk_files *files, c
     if (rc == VMC_OK && (kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
         rc = vmci_error(err, VMC_EINVAL, site, "%u is no kind of disk", kind);
     if (rc == VMC_OK)
-        rc = must_be_new(files, name, err);
-    if (rc == VMC_OK)
-        rc = must_be_new(files, d.extent, err);
+        rc = must_be_new(files, name, d.extent, err);
     if (rc != VMC_OK)
         return rc;
     vmci_snprintf(temp, sizeof(temp), "%s.new", d.extent);

@@ -18,11 +18,11 @@
 
 #include "virtio/virtio_int.h"
 
-#define DEVICE_ID   2u
-#define SECTOR      512u
-#define HEADER      16u
-#define SEG_MAX     126u /* data segments of a request; header and status come on top */
-#define SEG_SLACK   10u  /* header, status, and pieces that cross memory slots */
+#define DEVICE_ID       2u
+#define SECTOR          512u
+#define HEADER          16u
+#define SEG_MAX         126u /* data segments of a request; header and status come on top */
+#define SEG_SLACK       10u  /* header, status, and pieces that cross memory slots */
 #define DISCARD_SEGS    16u
 #define DISCARD_SECTORS (1u << 22)
 #define DISCARD_BYTES   16u /* one segment descriptor */

@@ -377,8 +377,8 @@ static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
 }
 
 /* Where on which device a request goes that lies inside one block. NULL: the slow path knows. */
-static inline const struct vmc_blockdev *place(struct fs_inode *ino, const struct vmc_block_req *req,
-                                               uint64_t *offset)
+static inline const struct vmc_blockdev *place(struct fs_inode *ino,
+                                               const struct vmc_block_req *req, uint64_t *offset)
 {
     struct vmc_vmfs *v = ino->v;
     uint32_t shift = ino->shift, state;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * One volume, mounted up to four times through FUSE, each mount a host of its own. Random operations
- * go through one mount or another and are checked against a model in memory; mounts are killed in
- * the middle of an operation, or stopped for longer than their lease. What was cut off may have
- * happened or not, or in part; everything else has to be there, through every mount.
+ * One volume, mounted up to four times through FUSE, each mount a host of its own. Random
+ * operations go through one mount or another and are checked against a model in memory; mounts are
+ * killed in the middle of an operation, or stopped for longer than their lease. What was cut off
+ * may have happened or not, or in part; everything else has to be there, through every mount.
  *
- * Usage: fuse_hosts VMCORE VOLUME DIRECTORY HOSTS OPERATIONS SEED [KILL_EVERY [STALL_EVERY [LEASE]]]
- * The volume is fresh. DIRECTORY is empty; the mounts are made in it. Operations come one at a time,
- * but for those of a stopped mount.
+ * Usage: fuse_hosts VMCORE VOLUME DIRECTORY HOSTS OPERATIONS SEED [KILL_EVERY [STALL_EVERY
+ * [LEASE]]] The volume is fresh. DIRECTORY is empty; the mounts are made in it. Operations come one
+ * at a time, but for those of a stopped mount.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -198,8 +198,8 @@ static bool gone(int e)
 
 /*
  * Judges a call: true: it worked. Otherwise its mount went away in a moment when it may; anything
- * else is an error of the file system. A host whose heartbeats came late, because the machine had no
- * time for it, fences itself: that is no error either, but counted.
+ * else is an error of the file system. A host whose heartbeats came late, because the machine had
+ * no time for it, fences itself: that is no error either, but counted.
  */
 static bool ok(bool worked, const char *what, const char *path)
 {
@@ -224,12 +224,12 @@ static bool again(double *since)
     return true;
 }
 
-#define RETRY(worked, call) \
-    do {                    \
-        double since = 0;   \
-        do                  \
-            worked = (call); \
-        while (!worked && again(&since)); \
+#define RETRY(worked, call)                                                                        \
+    do {                                                                                           \
+        double since = 0;                                                                          \
+        do                                                                                         \
+            worked = (call);                                                                       \
+        while (!worked && again(&since));                                                          \
     } while (0)
 
 /* ---- the model ---------------------------------------------------------------------------------
@@ -515,8 +515,13 @@ static bool do_make(int h)
     }
     struct node *f = &nodes[i];
     remember(i, -1);
-    *f = (struct node){.kind = kind, .parent = parent, .name = name, .mode = 0600 + (mode_t)rnd(64),
-                       .data = f->data, .host = h, .fd = -1};
+    *f = (struct node){.kind = kind,
+                       .parent = parent,
+                       .name = name,
+                       .mode = 0600 + (mode_t)rnd(64),
+                       .data = f->data,
+                       .host = h,
+                       .fd = -1};
     memset(f->data, 0, DATA);
     if (kind == DIRECTORY) {
         RETRY(worked, mkdir(path, 0755) == 0);
@@ -680,7 +685,8 @@ static bool write_some(struct node *f, int fd, const char *path, bool mapped)
         return ok(done == (ssize_t)n, "write", path);
     }
     uint64_t page = off & ~4095ull;
-    unsigned char *p = mmap(NULL, off - page + n, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)page);
+    unsigned char *p =
+        mmap(NULL, off - page + n, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)page);
     if (!ok(p != MAP_FAILED, "mmap", path))
         return false;
     memcpy(p + (off - page), f->data + at, n);
@@ -878,8 +884,8 @@ static void settle(int h)
  */
 
 /*
- * An operation failed though its host was left alone. That is right only if the host had no time for
- * its heartbeats: it says so, then.
+ * An operation failed though its host was left alone. That is right only if the host had no time
+ * for its heartbeats: it says so, then.
  */
 static void expect_fenced(int h)
 {
@@ -1009,8 +1015,9 @@ static void stall_one(int h)
 
 static void usage(void)
 {
-    fprintf(stderr, "Usage: fuse_hosts VMCORE VOLUME DIRECTORY HOSTS OPERATIONS SEED [KILL_EVERY "
-                    "[STALL_EVERY [LEASE]]]\nVERSION=6 in the environment: mount with --experimental\n");
+    fprintf(stderr,
+            "Usage: fuse_hosts VMCORE VOLUME DIRECTORY HOSTS OPERATIONS SEED [KILL_EVERY "
+            "[STALL_EVERY [LEASE]]]\nVERSION=6 in the environment: mount with --experimental\n");
     exit(2);
 }
 

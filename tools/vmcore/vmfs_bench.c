@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SPAN (64u << 20)
+#define SPAN  (64u << 20)
+#define FILES 1000u
 
 static void result(struct vt *t, struct json_object *o, const char *name, double value,
                    const char *unit)
@@ -19,26 +20,30 @@ static void result(struct vt *t, struct json_object *o, const char *name, double
 
 static int files(struct vt *t, struct json_object *o, double seconds)
 {
-    double start = vt_now(), end = start + seconds;
+    struct vmc_vmfs_space space;
     char path[64];
     unsigned n = 0;
+    int rc = 0;
 
-    if (vmc_vmfs_mkdir(t->v, "/.bench", 0700, &t->err) != VMC_OK)
-        return vt_fail(t, "/.bench");
-    for (; vt_now() < end && n < 1000; n++) {
+    if (vmc_vmfs_space(t->v, &space, &t->err) != VMC_OK)
+        return vt_fail(t, NULL);
+    /* Half of what is free: others may want some too, and one is needed for the I/O. */
+    uint64_t most = space.fds.free / 2 < FILES ? space.fds.free / 2 : FILES;
+    double start = vt_now(), end = start + seconds;
+    for (; vt_now() < end && n < most && rc == 0; n++) {
         snprintf(path, sizeof(path), "/.bench/%u", n);
         if (vmc_vmfs_create(t->v, path, 0600, &t->err) != VMC_OK)
-            return vt_fail(t, path);
+            rc = vt_fail(t, path);
     }
     result(t, o, "create", n / (vt_now() - start), "files/s");
     start = vt_now();
     for (unsigned i = 0; i < n; i++) {
         snprintf(path, sizeof(path), "/.bench/%u", i);
-        if (vmc_vmfs_remove(t->v, path, &t->err) != VMC_OK)
-            return vt_fail(t, path);
+        if (vmc_vmfs_remove(t->v, path, &t->err) != VMC_OK && rc == 0)
+            rc = vt_fail(t, path);
     }
     result(t, o, "remove", n / (vt_now() - start), "files/s");
-    return 0;
+    return rc;
 }
 
 static int io(struct vt *t, struct json_object *o, double seconds)
@@ -47,8 +52,8 @@ static int io(struct vt *t, struct json_object *o, double seconds)
     char *buf = aligned_alloc(4096, 1 << 20);
     int rc = 0;
 
-    if (buf == NULL ||
-        vmc_vmfs_open(t->v, "/.bench/data", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &t->err) != VMC_OK) {
+    if (buf == NULL || vmc_vmfs_open(t->v, "/.bench/data", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f,
+                                     &t->err) != VMC_OK) {
         free(buf);
         return vt_fail(t, "/.bench/data");
     }
@@ -68,7 +73,8 @@ static int io(struct vt *t, struct json_object *o, double seconds)
             if (got < 0)
                 rc = vt_fail(t, "I/O");
         }
-        result(t, o, w ? "random_write_4k" : "random_read_4k", (double)n / (vt_now() - start), "IOPS");
+        result(t, o, w ? "random_write_4k" : "random_read_4k", (double)n / (vt_now() - start),
+               "IOPS");
     }
     free(buf);
     if (vmc_vmfs_close(f, &t->err) != VMC_OK)
@@ -84,12 +90,18 @@ int vt_bench(struct vt *t)
     if (rc != 0)
         return rc;
     struct json_object *o = json_object_new_object();
-    rc = files(t, o, seconds);
-    if (rc == 0)
-        rc = io(t, o, seconds);
-    if (rc == 0 && (vmc_vmfs_remove(t->v, "/.bench/data", &t->err) != VMC_OK ||
-                    vmc_vmfs_remove(t->v, "/.bench", &t->err) != VMC_OK))
+    if (vmc_vmfs_mkdir(t->v, "/.bench", 0700, &t->err) != VMC_OK) {
         rc = vt_fail(t, "/.bench");
+    } else {
+        rc = files(t, o, seconds);
+        if (rc == 0)
+            rc = io(t, o, seconds);
+        /* Also what a failure leaves. */
+        int gone = vmc_vmfs_remove(t->v, "/.bench/data", &t->err);
+        if ((gone != VMC_OK && gone != VMC_ENOENT) ||
+            vmc_vmfs_remove(t->v, "/.bench", &t->err) != VMC_OK)
+            rc = vt_fail(t, "/.bench");
+    }
     if (t->json)
         vt_json(o);
     else

@@ -7,10 +7,36 @@
 #include <errno.h>
 #include <fuse.h>
 #include <linux/falloc.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
+
+/* An open file. They are listed, so that all are closed when the mount ends with some open. */
+struct handle {
+    struct vmc_vmfs_file *f;
+    struct handle *prev, *next;
+};
+
+static struct handle handles = {.prev = &handles, .next = &handles};
+static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct vmc_vmfs_file *file_of(const struct fuse_file_info *fi)
+{
+    return ((struct handle *)(uintptr_t)fi->fh)->f;
+}
+
+static int close_handle(struct handle *h)
+{
+    pthread_mutex_lock(&handles_lock);
+    h->prev->next = h->next;
+    h->next->prev = h->prev;
+    pthread_mutex_unlock(&handles_lock);
+    int rc = vmc_vmfs_close(h->f, NULL);
+    free(h);
+    return rc;
+}
 
 static struct vmc_vmfs *volume(void)
 {
@@ -68,9 +94,8 @@ static void to_stat(const struct vmc_vmfs_stat *s, struct stat *st)
 static int f_getattr(const char *path, struct stat *st, struct fuse_file_info *fi)
 {
     struct vmc_vmfs_stat s;
-    int rc = fi != NULL && fi->fh != 0
-                 ? vmc_vmfs_fstat((struct vmc_vmfs_file *)(uintptr_t)fi->fh, &s, NULL)
-                 : vmc_vmfs_stat(volume(), path, &s, NULL);
+    int rc = fi != NULL && fi->fh != 0 ? vmc_vmfs_fstat(file_of(fi), &s, NULL)
+                                       : vmc_vmfs_stat(volume(), path, &s, NULL);
 
     if (rc == VMC_OK)
         to_stat(&s, st);
@@ -116,8 +141,8 @@ static int f_rename(const char *from, const char *to, unsigned flags)
 {
     if (flags & ~1u) /* RENAME_NOREPLACE only */
         return -EINVAL;
-    return err_of(vmc_vmfs_rename(volume(), from, to,
-                                  flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, NULL));
+    return err_of(
+        vmc_vmfs_rename(volume(), from, to, flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, NULL));
 }
 
 static int f_symlink(const char *target, const char *path)
@@ -174,18 +199,29 @@ static int f_utimens(const char *path, const struct timespec tv[2], struct fuse_
 
 static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
 {
-    struct vmc_vmfs_file *f;
-    int rc = vmc_vmfs_open(volume(), path, flags, &f, NULL);
+    struct handle *h = malloc(sizeof(*h));
 
-    if (rc == VMC_OK)
-        fi->fh = (uintptr_t)f;
-    return err_of(rc);
+    if (h == NULL)
+        return -ENOMEM;
+    int rc = vmc_vmfs_open(volume(), path, flags, &h->f, NULL);
+    if (rc != VMC_OK) {
+        free(h);
+        return err_of(rc);
+    }
+    pthread_mutex_lock(&handles_lock);
+    h->next = handles.next;
+    h->prev = &handles;
+    h->next->prev = handles.next = h;
+    pthread_mutex_unlock(&handles_lock);
+    fi->fh = (uintptr_t)h;
+    return 0;
 }
 
 static int f_open(const char *path, struct fuse_file_info *fi)
 {
     bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
-    return open_as(path, fi, write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
+    return open_as(path, fi,
+                   write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
 }
 
 static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
@@ -197,13 +233,12 @@ static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
 static int f_release(const char *path, struct fuse_file_info *fi)
 {
     (void)path;
-    return err_of(vmc_vmfs_close((struct vmc_vmfs_file *)(uintptr_t)fi->fh, NULL));
+    return err_of(close_handle((struct handle *)(uintptr_t)fi->fh));
 }
 
 static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_file_info *fi)
 {
-    int64_t got = vmc_vmfs_pread((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off,
-                                 NULL);
+    int64_t got = vmc_vmfs_pread(file_of(fi), buf, n, (uint64_t)off, NULL);
     (void)path;
     return got < 0 ? err_of(got) : (int)got;
 }
@@ -211,8 +246,7 @@ static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_
 static int f_write(const char *path, const char *buf, size_t n, off_t off,
                    struct fuse_file_info *fi)
 {
-    int64_t got = vmc_vmfs_pwrite((struct vmc_vmfs_file *)(uintptr_t)fi->fh, buf, n, (uint64_t)off,
-                                  NULL);
+    int64_t got = vmc_vmfs_pwrite(file_of(fi), buf, n, (uint64_t)off, NULL);
     (void)path;
     return got < 0 ? err_of(got) : (int)got;
 }
@@ -222,8 +256,7 @@ static int f_truncate(const char *path, off_t size, struct fuse_file_info *fi)
     struct vmc_vmfs_file *f;
 
     if (fi != NULL && fi->fh != 0)
-        return err_of(vmc_vmfs_truncate((struct vmc_vmfs_file *)(uintptr_t)fi->fh, (uint64_t)size,
-                                        NULL));
+        return err_of(vmc_vmfs_truncate(file_of(fi), (uint64_t)size, NULL));
     int rc = vmc_vmfs_open(volume(), path, VMC_VMFS_WRITE, &f, NULL);
     if (rc != VMC_OK)
         return err_of(rc);
@@ -234,7 +267,7 @@ static int f_truncate(const char *path, off_t size, struct fuse_file_info *fi)
 
 static int f_fallocate(const char *path, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-    struct vmc_vmfs_file *f = (struct vmc_vmfs_file *)(uintptr_t)fi->fh;
+    struct vmc_vmfs_file *f = file_of(fi);
 
     (void)path;
     if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
@@ -248,7 +281,7 @@ static int f_fsync(const char *path, int data, struct fuse_file_info *fi)
 {
     (void)path;
     (void)data;
-    return err_of(vmc_vmfs_fsync((struct vmc_vmfs_file *)(uintptr_t)fi->fh, NULL));
+    return err_of(vmc_vmfs_fsync(file_of(fi), NULL));
 }
 
 static int f_statfs(const char *path, struct statvfs *out)
@@ -304,6 +337,9 @@ static const struct fuse_operations operations = {
     .statfs = f_statfs,
 };
 
+/* Some versions of libfuse complain about their own default of max_idle_threads. */
+#define MOUNT_OPTIONS "fsname=vmfs,subtype=vmcore,default_permissions,max_idle_threads=10"
+
 int vt_mount_fuse(struct vt *t)
 {
     struct vmc_vmfs_info i;
@@ -313,8 +349,9 @@ int vt_mount_fuse(struct vt *t)
         return rc;
     vmc_vmfs_info(t->v, &i);
     /* In the foreground: the process that keeps the lease is the one that was started. */
-    const char *args[] = {t->name, "-f", "-o", "fsname=vmfs,subtype=vmcore,default_permissions",
-                          t->arg[1], NULL};
+    const char *args[] = {t->name, "-f", "-o", MOUNT_OPTIONS, t->arg[1], NULL};
     rc = fuse_main(5, (char **)(uintptr_t)args, &operations, t);
+    while (handles.next != &handles)
+        (void)close_handle(handles.next); /* it was ended with files open; their data are written */
     return vt_close(t, rc == 0 ? 0 : EXIT_ERROR);
 }

@@ -101,7 +101,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         t->label = arg;
         return 0;
     case 'V':
-        t->version = (uint32_t)strtoul(arg, NULL, 10);
+        if (strlen(arg) != 1 || strchr("356", arg[0]) == NULL)
+            argp_error(st, "--version: 3, 5 or 6, not '%s'", arg);
+        t->version = (uint32_t)(arg[0] - '0');
         return 0;
     case KEY_SIZE:
         return number(st, "--size", arg, &t->size);
@@ -179,6 +181,6 @@ int cmd_vmfs(int argc, char **argv)
         int rc = vt_init(&t);
         return rc == 0 ? s->run(&t) : rc;
     }
-    fprintf(stderr, "vmcore vmfs: no command '%s'\n", argv[1]);
+    fprintf(stderr, "vmcore vmfs: no command '%s'; see vmcore vmfs --help\n", argv[1]);
     return EXIT_BAD_ARGS;
 }

@@ -19,7 +19,8 @@ static int make_files(struct vt *t, const char *spec)
          p = strtok_r(NULL, ",", &save)) {
         int fd = open(p, O_RDWR | O_CREAT | O_CLOEXEC | (t->force ? O_TRUNC : O_EXCL), 0666);
         if (fd < 0 || ftruncate(fd, (off_t)t->size) != 0) {
-            fprintf(stderr, "%s: %s: %s\n", t->name, p, strerror(errno));
+            fprintf(stderr, "%s: %s: %s%s\n", t->name, p, strerror(errno),
+                    fd < 0 && errno == EEXIST ? " (--force overwrites it)" : "");
             rc = EXIT_ERROR;
         }
         if (fd >= 0)

@@ -137,6 +137,31 @@ static void mixed_snapshots(void **state)
     chain(VMC_DISK_SESPARSE, VMC_DISK_COWD);
 }
 
+/* An extent whose descriptor is missing is named, and is left as it is. */
+static void leftovers_are_named(void **state)
+{
+    (void)state;
+    struct env e;
+    env_init(&e);
+    ok(&e, vmc_disk_create(&e.tp.pf, &e.files, "a.vmdk", SIZE, VMC_DISK_THIN, &e.err));
+    ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, "a.vmdk", "b.vmdk", VMC_DISK_COWD, &e.err));
+    ok(&e, e.files.ops->remove(e.files.ctx, "b.vmdk", &e.err));
+    assert_int_equal(
+        vmc_disk_snapshot(&e.tp.pf, &e.files, "a.vmdk", "b.vmdk", VMC_DISK_COWD, &e.err), VMC_EEXIST);
+    assert_non_null(strstr(e.err.text, "b-delta.vmdk is there without its descriptor"));
+    ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, "a.vmdk", "c.vmdk", VMC_DISK_COWD, &e.err));
+    assert_int_equal(vmc_disk_create(&e.tp.pf, &e.files, "a.vmdk", SIZE, VMC_DISK_THIN, &e.err),
+                     VMC_EEXIST);
+    assert_string_equal(e.err.text, "a.vmdk exists");
+    ok(&e, vmc_disk_remove(&e.tp.pf, &e.files, "c.vmdk", &e.err));
+    ok(&e, e.files.ops->remove(e.files.ctx, "a.vmdk", &e.err));
+    assert_int_equal(vmc_disk_create(&e.tp.pf, &e.files, "a.vmdk", SIZE, VMC_DISK_THIN, &e.err),
+                     VMC_EEXIST);
+    assert_non_null(strstr(e.err.text, "a-flat.vmdk is there without its descriptor"));
+    assert_int_equal(mem_files_find(&e.mem, "a-flat.vmdk")->bytes, SIZE);
+    env_fini(&e);
+}
+
 /* A parent is not changed behind its child's back; a chain that does not fit is refused. */
 static void parents_are_protected(void **state)
 {
@@ -333,7 +358,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cowd_snapshots),        cmocka_unit_test(sesparse_snapshots),
-        cmocka_unit_test(mixed_snapshots),       cmocka_unit_test(parents_are_protected),
+        cmocka_unit_test(mixed_snapshots),       cmocka_unit_test(leftovers_are_named), cmocka_unit_test(parents_are_protected),
         cmocka_unit_test(discards_in_redo_logs), cmocka_unit_test(power_cuts),
         cmocka_unit_test(hostile_cowd),          cmocka_unit_test(hostile_sesparse),
     };

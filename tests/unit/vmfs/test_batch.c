@@ -103,9 +103,9 @@ static struct vmc_vmfs_file *open_file(struct env *e, const char *path)
 {
     struct vmc_vmfs_file *f;
 
-    assert_int_equal(vmc_vmfs_open(e->v, path, VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f,
-                                   &e->err),
-                     VMC_OK);
+    assert_int_equal(
+        vmc_vmfs_open(e->v, path, VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &e->err),
+        VMC_OK);
     return f;
 }
 
@@ -152,16 +152,18 @@ static void batches_end_where_one_has_to_wait(void **state)
         add(&l, VMC_BLOCK_WRITE, (7 - i) * MIB + i * BLOCK);
         memset(l.buf[i], (int)(0x40 + i), BLOCK);
     }
-    add(&l, VMC_BLOCK_READ, 3 * MIB);      /* zeros */
-    add(&l, VMC_BLOCK_WRITE, 12 * MIB);    /* a hole: needs a block first */
+    add(&l, VMC_BLOCK_READ, 3 * MIB);   /* zeros */
+    add(&l, VMC_BLOCK_WRITE, 12 * MIB); /* a hole: needs a block first */
     add(&l, VMC_BLOCK_READ, 7 * MIB);
     memset(l.buf[5], 0xee, BLOCK);
     assert_int_equal(bd.ops->submit_batch(bd.ctx, l.at, l.count), 6);
     assert_int_equal(e.quick[0].in_batches + e.quick[1].in_batches, 6);
     for (unsigned i = 0; i < 8; i++) {
         assert_int_equal(l.req[i].status, i < 6 ? VMC_OK : 77);
-        assert_int_equal(l.req[i].offset,
-                         i < 5 ? (7 - i) * MIB + i * BLOCK : i == 5 ? 3 * MIB : i == 6 ? 12 * MIB : 7 * MIB);
+        assert_int_equal(l.req[i].offset, i < 5    ? (7 - i) * MIB + i * BLOCK
+                                          : i == 5 ? 3 * MIB
+                                          : i == 6 ? 12 * MIB
+                                                   : 7 * MIB);
     }
     assert_memory_equal(l.buf[5], got, BLOCK);
     for (unsigned i = 0; i < 5; i++) {
