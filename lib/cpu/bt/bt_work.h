@@ -110,11 +110,11 @@ struct bt_work {
     bool cold_phase;
     size_t loop_site; /* rel32 of the first copy's jump to its beginning; 0: none */
     size_t loop_top;
-    size_t counted_at; /* where the first copy goes on when it has counted at an end */
-    bool few_rounds;   /* the trace is a loop that is left soon, mostly */
-    uint8_t around;    /* at the jump back flags may be lost: as in struct bt_step */
-    bool strip;        /* the count in the second copy is what its hoisted checks allow */
-    size_t start[BLK_MAX_INSNS];  /* where each instruction begins in the first copy */
+    size_t counted_at;           /* where the first copy goes on when it has counted at an end */
+    bool few_rounds;             /* the trace is a loop that is left soon, mostly */
+    uint8_t around;              /* at the jump back flags may be lost: as in struct bt_step */
+    bool strip;                  /* the count in the second copy is what its hoisted checks allow */
+    size_t start[BLK_MAX_INSNS]; /* where each instruction begins in the first copy */
     size_t resume[BLK_MAX_INSNS]; /* ... and where it goes on behind it */
     uint8_t lazy;                 /* flags may be lost now: as in struct bt_step */
     uint8_t lost;                 /* they are; the same */
