@@ -139,6 +139,7 @@ struct vmx_caps {
 struct svm_caps {
     uint32_t asids, features;
     bool npt, nrips, flush_asid, clean_bits, decode, tsc_ratio, pause_filter, vgif, npt_1g;
+    bool offer_irqs; /* see svm_inject */
 };
 
 struct hw_vm {

@@ -9,6 +9,18 @@
 /* ---- capabilities -----------------------------------------------------------------------------
  */
 
+/* Of QEMU's processor, in the leaf of hypervisors: "TCGTCGTCGTCG". */
+static bool is_tcg(const struct vmc_platform *pf)
+{
+    uint32_t r[4];
+
+    pf->hw->cpuid(pf->ctx, 1, 0, r);
+    if ((r[2] & 1u << 31) == 0)
+        return false;
+    pf->hw->cpuid(pf->ctx, 0x40000000u, 0, r);
+    return r[1] == 0x54474354u && r[2] == 0x43544743u && r[3] == 0x47435447u;
+}
+
 int svm_caps_read(const struct vmc_platform *pf, uint32_t flags, struct svm_caps *c,
                   struct vmc_error *err)
 {
@@ -30,6 +42,7 @@ int svm_caps_read(const struct vmc_platform *pf, uint32_t flags, struct svm_caps
     c->tsc_ratio = (r[3] & SVM_F_TSC) != 0;
     c->pause_filter = (r[3] & SVM_F_PAUSE) != 0;
     c->vgif = (r[3] & SVM_F_VGIF) != 0;
+    c->offer_irqs = is_tcg(pf);
     pf->hw->cpuid(pf->ctx, 0x80000001u, 0, r);
     c->npt_1g = c->npt && (r[3] & (1u << 26)) != 0;
     return VMC_OK;
@@ -283,13 +296,8 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
 const struct vmc_engine_ops *vmc_engine_svm(void)
 {
     static const struct vmc_engine_ops ops = {
-        HW_ENGINE_OPS,
-        .name = "svm",
-        .probe = probe,
-        .vm_init = vm_init,
-        .vm_fini = vm_fini,
-        .vcpu_init = vcpu_init,
-        .vcpu_fini = vcpu_fini,
+        HW_ENGINE_OPS,      .name = "svm",          .probe = probe,         .vm_init = vm_init,
+        .vm_fini = vm_fini, .vcpu_init = vcpu_init, .vcpu_fini = vcpu_fini,
     };
     return &ops;
 }

@@ -264,11 +264,11 @@ static void set_virq(struct hw_vcpu *v, bool on, uint8_t vector, bool exits)
 }
 
 /*
- * Interrupts become virtual ones (APM 2 15.21.4), which the processor takes before the guest's
- * first instruction. EVENTINJ would do as well on silicon. QEMU's processor delivers from there at
- * once but keeps the vector as if it were still to come: when it stops to look at something else
- * before the next exit, it delivers the interrupt again, with interrupts off, and kills the guest
- * in time.
+ * QEMU's processor delivers interrupts from EVENTINJ at once but keeps the vector as if it were
+ * still to come: when it stops to look at something else before the next exit, it delivers the
+ * interrupt again, with interrupts off, and kills the guest in time. There they become virtual ones
+ * (APM 2 15.21.4), which the processor takes before the guest's first instruction. Silicon does so
+ * too; Bochs does not before the guest sets IF.
  */
 void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
 {
@@ -276,7 +276,7 @@ void svm_inject(struct hw_vcpu *v, const struct vmc_event *e)
 
     v->u.svm.inject_entry = v->stat[HW_STAT_ENTRIES] + 1;
     v->u.svm.inject_rip = v->st.rip;
-    if (e->type == VMC_EV_IRQ && (v->st.rflags & VMC_FLAG_IF) != 0) {
+    if (v->vm->caps.svm.offer_irqs && e->type == VMC_EV_IRQ && (v->st.rflags & VMC_FLAG_IF) != 0) {
         v->u.svm.offered = true;
         set_virq(v, true, e->vector, false);
         return;

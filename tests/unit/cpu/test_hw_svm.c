@@ -262,6 +262,7 @@ static void interrupts_are_offered(void **state)
 {
     (void)state;
     begin(HW_MODEL_NPT);
+    model.vm->caps.svm.offer_irqs = true;
     irq_is_due(0x51);
     play.takes = true;
     play.exit_rip = 0x8010; /* in the handler */
@@ -306,6 +307,12 @@ static void interrupts_are_offered(void **state)
     assert_int_equal(play.first_virq & SVM_V_IRQ, SVM_V_IRQ);
     assert_int_not_equal(play.first_misc1 & SVM_I_VINTR, 0);
     assert_int_equal(model.acks, 3);
+    end();
+    begin(HW_MODEL_NPT); /* only where EVENTINJ is not to be trusted */
+    irq_is_due(0x53);
+    run(SVM_PAUSE);
+    assert_int_equal(play.first_event, SVM_EV_VALID | VMC_EV_IRQ << 8 | 0x53);
+    assert_int_equal(play.first_virq & SVM_V_IRQ, 0);
     end();
 }
 
