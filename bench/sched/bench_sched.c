@@ -87,77 +87,109 @@ static int by_double(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+#define PHASES 64u /* what the planner does once in so many frames, it does in one of these */
+
+/* When each CPU picks next: the earliest first, a binary heap. */
+struct turn {
+    uint64_t at;
+    uint32_t cpu;
+};
+
+static bool before(struct turn a, struct turn b)
+{
+    return a.at != b.at ? a.at < b.at : a.cpu < b.cpu;
+}
+
+/* The CPU whose turn it was, heap[0], picks again at its new time. */
+static void requeue(struct turn *heap, uint32_t n, uint64_t at)
+{
+    struct turn t = {.at = at, .cpu = heap[0].cpu};
+    uint32_t i = 0;
+
+    for (;;) {
+        uint32_t k = 2 * i + 1;
+        k += k + 1 < n && before(heap[k + 1], heap[k]);
+        if (k >= n || !before(heap[k], t))
+            break;
+        heap[i] = heap[k];
+        i = k;
+    }
+    heap[i] = t;
+}
+
 /*
  * Every CPU picks when its slice ends, in the order of time. A decision costs its pick and its part
- * of the planning; the time stamps' own cost is measured and taken off. The mean is that of the
- * median frame, so that what else the machine does is left out.
+ * of the planning; the time stamps' own cost is measured and taken off. The mean is taken over the
+ * frames of 64 in a row, of which each is the median of all that stand in its place: what else the
+ * machine does is left out, but nothing that the planner does once in so many frames.
  */
 static struct cost measure_cost(uint32_t vcpus, uint32_t cpus, uint64_t frames)
 {
     struct vmc_sched *s = make(vcpus, cpus);
     double tick = ns_per_tick();
-    uint64_t *end = calloc(cpus, sizeof(*end));
+    struct turn *turn = calloc(cpus, sizeof(*turn));
     uint64_t cap = 1u << 22;
     uint32_t *sample = malloc(cap * sizeof(*sample));
     uint64_t frame = vmc_sched_frame_ns(s);
     uint64_t n = 0, picks = 0, plans = 0, pick_ticks = 0, plan_ticks = 0, overhead = UINT64_MAX;
     struct vmc_sched_slice sl;
-    double *per_frame = calloc(frames, sizeof(*per_frame));
+    double *per_frame = calloc(frames + PHASES, sizeof(*per_frame));
     double *per_plan = calloc(frames + 1, sizeof(*per_plan));
-    uint64_t nframes = 0;
+    uint64_t nframes[PHASES] = {0};
 
-    if (per_frame == NULL || per_plan == NULL || end == NULL || sample == NULL)
+    if (per_frame == NULL || per_plan == NULL || turn == NULL || sample == NULL)
         die("out of memory");
     for (int i = 0; i < 1000; i++) {
         uint64_t a = __rdtsc();
         uint64_t b = __rdtsc();
         overhead = b - a < overhead ? b - a : overhead;
     }
+    for (uint32_t c = 0; c < cpus; c++)
+        turn[c] = (struct turn){.cpu = c};
     for (uint64_t f = 0; f < frames; f++) {
         uint64_t ticks0 = pick_ticks + plan_ticks;
         uint64_t picks0 = picks;
-        for (uint64_t t = f * frame; t < (f + 1) * frame; t += frame / 64) {
-            for (uint32_t c = 0; c < cpus; c++) {
-                while (end[c] < t + frame / 64 && end[c] < (f + 1) * frame) {
-                    uint64_t now = end[c] > t ? end[c] : t;
-                    uint64_t a = __rdtsc();
-                    vmc_sched_pick(s, c, now, &sl);
-                    uint64_t b = __rdtsc();
-                    uint64_t cost = b - a > overhead ? b - a - overhead : 0;
-                    if (f > frames / 10) {
-                        pick_ticks += cost;
-                        picks++;
-                        if (n < cap)
-                            sample[n++] = (uint32_t)(cost < UINT32_MAX ? cost : UINT32_MAX);
-                    }
-                    end[c] = sl.end_ns > now ? sl.end_ns : now + 1;
-                    if ((sl.flags & VMC_SCHED_PLAN_DUE) == 0)
-                        continue;
-                    a = __rdtsc();
-                    bool done = vmc_sched_plan(s, now);
-                    b = __rdtsc();
-                    if (done && f > frames / 10) {
-                        plan_ticks += b - a;
-                        per_plan[plans < frames ? plans++ : frames] = (double)(b - a);
-                    }
-                }
+        while (turn[0].at < (f + 1) * frame) {
+            uint64_t now = turn[0].at;
+            uint64_t a = __rdtsc();
+            vmc_sched_pick(s, turn[0].cpu, now, &sl);
+            uint64_t b = __rdtsc();
+            uint64_t cost = b - a > overhead ? b - a - overhead : 0;
+            if (f > frames / 10) {
+                pick_ticks += cost;
+                picks++;
+                if (n < cap)
+                    sample[n++] = (uint32_t)(cost < UINT32_MAX ? cost : UINT32_MAX);
+            }
+            requeue(turn, cpus, sl.end_ns > now ? sl.end_ns : now + 1);
+            if ((sl.flags & VMC_SCHED_PLAN_DUE) == 0)
+                continue;
+            a = __rdtsc();
+            bool done = vmc_sched_plan(s, now);
+            b = __rdtsc();
+            if (done && f > frames / 10) {
+                plan_ticks += b - a;
+                per_plan[plans < frames ? plans++ : frames] = (double)(b - a);
             }
         }
         if (picks != picks0)
-            per_frame[nframes++] =
+            per_frame[f % PHASES * (frames / PHASES + 1) + nframes[f % PHASES]++] =
                 (double)(pick_ticks + plan_ticks - ticks0) / (double)(picks - picks0);
     }
     qsort(sample, n, sizeof(*sample), by_value);
-    qsort(per_frame, nframes, sizeof(*per_frame), by_double);
     struct cost r = {.decisions = picks};
     r.pick_ns = (double)pick_ticks * tick / (double)picks;
-    r.mean_ns = per_frame[nframes / 2] * tick;
+    for (uint64_t k = 0; k < PHASES; k++) {
+        double *phase = per_frame + k * (frames / PHASES + 1);
+        qsort(phase, nframes[k], sizeof(*phase), by_double);
+        r.mean_ns += phase[nframes[k] / 2] * tick / PHASES;
+    }
     r.p999_ns = sample[n - 1 - n / 1000] * tick;
     qsort(per_plan, plans, sizeof(*per_plan), by_double);
     r.plan_us = plans == 0 ? 0 : per_plan[plans / 2] * tick / 1e3;
     r.frame_us = (double)frame / 1e3;
     vmc_sched_destroy(s);
-    free(end);
+    free(turn);
     free(sample);
     free(per_frame);
     free(per_plan);
@@ -202,22 +234,27 @@ int main(int argc, char **argv)
     uint64_t scenarios = 400;
     uint64_t decisions = 4000000;
     bool cost_only = false;
+    unsigned only[2] = {0, 0};
     int c;
     static const struct option longs[] = {{"scenarios", required_argument, NULL, 's'},
                                           {"decisions", required_argument, NULL, 'd'},
                                           {"cost", no_argument, NULL, 'c'},
+                                          {"only", required_argument, NULL, 'o'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
 
-    while ((c = getopt_long(argc, argv, "s:d:ch", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "s:d:co:h", longs, NULL)) != -1) {
         if (c == 's')
             scenarios = strtoull(optarg, NULL, 0);
         else if (c == 'd')
             decisions = strtoull(optarg, NULL, 0);
         else if (c == 'c')
             cost_only = true;
+        else if (c == 'o' && sscanf(optarg, "%ux%u", &only[0], &only[1]) == 2)
+            cost_only = true;
         else {
-            printf("usage: bench_sched [--cost] [--scenarios N] [--decisions N] SCENARIO-FOLDER\n");
+            printf("usage: bench_sched [--cost] [--only VCPUSxCPUS] [--scenarios N] "
+                   "[--decisions N] SCENARIO-FOLDER\n");
             return c == 'h' ? 0 : 2;
         }
     }
@@ -230,7 +267,9 @@ int main(int argc, char **argv)
     struct cost base = {0};
     struct cost big = {0};
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        struct cost r = measure_cost(sizes[i][0], sizes[i][1], 16000 / sizes[i][1] + 100);
+        if (only[0] != 0 && (only[0] != sizes[i][0] || only[1] != sizes[i][1]))
+            continue;
+        struct cost r = measure_cost(sizes[i][0], sizes[i][1], 160000 / sizes[i][1] + 1000);
         printf("%6u vCPUs on %4u CPUs: %6.1f ns per decision (mean pick %5.1f), "
                "pick p99.9 %6.0f ns, one plan %7.1f us of a frame of %.0f us\n",
                sizes[i][0], sizes[i][1], r.mean_ns, r.pick_ns, r.p999_ns, r.plan_us, r.frame_us);

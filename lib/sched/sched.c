@@ -23,7 +23,7 @@ struct block {
     size_t bytes;
 };
 
-#define SCHED_BLOCKS 28
+#define SCHED_BLOCKS 29
 
 /* Every array of the scheduler, with its size: the one list for both allocation and release. */
 static uint32_t blocks(struct vmc_sched *s, struct block *b)
@@ -55,11 +55,12 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(wf_fixed, nodes);
     BLOCK(heavy, vms);
     BLOCK(heap, vms);
+    BLOCK(heap_pos, vms);
     BLOCK(items, vcpus);
     BLOCK(want, vcpus);
     BLOCK(drain, vcpus);
     BLOCK(gangs, vcpus);
-    BLOCK(level, cpus);
+    BLOCK(column, cpus);
     BLOCK(gang_order, vcpus);
     BLOCK(vms_list, vms);
 #undef BLOCK
@@ -445,7 +446,7 @@ static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t g
     m->share = cfg->share;
     m->vcpu_cap = cap;
     m->cap = ((s->frame_ns * cap) / VMC_SCHED_WHOLE_CPU) << C_SHIFT;
-    m->heap_pos = NONE;
+    s->heap_pos[vm] = NONE;
     m->wheel_bucket = NONE;
     m->hi_affinity = UINT64_MAX;
     m->no_extra = cap < VMC_SCHED_WHOLE_CPU;

@@ -33,10 +33,13 @@ static bool whole(const struct sched_vm *m)
 }
 
 /* The vCPU as need_at sees it. */
-static struct want want_of(const struct sched_vm *m, int64_t lag)
+static struct want want_of(const struct sched_vm *m, uint32_t vcpu, int64_t lag)
 {
-    return (struct want){
-        .lag = lag, .cap = (int64_t)(m->cap >> C_SHIFT), .whole = whole(m), .firm = m->firm};
+    return (struct want){.lag = lag,
+                         .cap = (int64_t)(m->cap >> C_SHIFT),
+                         .vcpu = vcpu,
+                         .whole = whole(m),
+                         .firm = m->firm};
 }
 
 /*
@@ -58,6 +61,7 @@ static inline int64_t amount_of(const struct want *w, int64_t rest)
 void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most, uint64_t *room)
 {
     struct sched_vm *m = &s->vm[vm];
+    struct want *w = m->cls == CLS_HEAVY ? &s->want[m->want_at] : NULL;
     uint32_t first = s->nitems;
     uint32_t longest = 0;
     uint64_t sum = 0;
@@ -68,11 +72,8 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
         struct sched_vcpu *v = &s->vcpu[m->first + i];
         if (v->in_fluid != FLUID_IN)
             continue;
-        int64_t lag = vmci_sched_lag(s, m, v, now);
-        if (m->cls == CLS_HEAVY) {
-            struct want w = want_of(m, lag);
-            lag = amount_of(&w, s->rest);
-        }
+        struct want *own = w != NULL ? w++ : NULL;
+        int64_t lag = own != NULL ? amount_of(own, s->rest) : vmci_sched_lag(s, m, v, now);
         int64_t worst = (int64_t)(64 * s->frame_ns);
         if (m->restricted && lag > worst) { /* its CPUs could not give it that much: forgotten */
             vmci_store_relaxed(&v->off, v->off - (lag - worst));
@@ -86,6 +87,8 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
         s->items[s->nitems++] = (struct item){.vcpu = m->first + i, .amount = (uint32_t)a};
         v->npieces = 0;
         v->plan_frame = s->frame;
+        if (own != NULL)
+            own->given = (uint32_t)a;
         sum += a;
         longest = VMCI_MAX(longest, (uint32_t)a);
     }
@@ -112,11 +115,12 @@ static void gather_wants(struct vmc_sched *s, uint64_t now)
     uint32_t n = 0;
 
     for (uint32_t k = 0; k < s->nheavy; k++) {
-        const struct sched_vm *m = &s->vm[s->heavy[k]];
+        struct sched_vm *m = &s->vm[s->heavy[k]];
+        m->want_at = n;
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             if (v->in_fluid == FLUID_IN)
-                s->want[n++] = want_of(m, vmci_sched_lag(s, m, v, now));
+                s->want[n++] = want_of(m, m->first + i, vmci_sched_lag(s, m, v, now));
         }
     }
     s->nwant = n;
@@ -181,6 +185,9 @@ static void find_rest(struct vmc_sched *s, uint64_t room, int64_t light)
     s->rest = hi;
 }
 
+/* While nobody blocks or wakes, who lacks most is found in each so-manyth frame only. */
+#define NAMES_KEPT 4u
+
 /* The fillers while they are chosen: a heap, the one that lacks least on top. */
 struct fillers {
     uint32_t n;
@@ -220,14 +227,13 @@ static void name_fillers(struct vmc_sched *s, uint64_t now)
     uint32_t nlight = VMCI_MIN(s->heap_n, FILL_FIRST / 2); /* the first deadlines */
 
     f.n = 0;
-    for (uint32_t k = 0; k < s->nheavy + nlight; k++) {
-        bool light = k >= s->nheavy;
-        struct sched_vm *m = &s->vm[light ? s->heap[k - s->nheavy].vm : s->heavy[k]];
-        int64_t more = light ? vmci_sched_light_lag(s, m) +
-                                   (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT)
-                             : 0;
-        if (light)
-            vmci_store_relaxed(&m->bias, more);
+    for (uint32_t k = 0; k < s->nwant; k++)
+        filler_add(&f, s->want[k].vcpu, s->want[k].lag - s->want[k].given);
+    for (uint32_t k = 0; k < nlight; k++) {
+        struct sched_vm *m = &s->vm[s->heap[k].vm];
+        int64_t more = vmci_sched_light_lag(s, m) +
+                       (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+        vmci_store_relaxed(&m->bias, more);
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             if (v->in_fluid == FLUID_IN) /* the lag: less the pieces laid out for it */
@@ -293,5 +299,6 @@ void vmci_sched_lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame)
         vmci_sched_light_end(s);
     }
     vmci_sched_pack(s, frame);
-    name_fillers(s, now);
+    if (s->changed || frame % NAMES_KEPT == 0)
+        name_fillers(s, now);
 }

@@ -15,7 +15,7 @@
 static void heap_set(struct vmc_sched *s, uint32_t pos, struct heap_item it)
 {
     s->heap[pos] = it;
-    s->vm[it.vm].heap_pos = pos;
+    s->heap_pos[it.vm] = pos;
 }
 
 static void sift_up(struct vmc_sched *s, uint32_t pos, struct heap_item it)
@@ -57,10 +57,10 @@ static void heap_push(struct vmc_sched *s, uint32_t vm)
 
 static void heap_remove(struct vmc_sched *s, uint32_t vm)
 {
-    uint32_t pos = s->vm[vm].heap_pos;
+    uint32_t pos = s->heap_pos[vm];
     struct heap_item last = s->heap[--s->heap_n];
 
-    s->vm[vm].heap_pos = NONE;
+    s->heap_pos[vm] = NONE;
     if (last.vm == vm)
         return;
     if (pos > 0 && s->heap[(pos - 1) / ARITY].key > last.key)
@@ -120,7 +120,7 @@ void vmci_sched_light_insert(struct vmc_sched *s, uint32_t vm)
 
 void vmci_sched_light_remove(struct vmc_sched *s, uint32_t vm)
 {
-    if (s->vm[vm].heap_pos != NONE)
+    if (s->heap_pos[vm] != NONE)
         heap_remove(s, vm);
     else if (s->vm[vm].wheel_bucket != NONE)
         wheel_del(s, vm);

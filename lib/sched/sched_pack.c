@@ -17,22 +17,21 @@
 enum attempt { TRY_SETS, TRY_SHORT_SETS, TRY_SINGLE, ATTEMPTS };
 
 #define SLIVER 2000u /* ns: shorter pieces cost more to switch to than they give */
+#define LOST   8u    /* an attempt fails that finds no place for more than this part of a frame */
+#define UNEVEN 16u   /* members of a set start within this part of a frame */
 
 struct pack {
     struct vmc_sched *s;
+    struct sched_column *c;
     uint64_t frame;
     uint32_t ncol, buf;
     uint32_t frame_ns;
     uint32_t limit; /* sets end here */
     uint32_t open;  /* first column with room */
+    uint32_t lost;  /* ns that found no place and stay in the lag of whom they were for */
     enum attempt attempt;
     bool mirrored; /* times run from the end of the frame */
 };
-
-static struct sched_tab *tab_of(const struct pack *p, uint32_t col)
-{
-    return &p->s->cpu[p->s->col_cpu[col]].tab[p->buf];
-}
 
 /* Take over the spare table of every CPU; a CPU still inside that old table gets no plan. */
 static void open_tables(struct pack *p)
@@ -56,8 +55,10 @@ static void open_tables(struct pack *p)
     }
     for (uint32_t i = 0; i < s->ncpus; i++)
         s->col_of[i] = NONE;
-    for (uint32_t i = 0; i < p->ncol; i++)
+    for (uint32_t i = 0; i < p->ncol; i++) {
         s->col_of[s->col_cpu[i]] = i;
+        p->c[i].tab = &s->cpu[s->col_cpu[i]].tab[p->buf];
+    }
 }
 
 static void start_attempt(struct pack *p)
@@ -65,9 +66,10 @@ static void start_attempt(struct pack *p)
     struct vmc_sched *s = p->s;
 
     p->open = 0;
+    p->lost = 0;
     for (uint32_t i = 0; i < p->ncol; i++) {
-        s->level[i] = s->base;
-        tab_of(p, i)->first = tab_of(p, i)->end = p->mirrored ? TAB_ENTRIES : 0;
+        p->c[i].level = s->base;
+        p->c[i].first = p->c[i].end = p->mirrored ? TAB_ENTRIES : 0;
     }
     for (uint32_t i = 0; i < s->nitems && p->attempt != TRY_SETS; i++)
         s->vcpu[s->items[i].vcpu].npieces = 0;
@@ -76,33 +78,35 @@ static void start_attempt(struct pack *p)
 /* Append len ns of a vCPU to a column. */
 static bool place(struct pack *p, uint32_t col, uint32_t vm, uint32_t vcpu, uint32_t len)
 {
-    struct sched_tab *t = tab_of(p, col);
+    struct sched_column *c = &p->c[col];
     struct sched_vcpu *v = &p->s->vcpu[vcpu];
-    uint32_t at = p->s->level[col];
+    uint32_t at = c->level;
 
-    if (t->end - t->first == TAB_ENTRIES || v->npieces == PIECES)
+    if (c->end - c->first == TAB_ENTRIES || v->npieces == PIECES)
         return false;
     uint32_t start = p->mirrored ? p->frame_ns - at - len : at;
-    uint32_t k = p->mirrored ? --t->first : t->end++;
-    t->e[k] = (struct tab_entry){.start = start, .end = start + len, .vcpu = vcpu, .vm = vm};
+    uint32_t k = p->mirrored ? --c->first : c->end++;
+    c->tab->e[k] = (struct tab_entry){.start = start, .end = start + len, .vcpu = vcpu, .vm = vm};
     v->piece[v->npieces++] = (struct piece){.start = start, .end = start + len};
-    p->s->level[col] = at + len;
+    c->level = at + len;
     return true;
 }
 
 /* ---- sets ------------------------------------------------------------------------------------ */
 
-/* n adjacent columns filled to the same level below limit, from column "from"; NONE if none. */
+/*
+ * n adjacent columns with room below limit, from column "from", whose levels are nearly the same;
+ * NONE if there are none.
+ */
 static uint32_t window(const struct pack *p, uint32_t from, uint32_t n)
 {
-    const uint32_t *level = p->s->level;
+    const struct sched_column *c = p->c;
+    uint32_t near = p->frame_ns / UNEVEN;
 
     for (uint32_t col = from; col + n <= p->ncol; col++) {
-        uint32_t i = 1;
-        if (level[col] + SLIVER > p->limit)
-            continue;
-        while (i < n && level[col + i] <= level[col] + SLIVER &&
-               level[col + i] + SLIVER > level[col])
+        uint32_t i = 0;
+        while (i < n && c[col + i].level + SLIVER <= p->limit &&
+               c[col + i].level <= c[col].level + near && c[col + i].level + near >= c[col].level)
             i++;
         if (i == n)
             return col;
@@ -110,52 +114,84 @@ static uint32_t window(const struct pack *p, uint32_t from, uint32_t n)
     return NONE;
 }
 
-/*
- * Place [done, upto) of each member side by side; columns end level. A member for which a table
- * is full keeps the time in its lag.
- */
-static void place_set(struct pack *p, const struct gang *g, uint32_t col, uint32_t done,
-                      uint32_t upto)
+/* All columns of a window as full as the fullest: members start, and end, at the same time. */
+static void make_even(struct pack *p, uint32_t col, uint32_t n)
 {
-    uint32_t *level = p->s->level;
-    uint32_t start = 0;
+    uint32_t most = 0;
 
-    for (uint32_t i = 0; i < g->n; i++)
-        start = VMCI_MAX(start, level[col + i]);
+    for (uint32_t i = 0; i < n; i++)
+        most = VMCI_MAX(most, p->c[col + i].level);
+    for (uint32_t i = 0; i < n; i++)
+        p->c[col + i].level = most;
+}
+
+/* What of member i does not fit below the limit in its column of the window. */
+static uint32_t beyond(const struct pack *p, const struct gang *g, uint32_t i, uint32_t window)
+{
+    uint32_t amount = p->s->items[g->first + i].amount;
+    uint32_t room = p->limit - p->c[window + i].level;
+
+    return amount > room + SLIVER ? amount - room : 0; /* a sliver less waits in the lag */
+}
+
+/* Has member i time in the second window, for what is beyond the first, before it begins there? */
+static bool wraps(const struct pack *p, const struct gang *g, uint32_t i, uint32_t first,
+                  uint32_t second)
+{
+    uint32_t rest = beyond(p, g, i, first);
+
+    return rest == 0 || (second != NONE && p->c[second + i].level + rest <= p->c[first + i].level);
+}
+
+/*
+ * Lay the members side by side, each as far as its column goes and the rest in the second window.
+ * One for which a table is full keeps the time in its lag.
+ */
+static void place_set(struct pack *p, const struct gang *g, uint32_t first, uint32_t second)
+{
     for (uint32_t i = 0; i < g->n; i++) {
         const struct item *it = &p->s->items[g->first + i];
-        uint32_t end = VMCI_MIN(it->amount, upto);
-        level[col + i] = start;
-        if (end > done)
-            (void)place(p, col + i, g->vm, it->vcpu, end - done);
-        level[col + i] = start + (upto - done);
+        uint32_t rest = beyond(p, g, i, first);
+        uint32_t len = VMCI_MIN(it->amount, p->limit - p->c[first + i].level);
+        if (place(p, first + i, g->vm, it->vcpu, len) && rest >= SLIVER)
+            (void)place(p, second + i, g->vm, it->vcpu, rest);
     }
 }
 
 /* True if the set was laid out side by side, whole. */
-static bool lay_set(struct pack *p, const struct gang *g)
+static bool lay_set(struct pack *p, const struct gang *g, bool strict)
 {
-    const uint32_t *level = p->s->level;
     uint32_t first = window(p, p->open, g->n);
+    uint32_t second = NONE;
+    bool whole = true;
 
     if (g->len > p->limit - p->s->base || first == NONE)
         return false;
-    if (level[first] + g->len <= p->limit + SLIVER) { /* a sliver less waits in the lag */
-        place_set(p, g, first, 0, VMCI_MIN(g->len, p->limit - level[first]));
-        return true;
+    if (strict)
+        make_even(p, first, g->n);
+    for (uint32_t i = 0; i < g->n; i++)
+        whole = whole && beyond(p, g, i, first) == 0;
+    if (!whole) {
+        second = window(p, first + g->n, g->n);
+        if (second != NONE && strict)
+            make_even(p, second, g->n);
+        bool wrapped = true;
+        bool later = second != NONE;
+        for (uint32_t i = 0; i < g->n; i++) {
+            wrapped = wrapped && wraps(p, g, i, first, second);
+            later = later && beyond(p, g, i, second) == 0;
+        }
+        if (!wrapped && !later)
+            return false;
+        if (!wrapped)
+            first = second;
     }
-    uint32_t second = window(p, first + g->n, g->n);
-    if (second == NONE)
-        return false;
-    uint32_t part = p->limit - level[first];
-    if (level[second] + (g->len - part) <= level[first]) { /* ends before the first part begins */
-        place_set(p, g, first, 0, part);
-        place_set(p, g, second, part, g->len);
-        return true;
+    place_set(p, g, first, second);
+    if (strict) {
+        make_even(p, first, g->n);
+        if (second != NONE)
+            make_even(p, second, g->n);
     }
-    if (level[second] + g->len > p->limit)
-        return false;
-    place_set(p, g, second, 0, g->len);
     return true;
 }
 
@@ -181,11 +217,12 @@ static uint32_t order_sets(struct pack *p)
 
 /* ---- single items ---------------------------------------------------------------------------- */
 
-/* Put the item wherever it fits in one or two parts that do not overlap; what is left is dropped
- * and stays in its lag. Only columns that the mask allows. */
-static void place_anywhere(struct pack *p, uint32_t vm, const struct item *it)
+/*
+ * Put the item wherever it fits in one or two parts that do not overlap, only in columns that the
+ * mask allows; returns what is left, which stays in its lag.
+ */
+static uint32_t place_anywhere(struct pack *p, uint32_t vm, const struct item *it)
 {
-    const uint32_t *level = p->s->level;
     uint32_t left = it->amount;
     uint32_t before = p->frame_ns; /* parts so far begin here or later */
 
@@ -193,29 +230,28 @@ static void place_anywhere(struct pack *p, uint32_t vm, const struct item *it)
         uint32_t best = NONE;
         uint32_t most = 0;
         for (uint32_t col = 0; col < p->ncol; col++) {
-            if (level[col] + SLIVER > before || !vm_allows(p->s, vm, p->s->col_cpu[col]))
+            uint32_t level = p->c[col].level;
+            if (level + SLIVER > before || !vm_allows(p->s, vm, p->s->col_cpu[col]))
                 continue;
-            uint32_t room = VMCI_MIN(before - level[col], left);
+            uint32_t room = VMCI_MIN(before - level, left);
             if (room > most) {
                 most = room;
                 best = col;
             }
         }
-        if (best == NONE)
-            return;
-        uint32_t at = level[best];
-        /* a second part, before the first: push the first to the end of the frame if it can */
-        if (!place(p, best, vm, it->vcpu, most))
-            return;
+        uint32_t at = best != NONE ? p->c[best].level : 0;
+        if (best == NONE || !place(p, best, vm, it->vcpu, most))
+            break;
         left -= most;
         before = at;
     }
+    return left;
 }
 
 /* The first column from col on that has room, or ncol. */
 static uint32_t open_column(const struct pack *p, uint32_t col)
 {
-    while (col < p->ncol && p->s->level[col] + SLIVER > p->frame_ns)
+    while (col < p->ncol && p->c[col].level + SLIVER > p->frame_ns)
         col++;
     return col;
 }
@@ -223,19 +259,18 @@ static uint32_t open_column(const struct pack *p, uint32_t col)
 /* McNaughton's rule from the first open column on; false: it would overlap itself. */
 static bool place_wrapped(struct pack *p, uint32_t vm, const struct item *it)
 {
-    const uint32_t *level = p->s->level;
     uint32_t len = it->amount;
 
     p->open = open_column(p, p->open);
     if (p->open == p->ncol)
         return true; /* only slivers are left: the lag keeps what is lost */
-    uint32_t room = p->frame_ns - level[p->open];
+    uint32_t room = p->frame_ns - p->c[p->open].level;
     if (len <= room)
         return place(p, p->open, vm, it->vcpu, len);
     uint32_t next = open_column(p, p->open + 1);
-    uint32_t first_at = level[p->open];
+    uint32_t first_at = p->c[p->open].level;
     uint32_t rest = len - room;
-    if (rest >= SLIVER && next < p->ncol && level[next] + rest > first_at)
+    if (rest >= SLIVER && next < p->ncol && p->c[next].level + rest > first_at)
         return false;
     if (!place(p, p->open, vm, it->vcpu, room))
         return false;
@@ -264,11 +299,11 @@ static bool lay_single(struct pack *p, const struct gang *g)
 
     for (uint32_t i = 0; i < g->n; i++) {
         const struct item *it = &s->items[g->first + i];
-        if (!place_wrapped(p, g->vm, it)) {
-            if (p->attempt != TRY_SINGLE)
-                return false;
-            place_anywhere(p, g->vm, it);
-        }
+        if (place_wrapped(p, g->vm, it))
+            continue;
+        p->lost += place_anywhere(p, g->vm, it);
+        if (p->attempt != TRY_SINGLE && p->lost > p->frame_ns / LOST)
+            return false;
     }
     return true;
 }
@@ -285,13 +320,13 @@ static void lay_restricted(struct pack *p)
         if (!s->vm[g->vm].restricted)
             continue;
         for (uint32_t k = 0; k < g->n; k++)
-            place_anywhere(p, g->vm, &s->items[g->first + k]);
+            (void)place_anywhere(p, g->vm, &s->items[g->first + k]);
     }
 }
 
 static bool column_free(const struct pack *p, uint32_t col)
 {
-    return col != NONE && p->s->level[col] == p->s->base;
+    return col != NONE && p->c[col].level == p->s->base;
 }
 
 /* Has nobody a thread of the core that the column's CPU is one of? */
@@ -301,7 +336,7 @@ static bool core_free(const struct pack *p, uint32_t col)
     uint32_t cpu = s->col_cpu[col];
 
     for (uint32_t t = s->next_thread[cpu]; t != cpu; t = s->next_thread[t])
-        if (s->col_of[t] != NONE && s->level[s->col_of[t]] != s->base)
+        if (s->col_of[t] != NONE && p->c[s->col_of[t]].level != s->base)
             return false;
     return column_free(p, col);
 }
@@ -392,9 +427,9 @@ static bool try_pack(struct pack *p, uint32_t sets)
         }
         struct gang plain = *g;
         plain.vm &= ~GROUP_BIT;
-        while (p->open < p->ncol && s->level[p->open] + SLIVER > p->limit)
+        while (p->open < p->ncol && p->c[p->open].level + SLIVER > p->limit)
             p->open++;
-        if (!lay_set(p, &plain) && !strict)
+        if (!lay_set(p, &plain, strict) && !strict)
             g->vm &= ~GROUP_BIT;
     }
     p->open = 0;
@@ -415,20 +450,20 @@ static void publish(struct pack *p)
     struct vmc_sched *s = p->s;
 
     for (uint32_t col = 0; col < p->ncol; col++) {
-        uint32_t cpu = s->col_cpu[col];
-        struct sched_tab *t = tab_of(p, col);
-        const struct tab_entry *e = &t->e[t->first];
-        bool work = t->end != t->first;
-        bool whole = t->end - t->first == 1 && e->end - e->start + SLIVER >= p->frame_ns;
-        if (!work)
-            t->first = t->end = 0;
-        vmci_store_relaxed(&s->cpu[cpu].dedicated, whole ? 1u : 0u);
-        vmci_store_release(&t->frame, p->frame);
+        struct sched_column *c = &p->c[col];
+        const struct tab_entry *e = &c->tab->e[c->first];
+        bool whole = c->end - c->first == 1 && e->end - e->start + SLIVER >= p->frame_ns;
+        if (c->end == c->first)
+            c->first = c->end = 0;
+        c->tab->first = c->first;
+        c->tab->end = c->end;
+        vmci_store_relaxed(&s->cpu[s->col_cpu[col]].dedicated, whole ? 1u : 0u);
+        vmci_store_release(&c->tab->frame, p->frame);
     }
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* then look who sleeps without a plan */
     for (uint32_t col = 0; col < p->ncol; col++) {
         uint32_t cpu = s->col_cpu[col];
-        if (tab_of(p, col)->end != 0 && vmci_load_relaxed(&s->cpu[cpu].idle) == 2)
+        if (p->c[col].end != 0 && vmci_load_relaxed(&s->cpu[cpu].idle) == 2)
             (void)vmci_fetch_or(&s->kick_map[cpu / 64], 1ull << (cpu % 64));
     }
 }
@@ -436,6 +471,7 @@ static void publish(struct pack *p)
 void vmci_sched_pack(struct vmc_sched *s, uint64_t frame)
 {
     struct pack p = {.s = s,
+                     .c = s->column,
                      .frame = frame,
                      .buf = (uint32_t)(frame & 1),
                      .frame_ns = (uint32_t)s->frame_ns,

@@ -331,6 +331,14 @@ static void take_back_lost(struct vmc_sched *s, uint64_t now)
     vmci_sched_fill(s);
 }
 
+/* In how many frames once: it looks at every vCPU. */
+static uint64_t lost_period(const struct vmc_sched *s)
+{
+    if (s->nvms <= FEW_VMS)
+        return 1;
+    return s->nvms <= MANY_VMS ? 16 : 64;
+}
+
 /* ---- vCPUs that blocked or woke -------------------------------------------------------------- */
 
 void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now)
@@ -459,6 +467,7 @@ static void replay(struct vmc_sched *s, uint64_t now)
 
     s->replays = (uint32_t)(2 * most);
     s->rewinds = (uint32_t)most;
+    s->changed |= waiting != 0;
 
     if (vmci_load_relaxed(&s->planned) == USING_NONE) /* it begins with the first wake */
         s->at =
@@ -478,7 +487,7 @@ static void replay(struct vmc_sched *s, uint64_t now)
     if (vmci_exchange(&s->log_lost, 0u) != 0)
         take_all(s);
     advance_to(s, now);
-    if (s->nvms <= FEW_VMS || frame_of(s, now) % 16 == 0)
+    if (frame_of(s, now) % lost_period(s) == 0)
         take_back_lost(s, now);
 }
 
@@ -537,6 +546,7 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
         s->base = now > begin ? (uint32_t)(now - begin) : 0;
         if (s->dirty_tree)
             vmci_sched_rebuild_tree(s);
+        s->changed = s->dirty;
         if (s->dirty) { /* shares or CPUs have changed */
             vmci_sched_touch_all(s);
             vmci_sched_fill(s);

@@ -111,7 +111,7 @@ struct sched_vm {
 
     /* the planner's; first what laying out a light VM looks at */
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
-    uint32_t heap_pos;      /* NONE: not in the heap */
+    uint32_t want_at;       /* heavy: its vCPUs in want[] */
     uint32_t wheel_bucket, wheel_next, wheel_prev;
     int64_t lag_ns;
     uint32_t cls;
@@ -179,7 +179,8 @@ enum { FLUID_OUT, FLUID_IN, FLUID_DRAINS };
 #define MIN_REPLAYS  32u
 #define MAX_REPLAYS  512u
 #define MOST_DIVIDED 32768u
-#define FEW_VMS      64u /* up to here, lost time is taken back in each plan; else in every 16th */
+#define FEW_VMS      64u   /* up to here, lost time is taken back in each plan, */
+#define MANY_VMS     1024u /* up to here in every 16th, else in every 64th */
 
 /* A vCPU blocked or woke. */
 struct log_event {
@@ -209,10 +210,19 @@ struct item {
     uint32_t amount; /* ns */
 };
 
+/* A CPU, while a frame is laid out. */
+struct sched_column {
+    uint32_t level;      /* ns: laid out so far, from the end of the frame if it is mirrored */
+    uint32_t first, end; /* of tab->e[] */
+    struct sched_tab *tab;
+};
+
 /* A vCPU of the heavy class, while its amount is being found. */
 struct want {
-    int64_t lag; /* what it will lack at the end of the frame */
+    int64_t lag; /* what it will lack at the end of the frame, were it given nothing in it */
     int64_t cap; /* ns a frame */
+    uint32_t vcpu;
+    uint32_t given; /* ns in the frame */
     bool whole, firm;
 };
 
@@ -263,7 +273,8 @@ struct vmc_sched {
     uint32_t nheavy;
     int64_t
         rest;   /* ns: what a heavy vCPU will still lack (less than 0: be ahead) after the frame */
-    bool tight; /* the frame does not hold all that the heavy class lacks */
+    bool changed; /* since the last plan, somebody blocked or woke, or shares changed */
+    bool tight;   /* the frame does not hold all that the heavy class lacks */
     uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
     uint32_t nlight, nrestricted, ndying;
     uint64_t v;      /* virtual time of the light class */
@@ -285,6 +296,7 @@ struct vmc_sched {
     uint32_t base;  /* ns of that frame that have already passed */
     int64_t bank;   /* ns: what the light class is owed altogether */
     struct heap_item *heap;
+    uint32_t *heap_pos; /* by VM; NONE: not in the heap. Apart, so that few cache lines hold it */
     uint32_t heap_n;
     uint32_t wheel[WHEEL_BUCKETS];
     uint32_t light_served; /* VMs served in the frame laid out now, linked by wheel_next */
@@ -297,7 +309,7 @@ struct vmc_sched {
     uint32_t nwant;
     struct gang *gangs;
     uint32_t ngangs;
-    uint32_t *level; /* by column, ns */
+    struct sched_column *column;
     uint32_t *gang_order;
     uint32_t *vms_list; /* VMs in use */
     uint32_t nvms;
