@@ -272,9 +272,9 @@ struct vmc_sched {
     uint32_t *heavy;
     uint32_t nheavy;
     int64_t
-        rest;   /* ns: what a heavy vCPU will still lack (less than 0: be ahead) after the frame */
-    bool changed; /* since the last plan, somebody blocked or woke, or shares changed */
-    bool tight;   /* the frame does not hold all that the heavy class lacks */
+        rest; /* ns: what a heavy vCPU will still lack (less than 0: be ahead) after the frame */
+    bool changed;       /* since the last plan, somebody blocked or woke, or shares changed */
+    bool tight;         /* the frame does not hold all that the heavy class lacks */
     uint64_t light_sum; /* entitlement of the light class per frame, C_SHIFT */
     uint32_t nlight, nrestricted, ndying;
     uint64_t v;      /* virtual time of the light class */
