@@ -54,6 +54,16 @@ static inline int64_t amount_of(const struct want *w, int64_t rest)
     return rest < 0 ? VMCI_MIN(a, VMCI_MAX(w->lag, w->cap)) : a;
 }
 
+/* The VM lacks so much less; all of it alike, as co-scheduling needs (vmci_sched_level). */
+static void forget(struct vmc_sched *s, const struct sched_vm *m, int64_t ns)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        struct sched_vcpu *v = &s->vcpu[m->first + i];
+        if (v->in_fluid == FLUID_IN)
+            vmci_store_relaxed(&v->off, v->off - ns);
+    }
+}
+
 /*
  * Lay out, for the frame in preparation, what each vCPU of the VM lacks: at most "most" each and
  * *room altogether.
@@ -66,6 +76,8 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     uint32_t longest = 0;
     uint64_t sum = 0;
 
+    if (m->uneven)
+        vmci_sched_level(s, m, (int64_t)s->costart / 2);
     if (m->active > 1 && *room < most * m->active)
         most = *room / m->active; /* what there is, for all siblings alike */
     for (uint32_t i = 0; i < m->n; i++) {
@@ -76,7 +88,7 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
         int64_t lag = own != NULL ? amount_of(own, s->rest) : vmci_sched_lag(s, m, v, now);
         int64_t worst = (int64_t)(64 * s->frame_ns);
         if (m->restricted && lag > worst) { /* its CPUs could not give it that much: forgotten */
-            vmci_store_relaxed(&v->off, v->off - (lag - worst));
+            forget(s, m, lag - worst);
             lag = worst;
         }
         if (lag < (int64_t)s->min_piece)

@@ -29,6 +29,24 @@ static const struct sched_vcpu *find_last(const struct vmc_sched *s, struct sche
     return last;
 }
 
+/* It runs again, or may. */
+void vmci_sched_costart(struct sched_vcpu *v, uint64_t now)
+{
+    uint64_t since = vmci_exchange(&v->costop_since, (uint64_t)0);
+
+    if (since != 0 && now > since)
+        (void)vmci_fetch_add(&v->costop_ns, now - since);
+}
+
+/* Was it stopped, and would it be again, as far as can be told without looking at its siblings? */
+bool vmci_sched_held(const struct vmc_sched *s, const struct sched_vcpu *v)
+{
+    const struct sched_vm *m = &s->vm[vmci_load_relaxed(&v->vm)];
+
+    return vmci_load_relaxed(&v->costop_since) != 0 &&
+           vcpu_progress(v) > vmci_load_relaxed(&m->floor) + s->costart;
+}
+
 /*
  * The vCPU is about to run here: must it wait for its siblings? Not while the last of them runs:
  * skew grows only when some progress and others that could do not.
@@ -46,12 +64,13 @@ bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t
     if (skew > (since != 0 ? s->costart : s->costop) && !(runs && skew < 3 * s->costop / 2)) {
         if (since == 0) {
             vmci_store_relaxed(&v->costop_since, now == 0 ? 1 : now);
+            (void)vmci_fetch_or(&v->notes, (uint8_t)NOTE_STOPPED);
             (void)vmci_fetch_add(&v->costops, 1);
         }
         return true;
     }
-    if (since != 0 && vmci_exchange(&v->costop_since, (uint64_t)0) != 0 && now > since)
-        (void)vmci_fetch_add(&v->costop_ns, now - since);
+    if (since != 0)
+        vmci_sched_costart(v, now);
     return false;
 }
 

@@ -14,6 +14,18 @@
 
 /* ---- taking and releasing a vCPU ------------------------------------------------------------- */
 
+static void serve_notes(struct sched_vcpu *v, uint64_t now)
+{
+    uint32_t notes = vmci_exchange(&v->notes, (uint8_t)0);
+
+    if ((notes & NOTE_WOKEN) != 0) {
+        uint64_t wait = now > v->ts ? now - v->ts : 0;
+        vmci_store_relaxed(&v->max_wake_ns, VMCI_MAX(v->max_wake_ns, wait));
+    }
+    if ((notes & NOTE_STOPPED) != 0)
+        vmci_sched_costart(v, now);
+}
+
 static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_t vcpu,
                   uint64_t now)
 {
@@ -25,11 +37,8 @@ static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32
         return false;
     if (now > v->ts)
         vmci_store_relaxed(&v->ready_ns, v->ready_ns + (now - v->ts));
-    if (unlikely(v->woken)) {
-        uint64_t wait = now > v->ts ? now - v->ts : 0;
-        vmci_store_relaxed(&v->max_wake_ns, VMCI_MAX(v->max_wake_ns, wait));
-        v->woken = 0;
-    }
+    if (unlikely(vmci_load_relaxed(&v->notes) != 0))
+        serve_notes(v, now);
     if (v->cpu != cpu) {
         vmci_store_relaxed(&v->cpu, cpu);
         add_relaxed64(&v->migrations, 1);
@@ -158,7 +167,7 @@ static bool may_fill(const struct vmc_sched *s, const struct sched_cpu *c, uint3
 
     if (vmci_load_relaxed(&m->no_extra) && lag < (int64_t)s->min_piece)
         return false;
-    if (vmci_load_relaxed(&m->bounded) && lag < -(int64_t)s->frame_ns / 2)
+    if (vmci_load_relaxed(&m->bounded) && lag < -2 * (int64_t)s->frame_ns)
         return false;
     return vm_allows(s, vm, cpu) && !lives_elsewhere(s, c, vcpu, cpu);
 }
@@ -167,7 +176,7 @@ static bool may_fill(const struct vmc_sched *s, const struct sched_cpu *c, uint3
 struct search {
     uint32_t best;
     int64_t lag;
-    uint32_t not ; /* could not be taken the last time, for its siblings, as all that are stopped */
+    uint32_t not ; /* could not be taken the last time, for its siblings, as all that are held */
 };
 
 /* The better of a vCPU and the best so far. */
@@ -178,7 +187,7 @@ static void consider(const struct vmc_sched *s, const struct sched_cpu *c, uint3
 
     if (vmci_load_acquire(&v->st) != ST_READY && vcpu != c->cur)
         return;
-    if (unlikely(f->not != NONE) && (vcpu == f->not || vmci_load_relaxed(&v->costop_since) != 0))
+    if (unlikely(f->not != NONE) && (vcpu == f->not || vmci_sched_held(s, v)))
         return;
     int64_t lag = lag_now(s, v);
     if (lag <= f->lag || !may_fill(s, c, vcpu, cpu, lag))
@@ -594,7 +603,7 @@ int vmc_sched_wake(struct vmc_sched *s, uint32_t vcpu, uint64_t now, uint32_t *k
     now = VMCI_MAX(now, since);
     add_relaxed64(&v->wait_ns, now - since);
     vmci_store_relaxed(&v->ts, now);
-    v->woken = 1;
+    (void)vmci_fetch_or(&v->notes, (uint8_t)NOTE_WOKEN);
     add_relaxed64(&v->wakes, 1);
     refill(s, v, m, now);
     if (m->n > 1)

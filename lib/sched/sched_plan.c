@@ -267,25 +267,32 @@ static void forgive(struct vmc_sched *s, uint64_t now, int64_t sum)
 
 /*
  * Siblings whose skew is bounded have the same difference of lag and progress, or co-stopping would
- * hold back whom the plan prefers. Where that changed, share out the lag of the VM anew.
+ * hold back whom the plan prefers. Where that changed by more than "least", share out the lag of
+ * the VM anew.
  */
-static void level_all(struct sched_vm *m, struct sched_vcpu *vcpu)
+void vmci_sched_level(struct vmc_sched *s, struct sched_vm *m, int64_t least)
 {
     int64_t base = 0;
     int64_t sum = 0;
+    int64_t lo = 0;
+    int64_t hi = 0;
     int64_t n = 0;
 
+    m->uneven = false;
     for (uint32_t i = 0; i < m->n; i++) {
-        const struct sched_vcpu *v = &vcpu[m->first + i];
+        const struct sched_vcpu *v = &s->vcpu[m->first + i];
         if (v->in_fluid != FLUID_IN)
             continue;
         base = n++ == 0 ? v->off + (int64_t)v->join_adj : base;
-        sum += v->off + (int64_t)v->join_adj - base;
+        int64_t diff = v->off + (int64_t)v->join_adj - base;
+        lo = VMCI_MIN(lo, diff);
+        hi = VMCI_MAX(hi, diff);
+        sum += diff;
     }
-    if (n < 2 || m->mode == VMC_SCHED_CO_NONE)
+    if (n < 2 || m->mode == VMC_SCHED_CO_NONE || hi - lo <= least)
         return;
     for (uint32_t i = 0; i < m->n; i++) {
-        struct sched_vcpu *v = &vcpu[m->first + i];
+        struct sched_vcpu *v = &s->vcpu[m->first + i];
         if (v->in_fluid == FLUID_IN)
             vmci_store_relaxed(&v->off, base + sum / n - (int64_t)v->join_adj);
     }
@@ -305,7 +312,7 @@ static void note_stolen(struct vmc_sched *s, bool enough)
         v->stolen_seen = stolen;
     }
     for (uint32_t k = 0; enough && k < s->nvms; k++)
-        level_all(&s->vm[s->vms_list[k]], s->vcpu);
+        vmci_sched_level(s, &s->vm[s->vms_list[k]], 0);
 }
 
 /*

@@ -22,6 +22,10 @@
 #define ST_DEAD    0x10u /* its VM is being removed */
 #define ST_FREE    0x20u
 
+/* Of a vCPU that has not run since. */
+#define NOTE_WOKEN   0x01u /* a wake, at ts */
+#define NOTE_STOPPED 0x02u /* a co-stop */
+
 /* Virtual time of the light class: frames, with this many fraction bits. */
 #define V_SHIFT 20
 /* Entitlements: ns per frame, with this many fraction bits. */
@@ -62,7 +66,7 @@ struct sched_vcpu {
     uint16_t index;      /* (p) number in its VM */
     uint8_t extra : 1;   /* (o) this slice is beyond the plan */
     uint8_t boosted : 1; /* (o) this slice is paid from tokens */
-    uint8_t woken;       /* (o) has not run since the wake at ts */
+    uint8_t notes;       /* (a) NOTE_*: what is to be done when it next runs */
     uint64_t served;     /* (o) ns received in all */
     uint64_t run_since;  /* (o) 0: not running */
     uint64_t ts;         /* (o) of the last change of state */
@@ -128,7 +132,8 @@ struct sched_vm {
     uint64_t hi_affinity;
     uint32_t heavy_pos;
     uint32_t vcpu_cap;
-    bool firm; /* at its limit: it is lent nothing */
+    bool firm;   /* at its limit: it is lent nothing */
+    bool uneven; /* the lags of its vCPUs may be off their progress */
     struct vmc_sched_share share;
 } __attribute__((aligned(VMCI_CACHELINE)));
 
@@ -384,10 +389,13 @@ void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls);
 /* sched_amount.c */
 void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t most, uint64_t *room);
 void vmci_sched_lay_out(struct vmc_sched *s, uint64_t now, uint64_t frame);
+void vmci_sched_level(struct vmc_sched *s, struct sched_vm *m, int64_t least);
 /* sched_pack.c */
 void vmci_sched_pack(struct vmc_sched *s, uint64_t frame);
 /* sched_cosched.c */
 bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t now);
+bool vmci_sched_held(const struct vmc_sched *s, const struct sched_vcpu *v);
+void vmci_sched_costart(struct sched_vcpu *v, uint64_t now);
 void vmci_sched_note_skew(struct vmc_sched *s, struct sched_vm *m, uint64_t now);
 /* sched_stats.c */
 void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now,

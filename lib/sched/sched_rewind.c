@@ -61,7 +61,10 @@ static uint64_t part(const struct sched_vm *m, const uint64_t *rates)
     return m->active == 0 ? 0 : rates[m->slot] / m->active;
 }
 
-/* Each vCPU of the VM that was there at the time "from", but for the leaver, has so much more. */
+/*
+ * Each vCPU of the VM that was there at the time "from", but for the leaver, has so much more. Who
+ * joined them later does not, so that siblings may have to be levelled (vmci_sched_emit).
+ */
 static void credit_vm(struct vmc_sched *s, uint32_t vm, uint32_t leaver, uint64_t from,
                       int64_t more)
 {
@@ -72,8 +75,10 @@ static void credit_vm(struct vmc_sched *s, uint32_t vm, uint32_t leaver, uint64_
         struct sched_vcpu *v = &s->vcpu[m->first + i];
         if (v->leaves != NONE && m->first + i != leaver)
             s->past[v->leaves].excess += more;
-        if (v->in_fluid != FLUID_OUT && v->joined_at > from)
+        if (v->in_fluid != FLUID_OUT && v->joined_at > from) {
             vmci_store_relaxed(&v->off, v->off - (more >> C_SHIFT));
+            m->uneven = true;
+        }
     }
 }
 

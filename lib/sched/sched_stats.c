@@ -127,6 +127,8 @@ uint32_t vmc_sched_trace_read(struct vmc_sched *s, uint32_t cpu, struct vmc_sche
 
 /* ---- invariants ------------------------------------------------------------------------------ */
 
+#define ROUNDINGS_NS 1000
+
 static int check_tables(const struct vmc_sched *s, struct vmc_error *err)
 {
     for (uint32_t i = 0; i < s->ncpus; i++) {
@@ -200,6 +202,30 @@ static int check_queues(const struct vmc_sched *s, struct vmc_error *err)
     return VMC_OK;
 }
 
+/* Of siblings, lag and progress differ by the same amount, or each could wait for the other. */
+static int check_siblings(const struct vmc_sched *s, struct vmc_error *err)
+{
+    int64_t most = (int64_t)s->costart / 2 + ROUNDINGS_NS;
+
+    for (uint32_t i = 0; i < s->max_vms; i++) {
+        const struct sched_vm *m = &s->vm[i];
+        const struct sched_vcpu *one = NULL;
+        for (uint32_t k = 0; m->used == 1 && m->mode != VMC_SCHED_CO_NONE && k < m->n; k++) {
+            const struct sched_vcpu *v = &s->vcpu[m->first + k];
+            if (v->in_fluid != FLUID_IN)
+                continue;
+            one = one == NULL ? v : one;
+            int64_t diff = v->off + (int64_t)v->join_adj - one->off - (int64_t)one->join_adj;
+            if (!m->uneven && (diff > most || diff < -most))
+                return vmci_error(err, VMC_EINTERNAL, "sched/siblings",
+                                  "VM %u: the lags of vCPUs %u and %u are %lld ns off their "
+                                  "progress",
+                                  i, one->index, k, (long long)diff);
+        }
+    }
+    return VMC_OK;
+}
+
 int vmc_sched_check(struct vmc_sched *s, struct vmc_error *err)
 {
     int rc = check_tables(s, err);
@@ -210,5 +236,7 @@ int vmc_sched_check(struct vmc_sched *s, struct vmc_error *err)
         rc = check_current(s, err);
     if (rc == VMC_OK)
         rc = check_queues(s, err);
+    if (rc == VMC_OK)
+        rc = check_siblings(s, err);
     return rc;
 }
