@@ -237,7 +237,7 @@ static void *task_main(void *arg)
 {
     struct runner_task *t = arg;
     struct vmc_runner *r = t->r;
-    uint64_t quantum = 6 * vmc_sched_frame_ns(r->sched);
+    uint64_t quantum = 8 * vmc_sched_frame_ns(r->sched);
 
     while (!__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST) &&
            !__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST)) {

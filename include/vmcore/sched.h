@@ -2,9 +2,10 @@
 /** @file
  * CPU scheduling: which virtual CPU runs on which physical CPU, and for how long.
  *
- * Time is cut into frames of a sixth of a quantum. While one frame is executed, vmc_sched_plan lays out
- * the next: every runnable vCPU that is due gets, inside the frame, exactly the CPU time that an
- * ideal fluid server would have given it, and the vCPUs of one VM get theirs at the same moments.
+ * Time is cut into frames of an eighth of a quantum. While one frame is executed, vmc_sched_plan
+ * lays out the next: every runnable vCPU that is due gets, inside the frame, exactly the CPU time
+ * that an ideal fluid server would have given it, and the vCPUs of one VM get theirs at the same
+ * moments.
  * vmc_sched_pick only walks the plan of its own CPU: it takes no lock and touches no other CPU.
  * docs/scheduling.md states and proves the bounds.
  *
@@ -36,7 +37,7 @@ struct vmc_sched;
 #define VMC_SCHED_MAX_WIDTH   64u         /**< vCPUs of one VM */
 #define VMC_SCHED_MAX_DEPTH   16u         /**< nesting of groups */
 #define VMC_SCHED_WHOLE_CPU   1000000u    /**< one CPU, in the unit of reservations and limits */
-#define VMC_SCHED_MIN_QUANTUM 300000u     /**< ns */
+#define VMC_SCHED_MIN_QUANTUM 400000u     /**< ns */
 #define VMC_SCHED_MAX_QUANTUM 60000000u   /**< ns */
 
 /** Where a physical CPU sits; neighbours share more. Numbers are arbitrary identifiers. */
@@ -186,7 +187,7 @@ VMC_API bool vmc_sched_plan(struct vmc_sched *s, uint64_t now_ns);
 VMC_API uint32_t vmc_sched_take_kick(struct vmc_sched *s);
 /** The earliest time at which vmc_sched_plan has work. [any] */
 VMC_API uint64_t vmc_sched_plan_ns(const struct vmc_sched *s);
-/** The frame, in ns: a sixth of the quantum. [any] */
+/** The frame, in ns: an eighth of the quantum. [any] */
 VMC_API uint64_t vmc_sched_frame_ns(const struct vmc_sched *s);
 
 /* ---- seeing ---------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
 #include "sched_priv.h"
 
 #define DEFAULT_QUANTUM 3000000u
-#define FRAMES          6 /* in a quantum */
+#define FRAMES          8 /* in a quantum */
 
 static const char *site = "sched/config";
 

@@ -366,6 +366,14 @@ static const struct tab_entry *piece_at(struct sched_cpu *c, const struct sched_
     return e;
 }
 
+/* Does the slice of a vCPU that is still on another CPU end about now? */
+static bool leaves_soon(const struct vmc_sched *s, uint32_t vcpu, uint64_t now)
+{
+    const struct sched_cpu *other = &s->cpu[vmci_load_relaxed(&s->vcpu[vcpu].cpu)];
+
+    return vmci_load_relaxed(&other->slice_end) <= now + HANDOVER_NS;
+}
+
 static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
                    const struct sched_tab *tab, uint64_t now, uint64_t *end)
 {
@@ -383,7 +391,8 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
         if (likely(take(s, c, cpu, e->vcpu, e->vm, now)))
             return true;
         if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0) {
-            bool first = c->waited_for != e->vcpu || c->waited_frame != c->frame;
+            bool first = (c->waited_for != e->vcpu || c->waited_frame != c->frame) &&
+                         leaves_soon(s, e->vcpu, now);
             c->waited_for = e->vcpu;
             c->waited_frame = c->frame;
             *end = VMCI_MIN(*end, now + (first ? HANDOVER_NS : s->frame_ns / 16));
@@ -427,7 +436,7 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
         end = online ? idle_until(s, c, cpu, tab, end, now) : UINT64_MAX;
     else if (unlikely(vmci_load_relaxed(&c->idle) != 0))
         leave_idle(s, c, cpu, now);
-    c->slice_end = end;
+    vmci_store_relaxed(&c->slice_end, end);
     out->end_ns = end;
     vmci_store_relaxed(&c->stats.picks, c->stats.picks + 1);
     if (c->cur != before) {

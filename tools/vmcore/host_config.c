@@ -330,7 +330,7 @@ static void read_host(struct reader *r, const config_setting_t *s, struct host_c
     else if (strcmp(name, "cpus") == 0)
         c->cpus = (unsigned)read_number(r, s, 1, HOST_MAX_CPUS);
     else if (strcmp(name, "quantum_us") == 0)
-        c->quantum_us = (unsigned)read_number(r, s, 300, 60000);
+        c->quantum_us = (unsigned)read_number(r, s, 400, 60000);
     else if (strcmp(name, "sharing") == 0)
         c->no_sharing = !read_bool(r, s);
     else if (strcmp(name, "compression") == 0)

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#define FRAME 500000u
+#define FRAME 375000u
 
 struct world {
     struct test_platform tp;
