@@ -23,7 +23,7 @@ struct block {
     size_t bytes;
 };
 
-#define SCHED_BLOCKS 29
+#define SCHED_BLOCKS 28
 
 /* Every array of the scheduler, with its size: the one list for both allocation and release. */
 static uint32_t blocks(struct vmc_sched *s, struct block *b)
@@ -51,6 +51,7 @@ static uint32_t blocks(struct vmc_sched *s, struct block *b)
     BLOCK(child_lo, nodes);
     BLOCK(child_hi, nodes);
     BLOCK(child_rate, nodes);
+    BLOCK(child_vm, nodes);
     BLOCK(rate_before, nodes);
     BLOCK(wf_fixed, nodes);
     BLOCK(heavy, vms);

@@ -560,6 +560,8 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
             s->npast = 0;
         }
         replay(s, now);
+        if (s->resum)
+            vmci_sched_sum_light(s);
         if (s->ndying != 0)
             reap(s);
         vmci_sched_lay_out(s, now, frame);

@@ -143,8 +143,11 @@ struct sched_group {
     uint32_t limited;                /* (p) it, or a group above it, is at its limit */
     uint32_t slot;                   /* in child_*[], but for the root */
     uint32_t child_first, child_end; /* in child_*[] */
+    uint32_t vms_end;                /* those before this are VMs */
     uint64_t hi, rate;
-    bool touched; /* what a child can use has changed since the last division */
+    bool touched;      /* what a child can use has changed since the last division */
+    bool divided;      /* anew, and its VMs do not know yet */
+    uint64_t division; /* the last one in which its children's rates were computed */
     struct vmc_sched_share share;
 };
 
@@ -264,6 +267,7 @@ struct vmc_sched {
     struct vmci_lock plan_lock;
     bool dirty;      /* entitlements have to be computed again */
     bool dirty_tree; /* places of children too */
+    bool resum;      /* what the light class has together, too */
     uint32_t online;
     uint32_t *col_cpu; /* column -> CPU: a thread of each core first, neighbours adjacent */
     uint32_t *col_of;  /* CPU -> column while a frame is packed, or NONE */
@@ -271,8 +275,10 @@ struct vmc_sched {
     uint32_t norder;
     /* VMs and groups, the children of each group together: shares, bounds, and the division */
     uint64_t *child_w, *child_lo, *child_hi, *child_rate;
+    uint32_t *child_vm;
     uint32_t nchildren;
     uint64_t *rate_before; /* scratch: child_rate of another division */
+    uint64_t divisions;    /* how often the CPUs were divided */
     uint8_t *wf_fixed;     /* scratch of a division */
     uint32_t *heavy;
     uint32_t nheavy;
@@ -364,6 +370,7 @@ static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
 
 /* sched_share.c */
 void vmci_sched_fill(struct vmc_sched *s);
+void vmci_sched_sum_light(struct vmc_sched *s);
 void vmci_sched_rebuild_tree(struct vmc_sched *s);
 void vmci_sched_divide(struct vmc_sched *s);
 void vmci_sched_touch_all(struct vmc_sched *s);

@@ -82,6 +82,23 @@ static void credit_vm(struct vmc_sched *s, uint32_t vm, uint32_t leaver, uint64_
     }
 }
 
+/* For that long, the VM had its new rate and not what it had before; "before": the leaver's VM. */
+static void change_rate(struct vmc_sched *s, uint32_t vm, uint32_t leaver, uint64_t from,
+                        uint64_t x, uint64_t before)
+{
+    const struct sched_vm *m = &s->vm[vm];
+
+    if (m->active == 0)
+        return;
+    uint64_t old = m == vm_of(s, leaver) ? before : part(m, s->rate_before);
+    int64_t diff = (int64_t)(part(m, s->child_rate) - old);
+    int64_t more = (int64_t)(((__int128)diff * (int64_t)x) >> V_SHIFT);
+    if (m->left == 0 && m->n == 1)
+        vmci_sched_add_ideal(s, vm, more);
+    else
+        credit_vm(s, vm, leaver, from, more);
+}
+
 /*
  * For x frames (V_SHIFT), which began at "from", the CPUs are divided without the vCPU, and not as
  * they are now.
@@ -92,20 +109,16 @@ static void run_without(struct vmc_sched *s, uint32_t vcpu, uint64_t from, uint6
     uint64_t before = part(own, s->child_rate);
 
     memcpy(s->rate_before, s->child_rate, s->nchildren * sizeof(s->child_rate[0]));
+    uint64_t division = s->divisions;
     vmci_sched_set_active(s, own, own->active - 1);
     vmci_sched_divide(s);
-    for (uint32_t i = 0; i < s->nvms; i++) {
-        uint32_t vm = s->vms_list[i];
-        const struct sched_vm *m = &s->vm[vm];
-        if (m->active == 0 || (m != own && s->rate_before[m->slot] == s->child_rate[m->slot]))
-            continue;
-        uint64_t old = m == own ? before : part(m, s->rate_before);
-        int64_t diff = (int64_t)(part(m, s->child_rate) - old);
-        int64_t more = (int64_t)(((__int128)diff * (int64_t)x) >> V_SHIFT);
-        if (m->left == 0 && m->n == 1)
-            vmci_sched_add_ideal(s, vm, more);
-        else
-            credit_vm(s, vm, vcpu, from, more);
+    for (uint32_t k = 0; k < s->norder; k++) {
+        const struct sched_group *g = &s->group[s->order[k]];
+        if (g->division <= division && s->nrestricted == 0)
+            continue; /* it has what it had */
+        for (uint32_t i = g->child_first; i < g->vms_end; i++)
+            if (s->rate_before[i] != s->child_rate[i] || s->child_vm[i] == s->vcpu[vcpu].vm)
+                change_rate(s, s->child_vm[i], vcpu, from, x, before);
     }
     vmci_sched_set_active(s, own, own->active + 1);
 }

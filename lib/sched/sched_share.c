@@ -189,16 +189,21 @@ static void divide_tree(struct vmc_sched *s)
     uint64_t all = (((uint64_t)s->online * s->frame_ns) << C_SHIFT) - s->cut;
 
     gather_bounds(s);
+    s->divisions++;
     for (uint32_t k = 0; k < s->norder; k++) {
         struct sched_group *g = &s->group[s->order[k]];
         bool root = g->parent == NONE;
         bool own = g->share.limit != 0 && g->hi == to_frame(s, g->share.limit);
         uint64_t rate = root ? VMCI_MIN(all, g->hi) : s->child_rate[g->slot];
+        bool limited = (own && rate >= g->hi) || (!root && s->group[g->parent].limited);
         g->bounded = g->share.limit != 0 || (!root && s->group[g->parent].bounded);
-        g->limited = (own && rate >= g->hi) || (!root && s->group[g->parent].limited);
+        g->divided |= limited != g->limited;
+        g->limited = limited;
         if (!g->touched && g->rate == rate)
             continue;
         g->touched = false;
+        g->divided = true;
+        g->division = s->divisions;
         g->rate = rate;
         uint32_t i = g->child_first;
         uint32_t n = g->child_end - i;
@@ -364,23 +369,37 @@ void vmci_sched_divide(struct vmc_sched *s)
         divide_tree(s);
 }
 
+/* Divide the CPUs, and let all VMs whose pools were divided anew go on with what they have now. */
 void vmci_sched_fill(struct vmc_sched *s)
 {
     vmci_sched_divide(s);
+    for (uint32_t k = 0; k < s->norder; k++) {
+        struct sched_group *g = &s->group[s->order[k]];
+        bool divided = g->divided || s->nrestricted != 0;
+        g->divided = false;
+        for (uint32_t i = g->child_first; divided && i < g->vms_end; i++)
+            apply_rate(s, s->child_vm[i]);
+    }
+    s->dirty = false;
+    s->ago = 0;
+    s->resum = true;
+}
+
+/* What the VMs of the light class are entitled to, and are owed, altogether. */
+void vmci_sched_sum_light(struct vmc_sched *s)
+{
     s->light_sum = 0;
     s->nlight = 0;
     s->bank = 0;
     for (uint32_t i = 0; i < s->nvms; i++) {
-        uint32_t vm = s->vms_list[i];
-        apply_rate(s, vm);
-        if (s->vm[vm].cls == CLS_LIGHT) {
-            s->light_sum += s->vm[vm].credit * s->vm[vm].active;
-            s->nlight++;
-            s->bank += vmci_sched_light_lag(s, &s->vm[vm]) * (int64_t)s->vm[vm].active;
-        }
+        const struct sched_vm *m = &s->vm[s->vms_list[i]];
+        if (m->cls != CLS_LIGHT)
+            continue;
+        s->light_sum += m->credit * m->active;
+        s->nlight++;
+        s->bank += vmci_sched_light_lag(s, m) * (int64_t)m->active;
     }
-    s->dirty = false;
-    s->ago = 0;
+    s->resum = false;
 }
 
 /* The places of children and order[] from the parent links. */
@@ -413,7 +432,10 @@ void vmci_sched_rebuild_tree(struct vmc_sched *s)
     for (uint32_t i = 0; i < s->nvms; i++) {
         struct sched_vm *m = &s->vm[s->vms_list[i]];
         m->slot = s->group[m->parent].child_end++;
+        s->child_vm[m->slot] = s->vms_list[i];
     }
+    for (uint32_t k = 0; k < s->norder; k++)
+        s->group[s->order[k]].vms_end = s->group[s->order[k]].child_end;
     for (uint32_t k = 1; k < s->norder; k++) {
         struct sched_group *g = &s->group[s->order[k]];
         g->slot = s->group[g->parent].child_end++;
