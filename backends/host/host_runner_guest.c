@@ -44,7 +44,7 @@ static int guest_run(void *ctx, uint64_t slice_ns)
     struct vmc_run_limits lim = {.size = sizeof(lim), .pause_limit = g->cfg.pause_limit};
     struct vmc_exit x = {.kind = VMC_EXIT_KICKED};
 
-    if (vmc_vm_paused(g->cfg.vm))
+    if (vmc_vm_paused(g->cfg.vm) || (g->cfg.held != NULL && g->cfg.held(g->cfg.ctx)))
         return VMC_RUNNER_IDLE;
     if (g->r->threads)
         lim.flags = VMC_RUN_PARK;

@@ -113,6 +113,11 @@ struct vmc_runner_guest_config {
      * return enum vmc_runner_result; VMC_RUNNER_IDLE after vmc_vm_pause, and after a failure.
      */
     int (*exit)(void *ctx, uint32_t index, int rc, struct vmc_exit *x);
+    /**
+     * Is the VM not to run now, though it is not paused? Asked before each slice; kick the vCPUs
+     * (vmc_vcpu_kick) when it begins, and wake them (vmc_runner_wake) when it ends. NULL: never.
+     */
+    bool (*held)(void *ctx);
     void *ctx;
 };
 

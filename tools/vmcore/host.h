@@ -28,11 +28,6 @@ enum { HOST_HELD_USER = 1, HOST_HELD_POLICY = 2, HOST_HELD_STOPPED = 4, HOST_HEL
 
 enum host_vm_state { HOST_VM_NEW, HOST_VM_RUNNING, HOST_VM_ENDED };
 
-struct host_vcpu {
-    struct host_vm *vm;
-    struct vmc_vcpu *vcpu;
-};
-
 /* What went through a disk. */
 struct host_disk {
     struct vmc_blockdev below;
@@ -52,13 +47,11 @@ struct host_vm {
     struct host_overhead overhead;
     struct vmc_host_disk *swap;
     struct host_disk disks[RUN_MAX_DISKS];
-    struct host_vcpu vcpus[RUN_MAX_CPUS];
     uint32_t sched_vm;
-    bool scheduled;
+    atomic_bool scheduled;
     bool user_paused;
     int timer_fd;
     atomic_uint held;
-    atomic_ullong ran_ns; /* of execution by all vCPUs */
     atomic_bool failed;
     enum host_vm_state state; /* main thread */
     const char *end_reason;   /* static text, once ended */
@@ -70,7 +63,7 @@ struct host_vm {
     bool blocked;           /* waits for memory */
     bool lost;              /* a page could not be read back from its swap file */
     bool resting;           /* waits for its turn */
-    uint64_t sampled_at_ns; /* ran_ns at the last sample */
+    uint64_t sampled_at_ns; /* host_vm_ran_ns at the last sample */
     struct host_share mem, cpu;
     struct vmc_active active;
     uint64_t sampled;                 /* most pages seen in use in one sample of the period */
@@ -156,6 +149,8 @@ void host_vm_run_timers(struct host_vm *vm);
 const char *host_vm_state_name(const struct host_vm *vm);
 /* Tell the scheduler of cpu shares; VMC_E*. */
 int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_error *err);
+/* Execution by all its vCPUs so far, ns, with what they waited for meanwhile; 0 after the end. */
+uint64_t host_vm_ran_ns(const struct host_vm *vm);
 uint64_t host_vm_pages(const struct host_vm *vm);
 
 /* host_overhead.c */

@@ -129,7 +129,7 @@ static void end_period(struct host *h, struct host_vm *vm)
 /* A VM that rests is sampled as often as can be: what it has been using may go. */
 static void sample_one(struct host_vm *vm, bool full)
 {
-    uint64_t ran = atomic_load(&vm->ran_ns), accessed;
+    uint64_t ran = host_vm_ran_ns(vm), accessed;
 
     if (!full && !vm->ended && !vm->resting && ran - vm->sampled_at_ns < SAMPLE_RUN_NS)
         return;

@@ -75,7 +75,7 @@ static struct json_object *vcpu_json(struct host_vm *vm, unsigned index, uint64_
     struct vmc_sched_vcpu_stats st = {0};
     struct vmc_sched *sched = vmc_runner_sched(vm->h->runner);
 
-    vmc_vcpu_get_stats(vm->vcpus[index].vcpu, &cpu);
+    vmc_vcpu_get_stats(vmc_vm_vcpu(vm->run.vm, index), &cpu);
     uint32_t v = vm->scheduled ? vmc_sched_vcpu(sched, vm->sched_vm, index) : VMC_SCHED_NONE;
     if (v != VMC_SCHED_NONE && vmc_sched_vcpu_stats(sched, v, vmc_runner_now_ns(), &st) != VMC_OK)
         st = (struct vmc_sched_vcpu_stats){0};

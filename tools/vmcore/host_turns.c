@@ -68,7 +68,7 @@ static uint64_t ran(const struct vmc_balloon_vm *vms, struct host_vm **who, unsi
 
     for (unsigned i = 0; i < n; i++)
         if (!who[i]->resting && !guaranteed(&vms[i], who[i]))
-            sum += atomic_load(&who[i]->ran_ns);
+            sum += host_vm_ran_ns(who[i]);
     return sum;
 }
 

@@ -207,56 +207,27 @@ void host_vm_fail(struct host_vm *vm)
     stop_here(vm, true);
 }
 
-static int vcpu_run(void *ctx, uint64_t slice_ns)
+static int on_exit_of_vcpu(void *ctx, uint32_t index, int rc, struct vmc_exit *x)
 {
-    struct host_vcpu *c = ctx;
-    struct host_vm *vm = c->vm;
-    struct vmc_run_limits lim = {.size = sizeof(lim)};
-    struct vmc_exit x;
+    struct host_vm *vm = ctx;
 
-    (void)slice_ns; /* the runner kicks when it is over */
-    if (atomic_load(&vm->held) != 0)
-        return VMC_RUNNER_IDLE; /* host_vm_release wakes */
-    memset(&x, 0, sizeof(x));
-    uint64_t begin = vmc_runner_now_ns();
-    int rc = vmc_vcpu_run(c->vcpu, &lim, &x);
-    atomic_fetch_add(&vm->ran_ns, vmc_runner_now_ns() - begin);
-    if (rc < 0) {
+    if (rc < 0)
         fprintf(stderr, "vmcore host: VM '%s', vCPU %u: the engine failed: %s\n", vm->run.opt.name,
-                vmc_vcpu_index(c->vcpu), vmc_strerror(rc));
-        stop_here(vm, true);
-        return VMC_RUNNER_IDLE;
-    }
-    switch (x.kind) {
-    case VMC_EXIT_KICKED:
-    case VMC_EXIT_BUDGET:
-        return VMC_RUNNER_AGAIN;
-    case VMC_EXIT_IDLE:
-        return VMC_RUNNER_IDLE;
-    case VMC_EXIT_SHUTDOWN:
-        stop_here(vm, false);
-        return VMC_RUNNER_IDLE;
-    default:
+                index, vmc_strerror(rc));
+    else if (x->kind != VMC_EXIT_SHUTDOWN)
         fprintf(stderr,
                 "vmcore host: VM '%s', vCPU %u stopped at rip 0x%llx: %s exit that nothing "
                 "handles\n",
-                vm->run.opt.name, vmc_vcpu_index(c->vcpu), (unsigned long long)x.rip,
-                vmc_exit_name(x.kind));
-        stop_here(vm, true);
-        return VMC_RUNNER_IDLE;
-    }
+                vm->run.opt.name, index, (unsigned long long)x->rip, vmc_exit_name(x->kind));
+    stop_here(vm, rc < 0 || x->kind != VMC_EXIT_SHUTDOWN);
+    return VMC_RUNNER_IDLE;
 }
 
-static void vcpu_kick(void *ctx)
-{
-    struct host_vcpu *c = ctx;
-    vmc_vcpu_kick(c->vcpu);
-}
-
-static void on_wake(void *ctx, uint32_t index)
+static bool is_held(void *ctx)
 {
     struct host_vm *vm = ctx;
-    vmc_runner_wake(vm->h->runner, vm->sched_vm, index);
+
+    return atomic_load(&vm->held) != 0; /* host_vm_release wakes */
 }
 
 static struct vmc_sched_share sched_share(const struct host_share *s)
@@ -275,35 +246,59 @@ int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_e
     return rc;
 }
 
-/* The vCPUs are tasks from here on; they stay idle until the VM is released. */
-static int schedule(struct host_vm *vm)
+/* The runner has the vCPUs from here on; they stay idle until the VM is released. */
+static int schedule(void *ctx)
 {
-    static const struct vmc_runner_task_ops ops = {.run = vcpu_run, .kick = vcpu_kick};
-    struct vmc_runner_task tasks[RUN_MAX_CPUS];
+    struct host_vm *vm = ctx;
     struct vmc_error err = {0};
-    struct vmc_sched_vm_config sc = {.size = sizeof(sc),
-                                     .vcpus = vm->run.opt.cpus,
-                                     .coscheduling = VMC_SCHED_CO_RELAXED,
-                                     .share = sched_share(&vm->cfg->cpu)};
+    struct vmc_runner_guest_config gc = {.size = sizeof(gc),
+                                         .flags = VMC_RUNNER_OWN_TIMERS,
+                                         .group = VMC_SCHED_ROOT,
+                                         .sched = {.size = sizeof(gc.sched),
+                                                   .vcpus = vm->run.opt.cpus,
+                                                   .coscheduling = VMC_SCHED_CO_RELAXED,
+                                                   .share = sched_share(&vm->cfg->cpu)},
+                                         .vm = vm->run.vm,
+                                         .exit = on_exit_of_vcpu,
+                                         .held = is_held,
+                                         .ctx = vm};
 
-    for (unsigned i = 0; i < vm->run.opt.cpus; i++) {
-        vm->vcpus[i] = (struct host_vcpu){.vm = vm, .vcpu = vmc_vm_vcpu(vm->run.vm, i)};
-        tasks[i] = (struct vmc_runner_task){.ops = &ops, .ctx = &vm->vcpus[i]};
-    }
-    if (vmc_runner_vm_add(vm->h->runner, VMC_SCHED_ROOT, &sc, tasks, &vm->sched_vm, &err) != VMC_OK)
+    if (vmc_runner_attach(vm->h->runner, &gc, &vm->sched_vm, &err) != VMC_OK)
         return run_vm_fail("scheduler", &err);
     vm->scheduled = true;
-    vmc_vm_set_wake_hook(vm->run.vm, on_wake, vm);
     return 0;
+}
+
+static void unschedule(struct host_vm *vm)
+{
+    if (!vm->scheduled)
+        return;
+    vm->scheduled = false;
+    int rc = vmc_runner_detach(vm->h->runner, vm->sched_vm);
+    if (rc != VMC_OK)
+        fprintf(stderr, "vmcore host: VM '%s': %s\n", vm->run.opt.name, vmc_strerror(rc));
+}
+
+uint64_t host_vm_ran_ns(const struct host_vm *vm)
+{
+    struct vmc_sched *sched = vmc_runner_sched(vm->h->runner);
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; vm->scheduled && i < vm->run.opt.cpus; i++) {
+        struct vmc_sched_vcpu_stats st;
+        uint32_t v = vmc_sched_vcpu(sched, vm->sched_vm, i);
+        if (v != VMC_SCHED_NONE && vmc_sched_vcpu_stats(sched, v, 0, &st) == VMC_OK)
+            sum += st.used_ns + st.stolen_ns; /* of slices that are over */
+    }
+    return sum;
 }
 
 void host_vm_hold(struct host_vm *vm, unsigned why)
 {
     if (atomic_fetch_or(&vm->held, why) != 0)
         return;
-    for (unsigned i = 0; i < vm->run.opt.cpus; i++)
-        if (vm->vcpus[i].vcpu != NULL)
-            vmc_vcpu_kick(vm->vcpus[i].vcpu);
+    for (unsigned i = 0; vm->scheduled && i < vm->run.opt.cpus; i++)
+        vmc_vcpu_kick(vmc_vm_vcpu(vm->run.vm, i));
 }
 
 void host_vm_release(struct host_vm *vm, unsigned why)
@@ -357,12 +352,11 @@ static int start(struct host_vm *vm)
         return EXIT_ERROR;
     }
     int rc = run_console_start(&vm->run);
-    if (rc == 0)
-        rc = schedule(vm);
     if (rc != 0)
         return rc;
     vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, timer_notify, vm);
     host_vm_arm_timer(vm);
+    vmc_vm_resume(vm->run.vm); /* it is held */
     vm->state = HOST_VM_RUNNING;
     return 0;
 }
@@ -372,7 +366,8 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     static const struct run_hooks hooks = {.platform = wrap_platform,
                                            .memory = make_memory,
                                            .balloon = &balloon_ops,
-                                           .disk = count_disk};
+                                           .disk = count_disk,
+                                           .schedule = schedule};
     struct host_vm *vm = calloc(1, sizeof(*vm));
 
     if (vm == NULL)
@@ -480,11 +475,7 @@ void host_vm_end(struct host_vm *vm, const char *reason)
         return;
     host_vm_hold(vm, HOST_HELD_STOPPED);
     quiesce(vm);
-    int rc = vmc_runner_vm_remove(vm->h->runner, vm->sched_vm);
-    if (rc != VMC_OK)
-        fprintf(stderr, "vmcore host: VM '%s': %s\n", vm->run.opt.name, vmc_strerror(rc));
-    vm->scheduled = false;
-    vmc_vm_set_wake_hook(vm->run.vm, NULL, NULL);
+    unschedule(vm);
     vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, NULL, NULL);
     vm->state = HOST_VM_ENDED;
     vm->end_reason = reason;
@@ -514,6 +505,7 @@ void host_vm_destroy(struct host_vm *vm)
 {
     if (vm == NULL)
         return;
+    unschedule(vm);
     run_vm_destroy(&vm->run);
     vmc_space_destroy(vm->run.space);
     vmc_host_disk_close(vm->swap);

@@ -21,7 +21,7 @@ static int on_exit_of_vcpu(void *ctx, uint32_t index, int rc, struct vmc_exit *x
     return run_vcpu_left(ctx, index, rc, x) ? VMC_RUNNER_AGAIN : VMC_RUNNER_IDLE;
 }
 
-int run_runner_start(struct run_vm *r)
+int run_runner_attach(struct run_vm *r)
 {
     struct vmc_runner_config rc = {
         .size = sizeof(rc), .cpus = r->opt.workers, .max_vms = 1, .max_vcpus = r->opt.cpus};
@@ -46,6 +46,13 @@ int run_runner_start(struct run_vm *r)
         return run_vm_fail("--workers", &err);
     }
     r->runner->attached = true;
+    return 0;
+}
+
+int run_runner_start(struct run_vm *r)
+{
+    struct vmc_error err = {0};
+
     if (vmc_runner_start(r->runner->runner, &err) != VMC_OK) {
         run_runner_stop(r);
         return run_vm_fail("--workers", &err);

@@ -392,6 +392,10 @@ int run_vm_create(struct run_vm *r)
         rc = create_machine(r, info);
     if (rc == 0)
         rc = run_vm_boot(r);
+    if (rc == 0 && r->hooks != NULL)
+        rc = r->hooks->schedule(r->hooks_ctx);
+    else if (rc == 0 && r->opt.workers != 0)
+        rc = run_runner_attach(r);
     if (rc == 0 && vmc_vm_start(r->vm, &err) != VMC_OK)
         rc = run_vm_fail("cannot start the VM", &err);
     free(info);
@@ -401,6 +405,7 @@ int run_vm_create(struct run_vm *r)
 void run_vm_destroy(struct run_vm *r)
 {
     run_io_stop(r);
+    run_runner_stop(r);
     run_console_close(r);
     vmc_pc_destroy(r->pc);
     vmc_vm_destroy(r->vm);

@@ -38,6 +38,11 @@ struct run_hooks {
     const struct vmc_balloon_ops *balloon;
     /* A disk was opened: the device that the guest gets. */
     struct vmc_blockdev (*disk)(void *ctx, unsigned index, struct vmc_blockdev dev);
+    /*
+     * The machine is complete: give its vCPUs to a scheduler, before the guest is told what that
+     * does for it. As run_vm_create.
+     */
+    int (*schedule)(void *ctx);
 };
 
 struct run_vm {
@@ -135,7 +140,11 @@ bool run_threads_exist(const struct run_vm *r);
 /* A vCPU left run; true: it may enter again. On its thread. */
 bool run_vcpu_left(struct run_vm *r, unsigned vcpu, int rc, const struct vmc_exit *x);
 
-/* run_runner.c, for run_threads.c. The VM is paused after start. */
+/*
+ * run_runner.c, for run_vm.c: the VM is paused after attach, which comes before it is started; and
+ * for run_threads.c.
+ */
+int run_runner_attach(struct run_vm *r);
 int run_runner_start(struct run_vm *r);
 void run_runner_wait(struct run_vm *r);
 void run_runner_stop(struct run_vm *r);
