@@ -579,7 +579,8 @@ static void write_event(FILE *f, const struct vmc_sched_event *e, uint64_t *sinc
 {
     double us = (double)e->ns / 1e3;
 
-    if (*open && e->type != VMC_SCHED_EV_YIELD && e->type != VMC_SCHED_EV_WAKE) {
+    if (*open && e->type != VMC_SCHED_EV_YIELD && e->type != VMC_SCHED_EV_COSTOP &&
+        e->type != VMC_SCHED_EV_WAKE) {
         fprintf(f,
                 "{\"name\":\"%s\",\"cat\":\"run\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,"
                 "\"ts\":%.3f,\"dur\":%.3f},\n",

@@ -230,9 +230,9 @@ enum vmc_sched_event_type {
     VMC_SCHED_EV_RUN,    /**< a vCPU starts on a CPU */
     VMC_SCHED_EV_STOP,   /**< it leaves the CPU, runnable */
     VMC_SCHED_EV_BLOCK,  /**< it leaves the CPU, with nothing to do */
-    VMC_SCHED_EV_WAKE,
-    VMC_SCHED_EV_COSTOP, /**< held back for its siblings */
-    VMC_SCHED_EV_YIELD,
+    VMC_SCHED_EV_WAKE,   /**< it is about to run for the first time since it was woken */
+    VMC_SCHED_EV_COSTOP, /**< held back for its siblings from now on */
+    VMC_SCHED_EV_YIELD,  /**< it gives the CPU to another vCPU that is named to it */
     VMC_SCHED_EV_IDLE,   /**< the CPU has nothing to run */
 };
 

@@ -51,7 +51,8 @@ bool vmci_sched_held(const struct vmc_sched *s, const struct sched_vcpu *v)
  * The vCPU is about to run here: must it wait for its siblings? Not while the last of them runs:
  * skew grows only when some progress and others that could do not.
  */
-bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t now)
+bool vmci_sched_costop(struct vmc_sched *s, struct sched_cpu *c, uint32_t vm, uint32_t vcpu,
+                       uint64_t now)
 {
     struct sched_vcpu *v = &s->vcpu[vcpu];
     const struct sched_vcpu *last = find_last(s, &s->vm[vm], now);
@@ -66,6 +67,8 @@ bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t
             vmci_store_relaxed(&v->costop_since, now == 0 ? 1 : now);
             (void)vmci_fetch_or(&v->notes, (uint8_t)NOTE_STOPPED);
             (void)vmci_fetch_add(&v->costops, 1);
+            if (s->ring_size != 0)
+                vmci_sched_trace(s, c, now, VMC_SCHED_EV_COSTOP, vcpu);
         }
         return true;
     }

@@ -14,13 +14,16 @@
 
 /* ---- taking and releasing a vCPU ------------------------------------------------------------- */
 
-static void serve_notes(struct sched_vcpu *v, uint64_t now)
+static void serve_notes(struct vmc_sched *s, struct sched_cpu *c, struct sched_vcpu *v,
+                        uint64_t now)
 {
     uint32_t notes = vmci_exchange(&v->notes, (uint8_t)0);
 
     if ((notes & NOTE_WOKEN) != 0) {
         uint64_t wait = now > v->ts ? now - v->ts : 0;
         vmci_store_relaxed(&v->max_wake_ns, VMCI_MAX(v->max_wake_ns, wait));
+        if (s->ring_size != 0)
+            vmci_sched_trace(s, c, now, VMC_SCHED_EV_WAKE, (uint32_t)(v - s->vcpu));
     }
     if ((notes & NOTE_STOPPED) != 0)
         vmci_sched_costart(v, now);
@@ -38,7 +41,7 @@ static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32
     if (now > v->ts)
         vmci_store_relaxed(&v->ready_ns, v->ready_ns + (now - v->ts));
     if (unlikely(vmci_load_relaxed(&v->notes) != 0))
-        serve_notes(v, now);
+        serve_notes(s, c, v, now);
     if (v->cpu != cpu) {
         vmci_store_relaxed(&v->cpu, cpu);
         add_relaxed64(&v->migrations, 1);
@@ -86,7 +89,7 @@ static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint6
     c->cur_since = now;
 }
 
-static void release(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now)
+static void release(struct vmc_sched *s, struct sched_cpu *c, uint64_t now)
 {
     uint32_t vcpu = c->cur;
     struct sched_vcpu *v = &s->vcpu[vcpu];
@@ -96,7 +99,7 @@ static void release(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint
     vmci_store_relaxed(&c->cur, NONE);
     c->last = vcpu;
     if (s->ring_size != 0)
-        vmci_sched_trace(s, c, cpu, now, VMC_SCHED_EV_STOP, vcpu);
+        vmci_sched_trace(s, c, now, VMC_SCHED_EV_STOP, vcpu);
     (void)__atomic_fetch_and(&v->st, ~(ST_ONCPU | ST_PENDING), __ATOMIC_RELEASE);
 }
 
@@ -119,7 +122,7 @@ static bool take(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_
 
     if (m->mode != VMC_SCHED_CO_NONE && m->n > 1 &&
         unlikely(vcpu_progress(&s->vcpu[vcpu]) > vmci_load_relaxed(&m->floor) + s->costart) &&
-        vmci_sched_costop(s, vm, vcpu, now))
+        vmci_sched_costop(s, c, vm, vcpu, now))
         return false;
     if (c->cur == vcpu) {
         if (unlikely((vmci_load_relaxed(&s->vcpu[vcpu].st) & ST_DEAD) != 0))
@@ -129,7 +132,7 @@ static bool take(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32_
         return true;
     }
     if (c->cur != NONE)
-        release(s, c, cpu, now);
+        release(s, c, now);
     return claim(s, c, cpu, vcpu, now);
 }
 
@@ -429,7 +432,7 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
     bool found = online && choose(s, c, cpu, tab, now, &end);
 
     if (!found && c->cur != NONE)
-        release(s, c, cpu, now);
+        release(s, c, now);
     out->flags = online ? plan_due(s, c, now, &end) : 0;
     out->vcpu = found ? c->cur : NONE;
     if (unlikely(!found))
@@ -442,8 +445,7 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
     if (c->cur != before) {
         vmci_store_relaxed(&c->stats.switches, c->stats.switches + 1);
         if (s->ring_size != 0)
-            vmci_sched_trace(s, c, cpu, now, found ? VMC_SCHED_EV_RUN : VMC_SCHED_EV_IDLE,
-                             out->vcpu);
+            vmci_sched_trace(s, c, now, found ? VMC_SCHED_EV_RUN : VMC_SCHED_EV_IDLE, out->vcpu);
     }
     __atomic_store_n(&c->using, USING_NONE, __ATOMIC_RELEASE);
 }
@@ -487,7 +489,7 @@ int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
     }
     vmci_store_relaxed(&c->cur, NONE);
     if (s->ring_size != 0)
-        vmci_sched_trace(s, c, cpu, now, VMC_SCHED_EV_BLOCK, vcpu);
+        vmci_sched_trace(s, c, now, VMC_SCHED_EV_BLOCK, vcpu);
     return VMC_OK;
 }
 
@@ -648,7 +650,7 @@ int vmc_sched_yield_to(struct vmc_sched *s, uint32_t cpu, uint32_t vcpu, uint64_
     c->yield_next = vcpu;
     add_relaxed64(&s->vcpu[c->cur].yields, 1);
     if (s->ring_size != 0)
-        vmci_sched_trace(s, c, cpu, c->now, VMC_SCHED_EV_YIELD, c->cur);
+        vmci_sched_trace(s, c, c->now, VMC_SCHED_EV_YIELD, c->cur);
     return VMC_OK;
 }
 

@@ -400,12 +400,13 @@ void vmci_sched_level(struct vmc_sched *s, struct sched_vm *m, int64_t least);
 /* sched_pack.c */
 void vmci_sched_pack(struct vmc_sched *s, uint64_t frame);
 /* sched_cosched.c */
-bool vmci_sched_costop(struct vmc_sched *s, uint32_t vm, uint32_t vcpu, uint64_t now);
+bool vmci_sched_costop(struct vmc_sched *s, struct sched_cpu *c, uint32_t vm, uint32_t vcpu,
+                       uint64_t now);
 bool vmci_sched_held(const struct vmc_sched *s, const struct sched_vcpu *v);
 void vmci_sched_costart(struct sched_vcpu *v, uint64_t now);
 void vmci_sched_note_skew(struct vmc_sched *s, struct sched_vm *m, uint64_t now);
 /* sched_stats.c */
-void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now,
-                      uint32_t type, uint32_t vcpu);
+void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint32_t type,
+                      uint32_t vcpu);
 
 #endif

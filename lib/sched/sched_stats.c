@@ -88,8 +88,8 @@ int vmc_sched_cpu_stats(const struct vmc_sched *s, uint32_t cpu, struct vmc_sche
 
 /* ---- trace ----------------------------------------------------------------------------------- */
 
-void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint64_t now,
-                      uint32_t type, uint32_t vcpu)
+void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint32_t type,
+                      uint32_t vcpu)
 {
     uint64_t head = vmci_load_relaxed(&c->ring_head);
 
@@ -99,7 +99,7 @@ void vmci_sched_trace(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, ui
     }
     struct vmc_sched_event *e = &c->ring[head & (s->ring_size - 1)];
     *e = (struct vmc_sched_event){
-        .ns = now, .vcpu = vcpu, .vm = NONE, .type = (uint16_t)type, .cpu = cpu};
+        .ns = now, .vcpu = vcpu, .vm = NONE, .type = (uint16_t)type, .cpu = (uint32_t)(c - s->cpu)};
     if (vcpu != NONE) {
         e->vm = vmci_load_relaxed(&s->vcpu[vcpu].vm);
         e->index = s->vcpu[vcpu].index;

@@ -6,6 +6,7 @@
 
 #include <vmcore/sched.h>
 
+#include "sched/sched_priv.h"
 #include "test_platform.h"
 
 #include <cmocka.h>
@@ -471,6 +472,30 @@ static void a_wake_takes_an_idle_core(void **state)
     drop(&w);
 }
 
+/*
+ * The last of four siblings is ahead of its ideal, so that the plan holds nothing for it, and was
+ * stopped once; the others must wait for it.
+ */
+static void the_last_of_its_siblings_runs_though_it_was_stopped_once(void **state)
+{
+    (void)state;
+    struct world w;
+    make(&w, 2);
+    uint32_t vm = add(&w, VMC_SCHED_ROOT, 4, (struct vmc_sched_share){.shares = 1});
+    run_for(&w, 20 * FRAME);
+    for (uint32_t i = 0; i < 4; i++) {
+        struct sched_vcpu *v = &w.s->vcpu[vmc_sched_vcpu(w.s, vm, i)];
+        v->prog_adj += i != 1 ? 4 * FRAME : 0;
+        v->off -= i == 1 ? 2 * (int64_t)FRAME : 0;
+        v->costop_since = w.now;
+    }
+    uint64_t before = used(&w, vm);
+    run_for(&w, 60 * FRAME);
+    assert_true(used(&w, vm) - before >= 100 * FRAME);
+    vmc_sched_destroy(w.s); /* without the check: the lags are wrong now */
+    test_platform_check(&w.tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,6 +515,7 @@ int main(void)
         cmocka_unit_test(bad_configurations_and_lack_of_memory_are_reported),
         cmocka_unit_test(cores_are_shared_last),
         cmocka_unit_test(a_wake_takes_an_idle_core),
+        cmocka_unit_test(the_last_of_its_siblings_runs_though_it_was_stopped_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
