@@ -27,8 +27,7 @@ struct guest_vcpu {
 struct runner_guest {
     struct vmc_runner_guest_config cfg;
     struct vmc_runner *r;
-    uint32_t id; /* (a) VMC_SCHED_NONE: not added yet */
-    bool ends_itself;
+    uint32_t id;  /* (a) VMC_SCHED_NONE: not added yet */
     bool serving; /* under guests_lock: the timekeeper is in the VM's timers */
     struct runner_guest *next;
     struct guest_vcpu vcpu[];
@@ -40,16 +39,18 @@ static int guest_run(void *ctx, uint64_t slice_ns)
 {
     struct guest_vcpu *gv = ctx;
     struct runner_guest *g = gv->g;
-    const struct vmc_platform *pf = g->r->pf;
     struct vmc_run_limits lim = {.size = sizeof(lim), .pause_limit = g->cfg.pause_limit};
     struct vmc_exit x = {.kind = VMC_EXIT_KICKED};
 
     if (vmc_vm_paused(g->cfg.vm) || (g->cfg.held != NULL && g->cfg.held(g->cfg.ctx)))
         return VMC_RUNNER_IDLE;
+    /*
+     * The timekeeper kicks at the end of the slice. A deadline of the engine's own would be more
+     * exact, but where the host gives the worker little time, slices end before they have begun.
+     */
+    (void)slice_ns;
     if (g->r->threads)
         lim.flags = VMC_RUN_PARK;
-    else if (g->ends_itself && slice_ns < UINT64_MAX / 2)
-        lim.deadline_ns = pf->now_ns(pf->ctx) + slice_ns;
     int rc = vmc_vcpu_run(gv->v, &lim, &x);
     if (rc == VMC_OK) {
         switch (x.kind) {
@@ -225,16 +226,13 @@ int vmc_runner_attach(struct vmc_runner *r, const struct vmc_runner_guest_config
     g->cfg = *cfg;
     g->r = r;
     g->id = VMC_SCHED_NONE;
-    g->ends_itself = (vmc_vm_engine_info(cfg->vm)->caps & VMC_CAP_DEADLINE) != 0;
     if (cfg->pause_limit == 0)
         g->cfg.pause_limit = PAUSE_LIMIT;
     else if (cfg->pause_limit == UINT32_MAX)
         g->cfg.pause_limit = 0;
     for (uint32_t i = 0; i < n; i++) {
         g->vcpu[i] = (struct guest_vcpu){.g = g, .v = vmc_vm_vcpu(cfg->vm, i), .index = i};
-        task[i] = (struct vmc_runner_task){.ops = &task_ops,
-                                           .ctx = &g->vcpu[i],
-                                           .flags = g->ends_itself ? VMC_RUNNER_ENDS_ITSELF : 0};
+        task[i] = (struct vmc_runner_task){.ops = &task_ops, .ctx = &g->vcpu[i]};
     }
     set_hooks(g, true);
     rc = vmc_runner_vm_add(r, cfg->group, &cfg->sched, task, id, err);
