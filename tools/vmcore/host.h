@@ -149,7 +149,7 @@ void host_vm_run_timers(struct host_vm *vm);
 const char *host_vm_state_name(const struct host_vm *vm);
 /* Tell the scheduler of cpu shares; VMC_E*. */
 int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_error *err);
-/* Execution by all its vCPUs so far, ns, with what they waited for meanwhile; 0 after the end. */
+/* Execution by all its vCPUs in slices that are over, ns, waiting included; 0 after the end. */
 uint64_t host_vm_ran_ns(const struct host_vm *vm);
 uint64_t host_vm_pages(const struct host_vm *vm);
 
