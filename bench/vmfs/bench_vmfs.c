@@ -159,7 +159,8 @@ static struct vmc_blockdev mem_dev(struct mem *m, uint64_t bytes)
 static struct vmc_vmfs *fresh(struct vmc_blockdev *bd, uint32_t n, uint32_t fds)
 {
     struct vmc_vmfs *v;
-    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c), .devs = bd, .dev_count = n, .fds = fds};
+    struct vmc_vmfs_mkfs_config c = {
+        .size = sizeof(c), .devs = bd, .dev_count = n, .fds = fds, .sub_blocks = fds / 16};
     struct vmc_vmfs_mount_config mc = {
         .size = sizeof(mc), .devs = bd, .dev_count = n, .cache_bytes = 256 << 20};
     need(vmc_vmfs_mkfs(&pf, &c, &err), "mkfs");

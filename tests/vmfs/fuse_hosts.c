@@ -447,7 +447,7 @@ static void expect_fenced(int h)
             fclose(f);
         nap(100);
     }
-    fail("host %d: %s failed", h, failed);
+    fail("host %d: %s failed: %s", h, failed, strerror(failed_errno));
 }
 
 /* After a failure: another mount, or a new one, says what became of the operation. */

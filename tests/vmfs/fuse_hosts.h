@@ -48,7 +48,8 @@ extern int hosts, lease_s;
 extern const char *vmcore, *volume, *top;
 extern uint64_t state, step;
 extern const char *failed; /* the call that failed last because its mount had gone */
-extern bool six;           /* VMFS6 */
+extern int failed_errno;
+extern bool six; /* VMFS6 */
 
 void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *fmt, ...);
 uint64_t rnd(uint64_t below);

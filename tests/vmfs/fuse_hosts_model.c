@@ -29,6 +29,7 @@ int hosts, lease_s;
 const char *vmcore, *volume, *top;
 uint64_t state, step;
 const char *failed;
+int failed_errno;
 bool six;
 
 void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *fmt, ...)
@@ -166,6 +167,7 @@ bool ok(bool worked, const char *what, const char *path)
     if (!gone(errno))
         fail("%s: %s: %s", what, path, strerror(errno));
     failed = what;
+    failed_errno = errno;
     return false;
 }
 

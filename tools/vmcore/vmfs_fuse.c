@@ -13,6 +13,9 @@
 #include <sys/statvfs.h>
 #include <time.h>
 
+/* What the library said last on this thread. */
+static __thread struct vmc_error why;
+
 /* An open file. They are listed, so that all are closed when the mount ends with some open. */
 struct handle {
     struct vmc_vmfs_file *f;
@@ -33,7 +36,7 @@ static int close_handle(struct handle *h)
     h->prev->next = h->next;
     h->next->prev = h->prev;
     pthread_mutex_unlock(&handles_lock);
-    int rc = vmc_vmfs_close(h->f, NULL);
+    int rc = vmc_vmfs_close(h->f, &why);
     free(h);
     return rc;
 }
@@ -69,17 +72,24 @@ static int err_of(int64_t rc)
     case VMC_ENOTSUP:
         return -EOPNOTSUPP;
     default:
-        return rc < 0 ? -EIO : 0;
+        if (rc >= 0)
+            return 0;
+        /* The number says nothing: whoever looks after the mount is told what happened. */
+        fprintf(stderr, "vmcore vmfs mount: %s\n", why.text);
+        return -EIO;
     }
 }
 
 static void to_stat(const struct vmc_vmfs_stat *s, struct stat *st)
 {
+    /* .sdd.sf; VMFS3 has none, and gives its number to any file. */
+    bool folder = s->type == VMC_VMFS_SYSTEM && s->id == 0x01C00004;
+
     memset(st, 0, sizeof(*st));
     st->st_ino = s->id;
-    st->st_mode = s->mode | (s->type == VMC_VMFS_DIR || s->id == 0x01C00004 ? S_IFDIR
-                             : s->type == VMC_VMFS_SYMLINK                  ? S_IFLNK
-                                                                            : S_IFREG);
+    st->st_mode = s->mode | (s->type == VMC_VMFS_DIR || folder ? S_IFDIR
+                             : s->type == VMC_VMFS_SYMLINK     ? S_IFLNK
+                                                               : S_IFREG);
     st->st_nlink = s->links;
     st->st_uid = s->uid;
     st->st_gid = s->gid;
@@ -94,8 +104,8 @@ static void to_stat(const struct vmc_vmfs_stat *s, struct stat *st)
 static int f_getattr(const char *path, struct stat *st, struct fuse_file_info *fi)
 {
     struct vmc_vmfs_stat s;
-    int rc = fi != NULL && fi->fh != 0 ? vmc_vmfs_fstat(file_of(fi), &s, NULL)
-                                       : vmc_vmfs_stat(volume(), path, &s, NULL);
+    int rc = fi != NULL && fi->fh != 0 ? vmc_vmfs_fstat(file_of(fi), &s, &why)
+                                       : vmc_vmfs_stat(volume(), path, &s, &why);
 
     if (rc == VMC_OK)
         to_stat(&s, st);
@@ -111,7 +121,7 @@ static int f_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t of
 
     (void)fi;
     (void)flags;
-    while ((rc = vmc_vmfs_readdir(volume(), path, &cookie, &d, NULL)) == 1)
+    while ((rc = vmc_vmfs_readdir(volume(), path, &cookie, &d, &why)) == 1)
         if (fill(buf, d.name, NULL, (off_t)cookie, 0) != 0)
             return 0;
     return err_of(rc);
@@ -119,18 +129,18 @@ static int f_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t of
 
 static int f_mkdir(const char *path, mode_t mode)
 {
-    return err_of(vmc_vmfs_mkdir(volume(), path, mode & 07777, NULL));
+    return err_of(vmc_vmfs_mkdir(volume(), path, mode & 07777, &why));
 }
 
 static int f_remove(const char *path)
 {
-    return err_of(vmc_vmfs_remove(volume(), path, NULL));
+    return err_of(vmc_vmfs_remove(volume(), path, &why));
 }
 
 static int f_unlink(const char *path)
 {
     struct vmc_vmfs_stat s;
-    int rc = vmc_vmfs_stat(volume(), path, &s, NULL);
+    int rc = vmc_vmfs_stat(volume(), path, &s, &why);
 
     if (rc == VMC_OK && s.type == VMC_VMFS_DIR)
         return -EISDIR;
@@ -142,17 +152,17 @@ static int f_rename(const char *from, const char *to, unsigned flags)
     if (flags & ~1u) /* RENAME_NOREPLACE only */
         return -EINVAL;
     return err_of(
-        vmc_vmfs_rename(volume(), from, to, flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, NULL));
+        vmc_vmfs_rename(volume(), from, to, flags & 1 ? VMC_VMFS_RENAME_NOREPLACE : 0, &why));
 }
 
 static int f_symlink(const char *target, const char *path)
 {
-    return err_of(vmc_vmfs_symlink(volume(), target, path, NULL));
+    return err_of(vmc_vmfs_symlink(volume(), target, path, &why));
 }
 
 static int f_readlink(const char *path, char *buf, size_t bytes)
 {
-    int rc = vmc_vmfs_readlink(volume(), path, buf, bytes, NULL);
+    int rc = vmc_vmfs_readlink(volume(), path, buf, bytes, &why);
     return rc < 0 ? err_of(rc) : 0;
 }
 
@@ -161,20 +171,20 @@ static int f_chmod(const char *path, mode_t mode, struct fuse_file_info *fi)
     struct vmc_vmfs_stat s = {.mode = mode & 07777};
 
     (void)fi;
-    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_MODE, &s, NULL));
+    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_MODE, &s, &why));
 }
 
 static int f_chown(const char *path, uid_t uid, gid_t gid, struct fuse_file_info *fi)
 {
     struct vmc_vmfs_stat s;
-    int rc = vmc_vmfs_stat(volume(), path, &s, NULL);
+    int rc = vmc_vmfs_stat(volume(), path, &s, &why);
 
     (void)fi;
     if (rc != VMC_OK)
         return err_of(rc);
     s.uid = uid == (uid_t)-1 ? s.uid : uid;
     s.gid = gid == (gid_t)-1 ? s.gid : gid;
-    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_OWNER, &s, NULL));
+    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_OWNER, &s, &why));
 }
 
 static uint32_t time_of(const struct timespec *ts, uint32_t old)
@@ -187,14 +197,14 @@ static uint32_t time_of(const struct timespec *ts, uint32_t old)
 static int f_utimens(const char *path, const struct timespec tv[2], struct fuse_file_info *fi)
 {
     struct vmc_vmfs_stat s;
-    int rc = vmc_vmfs_stat(volume(), path, &s, NULL);
+    int rc = vmc_vmfs_stat(volume(), path, &s, &why);
 
     (void)fi;
     if (rc != VMC_OK)
         return err_of(rc);
     s.atime_s = time_of(&tv[0], s.atime_s);
     s.mtime_s = time_of(&tv[1], s.mtime_s);
-    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_TIMES, &s, NULL));
+    return err_of(vmc_vmfs_setattr(volume(), path, VMC_VMFS_SET_TIMES, &s, &why));
 }
 
 static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
@@ -203,7 +213,7 @@ static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
 
     if (h == NULL)
         return -ENOMEM;
-    int rc = vmc_vmfs_open(volume(), path, flags, &h->f, NULL);
+    int rc = vmc_vmfs_open(volume(), path, flags, &h->f, &why);
     if (rc != VMC_OK) {
         free(h);
         return err_of(rc);
@@ -226,7 +236,7 @@ static int f_open(const char *path, struct fuse_file_info *fi)
 
 static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
 {
-    int rc = vmc_vmfs_create(volume(), path, mode & 07777, NULL);
+    int rc = vmc_vmfs_create(volume(), path, mode & 07777, &why);
     return rc == VMC_OK ? open_as(path, fi, VMC_VMFS_READ | VMC_VMFS_WRITE) : err_of(rc);
 }
 
@@ -238,7 +248,7 @@ static int f_release(const char *path, struct fuse_file_info *fi)
 
 static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_file_info *fi)
 {
-    int64_t got = vmc_vmfs_pread(file_of(fi), buf, n, (uint64_t)off, NULL);
+    int64_t got = vmc_vmfs_pread(file_of(fi), buf, n, (uint64_t)off, &why);
     (void)path;
     return got < 0 ? err_of(got) : (int)got;
 }
@@ -246,7 +256,7 @@ static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_
 static int f_write(const char *path, const char *buf, size_t n, off_t off,
                    struct fuse_file_info *fi)
 {
-    int64_t got = vmc_vmfs_pwrite(file_of(fi), buf, n, (uint64_t)off, NULL);
+    int64_t got = vmc_vmfs_pwrite(file_of(fi), buf, n, (uint64_t)off, &why);
     (void)path;
     return got < 0 ? err_of(got) : (int)got;
 }
@@ -256,12 +266,12 @@ static int f_truncate(const char *path, off_t size, struct fuse_file_info *fi)
     struct vmc_vmfs_file *f;
 
     if (fi != NULL && fi->fh != 0)
-        return err_of(vmc_vmfs_truncate(file_of(fi), (uint64_t)size, NULL));
-    int rc = vmc_vmfs_open(volume(), path, VMC_VMFS_WRITE, &f, NULL);
+        return err_of(vmc_vmfs_truncate(file_of(fi), (uint64_t)size, &why));
+    int rc = vmc_vmfs_open(volume(), path, VMC_VMFS_WRITE, &f, &why);
     if (rc != VMC_OK)
         return err_of(rc);
-    rc = vmc_vmfs_truncate(f, (uint64_t)size, NULL);
-    int rc2 = vmc_vmfs_close(f, NULL);
+    rc = vmc_vmfs_truncate(f, (uint64_t)size, &why);
+    int rc2 = vmc_vmfs_close(f, &why);
     return err_of(rc != VMC_OK ? rc : rc2);
 }
 
@@ -271,24 +281,24 @@ static int f_fallocate(const char *path, int mode, off_t off, off_t len, struct 
 
     (void)path;
     if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-        return err_of(vmc_vmfs_punch(f, (uint64_t)off, (uint64_t)len, NULL));
+        return err_of(vmc_vmfs_punch(f, (uint64_t)off, (uint64_t)len, &why));
     if (mode != 0)
         return -EOPNOTSUPP;
-    return err_of(vmc_vmfs_allocate(f, (uint64_t)off, (uint64_t)len, VMC_VMFS_ALLOC_LAZY, NULL));
+    return err_of(vmc_vmfs_allocate(f, (uint64_t)off, (uint64_t)len, VMC_VMFS_ALLOC_LAZY, &why));
 }
 
 static int f_fsync(const char *path, int data, struct fuse_file_info *fi)
 {
     (void)path;
     (void)data;
-    return err_of(vmc_vmfs_fsync(file_of(fi), NULL));
+    return err_of(vmc_vmfs_fsync(file_of(fi), &why));
 }
 
 static int f_statfs(const char *path, struct statvfs *out)
 {
     struct vmc_vmfs_space s;
     struct vmc_vmfs_info i;
-    int rc = vmc_vmfs_space(volume(), &s, NULL);
+    int rc = vmc_vmfs_space(volume(), &s, &why);
 
     (void)path;
     vmc_vmfs_info(volume(), &i);
