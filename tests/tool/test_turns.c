@@ -19,10 +19,18 @@ struct fx {
     struct vmc_balloon_vm plan[VMS];
     uint64_t now;
     uint64_t ran[VMS], rested[VMS]; /* looks at which it ran or not */
-    unsigned most;                  /* that ran at the same time */
+    uint64_t ran_ns[VMS];
+    unsigned most; /* that ran at the same time */
 };
 
+static struct fx *fixture;
+
 /* What the policy would call. */
+uint64_t host_vm_ran_ns(const struct host_vm *vm)
+{
+    return fixture->ran_ns[vm - fixture->vm];
+}
+
 void host_vm_hold(struct host_vm *vm, unsigned why)
 {
     atomic_fetch_or(&vm->held, why);
@@ -46,7 +54,7 @@ static int setup(void **state)
         f->vm[i].footprint = 600;
         f->plan[i] = (struct vmc_balloon_vm){.configured = 800, .active = 400, .shares = 1};
     }
-    *state = f;
+    *state = fixture = f;
     return 0;
 }
 
@@ -68,7 +76,7 @@ static void pass(struct fx *f, unsigned ms, enum vmc_reclaim_state s)
             f->rested[i] += !runs;
             running += runs;
             if (runs)
-                atomic_fetch_add(&f->vm[i].ran_ns, 5 * MS / 2);
+                f->ran_ns[i] += 5 * MS / 2;
         }
         f->most = running > f->most ? running : f->most;
         f->h.state = s;
