@@ -28,6 +28,7 @@ await() {
 echo "GUEST UP"
 await -ge "$(sed -n 's/.*\binflate=\([0-9]*\).*/\1/p' /proc/cmdline)"
 await -eq 0
+await -gt 0 # the host has looked
 grep -a . $counts
 # Every command but the doorbell's, which needs a VMCI device, was carried out.
 awk '/\(.* failed\)/ && $1 != "doorbellSet" && $1 !~ /^prim/ {
