@@ -578,6 +578,30 @@ static void on_the_translator(void **state)
     guest_loses_nothing(vmc_engine_soft(), &translator, TRANSLATED_LAPS);
 }
 
+/*
+ *        mov ax,0x2000; mov ds,ax; mov byte [0],RETF; call 0x2000:0; mov byte [0x10],0x5a; hlt
+ *
+ * A page that is written, then executed, then written once more.
+ */
+static const uint8_t patching[] = {0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x00, 0xcb, 0x9a,
+                                   0x00, 0x00, 0x00, 0x20, 0xc6, 0x06, 0x10, 0x00, 0x5a, 0xf4};
+
+static void executed_pages_stay_writable(void **state)
+{
+    uint8_t got = 0;
+
+    (void)state;
+    pool_up(600);
+    assert_int_equal(guest_up(vmc_engine_soft(), NULL, 1), VMC_OK);
+    assert_int_equal(vmc_mem_write(vmc_vm_mem(vm), CODE, patching, sizeof(patching)), VMC_OK);
+    assert_non_null(run_guest(NULL));
+    assert_int_equal(vmc_mem_read(vmc_vm_mem(vm), 0x20010, &got, 1), VMC_OK);
+    assert_int_equal(got, 0x5a);
+    vmc_vm_destroy(vm);
+    vmc_space_destroy(ram);
+    pool_down();
+}
+
 static void on_kvm(void **state)
 {
     (void)state;
@@ -643,6 +667,7 @@ int main(void)
         cmocka_unit_test(threads_lose_nothing_while_pages_move),
         cmocka_unit_test(on_the_software_cpu),
         cmocka_unit_test(on_the_translator),
+        cmocka_unit_test(executed_pages_stay_writable),
         cmocka_unit_test(on_kvm),
         cmocka_unit_test(without_frames_paged_slots_are_refused),
     };

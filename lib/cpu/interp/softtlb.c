@@ -344,9 +344,10 @@ again:
     }
     if (rc != VMC_OK)
         pg = (struct vmci_page){0};
-    if (i->la != page || i->gpa != gpa) {
+    if (i->la != page || i->gpa != gpa || i->hva != pg.hva) {
         if (i->la != VMCI_TLB_NONE)
             evict(sc, i);
+        i->writable = false;
         i->la = page;
         i->gpa = gpa;
         i->global =
@@ -356,7 +357,7 @@ again:
     }
     i->hva = pg.hva;
     i->flags = pg.flags;
-    i->writable = pg.writable;
+    i->writable = i->writable || pg.writable; /* of a space's pages only a write's fill says so */
     i->keyed = (w.rights & VMC_RIGHT_USER) != 0;
     i->pkey = w.pkey;
     if (i->keyed)
