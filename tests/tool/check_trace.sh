@@ -5,7 +5,6 @@ set -u
 vmcore=$1
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-failed=0
 
 {
     # magic, flags (addresses are given), checksum; header, load, load end, bss end, entry
@@ -18,17 +17,8 @@ failed=0
     head -c 4096 /dev/zero
 } >"$dir/guest"
 
-verdict() { # NAME CONDITION...
-    local name=$1
-    shift
-    if "$@"; then
-        echo "ok: $name"
-    else
-        echo "FAILED: $name"
-        head -20 "$dir/out"
-        failed=1
-    fi
-}
+. "$(dirname "$0")/verdict.sh"
+
 trace() { # STATUS ARGS...: run it; the listing is in out
     local status=$1 got
     shift
