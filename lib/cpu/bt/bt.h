@@ -89,8 +89,10 @@ struct vmci_bt {
     uint64_t not_if, not_df, only_df, not_arith, only_of; /* of RFLAGS */
     uint64_t leaf_mask;
     uint64_t not_low2, high17, bits16_1; /* of MSR numbers and addresses */
+    uint64_t bit_mask[2];                /* of bit numbers in 4 and 8 bytes */
     uint32_t base_at[3];                 /* where FS_BASE and the next two MSRs are, from GS */
     bool tsc_slow[2]; /* the interpreter must read the time-stamp counter: at CPL 0, 3 */
+    bool no_fsgsbase; /* CR4 does not allow RDFSBASE and its like */
     struct bt_seen seen;
     struct bt_leaf leaf[BT_LEAVES];
     uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */

@@ -84,6 +84,8 @@ enum bt_fluse bt_flag_use(const struct vmci_insn *in)
     case VMCI_OP_BTS:
     case VMCI_OP_BTR:
     case VMCI_OP_BTC:
+    case VMCI_OP_CMPXCHG8B:
+    case VMCI_OP_CMPXCHG16B:
     case VMCI_OP_LZCNT:
     case VMCI_OP_TZCNT:
     case VMCI_OP_ADCX:

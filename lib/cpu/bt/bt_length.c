@@ -109,6 +109,7 @@ static struct tail two_byte(const struct vmci_insn *in, unsigned op)
     case 0xb6 ... 0xb8:
     case 0xbb ... 0xc1:
     case 0xc3:
+    case 0xc7:
         return (struct tail){true, 0};
     case 0x77: /* VZEROUPPER, VZEROALL */
         return (struct tail){false, simd ? 0 : UNKNOWN};

@@ -245,6 +245,36 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
     return true;
 }
 
+bool bt_check_bit(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
+                  struct em_addr *out)
+{
+    struct emit *e = &w->e;
+    bool quad = in->opsize == 8;
+    struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
+                         in->scale, (int32_t)in->disp};
+
+    if (in->base == VMCI_REG_IP)
+        em_mov_imm(e, w->x, w->la + (uint64_t)in->disp);
+    else
+        em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
+    em_mov_imm(e, w->s, quad ? 6 : 5);
+    em_sarx(e, quad ? EM_W : 0, w->s, in->opnd[1].reg, w->s);
+    if (!quad)
+        em_rr(e, EM_W, 0x63, w->s, w->s); /* movsxd */
+    em_lea(e, EM_W, w->x, w->x, w->s, quad ? 3 : 2, 0);
+    if (segment_base(in)) {
+        em_load_gs(e, w->s,
+                   GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
+                                            offsetof(struct vmc_segment, base)));
+        em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
+    }
+    if (w->lazy != 0)
+        check_lazy(w, acc, in->opsize, 1, out);
+    else
+        check_linear(w, acc, in->opsize, 1, out);
+    return true;
+}
+
 bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes,
                     struct em_addr *out)
 {

@@ -13,6 +13,8 @@ static uint32_t implied(const struct vmci_insn *in)
     case VMCI_OP_MUL:
     case VMCI_OP_IMUL1:
     case VMCI_OP_CWD:
+    case VMCI_OP_DIV:
+    case VMCI_OP_IDIV:
         return ax | dx;
     case VMCI_OP_MULX:
         return dx;
@@ -29,6 +31,8 @@ static uint32_t implied(const struct vmci_insn *in)
     case VMCI_OP_WRMSR:
     case VMCI_OP_RDTSCP:
         return ax | dx | cx;
+    case VMCI_OP_CMPXCHG8B:
+    case VMCI_OP_CMPXCHG16B:
     case VMCI_OP_CPUID:
         return ax | dx | cx | 1u << EM_RBX;
     case VMCI_OP_MOVS:
@@ -103,14 +107,23 @@ uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
                    : 0xffff;
     case VMCI_OP_LEA:
         return 1u << in->opnd[0].reg;
+    case VMCI_OP_BTS:
+    case VMCI_OP_BTR:
+    case VMCI_OP_BTC:
+        if (bt_bit_string_native(w, in))
+            return 0;
+        break;
+    case VMCI_OP_DIV:
+    case VMCI_OP_IDIV:
+        return bt_divide_native(w, in) ? implied(in) : 0xffff;
     case VMCI_OP_MOVS:
     case VMCI_OP_STOS:
         return bt_string_native(w, in) ? implied(in) & ~(1u << EM_RAX) : 0xffff;
     default:
-        if (!bt_copyable(w, in))
-            return 0xffff;
         break;
     }
+    if (!bt_copyable(w, in))
+        return 0xffff;
     /* XCHG, XADD and MULX write two. */
     bool two = in->op == VMCI_OP_XCHG || in->op == VMCI_OP_XADD || in->op == VMCI_OP_MULX;
     for (unsigned k = 0; k < in->nopnd && k < (two ? 2u : 1u); k++)

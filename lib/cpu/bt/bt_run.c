@@ -467,7 +467,7 @@ static uint64_t host_lacks(void)
     } t[] = {
         {0, 20, VMCI_FEAT_SSE42}, {0, 22, VMCI_FEAT_MOVBE}, {0, 23, VMCI_FEAT_POPCNT},
         {1, 3, VMCI_FEAT_BMI1},   {1, 8, VMCI_FEAT_BMI2},   {1, 19, VMCI_FEAT_ADX},
-        {2, 5, VMCI_FEAT_LZCNT},
+        {2, 5, VMCI_FEAT_LZCNT},  {0, 13, VMCI_FEAT_CX16},
     };
     unsigned a, b, c, d;
     unsigned r[3] = {0};

@@ -47,15 +47,17 @@ static bool cli(struct bt_work *w)
     return true;
 }
 
-/* Leave the instruction to the interpreter unless the number at gs:[disp] is 0. */
-static void unless_zero(struct bt_work *w, bool word, uint32_t disp)
+/* Leave the instruction to the interpreter unless the number of 1, 2 or 4 bytes at gs:[disp] is 0.
+ */
+static void unless_zero(struct bt_work *w, unsigned bytes, uint32_t disp)
 {
     struct emit *e = &w->e;
 
     bt_rcx_away(w);
-    em8(e, 0x65); /* movzx ecx, byte or word gs:[disp] */
-    em8(e, 0x0f);
-    em8(e, word ? 0xb7 : 0xb6);
+    em8(e, 0x65); /* mov or movzx ecx, gs:[disp] */
+    if (bytes < 4)
+        em8(e, 0x0f);
+    em8(e, bytes == 1 ? 0xb6 : bytes == 2 ? 0xb7 : 0x8b);
     em8(e, 0x0c);
     em8(e, 0x25);
     em32(e, disp);
@@ -75,7 +77,7 @@ static bool sti(struct bt_work *w)
         return false;
     bt_count_end(w);
     /* Does anything wait for IF? */
-    unless_zero(w, true, (uint32_t)offsetof(struct vmci_soft_cpu, want_window));
+    unless_zero(w, 2, (uint32_t)offsetof(struct vmci_soft_cpu, want_window));
     em_load_gs(e, w->s, GS_CPU(rflags));
     and_gs(e, w->s, GS_BT(not_if));
     em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, (int32_t)VMC_FLAG_IF);
@@ -132,7 +134,7 @@ static bool rdtsc(struct bt_work *w, bool p)
 {
     struct emit *e = &w->e;
 
-    unless_zero(w, false, GS_BT(tsc_slow) + (supervisor(w) ? 0 : 1));
+    unless_zero(w, 1, GS_BT(tsc_slow) + (supervisor(w) ? 0 : 1));
     em8(e, 0x0f); /* rdtsc */
     em8(e, 0x31);
     em_rorx(e, EM_RDX, EM_RDX, 32);
@@ -311,6 +313,20 @@ static bool rdmsr(struct bt_work *w)
     return true;
 }
 
+/* With RCX away: leave the instruction to the interpreter unless s is a canonical address. RCX
+   comes back. */
+static void unless_canonical(struct bt_work *w)
+{
+    struct emit *e = &w->e;
+
+    /* Bits 63 to 47 are all zeros or all ones. One more is 1 or, but for its carry, 0. */
+    em_pext_gs(e, EM_RCX, w->s, GS_BT(high17));
+    em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, 1);
+    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(bits16_1));
+    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+    bt_rcx_back(w);
+}
+
 static bool wrmsr(struct bt_work *w)
 {
     struct emit *e = &w->e;
@@ -324,16 +340,44 @@ static bool wrmsr(struct bt_work *w)
     em_rorx(e, w->s, w->s, 32);
     em_rr(e, 0, 0x8b, EM_RCX, EM_RAX);
     em_lea(e, EM_W, w->s, w->s, EM_RCX, 0, 0);
-    /* Canonical: bits 63 to 47 are all zeros or all ones. One more is 1 or, but for its carry, 0.
-     */
-    em_pext_gs(e, EM_RCX, w->s, GS_BT(high17));
-    em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, 1);
-    em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(bits16_1));
-    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
-    bt_rcx_back(w);
+    unless_canonical(w);
     base_at(w, w->x);
     em8(e, 0x65);
     em_rm(e, EM_W, 0x89, w->s, &at);
+    return true;
+}
+
+/* RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE: at any CPL, if CR4 allows them. */
+static bool fsgsbase(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+    bool fs = in->op == VMCI_OP_RDFSBASE || in->op == VMCI_OP_WRFSBASE;
+    uint32_t base = GS_CPU(seg) + (uint32_t)((fs ? VMC_FS : VMC_GS) * sizeof(struct vmc_segment) +
+                                             offsetof(struct vmc_segment, base));
+    unsigned wide = in->opsize == 8 ? EM_W : 0;
+    unsigned reg = in->opnd[0].reg;
+
+    if (w->word != 8 || in->opnd[0].kind != VMCI_OPND_GPR)
+        return false;
+    if (in->op == VMCI_OP_RDFSBASE || in->op == VMCI_OP_RDGSBASE) {
+        unless_zero(w, 1, GS_BT(no_fsgsbase));
+        em_rgs(e, wide, 0x8b, reg, base);
+        return true;
+    }
+    em_rr(e, wide, 0x8b, w->s, reg);
+    unless_zero(w, 1, GS_BT(no_fsgsbase));
+    bt_rcx_away(w);
+    unless_canonical(w);
+    em_store_gs(e, w->s, base);
+    return true;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+/* Nothing, unless somebody wants to know of loops that wait. */
+static bool pause_insn(struct bt_work *w)
+{
+    unless_zero(w, 4, (uint32_t)offsetof(struct vmci_soft_cpu, pause_limit));
     return true;
 }
 
@@ -380,6 +424,7 @@ void bt_sys_see(struct vmci_soft_cpu *sc)
     *s = (struct bt_seen){cpu->cr4,     cpu->xcr0, cpu->msr.xss, cpu->msr.misc_enable,
                           cpu->apic_id, cpu->cr0};
     bt->fp_ready = 0; /* not known: bt_fp_usable looks */
+    bt->no_fsgsbase = (cpu->cr4 & VMC_CR4_FSGSBASE) == 0;
     bt->tsc_slow[0] = cpu->tsc_source != VMCI_TSC_HOST;
     bt->tsc_slow[1] = bt->tsc_slow[0] || (cpu->cr4 & VMC_CR4_TSD) != 0;
     forget_leaves(bt);
@@ -414,6 +459,8 @@ void bt_sys_init(struct vmci_soft_cpu *sc)
     sc->bt.not_low2 = ~3ull;
     sc->bt.high17 = 0x1ffffull << 47;
     sc->bt.bits16_1 = 0x1fffe;
+    sc->bt.bit_mask[0] = 31;
+    sc->bt.bit_mask[1] = 63;
     sc->bt.base_at[0] = GS_CPU(seg) + (uint32_t)(VMC_FS * sizeof(struct vmc_segment) +
                                                  offsetof(struct vmc_segment, base));
     sc->bt.base_at[1] = GS_CPU(seg) + (uint32_t)(VMC_GS * sizeof(struct vmc_segment) +
@@ -475,6 +522,13 @@ bool bt_sys(struct bt_work *w, const struct vmci_insn *in)
         return in_out(w);
     case VMCI_OP_SWAPGS:
         return swapgs(w);
+    case VMCI_OP_RDFSBASE:
+    case VMCI_OP_RDGSBASE:
+    case VMCI_OP_WRFSBASE:
+    case VMCI_OP_WRGSBASE:
+        return fsgsbase(w, in);
+    case VMCI_OP_PAUSE:
+        return pause_insn(w);
     default:
         return false;
     }

@@ -76,6 +76,8 @@ bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_CRC32:
     case VMCI_OP_XADD:
     case VMCI_OP_CMPXCHG:
+    case VMCI_OP_CMPXCHG8B:
+    case VMCI_OP_CMPXCHG16B:
     case VMCI_OP_ADCX:
     case VMCI_OP_ADOX:
     case VMCI_OP_ANDN:
@@ -132,6 +134,8 @@ static bool writes_mem(const struct vmci_insn *in)
     case VMCI_OP_XCHG:
     case VMCI_OP_XADD:
     case VMCI_OP_CMPXCHG:
+    case VMCI_OP_CMPXCHG8B:
+    case VMCI_OP_CMPXCHG16B:
         return true;
     default:
         return in->opnd[0].kind == VMCI_OPND_MEM;
@@ -203,6 +207,12 @@ bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_a
     case VMCI_OP_CALL:
         *a = (struct bt_access){BT_ACC_READ, w->word, 1};
         return in->opsize == w->word;
+    case VMCI_OP_CMPXCHG16B:
+        *a = (struct bt_access){BT_ACC_WRITE, 16, 16};
+        return bt_copyable(w, in);
+    case VMCI_OP_CMPXCHG8B:
+        *a = (struct bt_access){BT_ACC_WRITE, 8, 1};
+        return bt_copyable(w, in);
     default:
         break;
     }
@@ -309,11 +319,12 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
     struct emit *e = &w->e;
     struct em_addr a;
 
-    if (in->opsize != w->word || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP ||
+    if (in->opsize != w->word || in->opnd[0].kind != VMCI_OPND_GPR ||
         !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
     em_rm(e, bt_wide(w), 0x8b, in->opnd[0].reg, &a);
-    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
+    if (in->opnd[0].reg != EM_RSP) /* which has moved before it is loaded */
+        em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
     return true;
 }
 
@@ -381,7 +392,7 @@ static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
     default:
         break;
     }
-    if (bt_sys(w, in) || bt_string(w, in))
+    if (bt_sys(w, in) || bt_string(w, in) || bt_bit_string(w, in) || bt_divide(w, in))
         return true;
     if (in->op >= VMCI_OP_FP_FIRST)
         return translate_fp(w, in);

@@ -290,10 +290,13 @@ bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in);
  */
 bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
                  unsigned align, struct em_addr *out);
-/* The same for [RSP + disp]. */
+/* The same for the element of opsize bytes that has bit opnd[1], a register, of a bit string. */
+bool bt_check_bit(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
+                  struct em_addr *out);
 /* RCX is needed: from here to bt_rcx_back it is in w->k or in memory. */
 void bt_rcx_away(struct bt_work *w);
 void bt_rcx_back(struct bt_work *w);
+/* The same as bt_check_ea for [RSP + disp]. */
 bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes,
                     struct em_addr *out);
 /* The instruction itself with its memory operand at *a. */
@@ -329,6 +332,12 @@ bool bt_syscall(struct bt_work *w, const struct vmci_insn *in);
 /* bt_string.c: REP MOVS and REP STOS that run natively within a page. */
 bool bt_string_native(const struct bt_work *w, const struct vmci_insn *in);
 bool bt_string(struct bt_work *w, const struct vmci_insn *in);
+
+/* bt_arith.c: bit strings in memory; DIV and IDIV. Is it run natively, mostly; translate it. */
+bool bt_bit_string_native(const struct bt_work *w, const struct vmci_insn *in);
+bool bt_bit_string(struct bt_work *w, const struct vmci_insn *in);
+bool bt_divide_native(const struct bt_work *w, const struct vmci_insn *in);
+bool bt_divide(struct bt_work *w, const struct vmci_insn *in);
 
 /* bt_fp.c: an x87 instruction that may run natively. */
 struct vmci_fp_form;

@@ -163,6 +163,16 @@ static inline void em_rorx(struct emit *e, unsigned reg, unsigned src, unsigned 
     em8(e, n);
 }
 
+/* sarx reg, src, count: shifted to the right, with its sign; flags stay */
+static inline void em_sarx(struct emit *e, unsigned w, unsigned reg, unsigned src, unsigned count)
+{
+    em8(e, 0xc4);
+    em8(e, (reg & 8 ? 0 : 0x80) | (src & 8 ? 0 : 0x20) | 0x42);
+    em8(e, (w != 0 ? 0x80 : 0) | (~count & 15) << 3 | 2);
+    em8(e, 0xf7);
+    em8(e, 0xc0 | (reg & 7) << 3 | (src & 7));
+}
+
 static inline void em_store_gs(struct emit *e, unsigned reg, uint32_t disp)
 {
     em_rgs(e, EM_W, 0x89, reg, disp);
