@@ -37,8 +37,10 @@ struct change {
     bool may_end; /* the mount may go away at any time */
     int a, b;     /* nodes; -1: none */
     struct node old_a, old_b;
-    unsigned char copy[DATA];
     size_t from, to; /* range of data, as the model has it */
+    /* What the model had there before: of bytes kept_from .. kept_to of a. */
+    unsigned char copy[DATA];
+    size_t kept_from, kept_to;
 };
 
 extern struct node nodes[NODES];
@@ -94,6 +96,8 @@ uint64_t offset_of(size_t at);
 /* Bytes of data below a file size. */
 size_t data_below(uint64_t size);
 void remember(int a, int b);
+/* Before data of now.a change; once for each operation. */
+void keep(size_t from, size_t to);
 void fill(unsigned char *p, size_t n);
 /* A range inside one of the two areas; short ones near the beginning are the more frequent ones. */
 void range(size_t *at, size_t *n);

@@ -275,20 +275,25 @@ void remember(int a, int b)
     now.a = a;
     now.b = b;
     now.from = now.to = 0;
+    now.kept_from = now.kept_to = 0;
     now.old_a = a >= 0 ? nodes[a] : (struct node){0};
     now.old_b = b >= 0 ? nodes[b] : (struct node){0};
-    if (a >= 0 && nodes[a].kind == REGULAR)
-        memcpy(now.copy, nodes[a].data, data_below(nodes[a].size));
+}
+
+void keep(size_t from, size_t to)
+{
+    memcpy(now.copy + from, nodes[now.a].data + from, to - from);
+    now.kept_from = from;
+    now.kept_to = to;
 }
 
 void fill(unsigned char *p, size_t n)
 {
     uint64_t seed = rnd(UINT64_MAX);
 
-    for (size_t i = 0; i < n; i++) {
-        if (i % 8 == 0)
-            seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-        p[i] = (unsigned char)(seed >> (8 * (i % 8)));
+    for (size_t i = 0; i < n; i += 8) {
+        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        memcpy(p + i, &seed, n - i < 8 ? n - i : 8);
     }
 }
 
