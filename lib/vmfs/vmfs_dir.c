@@ -54,7 +54,7 @@ static int read_entry(struct fs_inode *dir, uint64_t pos, struct fs_entry *e, st
     e->pos = pos;
     memcpy(e->name, b + DE_NAME, DE_NAME_BYTES);
     if (e->name[DE_NAME_BYTES - 1] != '\0') {
-        if (!(dir->v->flags & VMC_VMFS_REPAIR))
+        if (!(dir->v->flags & VMC_VMFS_REPAIR) && !dir->v->ro)
             return vmci_error(err, VMC_EFORMAT, site,
                               "directory 0x%08x entry %llu: the name has no end", dir->addr,
                               (unsigned long long)pos);

@@ -23,7 +23,7 @@ static int take(const struct fs_inode *dir, const uint8_t *b, uint64_t pos, stru
     e->gen = vmci_ld_le32(b + 8);
     e->pos = pos;
     memcpy(e->name, b + D6_E_NAME, DE_NAME_BYTES);
-    if (e->name[DE_NAME_BYTES - 1] != '\0' && (dir->v->flags & VMC_VMFS_REPAIR))
+    if (e->name[DE_NAME_BYTES - 1] != '\0' && (dir->v->ro || dir->v->flags & VMC_VMFS_REPAIR))
         e->name[DE_NAME_BYTES - 1] = '\0';
     if (e->name[DE_NAME_BYTES - 1] != '\0')
         return vmci_error(err, VMC_EFORMAT, site, "directory 0x%08x entry %llu: the name has no end",

@@ -20,6 +20,8 @@
 #define LVM_PE_BYTES       0x10000000ull /* 256 MiB */
 #define LVM_PES_PER_MAP    8192u
 #define LVM_MAX_MAPS       8u
+#define LVM_MAX_PES        0x40000u /* 64 TiB */
+#define LVM_PE_MAX         0x100000000000ull /* VMFS6: 16 TiB */
 #define LVM_PE_ENTRY       128u
 #define LVM_NAMES_OFF      0x17E200ull
 #define LVM6_NAMES_OFF     0x17F000ull
@@ -42,6 +44,7 @@
 #define LVM_INIT_US    0x92
 #define LVM_MOD_US     0x9A
 #define LVM_PE_MAPS    0xBE
+#define LVM_MORE       0xC2 /* further table of physical extents */
 #define LVM_MD_ALIGN   0xCA
 #define LVM6_UNITS     0xCE
 
@@ -53,6 +56,7 @@
 #define LVT_UUID       0x54
 #define LVT_SNAP       0x64
 #define LVT_CREATED_US 0x68
+#define LVT_INDEX      0x70
 #define LVT_NUM_PES    0x74
 #define LVT_FIRST_PE   0x78
 #define LVT_LAST_PE    0x80
@@ -63,10 +67,15 @@
 /* physical extent table entry */
 #define LVP_USED    0x00
 #define LVP_ID      0x01
+#define LVP_VOLUME  0x05
 #define LVP_PHYS    0x09
 #define LVP_LOGICAL 0x11
 #define LVP_LENGTH  0x19
 #define LVP_VERSION 0x21
+
+/* further table of physical extents: maps follow where those of the first one do */
+#define LVX_MAPS 0x04
+#define LVX_MORE 0x10
 
 /* ---- file system descriptor, offsets on the logical volume (LV) ----------------------------- */
 
@@ -74,7 +83,9 @@
 #define FS_HB_LV    0x300000ull
 #define FS_LEASE_MS 16000u /* of sessions that do not say */
 #define FS_MAGIC    0x2FABF15Eu
-#define FS_MAGIC_L  0x2FABF15Fu
+#define FS_MAGIC_L  0x2FABF15Fu /* local; the next two: VMFS6 as symbols of its makers name them */
+#define FS_MAGIC_6  0x2FABF160u
+#define FS_MAGIC_6L 0x2FABF161u
 
 #define FSD_MAJOR         0x04
 #define FSD_MINOR         0x08

@@ -32,7 +32,7 @@ int vmci_fs_geometry(struct fs_geometry *g, const uint8_t *d, uint64_t lv_bytes,
 {
     uint32_t magic = vmci_ld_le32(d);
 
-    if (magic != FS_MAGIC && magic != FS_MAGIC_L)
+    if (magic < FS_MAGIC || magic > FS_MAGIC_6L)
         return vmci_error(err, VMC_EFORMAT, site,
                           "file system descriptor at volume offset 0x%llx: magic is 0x%08x, not 0x%08x",
                           (unsigned long long)FS_DESC_LV, magic, FS_MAGIC);
@@ -128,7 +128,7 @@ static int load_blocks(struct vmc_vmfs *v, struct vmc_error *err)
  * On a volume that was upgraded from VMFS3, .pb2.sf came later and has any file descriptor. The files
  * that it has pointer blocks of are few: others can be read without it.
  */
-static int late_pb2(struct vmc_vmfs *v, uint32_t fd, struct vmc_error *err)
+static int open_pb2(struct vmc_vmfs *v, uint32_t fd, struct vmc_error *err)
 {
     struct vmc_error why;
     int rc = vmci_fs_inode_get(v, fd, &v->sys[6], &why);
@@ -160,12 +160,10 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
 
     for (uint32_t i = 1; i <= 4 && rc == VMC_OK; i++)
         rc = sys_inode(v, i, err);
-    if (rc == VMC_OK && pb2_fd == FD_ADDR_PB2)
-        rc = sys_inode(v, 6, err);
     if (rc == VMC_OK)
         rc = vmci_fs_res_open(v, &v->pbc, v->sys[3], LK_PBC, AD_PB, 0, err);
-    if (rc == VMC_OK && v->sys[6] != NULL)
-        rc = vmci_fs_res_open(v, &v->pb2, v->sys[6], LK_PB2, AD_PB2, 0, err);
+    if (rc == VMC_OK && pb2_fd == FD_ADDR_PB2)
+        rc = open_pb2(v, pb2_fd, err);
     if (rc == VMC_OK)
         rc = vmci_fs_res_open(v, &v->sbc, v->sys[4], LK_SBC, AD_SB, 0, err);
     if (rc == VMC_OK)
@@ -173,7 +171,7 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
     if (rc == VMC_OK)
         rc = load_blocks(v, err);
     if (rc == VMC_OK && pb2_fd != 0 && pb2_fd != FD_ADDR_PB2)
-        rc = late_pb2(v, pb2_fd, err);
+        rc = open_pb2(v, pb2_fd, err);
     if (rc == VMC_OK)
         rc = sys_inode(v, 0, err);
     if (rc != VMC_OK)
@@ -186,10 +184,18 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
         return vmci_error(err, VMC_EFORMAT, site,
                           ".fdc.sf has %u clusters in a group, the descriptor says %u", v->fdc.cpg,
                           vmci_ld_le32(v->desc + FSD_FDC_CPG));
-    if (!six && v->fbb.n > v->g.blocks)
-        return vmci_error(err, VMC_EFORMAT, site, ".fbb.sf has %llu blocks, the volume %llu",
-                          (unsigned long long)v->fbb.n, (unsigned long long)v->g.blocks);
-    return VMC_OK;
+    if (six || v->fbb.n <= v->g.blocks)
+        return VMC_OK;
+    struct vmc_error why;
+    rc = vmci_error(&why, VMC_EFORMAT, site, ".fbb.sf has %llu blocks, the volume %llu",
+                    (unsigned long long)v->fbb.n, (unsigned long long)v->g.blocks);
+    if (v->ro) {
+        vmci_fs_overlook(v, &why); /* the end of a volume may be missing in a copy of it */
+        rc = VMC_OK;
+    } else if (err != NULL) {
+        *err = why;
+    }
+    return rc;
 }
 
 void vmci_fs_unload_system(struct vmc_vmfs *v)

@@ -43,7 +43,7 @@ static int check(const struct fs_inode *ino, struct vmc_error *err)
         return vmci_error(err, VMC_ENOENT, site, "0x%08x is not in use", ino->addr);
     if (type < VMC_VMFS_DIR || type > VMC_VMFS_RDM)
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: type is %u", ino->addr, type);
-    if (type == VMC_VMFS_RDM && block != 0)
+    if (type == VMC_VMFS_RDM)
         return VMC_OK; /* what a mapping says of blocks is not about any of its own */
     if (!zla_ok(g, zla))
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: layout (zla) is %u", ino->addr, zla);

@@ -145,7 +145,7 @@ static void destroy(struct vmc_vmfs *v)
     vmci_free(pf, v->gen_at_mount, FS_HB_SLOTS * sizeof(*v->gen_at_mount));
     vmci_free(pf, v->unsure, FS_HB_SLOTS);
     vmci_free_aligned(pf, v->zeros, FS_ZERO_BYTES, FS_PAGE);
-    vmci_free(pf, v->seg, VMC_VMFS_MAX_EXTENTS * sizeof(*v->seg));
+    vmci_free(pf, v->seg, FS_MAX_SEGS * sizeof(*v->seg));
     vmci_lock_fini(&v->lock);
     vmci_free(pf, v, sizeof(*v));
 }

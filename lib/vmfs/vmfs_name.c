@@ -305,13 +305,11 @@ static int victim(struct vmc_vmfs *v, const struct fs_entry *e, struct fs_inode 
 /* Blocks and descriptor of a file that no longer has a name. */
 static int destroy(struct fs_inode *ino, struct vmc_error *err)
 {
-    uint64_t block = vmci_fs_md64(ino, FD_BLOCK), left = 0;
-    uint64_t end = (vmci_fs_md64(ino, FD_LENGTH) + block - 1) / block;
-    uint32_t type = vmci_fs_md32(ino, FD_TYPE);
+    uint64_t block = vmci_fs_md64(ino, FD_BLOCK), len = vmci_fs_md64(ino, FD_LENGTH), left = 0;
     int rc = VMC_OK;
 
-    if (vmci_fs_md32(ino, FD_ZLA) != ZLA_RESIDENT && type != VMC_VMFS_RDM)
-        rc = vmci_fs_map_free(ino, 0, end, UINT32_MAX, &left, err);
+    if (vmci_fs_md32(ino, FD_ZLA) != ZLA_RESIDENT && !ino->mapping)
+        rc = vmci_fs_map_free(ino, 0, (len + block - 1) / block, UINT32_MAX, &left, err);
     if (rc == VMC_OK && left != 0)
         rc = vmci_error(err, VMC_EAGAIN, site, "the file is too large for one transaction");
     return rc == VMC_OK ? vmci_fs_inode_free(ino, err) : rc;

@@ -6,6 +6,7 @@
 #define MBR_ENTRY       16u
 #define MBR_TYPE_VMFS   0xFBu
 #define MBR_TYPE_GPT    0xEEu
+#define MBR_CHAIN_MAX   64u
 #define GPT_ENTRIES_MAX 128u
 #define GPT_FIRST_LBA   2048u
 
@@ -40,37 +41,90 @@ static bool is_lvm(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
     return vmci_ld_le32(buf) == LVM_MAGIC;
 }
 
-static int find_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
-                    const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes)
+/* Any bytes of a device, at most FS_SECTOR of them inside one of its sectors. */
+static bool read_bytes(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
+                       const struct vmc_block_info *info, uint64_t off, uint8_t *out, uint32_t n)
 {
     uint8_t buf[FS_PAGE];
-    uint32_t lba_bytes = info->sector_bytes;
+    uint32_t unit = info->sector_bytes;
+    uint64_t at = vmci_align_down(off, unit);
 
-    if (vmci_fs_dev_io(pf, bd, VMC_BLOCK_READ, vmci_align_down(lba_bytes, lba_bytes), buf, lba_bytes,
-                       NULL) != VMC_OK ||
-        memcmp(buf, "EFI PART", 8) != 0)
-        return VMC_ENOENT;
-    uint64_t table = vmci_ld_le64(buf + 72);
-    uint32_t count = VMCI_MIN(vmci_ld_le32(buf + 80), GPT_ENTRIES_MAX);
-    uint32_t len = vmci_ld_le32(buf + 84);
-    if (len < 128 || len > 512 || !vmci_is_pow2(len) || table > info->bytes / lba_bytes)
-        return VMC_ENOENT;
+    if (!vmci_range_ok(at, unit, info->bytes) || off + n > at + unit ||
+        vmci_fs_dev_io(pf, bd, VMC_BLOCK_READ, at, buf, unit, NULL) != VMC_OK)
+        return false;
+    memcpy(out, buf + (off - at), n);
+    return true;
+}
+
+/* A partition that may hold a volume. What an image lacks at its end is found out later. */
+static bool take(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
+                 const struct vmc_block_info *info, uint64_t start, uint64_t n, uint64_t *off,
+                 uint64_t *bytes)
+{
+    if (start >= info->bytes || n == 0 || !is_lvm(pf, bd, info, start))
+        return false;
+    *off = start;
+    *bytes = VMCI_MIN(n, info->bytes - start);
+    return true;
+}
+
+/* lba: as the disk had it; an image of a disk with sectors of 4 KiB does not say so. */
+static bool find_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
+                     const struct vmc_block_info *info, uint32_t lba, uint64_t *off,
+                     uint64_t *bytes)
+{
+    uint8_t h[92], e[48];
+
+    if (!read_bytes(pf, bd, info, lba, h, sizeof(h)) || memcmp(h, "EFI PART", 8) != 0)
+        return false;
+    uint64_t table = vmci_ld_le64(h + 72);
+    uint32_t count = VMCI_MIN(vmci_ld_le32(h + 80), GPT_ENTRIES_MAX);
+    uint32_t len = vmci_ld_le32(h + 84);
+    if (len < 128 || len > 512 || !vmci_is_pow2(len) || table > info->bytes / lba)
+        return false;
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t at = table * lba_bytes + (uint64_t)i * len;
-        uint64_t sector = vmci_align_down(at, lba_bytes);
-        if (!vmci_range_ok(sector, lba_bytes, info->bytes) ||
-            vmci_fs_dev_io(pf, bd, VMC_BLOCK_READ, sector, buf, lba_bytes, NULL) != VMC_OK)
-            return VMC_ENOENT;
-        const uint8_t *e = buf + (at - sector);
+        if (!read_bytes(pf, bd, info, table * lba + (uint64_t)i * len, e, sizeof(e)))
+            return false;
         uint64_t first = vmci_ld_le64(e + 32), last = vmci_ld_le64(e + 40);
-        if ((memcmp(e, vmfs_guid, 16) != 0 && memcmp(e, osdata_guid, 16) != 0) || last < first || last >= info->bytes / lba_bytes)
-            continue;
-        *off = first * lba_bytes;
-        *bytes = (last - first + 1) * lba_bytes;
-        if (is_lvm(pf, bd, info, *off))
-            return VMC_OK;
+        if ((memcmp(e, vmfs_guid, 16) == 0 || memcmp(e, osdata_guid, 16) == 0) && last >= first &&
+            last < UINT64_MAX / lba &&
+            take(pf, bd, info, first * lba, (last - first + 1) * lba, off, bytes))
+            return true;
     }
-    return VMC_ENOENT;
+    return false;
+}
+
+static bool is_extended(uint8_t type)
+{
+    return type == 0x05 || type == 0x0F || type == 0x85;
+}
+
+/* Primary partitions, then the chain of logical ones, as hosts up to ESX 4 made them for themselves. */
+static bool find_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
+                     const struct vmc_block_info *info, const uint8_t *mbr, uint64_t *off,
+                     uint64_t *bytes)
+{
+    uint8_t table[66];
+    uint64_t unit = info->sector_bytes, extended = 0, at = 0;
+
+    memcpy(table, mbr + MBR_TABLE, sizeof(table));
+    for (uint32_t n = 0; n < MBR_CHAIN_MAX; n++) {
+        uint64_t next = 0;
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint8_t *e = table + i * MBR_ENTRY;
+            uint64_t start = vmci_ld_le32(e + 8) * unit, size = vmci_ld_le32(e + 12) * unit;
+            if (e[4] == MBR_TYPE_VMFS && take(pf, bd, info, at + start, size, off, bytes))
+                return true;
+            if (is_extended(e[4]) && next == 0 && start != 0)
+                next = extended + start;
+        }
+        if (next == 0 || !read_bytes(pf, bd, info, next + MBR_TABLE, table, sizeof(table)) ||
+            vmci_ld_le16(table + 64) != 0xAA55)
+            return false;
+        extended = extended != 0 ? extended : next;
+        at = next;
+    }
+    return false;
 }
 
 int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
@@ -91,21 +145,11 @@ int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_block
     int rc = vmci_fs_dev_io(pf, bd, VMC_BLOCK_READ, 0, mbr, info->sector_bytes, err);
     if (rc != VMC_OK)
         return rc;
-    if (vmci_ld_le16(mbr + 510) == 0xAA55) {
-        if (find_gpt(pf, bd, info, off, bytes) == VMC_OK)
-            return VMC_OK;
-        for (uint32_t i = 0; i < 4; i++) {
-            const uint8_t *e = mbr + MBR_TABLE + i * MBR_ENTRY;
-            uint64_t start = (uint64_t)vmci_ld_le32(e + 8) * info->sector_bytes;
-            uint64_t n = (uint64_t)vmci_ld_le32(e + 12) * info->sector_bytes;
-            if (e[4] != MBR_TYPE_VMFS || !vmci_range_ok(start, n, info->bytes))
-                continue;
-            *off = start;
-            *bytes = n;
-            if (is_lvm(pf, bd, info, start))
-                return VMC_OK;
-        }
-    }
+    if (vmci_ld_le16(mbr + 510) == 0xAA55 &&
+        (find_gpt(pf, bd, info, info->sector_bytes, off, bytes) ||
+         find_gpt(pf, bd, info, info->sector_bytes == FS_PAGE ? FS_SECTOR : FS_PAGE, off, bytes) ||
+         find_mbr(pf, bd, info, mbr, off, bytes)))
+        return VMC_OK;
     return vmci_error(err, VMC_EFORMAT, SITE("partition"),
                       "no VMFS: no LVM magic 0x%08x at 0x%llx, and no VMFS partition that has it",
                       LVM_MAGIC, (unsigned long long)LVM_META_OFF);

@@ -27,7 +27,7 @@ struct fs_dev {
     struct vmc_blockdev bd;
     struct vmc_block_info info;
     uint64_t part_off, part_bytes;
-    uint64_t first_lv, lv_bytes; /* what of the volume is here */
+    uint64_t lv_bytes; /* what of the volume is here, by the linear rule */
     struct vmc_vmfs_uuid uuid;
     uint32_t md_align;
     uint32_t lvm_major;

@@ -288,12 +288,13 @@ int vt_ls(struct vt *t)
     if (rc != 0)
         return rc;
     struct json_object *list = t->json ? json_object_new_array() : NULL;
-    while (rc == 0 && (got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err)) != 0) {
-        if (got < 0)
-            rc = vt_fail(t, path);
-        else if (strcmp(d.name, ".") != 0 && strcmp(d.name, "..") != 0)
-            rc = show(t, list, path, d.name);
-    }
+    /* A file that cannot be shown is told; the others are shown all the same. */
+    while ((got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err)) == 1)
+        if (strcmp(d.name, ".") != 0 && strcmp(d.name, "..") != 0 &&
+            show(t, list, path, d.name) != 0)
+            rc = EXIT_ERROR;
+    if (got < 0)
+        rc = vt_fail(t, path);
     if (t->json)
         vt_json(list);
     return vt_close(t, rc);
@@ -303,17 +304,15 @@ static int tree(struct vt *t, const char *path, unsigned depth, struct json_obje
 {
     struct vmc_vmfs_dirent d;
     uint64_t cookie = 0;
-    int got;
+    int got, failed = 0;
 
     if (depth > 64)
         return 0;
-    while ((got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err)) != 0) {
+    while ((got = vmc_vmfs_readdir(t->v, path, &cookie, &d, &t->err)) == 1) {
         char *sub = malloc(VMC_VMFS_PATH_MAX + 256);
         int rc = 0;
-        if (got < 0 || sub == NULL) {
-            free(sub);
+        if (sub == NULL)
             return vt_fail(t, path);
-        }
         if (strcmp(d.name, ".") != 0 && strcmp(d.name, "..") != 0) {
             join(sub, VMC_VMFS_PATH_MAX + 256, path, d.name);
             if (t->json) {
@@ -328,10 +327,9 @@ static int tree(struct vt *t, const char *path, unsigned depth, struct json_obje
                 rc = tree(t, sub, depth + 1, list);
         }
         free(sub);
-        if (rc != 0)
-            return rc;
+        failed = rc != 0 ? rc : failed;
     }
-    return 0;
+    return got < 0 ? vt_fail(t, path) : failed;
 }
 
 int vt_tree(struct vt *t)
