@@ -4,18 +4,54 @@
 
 static const char site[] = SITE("descriptor");
 
-/* The value after key at the beginning of a line; NULL: no such line. */
+static bool starts(const char *p, const char *word)
+{
+    while (*word != '\0')
+        if (*p++ != *word++)
+            return false;
+    return true;
+}
+
+static const char *blanks(const char *p)
+{
+    while (*p == ' ' || *p == '\t')
+        p++;
+    return p;
+}
+
+static const char *next_line(const char *p)
+{
+    while (*p != '\0' && *p != '\n')
+        p++;
+    return *p == '\n' ? p + 1 : p;
+}
+
+/* What follows "key =" on a line, with or without blanks; NULL: there is no such line. */
 static const char *value(const char *text, const char *key)
 {
-    size_t n = vmci_strlen(key);
+    for (const char *p = text; *p != '\0'; p = next_line(p)) {
+        p = blanks(p);
+        if (!starts(p, key))
+            continue;
+        p = blanks(p + vmci_strlen(key));
+        if (*p == '=')
+            return blanks(p + 1);
+    }
+    return NULL;
+}
 
-    for (const char *p = text; *p != '\0';) {
-        if (memcmp(p, key, VMCI_MIN(n, vmci_strlen(p))) == 0 && vmci_strlen(p) >= n)
-            return p + n;
-        while (*p != '\0' && *p != '\n')
-            p++;
-        if (*p == '\n')
-            p++;
+/* The size in the first line of an extent, "ACCESS SECTORS TYPE NAME"; NULL: there is none. */
+static const char *extent_line(const char *text)
+{
+    static const char *const access[] = {"RW", "RDONLY"};
+
+    for (const char *p = text; *p != '\0'; p = next_line(p)) {
+        p = blanks(p);
+        for (unsigned i = 0; i < VMCI_ARRAY_SIZE(access); i++) {
+            const char *size = p + vmci_strlen(access[i]);
+            if (starts(p, access[i]) && blanks(size) != size)
+                return blanks(size);
+        }
     }
     return NULL;
 }
@@ -58,12 +94,17 @@ static bool quoted(const char *p, char *out)
     return unquote(p, false, out);
 }
 
-static bool starts(const char *p, const char *word)
+/* Hosts name a parent with its folders too; it is looked for beside the disk, whatever they are. */
+static bool quoted_last(const char *p, char *out)
 {
-    while (*word != '\0')
-        if (*p++ != *word++)
-            return false;
-    return true;
+    if (!unquote(p, true, out))
+        return false;
+    for (size_t i = vmci_strlen(out); i-- > 0;)
+        if (out[i] == '/') {
+            memmove(out, out + i + 1, vmci_strlen(out + i + 1) + 1);
+            break;
+        }
+    return out[0] != '\0';
 }
 
 static const struct {
@@ -93,7 +134,7 @@ static const char *create_type(uint32_t format)
 
 static uint32_t format_of(const char *text, const char *word)
 {
-    const char *type = value(text, "createType=");
+    const char *type = value(text, "createType");
 
     for (uint32_t i = 0; i < VMCI_ARRAY_SIZE(formats); i++) {
         if (!starts(word, formats[i].word))
@@ -111,9 +152,7 @@ static const char *after_name(const char *p)
 {
     for (unsigned quotes = 0; *p != '\0' && *p != '\n' && quotes < 2; p++)
         quotes += *p == '"';
-    while (*p == ' ')
-        p++;
-    return p;
+    return blanks(p);
 }
 
 static int parse_extent(const char *text, const char *rw, const char *name, struct descriptor *d,
@@ -124,8 +163,7 @@ static int parse_extent(const char *text, const char *rw, const char *name, stru
     d->sectors = number(rw, 10);
     while (*p >= '0' && *p <= '9')
         p++;
-    while (*p == ' ')
-        p++;
+    p = blanks(p);
     d->format = format_of(text, p);
     if (d->format == 0)
         return vmci_error(err, VMC_ENOTSUP, site, "%s: an extent of this type is not supported",
@@ -134,32 +172,41 @@ static int parse_extent(const char *text, const char *rw, const char *name, stru
         return vmci_error(err, VMC_EFORMAT, site,
                           "%s: extent of %llu sectors without a proper name", name,
                           (unsigned long long)d->sectors);
-    if (value(p, "RW ") != NULL || number(after_name(p), 10) != 0)
+    if (extent_line(next_line(p)) != NULL || number(after_name(p), 10) != 0)
         return vmci_error(err, VMC_ENOTSUP, site,
                           "%s: several extents, or one that does not begin with its file", name);
     return VMC_OK;
 }
 
+static bool is_descriptor(const char *text)
+{
+    for (const char *p = text; *p != '\0'; p = next_line(p))
+        if (starts(blanks(p), "# Disk DescriptorFile"))
+            return true;
+    return false;
+}
+
 static int parse(const char *text, const char *name, struct descriptor *d, struct vmc_error *err)
 {
-    const char *rw = value(text, "RW "), *cid = value(text, "CID="), *p;
+    const char *rw = extent_line(text), *cid = value(text, "CID"), *p;
 
     memset(d, 0, sizeof(*d));
-    if (value(text, "# Disk DescriptorFile") == NULL || rw == NULL || cid == NULL)
+    if (!is_descriptor(text) || rw == NULL || cid == NULL)
         return vmci_error(err, VMC_EFORMAT, site, "%s is no disk descriptor", name);
     d->cid = (uint32_t)number(cid, 16);
-    p = value(text, "parentCID=");
+    p = value(text, "parentCID");
     d->parent_cid = p != NULL ? (uint32_t)number(p, 16) : UINT32_MAX;
     int rc = parse_extent(text, rw, name, d, err);
     if (rc != VMC_OK)
         return rc;
-    p = value(text, "parentFileNameHint=");
-    if (vmci_disk_is_log(d) && (p == NULL || !quoted(p, d->parent)))
+    p = value(text, "parentFileNameHint");
+    if (vmci_disk_is_log(d) && (p == NULL || !quoted_last(p, d->parent)))
         return vmci_error(err, VMC_EFORMAT, site, "%s: a redo log without a parent", name);
-    p = value(text, "ddb.vmcore.rawDevice = ");
+    p = value(text, "ddb.vmcore.rawDevice");
     if (p != NULL && !unquote(p, true, d->device))
         return vmci_error(err, VMC_EFORMAT, site, "%s: the name of the raw device", name);
-    d->thin = value(text, "ddb.thinProvisioned = \"1\"") != NULL;
+    p = value(text, "ddb.thinProvisioned");
+    d->thin = p != NULL && starts(p, "\"1\"");
     return VMC_OK;
 }
 

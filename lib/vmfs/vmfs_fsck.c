@@ -227,7 +227,7 @@ static int set_counts(struct fsck *f, struct fs_inode *ino, const void *arg, str
     vmci_st_le32(ino->md + FD_TBZ, t->tbz);
     if (f->v->g.version == 6)
         vmci_st_le32(ino->md + FD_LFBS, t->large);
-    if (f->v->g.version >= 5)
+    if (f->v->g.version >= 5 && !ino->mapping)
         ino->md[FD_LOG2] = (uint8_t)__builtin_ctzll(vmci_fs_md64(ino, FD_BLOCK));
     return VMC_OK;
 }

@@ -65,16 +65,18 @@ static int read_header(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
     return VMC_OK;
 }
 
-/* ---- the table of physical extents --------------------------------------------------------------- */
+/* ---- the table of physical extents
+ * --------------------------------------------------------------- */
 
 /*
- * A walk through the entries: a map has 8192 of them behind a bitmap, a region has up to eight maps,
- * and each region may name a further one.
+ * A walk through the entries: a map has 8192 of them behind a bitmap, a region has up to eight
+ * maps, and each region may name a further one.
  */
 struct pe_walk {
-    uint64_t header, bitmap; /* sizes: in front of the maps of a region, in front of a map's entries */
-    uint64_t map;            /* where the map is that is being read */
-    uint32_t maps, in_map;   /* left in the region, that one included; the next entry of it */
+    uint64_t header,
+        bitmap;   /* sizes: in front of the maps of a region, in front of a map's entries */
+    uint64_t map; /* where the map is that is being read */
+    uint32_t maps, in_map; /* left in the region, that one included; the next entry of it */
     uint64_t more;
     uint32_t regions;
     uint64_t page; /* in buf; UINT64_MAX: none */
@@ -105,7 +107,8 @@ static int walk_load(struct vmc_vmfs *v, const struct fs_dev *d, struct pe_walk 
         return vmci_error(err, VMC_EFORMAT, site,
                           "the table of physical extents at 0x%llx is outside of the partition",
                           (unsigned long long)at);
-    int rc = vmci_fs_dev_io(v->pf, &d->bd, VMC_BLOCK_READ, d->part_off + page, w->buf, FS_PAGE, err);
+    int rc =
+        vmci_fs_dev_io(v->pf, &d->bd, VMC_BLOCK_READ, d->part_off + page, w->buf, FS_PAGE, err);
     if (rc == VMC_OK)
         w->page = page;
     return rc;
@@ -117,9 +120,10 @@ static int walk_region(struct vmc_vmfs *v, const struct fs_dev *d, struct pe_wal
     uint64_t at = w->more;
 
     if (at == 0 || at % FS_SECTOR != 0 || w->regions++ == LVM_MAX_PES / LVM_PES_PER_MAP)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "the table of physical extents ends before its last entry (next at 0x%llx)",
-                          (unsigned long long)at);
+        return vmci_error(
+            err, VMC_EFORMAT, site,
+            "the table of physical extents ends before its last entry (next at 0x%llx)",
+            (unsigned long long)at);
     int rc = walk_load(v, d, w, at, err);
     if (rc != VMC_OK)
         return rc;
@@ -223,8 +227,8 @@ static int table_segs(struct vmc_vmfs *v, const struct fs_dev *d, uint32_t dev,
             rc = vmci_error(err, VMC_ELIMIT, site, "the volume is in more than %u pieces",
                             FS_MAX_SEGS);
         else
-            v->seg[v->nsegs++] = (struct fs_seg){
-                .lv = lv, .bytes = len, .dev = dev, .dev_off = d->part_off + phys};
+            v->seg[v->nsegs++] =
+                (struct fs_seg){.lv = lv, .bytes = len, .dev = dev, .dev_off = d->part_off + phys};
     }
     if (rc != VMC_OK)
         v->nsegs = first;

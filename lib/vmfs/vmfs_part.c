@@ -99,7 +99,8 @@ static bool is_extended(uint8_t type)
     return type == 0x05 || type == 0x0F || type == 0x85;
 }
 
-/* Primary partitions, then the chain of logical ones, as hosts up to ESX 4 made them for themselves. */
+/* Primary partitions, then the chain of logical ones, as hosts up to ESX 4 made them for
+ * themselves. */
 static bool find_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                      const struct vmc_block_info *info, const uint8_t *mbr, uint64_t *off,
                      uint64_t *bytes)

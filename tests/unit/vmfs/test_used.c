@@ -290,6 +290,79 @@ static void pb2_after_an_upgrade(void **state)
     teardown(&w);
 }
 
+/* An entry of 140 bytes for the file of a descriptor. */
+static void entry(unsigned char *e, const unsigned char *fd, const char *name)
+{
+    memset(e, 0, 140);
+    vmci_st_le32(e, vmci_ld_le32(fd + 0x200 + 0x0C));
+    vmci_st_le32(e + 4, vmci_ld_le32(fd + 0x200));
+    vmci_st_le32(e + 8, vmci_ld_le32(fd + 0x200 + 0x04));
+    memcpy(e + 12, name, strlen(name));
+}
+
+/* A directory whose entries are in its descriptor, like the contents of a small file. */
+static void directory_without_blocks(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    unsigned char *dir = w.disk.data + FD(8), *sub = w.disk.data + FD(9);
+    assert_int_equal(vmci_ld_le32(dir + 0x200 + 0x0C), VMC_VMFS_DIR);
+    memset(dir + 0x400, 0, 0x400);
+    entry(dir + 0x400, dir, ".");
+    entry(dir + 0x400 + 140, w.disk.data + FD(0), "..");
+    entry(dir + 0x400 + 280, sub, "level1");
+    vmci_st_le64(dir + 0x200 + 0x14, 420);
+    vmci_st_le64(dir + 0x200 + 0x24, 0);
+    vmci_st_le32(dir + 0x200 + 0x44, 4305);
+    read_all(&w);
+    teardown(&w);
+}
+
+/* A mapping of a raw device: its length is the device's; what is said of blocks means nothing. */
+static void raw_device(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_stat st;
+    struct vmc_vmfs_file *f;
+    char path[600], deep[400], c;
+
+    setup(&w);
+    unsigned char *fd = w.disk.data + FD(8 + DEPTH);
+    assert_int_equal(vmci_ld_le32(fd + 0x200 + 0x0C), VMC_VMFS_FILE);
+    memset(fd + 0x400, 0, 0x400);
+    memcpy(fd + 0x400,
+           "\x01\x1a\0\0\0\x05"
+           "QEMU    QEMU HARDDISK   2.5+QM00015",
+           41);
+    vmci_st_le32(fd + 0x200 + 0x0C, 6);
+    vmci_st_le64(fd + 0x200 + 0x14, 6969ull << 30);
+    vmci_st_le64(fd + 0x200 + 0x1C, 0);
+    vmci_st_le32(fd + 0x200 + 0x44, 0);
+    deep_path(deep, sizeof(deep));
+    snprintf(path, sizeof(path), "%s/%s", deep, files[0].name);
+    /* Its entry has to say so too; a copy of it is in the journal. */
+    for (unsigned char *p = w.disk.data; p < w.disk.data + w.disk.bytes - 140; p += 4)
+        if (vmci_ld_le32(p) == 3 && memcmp(p + 12, "resident", 9) == 0)
+            vmci_st_le32(p, 6);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_stat(v, path, &st, &w.err));
+    assert_int_equal(st.type, VMC_VMFS_RDM);
+    assert_true(st.bytes == 6969ull << 30);
+    ok(&w, vmc_vmfs_open(v, path, VMC_VMFS_READ | VMC_VMFS_NOLOCK, &f, &w.err));
+    assert_int_equal(vmc_vmfs_pread(f, &c, 1, 0, &w.err), VMC_ENOTSUP);
+    ok(&w, vmc_vmfs_close(f, &w.err));
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    assert_int_equal(errors(&w), 0);
+    ok(&w, mount(&w, VMC_VMFS_EXCLUSIVE, &v));
+    ok(&w, vmc_vmfs_remove(v, path, &w.err));
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    teardown(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +371,8 @@ int main(void)
         cmocka_unit_test(copy_that_was_not_resignatured),
         cmocka_unit_test(hole_in_a_directory),
         cmocka_unit_test(pb2_after_an_upgrade),
+        cmocka_unit_test(directory_without_blocks),
+        cmocka_unit_test(raw_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Descriptors and redo logs as hosts of others write them, here byte by byte: line ends of Windows,
+ * another order, blanks, what only they say, parents with their folders.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <vmcore/disk.h>
+#include "mem_files.h"
+#include "test_platform.h"
+
+#include <cmocka.h>
+
+#define SECTORS 8192u
+
+struct env {
+    struct test_platform tp;
+    struct mem_files mem;
+    struct vmc_disk_files files;
+    struct vmc_error err;
+};
+
+static void env_init(struct env *e)
+{
+    memset(e, 0, sizeof(*e));
+    test_platform_init(&e->tp);
+    e->files = mem_files_ops(&e->mem);
+}
+
+static void env_fini(struct env *e)
+{
+    mem_files_fini(&e->mem);
+    test_platform_check(&e->tp);
+}
+
+static void ok(struct env *e, int rc)
+{
+    if (rc != VMC_OK)
+        fail_msg("%s: %s", vmc_status_name(rc), e->err.text);
+}
+
+static void put(struct env *e, const char *name, const void *data, size_t bytes)
+{
+    void *file;
+
+    (void)e->files.ops->remove(e->files.ctx, name, NULL);
+    ok(e, e->files.ops->create(e->files.ctx, name, &file, &e->err));
+    ok(e, e->files.ops->write(e->files.ctx, file, data, bytes, 0));
+    ok(e, e->files.ops->close(e->files.ctx, file));
+}
+
+static void put_text(struct env *e, const char *name, const char *text)
+{
+    put(e, name, text, strlen(text));
+}
+
+/* Sector n of a flat extent says n. */
+static void put_flat(struct env *e, const char *name)
+{
+    unsigned char *p = calloc(SECTORS, 512);
+
+    assert_non_null(p);
+    for (uint32_t i = 0; i < SECTORS; i++)
+        memcpy(p + i * 512u, &i, 4);
+    put(e, name, p, SECTORS * 512u);
+    free(p);
+}
+
+/* What a sector of the disk says. */
+static uint32_t sector(struct env *e, const char *name, uint64_t n)
+{
+    struct vmc_disk *d;
+    unsigned char buf[512];
+    struct vmc_iovec iov = {.base = buf, .bytes = sizeof(buf)};
+    struct vmc_block_req r = {
+        .op = VMC_BLOCK_READ, .offset = n * 512, .bytes = 512, .iov = &iov, .iov_count = 1};
+    uint32_t says;
+
+    ok(e, vmc_disk_open(&e->tp.pf, &e->files, name, false, &d, &e->err));
+    struct vmc_blockdev bd = vmc_disk_blockdev(d);
+    assert_int_equal(bd.ops->submit(bd.ctx, &r), VMC_BLOCK_COMPLETE);
+    assert_int_equal(r.status, VMC_OK);
+    ok(e, vmc_disk_close(d));
+    memcpy(&says, buf, 4);
+    return says;
+}
+
+static const char windows[] =
+    "# Disk DescriptorFile\r\nversion=3\r\nencoding=\"UTF-8\"\r\nCID=fffffffe\r\n"
+    "parentCID=ffffffff\r\nisNativeSnapshot=\"no\"\r\ncreateType=\"vmfs\"\r\n\r\n"
+    "# Extent description\r\nRW 8192 VMFS \"server-flat.vmdk\"\r\n\r\n"
+    "# Change Tracking File\r\nchangeTrackPath=\"server-ctk.vmdk\"\r\n\r\n"
+    "# The Disk Data Base \r\n#DDB\r\n\r\nddb.adapterType = \"lsilogic\"\r\n"
+    "ddb.uuid = \"60 00 C2 9a 41 57 2f 7c-de 0b 3a 81 5f 6c 90 1b\"\r\n"
+    "ddb.thinProvisioned = \"1\"\r\n";
+
+static const char disorder[] =
+    "\n  # Disk DescriptorFile\nddb.adapterType=\"buslogic\"\nddb.thinProvisioned=\"0\"\n"
+    "\tRDONLY  8192\tVMFS \"server-flat.vmdk\" 0\n createType = \"vmfs\"\nparentCID = ffffffff\n"
+    "CID = 1A2B3C4D";
+
+static void text_of_others(void **state)
+{
+    (void)state;
+    struct env e;
+
+    env_init(&e);
+    put_flat(&e, "server-flat.vmdk");
+    put_text(&e, "server.vmdk", windows);
+    assert_int_equal(sector(&e, "server.vmdk", 8191), 8191);
+    put_text(&e, "server.vmdk", disorder);
+    assert_int_equal(sector(&e, "server.vmdk", 4711), 4711);
+    struct vmc_disk *d;
+    struct vmc_disk_layer layer;
+    ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "server.vmdk", false, &d, &e.err));
+    ok(&e, vmc_disk_layer(d, 0, &layer));
+    assert_false(layer.thin);
+    assert_int_equal(layer.cid, 0x1A2B3C4D);
+    ok(&e, vmc_disk_close(d));
+    /* A second extent is not overlooked, whatever it allows. */
+    put_text(&e, "server.vmdk",
+             "# Disk DescriptorFile\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfs\"\n"
+             "RW 4096 VMFS \"server-flat.vmdk\"\nRDONLY 4096 VMFS \"other-flat.vmdk\"\n");
+    assert_int_equal(vmc_disk_open(&e.tp.pf, &e.files, "server.vmdk", false, &d, &e.err),
+                     VMC_ENOTSUP);
+    env_fini(&e);
+}
+
+/* A snapshot: header, directory at sector 4, one table, one grain; the parent by its full path. */
+static void snapshot_of_others(void **state)
+{
+    (void)state;
+    struct env e;
+    static const uint32_t header[] = {0x44574f43, 1, 3, SECTORS, 1, 4, 2, 40};
+    unsigned char log[41 * 512] = {0};
+    uint32_t table = 5, grain = 37, says = 0xC0FFEE;
+
+    env_init(&e);
+    put_flat(&e, "server-flat.vmdk");
+    put_text(&e, "server.vmdk", windows);
+    memcpy(log, header, sizeof(header));
+    memcpy(log + 4 * 512 + 4, &table, 4);                 /* of sectors 4096 to 8191 */
+    memcpy(log + 5 * 512 + (5000 - 4096) * 4, &grain, 4); /* sector 5000 */
+    memcpy(log + 37 * 512, &says, 4);
+    put(&e, "server-000001-delta.vmdk", log, sizeof(log));
+    put_text(&e, "server-000001.vmdk",
+             "# Disk DescriptorFile\r\nversion=1\r\nCID=31415926\r\nparentCID=fffffffe\r\n"
+             "createType=\"vmfsSparse\"\r\nparentFileNameHint=\"/vmfs/volumes/"
+             "4f000001-10000001-0001-020000000001/server/server.vmdk\"\r\n"
+             "RW 8192 VMFSSPARSE \"server-000001-delta.vmdk\"\r\n");
+    assert_int_equal(sector(&e, "server-000001.vmdk", 5000), 0xC0FFEE);
+    assert_int_equal(sector(&e, "server-000001.vmdk", 4999), 4999);
+    assert_int_equal(sector(&e, "server-000001.vmdk", 0), 0);
+    env_fini(&e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(text_of_others),
+        cmocka_unit_test(snapshot_of_others),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
