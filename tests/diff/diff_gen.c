@@ -457,6 +457,10 @@ static bool acceptable(const struct diff_case *c, const struct vmci_insn *in, ui
     /* The register form of 0F 0D is a NOP for Intel, #UD for AMD. */
     if (in->map == VMCI_MAP_0F && in->raw[in->opcode_off] == 0x0d && in->raw[in->modrm_off] >= 0xc0)
         return false;
+    /* With 66, MOVSXD reads two bytes for Intel (SDM 2B), four on AMD's processors. */
+    if (in->op == VMCI_OP_MOVSX && in->map == VMCI_MAP_1B && in->opsize == 2 &&
+        in->raw[in->modrm_off] < 0xc0)
+        return false;
     /* How ENTER probes the stack it will leave behind is not architectural. */
     if (in->op == VMCI_OP_ENTER && (c->in.rflags & VMC_FLAG_AC))
         return false;

@@ -319,7 +319,7 @@ static void shape(const struct dec_scan *s, struct vmci_insn *in, const uint8_t 
     case VMCI_OP_MOVSX:
         in->opsize = s->opsize;
         in->opnd[0].size = s->opsize;
-        if (s->map == VMCI_MAP_1B) /* MOVSXD; Intel's and AMD's both read a word with 66h */
+        if (s->map == VMCI_MAP_1B) /* MOVSXD; with 66h AMD's processors read four bytes */
             in->opnd[1].size = s->opsize == 2 ? 2 : 4;
         break;
     case VMCI_OP_CRC32:

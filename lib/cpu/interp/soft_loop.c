@@ -210,13 +210,24 @@ static bool debug_exec(const struct vmci_soft_cpu *sc)
     return sc->bp_exec || (sc->cpu.dr7 & 0xff) != 0;
 }
 
+/* #GP in front of any instruction: VIF and VIP, where they are in use (SDM 3B 20.3.2, 20.4). */
+static inline bool virtual_irq(const struct vmci_cpu *cpu)
+{
+    const uint64_t both = VMC_FLAG_VIF | VMC_FLAG_VIP;
+
+    if (likely((cpu->rflags & both) != both))
+        return false;
+    return cpu->cpl == 3 && (cpu->rflags & VMC_FLAG_IOPL) != VMC_FLAG_IOPL &&
+           (cpu->cr4 & ((cpu->rflags & VMC_FLAG_VM) != 0 ? VMC_CR4_VME : VMC_CR4_PVI)) != 0;
+}
+
 /* Must the boundary be looked at? */
 static inline bool must_look(const struct vmci_soft_cpu *sc)
 {
     const struct vmci_cpu *cpu = &sc->cpu;
 
     return cpu->activity != VMC_RUN_RUNNING || cpu->irq_shadow > 1 || cpu->pending_db != 0 ||
-           (cpu->rflags & VMC_FLAG_TF) != 0 || cpu->dr7 != sc->seen_dr7 ||
+           (cpu->rflags & VMC_FLAG_TF) != 0 || cpu->dr7 != sc->seen_dr7 || virtual_irq(cpu) ||
            ((sc->irq_wait || sc->want_window) && (cpu->rflags & VMC_FLAG_IF) != 0);
 }
 
@@ -578,8 +589,13 @@ static int boundary(struct vmci_soft_cpu *sc)
         rc = breakpoints(sc, &again);
         if (rc != 0)
             return rc;
-        if (!again)
+        if (again)
+            continue;
+        if (likely(!virtual_irq(cpu)))
             return 0;
+        (void)gp0(cpu);
+        if (deliver_exception(sc) == VMCI_EXIT)
+            return VMCI_EXIT;
     }
 }
 

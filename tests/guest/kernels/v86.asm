@@ -53,7 +53,7 @@ test_main:
         jb .vme
         mov eax, [cr4_plain]
         mov cr4, eax
-        ret
+        jmp protected_virtual
 
 ; length and bytes; HLT behind them ends the program by #GP
 programs:
@@ -193,6 +193,92 @@ hook:
         mov es, ax
         rep movsd
         ret
+
+; ---- the virtual flags of programs in protected mode (CR4.PVI) ---------------------------------
+pvi_programs:
+        db 1, 0x90                      ; nop
+        db 1, 0xfa                      ; cli
+        db 1, 0xfb                      ; sti
+        db 2, 0x9c, 0x58                ; pushf; pop eax
+        db 7, 0x68, 0x00, 0x02, 0x00, 0x00, 0x9d, 0x90  ; push 200h; popf
+        db 2, 0xcd, 0x20
+        db 2, 0xcd, 0x21
+        db 0
+pvi_images:
+        dd 0x000002, 0x080202, 0x100002, 0x180202
+
+protected_virtual:
+        mov eax, [cr4_plain]
+        or al, 2
+        mov cr4, eax
+        mov dword [iopl], 0
+.iopl:  PRINT "pvi iopl "
+        mov al, [iopl]
+        call put8
+        PRINT 10
+        mov esi, pvi_programs
+.prog:  mov edi, V86_CS * 16
+        mov al, 0xf4
+        mov ecx, 16
+        rep stosb
+        mov edi, V86_CS * 16
+        movzx ecx, byte [esi]
+        inc esi
+        push esi
+        push ecx
+        rep movsb
+        pop ecx
+        pop esi
+.bytes: lodsb
+        call put8
+        loop .bytes
+        mov dword [flag_case], 0
+.case:  pushad
+        call run_pvi
+        popad
+        inc dword [flag_case]
+        cmp dword [flag_case], 4
+        jb .case
+        PRINT 10
+        cmp byte [esi], 0
+        jne .prog
+        inc dword [iopl]
+        cmp dword [iopl], 4
+        jb .iopl
+        mov eax, [cr4_plain]
+        mov cr4, eax
+        ret
+
+run_pvi:
+        TRY .done
+        mov eax, [flag_case]
+        mov edx, [pvi_images + eax * 4]
+        mov ecx, [iopl]
+        shl ecx, 12
+        or edx, ecx
+        push dword SEL_DATA3
+        push dword STACK3
+        push edx
+        push dword SEL_CODE3
+        push dword V86_CS * 16
+        xor eax, eax
+        iretd
+.done:  PRINT " | "
+        mov eax, [exc]
+        dec eax
+        call put8
+        mov al, ':'
+        call putc
+        mov eax, [exc_code]
+        call put16
+        mov al, ' '
+        call putc
+        mov al, [frame]
+        call put8
+        mov al, ' '
+        call putc
+        mov eax, [frame + 8]
+        jmp put32
 
         align 8
 cr4_plain: dd 0
