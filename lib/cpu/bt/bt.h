@@ -52,6 +52,7 @@ struct bt_seen {
 
 /* Groups of accesses in one translation (bt_group.c). */
 #define BT_GROUP_REGS 3
+#define BT_GROUP_MEM  12
 
 /* Entries that a change of address space makes invalid, since the last one. */
 #define BT_JUMP_LOG 1024u
@@ -74,13 +75,16 @@ struct vmci_bt {
     uint64_t resume; /* host address to go on at */
     uint64_t target;
     uint64_t spill[2];
-    /* Addends of groups, and an operand, while the interpreter is called. */
-    uint64_t keep[BT_GROUP_REGS + 1];
+    /* Addends of groups, and an operand, while the interpreter is called; addends of groups that
+       have no register. */
+    uint64_t keep[BT_GROUP_REGS + 1 + BT_GROUP_MEM];
     const void *site;              /* what called for help: struct bt_site, bt_link or bt_trans */
     const struct bt_site *retried; /* what was last executed again, and when that was */
     uint64_t retried_at;
-    uint16_t hint; /* scratch registers where a translation is asked for */
-    bool alone;    /* ... and that it has no groups */
+    const struct bt_trans *spent; /* whose part of the budget was used up; NULL: not known */
+    unsigned watch; /* blocks that the interpreter runs, to count which way branches go */
+    uint16_t hint;  /* scratch registers where a translation is asked for */
+    bool alone;     /* ... and that it has no groups */
 
     /* Constants in memory: PEXT takes its mask from there. */
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */
@@ -123,6 +127,7 @@ struct vmci_bt {
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
     uint64_t st_op[VMCI_OP_COUNT]; /* instructions that translated code had interpreted */
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
+    uint64_t st_watched; /* translations that were made again by what was seen of branches */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
     uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */
@@ -157,6 +162,8 @@ void bt_jumps_open(struct vmci_soft_cpu *sc);
  * Returns enum bt_leave.
  */
 int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit);
+/* While bt.watch is not 0: the interpreter has executed all of b. */
+void bt_watched(struct vmci_soft_cpu *sc, struct block *b);
 /* b has a translation for now, or gets one; NULL: let the interpreter do it. */
 struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b);
 

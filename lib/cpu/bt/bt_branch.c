@@ -279,31 +279,12 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     return true;
 }
 
-bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
-{
-    uint64_t next = next_la(w, in);
-    bool cond = in->op == VMCI_OP_JCC || in->op == VMCI_OP_JCXZ;
-
-    if (in->nopnd == 0 || in->opnd[0].kind != VMCI_OPND_REL)
-        return true;
-    /* A trace that follows a branch back, and then jumps forward to where it began, is a loop. */
-    uint64_t target = target_la(w, in);
-    bool back = !near(w, target) || target <= bt_insn_la(w, in);
-    if (in->op == VMCI_OP_CALL)
-        return back || follow == BT_FOLLOW_NOT;
-    if (follow == BT_FOLLOW_TAKEN)
-        return back || (cond && !near(w, next));
-    return back || (cond && follow == BT_FOLLOW_NOT && !near(w, next));
-}
-
 bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
 {
     uint64_t next = next_la(w, in);
     bool taken = follow == BT_FOLLOW_TAKEN;
 
-    /* What comes next, or the way out, may lead to where the trace began, or where the one began
-       from which this one goes on: the budget must have been looked at by then. */
-    if (w->t->alone || bt_branch_checks(w, in, follow))
+    if (in->op == VMCI_OP_JCC) /* the way out must have been charged */
         bt_count_end(w);
     if (in->op == VMCI_OP_CALL)
         return push_return(w, next);

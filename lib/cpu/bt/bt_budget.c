@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Counting instructions. A block charges the budget once, for all its instructions: in front of
- * the first one that overwrites the flags, where SUB costs least, else at its end. Blocks that can
- * close a loop leave when the budget is used up; blocks that only lead forward within their page do
- * not look.
+ * the first one that overwrites the flags, where SUB costs least, else in front of the first branch
+ * or at its end. It leaves when its part of the budget is used up. So no part is ever further below
+ * 0 than the instructions of a block, whatever is given back to others: the sum is the exact count,
+ * and execution stops in time.
  *
  * The second copy of a loop has its part of the budget in a register, if it can have one; wherever
  * control leaves it the register is stored first (bt_count_keep).
@@ -74,8 +75,6 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use)
     if (use != BT_FU_WRITE || w->counted)
         return;
     charge(w);
-    if (!w->check)
-        return;
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(&w->e, CC_S));
     if (c == NULL)
         return;
@@ -97,7 +96,7 @@ void bt_count_after(struct bt_work *w, size_t at)
 void bt_count_end(struct bt_work *w)
 {
     struct emit *e = &w->e;
-    unsigned r = w->check ? EM_RCX : w->s;
+    unsigned r = EM_RCX;
 
     if (w->counted)
         return;
@@ -105,23 +104,20 @@ void bt_count_end(struct bt_work *w)
     if (w->lazy != 0) {
         w->lost = w->lazy;
         charge(w);
-        struct bt_cold *c = w->check ? bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S)) : NULL;
+        struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S));
         if (c != NULL)
             end_at(w, c);
         if (!w->loop)
             w->counted_at = e->len;
         return;
     }
-    if (w->check)
-        em_mov(e, w->x, EM_RCX);
+    em_mov(e, w->x, EM_RCX);
     if (in_register(w)) {
         r = w->count;
         em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)w->n);
     } else {
         add(w, r, -(int32_t)w->n);
     }
-    if (!w->check)
-        return;
     em_pext_gs(e, EM_RCX, r, GS_BT(sign_mask));
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump_unless_rcxz(e));
     em_mov(e, EM_RCX, w->x);
@@ -133,10 +129,10 @@ void bt_count_end(struct bt_work *w)
     end_at(w, c);
 }
 
-void bt_count_exit(struct bt_work *w, unsigned n, bool counted)
+void bt_count_back(struct bt_work *w, unsigned n)
 {
     struct emit *e = &w->e;
-    int32_t by = counted ? (int32_t)(w->n - n) : -(int32_t)n;
+    int32_t by = (int32_t)(w->n - n);
 
     if (in_register(w)) {
         em_lea(e, EM_W, w->count, w->count, EM_NONE, 0, by);
@@ -146,6 +142,30 @@ void bt_count_exit(struct bt_work *w, unsigned n, bool counted)
     em_load_gs(e, w->s, GS_BUDGET(w, BT_BUDGETS / 2));
     em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, by);
     em_store_gs(e, w->s, GS_BUDGET(w, BT_BUDGETS / 2));
+}
+
+void bt_count_some(struct bt_work *w, unsigned n, uint64_t la)
+{
+    struct emit *e = &w->e;
+
+    add(w, w->s, -(int32_t)n);
+    em_mov(e, w->x, EM_RCX);
+    em_pext_gs(e, EM_RCX, w->s, GS_BT(sign_mask));
+    size_t spent = em_jump_unless_rcxz(e);
+    size_t over = em_jump(e, EM_JMP);
+    em_patch_here(e, spent);
+    em_mov(e, EM_RCX, w->x);
+    bt_exchange(e, w->t->set, BT_CANON);
+    em_mov_imm(e, 11, la);
+    em_store_gs(e, 11, GS_CPU(rip));
+    em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);
+    em_patch_here(e, over);
+    em_mov(e, EM_RCX, w->x);
+}
+
+void bt_count_late(struct bt_work *w)
+{
+    add(w, w->s, -(int32_t)w->n);
 }
 
 _Static_assert(BLK_MAX_INSNS <= 127, "the count is a signed byte");

@@ -59,6 +59,17 @@ static void ask(struct emit *e, const void *rec, const uint8_t *glue)
     em_jump_to(e, EM_JMP, glue);
 }
 
+/* From the second copy of a loop to the first one, which has the addends of some groups in memory.
+ */
+static void keep_for_first(struct bt_work *w)
+{
+    for (unsigned k = 0; k < w->group_count; k++) {
+        const struct bt_group *g = &w->group[k];
+        if (g->mem && g->host != EM_NONE)
+            em_store_gs(&w->e, g->host, GS_BT(keep) + 8u * g->slot);
+    }
+}
+
 /* The interpreter's callers know nothing of the addends of groups, nor of f. */
 static void keep_addends(struct bt_work *w, bool store)
 {
@@ -83,7 +94,8 @@ static void keep_addends(struct bt_work *w, bool store)
 static bool starts_group(const struct bt_work *w, const struct bt_cold *c)
 {
     for (unsigned k = 0; k < w->group_count; k++)
-        if (w->group[k].kept && &w->group[k] != c->group && w->group[k].at == c->insn)
+        if ((w->group[k].kept || w->group[k].mem) && &w->group[k] != c->group &&
+            w->group[k].at == c->insn)
             return true;
     return false;
 }
@@ -121,11 +133,14 @@ static void alone_way(struct bt_work *w, const struct bt_cold *c, struct bt_site
                       struct bt_link *l)
 {
     struct emit *e = &w->e;
+    const struct vmci_insn *in = w->step[c->insn].in;
 
     site->alone = l;
     site->alone_way = em_here(e);
-    if (c->counted || c->insn > 0)
-        bt_count_exit(w, c->insn, c->counted);
+    if (c->counted)
+        bt_count_back(w, c->insn);
+    else if (c->insn > 0)
+        bt_count_some(w, c->insn, w->step[c->insn].la + in->next - in->len);
     bt_exchange(e, c->set, BT_CANON);
     size_t at = em_jump(e, EM_JMP);
     em_patch_at(e, at, l->ask);
@@ -156,7 +171,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .goes_on = bt_sys_goes_on(st->in),
                              .retry = retry,
                              .counted = c->counted ? w->n : 0};
-    if (c->group != NULL && c->group->kept) {
+    if (c->group != NULL && (c->group->kept || c->group->mem)) {
         site->group = 1;
         site->reg = c->group->reg != EM_NONE ? c->group->reg : VMCI_REG_ZERO;
         site->index = c->group->index != EM_NONE ? c->group->index : VMCI_REG_ZERO;
@@ -171,8 +186,10 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     bt_count_keep(w);
     if (c->lazy != 0)
         bt_flags_again(w, c->lazy, w->s);
-    if (c->loop)
+    if (c->loop) {
         bt_hoist_leave(w);
+        keep_for_first(w);
+    }
     struct bt_link *alone = site->group != 0 ? alone_link(w, c) : NULL;
     keep_addends(w, true);
     bt_exchange(e, c->set, BT_CANON);
@@ -188,7 +205,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         bt_exchange(e, BT_CANON, w->t->set);
         keep_addends(w, false);
         if (late)
-            bt_count_exit(w, w->n, false);
+            bt_count_late(w);
         em_jump_to(e, EM_JMP, e->rx + resume);
     }
     if (alone != NULL)
@@ -231,8 +248,8 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
     (void)bt_step(w, c.insn);
     w->lost = 0;
     w->lazy = c.lazy;
-    if (!c.counted || c.insn + 1u < w->n)
-        bt_count_exit(w, c.insn + 1u, c.counted);
+    if (c.insn + 1u < w->n)
+        bt_count_back(w, c.insn + 1u);
     bt_exit_direct(w, c.target);
 }
 
@@ -259,6 +276,7 @@ static void cold_rest(struct bt_work *w, const struct bt_cold *c)
         bt_flags_again(w, c->lazy, w->s);
     bt_count_keep(w);
     bt_hoist_leave(w);
+    keep_for_first(w);
     bt_exchange(e, c->set, w->t->set);
     em_jump_to(e, EM_JMP, e->rx + at);
 }
@@ -284,6 +302,8 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
         em_lea(e, EM_W, r, r, EM_NONE, 0, (int32_t)(w->n - c->insn));
         em_store_gs(e, r, GS_BUDGET(w, 0));
     }
+    em_mov_imm(e, r, (uintptr_t)w->t);
+    em_store_gs(e, r, GS_BT(spent));
     em_mov_imm(e, r, c->target);
     em_store_gs(e, r, GS_CPU(rip));
     em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);

@@ -195,6 +195,22 @@ static struct bt_group *most_used(struct bt_work *w)
     return best;
 }
 
+/* Groups that got no register, of plain addresses: to fetch the addend is still less than to look
+   for it again. */
+static bool keep_in_memory(struct bt_work *w)
+{
+    unsigned n = 0;
+
+    for (unsigned k = 0; k < w->group_count && n < BT_GROUP_MEM; k++) {
+        struct bt_group *g = &w->group[k];
+        if (g->kept || g->count < 2 || g->index != EM_NONE)
+            continue;
+        g->mem = true;
+        g->slot = (uint8_t)(BT_GROUP_REGS + 1 + n++);
+    }
+    return n != 0;
+}
+
 void bt_groups(struct bt_work *w, uint32_t used)
 {
     struct scan s = {.w = w};
@@ -222,7 +238,7 @@ void bt_groups(struct bt_work *w, uint32_t used)
         w->group_regs |= (uint16_t)(1u << g->host);
     }
     w->t->set |= w->group_regs;
-    w->t->groups = w->group_regs != 0;
+    w->t->groups = keep_in_memory(w) || w->group_regs != 0;
 }
 
 static void cold(struct bt_work *w, const struct bt_group *g, int32_t off, size_t site,
@@ -238,9 +254,9 @@ static void cold(struct bt_work *w, const struct bt_group *g, int32_t off, size_
     c->off = off;
 }
 
-static void load_addend(struct bt_work *w, const struct bt_group *g, uint32_t table)
+static void load_addend(struct bt_work *w, unsigned host, uint32_t table)
 {
-    em_load_gs_x8(&w->e, g->host, g->host, table + (uint32_t)offsetof(struct vmci_tlb, addend));
+    em_load_gs_x8(&w->e, host, host, table + (uint32_t)offsetof(struct vmci_tlb, addend));
 }
 
 /* The address has an index: it is computed in x. */
@@ -267,11 +283,11 @@ static void check_indexed(struct bt_work *w, struct bt_group *g, int32_t off, ui
         cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_K);
         bt_rcx_back(w);
     }
-    load_addend(w, g, table);
+    load_addend(w, g->host, table);
 }
 
-/* The first access checks for all. Leaves the page's addend in the group's register. */
-static void check(struct bt_work *w, struct bt_group *g, int32_t off)
+/* The first access checks for all. Leaves the page's addend in host. */
+static void check(struct bt_work *w, struct bt_group *g, int32_t off, unsigned host)
 {
     struct emit *e = &w->e;
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
@@ -285,13 +301,13 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
         return;
     }
     if (at.disp != 0) {
-        em_rm(e, EM_W, 0x8d, g->host, &at);
-        from = g->host;
+        em_rm(e, EM_W, 0x8d, host, &at);
+        from = host;
     }
-    em_pext_gs(e, g->host, from, GS_BT(tlb_mask));
+    em_pext_gs(e, host, from, GS_BT(tlb_mask));
     if (w->lazy != 0) {
         w->lost = w->lazy;
-        em_load_gs_x8(e, w->x, g->host, tag);
+        em_load_gs_x8(e, w->x, host, tag);
         if (g->reg == EM_RSP)
             at.index = (uint8_t)w->x;
         else
@@ -300,11 +316,11 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
         em_rm(e, EM_W, 0x8d, w->x, &at);
         em_test_imm(e, w->x, bt_group_mask(g));
         cold(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
-        load_addend(w, g, table);
+        load_addend(w, host, table);
         return;
     }
     em_mov(e, w->x, EM_RCX);
-    em_load_gs_x8(e, EM_RCX, g->host, tag);
+    em_load_gs_x8(e, EM_RCX, host, tag);
     at.index = EM_RCX;
     if (at.base == EM_RCX)
         at.base = (uint8_t)w->x;
@@ -313,7 +329,7 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off)
     em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
     cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_X);
     em_mov(e, EM_RCX, w->x);
-    load_addend(w, g, table);
+    load_addend(w, host, table);
 }
 
 /* Where the access is when its group was checked. */
@@ -335,19 +351,40 @@ static struct em_addr operand(struct bt_work *w, const struct bt_group *g, int32
     return (struct em_addr){(uint8_t)w->x, g->host, 0, 0};
 }
 
+/* The addend is in memory, and in s for one access. */
+static void use_memory(struct bt_work *w, struct bt_group *g, int32_t off, struct em_addr *out)
+{
+    uint32_t slot = GS_BT(keep) + 8u * g->slot;
+
+    if (g->checked) {
+        em_load_gs(&w->e, w->s, slot);
+    } else {
+        check(w, g, off, w->s);
+        em_store_gs(&w->e, w->s, slot);
+        g->checked = true;
+        g->at = (uint16_t)w->i;
+    }
+    out->index = (uint8_t)w->s;
+}
+
 bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struct em_addr *out)
 {
     if (r->group == 0)
         return false;
     struct bt_group *g = &w->group[r->group - 1];
     bool hoisted = w->loop && g->hoist != BT_HOIST_NOT;
+    if (g->mem && (!w->loop || g->host == EM_NONE)) {
+        *out = bt_group_addr(g, disp);
+        use_memory(w, g, r->off, out);
+        return true;
+    }
     if (g->host == EM_NONE || (!w->loop && !g->kept))
         return false;
     if (!hoisted && !g->checked) {
         if (w->loop && g->tag != EM_NONE)
             bt_loop_check(w, g, r->off);
         else
-            check(w, g, r->off);
+            check(w, g, r->off, g->host);
         g->checked = true;
         g->at = (uint16_t)w->i;
     }

@@ -81,11 +81,12 @@ struct bt_trans {
     struct bt_cover *covers;
     uint16_t set; /* scratch registers */
     bool dead;
-    bool groups;  /* addends are in registers */
-    bool alone;   /* each access is checked by itself */
-    uint8_t mode; /* enum vmci_tlb_mode that is baked in */
-    uint8_t fp;   /* BT_FP_* that it needs */
-    uint8_t part; /* of the budget, that it counts */
+    bool groups;   /* addends are in registers */
+    bool alone;    /* each access is checked by itself */
+    uint8_t mode;  /* enum vmci_tlb_mode that is baked in */
+    uint8_t fp;    /* BT_FP_* that it needs */
+    uint8_t part;  /* of the budget, that it counts */
+    uint8_t spent; /* how often it used that up */
 };
 
 #define BT_FP_SSE 1u /* SSE state live, no unmasked exceptions, usable */
@@ -199,6 +200,11 @@ static inline bool bt_has_room(const struct vmci_bt *bt)
     return bt->used_end - bt->used >= BT_BLOCK_MAX &&
            bt->arena_end - bt->arena_used >= BT_ARENA_ROOM;
 }
+
+/* bt_watch.c: bt.spent has used up its part of the budget. */
+void bt_sample(struct vmci_soft_cpu *sc);
+/* Was the branch that ends b watched for long enough? */
+bool bt_branch_known(const struct vmci_soft_cpu *sc, const struct block *b);
 
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);

@@ -29,7 +29,7 @@ static void hoist_groups(struct bt_work *w, uint32_t *used)
     bt_hoist_find(w);
     for (unsigned k = 0; k < w->group_count; k++) {
         struct bt_group *g = &w->group[k];
-        if (w->count == EM_NONE || !w->check)
+        if (w->count == EM_NONE)
             g->hoist = BT_HOIST_NOT;
         if (g->hoist != BT_HOIST_NOT && g->host == EM_NONE)
             g->host = (uint8_t)take(w, used);

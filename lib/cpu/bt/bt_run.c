@@ -192,8 +192,9 @@ static int interpret_rest(struct vmci_soft_cpu *sc, const struct vmci_insn *in)
 static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     /* STAC and CLAC choose another TLB in the middle of a block. */
-    return vmci_load_relaxed(&sc->cpu.request) == 0 && sc->cpu.tlb_mode == t->mode && !t->dead &&
-           bt_bits(sc) == t->blk->bits && bt_fp_usable(sc, t);
+    return vmci_load_relaxed(&sc->cpu.request) == 0 && !bt_spent(&sc->bt) &&
+           sc->cpu.tlb_mode == t->mode && !t->dead && bt_bits(sc) == t->blk->bits &&
+           bt_fp_usable(sc, t);
 }
 
 /*
@@ -433,6 +434,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     if (bt->jump_mask == 0)
         bt_jumps_open(sc);
     flags_out(sc);
+    bt->spent = NULL;
     enter = (uint64_t(*)(struct vmci_soft_cpu *, const uint8_t *))(uintptr_t)bt->enter;
     int why = (int)enter(sc, t->canon);
     flags_in(sc);
@@ -443,6 +445,8 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
         bt->st_lookups++;
     else if (why == BT_LEAVE_BUDGET)
         bt->st_slices++;
+    if (why == BT_LEAVE_BUDGET && bt->spent != NULL)
+        bt_sample(sc);
     return why;
 }
 

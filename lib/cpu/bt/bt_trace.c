@@ -12,11 +12,23 @@
 /* A loop that is left after fewer rounds, mostly, is translated once only. */
 #define ROUNDS_FEW 4u
 
+/* A trace ends where control comes more seldom than this. */
+#define CHANCE_ALL   1024u
+#define CHANCE_LEAST (CHANCE_ALL / 8)
+
+/* A loop that was watched and has fewer rounds has so many of them in its trace, in so many
+   instructions, and no second copy. */
+#define UNROLL_ROUNDS 12u
+#define UNROLL_MAX    4u
+#define UNROLL_INSNS  40u
+
 struct tracer {
     struct bt_work *w;
     const struct block *seen[TRACE_BLOCKS];
     unsigned blocks;
     unsigned fp;
+    unsigned chance; /* that control gets this far, as a part of CHANCE_ALL */
+    bool watched;    /* ... is known of each branch */
 };
 
 static bool seen(const struct tracer *t, uint64_t gpa)
@@ -49,6 +61,21 @@ static unsigned heat(const struct block *b)
     return b == NULL ? 0 : b->heat + 1u;
 }
 
+/* A conditional branch that was watched. */
+static struct block *watched_branch(struct tracer *t, const struct block *b, struct block *fall,
+                                    uint64_t target, enum bt_follow *how)
+{
+    unsigned falls = (unsigned)(b->runs - b->taken);
+    bool taken = b->taken > falls;
+
+    t->chance = t->chance * (taken ? b->taken : falls) / b->runs;
+    if (taken)
+        *how = BT_FOLLOW_TAKEN;
+    if (t->chance < CHANCE_LEAST)
+        return NULL;
+    return taken ? candidate(t, target) : fall;
+}
+
 /* Where to go on behind b, and how; NULL: the trace ends. */
 static struct block *next_block(struct tracer *t, const struct block *b, uint64_t la,
                                 enum bt_follow *how)
@@ -78,6 +105,9 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return NULL;
     }
     struct block *fall = candidate(t, next);
+    if (bt_branch_known(t->w->sc, b))
+        return watched_branch(t, b, fall, target, how);
+    t->watched = false;
     if (target == t->seen[0]->la) { /* a loop is closed here */
         t->w->few_rounds = hot != 0 && ROUNDS_FEW * heat(fall) > hot;
         return NULL;
@@ -101,10 +131,37 @@ static void add(struct tracer *t, struct block *b, uint64_t la)
     t->seen[t->blocks++] = b;
 }
 
+/* The trace ends behind b, from where control goes on as how says. Is that the way to where it
+   began, and are there few rounds? */
+static void unroll(struct tracer *t, const struct block *b, uint64_t la, enum bt_follow how)
+{
+    struct bt_work *w = t->w;
+    const struct vmci_insn *last = &b->insn[b->n - 1];
+    uint64_t to = la + last->next + (how == BT_FOLLOW_TAKEN ? (uint64_t)last->imm : 0);
+    unsigned n = w->n;
+
+    if (!t->watched || w->word != 8 || to != t->seen[0]->la || t->chance == CHANCE_ALL ||
+        (last->op != VMCI_OP_JCC && last->op != VMCI_OP_JMP))
+        return;
+    unsigned rounds = CHANCE_ALL / (CHANCE_ALL - t->chance) + 1;
+    if (rounds > UNROLL_ROUNDS)
+        return;
+    w->few_rounds = true;
+    unsigned copies = VMCI_MIN(VMCI_MIN(rounds, UNROLL_MAX), UNROLL_INSNS / n);
+    for (unsigned k = 1; k < copies; k++) {
+        w->step[w->n - 1].follow = (uint8_t)how;
+        for (unsigned i = 0; i < n; i++) {
+            w->step[w->n] = w->step[i];
+            w->step[w->n++].before += (uint16_t)(k * n);
+        }
+        w->step[w->n - 1].follow = BT_FOLLOW_NOT;
+    }
+}
+
 bool bt_trace(struct bt_work *w, struct block *b)
 {
     w->word = b->bits / 8;
-    struct tracer t = {.w = w, .fp = bt_block_fp(w, b)};
+    struct tracer t = {.w = w, .fp = bt_block_fp(w, b), .chance = CHANCE_ALL, .watched = true};
     uint64_t flushes = w->sc->bt.st_flushes;
     uint64_t la = b->la;
     enum bt_follow how;
@@ -117,8 +174,10 @@ bool bt_trace(struct bt_work *w, struct block *b)
         struct block *next = next_block(&t, b, la, &how);
         if (w->sc->bt.st_flushes != flushes)
             return false; /* decoding ahead has emptied the cache: b is gone */
-        if (next == NULL)
+        if (next == NULL) {
+            unroll(&t, b, la, how);
             break;
+        }
         w->step[w->n - 1].follow = (uint8_t)how;
         la = (la & PAGE_MASK) | (next->gpa & ~PAGE_MASK);
         b = next;

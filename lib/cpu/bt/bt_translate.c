@@ -452,19 +452,6 @@ static void set_resume(struct bt_work *w, unsigned first)
     }
 }
 
-/* Does leaving the trace need a look at the budget? */
-static bool trace_checks(struct bt_work *w)
-{
-    for (unsigned i = 0; i < w->n; i++) {
-        const struct vmci_insn *in = bt_step(w, i);
-        if ((in->flags & VMCI_IF_BRANCH) != 0 && bt_branch_checks(w, in, w->step[i].follow))
-            return true;
-    }
-    uint64_t end = bt_after(w, w->n - 1);
-    uint64_t begin = w->step[0].la;
-    return ((end ^ begin) & PAGE_MASK) != 0 || end <= begin || w->b->gpa2 != GPA_NONE;
-}
-
 static bool translate_step(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
 {
     if ((in->flags & VMCI_IF_BRANCH) == 0)
@@ -601,7 +588,6 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     if (w->n == 0)
         return give_up(bt, b, arena, false);
     w->set = t->set;
-    w->check = t->alone || trace_checks(w);
     w->pieces = 0;
     bt_piece(w, VMC_CODE_ENTRY, w->n);
     t->canon = em_here(&w->e);

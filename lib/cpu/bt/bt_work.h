@@ -26,6 +26,7 @@ struct bt_group {
     uint8_t slot;              /* of bt.keep */
     bool write;
     bool kept;      /* host is the group's wherever the trace is */
+    bool mem;       /* the addend is in bt.keep, but where the second copy of a loop has host */
     uint8_t tag;    /* in a loop: holds the page's TLB tag; EM_NONE */
     uint8_t hoist;  /* in a loop: enum bt_hoist */
     int32_t stride; /* ... how far the address moves each time round */
@@ -124,7 +125,6 @@ struct bt_work {
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
     unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
     bool counted;                 /* the budget was charged */
-    bool check;                   /* ... and must be looked at */
     bool failed;
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */
@@ -310,8 +310,13 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use);
 void bt_count_after(struct bt_work *w, size_t at);
 /* The trace is left by instruction w->i, or in front of it if it is beyond the last one. */
 void bt_count_end(struct bt_work *w);
-/* ... in the middle: n instructions were retired, as many as w->counted says were charged. */
-void bt_count_exit(struct bt_work *w, unsigned n, bool counted);
+/* ... in the middle, by instruction n or in front of it: what was charged too much is given back.
+ */
+void bt_count_back(struct bt_work *w, unsigned n);
+/* The trace is left behind its first n instructions, which were not charged, to la. */
+void bt_count_some(struct bt_work *w, unsigned n, uint64_t la);
+/* Charge all; C looks at the budget before control comes here again. */
+void bt_count_late(struct bt_work *w);
 
 /* Control leaves the second copy of a loop here: its count goes to memory. */
 void bt_count_keep(struct bt_work *w);
@@ -347,8 +352,6 @@ bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_
 uint64_t bt_insn_la(const struct bt_work *w, const struct vmci_insn *in);
 /* bt_branch.c: instructions that end a block. false: not translated. */
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in);
-/* Does the branch need a look at the budget? */
-bool bt_branch_checks(const struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
 /* A branch in the middle of the trace. */
 bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
 /* Go on at target; the budget was charged. */

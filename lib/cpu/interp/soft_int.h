@@ -75,7 +75,9 @@ struct block {
     bool dead;               /* invalidated */
     bool never;              /* cannot be translated */
     bool global;             /* as mapped at la: a change of address space leaves it there */
+    bool watched;            /* translated again by what was seen of its branches */
     uint8_t heat;            /* runs in the interpreter, up to what makes it worth translating */
+    uint16_t runs, taken;    /* while branches were watched: of them, that the last one jumped */
     struct bt_cover *covers; /* traces of others that go through the block */
     struct bt_trans *bt;     /* translations, the one of la first */
     struct vmci_insn insn[];

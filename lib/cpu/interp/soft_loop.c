@@ -320,11 +320,14 @@ static int run_blocks(struct vmci_soft_cpu *sc)
         }
         uint64_t left = sc->insn_stop - cpu->retired;
         int rc;
-        if (sc->bt.enabled && !debug && left > BT_MARGIN && !sc->bt.pass && bt_get(sc, b) != NULL) {
+        if (sc->bt.enabled && !debug && left > BT_MARGIN && !sc->bt.pass && sc->bt.watch == 0 &&
+            bt_get(sc, b) != NULL) {
             rc = exec_translated(sc, b, left - BT_MARGIN, &flags);
         } else {
             sc->bt.pass = false;
             rc = exec_block(sc, b, n, &flags);
+            if (unlikely(sc->bt.watch != 0) && rc == 0)
+                bt_watched(sc, b);
         }
         if (unlikely(rc != 0))
             return rc;

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Which way branches go in the long run. The first translation of a block follows what its first
+ * few runs did, which may be what it never does again. The translations that use up the budget
+ * are those in which time is spent, each in proportion. One that has done so often enough is given
+ * up; for some hundred blocks the interpreter executes everything and counts what branches do, and
+ * the next translation goes by that.
+ */
+#include "cpu/bt/bt_work.h"
+
+/* How often a translation uses up its part of the budget until it is made again; blocks that are
+   interpreted for it; runs of a block that tell something. And where everything is translated at
+   once, for tests. */
+static const struct {
+    uint8_t spent;
+    uint16_t blocks, runs;
+} limits[2] = {{16, 600, 32}, {1, 80, 4}};
+
+static unsigned row(const struct vmci_soft_cpu *sc)
+{
+    return sc->cpu.vm->bt_hot == 0;
+}
+
+bool bt_branch_known(const struct vmci_soft_cpu *sc, const struct block *b)
+{
+    return b->runs >= limits[row(sc)].runs;
+}
+
+void bt_sample(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct bt_trans *t = (struct bt_trans *)(uintptr_t)bt->spent;
+    struct block *b = t->blk;
+
+    if (t->dead || t->alone || b->watched || ++t->spent < limits[row(sc)].spent)
+        return;
+    b->watched = true;
+    bt->st_watched++;
+    bt_kill(sc, b);
+    if (!bt_branch_known(sc, b))
+        bt->watch = limits[row(sc)].blocks;
+}
+
+void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
+{
+    const struct vmci_insn *last = &b->insn[b->n - 1];
+
+    sc->bt.watch--;
+    if (b->heat < sc->cpu.vm->bt_hot)
+        b->heat++;
+    if (b->runs == UINT16_MAX) {
+        b->runs /= 2;
+        b->taken /= 2;
+    }
+    b->runs++;
+    b->taken += last->op == VMCI_OP_JCC && soft_code_la(&sc->cpu) != b->la + last->next;
+}

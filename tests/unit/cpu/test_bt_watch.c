@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Translations that are made again by what was seen of branches: loops in loops, of few rounds and
+ * of many, with branches in them that change their habits. Random programs in translator and
+ * interpreter, stopped again and again.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cpu_rig.h"
+
+#define PROGRAMS 300u
+#define ROUNDS   2500u
+#define MIDDLE   0x200000u /* of the memory that the programs use */
+#define REACH    0x80000u
+
+static struct cpu_rig rig[2]; /* interpreter, translator */
+static uint32_t seed;
+
+struct program {
+    uint8_t code[512];
+    size_t n;
+};
+
+static unsigned rnd(unsigned n)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % n;
+}
+
+static uint32_t number(const char *name, uint32_t otherwise)
+{
+    const char *s = getenv(name);
+    return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    cpu_rig_create(&rig[0], 0);
+    cpu_rig_create_soft(&rig[1], 0, VMC_SOFT_TRANSLATE_ALL);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    cpu_rig_destroy(&rig[0]);
+    cpu_rig_destroy(&rig[1]);
+    return 0;
+}
+
+static void put(struct program *p, const void *bytes, size_t n)
+{
+    memcpy(p->code + p->n, bytes, n);
+    p->n += n;
+}
+
+/* Pointers are RDI, RSI, RBP; R13 counts outer rounds, R15 inner ones, R14 are bits that change. */
+static void put_step(struct program *p)
+{
+    static const struct {
+        uint8_t bytes[8], n, kind; /* 1: the last byte is a displacement */
+    } t[] = {
+        {{0x8b, 0x47, 0}, 3, 1},                 /* mov eax, [rdi + d] */
+        {{0x89, 0x47, 0}, 3, 1},                 /* mov [rdi + d], eax */
+        {{0x48, 0x8b, 0x46, 0}, 4, 1},           /* mov rax, [rsi + d] */
+        {{0x48, 0x01, 0x56, 0}, 4, 1},           /* add [rsi + d], rdx */
+        {{0x48, 0x8b, 0x5d, 0}, 4, 1},           /* mov rbx, [rbp + d] */
+        {{0x48, 0x89, 0x45, 0}, 4, 1},           /* mov [rbp + d], rax */
+        {{0x88, 0x65, 0}, 3, 1},                 /* mov [rbp + d], ah */
+        {{0x3b, 0x55, 0}, 3, 1},                 /* cmp edx, [rbp + d] */
+        {{0x0f, 0xb6, 0x14, 0x0e}, 4, 0},        /* movzx edx, byte [rsi + rcx] */
+        {{0x01, 0x04, 0x8f}, 3, 0},              /* add [rdi + rcx * 4], eax */
+        {{0x49, 0x89, 0xc0}, 3, 0},              /* mov r8, rax */
+        {{0x4d, 0x01, 0xc1}, 3, 0},              /* add r9, r8 */
+        {{0x4d, 0x31, 0xca}, 3, 0},              /* xor r10, r9 */
+        {{0x4d, 0x8d, 0x5a, 1}, 4, 0},           /* lea r11, [r10 + 1] */
+        {{0x4d, 0x89, 0xdc}, 3, 0},              /* mov r12, r11 */
+        {{0x48, 0x31, 0xc2}, 3, 0},              /* xor rdx, rax */
+        {{0x48, 0x83, 0xc7, 1}, 4, 0},           /* add rdi, 1 */
+        {{0x48, 0x8d, 0x76, 4}, 4, 0},           /* lea rsi, [rsi + 4] */
+        {{0x48, 0x83, 0xed, 8}, 4, 0},           /* sub rbp, 8 */
+        {{0x11, 0xd0}, 2, 0},                    /* adc eax, edx */
+        {{0x83, 0xe1, 0x3f}, 3, 0},              /* and ecx, 63 */
+        {{0xff, 0xc1}, 2, 0},                    /* inc ecx */
+        {{0x50, 0x5b}, 2, 0},                    /* push rax; pop rbx */
+        {{0x48, 0x8b, 0x44, 0x24, 0}, 5, 1},     /* mov rax, [rsp + d] */
+        {{0x48, 0x89, 0x54, 0x24, 0}, 5, 1},     /* mov [rsp + d], rdx */
+        {{0xf3, 0x0f, 0x6f, 0x47, 0}, 5, 1},     /* movdqu xmm0, [rdi + d] */
+        {{0xf3, 0x0f, 0x7f, 0x45, 0}, 5, 1},     /* movdqu [rbp + d], xmm0 */
+        {{0x41, 0xd1, 0xce}, 3, 0},              /* ror r14d, 1 */
+        {{0x45, 0x69, 0xf6, 13, 0, 0, 0}, 7, 0}, /* imul r14d, r14d, 13 */
+    };
+    unsigned k = rnd(sizeof(t) / sizeof(t[0]));
+    uint8_t b[8];
+
+    memcpy(b, t[k].bytes, sizeof(b));
+    if (t[k].kind == 1)
+        b[t[k].n - 1] = (uint8_t)rnd(100);
+    put(p, b, t[k].n);
+}
+
+static void put_steps(struct program *p, unsigned n)
+{
+    for (unsigned k = 1 + rnd(n); k > 0; k--)
+        put_step(p);
+}
+
+/* A branch around some steps: by bits that change, or by the count of outer rounds. */
+static void put_branch(struct program *p)
+{
+    uint8_t bits[] = {0x41, 0xf6, 0xc6, (uint8_t)(1u << rnd(3) | 1u << rnd(3))}; /* test r14b, k */
+    uint8_t late[] = {0x41, 0x81, 0xfd, 0, 4, 0, 0}; /* cmp r13d, 1024 */
+    uint8_t jcc[] = {0, 0};
+
+    if (rnd(2) == 0)
+        put(p, bits, sizeof(bits));
+    else
+        put(p, late, sizeof(late));
+    jcc[0] = (uint8_t)(0x74 + rnd(4)); /* jz, jnz, jbe, ja */
+    put(p, jcc, sizeof(jcc));
+    size_t from = p->n;
+    put_steps(p, 3);
+    p->code[from - 1] = (uint8_t)(p->n - from);
+}
+
+/* jnz, or jz and jmp. */
+static void put_back(struct program *p, size_t to)
+{
+    uint8_t jnz[] = {0x0f, 0x85, 0, 0, 0, 0}, jz[] = {0x74, 5, 0xe9, 0, 0, 0, 0};
+    bool two = rnd(3) == 0;
+    size_t n = two ? sizeof(jz) : sizeof(jnz);
+    uint8_t *b = two ? jz : jnz;
+    uint32_t by = (uint32_t)(to - (p->n + n));
+
+    memcpy(b + n - 4, &by, 4);
+    put(p, b, n);
+}
+
+static void make(struct program *p)
+{
+    uint8_t few[] = {0x41, 0xbf, (uint8_t)(1 + rnd(9)), 0, 0, 0}; /* mov r15d, k */
+    static const uint8_t vary[] = {
+        0x45, 0x89, 0xf7, 0x41, 0x83,
+        0xe7, 7,    0x41, 0xff, 0xc7};                  /* mov r15d, r14d; and r15d, 7; inc r15d */
+    static const uint8_t sub[] = {0x41, 0x83, 0xef, 1}; /* sub r15d, 1 */
+    static const uint8_t dec[] = {0x41, 0xff, 0xcd};    /* dec r13d */
+    static const uint8_t hlt[] = {0xf4};
+
+    p->n = 0;
+    put_steps(p, 3);
+    if (rnd(2) == 0)
+        put(p, few, sizeof(few));
+    else
+        put(p, vary, sizeof(vary));
+    size_t inner = p->n;
+    put_steps(p, 6);
+    if (rnd(2) == 0)
+        put_branch(p);
+    put(p, sub, sizeof(sub));
+    put_back(p, inner);
+    if (rnd(2) == 0)
+        put_branch(p);
+    put_steps(p, 4);
+    put(p, dec, sizeof(dec));
+    put_back(p, 0);
+    put(p, hlt, sizeof(hlt));
+}
+
+static void begin(struct cpu_rig *r, const struct program *p, uint32_t at)
+{
+    cpu_rig_mode(r, 64, 0);
+    memset(r->ram + MIDDLE - REACH, 0x5a, 2 * REACH);
+    cpu_rig_code(r, CPU_RIG_TEXT, p->code, p->n);
+    memset(r->st.gpr, 0, sizeof(r->st.gpr));
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK - at % 4096 / 8 * 8;
+    r->st.gpr[VMC_RDI] = MIDDLE + at % 8192;
+    r->st.gpr[VMC_RSI] = MIDDLE + at / 64 % 8192;
+    r->st.gpr[VMC_RBP] = MIDDLE + at / 4096 % 8192;
+    r->st.gpr[VMC_R13] = ROUNDS;
+    r->st.gpr[VMC_R14] = at;
+}
+
+static void compare(unsigned k)
+{
+    for (unsigned r = 0; r < 16; r++)
+        if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
+            fail_msg("program %u: register %u", k, r);
+    if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
+        fail_msg("program %u: rip or flags", k);
+    if (rig[0].exit.retired != rig[1].exit.retired)
+        fail_msg("program %u: instructions retired", k);
+    if (memcmp(rig[0].ram + MIDDLE - REACH, rig[1].ram + MIDDLE - REACH, 2 * REACH) != 0)
+        fail_msg("program %u: memory", k);
+}
+
+#ifndef VMC_SANITIZED
+static uint64_t watched(struct cpu_rig *r)
+{
+    const char *names[1024];
+    uint64_t values[1024];
+    size_t n = r->ops->stats(r->ev, names, values, 1024);
+
+    for (size_t k = 0; k < n && k < 1024; k++)
+        if (strcmp(names[k], "bt.watched") == 0)
+            return values[k];
+    fail_msg("no statistic of what was watched");
+    return 0;
+}
+#endif
+
+static void test_nested(void **state)
+{
+    uint32_t first = number("VMC_BT_SEED", 0);
+    struct program p;
+
+    (void)state;
+    for (unsigned k = 0, n = PROGRAMS * number("VMC_BT_TIMES", 1); k < n; k++) {
+        seed = 0x9e3779b9u * (first + k + 1);
+        make(&p);
+        uint32_t at = seed >> 4;
+        uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
+        for (unsigned r = 0; r < 2; r++)
+            begin(&rig[r], &p, at);
+        for (bool start = true; why[0] == VMC_EXIT_BUDGET; start = false) {
+            uint64_t most = 8192 + rnd(60000);
+            for (unsigned r = 0; r < 2; r++)
+                why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+            assert_int_equal(why[0], why[1]);
+            compare(k);
+        }
+        assert_int_equal(why[0], VMC_EXIT_IDLE);
+    }
+#ifndef VMC_SANITIZED /* such builds have no translator */
+    assert_true(watched(&rig[1]) > PROGRAMS);
+#endif
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
