@@ -184,8 +184,8 @@ static void order_cpus(struct vmc_sched *s, const struct vmc_sched_cpu_topo *top
 
 static void init_state(struct vmc_sched *s, const struct vmc_sched_config *cfg)
 {
-    s->planned = USING_NONE;
-    s->claimed = USING_NONE;
+    s->planned = FRAME_NONE;
+    s->claimed = FRAME_NONE;
     s->light_served = NONE;
     memset(s->wheel, 0xff, sizeof(s->wheel));
     for (uint32_t i = 0; i < s->max_vcpus; i++) {
@@ -197,12 +197,11 @@ static void init_state(struct vmc_sched *s, const struct vmc_sched_config *cfg)
         c->cur = NONE;
         c->last = NONE;
         c->yield_next = NONE;
-        c->using = USING_NONE;
         c->now = s->start;
         c->online = 1;
         c->fill_cursor = (uint32_t)((uint64_t)i * s->max_vcpus / s->ncpus);
-        c->tab[0].frame = USING_NONE;
-        c->tab[1].frame = USING_NONE;
+        c->tab[0].frame = FRAME_NONE;
+        c->tab[1].frame = FRAME_NONE;
         memset(c->boost, 0xff, sizeof(c->boost));
     }
     s->group[0] = (struct sched_group){.used = 1, .parent = NONE, .share = {.shares = 1}};

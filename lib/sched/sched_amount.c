@@ -6,7 +6,14 @@
 
 static void add_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t n, uint32_t len)
 {
-    s->gangs[s->ngangs++] = (struct gang){.vm = vm, .first = first, .n = n, .len = len};
+    const struct sched_vm *m = &s->vm[vm];
+
+    s->gangs[s->ngangs++] = (struct gang){.vm = vm,
+                                          .first = first,
+                                          .n = (uint8_t)n,
+                                          .len = len,
+                                          .strict = m->mode == VMC_SCHED_CO_STRICT,
+                                          .restricted = m->restricted != 0};
 }
 
 /* Members much shorter than the longest run on their own, so that the set leaves no big holes. */
@@ -85,7 +92,7 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
         if (v->in_fluid != FLUID_IN)
             continue;
         struct want *own = w != NULL ? w++ : NULL;
-        int64_t lag = own != NULL ? amount_of(own, s->rest) : vmci_sched_lag(s, m, v, now);
+        int64_t lag = own != NULL ? amount_of(own, s->rest) : vcpu_lag(s, m, v, now);
         int64_t worst = (int64_t)(64 * s->frame_ns);
         if (m->restricted && lag > worst) { /* its CPUs could not give it that much: forgotten */
             forget(s, m, lag - worst);
@@ -106,7 +113,7 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     }
     *room -= sum;
     uint32_t n = s->nitems - first;
-    m->lag_ns = vmci_sched_light_lag(s, m);
+    m->lag_ns = light_lag(s, m);
     if (m->cls == CLS_HEAVY)
         vmci_store_relaxed(&m->bias, (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT));
     if (m->n > 1)
@@ -132,7 +139,7 @@ static void gather_wants(struct vmc_sched *s, uint64_t now)
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             if (v->in_fluid == FLUID_IN)
-                s->want[n++] = want_of(m, m->first + i, vmci_sched_lag(s, m, v, now));
+                s->want[n++] = want_of(m, m->first + i, vcpu_lag(s, m, v, now));
         }
     }
     s->nwant = n;
@@ -198,7 +205,7 @@ static void find_rest(struct vmc_sched *s, uint64_t room, int64_t light)
 }
 
 /* While nobody blocks or wakes, who lacks most is found in each so-manyth frame only. */
-#define NAMES_KEPT 4u
+#define NAMES_KEPT 16u
 
 /* The fillers while they are chosen: a heap, the one that lacks least on top. */
 struct fillers {
@@ -244,12 +251,12 @@ static void name_fillers(struct vmc_sched *s, uint64_t now)
     for (uint32_t k = 0; k < nlight; k++) {
         struct sched_vm *m = &s->vm[s->heap[k].vm];
         int64_t more =
-            vmci_sched_light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+            light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
         vmci_store_relaxed(&m->bias, more);
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             if (v->in_fluid == FLUID_IN) /* the lag: less the pieces laid out for it */
-                filler_add(&f, m->first + i, vmci_sched_lag(s, m, v, now) + more);
+                filler_add(&f, m->first + i, vcpu_lag(s, m, v, now) + more);
         }
     }
     for (uint32_t i = 0; i < f.n; i++)

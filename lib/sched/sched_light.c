@@ -30,17 +30,30 @@ static void sift_up(struct vmc_sched *s, uint32_t pos, struct heap_item it)
     heap_set(s, pos, it);
 }
 
+/* The least of the children that begin at "child"; four of them are compared without a branch. */
+static uint32_t least_child(const struct vmc_sched *s, uint32_t child)
+{
+    const struct heap_item *h = s->heap + child;
+    uint32_t n = s->heap_n - child;
+    uint32_t best = 0;
+
+    if (likely(n >= ARITY)) {
+        uint32_t a = h[1].key < h[0].key;
+        uint32_t b = 2 + (h[3].key < h[2].key);
+        return child + (h[b].key < h[a].key ? b : a);
+    }
+    for (uint32_t i = 1; i < n; i++)
+        best = h[i].key < h[best].key ? i : best;
+    return child + best;
+}
+
 static void sift_down(struct vmc_sched *s, uint32_t pos, struct heap_item it)
 {
     for (;;) {
         uint32_t child = pos * ARITY + 1;
         if (child >= s->heap_n)
             break;
-        uint32_t best = child;
-        uint32_t end = VMCI_MIN(child + ARITY, s->heap_n);
-        for (uint32_t i = child + 1; i < end; i++)
-            if (s->heap[i].key < s->heap[best].key)
-                best = i;
+        uint32_t best = least_child(s, child);
         if (s->heap[best].key >= it.key)
             break;
         heap_set(s, pos, s->heap[best]);
@@ -51,7 +64,7 @@ static void sift_down(struct vmc_sched *s, uint32_t pos, struct heap_item it)
 
 static void heap_push(struct vmc_sched *s, uint32_t vm)
 {
-    struct heap_item it = {.key = s->vm[vm].vd, .vm = vm};
+    struct heap_item it = {.key = s->vm[vm].vd, .vm = vm, .first = s->vm[vm].first};
     sift_up(s, s->heap_n++, it);
 }
 
@@ -99,7 +112,7 @@ static void wheel_del(struct vmc_sched *s, uint32_t vm)
 /* Length of a job of one slice, in virtual time; deadline of the next job. */
 void vmci_sched_light_set_job(struct vmc_sched *s, struct sched_vm *m)
 {
-    vmci_store_relaxed(&m->bias, vmci_sched_light_lag(s, m));
+    vmci_store_relaxed(&m->bias, light_lag(s, m));
     m->job_v = ((s->sigma << C_SHIFT) << V_SHIFT) / m->credit;
     m->vd = m->ve + m->job_v;
 }
@@ -192,7 +205,7 @@ static bool pull_early(struct vmc_sched *s, uint64_t ahead)
 /* Ideal less granted of one of its vCPUs at the end of the frame, without a job in it. */
 static int64_t lag_at_end(const struct vmc_sched *s, const struct sched_vm *m)
 {
-    return vmci_sched_light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+    return light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
 }
 
 /* Whose turn is next is known before the time is come. */
@@ -201,10 +214,13 @@ static void prefetch_next(const struct vmc_sched *s)
     if (s->heap_n == 0)
         return;
     const struct sched_vm *m = &s->vm[s->heap[0].vm];
+    const struct sched_vcpu *v = &s->vcpu[s->heap[0].first];
     __builtin_prefetch(m);
-    for (uint32_t i = 0; i < VMCI_MIN(m->n, 4u); i++) {
-        __builtin_prefetch(&s->vcpu[m->first + i]);
-        __builtin_prefetch(&s->vcpu[m->first + i].off);
+    __builtin_prefetch(&m->ve);
+    uint32_t n = VMCI_MIN(s->max_vcpus - s->heap[0].first, 4u); /* its own, or the next VM's */
+    for (uint32_t i = 0; i < n; i++) {
+        __builtin_prefetch(v + i);
+        __builtin_prefetch(&v[i].off);
     }
 }
 
@@ -230,9 +246,10 @@ static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room, uint64_t 
     prefetch_next(s);
     vmci_store_relaxed(&m->g_ns, m->g_ns + job);
     s->bank -= (int64_t)(job * m->active);
-    m->ve += (uint64_t)(((unsigned __int128)m->job_v * ((job << 24) / s->sigma)) >> 24);
+    m->ve += job == s->sigma ? m->job_v :
+        (uint64_t)(((unsigned __int128)m->job_v * ((job << 24) / s->sigma)) >> 24);
     m->vd = m->ve + m->job_v;
-    vmci_store_relaxed(&m->bias, vmci_sched_light_lag(s, m));
+    vmci_store_relaxed(&m->bias, light_lag(s, m));
     vmci_sched_emit(s, vm, now, job + s->sigma, room);
     *allot -= VMCI_MIN(*allot, before - *room);
     return true;

@@ -33,31 +33,23 @@ struct pack {
     bool mirrored; /* times run from the end of the frame */
 };
 
-/* Take over the spare table of every CPU; a CPU still inside that old table gets no plan. */
+/*
+ * Take over the spare table of every CPU. One that still reads the old plan in it sees, when it has
+ * copied its entry, that the frame is gone; every store into the table is a release, so that it
+ * comes after that.
+ */
 static void open_tables(struct pack *p)
 {
     struct vmc_sched *s = p->s;
 
-    p->ncol = 0;
-    for (uint32_t i = 0; i < s->online; i++)
-        vmci_store_relaxed(&s->cpu[s->col_cpu[i]].tab[p->buf].frame, USING_NONE);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* then look who is still reading */
-    for (uint32_t i = 0; i < s->online; i++) {
-        uint32_t cpu = s->col_cpu[i];
-        uint64_t using = __atomic_load_n(&s->cpu[cpu].using, __ATOMIC_SEQ_CST);
-        /* in a frame laid out again, the table may be read right now */
-        if (using != USING_NONE && (using + 2 <= p->frame || (s->base != 0 && using == p->frame)))
-            continue;
-        /* usable columns first, in the same order; the others keep their place at the end */
-        for (uint32_t j = i; j > p->ncol; j--)
-            s->col_cpu[j] = s->col_cpu[j - 1];
-        s->col_cpu[p->ncol++] = cpu;
-    }
+    p->ncol = s->online;
     for (uint32_t i = 0; i < s->ncpus; i++)
         s->col_of[i] = NONE;
     for (uint32_t i = 0; i < p->ncol; i++) {
-        s->col_of[s->col_cpu[i]] = i;
-        p->c[i].tab = &s->cpu[s->col_cpu[i]].tab[p->buf];
+        uint32_t cpu = s->col_cpu[i];
+        s->col_of[cpu] = i;
+        p->c[i].tab = &s->cpu[cpu].tab[p->buf];
+        vmci_store_relaxed(&p->c[i].tab->frame, FRAME_NONE);
     }
 }
 
@@ -86,7 +78,8 @@ static bool place(struct pack *p, uint32_t col, uint32_t vm, uint32_t vcpu, uint
         return false;
     uint32_t start = p->mirrored ? p->frame_ns - at - len : at;
     uint32_t k = p->mirrored ? --c->first : c->end++;
-    c->tab->e[k] = (struct tab_entry){.start = start, .end = start + len, .vcpu = vcpu, .vm = vm};
+    vmci_store_release(&c->tab->e[k].when, start | (uint64_t)(start + len) << 32);
+    vmci_store_release(&c->tab->e[k].who, vcpu | (uint64_t)vm << 32);
     v->piece[v->npieces++] = (struct piece){.start = start, .end = start + len};
     c->level = at + len;
     return true;
@@ -159,7 +152,7 @@ static void place_set(struct pack *p, const struct gang *g, uint32_t first, uint
 }
 
 /* True if the set was laid out side by side, whole. */
-static bool lay_set(struct pack *p, const struct gang *g, bool strict)
+static bool lay_set(struct pack *p, const struct gang *g)
 {
     uint32_t first = window(p, p->open, g->n);
     uint32_t second = NONE;
@@ -167,13 +160,13 @@ static bool lay_set(struct pack *p, const struct gang *g, bool strict)
 
     if (g->len > p->limit - p->s->base || first == NONE)
         return false;
-    if (strict)
+    if (g->strict)
         make_even(p, first, g->n);
     for (uint32_t i = 0; i < g->n; i++)
         whole = whole && beyond(p, g, i, first) == 0;
     if (!whole) {
         second = window(p, first + g->n, g->n);
-        if (second != NONE && strict)
+        if (second != NONE && g->strict)
             make_even(p, second, g->n);
         bool wrapped = true;
         bool later = second != NONE;
@@ -187,7 +180,7 @@ static bool lay_set(struct pack *p, const struct gang *g, bool strict)
             first = second;
     }
     place_set(p, g, first, second);
-    if (strict) {
+    if (g->strict) {
         make_even(p, first, g->n);
         if (second != NONE)
             make_even(p, second, g->n);
@@ -317,7 +310,7 @@ static void lay_restricted(struct pack *p)
         return;
     for (uint32_t i = 0; i < s->ngangs; i++) {
         const struct gang *g = &s->gangs[i];
-        if (!s->vm[g->vm].restricted)
+        if (!g->restricted)
             continue;
         for (uint32_t k = 0; k < g->n; k++)
             (void)place_anywhere(p, g->vm, &s->items[g->first + k]);
@@ -391,7 +384,7 @@ static void lay_whole_frames(struct pack *p)
 
     for (uint32_t i = 0; i < s->ngangs; i++) {
         struct gang *g = &s->gangs[i];
-        if (g->len + SLIVER < p->frame_ns - s->base || s->vm[g->vm].restricted)
+        if (g->len + SLIVER < p->frame_ns - s->base || g->restricted)
             continue;
         for (uint32_t k = 0; k < g->n; k++) {
             const struct item *it = &s->items[g->first + k];
@@ -403,7 +396,7 @@ static void lay_whole_frames(struct pack *p)
                 vmci_store_relaxed(&s->vcpu[it->vcpu].home,
                                    (p->frame << 16) | (s->col_cpu[col] + 1));
         }
-        g->vm |= GROUP_BIT; /* laid */
+        g->laid = true;
     }
 }
 
@@ -417,28 +410,18 @@ static bool try_pack(struct pack *p, uint32_t sets)
     lay_whole_frames(p);
     for (uint32_t i = 0; i < sets; i++) {
         struct gang *g = &s->gangs[s->gang_order[i]];
-        if ((g->vm & GROUP_BIT) != 0)
+        if (g->laid || (p->attempt == TRY_SINGLE && !g->strict))
             continue;
-        bool strict = s->vm[g->vm].mode == VMC_SCHED_CO_STRICT;
-        g->vm |= GROUP_BIT; /* laid */
-        if (p->attempt == TRY_SINGLE && !strict) {
-            g->vm &= ~GROUP_BIT;
-            continue;
-        }
-        struct gang plain = *g;
-        plain.vm &= ~GROUP_BIT;
         while (p->open < p->ncol && p->c[p->open].level + SLIVER > p->limit)
             p->open++;
-        if (!lay_set(p, &plain, strict) && !strict)
-            g->vm &= ~GROUP_BIT;
+        g->laid = lay_set(p, g) || g->strict;
     }
     p->open = 0;
     for (uint32_t i = 0; i < s->ngangs; i++) {
         struct gang *g = &s->gangs[s->gang_order[i]];
-        bool laid = (g->vm & GROUP_BIT) != 0;
-        g->vm &= ~GROUP_BIT;
-        if (!laid && whole && !s->vm[g->vm].restricted)
+        if (!g->laid && whole && !g->restricted)
             whole = lay_single(p, g);
+        g->laid = false;
     }
     return whole;
 }
@@ -451,13 +434,15 @@ static void publish(struct pack *p)
 
     for (uint32_t col = 0; col < p->ncol; col++) {
         struct sched_column *c = &p->c[col];
-        const struct tab_entry *e = &c->tab->e[c->first];
-        bool whole = c->end - c->first == 1 && e->end - e->start + SLIVER >= p->frame_ns;
+        struct tab_entry e = entry_of(c->tab, c->first % TAB_ENTRIES);
+        bool whole = c->end - c->first == 1 && e.end - e.start + SLIVER >= p->frame_ns;
+        struct sched_cpu *cpu = &s->cpu[s->col_cpu[col]];
         if (c->end == c->first)
             c->first = c->end = 0;
-        c->tab->first = c->first;
-        c->tab->end = c->end;
-        vmci_store_relaxed(&s->cpu[s->col_cpu[col]].dedicated, whole ? 1u : 0u);
+        vmci_store_release(&c->tab->first, c->first);
+        vmci_store_release(&c->tab->end, c->end);
+        if (cpu->dedicated != whole)
+            vmci_store_relaxed(&cpu->dedicated, whole);
         vmci_store_release(&c->tab->frame, p->frame);
     }
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* then look who sleeps without a plan */

@@ -206,8 +206,9 @@ static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t 
     struct search f = {.best = NONE, .lag = INT64_MIN, .not = not };
     uint32_t named = VMCI_MIN(vmci_load_relaxed(&s->nfill_first), FILL_FIRST);
 
-    for (uint32_t i = tab != NULL ? tab->first : 0; tab != NULL && i < tab->end; i++)
-        consider(s, c, cpu, tab->e[i].vcpu, &f);
+    uint32_t own = tab != NULL ? vmci_load_relaxed(&tab->end) : 0;
+    for (uint32_t i = tab != NULL ? vmci_load_relaxed(&tab->first) : 0; i < own; i++)
+        consider(s, c, cpu, entry_of(tab, i).vcpu, &f);
     uint32_t look = VMCI_MIN(named, s->fill_named);
     uint32_t at = look < named ? cpu * look % named : 0; /* not all CPUs the same ones */
     for (uint32_t i = 0; i < look; i++, at = at + 1 < named ? at + 1 : 0)
@@ -301,7 +302,7 @@ static void enter_frame(struct vmc_sched *s, struct sched_cpu *c, uint64_t now)
 static uint64_t idle_until(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
                            const struct sched_tab *tab, uint64_t end, uint64_t now)
 {
-    bool more = tab != NULL && c->pos < tab->end;
+    bool more = tab != NULL && c->pos < vmci_load_relaxed(&tab->end);
     uint32_t state = 1;
 
     if (!more && vmci_load_relaxed(&s->runnable) == 0 && !vmci_sched_log_waits(s))
@@ -332,12 +333,12 @@ static uint32_t plan_due(struct vmc_sched *s, const struct sched_cpu *c, uint64_
 {
     uint64_t planned = vmci_load_acquire(&s->planned);
 
-    if (planned != USING_NONE && planned > c->frame)
+    if (planned != FRAME_NONE && planned > c->frame)
         return 0;
     if (unlikely(vmci_load_relaxed(&s->runnable) == 0) && planned == c->frame &&
         vmci_sched_log_waits(s))
         return VMC_SCHED_PLAN_DUE; /* laid out when there was nothing to run */
-    if (planned == USING_NONE || planned < c->frame)
+    if (planned == FRAME_NONE || planned < c->frame)
         return VMC_SCHED_PLAN_DUE;
     uint64_t half = c->frame_start + s->frame_ns / 2;
     if (now < half) {
@@ -348,25 +349,45 @@ static uint32_t plan_due(struct vmc_sched *s, const struct sched_cpu *c, uint64_
     return vmci_exchange(&s->claimed, want) != want ? VMC_SCHED_PLAN_DUE : 0;
 }
 
-/* The piece that covers now; NULL: none, and *end is where the next begins. */
-static const struct tab_entry *piece_at(struct sched_cpu *c, const struct sched_tab *tab,
-                                        uint64_t now, uint64_t *end)
+/* The CPU's plan for this frame; NULL: there is none. */
+static const struct sched_tab *plan_of(struct sched_cpu *c)
+{
+    const struct sched_tab *tab = &c->tab[c->frame & 1];
+
+    if (likely(vmci_load_acquire(&tab->frame) == c->frame))
+        return tab;
+    add_relaxed64(&c->stats.late_plans, 1);
+    return NULL;
+}
+
+/*
+ * The piece that covers now. False: there is none, and *end is where the next begins, or the plan
+ * was taken back meanwhile (this CPU has fallen a frame behind), and *tab is NULL.
+ */
+static bool piece_at(struct sched_cpu *c, const struct sched_tab **tab, uint64_t now,
+                     struct tab_entry *e, uint64_t *end)
 {
     uint32_t t = (uint32_t)(now - c->frame_start);
+    uint32_t first = vmci_load_acquire(&(*tab)->first);
+    uint32_t last = vmci_load_acquire(&(*tab)->end);
+    uint32_t pos = c->pos < first || c->pos > last ? first : c->pos;
 
-    if (c->pos < tab->first || c->pos > tab->end)
-        c->pos = tab->first;
-    while (c->pos < tab->end && tab->e[c->pos].end <= t)
-        c->pos++;
-    if (c->pos == tab->end)
-        return NULL;
-    const struct tab_entry *e = &tab->e[c->pos];
-    if (e->start > t + EARLY_NS) {
-        *end = c->frame_start + e->start;
-        return NULL;
+    e->start = e->end = 0;
+    for (; pos < last; pos++) {
+        *e = entry_of(*tab, pos);
+        if (e->end > t)
+            break;
     }
-    *end = c->frame_start + e->end;
-    return e;
+    if (unlikely(vmci_load_relaxed(&(*tab)->frame) != c->frame)) {
+        *tab = NULL;
+        return false;
+    }
+    c->pos = pos;
+    if (pos == last)
+        return false;
+    bool begun = e->start <= t + EARLY_NS;
+    *end = c->frame_start + (begun ? e->end : e->start);
+    return begun;
 }
 
 /* Does the slice of a vCPU that is still on another CPU end about now? */
@@ -377,11 +398,11 @@ static bool leaves_soon(const struct vmc_sched *s, uint32_t vcpu, uint64_t now)
     return vmci_load_relaxed(&other->slice_end) <= now + HANDOVER_NS;
 }
 
+/* Who runs: the owner of the piece e, if there is one, unless somebody else is to go first. */
 static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
-                   const struct sched_tab *tab, uint64_t now, uint64_t *end)
+                   const struct sched_tab *tab, const struct tab_entry *e, uint64_t now,
+                   uint64_t *end)
 {
-    const struct tab_entry *e = tab != NULL ? piece_at(c, tab, now, end) : NULL;
-
     if (unlikely(vmci_load_relaxed(&c->boosts) != 0) && boost(s, c, cpu, e != NULL, now, end))
         return true;
     if (unlikely(c->yield_next != NONE)) {
@@ -416,20 +437,18 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
     struct sched_cpu *c = &s->cpu[cpu];
     uint32_t before = c->cur;
 
+    struct tab_entry e;
+
     now = advance(c, now);
     if (before != NONE)
         charge(s, c, now, 0);
     if (now >= c->frame_end || now < c->frame_start)
         enter_frame(s, c, now);
-    __atomic_store_n(&c->using, c->frame, __ATOMIC_SEQ_CST);
-    const struct sched_tab *tab = &c->tab[c->frame & 1];
-    if (unlikely(__atomic_load_n(&tab->frame, __ATOMIC_ACQUIRE) != c->frame)) {
-        tab = NULL;
-        add_relaxed64(&c->stats.late_plans, 1);
-    }
     uint64_t end = c->frame_end;
+    const struct sched_tab *tab = plan_of(c);
+    bool planned = tab != NULL && piece_at(c, &tab, now, &e, &end);
     bool online = vmci_load_relaxed(&c->online) != 0;
-    bool found = online && choose(s, c, cpu, tab, now, &end);
+    bool found = online && choose(s, c, cpu, tab, planned ? &e : NULL, now, &end);
 
     if (!found && c->cur != NONE)
         release(s, c, now);
@@ -447,7 +466,6 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
         if (s->ring_size != 0)
             vmci_sched_trace(s, c, now, found ? VMC_SCHED_EV_RUN : VMC_SCHED_EV_IDLE, out->vcpu);
     }
-    __atomic_store_n(&c->using, USING_NONE, __ATOMIC_RELEASE);
 }
 
 void vmc_sched_account(struct vmc_sched *s, uint32_t cpu, uint64_t now, uint64_t stolen)

@@ -10,55 +10,6 @@
  */
 #include "sched_priv.h"
 
-/* Ideal less granted of a VM whose grants come a slice at a time. */
-int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m)
-{
-    if (m->cls != CLS_LIGHT)
-        return 0;
-    bool ahead = m->ve > s->v;
-    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, (uint64_t)1 << 43);
-    uint64_t lag = (uint64_t)(((unsigned __int128)dist * m->credit) >> (V_SHIFT + C_SHIFT));
-    return ahead ? -(int64_t)lag : (int64_t)lag;
-}
-
-static uint64_t served_now(const struct sched_vcpu *v, uint64_t now)
-{
-    uint64_t since = vmci_load_relaxed(&v->run_since);
-    uint64_t served = vmci_load_relaxed(&v->served);
-
-    return since != 0 && now > since ? served + (now - since) : served;
-}
-
-/* What the frame in progress, or one already laid out, will still give. */
-static uint64_t in_flight(const struct vmc_sched *s, const struct sched_vcpu *v, uint64_t now)
-{
-    uint64_t begin = s->start + v->plan_frame * s->frame_ns;
-    uint64_t sum = 0;
-
-    if (v->npieces == 0 || now >= begin + s->frame_ns)
-        return 0;
-    uint64_t t = now > begin ? now - begin : 0;
-    for (uint32_t i = 0; i < v->npieces; i++) {
-        if (v->piece[i].end > t)
-            sum += v->piece[i].end - VMCI_MAX(v->piece[i].start, t);
-    }
-    return sum;
-}
-
-/*
- * What the vCPU will lack at the end of the frame laid out now, were it given nothing in it. A
- * light VM is granted whole slices, so its grants are not extrapolated.
- */
-int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
-                       const struct sched_vcpu *v, uint64_t now)
-{
-    int64_t lag = (int64_t)(m->g_ns - served_now(v, now)) + v->off - (int64_t)in_flight(s, v, now);
-
-    if (m->cls == CLS_HEAVY)
-        lag += (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
-    return lag;
-}
-
 /* ---- classes --------------------------------------------------------------------------------- */
 
 /* What the VM lacks or is ahead, in the mean of its vCPUs, becomes its lag as one of the class. */
@@ -90,7 +41,7 @@ void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls)
         s->heavy[m->heavy_pos] = last;
         s->vm[last].heavy_pos = m->heavy_pos;
     } else if (m->cls == CLS_LIGHT) {
-        int64_t lag = vmci_sched_light_lag(s, m);
+        int64_t lag = light_lag(s, m);
         vmci_sched_light_remove(s, vm);
         vmci_store_relaxed(&m->g_ns, m->g_ns + (uint64_t)lag);
     }
@@ -111,7 +62,7 @@ static int64_t fluid_lag(const struct vmc_sched *s, const struct sched_vcpu *v, 
 {
     const struct sched_vm *m = &s->vm[v->vm];
 
-    return (int64_t)(m->g_ns - served) + v->off + vmci_sched_light_lag(s, m);
+    return (int64_t)(m->g_ns - served) + v->off + light_lag(s, m);
 }
 
 /* Let the ideal server run for dt with the entitlements as they are. */
@@ -207,7 +158,7 @@ static int64_t total_lag(const struct vmc_sched *s, uint64_t now)
 
     for (uint32_t k = 0; k < s->nvms; k++) {
         const struct sched_vm *m = &s->vm[s->vms_list[k]];
-        int64_t light = vmci_sched_light_lag(s, m);
+        int64_t light = light_lag(s, m);
         for (uint32_t i = 0; i < m->n && m->active != 0; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             uint64_t served = v->in_fluid == FLUID_IN ? served_now(v, now) : v->left_served;
@@ -407,7 +358,7 @@ static void join(struct vmc_sched *s, struct sched_vcpu *v, uint64_t served, uin
                 s->drain[i--] = s->drain[--s->ndrain];
     } else {
         vmci_sched_set_active(s, m, m->active + 1);
-        vmci_store_relaxed(&v->off, (int64_t)(served - m->g_ns) - vmci_sched_light_lag(s, m));
+        vmci_store_relaxed(&v->off, (int64_t)(served - m->g_ns) - light_lag(s, m));
         vmci_sched_note_change(s, m->first + v->index, true);
     }
     if (m->n > 1)
@@ -476,7 +427,7 @@ static void replay(struct vmc_sched *s, uint64_t now)
     s->rewinds = (uint32_t)most;
     s->changed |= waiting != 0;
 
-    if (vmci_load_relaxed(&s->planned) == USING_NONE) /* it begins with the first wake */
+    if (vmci_load_relaxed(&s->planned) == FRAME_NONE) /* it begins with the first wake */
         s->at =
             waiting == 0 ? now : VMCI_MIN(vmci_load_relaxed(&s->log[tail % LOG_EVENTS].time), now);
     for (uint64_t n = 1; n <= waiting; n++) {
@@ -527,7 +478,7 @@ static bool stale(const struct vmc_sched *s, uint64_t planned, uint64_t frame)
 }
 
 /*
- * Which frame to lay out now, or USING_NONE. As a rule the next one, half a frame ahead, so that
+ * Which frame to lay out now, or FRAME_NONE. As a rule the next one, half a frame ahead, so that
  * wakes up to then still count; the one in progress if it has no plan, or an empty one.
  */
 static uint64_t next_frame(const struct vmc_sched *s, uint64_t now)
@@ -535,20 +486,20 @@ static uint64_t next_frame(const struct vmc_sched *s, uint64_t now)
     uint64_t f = frame_of(s, now);
     uint64_t planned = vmci_load_relaxed(&s->planned);
     bool late = now >= s->start + f * s->frame_ns + s->frame_ns / 2;
-    bool missing = planned == USING_NONE || planned < f || stale(s, planned, f);
+    bool missing = planned == FRAME_NONE || planned < f || stale(s, planned, f);
 
     if (missing && !late)
         return f;
     if (late && (missing || planned == f))
         return f + 1;
-    return USING_NONE;
+    return FRAME_NONE;
 }
 
 bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
 {
     vmci_lock(&s->plan_lock);
     uint64_t frame = next_frame(s, now);
-    if (frame != USING_NONE) {
+    if (frame != FRAME_NONE) {
         uint64_t begin = s->start + frame * s->frame_ns;
         s->base = now > begin ? (uint32_t)(now - begin) : 0;
         if (s->dirty_tree)
@@ -568,14 +519,14 @@ bool vmc_sched_plan(struct vmc_sched *s, uint64_t now)
         vmci_store_release(&s->planned, frame);
     }
     vmci_unlock(&s->plan_lock);
-    return frame != USING_NONE;
+    return frame != FRAME_NONE;
 }
 
 uint64_t vmc_sched_plan_ns(const struct vmc_sched *s)
 {
     uint64_t planned = vmci_load_acquire(&s->planned);
 
-    if (planned == USING_NONE)
+    if (planned == FRAME_NONE)
         return s->start;
     return s->start + planned * s->frame_ns + s->frame_ns / 2;
 }

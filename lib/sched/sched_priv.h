@@ -40,23 +40,32 @@
 #define FILL_FIRST    64u /* those that the planner names */
 #define FILL_NAMED    24u /* of them, those that a CPU of a large host looks at */
 #define LARGE_HOST    16u /* with more CPUs than this */
-#define USING_NONE    UINT64_MAX
+#define FRAME_NONE    UINT64_MAX
 
 struct piece {
     uint32_t start, end; /* ns within the frame */
 };
 
+/* A piece of a CPU's frame, as its readers copy it (entry_of). */
 struct tab_entry {
     uint32_t start, end; /* ns within the frame */
     uint32_t vcpu;
     uint32_t vm;
 };
 
-/* The plan of one CPU for one frame: e[first..end), in order of time. */
+/* The same in the table. */
+struct tab_words {
+    uint64_t when, who; /* (a) start, vcpu; above them end, vm */
+};
+
+/*
+ * The plan of one CPU for one frame: e[first..end), in order of time. A reader copies what it needs
+ * and then looks whether the frame is still the same; the writer takes the frame away first.
+ */
 struct sched_tab {
-    uint64_t frame; /* (a) whose plan this is; USING_NONE while it is written */
-    uint32_t first, end;
-    struct tab_entry e[TAB_ENTRIES];
+    uint64_t frame; /* (a) whose plan this is; FRAME_NONE while it is written */
+    uint32_t first, end; /* (a) */
+    struct tab_words e[TAB_ENTRIES];
 };
 
 struct sched_vcpu {
@@ -155,7 +164,6 @@ struct sched_cpu {
     /* (k) */
     uint64_t now, frame, frame_start, frame_end;
     uint64_t slice_end;
-    uint64_t using; /* (a) frame whose table pick reads now, or USING_NONE */
     uint32_t cur;   /* (a) read by others for vmc_sched_vcpu_cpu */
     uint32_t last;
     uint32_t pos;
@@ -210,7 +218,7 @@ struct past_change {
 struct heap_item {
     uint64_t key;
     uint32_t vm;
-    uint32_t pad;
+    uint32_t first; /* entity of its vCPU 0, so that it is known without looking at the VM */
 };
 
 struct item {
@@ -235,8 +243,11 @@ struct want {
 };
 
 struct gang {
-    uint32_t vm, first, n; /* items[first .. first + n) */
-    uint32_t len;          /* ns that all its members share */
+    uint32_t vm, first; /* items[first .. first + n) */
+    uint32_t len;       /* ns that all its members share */
+    uint8_t n;
+    bool strict, restricted; /* what packing asks of its VM */
+    bool laid;               /* it has its place */
 };
 
 struct vmc_sched {
@@ -259,7 +270,7 @@ struct vmc_sched {
     uint32_t log_lost;           /* (a) an event did not fit */
     struct log_event log[LOG_EVENTS];
     uint64_t lost;     /* (a) ns that the host took since the last plan */
-    uint64_t planned;  /* (a) last frame laid out; USING_NONE: none yet */
+    uint64_t planned;  /* (a) last frame laid out; FRAME_NONE: none yet */
     uint64_t claimed;  /* (a) frame whose planning pick has asked for */
     uint32_t runnable; /* (p) vCPUs in the fluid */
 
@@ -333,6 +344,17 @@ static inline bool vmci_sched_log_waits(const struct vmc_sched *s)
 
 #define GROUP_BIT 0x80000000u
 
+static inline struct tab_entry entry_of(const struct sched_tab *t, uint32_t i)
+{
+    uint64_t when = vmci_load_acquire(&t->e[i].when);
+    uint64_t who = vmci_load_acquire(&t->e[i].who);
+
+    return (struct tab_entry){.start = (uint32_t)when,
+                              .end = (uint32_t)(when >> 32),
+                              .vcpu = (uint32_t)who,
+                              .vm = (uint32_t)(who >> 32)};
+}
+
 static inline void add_relaxed64(uint64_t *p, uint64_t v)
 {
     vmci_store_relaxed(p, vmci_load_relaxed(p) + v);
@@ -368,6 +390,55 @@ static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
     return now <= s->start ? 0 : (now - s->start) / s->frame_ns;
 }
 
+/* Ideal less granted of a VM whose grants come a slice at a time. */
+static inline int64_t light_lag(const struct vmc_sched *s, const struct sched_vm *m)
+{
+    if (m->cls != CLS_LIGHT)
+        return 0;
+    bool ahead = m->ve > s->v;
+    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, (uint64_t)1 << 43);
+    uint64_t lag = (uint64_t)(((unsigned __int128)dist * m->credit) >> (V_SHIFT + C_SHIFT));
+    return ahead ? -(int64_t)lag : (int64_t)lag;
+}
+
+static inline uint64_t served_now(const struct sched_vcpu *v, uint64_t now)
+{
+    uint64_t since = vmci_load_relaxed(&v->run_since);
+    uint64_t served = vmci_load_relaxed(&v->served);
+
+    return since != 0 && now > since ? served + (now - since) : served;
+}
+
+/* What the frame in progress, or one already laid out, will still give. */
+static inline uint64_t in_flight(const struct vmc_sched *s, const struct sched_vcpu *v, uint64_t now)
+{
+    uint64_t begin = s->start + v->plan_frame * s->frame_ns;
+    uint64_t sum = 0;
+
+    if (v->npieces == 0 || now >= begin + s->frame_ns)
+        return 0;
+    uint64_t t = now > begin ? now - begin : 0;
+    for (uint32_t i = 0; i < v->npieces; i++) {
+        if (v->piece[i].end > t)
+            sum += v->piece[i].end - VMCI_MAX(v->piece[i].start, t);
+    }
+    return sum;
+}
+
+/*
+ * What the vCPU will lack at the end of the frame laid out now, were it given nothing in it. A
+ * light VM is granted whole slices, so its grants are not extrapolated.
+ */
+static inline int64_t vcpu_lag(const struct vmc_sched *s, const struct sched_vm *m,
+                                     const struct sched_vcpu *v, uint64_t now)
+{
+    int64_t lag = (int64_t)(m->g_ns - served_now(v, now)) + v->off - (int64_t)in_flight(s, v, now);
+
+    if (m->cls == CLS_HEAVY)
+        lag += (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+    return lag;
+}
+
 /* sched_share.c */
 void vmci_sched_fill(struct vmc_sched *s);
 void vmci_sched_sum_light(struct vmc_sched *s);
@@ -388,9 +459,6 @@ void vmci_sched_light_pick(struct vmc_sched *s, uint64_t now, uint64_t allot, bo
                            uint64_t *room);
 void vmci_sched_light_end(struct vmc_sched *s);
 /* sched_plan.c */
-int64_t vmci_sched_light_lag(const struct vmc_sched *s, const struct sched_vm *m);
-int64_t vmci_sched_lag(const struct vmc_sched *s, const struct sched_vm *m,
-                       const struct sched_vcpu *v, uint64_t now);
 void vmci_sched_log(struct vmc_sched *s, uint32_t vcpu, bool wake, uint64_t now);
 void vmci_sched_set_class(struct vmc_sched *s, uint32_t vm, uint32_t cls);
 /* sched_amount.c */

@@ -397,7 +397,7 @@ void vmci_sched_sum_light(struct vmc_sched *s)
             continue;
         s->light_sum += m->credit * m->active;
         s->nlight++;
-        s->bank += vmci_sched_light_lag(s, m) * (int64_t)m->active;
+        s->bank += light_lag(s, m) * (int64_t)m->active;
     }
     s->resum = false;
 }

@@ -135,13 +135,13 @@ static int check_tables(const struct vmc_sched *s, struct vmc_error *err)
         for (uint32_t b = 0; b < 2; b++) {
             const struct sched_tab *t = &s->cpu[i].tab[b];
             uint32_t at = 0;
-            for (uint32_t k = t->first; t->frame != USING_NONE && k < t->end; k++) {
-                const struct tab_entry *e = &t->e[k];
-                if (e->start < at || e->end <= e->start || e->end > s->frame_ns)
+            for (uint32_t k = t->first; t->frame != FRAME_NONE && k < t->end; k++) {
+                const struct tab_entry e = entry_of(t, k);
+                if (e.start < at || e.end <= e.start || e.end > s->frame_ns)
                     return vmci_error(err, VMC_EINTERNAL, "sched/table",
                                       "cpu %u frame %llu entry %u is [%u, %u) after %u", i,
-                                      (unsigned long long)t->frame, k, e->start, e->end, at);
-                at = e->end;
+                                      (unsigned long long)t->frame, k, e.start, e.end, at);
+                at = e.end;
             }
         }
     }
