@@ -170,7 +170,7 @@ static bool may_fill(const struct vmc_sched *s, const struct sched_cpu *c, uint3
 
     if (vmci_load_relaxed(&m->no_extra) && lag < (int64_t)s->min_piece)
         return false;
-    if (vmci_load_relaxed(&m->bounded) && lag < -2 * (int64_t)s->frame_ns)
+    if (vmci_load_relaxed(&m->bounded) && lag < -(int64_t)vmci_load_relaxed(&m->lead))
         return false;
     return vm_allows(s, vm, cpu) && !lives_elsewhere(s, c, vcpu, cpu);
 }
@@ -390,12 +390,27 @@ static bool piece_at(struct sched_cpu *c, const struct sched_tab **tab, uint64_t
     return begun;
 }
 
-/* Does the slice of a vCPU that is still on another CPU end about now? */
-static bool leaves_soon(const struct vmc_sched *s, uint32_t vcpu, uint64_t now)
+/*
+ * The owner of this time is still on another CPU. Where it is about to leave that, wait for it,
+ * once (true); else somebody else may have this CPU until then, or for a while.
+ */
+static bool await_owner(const struct vmc_sched *s, struct sched_cpu *c, uint32_t vcpu, uint64_t now,
+                        uint64_t *end)
 {
     const struct sched_cpu *other = &s->cpu[vmci_load_relaxed(&s->vcpu[vcpu].cpu)];
+    uint64_t leaves = vmci_load_relaxed(&other->slice_end);
+    bool waited = c->waited_for == vcpu && c->waited_frame == c->frame;
 
-    return vmci_load_relaxed(&other->slice_end) <= now + HANDOVER_NS;
+    if (leaves <= now + HANDOVER_NS && !waited) {
+        c->waited_for = vcpu;
+        c->waited_frame = c->frame;
+        *end = VMCI_MIN(*end, now + HANDOVER_NS);
+        return true;
+    }
+    *end = VMCI_MIN(*end, now + s->frame_ns / 16);
+    if (leaves > now + HANDOVER_NS)
+        *end = VMCI_MIN(*end, leaves);
+    return false;
 }
 
 /* Who runs: the owner of the piece e, if there is one, unless somebody else is to go first. */
@@ -414,15 +429,9 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
     if (likely(e != NULL)) {
         if (likely(take(s, c, cpu, e->vcpu, e->vm, now)))
             return true;
-        if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0) {
-            bool first = (c->waited_for != e->vcpu || c->waited_frame != c->frame) &&
-                         leaves_soon(s, e->vcpu, now);
-            c->waited_for = e->vcpu;
-            c->waited_frame = c->frame;
-            *end = VMCI_MIN(*end, now + (first ? HANDOVER_NS : s->frame_ns / 16));
-            if (first)
-                return false;
-        }
+        if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0 &&
+            await_owner(s, c, e->vcpu, now, end))
+            return false;
         /* the owner is not here: whoever was woken need not make up for anything */
         if (vmci_load_relaxed(&c->boosts) != 0 && boost(s, c, cpu, false, now, end))
             return true;

@@ -151,7 +151,16 @@ static void advance_to(struct vmc_sched *s, uint64_t t)
     }
 }
 
-/* Ideal less received of all vCPUs together. */
+/* Are its vCPUs entitled to a CPU each? */
+static bool has_whole_cpus(const struct sched_vm *m)
+{
+    return m->cls == CLS_HEAVY && m->vcpu_cap >= VMC_SCHED_WHOLE_CPU && m->credit >= m->cap;
+}
+
+/*
+ * Ideal less received of all vCPUs together; but for what those lack who are entitled to whole
+ * CPUs: nobody can make up for that now, so it stays theirs until they are entitled to less.
+ */
 static int64_t total_lag(const struct vmc_sched *s, uint64_t now)
 {
     int64_t sum = 0;
@@ -159,11 +168,13 @@ static int64_t total_lag(const struct vmc_sched *s, uint64_t now)
     for (uint32_t k = 0; k < s->nvms; k++) {
         const struct sched_vm *m = &s->vm[s->vms_list[k]];
         int64_t light = light_lag(s, m);
+        int64_t most = has_whole_cpus(m) ? 0 : INT64_MAX;
         for (uint32_t i = 0; i < m->n && m->active != 0; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];
             uint64_t served = v->in_fluid == FLUID_IN ? served_now(v, now) : v->left_served;
+            int64_t lag = (int64_t)(m->g_ns - served) + v->off + light;
             if (v->in_fluid != FLUID_OUT)
-                sum += (int64_t)(m->g_ns - served) + v->off + light;
+                sum += VMCI_MIN(lag, most);
         }
     }
     return sum;
@@ -176,7 +187,7 @@ static int64_t lead_of(const struct vmc_sched *s, const struct sched_vm *m, uint
     int64_t sum = 0;
 
     *awake = 0;
-    if (m->cls != CLS_HEAVY || m->vcpu_cap < VMC_SCHED_WHOLE_CPU || m->credit < m->cap)
+    if (!has_whole_cpus(m))
         return 0;
     for (uint32_t i = 0; i < m->n; i++) {
         const struct sched_vcpu *v = &s->vcpu[m->first + i];

@@ -121,6 +121,7 @@ struct sched_vm {
     uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
     int64_t bias;      /* (p) what g_ns leaves out, for comparing lags at run time */
     uint64_t hint;     /* (p) the last credit that was not 0 */
+    uint64_t lead;     /* (p) bounded: ns beyond the ideal */
 
     /* the planner's; first what laying out a light VM looks at */
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */

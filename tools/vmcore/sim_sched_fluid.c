@@ -406,18 +406,30 @@ static double step(struct sim_fluid *f, const struct sim *s, double dt)
 }
 
 /*
+ * Ideal less received of all together; but for what those lack who have whole CPUs in the ideal:
+ * nobody can make up for that now, so it stays theirs until they are entitled to less.
+ */
+static double total_lag(struct sim_fluid *f)
+{
+    double sum = 0;
+
+    if (f->dirty)
+        refill(f);
+    for (uint32_t i = 0; i < f->s->nvcpus; i++)
+        if (f->vcpu[i].lag < 0 || vcpu_rate(f, f->s->vcpu[i].vm) < 1 - 1e-9)
+            sum += f->vcpu[i].lag;
+    return sum;
+}
+
+/*
  * What all lack together was had by nobody: where more is asked for than there is, take it off
  * those who would have had less, had there been less.
  */
 static void take_back_lost(struct sim_fluid *f)
 {
-    double lost = 0;
+    double lost = total_lag(f);
     double all = 0;
 
-    for (uint32_t i = 0; i < f->s->nvcpus; i++)
-        lost += f->vcpu[i].lag;
-    if (f->dirty)
-        refill(f);
     if (lost < LEAST_LOST || f->node[0].hi <= f->cpus + 1e-6)
         return;
     for (uint32_t i = 0; i < f->nvms; i++)
@@ -458,14 +470,10 @@ static double lead_of(struct sim_fluid *f, uint32_t vm)
 static void forgive(struct sim_fluid *f)
 {
     double all = 0;
-    double sum = 0;
+    double sum = total_lag(f);
 
-    for (uint32_t i = 0; i < f->s->nvcpus; i++)
-        sum += f->vcpu[i].lag;
     if (sum > -LEAST_LOST)
         return;
-    if (f->dirty)
-        refill(f);
     for (uint32_t i = 0; i < f->nvms; i++)
         all += lead_of(f, i);
     if (all > -1)
