@@ -174,6 +174,25 @@ static void begin_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t 
     __atomic_store_n(&w->current, vcpu, __ATOMIC_SEQ_CST);
 }
 
+static uint64_t slice_left(uint64_t end)
+{
+    uint64_t now = vmc_runner_now_ns();
+
+    return end > now ? end - now : 0;
+}
+
+/*
+ * The vCPU waits busily: true if that is right, because every sibling runs or sleeps, and the slice
+ * is not over; else pick returns the sibling to which it yields.
+ */
+static bool spins_on(struct vmc_runner *r, struct runner_worker *w, uint64_t end)
+{
+    uint64_t now = vmc_runner_now_ns();
+
+    return now < end && !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST) &&
+           vmc_sched_spin(r->sched, w->cpu, now) != VMC_OK;
+}
+
 /* Run the vCPU until its slice ends; what the host took from us meanwhile is not charged to it. */
 static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vcpu, uint64_t end)
 {
@@ -187,7 +206,9 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
         !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST)) {
         set_deadline(r, w, kick_time(r, t, end));
-        res = t->t.ops->run(t->t.ctx, end > wall ? end - wall : 0);
+        res = t->t.ops->run(t->t.ctx, slice_left(end));
+        while (res == VMC_RUNNER_SPIN && spins_on(r, w, end))
+            res = t->t.ops->run(t->t.ctx, slice_left(end));
         set_deadline(r, w, NEVER);
     }
     uint64_t now = vmc_runner_now_ns();
@@ -200,11 +221,9 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
         __atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&t->active, 0, __ATOMIC_SEQ_CST);
     int rc = VMC_OK;
-    if (res == VMC_RUNNER_SPIN)
-        rc = vmc_sched_spin(r->sched, w->cpu, now);
-    else if (res != VMC_RUNNER_AGAIN)
+    if (res != VMC_RUNNER_AGAIN && res != VMC_RUNNER_SPIN)
         rc = vmc_sched_block(r->sched, w->cpu, now);
-    (void)rc; /* nobody to yield to: it spins on; woken meanwhile: it stays runnable */
+    (void)rc; /* woken meanwhile: it stays runnable */
 }
 
 static void *worker_main(void *arg)

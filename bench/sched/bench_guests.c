@@ -50,16 +50,15 @@ static struct vmc_runner *make_runner(uint32_t flags)
     return r;
 }
 
+/* A VM on the runner; co-scheduled or not, its waiting loops noticed or not. */
 static void add_vm(struct smp_vm *s, struct vmc_runner *r, const struct smp_shared *p,
-                   bool together)
+                   uint32_t shares, uint32_t coscheduling, bool spin)
 {
-    struct vmc_sched_vm_config sc = {.size = sizeof(sc),
-                                     .share = {.shares = 1000},
-                                     .coscheduling =
-                                         together ? VMC_SCHED_CO_RELAXED : VMC_SCHED_CO_NONE};
+    struct vmc_sched_vm_config sc = {
+        .size = sizeof(sc), .share = {.shares = shares}, .coscheduling = coscheduling};
 
     if (smp_vm_create(s, &pf, vmc_engine_soft(), p) != 0 ||
-        smp_vm_start(s, r, &sc, together ? 0 : UINT32_MAX, 0) != 0)
+        smp_vm_start(s, r, &sc, spin ? 0 : UINT32_MAX, 0) != 0)
         die("no VM");
 }
 
@@ -79,8 +78,27 @@ static double median(double *v, unsigned n)
 /* ---- co-scheduling --------------------------------------------------------------------------- */
 
 #define MOST_TIMES 8u /* the entitlement-scaled time of the guest alone */
+#define OTHERS     3u /* VMs of one vCPU that have the other half: not a multiple of the workers */
 
-enum how { SOLO, TOGETHER, APART, LINUX, HOWS };
+/*
+ * The guest alone; with the others in every way of the library's: plain proportional shares, the
+ * same with directed yield where a vCPU spins, strict gangs, and all that the library does; and
+ * with a thread per vCPU under Linux's scheduler.
+ */
+enum how { SOLO, PLAIN, YIELD, GANG, TOGETHER, LINUX, HOWS };
+
+static const struct {
+    const char *name;
+    uint32_t coscheduling;
+    bool spin;
+} way[HOWS] = {
+    [SOLO] = {"alone x 2", VMC_SCHED_CO_RELAXED, true},
+    [PLAIN] = {"plain", VMC_SCHED_CO_NONE, false},
+    [YIELD] = {"yield", VMC_SCHED_CO_NONE, true},
+    [GANG] = {"gang", VMC_SCHED_CO_STRICT, false},
+    [TOGETHER] = {"together", VMC_SCHED_CO_RELAXED, true},
+    [LINUX] = {"Linux", VMC_SCHED_CO_NONE, false},
+};
 
 /*
  * Run the program once; in ms, the time that the workers gave to VMs until it was done, divided by
@@ -89,37 +107,39 @@ enum how { SOLO, TOGETHER, APART, LINUX, HOWS };
  */
 static double run_once(const struct smp_shared *p, enum how how, double most)
 {
-    struct smp_shared load = {.mode = SMP_COUNT, .cpus = WORKERS};
+    struct smp_shared load = {.mode = SMP_COUNT, .cpus = 1};
     struct vmc_runner *r = make_runner(how == LINUX ? VMC_RUNNER_THREADS : 0);
-    struct smp_vm guest, other;
+    struct smp_vm guest, other[OTHERS];
     uint64_t before = 0;
     double ms = 0;
 
     if (how != SOLO) {
-        add_vm(&other, r, &load, how == TOGETHER);
+        for (unsigned i = 0; i < OTHERS; i++)
+            add_vm(&other[i], r, &load, 1000, VMC_SCHED_CO_NONE, false);
         nap_us(20000);
-        before = smp_vm_used_ns(&other);
+        for (unsigned i = 0; i < OTHERS; i++)
+            before += smp_vm_used_ns(&other[i]);
     }
-    add_vm(&guest, r, p, how <= TOGETHER);
+    add_vm(&guest, r, p, OTHERS * 1000, way[how].coscheduling, way[how].spin);
     bool done = false;
     while (!done && ms < most) {
         nap_us(200);
         done = __atomic_load_n(&guest.done, __ATOMIC_SEQ_CST) == p->cpus;
-        uint64_t used = smp_vm_used_ns(&guest);
-        if (how != SOLO)
-            used += smp_vm_used_ns(&other) - before;
+        uint64_t used = smp_vm_used_ns(&guest) - before;
+        for (unsigned i = 0; how != SOLO && i < OTHERS; i++)
+            used += smp_vm_used_ns(&other[i]);
         ms = (double)used / WORKERS / 1e6;
     }
     if (guest.bad != 0 || (done && guest.sh->sum != (uint64_t)p->cpus * p->rounds))
         die("the guest went wrong");
     smp_vm_destroy(&guest);
-    if (how != SOLO)
-        smp_vm_destroy(&other);
+    for (unsigned i = 0; how != SOLO && i < OTHERS; i++)
+        smp_vm_destroy(&other[i]);
     vmc_runner_destroy(r);
     return ms;
 }
 
-static void cosched(unsigned repeats)
+static void cosched(unsigned repeats, unsigned only)
 {
     static const struct {
         const char *name;
@@ -136,22 +156,29 @@ static void cosched(unsigned repeats)
     double loss = -1e9;
     double sample[HOWS][16];
 
-    printf("%u workers, half of them for the guest, median of %u, ms; given up at %u times "
-           "\"alone\":\n",
-           WORKERS, repeats, 2 * MOST_TIMES);
-    printf("%-20s %9s %9s %9s %9s\n", "", "alone x 2", "together", "apart", "Linux");
+    printf("%u workers, half of them for the guest, %u other VMs; median of %u, ms; given up at %u "
+           "times \"alone\":\n",
+           WORKERS, OTHERS, repeats, 2 * MOST_TIMES);
+    printf("%-20s", "");
+    for (unsigned how = 0; how < HOWS; how++)
+        printf(" %9s", way[how].name);
+    printf("\n");
     for (unsigned i = 0; i < sizeof(program) / sizeof(program[0]); i++) {
         double t[HOWS];
+        if (only != 0 && only != i + 1)
+            continue;
         for (unsigned n = 0; n < repeats; n++)
             for (unsigned how = 0; how < HOWS; how++)
                 sample[how][n] = run_once(&program[i].p, (enum how)how,
                                           how == SOLO ? 1e9 : MOST_TIMES * 2 * sample[SOLO][n]);
-        for (unsigned how = 0; how < HOWS; how++)
+        printf("%-20s", program[i].name);
+        for (unsigned how = 0; how < HOWS; how++) {
             t[how] = median(sample[how], repeats);
-        printf("%-20s %9.0f %9.0f %9.0f %9.0f\n", program[i].name, 2 * t[SOLO], t[TOGETHER],
-               t[APART], t[LINUX]);
+            printf(" %9.0f", how == SOLO ? 2 * t[how] : t[how]);
+        }
+        printf("\n");
         fflush(stdout);
-        least = t[APART] / t[TOGETHER] < least ? t[APART] / t[TOGETHER] : least;
+        least = t[PLAIN] / t[TOGETHER] < least ? t[PLAIN] / t[TOGETHER] : least;
         double over = 100 * (t[TOGETHER] / (2 * t[SOLO]) - 1);
         loss = over > loss ? over : loss;
     }
@@ -173,7 +200,7 @@ static double unfairness(uint32_t flags, double seconds)
     double worst = 0;
 
     for (unsigned i = 0; i < FAIR_VMS; i++)
-        add_vm(&vm[i], r, &p, true);
+        add_vm(&vm[i], r, &p, 1000, VMC_SCHED_CO_RELAXED, true);
     nap_us(200000);
     for (unsigned i = 0; i < FAIR_VMS; i++)
         base[i] = smp_vm_used_ns(&vm[i]);
@@ -211,21 +238,26 @@ int main(int argc, char **argv)
 {
     static const struct option longs[] = {{"seconds", required_argument, NULL, 's'},
                                           {"repeats", required_argument, NULL, 'r'},
+                                          {"only", required_argument, NULL, 'o'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     double seconds = 60;
     unsigned repeats = 3;
+    unsigned only = 0;
     int c;
 
-    while ((c = getopt_long(argc, argv, "s:r:h", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "s:r:o:h", longs, NULL)) != -1) {
         if (c == 's')
             seconds = strtod(optarg, NULL);
         else if (c == 'r')
             repeats = (unsigned)strtoul(optarg, NULL, 10);
+        else if (c == 'o')
+            only = (unsigned)strtoul(optarg, NULL, 10);
         else {
-            printf("usage: bench_guests [--repeats N] [--seconds S]\n"
+            printf("usage: bench_guests [--repeats N] [--only PROGRAM] [--seconds S]\n"
                    "  -r, --repeats  runs of each program of which the median counts, up to 15;"
                    " 0: none\n"
+                   "  -o, --only     one of the programs, 1 to 4\n"
                    "  -s, --seconds  of the measurement of fairness, each scheduler; 0: none\n");
             return c == 'h' ? 0 : 2;
         }
@@ -237,6 +269,6 @@ int main(int argc, char **argv)
     if (seconds > 0)
         fairness(seconds);
     if (repeats > 0)
-        cosched(repeats);
+        cosched(repeats, only);
     return 0;
 }

@@ -339,7 +339,8 @@ int main(int argc, char **argv)
         return 0;
     double p50, p99;
     churn(dir, &p50, &p99);
-    printf("one plan where 256 vCPUs sleep 100,000 times a second: %.0f us, p99 %.0f us\n", p50, p99);
+    printf("one plan where 256 vCPUs sleep 100,000 times a second: %.0f us, p99 %.0f us\n", p50,
+           p99);
     if (cost_only)
         return 0;
     struct sim_property_result p;

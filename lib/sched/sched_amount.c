@@ -250,8 +250,7 @@ static void name_fillers(struct vmc_sched *s, uint64_t now)
         filler_add(&f, s->want[k].vcpu, s->want[k].lag - s->want[k].given);
     for (uint32_t k = 0; k < nlight; k++) {
         struct sched_vm *m = &s->vm[s->heap[k].vm];
-        int64_t more =
-            light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
+        int64_t more = light_lag(s, m) + (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT);
         vmci_store_relaxed(&m->bias, more);
         for (uint32_t i = 0; i < m->n; i++) {
             const struct sched_vcpu *v = &s->vcpu[m->first + i];

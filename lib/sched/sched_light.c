@@ -158,7 +158,11 @@ void vmci_sched_light_rekey(struct vmc_sched *s, uint32_t vm, uint64_t old_credi
     int64_t lag =
         (int64_t)VMCI_MIN((uint64_t)(((unsigned __int128)dist * old_credit) >> V_SHIFT), most);
     lag = (ahead ? -lag : lag) + more;
-    uint64_t size = VMCI_MIN((uint64_t)(lag < 0 ? -lag : lag), most);
+    uint64_t whole = (uint64_t)(lag < 0 ? -lag : lag);
+    uint64_t size = VMCI_MIN(VMCI_MIN(whole, most), most_light_lag(m));
+    uint64_t kept =
+        (whole - size) >> C_SHIFT; /* virtual time cannot express it: of what is granted */
+    vmci_store_relaxed(&m->g_ns, lag < 0 ? m->g_ns - kept : m->g_ns + kept);
     uint64_t moved = (size << V_SHIFT) / m->credit;
     m->ve = lag < 0 ? s->v + moved : s->v - moved;
     vmci_sched_light_set_job(s, m);
@@ -246,8 +250,9 @@ static bool run_job(struct vmc_sched *s, uint64_t now, uint64_t *room, uint64_t 
     prefetch_next(s);
     vmci_store_relaxed(&m->g_ns, m->g_ns + job);
     s->bank -= (int64_t)(job * m->active);
-    m->ve += job == s->sigma ? m->job_v :
-        (uint64_t)(((unsigned __int128)m->job_v * ((job << 24) / s->sigma)) >> 24);
+    m->ve += job == s->sigma
+                 ? m->job_v
+                 : (uint64_t)(((unsigned __int128)m->job_v * ((job << 24) / s->sigma)) >> 24);
     m->vd = m->ve + m->job_v;
     vmci_store_relaxed(&m->bias, light_lag(s, m));
     vmci_sched_emit(s, vm, now, job + s->sigma, room);

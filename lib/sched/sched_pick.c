@@ -159,6 +159,16 @@ static bool lives_elsewhere(const struct vmc_sched *s, const struct sched_cpu *c
 }
 
 /*
+ * How far, in ns, a vCPU may be ahead for which a limit or cap may bind soon: two frames of what it
+ * can ever be entitled to. The plan sees within one and a half that somebody else went to sleep,
+ * so until then this is what its ideal may have grown by.
+ */
+static int64_t most_ahead(const struct sched_vm *m)
+{
+    return 2 * (int64_t)(m->cap >> C_SHIFT);
+}
+
+/*
  * Who is at its limit gets no more than it is entitled to by then; who may be soon, not much more:
  * it could not pay back.
  */
@@ -170,7 +180,7 @@ static bool may_fill(const struct vmc_sched *s, const struct sched_cpu *c, uint3
 
     if (vmci_load_relaxed(&m->no_extra) && lag < (int64_t)s->min_piece)
         return false;
-    if (vmci_load_relaxed(&m->bounded) && lag < -(int64_t)vmci_load_relaxed(&m->lead))
+    if (vmci_load_relaxed(&m->bounded) && lag < -most_ahead(m))
         return false;
     return vm_allows(s, vm, cpu) && !lives_elsewhere(s, c, vcpu, cpu);
 }
@@ -223,13 +233,17 @@ static uint32_t best_to_fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t 
     return f.best;
 }
 
+/* Who runs in a hole that has no owner has no more of it than may_fill allows. */
 static void note_fill(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint64_t *end)
 {
     struct sched_vcpu *v = &s->vcpu[c->cur];
+    const struct sched_vm *m = &s->vm[vmci_load_relaxed(&v->vm)];
 
-    if (vmci_load_relaxed(&s->vm[vmci_load_relaxed(&v->vm)].no_extra)) {
-        int64_t lag = lag_now(s, v);
-        *end = VMCI_MIN(*end, now + (lag > (int64_t)s->min_piece ? (uint64_t)lag : s->min_piece));
+    bool limited = vmci_load_relaxed(&m->no_extra) != 0;
+
+    if (limited || vmci_load_relaxed(&m->bounded)) {
+        int64_t most = lag_now(s, v) + (limited ? 0 : most_ahead(m));
+        *end = VMCI_MIN(*end, now + (uint64_t)VMCI_MAX(most, (int64_t)s->min_piece));
     }
     v->extra = 1;
     add_relaxed64(&c->stats.fills, 1);

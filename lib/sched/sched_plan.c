@@ -12,10 +12,13 @@
 
 /* ---- classes --------------------------------------------------------------------------------- */
 
-/* What the VM lacks or is ahead, in the mean of its vCPUs, becomes its lag as one of the class. */
+/*
+ * What the VM lacks or is ahead, in the mean of its vCPUs, becomes its lag as one of the class, as
+ * far as that can express it.
+ */
 static void start_light(struct vmc_sched *s, struct sched_vm *m)
 {
-    int64_t most = 16 * (int64_t)s->frame_ns;
+    int64_t most = (int64_t)VMCI_MIN(16 * s->frame_ns, most_light_lag(m) >> C_SHIFT);
     int64_t lag = 0;
     int64_t n = 0;
 

@@ -63,7 +63,7 @@ struct tab_words {
  * and then looks whether the frame is still the same; the writer takes the frame away first.
  */
 struct sched_tab {
-    uint64_t frame; /* (a) whose plan this is; FRAME_NONE while it is written */
+    uint64_t frame;      /* (a) whose plan this is; FRAME_NONE while it is written */
     uint32_t first, end; /* (a) */
     struct tab_words e[TAB_ENTRIES];
 };
@@ -121,7 +121,6 @@ struct sched_vm {
     uint64_t credit;   /* (p) ideal per vCPU and frame, C_SHIFT fraction bits */
     int64_t bias;      /* (p) what g_ns leaves out, for comparing lags at run time */
     uint64_t hint;     /* (p) the last credit that was not 0 */
-    uint64_t lead;     /* (p) bounded: ns beyond the ideal */
 
     /* the planner's; first what laying out a light VM looks at */
     uint64_t ve, vd, job_v; /* light: eligible time, deadline, length of one job */
@@ -136,7 +135,7 @@ struct sched_vm {
     uint64_t skew_ns, max_skew_ns;
     uint32_t used; /* (p), read by any thread: 0 free, 1 in use, 2 dying */
     uint32_t parent;
-    uint64_t cap;  /* per vCPU and frame, C_SHIFT */
+    uint64_t cap;  /* (c) per vCPU and frame, C_SHIFT */
     uint32_t left; /* while the ideal is wound back: how many were there that have left since */
     uint32_t slot; /* in child_*[] */
     uint64_t hi_affinity;
@@ -165,7 +164,7 @@ struct sched_cpu {
     /* (k) */
     uint64_t now, frame, frame_start, frame_end;
     uint64_t slice_end;
-    uint32_t cur;   /* (a) read by others for vmc_sched_vcpu_cpu */
+    uint32_t cur; /* (a) read by others for vmc_sched_vcpu_cpu */
     uint32_t last;
     uint32_t pos;
     uint32_t yield_next;
@@ -391,13 +390,22 @@ static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
     return now <= s->start ? 0 : (now - s->start) / s->frame_ns;
 }
 
+/* Eligible times are at most so far from the virtual time: what light_lag can express. */
+#define MOST_V ((uint64_t)1 << 43)
+
+/* The same as a lag, C_SHIFT: where shares are tiny, that is little. */
+static inline uint64_t most_light_lag(const struct sched_vm *m)
+{
+    return m->credit << (43 - V_SHIFT);
+}
+
 /* Ideal less granted of a VM whose grants come a slice at a time. */
 static inline int64_t light_lag(const struct vmc_sched *s, const struct sched_vm *m)
 {
     if (m->cls != CLS_LIGHT)
         return 0;
     bool ahead = m->ve > s->v;
-    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, (uint64_t)1 << 43);
+    uint64_t dist = VMCI_MIN(ahead ? m->ve - s->v : s->v - m->ve, MOST_V);
     uint64_t lag = (uint64_t)(((unsigned __int128)dist * m->credit) >> (V_SHIFT + C_SHIFT));
     return ahead ? -(int64_t)lag : (int64_t)lag;
 }
@@ -411,7 +419,8 @@ static inline uint64_t served_now(const struct sched_vcpu *v, uint64_t now)
 }
 
 /* What the frame in progress, or one already laid out, will still give. */
-static inline uint64_t in_flight(const struct vmc_sched *s, const struct sched_vcpu *v, uint64_t now)
+static inline uint64_t in_flight(const struct vmc_sched *s, const struct sched_vcpu *v,
+                                 uint64_t now)
 {
     uint64_t begin = s->start + v->plan_frame * s->frame_ns;
     uint64_t sum = 0;
@@ -431,7 +440,7 @@ static inline uint64_t in_flight(const struct vmc_sched *s, const struct sched_v
  * light VM is granted whole slices, so its grants are not extrapolated.
  */
 static inline int64_t vcpu_lag(const struct vmc_sched *s, const struct sched_vm *m,
-                                     const struct sched_vcpu *v, uint64_t now)
+                               const struct sched_vcpu *v, uint64_t now)
 {
     int64_t lag = (int64_t)(m->g_ns - served_now(v, now)) + v->off - (int64_t)in_flight(s, v, now);
 

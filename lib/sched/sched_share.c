@@ -334,7 +334,6 @@ static void apply_rate(struct vmc_sched *s, uint32_t vm)
     bool limited = m->active != 0 && (((capped || hi < m->cap * m->active) && rate >= hi) ||
                                       s->group[m->parent].limited);
     vmci_store_relaxed(&m->no_extra, limited);
-    vmci_store_relaxed(&m->lead, capped ? m->cap >> C_SHIFT : 2 * s->frame_ns);
     m->firm = limited;
     vmci_store_relaxed(&m->bounded, capped || m->share.limit != 0 || s->group[m->parent].bounded);
     uint32_t cls = m->active == 0                             ? CLS_IDLE

@@ -482,8 +482,10 @@ static void forgive(struct sim_fluid *f)
     for (uint32_t i = 0; i < f->nvms; i++) {
         double lift = -lead_of(f, i) * part / fmax(f->vm[i].awake, 1);
         for (uint32_t k = 0; k < f->s->vm[i].n; k++)
-            if (f->vcpu[f->s->vm[i].first + k].where == IN)
+            if (f->vcpu[f->s->vm[i].first + k].where == IN) {
                 f->vcpu[f->s->vm[i].first + k].lag += lift;
+                f->rep.lost -= lift; /* the CPUs gave more than the ideal, by so much */
+            }
     }
 }
 
