@@ -53,15 +53,45 @@ static inline uint32_t vmci_entry_value(uint32_t e)
 
 enum vmci_object_kind { VMCI_O_FREE, VMCI_O_RESIDENT, VMCI_O_PACKED, VMCI_O_DELTA };
 
-/* Contents that pages refer to. */
+/*
+ * Contents that pages refer to. What only a compressed one needs (its size, the object that it is a
+ * difference to) is in its slot of the store.
+ */
 struct vmci_object {
     uint32_t where; /* (p) RESIDENT: frame; PACKED, DELTA: slot of the store; FREE: next free */
-    uint32_t refs;  /* (p) pages, and deltas made against it */
-    uint32_t base;  /* (p) DELTA: the object that it is a difference to; else a mark of its maker */
-    uint16_t bytes; /* (p) PACKED, DELTA: of payload */
-    uint8_t kind;   /* (p, a) enum vmci_object_kind */
+    uint16_t state; /* (p, a) kind, and above it references: of pages, and of deltas against it */
+    uint8_t mark;   /* (p) of its maker */
     uint8_t stamp;  /* (a) the pool's cycle when it was last accessed */
 };
+_Static_assert(sizeof(struct vmci_object) == 8, "an object is 8 bytes");
+
+#define VMCI_KIND_BITS 2u
+#define VMCI_NO_MARK   UINT8_MAX
+/*
+ * No more pages than this share an object; the next one with the same contents begins another. The
+ * count has room for a few passing references more.
+ */
+#define VMCI_REFS_MOST ((1u << (16 - VMCI_KIND_BITS)) - 256)
+
+static inline enum vmci_object_kind vmci_object_kind(const struct vmci_object *o)
+{
+    unsigned state = __atomic_load_n(&o->state, __ATOMIC_SEQ_CST);
+    return (enum vmci_object_kind)(state & ((1u << VMCI_KIND_BITS) - 1));
+}
+static inline uint32_t vmci_object_refs(const struct vmci_object *o)
+{
+    return (uint32_t)__atomic_load_n(&o->state, __ATOMIC_RELAXED) >> VMCI_KIND_BITS;
+}
+/* (p) */
+static inline void vmci_object_set(struct vmci_object *o, enum vmci_object_kind kind, uint32_t refs)
+{
+    __atomic_store_n(&o->state, (uint16_t)(refs << VMCI_KIND_BITS | kind), __ATOMIC_RELEASE);
+}
+/* (p) One reference more. */
+static inline void vmci_object_get(struct vmci_object *o)
+{
+    vmci_object_set(o, vmci_object_kind(o), vmci_object_refs(o) + 1);
+}
 
 #define VMCI_OBJ_CHUNK 1024u
 
@@ -72,7 +102,7 @@ struct vmci_object {
 #define VMCI_CLASS_STEP  32u
 #define VMCI_CLASSES     (VMC_PAGE_SIZE / VMCI_CLASS_STEP + 1) /* by (bytes + 31) / 32 */
 #define VMCI_SLOT_BITS   10u
-#define VMCI_SLOT_HEAD   4u /* each slot begins with the object it belongs to */
+#define VMCI_SLOT_HEAD   6u /* each slot begins with the object it belongs to, and a size */
 #define VMCI_SLAB_CHUNK  256u
 
 struct vmci_slab {
@@ -257,11 +287,17 @@ void vmci_pool_meta(struct vmc_pool *p, int64_t bytes);
 /* ---- pg_object.c (pool's lock) ---- */
 
 /* A new resident object with one reference and the maker's mark, or VMCI_NONE. */
-uint32_t vmci_object_new(struct vmc_pool *p, uint32_t frame, uint32_t mark);
+uint32_t vmci_object_new(struct vmc_pool *p, uint32_t frame, uint8_t mark);
+/* What a DELTA is a difference to; VMCI_NONE for others. */
+uint32_t vmci_object_base(const struct vmc_pool *p, const struct vmci_object *o);
+/* Of payload; 0: it is not compressed. */
+uint16_t vmci_object_bytes(const struct vmc_pool *p, const struct vmci_object *o);
 /* Drop a reference; the last one frees the contents. */
 void vmci_object_put(struct vmc_pool *p, uint32_t id);
-/* RESIDENT to PACKED (base NONE) or DELTA (base gains a reference); frees the frame. */
-/* VMC_EBUSY when somebody accessed it meanwhile. */
+/*
+ * RESIDENT to PACKED (base NONE) or DELTA (base gains a reference); frees the frame. VMC_EBUSY when
+ * somebody accessed it meanwhile.
+ */
 int vmci_object_pack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t bytes,
                      uint32_t base);
 /* PACKED or DELTA to RESIDENT with the contents in frame. */
@@ -277,11 +313,17 @@ int vmci_object_read(struct vmc_pool *p, uint32_t id, void *page);
 
 int vmci_store_init(struct vmc_pool *p);
 void vmci_store_fini(struct vmc_pool *p);
-/* Put bytes away for an object; VMC_ENOSPC, VMC_ENOMEM. */
-int vmci_store_put(struct vmc_pool *p, uint32_t object, const void *data, uint16_t bytes,
-                   uint32_t *slot);
-void vmci_store_get(struct vmc_pool *p, uint32_t slot, uint16_t bytes, void *data);
-void vmci_store_drop(struct vmc_pool *p, uint32_t slot, uint16_t bytes);
+/*
+ * Put bytes away for an object, behind a base unless that is NONE. VMC_ENOSPC, VMC_ENOMEM. The
+ * other functions are told whether there is one.
+ */
+int vmci_store_put(struct vmc_pool *p, uint32_t object, uint32_t base, const void *data,
+                   uint16_t bytes, uint32_t *slot);
+uint16_t vmci_store_bytes(const struct vmc_pool *p, uint32_t slot, bool base);
+uint32_t vmci_store_base(const struct vmc_pool *p, uint32_t slot);
+/* At most a page. Returns the bytes. */
+uint16_t vmci_store_get(const struct vmc_pool *p, uint32_t slot, bool base, void *data);
+void vmci_store_drop(struct vmc_pool *p, uint32_t slot, bool base);
 
 /* ---- pg_space.c ---- */
 

@@ -129,7 +129,7 @@ bool vmci_space_fast(struct vmc_space *s, uint64_t page, bool write, struct vmc_
     uint32_t frame = vmci_entry_value(e);
     if (st == VMCI_E_OBJECT) {
         const struct vmci_object *o = vmci_object(p, frame);
-        if (__atomic_load_n(&o->kind, __ATOMIC_SEQ_CST) != VMCI_O_RESIDENT)
+        if (vmci_object_kind(o) != VMCI_O_RESIDENT)
             return false;
         frame = vmci_load_acquire(&o->where);
     }
@@ -251,7 +251,7 @@ static bool take_over(struct vmc_space *s, uint32_t id, uint32_t *frame)
 
     vmci_lock(&p->lock);
     const struct vmci_object *o = vmci_object(p, id);
-    bool sole = o->refs == 1 && o->kind == VMCI_O_RESIDENT;
+    bool sole = vmci_object_refs(o) == 1 && vmci_object_kind(o) == VMCI_O_RESIDENT;
     if (sole)
         *frame = vmci_object_steal(p, id);
     vmci_unlock(&p->lock);
@@ -274,7 +274,7 @@ static int write_object(struct vmc_space *s, uint64_t page, uint32_t e, struct v
         vmci_page_set(s, page, e);
         return VMC_ENOSPC;
     }
-    s->unpacks += vmci_load_relaxed(&vmci_object(p, id)->kind) != VMCI_O_RESIDENT;
+    s->unpacks += vmci_object_kind(vmci_object(p, id)) != VMCI_O_RESIDENT;
     rc = vmci_object_read(p, id, vmci_frame(p, frame));
     if (rc != VMC_OK) {
         vmci_frame_free(p, frame);
@@ -296,7 +296,7 @@ static int read_object(struct vmc_space *s, uint64_t page, uint32_t e, struct vm
 
     touch_object(p, o);
     vmci_lock(&p->lock);
-    bool resident = o->kind == VMCI_O_RESIDENT;
+    bool resident = vmci_object_kind(o) == VMCI_O_RESIDENT;
     uint32_t frame = resident ? o->where : vmci_frame_alloc_locked(p);
     vmci_unlock(&p->lock);
     if (resident)
@@ -310,12 +310,12 @@ static int read_object(struct vmc_space *s, uint64_t page, uint32_t e, struct vm
     }
     s->unpacks++;
     vmci_lock(&p->lock);
-    bool sole = o->refs == 1;
+    bool sole = vmci_object_refs(o) == 1;
     if (sole) {
         vmci_object_put(p, id);
         vmci_page_set(s, page, vmci_entry(VMCI_E_PRIVATE, frame));
-        set_bit(s->dirty, page);             /* the scanner does not know it as a private page */
-    } else if (o->kind == VMCI_O_RESIDENT) { /* another page was quicker */
+        set_bit(s->dirty, page); /* the scanner does not know it as a private page */
+    } else if (vmci_object_kind(o) == VMCI_O_RESIDENT) { /* another page was quicker */
         vmci_frame_free_locked(p, frame);
         frame = o->where;
     } else {
@@ -473,7 +473,7 @@ static bool read_shared(struct vmc_space *s, uint64_t page, uint32_t offset, voi
     } else if (vmci_entry_state(e) == VMCI_E_OBJECT) {
         vmci_lock(&p->lock);
         const struct vmci_object *o = vmci_object(p, vmci_entry_value(e));
-        done = o->kind == VMCI_O_RESIDENT;
+        done = vmci_object_kind(o) == VMCI_O_RESIDENT;
         if (done)
             memcpy(dst, vmci_frame(p, o->where) + offset, bytes);
         vmci_unlock(&p->lock);

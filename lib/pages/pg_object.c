@@ -36,34 +36,45 @@ static bool grow(struct vmc_pool *p)
     return true;
 }
 
-uint32_t vmci_object_new(struct vmc_pool *p, uint32_t frame, uint32_t mark)
+uint32_t vmci_object_new(struct vmc_pool *p, uint32_t frame, uint8_t mark)
 {
     if (p->obj_free == VMCI_NONE && !grow(p))
         return VMCI_NONE;
     uint32_t id = p->obj_free;
     struct vmci_object *o = vmci_object(p, id);
     p->obj_free = o->where;
-    *o = (struct vmci_object){.where = frame,
-                              .refs = 1,
-                              .base = mark,
-                              .kind = VMCI_O_RESIDENT,
-                              .stamp = vmci_load_relaxed(&p->cycle)};
+    vmci_store_relaxed(&o->where, frame);
+    o->mark = mark;
+    vmci_store_relaxed(&o->stamp, vmci_load_relaxed(&p->cycle));
+    vmci_object_set(o, VMCI_O_RESIDENT, 1);
     p->objects++;
     return id;
 }
 
-/* Free the compressed contents; what it is a difference to loses a reference. */
-static uint32_t drop_packed(struct vmc_pool *p, struct vmci_object *o)
+uint32_t vmci_object_base(const struct vmc_pool *p, const struct vmci_object *o)
 {
-    uint32_t base = o->kind == VMCI_O_DELTA ? o->base : VMCI_NONE;
+    return vmci_object_kind(o) == VMCI_O_DELTA ? vmci_store_base(p, o->where) : VMCI_NONE;
+}
 
-    vmci_store_drop(p, o->where, o->bytes);
-    if (base != VMCI_NONE) {
+uint16_t vmci_object_bytes(const struct vmc_pool *p, const struct vmci_object *o)
+{
+    enum vmci_object_kind kind = vmci_object_kind(o);
+
+    if (kind != VMCI_O_PACKED && kind != VMCI_O_DELTA)
+        return 0;
+    return vmci_store_bytes(p, o->where, kind == VMCI_O_DELTA);
+}
+
+/* Free the compressed contents; what it is a difference to is to lose a reference. */
+static uint32_t drop_packed(struct vmc_pool *p, const struct vmci_object *o)
+{
+    uint32_t base = vmci_object_base(p, o);
+
+    vmci_store_drop(p, o->where, base != VMCI_NONE);
+    if (base != VMCI_NONE)
         p->deltas--;
-        o->base = VMCI_NONE;
-    } else {
+    else
         p->packed--;
-    }
     return base;
 }
 
@@ -82,27 +93,25 @@ int vmci_object_pack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t
 {
     struct vmci_object *o = vmci_object(p, id);
     uint32_t frame = o->where, slot;
-    uint8_t kind = base != VMCI_NONE ? VMCI_O_DELTA : VMCI_O_PACKED;
-    int rc = vmci_store_put(p, id, data, bytes, &slot);
+    enum vmci_object_kind kind = base != VMCI_NONE ? VMCI_O_DELTA : VMCI_O_PACKED;
+    int rc = vmci_store_put(p, id, base, data, bytes, &slot);
 
     if (rc != VMC_OK)
         return rc;
-    vmci_store_release(&o->kind, kind);
+    vmci_object_set(o, kind, vmci_object_refs(o));
     vmci_fence_seq();
     if (!vmci_object_cold(p, o)) {
-        vmci_store_release(&o->kind, (uint8_t)VMCI_O_RESIDENT);
-        vmci_store_drop(p, slot, bytes);
+        vmci_object_set(o, VMCI_O_RESIDENT, vmci_object_refs(o));
+        vmci_store_drop(p, slot, base != VMCI_NONE);
         return VMC_EBUSY;
     }
     if (base != VMCI_NONE) {
-        vmci_object(p, base)->refs++;
+        vmci_object_get(vmci_object(p, base));
         p->deltas++;
-        o->base = base;
     } else {
         p->packed++;
     }
-    o->bytes = bytes;
-    o->where = slot;
+    vmci_store_relaxed(&o->where, slot);
     vmci_frame_free_locked(p, frame);
     return VMC_OK;
 }
@@ -112,9 +121,9 @@ void vmci_object_unpack(struct vmc_pool *p, uint32_t id, uint32_t frame)
     struct vmci_object *o = vmci_object(p, id);
     uint32_t base = drop_packed(p, o);
 
-    o->where = frame;
+    vmci_store_relaxed(&o->where, frame);
     vmci_store_relaxed(&o->stamp, vmci_load_relaxed(&p->cycle));
-    vmci_store_release(&o->kind, (uint8_t)VMCI_O_RESIDENT);
+    vmci_object_set(o, VMCI_O_RESIDENT, vmci_object_refs(o));
     if (base != VMCI_NONE)
         vmci_object_put(p, base);
 }
@@ -123,8 +132,8 @@ static void forget(struct vmc_pool *p, uint32_t id)
 {
     struct vmci_object *o = vmci_object(p, id);
 
-    vmci_store_release(&o->kind, (uint8_t)VMCI_O_FREE);
-    o->where = p->obj_free;
+    vmci_object_set(o, VMCI_O_FREE, 0);
+    vmci_store_relaxed(&o->where, p->obj_free);
     p->obj_free = id;
     p->objects--;
 }
@@ -142,10 +151,12 @@ void vmci_object_put(struct vmc_pool *p, uint32_t id)
     /* A delta's base is never a delta: at most two turns. */
     while (id != VMCI_NONE) {
         struct vmci_object *o = vmci_object(p, id);
-        uint32_t base = VMCI_NONE;
-        if (--o->refs != 0)
+        uint32_t base = VMCI_NONE, refs = vmci_object_refs(o) - 1;
+        if (refs != 0) {
+            vmci_object_set(o, vmci_object_kind(o), refs);
             return;
-        if (o->kind == VMCI_O_RESIDENT)
+        }
+        if (vmci_object_kind(o) == VMCI_O_RESIDENT)
             vmci_frame_free_locked(p, o->where);
         else
             base = drop_packed(p, o);
@@ -163,27 +174,26 @@ int vmci_object_read(struct vmc_pool *p, uint32_t id, void *page)
     int rc = VMC_OK;
     uint16_t base_bytes = 0, bytes;
     const void *ref = NULL;
+    bool delta;
 
     vmci_lock(&p->unpack_lock);
     vmci_lock(&p->lock);
     struct vmci_object *o = vmci_object(p, id);
-    if (o->kind == VMCI_O_RESIDENT) {
+    if (vmci_object_kind(o) == VMCI_O_RESIDENT) {
         memcpy(page, vmci_frame(p, o->where), VMC_PAGE_SIZE);
         vmci_unlock(&p->lock);
         vmci_unlock(&p->unpack_lock);
         return VMC_OK;
     }
-    bytes = o->bytes;
-    vmci_store_get(p, o->where, bytes, packed(p));
-    if (o->kind == VMCI_O_DELTA) {
-        struct vmci_object *b = vmci_object(p, o->base);
+    delta = vmci_object_kind(o) == VMCI_O_DELTA;
+    bytes = vmci_store_get(p, o->where, delta, packed(p));
+    if (delta) {
+        const struct vmci_object *b = vmci_object(p, vmci_store_base(p, o->where));
         ref = ref_page(p);
-        if (b->kind == VMCI_O_RESIDENT) {
+        if (vmci_object_kind(b) == VMCI_O_RESIDENT)
             memcpy(ref_page(p), vmci_frame(p, b->where), VMC_PAGE_SIZE);
-        } else {
-            base_bytes = b->bytes;
-            vmci_store_get(p, b->where, base_bytes, packed_ref(p));
-        }
+        else
+            base_bytes = vmci_store_get(p, b->where, false, packed_ref(p));
     }
     vmci_unlock(&p->lock);
     if (base_bytes != 0)

@@ -206,7 +206,7 @@ static enum vmc_page_state state_of(const struct vmc_pool *p, uint32_t e)
     }
     if (vmci_entry_state(e) == VMCI_E_BUSY)
         return VMC_PAGE_PRIVATE;
-    switch (vmci_object(p, vmci_entry_value(e))->kind) {
+    switch (vmci_object_kind(vmci_object(p, vmci_entry_value(e)))) {
     case VMCI_O_PACKED:
         return VMC_PAGE_PACKED;
     case VMCI_O_DELTA:
@@ -249,13 +249,15 @@ void vmc_space_stats(struct vmc_space *s, struct vmc_space_stats *out)
             if (vmci_entry_state(e) != VMCI_E_OBJECT)
                 continue;
             const struct vmci_object *o = vmci_object(p, vmci_entry_value(e));
-            uint32_t refs = vmci_load_relaxed(&o->refs);
+            uint32_t refs = vmci_object_refs(o);
             refs = VMCI_MAX(refs, 1u);
             if (st == VMC_PAGE_OBJECT) {
                 shared_refs += (1u << 20) / refs;
                 out->consumed_bytes += VMC_PAGE_SIZE / refs;
             } else {
-                out->consumed_bytes += vmci_load_relaxed(&o->bytes) / refs;
+                vmci_lock(&p->lock);
+                out->consumed_bytes += vmci_object_bytes(p, o) / refs;
+                vmci_unlock(&p->lock);
             }
         }
         vmci_unlock(&s->lock);

@@ -79,9 +79,11 @@ static uint32_t slot_at(const struct vmci_slab *sl, uint32_t slot)
     return slot * sl->cls * VMCI_CLASS_STEP;
 }
 
+/* The head of a slot: its object, or when it is free the next free slot; and the bytes behind it.
+ */
 static uint32_t head_get(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t slot)
 {
-    unsigned char le[VMCI_SLOT_HEAD];
+    unsigned char le[4];
 
     copy(p, sl, slot_at(sl, slot), le, sizeof(le), false);
     return vmci_ld_le32(le);
@@ -90,10 +92,28 @@ static uint32_t head_get(const struct vmc_pool *p, const struct vmci_slab *sl, u
 static void head_set(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t slot,
                      uint32_t value)
 {
-    unsigned char le[VMCI_SLOT_HEAD];
+    unsigned char le[4];
 
     vmci_st_le32(le, value);
     copy(p, sl, slot_at(sl, slot), le, sizeof(le), true);
+}
+
+/* Never more than fits into the slot. */
+static uint16_t size_get(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t slot)
+{
+    unsigned char le[2];
+
+    copy(p, sl, slot_at(sl, slot) + 4, le, sizeof(le), false);
+    return VMCI_MIN(vmci_ld_le16(le), (uint16_t)(sl->cls * VMCI_CLASS_STEP - VMCI_SLOT_HEAD));
+}
+
+static void size_set(const struct vmc_pool *p, const struct vmci_slab *sl, uint32_t slot,
+                     uint16_t bytes)
+{
+    unsigned char le[2];
+
+    vmci_st_le16(le, bytes);
+    copy(p, sl, slot_at(sl, slot) + 4, le, sizeof(le), true);
 }
 
 /* ---- slabs -------------------------------------------------------------------------------------
@@ -214,10 +234,19 @@ static void give_slot(struct vmc_pool *p, uint32_t n, uint32_t slot)
 /* ---- objects -----------------------------------------------------------------------------------
  */
 
-int vmci_store_put(struct vmc_pool *p, uint32_t object, const void *data, uint16_t bytes,
-                   uint32_t *slot)
+#define BASE_BYTES 4u /* of the base's number, in front of the payload */
+
+static const struct vmci_slab *slab_of(const struct vmc_pool *p, uint32_t slot, uint32_t *at)
 {
-    unsigned cls = class_of(bytes);
+    *at = slot & ((1u << VMCI_SLOT_BITS) - 1);
+    return slab(&p->store, slot >> VMCI_SLOT_BITS);
+}
+
+int vmci_store_put(struct vmc_pool *p, uint32_t object, uint32_t base, const void *data,
+                   uint16_t bytes, uint32_t *slot)
+{
+    uint32_t front = base != VMCI_NONE ? BASE_BYTES : 0;
+    unsigned cls = class_of((uint16_t)(bytes + front));
     uint32_t n = p->store.partial[cls];
 
     int rc = n == VMCI_NONE ? new_slab(p, cls, &n) : VMC_OK;
@@ -230,24 +259,49 @@ int vmci_store_put(struct vmc_pool *p, uint32_t object, const void *data, uint16
         return rc;
     uint32_t at = take_slot(p, n);
     struct vmci_slab *sl = slab(&p->store, n);
+    unsigned char le[BASE_BYTES];
+    vmci_st_le32(le, base);
     head_set(p, sl, at, object);
-    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD, (void *)(uintptr_t)data, bytes, true);
+    size_set(p, sl, at, (uint16_t)(bytes + front));
+    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD, le, front, true);
+    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD + front, (void *)(uintptr_t)data, bytes, true);
     p->store.payload += bytes;
     *slot = n << VMCI_SLOT_BITS | at;
     return VMC_OK;
 }
 
-void vmci_store_get(struct vmc_pool *p, uint32_t slot, uint16_t bytes, void *data)
+uint16_t vmci_store_bytes(const struct vmc_pool *p, uint32_t slot, bool base)
 {
-    const struct vmci_slab *sl = slab(&p->store, slot >> VMCI_SLOT_BITS);
-    uint32_t at = slot & ((1u << VMCI_SLOT_BITS) - 1);
+    uint32_t at, front = base ? BASE_BYTES : 0;
+    const struct vmci_slab *sl = slab_of(p, slot, &at);
+    uint32_t bytes = size_get(p, sl, at);
 
-    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD, data, bytes, false);
+    return (uint16_t)(bytes > front ? bytes - front : 0);
 }
 
-void vmci_store_drop(struct vmc_pool *p, uint32_t slot, uint16_t bytes)
+uint32_t vmci_store_base(const struct vmc_pool *p, uint32_t slot)
 {
-    p->store.payload -= bytes;
+    unsigned char le[BASE_BYTES];
+    uint32_t at;
+    const struct vmci_slab *sl = slab_of(p, slot, &at);
+
+    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD, le, sizeof(le), false);
+    return vmci_ld_le32(le);
+}
+
+uint16_t vmci_store_get(const struct vmc_pool *p, uint32_t slot, bool base, void *data)
+{
+    uint16_t bytes = vmci_store_bytes(p, slot, base);
+    uint32_t at;
+    const struct vmci_slab *sl = slab_of(p, slot, &at);
+
+    copy(p, sl, slot_at(sl, at) + VMCI_SLOT_HEAD + (base ? BASE_BYTES : 0), data, bytes, false);
+    return bytes;
+}
+
+void vmci_store_drop(struct vmc_pool *p, uint32_t slot, bool base)
+{
+    p->store.payload -= vmci_store_bytes(p, slot, base);
     give_slot(p, slot >> VMCI_SLOT_BITS, slot & ((1u << VMCI_SLOT_BITS) - 1));
 }
 
@@ -299,13 +353,13 @@ static uint64_t evacuate(struct vmc_pool *p, uint32_t from)
         uint32_t to = st->partial[sl->cls];
         uint32_t at = take_slot(p, to);
         struct vmci_object *o = vmci_object(p, head_get(p, sl, s));
-        uint32_t bytes = o->bytes + VMCI_SLOT_HEAD;
+        uint32_t bytes = size_get(p, sl, s) + VMCI_SLOT_HEAD;
         for (uint32_t done = 0; done < bytes; done += sizeof(buf)) {
             uint32_t n = VMCI_MIN(bytes - done, (uint32_t)sizeof(buf));
             copy(p, sl, slot_at(sl, s) + done, buf, n, false);
             copy(p, slab(st, to), slot_at(slab(st, to), at) + done, buf, n, true);
         }
-        o->where = to << VMCI_SLOT_BITS | at;
+        vmci_store_relaxed(&o->where, to << VMCI_SLOT_BITS | at);
         moved++;
         left--;
     }

@@ -30,25 +30,62 @@ static bool room_for_group(struct vmc_share *sh)
     return true;
 }
 
+/* Is there a space of the salt? Only this thread's scanner makes objects for one that is to come.
+ */
+static bool in_use(const struct vmc_share *sh, uint64_t salt)
+{
+    for (uint32_t i = 0; i < VMC_POOL_MAX_SPACES; i++) {
+        const struct vmc_space *s = vmci_load_acquire(&sh->pool->space[i]);
+        if (s != NULL && s->salt == salt)
+            return true;
+    }
+    return false;
+}
+
+/* A new group, in the place of one whose spaces (and objects) have all gone, if there is any. */
+static struct share_group *group_new(struct vmc_share *sh, uint64_t salt, uint32_t *index)
+{
+    const struct vmc_platform *pf = sh->pool->pf;
+    struct share_group *g;
+    uint32_t i = 0;
+
+    while (i < sh->groups && in_use(sh, sh->group[i]->salt))
+        i++;
+    if (i < sh->groups) {
+        g = sh->group[i];
+        share_table_fini(pf, &g->table);
+        share_table_fini(pf, &g->old);
+        share_sim_fini(pf, &g->sim);
+    } else {
+        g = room_for_group(sh) ? vmci_zalloc(pf, sizeof(*g)) : NULL;
+        if (g == NULL)
+            return NULL;
+        sh->group[sh->groups++] = g;
+    }
+    *g = (struct share_group){.salt = salt, .seed = mix(sh->seed ^ mix(salt))};
+    *index = i;
+    return g;
+}
+
 struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space *s)
 {
     uint32_t i = sh->group_of[s->index];
 
-    if (i != 0 && sh->salt_of[s->index] == s->salt)
+    if (i != 0 && sh->group[i - 1]->salt == s->salt)
         return sh->group[i - 1];
     for (i = 0; i < sh->groups && sh->group[i]->salt != s->salt;)
         i++;
-    if (i == sh->groups) {
-        struct share_group *g = room_for_group(sh) ? vmci_zalloc(sh->pool->pf, sizeof(*g)) : NULL;
-        if (g == NULL)
-            return NULL;
-        g->salt = s->salt;
-        g->seed = mix(sh->seed ^ mix(s->salt));
-        sh->group[sh->groups++] = g;
-    }
+    if (i == sh->groups && group_new(sh, s->salt, &i) == NULL)
+        return NULL;
     sh->group_of[s->index] = (uint16_t)(i + 1);
-    sh->salt_of[s->index] = s->salt;
     return sh->group[i];
+}
+
+uint8_t share_mark(const struct vmc_share *sh, const struct vmc_space *s)
+{
+    uint32_t i = sh->group_of[s->index];
+
+    return i != 0 && i <= VMCI_NO_MARK ? (uint8_t)(i - 1) : VMCI_NO_MARK;
 }
 
 /* The hash that an entry has now, or false when it is worth nothing any more. */
@@ -60,8 +97,9 @@ static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t r
     if ((ref & SHARE_OBJECT) != 0) {
         uint32_t id = ref & ~SHARE_OBJECT;
         vmci_lock(&p->lock);
-        bool alive = vmci_object(p, id)->kind != VMCI_O_FREE;
-        vmci_object(p, id)->refs += alive;
+        bool alive = vmci_object_kind(vmci_object(p, id)) != VMCI_O_FREE;
+        if (alive)
+            vmci_object_get(vmci_object(p, id));
         vmci_unlock(&p->lock);
         if (!alive)
             return false;
@@ -89,18 +127,25 @@ void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buck
 
     for (; g->old.buckets != 0 && buckets > 0; buckets--) {
         struct share_bucket *b = &g->old.bucket[g->moved++];
-        for (unsigned w = 0; w < SHARE_WAYS; w++) {
-            if (b->ref[w] == SHARE_EMPTY)
+        for (unsigned w = 0; w < g->old.ways; w++) {
+            uint32_t ref = share_slot_ref(&g->old, &(struct share_slot){.bucket = b, .way = w});
+            if (ref == SHARE_EMPTY)
                 continue;
             g->old.count--;
-            if (!rehash(sh, g, b->ref[w], &hash))
+            if (!rehash(sh, g, ref, &hash))
                 sh->stat.stale_hints++;
-            else if (share_table_add(&g->table, hash, b->ref[w]))
+            else if (share_table_add(&g->table, hash, ref))
                 sh->stat.lost_hints++;
         }
         if (g->moved == g->old.buckets)
             share_table_fini(sh->pool->pf, &g->old);
     }
+}
+
+/* One more than the greatest number of a page or an object. */
+static uint32_t numbers(const struct vmc_pool *p)
+{
+    return VMCI_MAX(p->page_chunks * VMCI_SPACE_CHUNK, p->obj_limit + VMCI_OBJ_CHUNK);
 }
 
 void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t more)
@@ -113,7 +158,7 @@ void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t m
     if (g->old.buckets != 0) /* one at a time: finish the last */
         share_group_move(sh, g, UINT32_MAX);
     need = VMCI_MAX(g->table.count + more, (uint64_t)FIRST_ENTRIES);
-    if (share_table_init(sh->pool->pf, &t, need) != VMC_OK)
+    if (share_table_init(sh->pool->pf, &t, need, numbers(sh->pool)) != VMC_OK)
         return; /* hints are lost instead */
     g->old = g->table;
     g->table = t;

@@ -53,7 +53,7 @@ static bool same_as_packed(struct vmc_share *sh, const void *frame, uint32_t id)
 {
     struct vmc_pool *p = sh->pool;
 
-    vmci_object(p, id)->refs++;
+    vmci_object_get(vmci_object(p, id));
     vmci_unlock(&p->lock);
     bool same = vmci_object_read(p, id, sh->scratch) == VMC_OK &&
                 memcmp(frame, sh->scratch, VMC_PAGE_SIZE) == 0;
@@ -78,11 +78,11 @@ static enum verdict with_object(struct vmc_share *sh, const struct share_page *p
     }
     vmci_lock(&p->lock);
     struct vmci_object *o = vmci_object(p, id);
-    if (o->kind == VMCI_O_FREE) {
-        v = STALE;
-    } else if (o->kind == VMCI_O_RESIDENT) {
+    if (vmci_object_kind(o) == VMCI_O_FREE || vmci_object_refs(o) >= VMCI_REFS_MOST) {
+        v = STALE; /* the next of so many pages alike begin an object of their own */
+    } else if (vmci_object_kind(o) == VMCI_O_RESIDENT) {
         if (memcmp(frame, vmci_frame(p, o->where), VMC_PAGE_SIZE) == 0) {
-            o->refs++;
+            vmci_object_get(o);
             v = MERGED;
         }
     } else if (same_as_packed(sh, frame, id)) {
@@ -99,7 +99,7 @@ static enum verdict with_object(struct vmc_share *sh, const struct share_page *p
 
 /* Both pages are seized. The other one's frame becomes the object. */
 static enum verdict merge_pages(struct vmc_share *sh, const struct share_page *pg,
-                                const struct share_page *q, struct share_slot *slot,
+                                const struct share_page *q, uint32_t *object,
                                 struct vmc_share_result *out)
 {
     struct vmc_pool *p = sh->pool;
@@ -110,9 +110,9 @@ static enum verdict merge_pages(struct vmc_share *sh, const struct share_page *p
 
     if (same) {
         vmci_lock(&p->lock);
-        id = vmci_object_new(p, keep, sh->group_of[pg->space->index] - 1u);
+        id = vmci_object_new(p, keep, share_mark(sh, pg->space));
         if (id != VMCI_NONE) {
-            vmci_object(p, id)->refs = 2;
+            vmci_object_get(vmci_object(p, id));
             vmci_page_set(q->space, q->page, vmci_entry(VMCI_E_OBJECT, id));
             join(sh, pg, id, out);
             out->merged++;
@@ -124,16 +124,17 @@ static enum verdict merge_pages(struct vmc_share *sh, const struct share_page *p
         vmci_page_set(q->space, q->page, q->entry);
         return DIFFERENT;
     }
-    slot->bucket->ref[slot->way] = id | SHARE_OBJECT;
+    *object = id;
     return MERGED;
 }
 
-static enum verdict with_page(struct vmc_share *sh, const struct share_page *pg,
-                              struct share_slot *slot, struct vmc_share_result *out)
+/* ref: where the other page is. *object: what both became. */
+static enum verdict with_page(struct vmc_share *sh, const struct share_page *pg, uint32_t ref,
+                              uint32_t *object, struct vmc_share_result *out)
 {
     struct share_page q = {0};
 
-    q.space = vmci_space_of(sh->pool, slot->bucket->ref[slot->way], &q.page);
+    q.space = vmci_space_of(sh->pool, ref, &q.page);
     if (q.space == NULL || q.space->salt != pg->space->salt)
         return STALE;
     q.entry = vmci_load_acquire(&q.space->map[q.page]);
@@ -146,7 +147,7 @@ static enum verdict with_page(struct vmc_share *sh, const struct share_page *pg,
     enum verdict v = BUSY;
     if (seize(pg)) {
         if (seize(&q))
-            v = merge_pages(sh, pg, &q, slot, out);
+            v = merge_pages(sh, pg, &q, object, out);
         else
             vmci_page_set(pg->space, pg->page, pg->entry);
     }
@@ -163,9 +164,12 @@ static enum verdict try_table(struct vmc_share *sh, struct share_table *t,
     enum verdict last = DIFFERENT;
 
     for (unsigned i = 0; i < n; i++) {
-        uint32_t ref = slot[i].bucket->ref[slot[i].way];
-        enum verdict v = (ref & SHARE_OBJECT) != 0 ? with_object(sh, pg, ref & ~SHARE_OBJECT, out)
-                                                   : with_page(sh, pg, &slot[i], out);
+        uint32_t ref = share_slot_ref(t, &slot[i]), id = 0;
+        bool object = (ref & SHARE_OBJECT) != 0;
+        enum verdict v = object ? with_object(sh, pg, ref & ~SHARE_OBJECT, out)
+                                : with_page(sh, pg, ref, &id, out);
+        if (v == MERGED && !object)
+            share_slot_set(t, &slot[i], id | SHARE_OBJECT);
         if (v == MERGED)
             return v;
         if (v == STALE) {

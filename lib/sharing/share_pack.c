@@ -39,8 +39,11 @@ static bool read_base(struct vmc_share *sh, uint32_t id, uint32_t self)
         return false;
     vmci_lock(&p->lock);
     struct vmci_object *o = vmci_object(p, id);
-    bool usable = o->kind == VMCI_O_RESIDENT || o->kind == VMCI_O_PACKED;
-    o->refs += usable;
+    bool usable =
+        (vmci_object_kind(o) == VMCI_O_RESIDENT || vmci_object_kind(o) == VMCI_O_PACKED) &&
+        vmci_object_refs(o) < VMCI_REFS_MOST;
+    if (usable)
+        vmci_object_get(o);
     vmci_unlock(&p->lock);
     if (!usable)
         return false;
@@ -122,7 +125,7 @@ static uint32_t commit_page(struct vmc_share *sh, struct vmc_space *s, uint64_t 
     }
     if (memcmp(vmci_frame(p, vmci_entry_value(e)), copy_of(sh), VMC_PAGE_SIZE) == 0) {
         vmci_lock(&p->lock);
-        id = vmci_object_new(p, vmci_entry_value(e), sh->group_of[s->index] - 1u);
+        id = vmci_object_new(p, vmci_entry_value(e), share_mark(sh, s));
         if (id != VMCI_NONE) {
             vmci_object(p, id)->stamp = (uint8_t)(p->cycle - 128);
             if (vmci_object_pack(p, id, k->data, k->bytes, k->base) != VMC_OK) {
@@ -183,22 +186,22 @@ static void pack_object(struct vmc_share *sh, uint32_t id, struct vmc_share_pack
 
     vmci_lock(&p->lock);
     struct vmci_object *o = vmci_object(p, id);
-    bool take = o->kind == VMCI_O_RESIDENT && vmci_object_cold(p, o);
-    uint32_t frame = o->where, mark = o->base;
+    bool take = vmci_object_kind(o) == VMCI_O_RESIDENT && vmci_object_cold(p, o);
+    uint32_t frame = o->where, mark = o->mark;
     if (take)
         memcpy(copy_of(sh), vmci_frame(p, frame), VMC_PAGE_SIZE);
     vmci_unlock(&p->lock);
     if (!take)
         return;
     out->visited++;
-    struct share_group *g = mark < sh->groups ? sh->group[mark] : NULL;
+    struct share_group *g = mark != VMCI_NO_MARK ? sh->group[mark] : NULL;
     if (!squeeze(sh, g, id, &k)) {
         out->incompressible++;
         return;
     }
     vmci_lock(&p->lock);
     o = vmci_object(p, id);
-    bool same = o->kind == VMCI_O_RESIDENT && o->where == frame && o->base == mark &&
+    bool same = vmci_object_kind(o) == VMCI_O_RESIDENT && o->where == frame && o->mark == mark &&
                 memcmp(copy_of(sh), vmci_frame(p, frame), VMC_PAGE_SIZE) == 0;
     if (same && vmci_object_pack(p, id, k.data, k.bytes, k.base) == VMC_OK) {
         count(&k, out);

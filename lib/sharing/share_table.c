@@ -18,20 +18,36 @@ static struct share_bucket *second(const struct share_table *t, uint64_t hash)
     return &t->bucket[mulhi(hash * 0x9e3779b97f4a7c15ull, t->buckets)];
 }
 
-static uint8_t tag_of(uint64_t hash)
+/* Narrow: the tag's bits above the reference. */
+static uint32_t above(const struct share_table *t, uint32_t tag)
 {
-    return (uint8_t)hash;
+    return tag << (t->value_bits + 1);
 }
 
-int share_table_init(const struct vmc_platform *pf, struct share_table *t, uint64_t entries)
+static bool wide(const struct share_table *t)
 {
-    uint64_t buckets = entries * 100 / (SHARE_FILL * SHARE_WAYS) + 16;
+    return t->ways == SHARE_WIDE_WAYS;
+}
+
+static uint8_t *tags(struct share_bucket *b)
+{
+    return (uint8_t *)&b->word[SHARE_WIDE_WAYS];
+}
+
+int share_table_init(const struct vmc_platform *pf, struct share_table *t, uint64_t entries,
+                     uint32_t limit)
+{
+    unsigned bits = 32u - (unsigned)__builtin_clz(limit | 1); /* an entry of all ones is none */
+    bool narrow = bits + 1 + SHARE_TAG_BITS <= 32;
+    unsigned ways = narrow ? SHARE_WORDS : SHARE_WIDE_WAYS;
+    uint64_t buckets = entries * 100 / (SHARE_FILL * ways) + 16;
     struct share_bucket *b = vmci_alloc_aligned(pf, buckets * sizeof(*b), VMCI_CACHELINE);
 
     if (b == NULL)
         return VMC_ENOMEM;
     memset(b, 0xff, buckets * sizeof(*b));
-    *t = (struct share_table){.bucket = b, .buckets = buckets};
+    *t = (struct share_table){
+        .bucket = b, .buckets = buckets, .value_bits = narrow ? bits : 31, .ways = ways};
     return VMC_OK;
 }
 
@@ -49,12 +65,25 @@ void share_table_prefetch(const struct share_table *t, uint64_t hash)
     __builtin_prefetch(second(t, hash), 1);
 }
 
-static unsigned find_in(struct share_bucket *b, uint8_t tag, struct share_slot *out, unsigned n,
-                        unsigned most)
+static unsigned find_in(const struct share_table *t, struct share_bucket *b, uint32_t tag,
+                        struct share_slot *out, unsigned n, unsigned most)
 {
-    for (unsigned w = 0; w < SHARE_WAYS && n < most; w++)
-        if (b->tag[w] == tag && b->ref[w] != SHARE_EMPTY)
+    uint32_t fits = 0;
+
+    if (wide(t)) {
+        const uint8_t *tg = tags(b);
+        for (unsigned w = 0; w < SHARE_WIDE_WAYS; w++)
+            fits |= (uint32_t)(tg[w] == (uint8_t)tag) << w;
+    } else {
+        uint32_t want = above(t, tag);
+        for (unsigned w = 0; w < SHARE_WORDS; w++)
+            fits |= (uint32_t)((b->word[w] ^ want) >> (t->value_bits + 1) == 0) << w;
+    }
+    for (; fits != 0 && n < most; fits &= fits - 1) {
+        unsigned w = (unsigned)__builtin_ctz(fits);
+        if (b->word[w] != SHARE_EMPTY)
             out[n++] = (struct share_slot){.bucket = b, .way = w};
+    }
     return n;
 }
 
@@ -64,16 +93,16 @@ unsigned share_table_find(const struct share_table *t, uint64_t hash, struct sha
     if (t->buckets == 0)
         return 0;
     struct share_bucket *a = first(t, hash), *b = second(t, hash);
-    unsigned n = find_in(a, tag_of(hash), out, 0, most);
-    return a == b ? n : find_in(b, tag_of(hash), out, n, most);
+    unsigned n = find_in(t, a, (uint32_t)hash, out, 0, most);
+    return a == b ? n : find_in(t, b, (uint32_t)hash, out, n, most);
 }
 
-static unsigned used(const struct share_bucket *b, unsigned *hole)
+static unsigned used(const struct share_table *t, const struct share_bucket *b, unsigned *hole)
 {
     unsigned n = 0;
 
-    for (unsigned w = 0; w < SHARE_WAYS; w++) {
-        if (b->ref[w] != SHARE_EMPTY)
+    for (unsigned w = 0; w < t->ways; w++) {
+        if (b->word[w] != SHARE_EMPTY)
             n++;
         else
             *hole = w;
@@ -81,27 +110,45 @@ static unsigned used(const struct share_bucket *b, unsigned *hole)
     return n;
 }
 
-static void put(struct share_bucket *b, unsigned way, uint64_t hash, uint32_t ref)
+static uint32_t word_of(const struct share_table *t, uint32_t ref)
 {
-    b->ref[way] = ref;
-    b->tag[way] = tag_of(hash);
+    if (wide(t))
+        return ref;
+    uint32_t object = 1u << t->value_bits;
+    return (ref & (object - 1)) | ((ref & SHARE_OBJECT) != 0 ? object : 0);
+}
+
+void share_slot_set(const struct share_table *t, const struct share_slot *s, uint32_t ref)
+{
+    uint32_t *w = &s->bucket->word[s->way];
+    uint32_t tag = wide(t) ? 0 : *w & above(t, UINT32_MAX);
+
+    *w = word_of(t, ref) | tag;
+}
+
+static void put(const struct share_table *t, struct share_bucket *b, unsigned way, uint64_t hash,
+                uint32_t ref)
+{
+    b->word[way] = word_of(t, ref) | (wide(t) ? 0 : above(t, (uint32_t)hash));
+    if (wide(t))
+        tags(b)[way] = (uint8_t)hash;
 }
 
 bool share_table_add(struct share_table *t, uint64_t hash, uint32_t ref)
 {
     struct share_bucket *a = first(t, hash), *b = second(t, hash);
-    unsigned ha = 0, hb = 0, na = used(a, &ha), nb = used(b, &hb);
+    unsigned ha = 0, hb = 0, na = used(t, a, &ha), nb = used(t, b, &hb);
 
-    if (na < SHARE_WAYS || nb < SHARE_WAYS) {
-        put(na <= nb ? a : b, na <= nb ? ha : hb, hash, ref);
+    if (na < t->ways || nb < t->ways) {
+        put(t, na <= nb ? a : b, na <= nb ? ha : hb, hash, ref);
         t->count++;
         return false;
     }
     /* Full: a page's hint gives way; it is found again when it is written, or by a later pass. */
-    for (unsigned i = 0; i < SHARE_WAYS; i++) {
-        unsigned w = a->turn++ % SHARE_WAYS;
-        if ((a->ref[w] & SHARE_OBJECT) == 0 || (ref & SHARE_OBJECT) != 0) {
-            put(a, w, hash, ref);
+    for (unsigned i = 0; i < t->ways; i++) {
+        struct share_slot s = {.bucket = a, .way = (unsigned)((hash >> 32) + i) % t->ways};
+        if ((share_slot_ref(t, &s) & SHARE_OBJECT) == 0 || (ref & SHARE_OBJECT) != 0) {
+            put(t, a, s.way, hash, ref);
             break;
         }
     }

@@ -10,26 +10,30 @@
  */
 
 /*
- * Where pages of a hash may be found. A bucket is one cache line of 12 entries; each hash has two
- * buckets, so that the table can be filled to 85 %: 64 / 12 / 0.85 = 6.3 bytes an entry. Hints are
- * never trusted, so an entry keeps only 8 bits of the hash.
+ * Where pages of a hash may be found. A bucket is one cache line; each hash has two buckets, so
+ * that the table can be filled to 88 %. Hints are never trusted, so an entry keeps only a few bits
+ * of the hash, its tag. In pools small enough that a reference leaves 8 bits of a word, these are
+ * the tag: 16 entries a bucket, 4.5 bytes each. Otherwise tags are bytes of their own: 12
+ * entries, 6.1 bytes.
  */
-#define SHARE_WAYS   12u
-#define SHARE_FILL   85u         /* percent */
-#define SHARE_OBJECT 0x80000000u /* an object; else a page in the pool's numbering */
-#define SHARE_EMPTY  UINT32_MAX
+#define SHARE_WORDS     16u
+#define SHARE_WIDE_WAYS 12u
+#define SHARE_FILL      88u         /* percent */
+#define SHARE_OBJECT    0x80000000u /* an object; else a page in the pool's numbering */
+#define SHARE_EMPTY     UINT32_MAX
+#define SHARE_TAG_BITS  8u /* at least */
 
 struct share_bucket {
-    uint32_t ref[SHARE_WAYS];
-    uint8_t tag[SHARE_WAYS];
-    uint32_t turn; /* of replacement */
+    uint32_t word[SHARE_WORDS]; /* wide: the last ones are bytes of tags */
 };
 _Static_assert(sizeof(struct share_bucket) == 64, "a bucket is a cache line");
 
 struct share_table {
     struct share_bucket *bucket;
     uint64_t buckets;
-    uint64_t count; /* entries */
+    uint64_t count;      /* entries */
+    unsigned value_bits; /* of a page's or an object's number; 31: wide */
+    unsigned ways;
 };
 
 /* One of the places where a hash may be: of both buckets of the newer and the older table. */
@@ -38,7 +42,9 @@ struct share_slot {
     unsigned way;
 };
 
-int share_table_init(const struct vmc_platform *pf, struct share_table *t, uint64_t entries);
+/* For numbers of pages and objects below limit. */
+int share_table_init(const struct vmc_platform *pf, struct share_table *t, uint64_t entries,
+                     uint32_t limit);
 void share_table_fini(const struct vmc_platform *pf, struct share_table *t);
 static inline uint64_t share_table_bytes(const struct share_table *t)
 {
@@ -46,7 +52,7 @@ static inline uint64_t share_table_bytes(const struct share_table *t)
 }
 static inline uint64_t share_table_room(const struct share_table *t)
 {
-    return t->buckets * SHARE_WAYS * SHARE_FILL / 100;
+    return t->buckets * t->ways * SHARE_FILL / 100;
 }
 void share_table_prefetch(const struct share_table *t, uint64_t hash);
 /* Entries whose tag fits, at most most of them. */
@@ -54,9 +60,20 @@ unsigned share_table_find(const struct share_table *t, uint64_t hash, struct sha
                           unsigned most);
 /* true: another hint had to go. Objects are not displaced by pages. */
 bool share_table_add(struct share_table *t, uint64_t hash, uint32_t ref);
+/* What an entry refers to, or SHARE_EMPTY. */
+static inline uint32_t share_slot_ref(const struct share_table *t, const struct share_slot *s)
+{
+    uint32_t w = s->bucket->word[s->way], object = 1u << t->value_bits;
+
+    if (t->ways == SHARE_WIDE_WAYS || w == SHARE_EMPTY)
+        return w;
+    return (w & (object - 1)) | ((w & object) != 0 ? SHARE_OBJECT : 0);
+}
+/* The same tag, another reference. */
+void share_slot_set(const struct share_table *t, const struct share_slot *s, uint32_t ref);
 static inline void share_slot_clear(struct share_table *t, const struct share_slot *s)
 {
-    s->bucket->ref[s->way] = SHARE_EMPTY;
+    s->bucket->word[s->way] = SHARE_EMPTY;
     t->count--;
 }
 
@@ -121,8 +138,7 @@ struct vmc_share {
     uint32_t order, max_packed;
     struct share_group **group;
     uint32_t groups, group_cap;
-    uint16_t group_of[VMC_POOL_MAX_SPACES]; /* + 1; by index of the space */
-    uint64_t salt_of[VMC_POOL_MAX_SPACES];  /* of the space that was there then */
+    uint16_t group_of[VMC_POOL_MAX_SPACES]; /* + 1; by index of the space that was there then */
 
     struct share_cursor seq; /* sequential */
     uint64_t random;         /* state of the random order */
@@ -142,6 +158,8 @@ struct vmc_share {
 
 /* The group of a space; NULL: no memory. */
 struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space *s);
+/* The mark of its objects: they find their group by it, to be stored as differences within it. */
+uint8_t share_mark(const struct vmc_share *sh, const struct vmc_space *s);
 /* Make room for more entries, or go on moving an old table. */
 void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t more);
 void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets);

@@ -113,7 +113,7 @@ static inline void rig_check(struct vmc_pool *p)
                 assert_int_equal(seen[f]++, 0);
                 used++;
             } else if (vmci_entry_state(e) == VMCI_E_OBJECT) {
-                assert_int_not_equal(vmci_object(p, f)->kind, VMCI_O_FREE);
+                assert_int_not_equal(vmci_object_kind(vmci_object(p, f)), VMCI_O_FREE);
             }
         }
         for (uint32_t k = 0; s != NULL && k < s->limbo_count; k++) {
@@ -124,10 +124,10 @@ static inline void rig_check(struct vmc_pool *p)
     for (uint32_t i = 0; i < p->obj_count; i++) {
         const struct vmci_object *o = vmci_object(p, i);
         uint32_t refs = 0;
-        if (o->kind == VMCI_O_FREE)
+        if (vmci_object_kind(o) == VMCI_O_FREE)
             continue;
         objects++;
-        if (o->kind == VMCI_O_RESIDENT) {
+        if (vmci_object_kind(o) == VMCI_O_RESIDENT) {
             assert_int_equal(seen[o->where]++, 0);
             used++;
         }
@@ -135,8 +135,8 @@ static inline void rig_check(struct vmc_pool *p)
             for (uint64_t pg = 0; p->space[k] != NULL && pg < p->space[k]->pages; pg++)
                 refs += p->space[k]->map[pg] == vmci_entry(VMCI_E_OBJECT, i);
         for (uint32_t j = 0; j < p->obj_count; j++)
-            refs += vmci_object(p, j)->kind == VMCI_O_DELTA && vmci_object(p, j)->base == i;
-        assert_int_equal(o->refs, refs);
+            refs += vmci_object_base(p, vmci_object(p, j)) == i;
+        assert_int_equal(vmci_object_refs(o), refs);
     }
     assert_int_equal(objects, p->objects);
     assert_int_equal(used + p->store.frames, p->used);

@@ -141,13 +141,13 @@ static void groups_never_share(void **state)
     for (uint32_t i = 0; i < pool->obj_count; i++) {
         const struct vmci_object *o = vmci_object(pool, i);
         int mine = -1, theirs = -1;
-        if (o->kind != VMCI_O_DELTA)
+        if (vmci_object_kind(o) != VMCI_O_DELTA)
             continue;
         for (unsigned v = 0; v < 6; v++)
             for (uint64_t k = 0; k < 300; k++) {
                 if (s[v]->map[k] == vmci_entry(VMCI_E_OBJECT, i))
                     mine = (int)v / 2;
-                if (s[v]->map[k] == vmci_entry(VMCI_E_OBJECT, o->base))
+                if (s[v]->map[k] == vmci_entry(VMCI_E_OBJECT, vmci_object_base(pool, o)))
                     theirs = (int)v / 2;
             }
         assert_int_equal(mine, theirs);
@@ -544,9 +544,10 @@ static void damage_in_the_store_is_reported(void **state)
         const struct vmci_object *o = vmci_object(pool, vmci_entry_value(s->map[i]));
         unsigned char buf[VMC_PAGE_SIZE] = {0xff, 0xff, 0xff, 0xff};
         const struct vmci_slab *sl = &pool->store.chunk[0][o->where >> VMCI_SLOT_BITS];
-        uint32_t at = (o->where & 1023) * sl->cls * VMCI_CLASS_STEP + VMCI_SLOT_HEAD;
+        uint32_t at = (o->where & 1023) * sl->cls * VMCI_CLASS_STEP + VMCI_SLOT_HEAD +
+                      (vmci_object_kind(o) == VMCI_O_DELTA ? 4 : 0);
         memcpy(vmci_frame(pool, sl->frame[at / 4096]) + at % 4096, buf,
-               VMCI_MIN(4096 - at % 4096, (uint32_t)o->bytes / 2));
+               VMCI_MIN(4096 - at % 4096, (uint32_t)vmci_object_bytes(pool, o) / 2));
     }
     tp.bugs = 0;
     for (uint64_t i = 0; i < 64; i++)
