@@ -9,7 +9,7 @@
  * idea of Difference Engine (Gupta et al., OSDI 2008).
  *
  * Nothing runs by itself: the embedder calls vmc_share_scan with a budget whenever it has time to
- * spare. Metadata: 6.3 bytes for each distinct page in the hint table, and nothing else a page.
+ * spare. Metadata: 4.5 to 6.1 bytes for each distinct page in the hint table.
  */
 #ifndef VMCORE_SHARING_H
 #define VMCORE_SHARING_H

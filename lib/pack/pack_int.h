@@ -37,10 +37,20 @@ void vmci_packer_destroy(struct vmci_packer *p);
 size_t vmci_packer_bytes(const struct vmci_packer *p);
 
 /*
+ * Literals (bytes that are no repetition) are Huffman-coded, which makes pages smaller and doubles
+ * the time to read them; or they are left as they are.
+ */
+enum vmci_pack_style {
+    VMCI_PACK_QUICK, /* left as they are */
+    VMCI_PACK_EITHER /* coded, unless that saves less than a sixth of the result */
+};
+
+/*
  * Compress a page, as a difference to ref unless that is NULL. Returns the size, or 0 when it does
  * not fit in cap (at most VMCI_PACK_MAX) bytes.
  */
-size_t vmci_pack(struct vmci_packer *p, const void *page, const void *ref, void *dst, size_t cap);
+size_t vmci_pack(struct vmci_packer *p, const void *page, const void *ref,
+                 enum vmci_pack_style style, void *dst, size_t cap);
 
 /* Compress bytes of any number up to what the packer is for. 0: it does not fit in cap. */
 size_t vmci_pack_block(struct vmci_packer *p, const void *src, size_t bytes, void *dst, size_t cap);

@@ -28,8 +28,9 @@ struct vmci_unpacker {
     size_t bytes;
 };
 
-#define ALIGN 64u
-#define HEAD  64u
+#define ALIGN      64u
+#define QUICK_PART 6u /* of a packed page: what coding must save at least */
+#define HEAD       64u
 _Static_assert(sizeof(struct vmci_packer) <= HEAD && sizeof(struct vmci_unpacker) <= HEAD,
                "the context starts behind the head");
 
@@ -102,13 +103,48 @@ size_t vmci_packer_bytes(const struct vmci_packer *p)
     return p->bytes;
 }
 
-size_t vmci_pack(struct vmci_packer *p, const void *page, const void *ref, void *dst, size_t cap)
+static size_t pack(struct vmci_packer *p, const void *page, const void *ref,
+                   ZSTD_literalCompressionMode_e literals, void *dst, size_t cap)
 {
     (void)ZSTD_CCtx_reset(p->cctx, ZSTD_reset_session_only); /* cannot fail between frames */
-    if (ref != NULL && ZSTD_isError(ZSTD_CCtx_refPrefix(p->cctx, ref, VMC_PAGE_SIZE)))
+    if (!set(p->cctx, ZSTD_c_literalCompressionMode, (int)literals) ||
+        (ref != NULL && ZSTD_isError(ZSTD_CCtx_refPrefix(p->cctx, ref, VMC_PAGE_SIZE))))
         return 0;
-    size_t n = ZSTD_compress2(p->cctx, dst, VMCI_MIN(cap, VMCI_PACK_MAX), page, VMC_PAGE_SIZE);
+    size_t n = ZSTD_compress2(p->cctx, dst, cap, page, VMC_PAGE_SIZE);
     return ZSTD_isError(n) ? 0 : n;
+}
+
+/*
+ * What coding saved on the literals of a page, by the header of its only block's literals section
+ * (RFC 8878, 3.1.1.3.1.1): behind 2 bytes of frame header and 3 of block header.
+ */
+static size_t coding_saved(const unsigned char *f, size_t n)
+{
+    enum { AT = 5, COMPRESSED = 2, TREELESS = 3 };
+    static const unsigned char width[4] = {10, 10, 14, 18};
+
+    if (n < AT + 5 || (f[2] >> 1 & 3) != COMPRESSED)
+        return 0;
+    unsigned type = f[AT] & 3, bits = width[f[AT] >> 2 & 3];
+    if (type != COMPRESSED && type != TREELESS)
+        return 0;
+    uint64_t h = vmci_ld_le32(f + AT) | (uint64_t)f[AT + 4] << 32;
+    size_t plain = (size_t)(h >> 4 & (VMCI_BIT(bits) - 1));
+    size_t coded = (size_t)(h >> (4 + bits) & (VMCI_BIT(bits) - 1));
+    return plain > coded ? plain - coded : 0;
+}
+
+size_t vmci_pack(struct vmci_packer *p, const void *page, const void *ref,
+                 enum vmci_pack_style style, void *dst, size_t cap)
+{
+    cap = VMCI_MIN(cap, (size_t)VMCI_PACK_MAX);
+    if (style == VMCI_PACK_QUICK)
+        return pack(p, page, ref, ZSTD_lcm_uncompressed, dst, cap);
+    size_t n = pack(p, page, ref, ZSTD_lcm_auto, dst, cap), saved = coding_saved(dst, n);
+    if (saved == 0 || saved > n / QUICK_PART)
+        return n;
+    size_t quick = pack(p, page, ref, ZSTD_lcm_uncompressed, dst, cap);
+    return quick != 0 ? quick : pack(p, page, ref, ZSTD_lcm_auto, dst, cap);
 }
 
 size_t vmci_pack_block(struct vmci_packer *p, const void *src, size_t bytes, void *dst, size_t cap)

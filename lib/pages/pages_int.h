@@ -59,33 +59,42 @@ enum vmci_object_kind { VMCI_O_FREE, VMCI_O_RESIDENT, VMCI_O_PACKED, VMCI_O_DELT
  */
 struct vmci_object {
     uint32_t where; /* (p) RESIDENT: frame; PACKED, DELTA: slot of the store; FREE: next free */
-    uint16_t state; /* (p, a) kind, and above it references: of pages, and of deltas against it */
+    uint16_t state; /* (p, a) kind, whether deltas were made against it, references of both sorts */
     uint8_t mark;   /* (p) of its maker */
     uint8_t stamp;  /* (a) the pool's cycle when it was last accessed */
 };
 _Static_assert(sizeof(struct vmci_object) == 8, "an object is 8 bytes");
 
-#define VMCI_KIND_BITS 2u
-#define VMCI_NO_MARK   UINT8_MAX
+#define VMCI_KIND_MASK  3u
+#define VMCI_BASE_FLAG  4u
+#define VMCI_REFS_SHIFT 3u
+#define VMCI_NO_MARK    UINT8_MAX
 /*
  * No more pages than this share an object; the next one with the same contents begins another. The
  * count has room for a few passing references more.
  */
-#define VMCI_REFS_MOST ((1u << (16 - VMCI_KIND_BITS)) - 256)
+#define VMCI_REFS_MOST ((1u << (16 - VMCI_REFS_SHIFT)) - 256)
 
 static inline enum vmci_object_kind vmci_object_kind(const struct vmci_object *o)
 {
-    unsigned state = __atomic_load_n(&o->state, __ATOMIC_SEQ_CST);
-    return (enum vmci_object_kind)(state & ((1u << VMCI_KIND_BITS) - 1));
+    return (enum vmci_object_kind)(__atomic_load_n(&o->state, __ATOMIC_SEQ_CST) & VMCI_KIND_MASK);
 }
 static inline uint32_t vmci_object_refs(const struct vmci_object *o)
 {
-    return (uint32_t)__atomic_load_n(&o->state, __ATOMIC_RELAXED) >> VMCI_KIND_BITS;
+    return (uint32_t)__atomic_load_n(&o->state, __ATOMIC_RELAXED) >> VMCI_REFS_SHIFT;
+}
+/* (p) Is it, or was it, read to decode others? */
+static inline bool vmci_object_is_base(const struct vmci_object *o)
+{
+    return (o->state & VMCI_BASE_FLAG) != 0;
 }
 /* (p) */
 static inline void vmci_object_set(struct vmci_object *o, enum vmci_object_kind kind, uint32_t refs)
 {
-    __atomic_store_n(&o->state, (uint16_t)(refs << VMCI_KIND_BITS | kind), __ATOMIC_RELEASE);
+    unsigned flag = kind != VMCI_O_FREE ? o->state & VMCI_BASE_FLAG : 0;
+
+    __atomic_store_n(&o->state, (uint16_t)(refs << VMCI_REFS_SHIFT | flag | kind),
+                     __ATOMIC_RELEASE);
 }
 /* (p) One reference more. */
 static inline void vmci_object_get(struct vmci_object *o)
@@ -300,6 +309,10 @@ void vmci_object_put(struct vmc_pool *p, uint32_t id);
  */
 int vmci_object_pack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t bytes,
                      uint32_t base);
+/* (p) It is a base from now on. false: it is PACKED, and was none. */
+bool vmci_object_make_base(struct vmc_pool *p, uint32_t id);
+/* A PACKED object that nobody gave back: other bytes for the same contents. */
+void vmci_object_repack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t bytes);
 /* PACKED or DELTA to RESIDENT with the contents in frame. */
 void vmci_object_unpack(struct vmc_pool *p, uint32_t id, uint32_t frame);
 /* Take the frame of a resident object with one reference away from it; the object is gone. */

@@ -116,6 +116,27 @@ int vmci_object_pack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t
     return VMC_OK;
 }
 
+bool vmci_object_make_base(struct vmc_pool *p, uint32_t id)
+{
+    struct vmci_object *o = vmci_object(p, id);
+    bool was = vmci_object_is_base(o);
+
+    __atomic_store_n(&o->state, (uint16_t)(o->state | VMCI_BASE_FLAG), __ATOMIC_RELEASE);
+    return was || vmci_object_kind(o) != VMCI_O_PACKED;
+}
+
+void vmci_object_repack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t bytes)
+{
+    struct vmci_object *o = vmci_object(p, id);
+    uint32_t slot;
+
+    if (vmci_object_kind(o) != VMCI_O_PACKED ||
+        vmci_store_put(p, id, VMCI_NONE, data, bytes, &slot) != VMC_OK)
+        return;
+    vmci_store_drop(p, o->where, false);
+    vmci_store_relaxed(&o->where, slot);
+}
+
 void vmci_object_unpack(struct vmc_pool *p, uint32_t id, uint32_t frame)
 {
     struct vmci_object *o = vmci_object(p, id);

@@ -64,11 +64,33 @@ static void drop_base(struct vmc_share *sh, uint32_t id)
     vmci_unlock(&sh->pool->lock);
 }
 
+/*
+ * The object is going to be read whenever one of its deltas is: it should be quick. Its contents
+ * are in the first part of the scratch memory, and we hold a reference.
+ */
+static void make_base(struct vmc_share *sh, uint32_t id)
+{
+    struct vmc_pool *p = sh->pool;
+
+    vmci_lock(&p->lock);
+    bool done = vmci_object_make_base(p, id);
+    vmci_unlock(&p->lock);
+    size_t n = done ? 0
+                    : vmci_pack(sh->packer, sh->scratch, NULL, VMCI_PACK_QUICK, plain_of(sh),
+                                sh->max_packed);
+    if (n == 0)
+        return;
+    vmci_lock(&p->lock);
+    vmci_object_repack(p, id, plain_of(sh), (uint16_t)n);
+    vmci_unlock(&p->lock);
+}
+
 /* Compress the copy both ways; false: neither is worth it. */
-static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self, struct packed *out)
+static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self,
+                    enum vmci_pack_style style, struct packed *out)
 {
     const unsigned char *page = copy_of(sh);
-    size_t plain = vmci_pack(sh->packer, page, NULL, plain_of(sh), sh->max_packed);
+    size_t plain = vmci_pack(sh->packer, page, NULL, style, plain_of(sh), sh->max_packed);
 
     *out = (struct packed){.data = plain_of(sh), .bytes = (uint16_t)plain, .base = VMCI_NONE};
     if (g == NULL || share_sim_init(sh->pool->pf, &g->sim) != VMC_OK)
@@ -80,12 +102,15 @@ static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self, 
     sh->stat.delta_tried++;
     size_t most = plain == 0 ? sh->max_packed : plain * 2 / 3;
     most = most > LEAST_GAIN ? most - LEAST_GAIN : 0;
-    size_t delta = most == 0 ? 0 : vmci_pack(sh->packer, page, sh->scratch, delta_of(sh), most);
+    size_t delta =
+        most == 0 ? 0
+                  : vmci_pack(sh->packer, page, sh->scratch, VMCI_PACK_QUICK, delta_of(sh), most);
     if (delta == 0) {
         drop_base(sh, base);
         return plain != 0;
     }
     sh->stat.delta_won++;
+    make_base(sh, base);
     out->data = delta_of(sh);
     out->bytes = (uint16_t)delta;
     out->base = base;
@@ -159,7 +184,7 @@ static void pack_page(struct vmc_share *sh, struct vmc_space *s, uint64_t page,
     out->visited++;
     vmci_copy_racing(copy_of(sh), vmci_frame(sh->pool, vmci_entry_value(e)), VMC_PAGE_SIZE);
     struct share_group *g = share_group_of(sh, s);
-    if (!squeeze(sh, g, VMCI_NONE, &k)) {
+    if (!squeeze(sh, g, VMCI_NONE, VMCI_PACK_EITHER, &k)) {
         out->incompressible++;
         return;
     }
@@ -188,6 +213,7 @@ static void pack_object(struct vmc_share *sh, uint32_t id, struct vmc_share_pack
     struct vmci_object *o = vmci_object(p, id);
     bool take = vmci_object_kind(o) == VMCI_O_RESIDENT && vmci_object_cold(p, o);
     uint32_t frame = o->where, mark = o->mark;
+    enum vmci_pack_style style = vmci_object_is_base(o) ? VMCI_PACK_QUICK : VMCI_PACK_EITHER;
     if (take)
         memcpy(copy_of(sh), vmci_frame(p, frame), VMC_PAGE_SIZE);
     vmci_unlock(&p->lock);
@@ -195,7 +221,7 @@ static void pack_object(struct vmc_share *sh, uint32_t id, struct vmc_share_pack
         return;
     out->visited++;
     struct share_group *g = mark != VMCI_NO_MARK ? sh->group[mark] : NULL;
-    if (!squeeze(sh, g, id, &k)) {
+    if (!squeeze(sh, g, id, style, &k)) {
         out->incompressible++;
         return;
     }

@@ -59,7 +59,7 @@ static void pages_come_back(void **state)
         for (unsigned kinds = 1; kinds < 64; kinds += 7) {
             fill(page, kinds);
             memcpy(page + 2048, page, 2048); /* fast levels do without Huffman codes */
-            size_t n = vmci_pack(p, page, NULL, buf, sizeof(buf));
+            size_t n = vmci_pack(p, page, NULL, VMCI_PACK_EITHER, buf, sizeof(buf));
             assert_true(n > 0 && n < VMC_PAGE_SIZE);
             assert_int_equal(vmci_unpack(u, buf, n, NULL, back), VMC_OK);
             assert_memory_equal(page, back, sizeof(page));
@@ -68,8 +68,35 @@ static void pages_come_back(void **state)
     }
     uint64_t allocs = tp.allocs;
     fill(page, 5);
-    assert_true(vmci_pack(k, page, NULL, buf, sizeof(buf)) > 0);
+    assert_true(vmci_pack(k, page, NULL, VMCI_PACK_EITHER, buf, sizeof(buf)) > 0);
     assert_int_equal(tp.allocs, allocs);
+}
+
+/* Coding is left out where it gains little, and only there, unless quick reading is asked for. */
+static void coding_has_to_be_worth_it(void **state)
+{
+    (void)state;
+    static unsigned char page[VMC_PAGE_SIZE], back[VMC_PAGE_SIZE], buf[VMCI_PACK_MAX];
+    for (unsigned kinds = 8; kinds <= 250; kinds += 22) {
+        fill(page, kinds);
+        memset(page + 2560, 0, sizeof(page) - 2560);
+        size_t quick = vmci_pack(k, page, NULL, VMCI_PACK_QUICK, buf, sizeof(buf));
+        assert_true(quick > 0);
+        assert_int_equal(vmci_unpack(u, buf, quick, NULL, back), VMC_OK);
+        assert_memory_equal(page, back, sizeof(page));
+        size_t n = vmci_pack(k, page, NULL, VMCI_PACK_EITHER, buf, sizeof(buf));
+        assert_true(n == quick || n + n / 8 < quick);
+        assert_true(kinds > 8 || n < quick);
+        assert_true(kinds < 200 || n == quick);
+        assert_int_equal(vmci_unpack(u, buf, n, NULL, back), VMC_OK);
+        assert_memory_equal(page, back, sizeof(page));
+    }
+    /* The quick form does not fit: the small one it is. */
+    fill(page, 120);
+    size_t n = vmci_pack(k, page, NULL, VMCI_PACK_EITHER, buf, 3900);
+    assert_true(n > 0);
+    assert_int_equal(vmci_unpack(u, buf, n, NULL, back), VMC_OK);
+    assert_memory_equal(page, back, sizeof(page));
 }
 
 static void random_pages_do_not_fit(void **state)
@@ -77,9 +104,9 @@ static void random_pages_do_not_fit(void **state)
     (void)state;
     static unsigned char page[VMC_PAGE_SIZE], buf[VMCI_PACK_MAX];
     fill(page, 0);
-    assert_int_equal(vmci_pack(k, page, NULL, buf, 3072), 0);
+    assert_int_equal(vmci_pack(k, page, NULL, VMCI_PACK_EITHER, buf, 3072), 0);
     fill(page, 4); /* and the next one is not affected */
-    assert_true(vmci_pack(k, page, NULL, buf, 3072) > 0);
+    assert_true(vmci_pack(k, page, NULL, VMCI_PACK_EITHER, buf, 3072) > 0);
 }
 
 static void differences_are_small(void **state)
@@ -97,13 +124,13 @@ static void differences_are_small(void **state)
         memcpy(page, ref, sizeof(page));
         for (unsigned i = 0; i < 8; i++)
             page[rnd() % VMC_PAGE_SIZE] ^= 0x55;
-        size_t n = vmci_pack(p, page, ref, buf, sizeof(buf));
+        size_t n = vmci_pack(p, page, ref, VMCI_PACK_EITHER, buf, sizeof(buf));
         assert_true(n > 0 && n < 400);
         assert_int_equal(vmci_unpack(u, buf, n, ref, back), VMC_OK);
         assert_memory_equal(page, back, sizeof(page));
         /* The reference does not stick to the next page. */
         fill(page, 3);
-        n = vmci_pack(p, page, NULL, buf, sizeof(buf));
+        n = vmci_pack(p, page, NULL, VMCI_PACK_EITHER, buf, sizeof(buf));
         assert_int_equal(vmci_unpack(u, buf, n, NULL, back), VMC_OK);
         assert_memory_equal(page, back, sizeof(page));
         vmci_packer_destroy(p);
@@ -115,7 +142,7 @@ static void garbage_is_refused(void **state)
     (void)state;
     static unsigned char page[VMC_PAGE_SIZE], back[VMC_PAGE_SIZE], buf[VMCI_PACK_MAX];
     fill(page, 9);
-    size_t n = vmci_pack(k, page, NULL, buf, sizeof(buf));
+    size_t n = vmci_pack(k, page, NULL, VMCI_PACK_EITHER, buf, sizeof(buf));
     assert_true(n > 0);
     assert_int_equal(vmci_unpack(u, buf, 0, NULL, back), VMC_EFORMAT);
     for (size_t cut = 1; cut < n; cut += 13)
@@ -172,6 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(pages_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(coding_has_to_be_worth_it, setup, teardown),
         cmocka_unit_test_setup_teardown(random_pages_do_not_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(differences_are_small, setup, teardown),
         cmocka_unit_test_setup_teardown(garbage_is_refused, setup, teardown),
