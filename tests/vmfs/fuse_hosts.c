@@ -356,10 +356,13 @@ static bool there(int h, int i)
 {
     char path[256];
     struct stat st;
+    bool found;
 
-    if (lstat(path_of(h, i, path), &st) != 0 && errno != ENOENT)
-        fail("%s: %s", path, strerror(errno));
-    return errno != ENOENT || lstat(path, &st) == 0;
+    /* The directory above may still be the dead host's, in the middle of its change. */
+    RETRY(found, lstat(path_of(h, i, path), &st) == 0);
+    if (!found && errno != ENOENT)
+        fail("%s: after the cut: %s", path, strerror(errno));
+    return found;
 }
 
 /* Names: the old state or the new one, and nothing between. */
@@ -399,7 +402,7 @@ static void settle_data(int h)
     path_of(h, now.a, path);
     RETRY(worked, (fd = open(path, O_RDONLY | O_CLOEXEC)) >= 0);
     if (!worked || fstat(fd, &st) != 0)
-        fail("%s: %s", path, strerror(errno));
+        fail("%s: open after the cut: %s", path, strerror(errno));
     uint64_t size = (uint64_t)st.st_size, low = f->size < old->size ? f->size : old->size;
     uint64_t high = f->size < old->size ? old->size : f->size;
     if (size < low || size > high)
