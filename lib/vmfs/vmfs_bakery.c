@@ -25,7 +25,8 @@ static int put(struct vmc_vmfs *v, uint64_t choosing, uint64_t number, struct vm
     vmci_st_le64(s + BK_GEN, v->s.generation);
     vmci_st_le64(s + BK_CHOOSING, choosing);
     vmci_st_le64(s + BK_NUMBER, number);
-    int rc = vmci_fs_write(v, BAKERY_LV + (uint64_t)v->s.slot * FS_SECTOR, s, FS_SECTOR, err);
+    int rc =
+        vmci_fs_write_unleased(v, BAKERY_LV + (uint64_t)v->s.slot * FS_SECTOR, s, FS_SECTOR, err);
     return rc == VMC_OK ? vmci_fs_flush(v, err) : rc;
 }
 
@@ -59,13 +60,15 @@ static int wait_for(struct vmc_vmfs *v, uint32_t i, uint64_t mine, struct vmc_er
         if (!o->seen || o->stamp != stamp)
             *o = (struct fs_observation){.stamp = stamp,
                                          .generation = vmci_ld_le64(s + BK_GEN),
-                                         .since_ns = now, .seen = true};
+                                         .since_ns = now,
+                                         .seen = true};
         bool dead;
         rc = vmci_fs_session_silent(v, i, o->generation, &dead, err);
         if (rc != VMC_OK || dead) /* it must not write any more */
             return rc;
         if (now >= deadline || !vmci_fs_sleep(v, POLL_NS))
-            return vmci_error(err, VMC_EBUSY, SITE("bakery"), "heartbeat slot %u does not let go", i);
+            return vmci_error(err, VMC_EBUSY, SITE("bakery"), "heartbeat slot %u does not let go",
+                              i);
     }
 }
 

@@ -52,10 +52,10 @@ int vmci_fs_dev_io(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
     if (bd->ops->submit(bd->ctx, &req) == VMC_BLOCK_PENDING)
         wait_for(bd, &w);
     if (unlikely(req.status != VMC_OK))
-        return vmci_error(err, req.status, SITE("io"), "%s of %llu bytes at device offset 0x%llx failed: %s",
-                          op < VMCI_ARRAY_SIZE(names) ? names[op] : "request",
-                          (unsigned long long)bytes, (unsigned long long)off,
-                          vmc_strerror(req.status));
+        return vmci_error(
+            err, req.status, SITE("io"), "%s of %llu bytes at device offset 0x%llx failed: %s",
+            op < VMCI_ARRAY_SIZE(names) ? names[op] : "request", (unsigned long long)bytes,
+            (unsigned long long)off, vmc_strerror(req.status));
     return VMC_OK;
 }
 
@@ -76,8 +76,9 @@ const struct fs_seg *vmci_fs_seg(const struct vmc_vmfs *v, uint64_t lv)
     return NULL;
 }
 
+/* leased: looked at before each request, as a host may stall between any two. */
 static int lv_io(struct vmc_vmfs *v, uint32_t op, uint64_t lv, uint8_t *buf, uint64_t bytes,
-                 struct vmc_error *err)
+                 bool leased, struct vmc_error *err)
 {
     while (bytes > 0) {
         const struct fs_seg *s = vmci_fs_seg(v, lv);
@@ -86,7 +87,11 @@ static int lv_io(struct vmc_vmfs *v, uint32_t op, uint64_t lv, uint8_t *buf, uin
                               "volume offset 0x%llx is outside of the extents",
                               (unsigned long long)lv);
         uint64_t n = VMCI_MIN(bytes, s->lv + s->bytes - lv);
-        int rc = vmci_fs_dev_io(v->pf, &v->dev[s->dev].bd, op, s->dev_off + (lv - s->lv), buf, n,
+        int rc = VMC_OK;
+        if (leased && v->s.active && unlikely(!vmci_fs_lease_ok(v)))
+            rc = vmci_fs_session_check(v, err);
+        if (rc == VMC_OK)
+            rc = vmci_fs_dev_io(v->pf, &v->dev[s->dev].bd, op, s->dev_off + (lv - s->lv), buf, n,
                                 err);
         if (rc != VMC_OK)
             return rc;
@@ -100,7 +105,7 @@ static int lv_io(struct vmc_vmfs *v, uint32_t op, uint64_t lv, uint8_t *buf, uin
 
 int vmci_fs_read(struct vmc_vmfs *v, uint64_t lv, void *buf, uint64_t bytes, struct vmc_error *err)
 {
-    return lv_io(v, VMC_BLOCK_READ, lv, buf, bytes, err);
+    return lv_io(v, VMC_BLOCK_READ, lv, buf, bytes, false, err);
 }
 
 int vmci_fs_write(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t bytes,
@@ -108,7 +113,13 @@ int vmci_fs_write(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t byt
 {
     if (unlikely(v->ro))
         return vmci_error(err, VMC_EPERM, SITE("io"), "the volume is mounted read-only");
-    return lv_io(v, VMC_BLOCK_WRITE, lv, (uint8_t *)(uintptr_t)buf, bytes, err);
+    return lv_io(v, VMC_BLOCK_WRITE, lv, (uint8_t *)(uintptr_t)buf, bytes, true, err);
+}
+
+int vmci_fs_write_unleased(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t bytes,
+                           struct vmc_error *err)
+{
+    return lv_io(v, VMC_BLOCK_WRITE, lv, (uint8_t *)(uintptr_t)buf, bytes, false, err);
 }
 
 int vmci_fs_zero(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_error *err)
@@ -116,7 +127,7 @@ int vmci_fs_zero(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_err
     const struct fs_seg *s = vmci_fs_seg(v, lv);
 
     if (s != NULL && v->dev[s->dev].info.can_write_zeroes)
-        return lv_io(v, VMC_BLOCK_WRITE_ZEROES, lv, NULL, bytes, err);
+        return lv_io(v, VMC_BLOCK_WRITE_ZEROES, lv, NULL, bytes, true, err);
     while (bytes > 0) {
         uint64_t n = VMCI_MIN(bytes, FS_ZERO_BYTES);
         int rc = vmci_fs_write(v, lv, v->zeros, n, err);
@@ -151,7 +162,7 @@ static int caw_emulated(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, 
     if (rc == VMC_OK && memcmp(now, expect, FS_SECTOR) != 0)
         rc = VMC_EAGAIN;
     if (rc == VMC_OK)
-        rc = vmci_fs_write(v, lv, data, FS_SECTOR, err);
+        rc = vmci_fs_write_unleased(v, lv, data, FS_SECTOR, err);
     if (v->exclusive)
         return rc;
     int rc2 = vmci_fs_bakery_leave(v, err);

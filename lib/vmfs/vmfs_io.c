@@ -143,19 +143,6 @@ void vmci_fs_ios_drain(struct fs_inode *ino)
     }
 }
 
-/* May data still be written? The lease has to outlast the request by the window. */
-static inline bool lease_ok(struct vmc_vmfs *v)
-{
-    if (v->exclusive)
-        return true;
-    if (unlikely(vmci_load_relaxed(&v->s.fenced)))
-        return false;
-    uint64_t ms = v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2);
-    if (v->tsc_per_ms != 0)
-        return __builtin_ia32_rdtsc() - vmci_load_relaxed(&v->s.beat_tsc) < ms * v->tsc_per_ms;
-    return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) < ms * 1000000ull;
-}
-
 /* ---- requests that need the volume's lock ------------------------------------------------------
  */
 
@@ -443,7 +430,8 @@ static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, 
     struct fs_inode *ino = f->ino;
     uint32_t *guard = my_guard(f->v, ino->ios), n = 0;
     uint64_t length = vmci_load_acquire(&ino->length), off[BATCH], to;
-    uint32_t most = f->flags & VMC_VMFS_WRITE && lease_ok(f->v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
+    uint32_t most =
+        f->flags & VMC_VMFS_WRITE && vmci_fs_lease_ok(f->v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
     const struct vmc_blockdev *bd = NULL;
 
     if (unlikely(guard == NULL))
@@ -487,7 +475,7 @@ static int file_submit(void *ctx, struct vmc_block_req *req)
     if (req->op != VMC_BLOCK_READ) {
         if (unlikely(!(f->flags & VMC_VMFS_WRITE)))
             return fail(req, VMC_EPERM);
-        if (unlikely(req->op != VMC_BLOCK_WRITE || !lease_ok(f->v)))
+        if (unlikely(req->op != VMC_BLOCK_WRITE || !vmci_fs_lease_ok(f->v)))
             return slow(f, req);
     }
     if (f->v->unlocked && likely(submit_unlocked(ino, req)))

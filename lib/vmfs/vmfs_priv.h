@@ -289,9 +289,13 @@ void vmci_fs_overlook(struct vmc_vmfs *v, const struct vmc_error *why);
 int vmci_fs_dev_io(const struct vmc_platform *pf, const struct vmc_blockdev *bd, uint32_t op,
                    uint64_t off, void *buf, uint64_t bytes, struct vmc_error *err);
 int vmci_fs_read(struct vmc_vmfs *v, uint64_t lv, void *buf, uint64_t bytes, struct vmc_error *err);
+/* Both look at the lease just before the device gets the request. */
 int vmci_fs_write(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t bytes,
                   struct vmc_error *err);
 int vmci_fs_zero(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_error *err);
+/* For what a heartbeat is made of, which may be late. */
+int vmci_fs_write_unleased(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t bytes,
+                           struct vmc_error *err);
 int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err);
 /* VMC_EAGAIN: the sector is not expect. */
 int vmci_fs_caw(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
@@ -473,6 +477,18 @@ int vmci_fs_session_silent(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err);
+/* May data still be written? The lease has to outlast the request by the window. */
+static inline bool vmci_fs_lease_ok(struct vmc_vmfs *v)
+{
+    if (v->exclusive)
+        return true;
+    if (unlikely(vmci_load_relaxed(&v->s.fenced)))
+        return false;
+    uint64_t ms = v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2);
+    if (v->tsc_per_ms != 0)
+        return __builtin_ia32_rdtsc() - vmci_load_relaxed(&v->s.beat_tsc) < ms * v->tsc_per_ms;
+    return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) < ms * 1000000ull;
+}
 int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                             struct vmc_error *err);
 /* Wait until the session that had a lock last is known to be alive, or over and recovered. */

@@ -272,6 +272,84 @@ static void stalled_host_is_fenced(void **state)
     model_env_fini(&e);
 }
 
+/* A disk whose host is stopped right after a write, while another host takes its file over. */
+struct stopping {
+    struct vmc_blockdev below;
+    struct vmc_blockdev_ops ops;
+    struct model_env *e;
+    bool armed;
+    struct vmc_vmfs_file *taken;
+};
+
+static int stopping_submit(void *ctx, struct vmc_block_req *r)
+{
+    struct stopping *s = ctx;
+    int rc = s->below.ops->submit(s->below.ctx, r);
+    unsigned char buf[1000];
+
+    if (!s->armed || r->op != VMC_BLOCK_WRITE)
+        return rc;
+    s->armed = false;
+    int opened = VMC_EBUSY;
+    for (unsigned i = 0; i < 30 && opened == VMC_EBUSY; i++) {
+        s->e->tp.now_ns += 1000000000ull;
+        model_ok(s->e, vmc_vmfs_beat(s->e->host[1].v, &s->e->err));
+        opened = vmc_vmfs_open(s->e->host[1].v, "/disk", VMC_VMFS_READ | VMC_VMFS_WRITE, &s->taken,
+                               &s->e->err);
+    }
+    model_ok(s->e, opened);
+    memset(buf, 2, sizeof(buf));
+    assert_int_equal(vmc_vmfs_pwrite(s->taken, buf, sizeof(buf), 0, &s->e->err), sizeof(buf));
+    return rc;
+}
+
+static int stopping_info(void *ctx, struct vmc_block_info *out)
+{
+    struct stopping *s = ctx;
+    return s->below.ops->info(s->below.ctx, out);
+}
+
+static int stopping_compare_write(void *ctx, uint64_t off, const void *expect, const void *data,
+                                  size_t bytes)
+{
+    struct stopping *s = ctx;
+    return s->below.ops->compare_write(s->below.ctx, off, expect, data, bytes);
+}
+
+/* Sectors, then a part of one: the lease ends between the two. */
+static void host_stalled_within_a_write_stops_there(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct vmc_vmfs_file *f;
+    unsigned char buf[1000], back[1000];
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    struct stopping s = {.below = e.host[0].bd[0], .e = &e};
+    s.ops = (struct vmc_blockdev_ops){.info = stopping_info,
+                                      .submit = stopping_submit,
+                                      .compare_write = stopping_compare_write};
+    e.host[0].bd[0] = (struct vmc_blockdev){.ops = &s.ops, .ctx = &s};
+    model_mount(&e, 0);
+    model_mount(&e, 1);
+    struct vmc_vmfs *stalled = e.host[0].v;
+    model_ok(&e, vmc_vmfs_open(stalled, "/disk", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &e.err));
+    model_ok(&e, vmc_vmfs_allocate(f, 0, 2 * MIB, VMC_VMFS_ALLOC_EAGER, &e.err));
+    model_ok(&e, vmc_vmfs_fsync(f, &e.err));
+    memset(buf, 1, sizeof(buf));
+    s.armed = true;
+    e.host[0].v = NULL; /* does not beat */
+    assert_int_equal(vmc_vmfs_pwrite(f, buf, sizeof(buf), 0, &e.err), VMC_EFENCED);
+    assert_non_null(s.taken);
+    assert_int_equal(vmc_vmfs_pread(s.taken, back, sizeof(back), 0, &e.err), sizeof(back));
+    memset(buf, 2, sizeof(buf));
+    assert_memory_equal(back, buf, sizeof(buf));
+    vmc_vmfs_abandon(stalled);
+    model_ok(&e, vmc_vmfs_close(s.taken, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[1].v, &e.err));
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
 /* Without compare-and-write the same rules hold, by the bakery. */
 static void without_compare_write(void **state)
 {
@@ -303,6 +381,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(file_is_busy_elsewhere),
         cmocka_unit_test(stalled_host_is_fenced),
+        cmocka_unit_test(host_stalled_within_a_write_stops_there),
         cmocka_unit_test(model_follows_deep_trees),
         cmocka_unit_test(model_loses_a_host_that_reads),
         cmocka_unit_test(two),
