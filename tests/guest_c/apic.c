@@ -295,6 +295,55 @@ static void timer(void)
     wr(LVTT, MASKED);
 }
 
+/* The mode changes while the timer counts: the count goes on (SDM 3A 11.5.4). Nothing here depends
+   on how fast: the count lasts for seconds. */
+static void timer_modes(void)
+{
+    static const uint32_t next[] = {0x20047, 0x47, 0x20047};
+    uint32_t was = 0;
+
+    clear();
+    wr(TDCR, 0xb);
+    wr(LVTT, MASKED | 0x47);
+    wr(TMICT, 0xffffffff);
+    do
+        was = rd(TMCCT);
+    while (was > 0xffff0000);
+    for (unsigned i = 0; i < sizeof(next) / sizeof(next[0]); i++) {
+        wr(LVTT, MASKED | next[i]);
+        uint32_t now = rd(TMCCT);
+        CHECK(now != 0 && now <= was, "change %u: %x, then %x", i, was, now);
+        CHECK(rd(TMICT) == 0xffffffff, "the initial count stays");
+        was = now;
+    }
+    wr(LVTT, 0x47);
+    wr(TMICT, 1000);
+    wait_for(0x47, 1);
+    CHECK(hits[0x47] == 1 && rd(TMCCT) == 0, "over: %u", hits[0x47]);
+    wr(LVTT, 0x20047);
+    CHECK(rd(TMCCT) == 0, "periodic does not start what is over: %u", rd(TMCCT));
+    sti_nop();
+    CHECK(hits[0x47] == 1, "nor fires");
+    wr(TMICT, 0);
+    for (unsigned i = 0; i < 16; i++) { /* bit 2 is not part of the divisor */
+        wr(TDCR, i);
+        CHECK(rd(TDCR) == (i & 0xb), "TDCR %x", rd(TDCR));
+    }
+    wr(TDCR, 0xb);
+    if (!cpu_has(1, 2, 24))
+        return;
+    wr(LVTT, MASKED | 0x47);
+    wr(TMICT, 0xffffffff);
+    wr(LVTT, MASKED | 0x40047);
+    CHECK(rd(TMCCT) == 0, "a deadline timer has no count: %x", rd(TMCCT));
+    wrmsr(MSR_DEADLINE, tsc() + 100000000000ull);
+    wr(LVTT, MASKED | 0x47);
+    CHECK(rd(TMCCT) == 0, "the change of mode disarmed the count: %x", rd(TMCCT));
+    wr(LVTT, MASKED | 0x40047);
+    CHECK(rdmsr(MSR_DEADLINE) == 0, "and the deadline");
+    wr(LVTT, MASKED);
+}
+
 static void deadline(void)
 {
     if (!cpu_has(1, 2, 24)) {
@@ -624,6 +673,7 @@ void test_main(void)
     destinations();
     errors();
     timer();
+    timer_modes();
     deadline();
     legacy();
     ioapic();

@@ -16,6 +16,7 @@
 #define CR0_AM     (1ul << 18)
 #define FLAGS_IOPL 0x3000ul
 #define HITS       12
+#define IN_HANDLER ~0ul
 
 #define DR_ACCESS(n)                                                                               \
     static inline unsigned long rd_dr##n(void)                                                     \
@@ -184,6 +185,66 @@ static void registers(void)
     wr_dr7(0);
 }
 
+/*
+ * MOV SS holds a data breakpoint back for one instruction. INT1 delivers it with its own #DB, INT n
+ * and INT3 go first; general detect is a fault, which MOV SS does not hold back (SDM 3A 6.8.3).
+ */
+#define SS_FROM_MEMORY "mov %ss, 32(%rdi)\n\tmov 32(%rdi), %ss\n\t" /* 3 bytes each */
+BLOB(w_nop, SS_FROM_MEMORY "nop\n\tnop");
+BLOB(w_icebp, SS_FROM_MEMORY ".byte 0xf1\n\tnop");
+BLOB(w_int1, SS_FROM_MEMORY "int $1\n\tnop");
+BLOB(w_int3, SS_FROM_MEMORY "int3\n\tnop");
+BLOB(g_mov_ss,
+     "pushq %rax\n\txor %ecx, %ecx\n\tmov %ss, %eax\n\tpushfq\n\torq $0x100, (%rsp)\n\tpopfq\n\t"
+     "mov %eax, %ss\n\tmov %rcx, %dr6\n\tnop\n\tpopq %rax");
+
+static long with_rdi(const char *code, const char *end)
+{
+    memcpy((void *)USER_AREA, code, (size_t)(end - code));
+    return try_user(USER_AREA, (unsigned long)(USER_AREA + 0x1000));
+}
+
+static void movss(void)
+{
+    /* The first trap is that of the store; IN_HANDLER: before the handler's first instruction. */
+    static const struct {
+        const char *code, *end, *name;
+        unsigned count;
+        struct hit hit[3];
+    } t[] = {
+        {w_nop, w_nop_end, "NOP", 2, {{3, 1}, {7, 1}}},
+        {w_icebp, w_icebp_end, "INT1", 2, {{3, 1}, {7, 1}}},
+        {w_int1, w_int1_end, "INT 1", 3, {{3, 1}, {IN_HANDLER, 1}, {8, 0}}},
+        {w_int3, w_int3_end, "INT3", 2, {{3, 1}, {IN_HANDLER, 1}}},
+    };
+
+    set_gate(1, 3, false);
+    wr_dr0(USER_AREA + 0x1000 + 32);
+    for (unsigned i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        hits = 0;
+        wr_dr6(0);
+        wr_dr7(0x30002); /* a byte, read or written */
+        long r = with_rdi(t[i].code, t[i].end);
+        wr_dr7(0);
+        CHECK(r == -1 && hits == t[i].count, "MOV SS and %s: %u traps", t[i].name, hits);
+        for (unsigned k = 0; k < hits && k < t[i].count; k++) {
+            unsigned long at = hit[k].rip < 0x200000 ? hit[k].rip : IN_HANDLER;
+            CHECK(at == t[i].hit[k].rip && (hit[k].dr6 & 15) == t[i].hit[k].dr6,
+                  "MOV SS and %s: trap %u at %lx, DR6 %lx", t[i].name, k, hit[k].rip, hit[k].dr6);
+        }
+    }
+    set_gate(1, 0, false);
+    hits = 0;
+    wr_dr6(0);
+    wr_dr7(0x2000);
+    CHECK(run(g_mov_ss, g_mov_ss_end, false) == -1, "general detect behind MOV SS");
+    CHECK(hits == 4 && hit[0].rip == 17 && (hit[0].dr6 & 0xf00f) == 0x2000 && hit[1].rip == 20 &&
+              (hit[1].dr6 & 0xf00f) == DR6_BS && hit[3].rip == 22,
+          "general detect: %u traps, %lx at %lx, %lx at %lx", hits, hit[0].dr6, hit[0].rip,
+          hit[1].dr6, hit[1].rip);
+    wr_dr7(0);
+}
+
 /* ---- alignment ------------------------------------------------------------------------------- */
 
 #define AC_ON "pushq $0x40202\n\tpopfq\n\t"
@@ -221,6 +282,7 @@ void test_main(void)
     stepping();
     syscalls();
     registers();
+    movss();
     exc_hook = NULL;
     alignment();
 }
