@@ -5,6 +5,7 @@
 
 #include "base/base_int.h"
 #include "cpu/decode/insn.h"
+#include "vmcore/x86_state.h"
 
 struct vmci_soft_cpu;
 struct block;
@@ -42,10 +43,17 @@ struct bt_leaf {
     uint32_t reg[4];
     uint64_t pad;
 };
+/* What IRET has last loaded, to CPL 0 and to CPL 3. */
+struct bt_iret {
+    uint64_t selectors;        /* CS | SS << 16 */
+    uint64_t la[2], raw[2];    /* where their descriptors are, and what they were */
+    struct vmc_segment seg[2]; /* what CS and SS became */
+};
 /* On what they, and the way to read the time-stamp counter, depend. */
 struct bt_seen {
     uint64_t cr4, xcr0, xss, misc_enable, apic_id;
-    uint64_t cr0; /* FP state */
+    uint64_t cr0;                 /* FP state */
+    uint64_t gdt_base, gdt_limit; /* IRET */
 };
 
 #define BT_BUDGETS 8u
@@ -99,6 +107,7 @@ struct vmci_bt {
     bool no_fsgsbase; /* CR4 does not allow RDFSBASE and its like */
     struct bt_seen seen;
     struct bt_leaf leaf[BT_LEAVES];
+    struct bt_iret iret[2];
     uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
 
     uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
@@ -121,7 +130,7 @@ struct vmci_bt {
     struct bt_trans *made[BT_SEGMENTS]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;
     const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
-    const uint8_t *stub[3]; /* by enum bt_stub */
+    const uint8_t *stub[4]; /* by enum bt_stub */
 
     struct bt_work *work;
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */

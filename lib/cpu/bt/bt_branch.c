@@ -324,6 +324,7 @@ bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
         return ret(w, in);
     case VMCI_OP_SYSCALL:
     case VMCI_OP_SYSRET:
+    case VMCI_OP_IRET:
         return bt_syscall(w, in);
     default:
         return false;

@@ -5,7 +5,7 @@
  */
 #include "cpu/bt/bt_work.h"
 
-#define GLUE_MAX 4096u
+#define GLUE_MAX 8192u
 
 /* Callee-saved registers of the C ABI, in the order in which they are pushed. */
 static const uint8_t saved[] = {EM_RBX, EM_RBP, 12, 13, 14, 15};

@@ -151,10 +151,13 @@ static inline void bt_set_retired(struct vmci_bt *bt, uint64_t retired)
 int bt_make_glue(struct vmci_soft_cpu *sc);
 
 /* Fixed code that executes an instruction; 0: none. */
-enum bt_stub { BT_STUB_NONE, BT_STUB_SYSCALL, BT_STUB_SYSRET };
+enum bt_stub { BT_STUB_NONE, BT_STUB_SYSCALL, BT_STUB_SYSRET, BT_STUB_IRET, BT_STUBS };
 /* bt_syscall.c: part of the glue. */
 struct emit;
 void bt_make_syscall(struct emit *e, struct vmci_bt *bt);
+/* IRET was interpreted in 64-bit code; what it loads may be another thing from now on. */
+void bt_iret_done(struct vmci_soft_cpu *sc);
+void bt_iret_forget(struct vmci_bt *bt);
 
 /* bt_sys.c: constants that its code takes from memory. */
 void bt_sys_init(struct vmci_soft_cpu *sc);

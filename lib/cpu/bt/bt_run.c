@@ -266,6 +266,10 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     int rc = in->exec(cpu, in);
     if ((in->flags & VMCI_IF_END) != 0 && rc == 0)
         bt_sys_done(sc, in, leaf);
+    if (in->op == VMCI_OP_IRET && rc == 0 && t->mode == VMCI_TLB_SUP && in->opsize == 8)
+        bt_iret_done(sc);
+    if (in->op == VMCI_OP_LGDT)
+        bt_iret_forget(bt);
     if (rc == 0 && (in + 1 < cpu->blk_end || (site->goes_on && end_passes(sc, site))) &&
         may_resume(sc, t)) {
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
@@ -376,6 +380,7 @@ uint64_t bt_c_find(struct vmci_soft_cpu *sc)
     struct bt_trans *t = next_translation(sc);
     if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
+    sc->cpu.rflags &= ~VMC_FLAG_RF; /* IRET's: nothing is looked at before the next instruction */
     bt_jumps_enter(sc, t);
     resume_at(sc, t);
     return 0;

@@ -419,15 +419,23 @@ void bt_sys_see(struct vmci_soft_cpu *sc)
 
     if (likely(((s->cr4 ^ cpu->cr4) | (s->xcr0 ^ cpu->xcr0) | (s->xss ^ cpu->msr.xss) |
                 (s->misc_enable ^ cpu->msr.misc_enable) | (s->apic_id ^ cpu->apic_id) |
-                (s->cr0 ^ cpu->cr0)) == 0))
+                (s->cr0 ^ cpu->cr0) | (s->gdt_base ^ cpu->gdtr.base) |
+                (s->gdt_limit ^ cpu->gdtr.limit)) == 0))
         return;
-    *s = (struct bt_seen){cpu->cr4,     cpu->xcr0, cpu->msr.xss, cpu->msr.misc_enable,
-                          cpu->apic_id, cpu->cr0};
+    *s = (struct bt_seen){.cr4 = cpu->cr4,
+                          .xcr0 = cpu->xcr0,
+                          .xss = cpu->msr.xss,
+                          .misc_enable = cpu->msr.misc_enable,
+                          .apic_id = cpu->apic_id,
+                          .cr0 = cpu->cr0,
+                          .gdt_base = cpu->gdtr.base,
+                          .gdt_limit = cpu->gdtr.limit};
     bt->fp_ready = 0; /* not known: bt_fp_usable looks */
     bt->no_fsgsbase = (cpu->cr4 & VMC_CR4_FSGSBASE) == 0;
     bt->tsc_slow[0] = cpu->tsc_source != VMCI_TSC_HOST;
     bt->tsc_slow[1] = bt->tsc_slow[0] || (cpu->cr4 & VMC_CR4_TSD) != 0;
     forget_leaves(bt);
+    bt_iret_forget(bt);
 }
 
 void bt_sys_forget(struct vmci_soft_cpu *sc)

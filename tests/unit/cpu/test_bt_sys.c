@@ -159,6 +159,83 @@ static void test_syscall(void **state)
     }
 }
 
+/* ---- IRET ------------------------------------------------------------------------------------ */
+
+/* Where IRET returns to: what flags it gave is added up. */
+static const uint8_t returned[] = {
+    0x9c, 0x59,       /* pushf; pop rcx */
+    0x48, 0x01, 0xc8, /* add rax, rcx */
+    0x0f, 0x05,       /* syscall */
+};
+/* Six times IRET. At the third call parts of the frame change, and perhaps a descriptor. */
+static const uint8_t returns[] = {
+    0x49, 0xff, 0xc2,                         /* inc r10 */
+    0x49, 0x83, 0xfa, 6,                      /* cmp r10, 6 */
+    0x74, 30,                                 /* je h */
+    0x49, 0x83, 0xfa, 3,                      /* cmp r10, 3 */
+    0x75, 12,                                 /* jne r */
+    0x4c, 0x31, 0xc7,                         /* xor rdi, r8 */
+    0x4c, 0x31, 0xce,                         /* xor rsi, r9 */
+    0x49, 0x31, 0xec,                         /* xor r12, rbp */
+    0x49, 0x31, 0x17,                         /* xor [r15], rdx */
+    0x4c, 0x89, 0xf4,                         /* r: mov rsp, r14 */
+    0x41, 0x54, 0x53, 0x56, 0x41, 0x55, 0x57, /* push r12, rbx, rsi, r13, rdi */
+    0x48, 0xcf,                               /* iretq */
+    0xf4,                                     /* h: hlt */
+};
+
+static void iret_case(struct cpu_rig *r, unsigned k)
+{
+    struct vmc_x86_state *st = &r->st;
+
+    seed = 2000000 + k;
+    bool outer = rnd(2) != 0;
+    cpu_rig_mode(r, 64, 0);
+    memset(r->ram + CPU_RIG_STACK - 0x2000, 0, 0x4000);
+    cpu_rig_code(r, CPU_RIG_TEXT, returned, sizeof(returned));
+    cpu_rig_code(r, KERNEL, returns, sizeof(returns));
+    r->irq = -1;
+    memset(st->gpr, 0, sizeof(st->gpr));
+    st->rip = KERNEL;
+    st->gpr[VMC_R14] = CPU_RIG_STACK - rnd(4) * 0x18; /* the frame may lie in two pages */
+    st->gpr[VMC_RBX] = CPU_RIG_STACK + 0x1000 - rnd(64);
+    st->gpr[VMC_RDI] = CPU_RIG_TEXT;
+    st->gpr[VMC_RSI] = (some_flags() & ~(1ull << 40)) | VMC_FLAG_1;
+    st->gpr[VMC_R12] = outer ? CPU_RIG_DS0 + 0x13u : rnd(2) != 0 ? CPU_RIG_DS0 : 0;
+    st->gpr[VMC_R13] = outer ? 0x1b : 8;
+    st->gpr[VMC_R15] = CPU_RIG_GDT + 8u + 8 * rnd(4);
+    st->msr.star = 0x0008000800000000ull;
+    st->msr.lstar = KERNEL;
+    st->msr.sfmask = VMC_FLAG_TF | VMC_FLAG_NT | VMC_FLAG_AC | VMC_FLAG_IF;
+    if (rnd(4) == 0)
+        st->gpr[VMC_R8] = 1ull << rnd(64);
+    if (rnd(4) == 0)
+        st->gpr[VMC_R9] = some_flags();
+    if (rnd(4) == 0)
+        st->gpr[VMC_RBP] = 1u << rnd(16);
+    if (rnd(3) == 0)
+        st->gpr[VMC_RDX] = 1ull << rnd(64);
+    if (rnd(4) == 0)
+        st->seg[VMC_FS] = (struct vmc_segment){.base = 5, .selector = 3, .attr = VMC_SEG_UNUSABLE};
+    if (rnd(8) == 0)
+        st->rflags |= VMC_FLAG_NT;
+    if (rnd(8) == 0) {
+        r->irq = 0x41;
+        r->ops->irq_notify(r->ev);
+    }
+    (void)cpu_rig_run(r, rnd(4) == 0 ? 4096 + rnd(60) : ENOUGH);
+}
+
+static void test_iret(void **state)
+{
+    (void)state;
+    for (unsigned k = 0; k < CASES; k++) {
+        iret_case(&rig[0], k);
+        iret_case(&rig[1], k);
+        compare(k);
+    }
+}
+
 /* ---- sequences ------------------------------------------------------------------------------- */
 
 struct piece {
@@ -408,6 +485,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_syscall, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_iret, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sequences, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
