@@ -54,7 +54,7 @@ test_main:
         jb .next
         call nested
         call sixteen
-        ret
+        jmp v86_tasks
 
 ; Both tasks as they should be.
 fresh:
@@ -450,6 +450,85 @@ sixteen:
         call put16
         PRINT 10
         ret
+
+; ---- a task in virtual-8086 mode, left through task gates and entered again by IRET -----------------
+V86_CS  equ 0x3000
+BACK    equ 0x2d                ; task gate to the main task
+v86_tasks:
+        PRINT "virtual-8086", 10
+        mov dword [idt + 6 * 8], SEL_TSS << 16
+        mov dword [idt + 6 * 8 + 4], 0x00008500
+        mov dword [idt + BACK * 8], SEL_TSS << 16
+        mov dword [idt + BACK * 8 + 4], 0x0000e500
+        mov dword [V86_CS * 16], 0x90900b0f     ; ud2
+        mov dword [V86_CS * 16 + 0x10], 0x90900000 | BACK << 8 | 0xcd
+        mov dword [V86_CS * 16 + 0x14], 0x0b0f
+        mov dword [V86_CS * 16 + 0x20], 0x0b0fd88c      ; mov ax, ds; ud2
+        mov edi, 0
+.next:  push edi
+        call fresh
+        pop edi
+        mov eax, [.images + edi * 8]
+        mov [T2(0x24)], eax
+        mov eax, [.images + edi * 8 + 4]
+        mov [T2(0x20)], eax
+        mov dword [T2(0x4c)], V86_CS
+        mov dword [T2(0x50)], 0x2000
+        mov dword [T2(0x38)], 0x1234ff00
+        mov dword [T2(0x48)], 0x4001
+        mov dword [T2(0x54)], 0x5002
+        mov dword [T2(0x58)], 0x6003
+        mov dword [T2(0x5c)], 0x7004
+        TRY .done
+        jmp SEL_TSS2:0
+        call .show
+        iretd                   ; NT and the link lead back to it
+        call .show
+.done:  pushfd
+        and dword [esp], ~0x4000
+        popfd
+        clts
+        call put_result
+        PRINT 10
+        inc edi
+        cmp edi, 5
+        jb .next
+        ret
+.show:  PRINT "link "
+        mov ax, [tss]
+        call put16
+        PRINT " busy "
+        mov al, [gdt + SEL_TSS + 5]
+        call put8
+        mov al, [gdt + SEL_TSS2 + 5]
+        call put8
+        PRINT " flags "
+        pushfd
+        pop eax
+        and eax, 0x4000
+        call put16
+        PRINT " saved "
+        mov ecx, 0x20
+.words: mov eax, [tss2 + ecx]
+        call put32
+        mov al, ' '
+        call putc
+        add ecx, 4
+        cmp ecx, 0x2c
+        jb .words
+        mov eax, [T2(0x38)]
+        call put32
+        PRINT " "
+        mov ecx, 0x48
+.segs:  mov eax, [tss2 + ecx]
+        call put16
+        add ecx, 4
+        cmp ecx, 0x60
+        jb .segs
+        PRINT " | "
+        ret
+.images: ; EFLAGS, EIP
+        dd 0x00020002, 0, 0x00023002, 0, 0x00023202, 0x10, 0x00020202, 0x20, 0x00033ed7, 0x20
 
         align 8
 current: dd 0
