@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Where numbers do not fit into a few bits any more: references, groups, large pools; bases. */
+#include "space_rig.h"
+
+#include "sharing/sharing_priv.h"
+
+static struct test_platform tp;
+static const struct vmc_share_budget all = {0};
+
+static struct vmc_share *scanner(struct vmc_pool *pool)
+{
+    struct vmc_share_config cfg = {.size = sizeof(cfg), .seed = 12345};
+    struct vmc_share *sh = NULL;
+
+    assert_int_equal(vmc_share_create(pool, &cfg, &sh, NULL), VMC_OK);
+    return sh;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    test_platform_init(&tp);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    test_platform_check(&tp);
+    return 0;
+}
+
+static void scan(struct vmc_share *sh)
+{
+    struct vmc_share_result res;
+
+    assert_int_equal(vmc_share_scan(sh, &all, &res), VMC_OK);
+    assert_true(res.pass_done);
+}
+
+/* An object has room for so many references only; the next page begins another. */
+static void any_number_of_pages_alike_is_found(void **state)
+{
+    (void)state;
+    enum { STEP = 3000, PAGES = 7 * STEP };
+    struct vmc_pool *pool = rig_pool(&tp, 4096);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *s = rig_space(pool, PAGES, 1, NULL);
+    uint64_t objects = (PAGES + VMCI_REFS_MOST - 1) / VMCI_REFS_MOST;
+    struct vmc_share_pack_result pr;
+
+    for (uint64_t at = 0; at < PAGES; at += STEP) {
+        for (uint64_t i = at; i < at + STEP; i++)
+            rig_fill(s, i, 77);
+        rig_sample(s, NULL);
+        scan(sh);
+    }
+    assert_int_equal(pool->objects, objects);
+    assert_int_equal(pool->used, 1 + objects);
+    rig_check(pool);
+    for (unsigned i = 0; i < 5; i++)
+        rig_sample(s, NULL);
+    assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+    assert_int_equal(pr.packed + pr.deltas, objects);
+    rig_fill(s, 5, 78);
+    for (uint64_t i = 0; i < PAGES; i += 101)
+        rig_expect(s, i, 77);
+    rig_expect(s, 5, 78);
+    rig_check(pool);
+    vmc_space_destroy(s);
+    assert_int_equal(pool->objects, 0);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
+/* A host that starts and ends VMs of ever new owners keeps nothing of those that have gone. */
+static void groups_that_have_gone_leave_nothing(void **state)
+{
+    (void)state;
+    struct vmc_pool *pool = rig_pool(&tp, 4096);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *stays = rig_space(pool, 64, 1, NULL);
+    struct vmc_share_stats st;
+    uint64_t after_first = 0;
+
+    for (uint64_t i = 0; i < 32; i++)
+        rig_fill(stays, i, i / 2 + 1);
+    rig_sample(stays, NULL);
+    scan(sh);
+    for (uint64_t salt = 2; salt < 300; salt++) {
+        struct vmc_space *s = rig_space(pool, 64, salt, NULL);
+        for (uint64_t i = 0; i < 32; i++)
+            rig_fill(s, i, i / 2 + 1);
+        rig_sample(s, NULL);
+        scan(sh);
+        for (uint64_t i = 0; i < 32; i += 2) /* merged, but not with the other group's */
+            assert_true(s->map[i] == s->map[i + 1] && s->map[i] != stays->map[i]);
+        vmc_share_stats(sh, &st);
+        assert_int_equal(st.groups, 2);
+        after_first = salt == 2 ? st.meta_bytes : after_first;
+        assert_int_equal(st.meta_bytes, after_first);
+        vmc_space_destroy(s);
+    }
+    rig_check(pool);
+    vmc_space_destroy(stays);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
+/* Hints of a pool with more than 16 GiB of pages have another form. */
+static void large_pools_find_as_much(void **state)
+{
+    (void)state;
+    enum { PAGES = 5000, VMS = 4 };
+    struct vmc_pool_config cfg = {.size = sizeof(cfg), .frames = 32768, .max_pages = 1u << 24};
+    struct vmc_pool *pool = NULL;
+    struct vmc_space *s[VMS];
+    struct vmc_share_stats st;
+
+    assert_int_equal(vmc_pool_create(&tp.pf, &cfg, &pool, NULL), VMC_OK);
+    struct vmc_share *sh = scanner(pool);
+    for (unsigned v = 0; v < VMS; v++) {
+        s[v] = rig_space(pool, PAGES, 1, NULL);
+        for (uint64_t i = 0; i < PAGES; i++)
+            rig_fill(s[v], i, 1 + (i + v) % PAGES);
+        rig_sample(s[v], NULL);
+        scan(sh); /* the table grows meanwhile */
+    }
+    assert_int_equal(sh->group[0]->table.ways, SHARE_WIDE_WAYS);
+    vmc_share_stats(sh, &st);
+    assert_int_equal(pool->objects, PAGES);
+    assert_true(st.merged > (VMS - 1) * PAGES * 999ull / 1000); /* a full table may lose a hint or two */
+    for (unsigned v = 0; v < VMS; v++)
+        for (uint64_t i = 0; i < PAGES; i += 7)
+            rig_expect(s[v], i, 1 + (i + v) % PAGES);
+    for (unsigned v = 0; v < VMS; v++)
+        vmc_space_destroy(s[v]);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
+/* Noise that compresses a little: coding would help, so that quick and small differ. */
+static void letters(unsigned char *p, uint64_t seed)
+{
+    for (unsigned i = 0; i < VMC_PAGE_SIZE; i++) {
+        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        p[i] = i < 2560 ? (unsigned char)('a' + (seed >> 40) % 16) : 0;
+    }
+}
+
+/* What deltas are read against is stored in the form that is quick to read. */
+static void bases_of_deltas_are_quick(void **state)
+{
+    (void)state;
+    struct vmc_pool *pool = rig_pool(&tp, 4096);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *s = rig_space(pool, 16, 1, NULL);
+    struct vmc_share_pack_result pr;
+    struct vmc_page_ref r;
+    unsigned char page[VMC_PAGE_SIZE];
+    unsigned bases = 0, deltas = 0;
+
+    for (uint64_t i = 0; i < 16; i++) {
+        assert_int_equal(vmc_space_access(s, i, VMC_ACCESS_WRITE, &r), VMC_OK);
+        letters(r.ptr, 99);
+        ((unsigned char *)r.ptr)[i * 64] = 'Z';
+    }
+    for (unsigned i = 0; i < 5; i++)
+        rig_sample(s, NULL);
+    assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+    letters(page, 99);
+    size_t quick = vmci_pack(sh->packer, page, NULL, VMCI_PACK_QUICK, sh->scratch, VMCI_PACK_MAX);
+    size_t small = vmci_pack(sh->packer, page, NULL, VMCI_PACK_EITHER, sh->scratch, VMCI_PACK_MAX);
+    assert_true(small + small / 4 < quick);
+    for (uint64_t i = 0; i < 16; i++) {
+        const struct vmci_object *o = vmci_object(pool, vmci_entry_value(s->map[i]));
+        deltas += vmci_object_kind(o) == VMCI_O_DELTA;
+        if (!vmci_object_is_base(o))
+            continue;
+        bases++;
+        assert_true(vmci_object_bytes(pool, o) + 64u > quick);
+    }
+    assert_true(bases > 0 && deltas > 8);
+    rig_check(pool);
+    for (uint64_t i = 0; i < 16; i++) {
+        letters(page, 99);
+        page[i * 64] = 'Z';
+        assert_int_equal(vmc_space_access(s, i, 0, &r), VMC_OK);
+        assert_memory_equal(r.ptr, page, sizeof(page));
+    }
+    vmc_space_destroy(s);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(any_number_of_pages_alike_is_found),
+        T(groups_that_have_gone_leave_nothing),
+        T(large_pools_find_as_much),
+        T(bases_of_deltas_are_quick),
+    };
+#undef T
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
