@@ -245,6 +245,12 @@ VMC_API VMC_MUST_CHECK int vmc_space_swap_out(struct vmc_space *s, uint64_t want
  * read from its swap file are zero from now on, so that a vCPU which waits for one can leave. [any]
  */
 VMC_API void vmc_space_abandon(struct vmc_space *s);
+/**
+ * The VM is about to stop: until it is destroyed it may take the last frames of the pool too, which
+ * are kept for compression otherwise (vmc_pool_free), so that a vCPU or a device which waits for a
+ * page can come to where it stops even if no memory can be reclaimed any more. [any]
+ */
+VMC_API void vmc_space_finish(struct vmc_space *s);
 /** Free frames whose revokes have settled, and finish swap requests that are done. [any] */
 VMC_API void vmc_space_poll(struct vmc_space *s);
 /**

@@ -248,6 +248,7 @@ struct vmc_space {
     uint64_t clock;      /* (s) where the search for swap victims goes on */
     uint32_t changed;    /* (a) for parking: bumped when a pending page is done */
     bool abandoned;      /* (s) see vmc_space_abandon */
+    bool finishing;      /* (s) see vmc_space_finish */
     uint64_t breaks, unpacks, swap_ins, swap_outs, swap_errors, swap_lost; /* (s) */
 };
 
@@ -279,10 +280,10 @@ _Static_assert(VMCI_PINS == 1u << 12, "vmci_pin_slot gives 12 bits");
 
 int vmci_frames_init(struct vmc_pool *p);
 void vmci_frames_fini(struct vmc_pool *p);
-/* A frame with undefined contents, or VMCI_NONE. Takes the lock itself: */
-uint32_t vmci_frame_alloc(struct vmc_pool *p);
+/* A frame with undefined contents for a page of the space, or VMCI_NONE. Takes the lock itself: */
+uint32_t vmci_frame_alloc(const struct vmc_space *s);
 void vmci_frame_free(struct vmc_pool *p, uint32_t frame);
-uint32_t vmci_frame_alloc_locked(struct vmc_pool *p);
+uint32_t vmci_frame_alloc_locked(const struct vmc_space *s);
 /* For the compressed store: also of the last ones, which are kept for it. */
 uint32_t vmci_frame_alloc_store(struct vmc_pool *p);
 void vmci_frame_free_locked(struct vmc_pool *p, uint32_t frame);

@@ -235,7 +235,7 @@ static int write_zero(struct vmc_space *s, uint64_t page, uint32_t e, struct vmc
         return rc;
     if (own_block(s, page))
         return found(s, page, vmci_entry_value(s->map[page]), true, true, out);
-    uint32_t frame = vmci_frame_alloc(s->pool);
+    uint32_t frame = vmci_frame_alloc(s);
     if (frame == VMCI_NONE) {
         vmci_page_set(s, page, e);
         return VMC_ENOSPC;
@@ -269,7 +269,7 @@ static int write_object(struct vmc_space *s, uint64_t page, uint32_t e, struct v
     s->breaks++;
     if (take_over(s, id, &frame))
         return own(s, page, frame, out);
-    frame = vmci_frame_alloc(p);
+    frame = vmci_frame_alloc(s);
     if (frame == VMCI_NONE) {
         vmci_page_set(s, page, e);
         return VMC_ENOSPC;
@@ -297,7 +297,7 @@ static int read_object(struct vmc_space *s, uint64_t page, uint32_t e, struct vm
     touch_object(p, o);
     vmci_lock(&p->lock);
     bool resident = vmci_object_kind(o) == VMCI_O_RESIDENT;
-    uint32_t frame = resident ? o->where : vmci_frame_alloc_locked(p);
+    uint32_t frame = resident ? o->where : vmci_frame_alloc_locked(s);
     vmci_unlock(&p->lock);
     if (resident)
         return found(s, page, frame, false, false, out);

@@ -89,9 +89,9 @@ static uint32_t alloc_above(struct vmc_pool *p, uint64_t keep)
     return VMCI_NONE;
 }
 
-uint32_t vmci_frame_alloc_locked(struct vmc_pool *p)
+uint32_t vmci_frame_alloc_locked(const struct vmc_space *s)
 {
-    return alloc_above(p, reserve(p));
+    return alloc_above(s->pool, s->finishing ? 0 : reserve(s->pool));
 }
 
 uint32_t vmci_frame_alloc_store(struct vmc_pool *p)
@@ -105,11 +105,11 @@ void vmci_frame_free_locked(struct vmc_pool *p, uint32_t frame)
     vmci_store_relaxed(&p->used, p->used - 1);
 }
 
-uint32_t vmci_frame_alloc(struct vmc_pool *p)
+uint32_t vmci_frame_alloc(const struct vmc_space *s)
 {
-    vmci_lock(&p->lock);
-    uint32_t f = vmci_frame_alloc_locked(p);
-    vmci_unlock(&p->lock);
+    vmci_lock(&s->pool->lock);
+    uint32_t f = vmci_frame_alloc_locked(s);
+    vmci_unlock(&s->pool->lock);
     return f;
 }
 

@@ -152,7 +152,7 @@ static void arrived(struct vmc_space *s, struct vmci_pending *d, const unsigned 
         vmci_pending_end(s, d, s->abandoned ? vmci_entry(VMCI_E_ZERO, 0) : d->entry);
         return;
     }
-    uint32_t frame = wanted ? d->frame : vmci_frame_alloc(s->pool);
+    uint32_t frame = wanted ? d->frame : vmci_frame_alloc(s);
     if (frame == VMCI_NONE) { /* read ahead, and no room for it */
         vmci_pending_end(s, d, d->entry);
         return;
@@ -205,7 +205,7 @@ int vmci_swap_in(struct vmc_space *s, uint64_t page)
         vmci_swap_reap(s);
         return VMC_EAGAIN;
     }
-    uint32_t frame = vmci_frame_alloc(s->pool);
+    uint32_t frame = vmci_frame_alloc(s);
     if (frame == VMCI_NONE)
         return VMC_ENOSPC;
     uint64_t first = page, end = page + 1;
@@ -298,6 +298,13 @@ void vmc_space_abandon(struct vmc_space *s)
 {
     vmci_lock(&s->lock);
     s->abandoned = true;
+    vmci_unlock(&s->lock);
+}
+
+void vmc_space_finish(struct vmc_space *s)
+{
+    vmci_lock(&s->lock);
+    s->finishing = true;
     vmci_unlock(&s->lock);
 }
 

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
 # Swap files that go wrong under "vmcore host". "full": no write beyond the first megabyte succeeds
-# while memory is short; when there is room again both guests get their work done. "read": what one guest has in its swap
-# file is gone; that guest ends, with a message, and the other gets its work done.
-# usage: swap_faults_test.sh VMCORE GUEST_DIR full|read
+# while memory is short; when there is room again both guests get their work done. "end": the same,
+# but the host is told to end meanwhile, and does. "read": what one guest has in its swap file is gone;
+# that guest ends, with a message, and the other gets its work done.
+# usage: swap_faults_test.sh VMCORE GUEST_DIR full|end|read
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 vmcore=$1
@@ -72,7 +73,7 @@ trap '' XFSZ
 "$vmcore" host "$dir/host.cfg" >"$dir/out" 2>&1 </dev/null &
 host=$!
 status=0
-if [ "$what" = full ]; then
+if [ "$what" != read ]; then
     until [ -S "$dir/control" ]; do
         kill -0 "$host" 2>/dev/null || fail "the host ended"
         sleep 0.1
@@ -83,6 +84,20 @@ if [ "$what" = full ]; then
         kill -0 "$host" 2>/dev/null || fail "the host ended"
         sleep 0.2
     done
+    if [ "$what" = end ]; then
+        # Every vCPU waits for a page that nobody can make room for.
+        errors=0
+        until [ "$(memory victim swap_errors)" -gt 2000 ] || [ "$errors" -gt 25 ]; do
+            errors=$((errors + 1))
+            sleep 0.2
+        done
+        kill -TERM "$host"
+        wait "$host" || status=$?
+        host=
+        [ "$status" = 0 ] || fail "status $status"
+        echo PASS
+        exit 0
+    fi
     prlimit --pid "$host" --fsize=unlimited:unlimited
     wait "$host" || status=$?
     host=

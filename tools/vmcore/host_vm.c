@@ -452,6 +452,7 @@ void host_vms_end(struct host *h, const char *reason)
         if (h->vms[i]->state != HOST_VM_RUNNING)
             continue;
         host_vm_hold(h->vms[i], HOST_HELD_STOPPED);
+        vmc_space_finish(h->vms[i]->run.space);
         vmc_vm_pause(h->vms[i]->run.vm);
     }
     do {

@@ -129,7 +129,8 @@ static void large_pools_find_as_much(void **state)
     assert_int_equal(sh->group[0]->table.ways, SHARE_WIDE_WAYS);
     vmc_share_stats(sh, &st);
     assert_int_equal(pool->objects, PAGES);
-    assert_true(st.merged > (VMS - 1) * PAGES * 999ull / 1000); /* a full table may lose a hint or two */
+    assert_true(st.merged >
+                (VMS - 1) * PAGES * 999ull / 1000); /* a full table may lose a hint or two */
     for (unsigned v = 0; v < VMS; v++)
         for (uint64_t i = 0; i < PAGES; i += 7)
             rig_expect(s[v], i, 1 + (i + v) % PAGES);
@@ -193,6 +194,34 @@ static void bases_of_deltas_are_quick(void **state)
     vmc_pool_destroy(pool);
 }
 
+/* The last frames are for compression, and for whoever has to come to an end without it. */
+static void a_vm_that_ends_gets_the_last_frames(void **state)
+{
+    (void)state;
+    struct vmc_pool *pool = rig_pool(&tp, 8192);
+    struct vmc_space *a = rig_space(pool, 9000, 1, NULL), *b = rig_space(pool, 9000, 2, NULL);
+    struct vmc_page_ref r;
+    uint64_t n = 0, left, got = 0;
+
+    while (vmc_space_access(a, n, VMC_ACCESS_WRITE, &r) == VMC_OK)
+        n++;
+    left = vmc_pool_free(pool);
+    assert_true(left > 0);
+    assert_int_equal(vmc_space_access(b, 0, VMC_ACCESS_WRITE, &r), VMC_ENOSPC);
+    vmc_space_finish(b);
+    while (vmc_space_access(b, got, VMC_ACCESS_WRITE, &r) == VMC_OK)
+        got++;
+    assert_int_equal(got, left);
+    assert_int_equal(vmc_pool_free(pool), 0);
+    assert_int_equal(vmc_space_access(a, n, VMC_ACCESS_WRITE, &r), VMC_ENOSPC);
+    vmc_space_destroy(b);
+    assert_int_equal(vmc_pool_free(pool), left);
+    assert_int_equal(vmc_space_access(a, n, VMC_ACCESS_WRITE, &r), VMC_ENOSPC);
+    rig_check(pool);
+    vmc_space_destroy(a);
+    vmc_pool_destroy(pool);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -201,6 +230,7 @@ int main(void)
         T(groups_that_have_gone_leave_nothing),
         T(large_pools_find_as_much),
         T(bases_of_deltas_are_quick),
+        T(a_vm_that_ends_gets_the_last_frames),
     };
 #undef T
     return cmocka_run_group_tests(tests, NULL, NULL);
