@@ -280,6 +280,17 @@ static void bench_sharing(const struct vmc_platform *pf, const struct bench_imag
     bench_result("mem.share_false_merges", (double)wrong, "pages");
 }
 
+/* Only what there is to find. */
+static void bench_alike(const struct bench_image *im, unsigned n)
+{
+    uint64_t used = 0;
+
+    for (unsigned v = 0; v < n; v++)
+        used += im[v].used;
+    bench_result("mem.hetero_identical_fraction",
+                 (double)(used - distinct(im, n, used)) / (double)used, "fraction");
+}
+
 /* ---- savings, and faults on what was compressed ------------------------------------------------
  */
 
@@ -513,6 +524,8 @@ int main(int argc, char **argv)
         image_open(&im[n++], argv[optind]);
     if (n > 0 && !hetero)
         bench_sharing(&pf, im, n, rounds, ksm);
+    else if (n > 0)
+        bench_alike(im, n);
     if (n > 0)
         bench_savings(&pf, im, n, hetero ? "mem.hetero_" : "mem.");
     if (!hetero) {
