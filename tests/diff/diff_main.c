@@ -15,6 +15,7 @@
 #include "diff.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,15 @@ struct run {
     struct diff_case c[BATCH];
     struct diff_result r[2][BATCH];
 };
+
+/* SIGINT, SIGTERM: the batch is finished, and the totals are printed. */
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
 
 static const struct diff_executor *const executors[] = {&diff_native, &diff_soft, &diff_bt};
 
@@ -128,7 +138,7 @@ static void run_batch(struct run *run, unsigned n)
 
 static bool enough(const struct run *run, unsigned long max_cases, double seconds)
 {
-    if (run->failures != 0 && !run->go_on)
+    if (interrupted || (run->failures != 0 && !run->go_on))
         return true;
     if (max_cases != 0)
         return run->cases >= max_cases;
@@ -259,6 +269,8 @@ int main(int argc, char **argv)
             return 77;
         printf("seed %" PRIu64 "\n", seed);
         fflush(stdout);
+        signal(SIGINT, on_interrupt);
+        signal(SIGTERM, on_interrupt);
         random_cases(&run, seed, max_cases, seconds);
     }
     printf("%lu cases, %lu of them ended by an exception, %lu unfinished; %lu differ\n", run.cases,

@@ -301,6 +301,8 @@ static void child_main(int in, int out)
     stack_t ss = {.ss_sp = alt, .ss_size = sizeof(alt)};
     struct sigaction sa = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     unsigned n;
+    signal(SIGINT, SIG_IGN); /* the parent's, which sees the batch through */
+    signal(SIGTERM, SIG_IGN);
     map_code();
     map_at(DIFF_DATA, 3, PROT_READ | PROT_WRITE);
     map_at(DIFF_STACK, 1, PROT_READ | PROT_WRITE);
