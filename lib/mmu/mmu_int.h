@@ -74,6 +74,23 @@ static inline void *vmci_mem_ref_plain(struct vmc_mem *mem, uint64_t gpa, uint64
     return s->hva + (gpa - s->gpa);
 }
 
+/*
+ * The usual case of vmc_mem_unref after writing: at most two pages of ordinary memory that nobody
+ * watches and that hold no cached code. False: vmc_mem_unref knows.
+ */
+static inline bool vmci_mem_unref_plain(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes)
+{
+    const struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+
+    if (unlikely(s == NULL || s->space != NULL || bytes == 0 || bytes > VMC_PAGE_SIZE ||
+                 bytes > s->bytes - (gpa - s->gpa) || vmci_load_relaxed(&mem->dirty_clients) != 0))
+        return false;
+    uint64_t in = gpa - s->gpa;
+    return ((vmci_load_acquire(&s->flags[in >> VMC_PAGE_SHIFT]) |
+             vmci_load_acquire(&s->flags[(in + bytes - 1) >> VMC_PAGE_SHIFT])) &
+            VMCI_PG_CODE) == 0;
+}
+
 /* A guest page resolved for direct access by an engine. */
 struct vmci_page {
     unsigned char *hva;   /* start of the page */

@@ -193,6 +193,31 @@ static inline void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct 
     d->next = (uint16_t)(packed ? rest >> 32 : rest >> 48);
 }
 int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
+/* The usual case of it: in order, ordinary memory, one piece. False: nothing was done. */
+static inline bool vmci_chain_add_plain(struct vmc_mem *mem, struct vmci_chain *ch,
+                                        const struct vmci_vdesc *d)
+{
+    bool write = (d->flags & VMCI_VD_WRITE) != 0;
+    unsigned n = ch->out_n + ch->in_n;
+
+    if (unlikely(d->len == 0 || n >= ch->cap || ch->malformed || ch->unmapped ||
+                 (!write && ch->in_n != 0) ||
+                 ch->out_bytes + ch->in_bytes + d->len > VMCI_VCHAIN_BYTES_MAX))
+        return false;
+    void *hva = vmci_mem_ref_plain(mem, d->addr, d->len, write);
+    if (unlikely(hva == NULL))
+        return false;
+    ch->iov[n] = (struct vmc_iovec){.base = hva, .bytes = d->len};
+    ch->ref[n] = (struct vmci_vref){.gpa = d->addr, .bytes = d->len};
+    if (write) {
+        ch->in_n++;
+        ch->in_bytes += d->len;
+    } else {
+        ch->out_n++;
+        ch->out_bytes += d->len;
+    }
+    return true;
+}
 int vmci_chain_add_indirect(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
 /* The driver's side of event index arithmetic (2.7.10): was event passed going from old to new? */
 static inline bool vmci_vq_event_passed(uint16_t event, uint16_t new_idx, uint16_t old_idx)

@@ -158,7 +158,8 @@ void vmci_chain_release(struct vmc_mem *mem, struct vmci_chain *ch)
     unsigned mapped = ch->unmapped ? ch->out_n : ch->out_n + ch->in_n;
 
     for (unsigned i = ch->held ? 0 : ch->out_n; i < mapped; i++)
-        vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, i >= ch->out_n);
+        if (i < ch->out_n || !vmci_mem_unref_plain(mem, ch->ref[i].gpa, ch->ref[i].bytes))
+            vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, i >= ch->out_n);
     ch->out_n = ch->in_n = 0;
 }
 

@@ -34,6 +34,7 @@ static int refresh(struct vmci_vq *q)
 
 static int walk(struct vmci_vq *q, struct vmci_chain *ch, unsigned head)
 {
+    struct vmc_mem *mem = q->dev->mem;
     unsigned i = head;
 
     for (unsigned steps = 0; steps < q->size; steps++) {
@@ -42,7 +43,7 @@ static int walk(struct vmci_vq *q, struct vmci_chain *ch, unsigned head)
         vmci_vdesc_fetch(q->desc + (size_t)i * VMCI_VD_BYTES, false, &d);
         if (unlikely((d.flags & VMCI_VD_INDIRECT) != 0))
             return vmci_chain_add_indirect(q, ch, &d);
-        int rc = vmci_chain_add(q, ch, &d);
+        int rc = likely(vmci_chain_add_plain(mem, ch, &d)) ? VMC_OK : vmci_chain_add(q, ch, &d);
         if (rc != VMC_OK || (d.flags & VMCI_VD_NEXT) == 0)
             return rc;
         if (d.next >= q->size)
