@@ -240,10 +240,10 @@ static int open_inode(struct vmc_vmfs *v, const char *path, uint32_t flags, stru
     if (rc != VMC_OK)
         return rc;
     uint32_t type = vmci_fs_md32(ino, FD_TYPE);
-    if (type == VMC_VMFS_DIR ||
-        (type != VMC_VMFS_FILE && type != VMC_VMFS_RDM && flags & VMC_VMFS_WRITE))
-        rc = vmci_error(err, VMC_EINVAL, site, "%s is not a file to be %s", path,
-                        type == VMC_VMFS_DIR ? "opened" : "written");
+    if (type == VMC_VMFS_DIR)
+        rc = vmci_error(err, VMC_EINVAL, site, "%s is a directory", path);
+    else if (type != VMC_VMFS_FILE && type != VMC_VMFS_RDM && flags & VMC_VMFS_WRITE)
+        rc = vmci_error(err, VMC_EINVAL, site, "%s is not a file that can be written", path);
     if (rc == VMC_OK)
         rc = lock_for(ino, mode_of(flags), err);
     if (rc == VMC_OK)

@@ -345,6 +345,61 @@ int vt_tree(struct vt *t)
     return vt_close(t, rc);
 }
 
+static const char *layout_name(uint32_t layout)
+{
+    switch (layout) {
+    case 1:
+        return "blocks";
+    case 2:
+        return "sub-blocks";
+    case 3:
+    case 5:
+        return "pointer blocks";
+    case 4304:
+        return "two levels of pointer blocks";
+    case 4305:
+        return "inside the descriptor";
+    default:
+        return "none";
+    }
+}
+
+static void show_time(const char *what, uint32_t s)
+{
+    time_t t = s;
+    struct tm tm;
+    char text[32];
+
+    strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&t, &tm));
+    printf("%-12s %s\n", what, text);
+}
+
+/* The same as --json says, for people. */
+static void show_stat(const char *path, const struct vmc_vmfs_stat *st, const char *lock,
+                      const char *holder)
+{
+    char mode[16], size[32], each[32];
+
+    mode_text(st, mode);
+    printf("%-12s %s\n%-12s %s, id 0x%08x, generation %u\n", "name", path, "type",
+           vt_type_name(st->type), st->id, st->generation);
+    printf("%-12s %s (%llu bytes)\n", "size", vt_bytes(st->bytes, size, sizeof(size)),
+           (unsigned long long)st->bytes);
+    printf("%-12s %llu of %s, %s", "blocks", (unsigned long long)st->blocks,
+           vt_bytes(st->block_bytes, each, sizeof(each)), layout_name(st->layout));
+    if (st->tbz_blocks != 0)
+        printf(", %llu to be zeroed", (unsigned long long)st->tbz_blocks);
+    if (st->large_blocks != 0)
+        printf(", %u large ones", st->large_blocks);
+    printf("\n%-12s %s (%04o), %u links, owner %u:%u\n", "mode", mode, st->mode, st->links, st->uid,
+           st->gid);
+    show_time("modified", st->mtime_s);
+    show_time("changed", st->ctime_s);
+    show_time("accessed", st->atime_s);
+    printf("%-12s volume offset 0x%llx\n", "descriptor", (unsigned long long)st->lv_offset);
+    printf("%-12s %s%s%s\n", "lock", lock, *holder ? ", " : "", holder);
+}
+
 int vt_stat(struct vt *t)
 {
     struct vmc_vmfs_stat st;
@@ -357,17 +412,16 @@ int vt_stat(struct vt *t)
     if (vmc_vmfs_stat(t->v, t->arg[1], &st, &t->err) != VMC_OK ||
         vmc_vmfs_lock_query(t->v, t->arg[1], &lk, &t->err) != VMC_OK)
         return vt_close(t, vt_fail(t, t->arg[1]));
+    if (!t->json) {
+        show_stat(t->arg[1], &st, modes[lk.mode & 3], lk.mode != 0 ? lk.host_name : "");
+        return vt_close(t, 0);
+    }
     struct json_object *o = stat_json(t->arg[1], &st), *l = json_object_new_object();
     json_object_object_add(l, "mode", json_object_new_string(modes[lk.mode & 3]));
     json_object_object_add(l, "host", json_object_new_string(lk.host_name));
     json_object_object_add(l, "token", json_object_new_int64((int64_t)lk.token));
     json_object_object_add(o, "lock", l);
-    if (t->json) {
-        vt_json(o);
-        return vt_close(t, 0);
-    }
-    json_object_object_foreach(o, key, val) printf("%-12s %s\n", key, json_object_get_string(val));
-    json_object_put(o);
+    vt_json(o);
     return vt_close(t, 0);
 }
 

@@ -54,7 +54,7 @@ static void sleep_ns(void *ctx, uint64_t ns)
     }
 }
 
-static int mount(struct world *w, unsigned h)
+static int mount_with(struct world *w, unsigned h, uint32_t lease_ms, uint32_t beat_ms)
 {
     char name[16];
 
@@ -64,10 +64,17 @@ static int mount(struct world *w, unsigned h)
                                       .devs = &w->path[h].bd,
                                       .dev_count = 1,
                                       .host_name = name,
+                                      .lease_ms = lease_ms,
+                                      .beat_ms = beat_ms,
                                       .sleep_ns = sleep_ns,
                                       .sleep_ctx = w,
                                       .cache_bytes = 1 << 20};
     return vmc_vmfs_mount(&w->tp.pf, &c, &w->v[h], &w->err);
+}
+
+static int mount(struct world *w, unsigned h)
+{
+    return mount_with(w, h, 0, 0);
 }
 
 static void world_init(struct world *w)
@@ -220,13 +227,53 @@ static void waiting_for_a_journal(void **state)
     assert_true(waited > 0);
 }
 
+/* How long after a host's last sign of life another one gets the file that it had open, in seconds.
+ */
+static double seconds_to_take_over(uint32_t its_lease_ms, uint32_t our_lease_ms)
+{
+    struct world w;
+    struct vmc_vmfs_file *f;
+    int rc;
+
+    world_init(&w);
+    ok(&w, mount_with(&w, 0, its_lease_ms, 500));
+    ok(&w, mount_with(&w, 1, our_lease_ms, 500));
+    ok(&w, vmc_vmfs_open(w.v[0], "/disk", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &w.err));
+    ok(&w, vmc_vmfs_beat(w.v[0], &w.err));
+    uint64_t last = w.tp.now_ns;
+    w.path[0].cut = true; /* nothing more comes from it */
+    do {
+        rc = vmc_vmfs_open(w.v[1], "/disk", VMC_VMFS_WRITE, &f, &w.err);
+        if (rc == VMC_EBUSY)
+            assert_non_null(strstr(w.err.text, "host0"));
+        w.tp.now_ns += 200000000;
+        ok(&w, vmc_vmfs_beat(w.v[1], &w.err));
+    } while (rc == VMC_EBUSY && w.tp.now_ns - last < 200000000000ull);
+    ok(&w, rc);
+    double s = (double)(w.tp.now_ns - last) / 1e9;
+    ok(&w, vmc_vmfs_close(f, &w.err));
+    world_fini(&w);
+    return s;
+}
+
+/* The longer lease counts: the holder may rely on its own, whoever looks. */
+static void hosts_of_different_leases(void **state)
+{
+    (void)state;
+    double s = seconds_to_take_over(60000, 4000);
+    assert_true(s > 60 && s < 80);
+    s = seconds_to_take_over(4000, 30000);
+    assert_true(s > 4 && s < 50);
+    s = seconds_to_take_over(4000, 4000);
+    assert_true(s > 4 && s < 16);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(beating_slot_refuses_the_mount),
-        cmocka_unit_test(dead_slot_does_not),
-        cmocka_unit_test(slot_that_changes_hands),
-        cmocka_unit_test(waiting_for_a_journal),
+        cmocka_unit_test(beating_slot_refuses_the_mount), cmocka_unit_test(dead_slot_does_not),
+        cmocka_unit_test(slot_that_changes_hands),        cmocka_unit_test(waiting_for_a_journal),
+        cmocka_unit_test(hosts_of_different_leases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
