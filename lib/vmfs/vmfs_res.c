@@ -83,7 +83,13 @@ static int check_header(const struct vmc_vmfs *v, const struct fs_res *r, uint32
         return vmci_error(err, VMC_EFORMAT, site, "%s header: resource size is 0x%x, not 0x%x",
                           r->name, r->rs, rs);
     uint64_t clusters = (r->n + r->rpc - 1) / r->rpc;
-    if (clusters > 0x3FFFFF || groups != (clusters + r->cpg - 1) / r->cpg)
+    /* What the volume has no room for is not there; addresses have so many bits for the cluster. */
+    if ((rs != 0 && r->n > v->g.lv_bytes / rs) ||
+        clusters > (r->addr_type == AD_FD ? 0x10000u : 0x3FFFFFu))
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "%s header: %llu resources are too many for the volume", r->name,
+                          (unsigned long long)r->n);
+    if (groups != (clusters + r->cpg - 1) / r->cpg)
         return vmci_error(err, VMC_EFORMAT, site, "%s header: %u groups do not hold %llu resources",
                           r->name, groups, (unsigned long long)r->n);
     return VMC_OK;
