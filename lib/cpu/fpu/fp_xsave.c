@@ -412,6 +412,12 @@ static int fx_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
         return r;
     if (la & 15)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    /* All of the area has to be there, used or not; processors look at its end first. */
+    uint8_t last;
+    r = in->op == VMCI_OP_FXSAVE ? vmci_probe_wr(cpu, la + 511, 1)
+                                 : vmci_rd_block(cpu, la + 511, &last, 1);
+    if (r != 0)
+        return r;
     return in->op == VMCI_OP_FXSAVE ? do_fxsave(cpu, in, la) : do_fxrstor(cpu, in, la);
 }
 
