@@ -11,6 +11,7 @@
 #define RUNNER_NEVER UINT64_MAX
 
 struct runner_guest;
+struct runner_trace;
 
 struct runner_task {
     struct vmc_runner_task t;
@@ -57,6 +58,7 @@ struct vmc_runner {
     pthread_mutex_t guests_lock; /* the list */
     pthread_cond_t guests_idle;  /* a guest's timers are not being served any more */
     struct runner_guest *guests;
+    struct runner_trace *trace; /* of vmc_runner_trace_begin, or NULL */
 };
 
 /* The timekeeper has something to do at that time. Any thread. */

@@ -26,8 +26,8 @@ enum vmc_runner_result {
 
 struct vmc_runner_task_ops {
     /**
-     * Run for about slice_ns (UINT64_MAX or so: without end), or until kicked. Called on one thread at a time, not always the same.
-     * Returns enum vmc_runner_result.
+     * Run for about slice_ns (UINT64_MAX or so: without end), or until kicked. Called on one thread
+     * at a time, not always the same. Returns enum vmc_runner_result.
      */
     int (*run)(void *ctx, uint64_t slice_ns);
     /**
@@ -37,7 +37,8 @@ struct vmc_runner_task_ops {
     void (*kick)(void *ctx);
 };
 
-/** struct vmc_runner_task.flags: run keeps to slice_ns, so a kick need only come when it is late. */
+/** struct vmc_runner_task.flags: run keeps to slice_ns, so a kick need only come when it is late.
+ */
 #define VMC_RUNNER_ENDS_ITSELF 1u
 
 struct vmc_runner_task {
@@ -122,12 +123,12 @@ struct vmc_runner_guest_config {
 };
 
 /**
- * Run a VM's vCPUs here. The VM, whose vCPUs must exist, is paused by this; vmc_vm_resume starts it,
- * and it can be paused and resumed with the functions of vm.h at any time. The runner takes the VM's
- * wake hook and, unless VMC_RUNNER_OWN_TIMERS is set, serves its timer queue. Guests are told how
- * much time was stolen from them if the VM is attached before vmc_vm_start.
- * VMC_ENOTSUP: the engine keeps halted vCPUs inside run (take vmc_engine_kvm_user_apic). VMC_EBUSY,
- * VMC_EINVAL, VMC_ENOENT, VMC_ENOMEM, and those of vmc_sched_vm_add. [any]
+ * Run a VM's vCPUs here. The VM, whose vCPUs must exist, is paused by this; vmc_vm_resume starts
+ * it, and it can be paused and resumed with the functions of vm.h at any time. The runner takes the
+ * VM's wake hook and, unless VMC_RUNNER_OWN_TIMERS is set, serves its timer queue. Guests are told
+ * how much time was stolen from them if the VM is attached before vmc_vm_start. VMC_ENOTSUP: the
+ * engine keeps halted vCPUs inside run (take vmc_engine_kvm_user_apic). VMC_EBUSY, VMC_EINVAL,
+ * VMC_ENOENT, VMC_ENOMEM, and those of vmc_sched_vm_add. [any]
  */
 VMC_API VMC_MUST_CHECK int vmc_runner_attach(struct vmc_runner *r,
                                              const struct vmc_runner_guest_config *cfg,
@@ -139,9 +140,19 @@ VMC_API VMC_MUST_CHECK int vmc_runner_attach(struct vmc_runner *r,
 VMC_API VMC_MUST_CHECK int vmc_runner_detach(struct vmc_runner *r, uint32_t id);
 
 /**
- * Write the trace so far as Chrome trace events, which ui.perfetto.dev opens. After stop.
- * VMC_EIO. [one]
+ * From now on what the scheduler does (vmc_runner_config.trace_events must not be 0) goes to a
+ * file, as Chrome trace events, which ui.perfetto.dev opens, whenever vmc_runner_trace_flush is
+ * called: what a ring has no room for until then is left out. VMC_EIO, VMC_ENOMEM, VMC_ESTATE:
+ * there is one already. These three are for one thread; end may come before or after stop, and
+ * comes before destroy.
  */
+VMC_API VMC_MUST_CHECK int vmc_runner_trace_begin(struct vmc_runner *r, const char *path,
+                                                  struct vmc_error *err);
+VMC_API void vmc_runner_trace_flush(struct vmc_runner *r);
+/** Flush, and close the file. VMC_EIO; VMC_OK where there is none. */
+VMC_API VMC_MUST_CHECK int vmc_runner_trace_end(struct vmc_runner *r, struct vmc_error *err);
+
+/** Both at once: write what the rings hold. After stop. VMC_EIO, VMC_ENOMEM. [one] */
 VMC_API VMC_MUST_CHECK int vmc_runner_write_trace(struct vmc_runner *r, const char *path,
                                                   struct vmc_error *err);
 

@@ -64,6 +64,11 @@ config exit 'host_memory = "64M"; vms = ( { kernel = "'$dir'/exit21"; load_at = 
     exit_port = 0xf4; } );'
 timeout -k 5 60 "$vmcore" host "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
 verdict "ends with its last VM" [ $? = 0 ]
+timeout -k 5 60 "$vmcore" host --trace="$dir/trace.json" "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
+verdict "traces the scheduler" eval \
+    "[ $? = 0 ] && python3 '$(dirname "$0")/../sched/check_trace.py' '$dir/trace.json' >>'$dir/out' 2>&1"
+timeout -k 5 60 "$vmcore" host --trace=/none/trace "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
+verdict "no place for the trace" eval "[ $? = 4 ] && grep -q -e 'cannot write /none/trace' '$dir/out'"
 timeout -k 5 60 "$vmcore" host --check "$dir/exit.cfg" >"$dir/out" 2>&1
 verdict "a check runs nothing" [ $? = 0 ]
 

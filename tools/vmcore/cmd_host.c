@@ -17,12 +17,14 @@
 /* ---- arguments ---------------------------------------------------------------------------------
  */
 
-enum key { KEY_MEMORY = 0x100, KEY_CONTROL, KEY_NO_SANDBOX, KEY_CHECK, KEY_VERBOSE };
+enum key { KEY_MEMORY = 0x100, KEY_CONTROL, KEY_NO_SANDBOX, KEY_CHECK, KEY_TRACE, KEY_VERBOSE };
 
 static const struct argp_option option_table[] = {
     {"host-memory", KEY_MEMORY, "SIZE", 0, "Memory for the pages of all VMs (host_memory)", 0},
     {"control", KEY_CONTROL, "SOCKET", 0, "Where vmcore ctl and vmcore top connect (control)", 0},
     {"check", KEY_CHECK, NULL, 0, "Read the configuration, and do nothing else", 0},
+    {"trace", KEY_TRACE, "FILE", 0,
+     "Write what the scheduler does as Chrome trace events (for ui.perfetto.dev)", 0},
     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
     {"verbose", KEY_VERBOSE, NULL, 0, "Say more on standard error", 0},
     {NULL, 0, NULL, 0, NULL, 0},
@@ -34,7 +36,7 @@ static const char doc[] =
     "configuration; 4 an error, or a VM failed; 6 a guest crashed.";
 
 struct arguments {
-    const char *config, *memory, *control;
+    const char *config, *memory, *control, *trace;
     bool check, no_sandbox, verbose;
 };
 
@@ -54,6 +56,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         break;
     case KEY_NO_SANDBOX:
         a->no_sandbox = true;
+        break;
+    case KEY_TRACE:
+        a->trace = arg;
         break;
     case KEY_VERBOSE:
         a->verbose = true;
@@ -114,19 +119,24 @@ static int make_pool(struct host *h)
     return 0;
 }
 
+#define TRACE_EVENTS 16384u /* of each CPU, between two looks of host_loop */
+
 static int make_runner(struct host *h)
 {
     struct vmc_error err = {0};
     struct vmc_runner_config rc = {.size = sizeof(rc),
                                    .cpus = h->cfg.cpus,
                                    .max_vms = h->cfg.vm_count,
-                                   .quantum_ns = h->cfg.quantum_us * 1000ull};
+                                   .quantum_ns = h->cfg.quantum_us * 1000ull,
+                                   .trace_events = h->trace != NULL ? TRACE_EVENTS : 0};
 
     for (unsigned i = 0; i < h->cfg.vm_count; i++)
         rc.max_vcpus += h->cfg.vms[i].run.cpus;
     if (vmc_runner_create(&h->pf, &rc, &h->runner, &err) != VMC_OK ||
         vmc_runner_start(h->runner, &err) != VMC_OK)
         return fail("scheduler", &err);
+    if (h->trace != NULL && vmc_runner_trace_begin(h->runner, h->trace, &err) != VMC_OK)
+        return fail("trace", &err);
     return 0;
 }
 
@@ -181,8 +191,12 @@ static void destroy(struct host *h)
     host_policy_stop(h);
     for (unsigned i = h->count; i-- > 0;)
         host_vm_destroy(h->vms[i]);
-    if (h->runner != NULL)
+    if (h->runner != NULL) {
+        struct vmc_error err = {0};
+        if (vmc_runner_trace_end(h->runner, &err) != VMC_OK)
+            (void)fail("trace", &err);
         vmc_runner_destroy(h->runner);
+    }
     vmc_share_destroy(h->share);
     vmc_pool_destroy(h->pool);
     if (h->memory != NULL)
@@ -245,6 +259,7 @@ int cmd_host(int argc, char **argv)
         free(h.cfg.control);
         h.cfg.control = strdup(a.control);
     }
+    h.trace = a.trace;
     h.cfg.no_sandbox = a.no_sandbox;
     h.cfg.verbose = a.verbose;
     if (rc == 0 && !a.check)

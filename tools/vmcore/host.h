@@ -66,10 +66,10 @@ struct host_vm {
     uint64_t sampled_at_ns; /* host_vm_ran_ns at the last sample */
     struct host_share mem, cpu;
     struct vmc_active active;
-    uint64_t sampled;                 /* most pages seen in use in one sample of the period */
-    uint64_t target;                  /* pages */
-    uint64_t footprint;               /* pages that it has, in memory or elsewhere, at the last look */
-    uint64_t balloon_set;             /* by the user, pages; UINT64_MAX: by policy */
+    uint64_t sampled;     /* most pages seen in use in one sample of the period */
+    uint64_t target;      /* pages */
+    uint64_t footprint;   /* pages that it has, in memory or elsewhere, at the last look */
+    uint64_t balloon_set; /* by the user, pages; UINT64_MAX: by policy */
     struct vmc_balloon_guest balloon; /* what its driver can be expected to do */
     struct vmc_reclaim_action action;
 };
@@ -98,6 +98,7 @@ struct host {
     struct vmc_pool *pool;
     struct vmc_share *share;
     struct vmc_runner *runner;
+    const char *trace; /* file for what the scheduler does, or NULL */
     struct host_vm **vms;
     unsigned count;
     int wake_fd;

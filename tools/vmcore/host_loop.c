@@ -13,6 +13,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define TRACE_MS 100 /* how often the trace is written */
 #define MAX_POLL (2 + CONTROL_MAX_CLIENTS + 1 + HOST_MAX_VMS)
 
 /* ---- VMs that stopped --------------------------------------------------------------------------
@@ -94,8 +95,9 @@ static void turn(struct host *h, struct control *control, int signal_fd)
     for (unsigned i = 0; i < h->count; i++)
         fds[n++] = (struct pollfd){
             .fd = h->vms[i]->state == HOST_VM_RUNNING ? h->vms[i]->timer_fd : -1, .events = POLLIN};
-    if (poll(fds, n, -1) < 0)
+    if (poll(fds, n, h->trace != NULL ? TRACE_MS : -1) < 0)
         return;
+    vmc_runner_trace_flush(h->runner);
     for (unsigned i = 0; i < h->count; i++)
         if (fds[timers + i].revents != 0)
             host_vm_run_timers(h->vms[i]);

@@ -9,7 +9,7 @@ static const char *const memory[] = {"configured", "granted", "consumed", "activ
                                      "compressed", "swapped", "target",   "overhead"};
 #define MEMORY (sizeof(memory) / sizeof(memory[0]))
 
-static const char *const cpu[] = {"used_ns", "ready_ns", "costop_ns", "wait_ns"};
+static const char *const cpu[] = {"used_ns", "ready_ns", "costop_ns", "wait_ns", "stolen_ns"};
 #define CPU (sizeof(cpu) / sizeof(cpu[0]))
 
 /* A counter's growth; from zero where there is nothing earlier, or it began anew. */
@@ -56,7 +56,9 @@ void top_csv_header(FILE *f)
     for (size_t i = 0; i < MEMORY; i++)
         fprintf(f, ",%s_mib", memory[i]);
     fprintf(f, ",swap_in_per_s,swap_out_per_s,unpack_per_s");
-    fprintf(f, ",used_percent,ready_percent,costop_percent,wait_percent,entitled_percent");
+    fprintf(
+        f,
+        ",used_percent,ready_percent,costop_percent,wait_percent,stolen_percent,entitled_percent");
     fprintf(f, ",reads_per_s,writes_per_s,read_mib_per_s,write_mib_per_s\n");
 }
 

@@ -71,9 +71,10 @@ static int show_cpu(const struct top_sample *s, struct json_object *vm, int row)
 
     for (size_t i = 0; i < ctl_length(n) && row < LINES; i++) {
         struct json_object *x = ctl_at(n, i), *y = ctl_at(b, i);
-        mvprintw(row++, 0, "%-16.16s %4zu %6.1f %6.1f %6.1f %6.1f %6.1f", ctl_text(vm, "name"), i,
-                 top_percent(s, y, x, "used_ns"), top_percent(s, y, x, "ready_ns"),
-                 top_percent(s, y, x, "costop_ns"), top_percent(s, y, x, "wait_ns"),
+        mvprintw(row++, 0, "%-16.16s %4zu %6.1f %6.1f %6.1f %6.1f %6.1f %6.1f",
+                 ctl_text(vm, "name"), i, top_percent(s, y, x, "used_ns"),
+                 top_percent(s, y, x, "ready_ns"), top_percent(s, y, x, "costop_ns"),
+                 top_percent(s, y, x, "wait_ns"), top_percent(s, y, x, "stolen_ns"),
                  (double)ctl_u64(x, "entitled_permille") / 10);
     }
     return row;
@@ -112,7 +113,7 @@ static void show(const struct top_sample *s, enum top_page page)
         const char *title;
         int (*line)(const struct top_sample *, struct json_object *, int row);
     } pages[] = {
-        [TOP_CPU] = {"VM               vCPU  %USED   %RDY  %CSTP  %WAIT   %ENT", show_cpu},
+        [TOP_CPU] = {"VM               vCPU  %USED   %RDY  %CSTP  %WAIT  %STLN   %ENT", show_cpu},
         [TOP_MEMORY] = {"VM                 CONF  GRANT TARGET ACTIVE SHARED  SAVED  BALLN  COMPR "
                         "  SWAP   OVHD STATE",
                         show_memory},
