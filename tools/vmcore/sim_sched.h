@@ -126,8 +126,10 @@ struct sim {
     uint32_t idle_cpus;
     uint64_t acc_at;
     bool record;
-    struct sim_seg *seg;
+    struct sim_seg *seg; /* who ran where */
     size_t nseg, seg_cap;
+    struct sim_seg *hold; /* who was held back for its siblings: cpu says where that was decided */
+    size_t nhold, hold_cap;
     /* event heap */
     uint32_t *heap, *pos;
     uint64_t *key;
@@ -170,6 +172,8 @@ void sim_fini(struct sim *s);
 
 /* For policies: make a CPU pick again. */
 void sim_kick(struct sim *s, uint32_t cpu);
+/* The vCPU was co-stopped; kept for the timeline, if there is to be one. */
+void sim_held(struct sim *s, struct sim_seg held);
 uint64_t sim_random(struct sim *s);
 static inline bool sim_runnable(const struct sim *s, uint32_t vcpu)
 {

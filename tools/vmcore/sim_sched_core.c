@@ -139,21 +139,32 @@ static void wait_count(struct sim *s, const struct sim_vcpu *v, int by)
         s->waiting = by > 0 ? s->waiting + 1 : s->waiting - 1;
 }
 
-static void record(struct sim *s, uint32_t cpu)
+static void keep(struct sim *s, struct sim_seg **list, size_t *n, size_t *cap, struct sim_seg seg)
 {
-    if (!s->record || s->cur[cpu] == SIM_NONE || s->run_from[cpu] == s->now)
-        return;
-    if (s->nseg == s->seg_cap) {
-        size_t cap = s->seg_cap == 0 ? 4096 : 2 * s->seg_cap;
-        struct sim_seg *seg = cap > 4000000 ? NULL : realloc(s->seg, cap * sizeof(*seg));
-        if (seg == NULL) {
+    if (*n == *cap) {
+        size_t more = *cap == 0 ? 4096 : 2 * *cap;
+        struct sim_seg *p = more > 4000000 ? NULL : realloc(*list, more * sizeof(*p));
+        if (p == NULL) {
             s->record = false;
             return;
         }
-        s->seg = seg;
-        s->seg_cap = cap;
+        *list = p;
+        *cap = more;
     }
-    s->seg[s->nseg++] = (struct sim_seg){cpu, s->cur[cpu], s->run_from[cpu], s->now};
+    (*list)[(*n)++] = seg;
+}
+
+static void record(struct sim *s, uint32_t cpu)
+{
+    if (s->record && s->cur[cpu] != SIM_NONE && s->run_from[cpu] != s->now)
+        keep(s, &s->seg, &s->nseg, &s->seg_cap,
+             (struct sim_seg){cpu, s->cur[cpu], s->run_from[cpu], s->now});
+}
+
+void sim_held(struct sim *s, struct sim_seg held)
+{
+    if (s->record)
+        keep(s, &s->hold, &s->nhold, &s->hold_cap, held);
 }
 
 /* ---- guests ---------------------------------------------------------------------------------- */
@@ -553,5 +564,6 @@ void sim_fini(struct sim *s)
     free(s->pos);
     free(s->key);
     free(s->seg);
+    free(s->hold);
     memset(s, 0, sizeof(*s));
 }

@@ -12,7 +12,64 @@ struct ours {
     struct vmc_sched *sched;
     uint32_t *entity; /* by vCPU of the simulator */
     uint32_t *by_entity;
+    uint64_t *held_since; /* by vCPU of the simulator; 0: it is not co-stopped */
+    struct vmc_sched_event *event;
+    size_t events, event_cap;
 };
+
+#define RING 4096u /* events of a CPU between two plans */
+
+/* ---- co-stops, for the timeline -------------------------------------------------------------- */
+
+static int by_time(const void *a, const void *b)
+{
+    const struct vmc_sched_event *x = a;
+    const struct vmc_sched_event *y = b;
+
+    return x->ns != y->ns ? (x->ns < y->ns ? -1 : 1) : (x->type > y->type) - (x->type < y->type);
+}
+
+/* What the CPUs' rings hold, in o->event. */
+static void read_rings(struct sim *s, struct ours *o)
+{
+    o->events = 0;
+    for (uint32_t cpu = 0; cpu < s->ncpus; cpu++) {
+        uint32_t n = 64;
+        while (n == 64) {
+            if (o->events + n > o->event_cap) {
+                size_t cap = 2 * o->event_cap + n;
+                struct vmc_sched_event *e = realloc(o->event, cap * sizeof(*e));
+                if (e == NULL)
+                    return;
+                o->event = e;
+                o->event_cap = cap;
+            }
+            n = vmc_sched_trace_read(o->sched, cpu, o->event + o->events, n, NULL);
+            o->events += n;
+        }
+    }
+}
+
+/* A vCPU is held back from its co-stop until it runs again. */
+static void note_costops(struct sim *s, struct ours *o)
+{
+    read_rings(s, o);
+    qsort(o->event, o->events, sizeof(*o->event), by_time);
+    for (size_t i = 0; i < o->events; i++) {
+        const struct vmc_sched_event *e = &o->event[i];
+        if (e->vcpu >= s->nvcpus)
+            continue;
+        uint32_t v = o->by_entity[e->vcpu];
+        if (e->type == VMC_SCHED_EV_COSTOP) {
+            o->held_since[v] = e->ns == 0 ? 1 : e->ns;
+        } else if (e->type == VMC_SCHED_EV_RUN && o->held_since[v] != 0) {
+            sim_held(s, (struct sim_seg){e->cpu, v, o->held_since[v], e->ns});
+            o->held_since[v] = 0;
+        }
+    }
+}
+
+/* ---- the policy ------------------------------------------------------------------------------ */
 
 static bool add_all(struct sim *s, struct ours *o, const struct sim_policy *p,
                     struct vmc_error *err)
@@ -54,6 +111,8 @@ static void ours_destroy(struct sim *s, void *pol)
     vmc_sched_destroy(o->sched);
     free(o->entity);
     free(o->by_entity);
+    free(o->held_since);
+    free(o->event);
     free(o);
 }
 
@@ -68,6 +127,7 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
         topo[i].core = i / s->sc->threads_per_core;
     o->entity = calloc(s->nvcpus, sizeof(*o->entity));
     o->by_entity = calloc(s->nvcpus, sizeof(*o->by_entity));
+    o->held_since = calloc(s->nvcpus, sizeof(*o->held_since));
     struct vmc_sched_config cfg = {
         .size = sizeof(cfg),
         .cpus = s->ncpus,
@@ -76,6 +136,7 @@ static void *ours_create(struct sim *s, const struct sim_policy *p)
         .max_vcpus = s->nvcpus,
         .quantum_ns = s->sc->quantum_ns,
         .topo = topo,
+        .trace_events = s->record ? RING : 0,
     };
     bool ok = vmc_host_platform_init(&o->pf, NULL, &err) == VMC_OK &&
               vmc_sched_create(&o->pf, &cfg, &o->sched, &err) == VMC_OK && add_all(s, o, p, &err);
@@ -105,6 +166,8 @@ static uint32_t ours_pick(struct sim *s, void *pol, uint32_t cpu, uint64_t *end)
     if ((sl.flags & VMC_SCHED_PLAN_DUE) != 0) {
         bool planned = vmc_sched_plan(o->sched, s->now);
         kick_all(s, o);
+        if (planned && s->record)
+            note_costops(s, o);
         if (planned) /* it may have been the frame in progress */
             vmc_sched_pick(o->sched, cpu, s->now, &sl);
     }

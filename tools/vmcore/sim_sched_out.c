@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static FILE *create(const char *path)
@@ -47,45 +48,101 @@ int sim_write_csv(const struct sim *s, const char *path)
     return finish(f, path);
 }
 
-/* A row for each CPU, a box for each time a vCPU ran, a colour for each VM. */
-int sim_write_svg(const struct sim *s, const char *path, uint64_t from, uint64_t to)
-{
-    FILE *f = create(path);
-    double width = 1600;
-    double row = 18;
+#define SVG_WIDTH 1600.0
+#define SVG_ROW   18.0
+#define SVG_HELD  64u /* rows of vCPUs that were co-stopped */
 
-    if (f == NULL)
-        return -1;
-    double scale = width / (double)(to - from);
-    fprintf(f,
+/* The part of the time that is drawn. */
+struct drawing {
+    FILE *f;
+    const struct sim *s;
+    uint64_t from, to;
+};
+
+/* A box, if any of it is to be seen. */
+static void draw_box(const struct drawing *d, const struct sim_seg *g, unsigned row,
+                     const char *style, const char *what)
+{
+    if (g->end <= d->from || g->start >= d->to)
+        return;
+    const struct sim_vcpu *v = &d->s->vcpu[g->vcpu];
+    const char *name = d->s->vm[v->vm].spec->name;
+    double scale = SVG_WIDTH / (double)(d->to - d->from);
+    uint64_t a = g->start > d->from ? g->start : d->from;
+    uint64_t b = g->end < d->to ? g->end : d->to;
+    double x = 50 + (double)(a - d->from) * scale;
+    double w = (double)(b - a) * scale;
+
+    fprintf(d->f,
+            "<rect x=\"%.2f\" y=\"%g\" width=\"%.2f\" height=\"%g\" %s>"
+            "<title>%s.%u %s%.3f-%.3f ms</title></rect>\n",
+            x, SVG_ROW * (row + 1), fmax(w, 0.2), SVG_ROW - 3, style, name, v->index, what,
+            (double)g->start / 1e6, (double)g->end / 1e6);
+    if (w > 30)
+        fprintf(d->f, "<text x=\"%.2f\" y=\"%g\">%.12s.%u</text>\n", x + 2, SVG_ROW * (row + 2) - 7,
+                name, v->index);
+}
+
+/* Which row below the CPUs shows the vCPU's co-stops; SIM_NONE: it had none, or too many had. */
+static uint32_t held_rows(const struct drawing *d, uint32_t *row)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < d->s->nvcpus; i++)
+        row[i] = SIM_NONE;
+    for (size_t i = 0; i < d->s->nhold && n < SVG_HELD; i++) {
+        const struct sim_seg *g = &d->s->hold[i];
+        if (g->end > d->from && g->start < d->to && row[g->vcpu] == SIM_NONE)
+            row[g->vcpu] = d->s->ncpus + n++;
+    }
+    return n;
+}
+
+static void draw(const struct drawing *d, uint32_t *row)
+{
+    const struct sim *s = d->s;
+    uint32_t held = held_rows(d, row);
+    char style[64];
+
+    fprintf(d->f,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" "
             "font-family=\"sans-serif\" font-size=\"10\">\n",
-            width + 60, row * (s->ncpus + 2));
-    fprintf(f, "<text x=\"4\" y=\"12\">%s: %.3f to %.3f ms</text>\n", s->policy->name,
-            (double)from / 1e6, (double)to / 1e6);
+            SVG_WIDTH + 60, SVG_ROW * (s->ncpus + held + 2));
+    fprintf(d->f, "<text x=\"4\" y=\"12\">%s: %.3f to %.3f ms</text>\n", s->policy->name,
+            (double)d->from / 1e6, (double)d->to / 1e6);
     for (uint32_t c = 0; c < s->ncpus; c++)
-        fprintf(f, "<text x=\"4\" y=\"%g\">CPU %u</text>\n", row * (c + 2) - 5, c);
+        fprintf(d->f, "<text x=\"4\" y=\"%g\">CPU %u</text>\n", SVG_ROW * (c + 2) - 5, c);
+    for (uint32_t c = s->ncpus; c < s->ncpus + held; c++)
+        fprintf(d->f, "<text x=\"4\" y=\"%g\">co-stop</text>\n", SVG_ROW * (c + 2) - 5);
     for (size_t i = 0; i < s->nseg; i++) {
         const struct sim_seg *g = &s->seg[i];
-        if (g->end <= from || g->start >= to)
-            continue;
-        uint64_t a = g->start > from ? g->start : from;
-        uint64_t b = g->end < to ? g->end : to;
-        uint32_t vm = s->vcpu[g->vcpu].vm;
-        double x = 50 + (double)(a - from) * scale;
-        double w = (double)(b - a) * scale;
-        fprintf(f,
-                "<rect x=\"%.2f\" y=\"%g\" width=\"%.2f\" height=\"%g\" "
-                "fill=\"hsl(%u,70%%,%u%%)\"><title>%s.%u %.3f-%.3f ms</title></rect>\n",
-                x, row * (g->cpu + 1), fmax(w, 0.2), row - 3, vm * 137 % 360,
-                45 + s->vcpu[g->vcpu].index * 9 % 36, s->vm[vm].spec->name, s->vcpu[g->vcpu].index,
-                (double)g->start / 1e6, (double)g->end / 1e6);
-        if (w > 30)
-            fprintf(f, "<text x=\"%.2f\" y=\"%g\">%.12s.%u</text>\n", x + 2, row * (g->cpu + 2) - 7,
-                    s->vm[vm].spec->name, s->vcpu[g->vcpu].index);
+        snprintf(style, sizeof(style), "fill=\"hsl(%u,70%%,%u%%)\"",
+                 s->vcpu[g->vcpu].vm * 137 % 360, 45 + s->vcpu[g->vcpu].index * 9 % 36);
+        draw_box(d, g, g->cpu, style, "");
     }
-    fprintf(f, "</svg>\n");
-    return finish(f, path);
+    for (size_t i = 0; i < s->nhold; i++) {
+        const struct sim_seg *g = &s->hold[i];
+        snprintf(style, sizeof(style), "stroke=\"red\" fill=\"hsl(%u,70%%,85%%)\"",
+                 s->vcpu[g->vcpu].vm * 137 % 360);
+        if (row[g->vcpu] != SIM_NONE)
+            draw_box(d, g, row[g->vcpu], style, "co-stopped ");
+    }
+    fprintf(d->f, "</svg>\n");
+}
+
+/*
+ * A row for each CPU, a box for each time a vCPU ran, a colour for each VM; below, a row for each
+ * vCPU that was co-stopped, a box with a red border for each time.
+ */
+int sim_write_svg(const struct sim *s, const char *path, uint64_t from, uint64_t to)
+{
+    uint32_t *row = malloc((s->nvcpus + 1) * sizeof(*row));
+    FILE *f = row != NULL ? create(path) : NULL;
+
+    if (f != NULL)
+        draw(&(struct drawing){.f = f, .s = s, .from = from, .to = to}, row);
+    free(row);
+    return f != NULL ? finish(f, path) : -1;
 }
 
 /* Names come from a scenario file: keep them from ending a JSON string. */
@@ -120,6 +177,20 @@ int sim_write_trace(const struct sim *s, const char *path)
                 v->index, g->cpu, (double)g->start / 1e3, (double)(g->end - g->start) / 1e3, v->vm,
                 v->index);
     }
+    for (size_t i = 0; i < s->nhold; i++) {
+        const struct sim_seg *g = &s->hold[i];
+        const struct sim_vcpu *v = &s->vcpu[g->vcpu];
+        fprintf(f, "{\"name\":\"co-stop ");
+        json_name(f, s->vm[v->vm].spec->name);
+        fprintf(f,
+                ".%u\",\"cat\":\"co-stop\",\"ph\":\"X\",\"pid\":2,\"tid\":%u,\"ts\":%.3f,"
+                "\"dur\":%.3f,\"args\":{\"vm\":%u,\"vcpu\":%u}},\n",
+                v->index, g->vcpu, (double)g->start / 1e3, (double)(g->end - g->start) / 1e3, v->vm,
+                v->index);
+    }
+    if (s->nhold != 0)
+        fprintf(f, "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":2,"
+                   "\"args\":{\"name\":\"co-stops\"}},\n");
     fprintf(f,
             "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,\"args\":{\"name\":\"%s\"}}\n]}\n",
             s->policy->name);
