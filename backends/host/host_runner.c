@@ -214,8 +214,9 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
     uint64_t now = vmc_runner_now_ns();
     uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
     uint64_t stolen = now - wall > used ? now - wall - used : 0;
-    __atomic_store_n(&w->current, VMC_SCHED_NONE, __ATOMIC_SEQ_CST);
+    /* charged before it leaves: used_in_slice would miss the slice in between */
     vmc_sched_account(r->sched, w->cpu, now, stolen);
+    __atomic_store_n(&w->current, VMC_SCHED_NONE, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&w->slice, 1, __ATOMIC_SEQ_CST);
     if (res == VMC_RUNNER_DONE)
         __atomic_store_n(&t->gone, 1, __ATOMIC_SEQ_CST);

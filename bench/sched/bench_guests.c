@@ -209,8 +209,10 @@ static double unfairness(uint32_t flags, double seconds)
         double used[FAIR_VMS];
         double sum = 0;
         nap_us(3000);
-        for (unsigned i = 0; i < FAIR_VMS; i++)
-            sum += used[i] = (double)(smp_vm_used_ns(&vm[i]) - base[i]);
+        for (unsigned i = 0; i < FAIR_VMS; i++) {
+            uint64_t ns = smp_vm_used_ns(&vm[i]);
+            sum += used[i] = ns > base[i] ? (double)(ns - base[i]) : 0;
+        }
         for (unsigned i = 0; i < FAIR_VMS; i++) {
             double off = used[i] - sum / FAIR_VMS;
             worst = off > worst ? off : -off > worst ? -off : worst;
