@@ -238,6 +238,7 @@ static bool push_return(struct bt_work *w, uint64_t next)
         em_rm(e, EM_W, 0x89, r, &a);
     }
     em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, -size);
+    w->moved -= size;
     return true;
 }
 
@@ -275,6 +276,7 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     em_rm(e, bt_wide(w), 0x8b, w->x, &a);
     bt_cold_insn(w, look_up(w), missed_rcx(w));
     em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word + release);
+    w->moved += (int32_t)w->word + release;
     jump_found(w);
     return true;
 }

@@ -14,6 +14,7 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
     c->lazy = w->lost;
     c->set = w->set;
     c->loop = w->loop;
+    c->moved = w->moved;
     return c;
 }
 
@@ -317,6 +318,7 @@ void bt_emit_cold(struct bt_work *w)
         bt_piece(w, VMC_CODE_COLD, c->insn);
         em_patch_here(&w->e, c->site);
         w->loop = c->loop;
+        w->moved = c->moved;
         w->k = w->copy_k[c->loop];
         if (c->kind == BT_COLD_REFILL)
             bt_loop_refill(w, c);

@@ -111,6 +111,7 @@ enum bt_fluse bt_flag_use(const struct vmci_insn *in)
 struct recipe {
     uint8_t step;  /* its index + 1; 0: they cannot */
     bool simple;   /* by one instruction that needs no scratch register */
+    bool rsp;      /* of ADD or SUB of a constant to RSP: it may move by constants after that */
     uint32_t need; /* registers that must be as they were behind it */
 };
 
@@ -133,10 +134,47 @@ static bool is_gpr(const struct vmci_opnd *o)
     return o->kind == VMCI_OPND_GPR;
 }
 
+bool bt_moves_rsp(const struct bt_work *w, const struct vmci_insn *in, int32_t *by)
+{
+    if (w->word != 8 || in->opsize != 8)
+        return false;
+    switch (in->op) {
+    case VMCI_OP_PUSH:
+    case VMCI_OP_CALL:
+        *by = -8;
+        return true;
+    case VMCI_OP_POP:
+        *by = 8;
+        return in->opnd[0].kind == VMCI_OPND_GPR && in->opnd[0].reg != EM_RSP;
+    case VMCI_OP_RET:
+        *by = 8 + (in->nopnd > 0 ? (int32_t)(uint16_t)in->imm : 0);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* ADD or SUB of a constant to RSP. */
+static bool adjusts_rsp(const struct bt_work *w, const struct vmci_insn *in)
+{
+    return w->word == 8 && (in->op == VMCI_OP_ADD || in->op == VMCI_OP_SUB) && in->opsize == 8 &&
+           is_gpr(&in->opnd[0]) && in->opnd[0].reg == EM_RSP && in->opnd[1].kind == VMCI_OPND_IMM &&
+           in->imm > -BT_GROUP_SPAN && in->imm < BT_GROUP_SPAN;
+}
+
+/* What the instruction changes of that from which flags are made again; 0xffff: anything. */
+static uint32_t changes(const struct bt_work *w, const struct vmci_insn *in, const struct recipe *r)
+{
+    uint32_t regs = bt_regs_written(w, in);
+    int32_t by;
+
+    return regs != 0xffff && r->rsp && bt_moves_rsp(w, in, &by) ? regs & ~(1u << EM_RSP) : regs;
+}
+
 static struct recipe recipe_of(const struct bt_work *w, unsigned i)
 {
     const struct vmci_insn *in = w->step[i].in;
-    const struct recipe none = {0, false, 0};
+    const struct recipe none = {0};
     const struct vmci_opnd *o = in->opnd;
     uint32_t regs = 0;
     bool full = in->opsize == 4 || in->opsize == 8;
@@ -149,7 +187,7 @@ static struct recipe recipe_of(const struct bt_work *w, unsigned i)
         else if (o[k].kind != VMCI_OPND_IMM && o[k].kind != VMCI_OPND_MEM)
             return none;
     }
-    struct recipe r = {(uint8_t)(i + 1), true, regs};
+    struct recipe r = {.step = (uint8_t)(i + 1), .simple = true, .need = regs};
     bool mem = (in->flags & VMCI_IF_MEM) != 0;
     switch (in->op) {
     case VMCI_OP_CMP:
@@ -167,6 +205,7 @@ static struct recipe recipe_of(const struct bt_work *w, unsigned i)
         if (!full || mem || !is_gpr(&o[0]) || (is_gpr(&o[1]) && o[0].reg == o[1].reg))
             return none;
         r.simple = false;
+        r.rsp = adjusts_rsp(w, in);
         return r;
     default:
         return none;
@@ -207,6 +246,12 @@ void bt_flags_again(struct bt_work *w, unsigned recipe, unsigned scratch)
         return;
     case VMCI_OP_ADD:
     case VMCI_OP_SUB: /* undo it in a copy, then do it again */
+        if (adjusts_rsp(w, in)) {
+            int32_t by = (int32_t)(add ? in->imm : -in->imm);
+            em_lea(e, EM_W, scratch, EM_RSP, EM_NONE, 0, w->step[recipe - 1].moved - w->moved - by);
+            em_ri(e, EM_W, add ? 0 : 5, scratch, (uint32_t)in->imm);
+            return;
+        }
         em_mov(e, scratch, r);
         for (unsigned k = 0; k < 2; k++) {
             bool now = add == (k == 1);
@@ -311,7 +356,7 @@ static void plan_step(struct bt_work *w, unsigned i, const struct recipe *r)
 {
     struct bt_step *st = &w->step[i];
     const struct vmci_insn *in = st->in;
-    uint32_t regs = bt_regs_written(w, in);
+    uint32_t regs = changes(w, in, r);
     bool kills = (regs & r->need) != 0 && wanted_after(w, i);
 
     if (regs == 0xffff) {
@@ -346,7 +391,7 @@ static struct recipe plan_all(struct bt_work *w, struct recipe r)
     for (unsigned i = 0; i < w->n; i++) {
         struct bt_step *st = &w->step[i];
         enum bt_fluse use = bt_step_use(w, i);
-        uint32_t regs = bt_regs_written(w, st->in);
+        uint32_t regs = changes(w, st->in, &r);
         st->lazy = st->after = st->again = 0;
         if (r.step != 0)
             plan_step(w, i, &r);
@@ -381,7 +426,7 @@ void bt_flags_plan(struct bt_work *w)
 {
     for (unsigned i = 0; i < w->n; i++)
         w->step[i].kept = false;
-    (void)plan_all(w, (struct recipe){0, false, 0});
+    (void)plan_all(w, (struct recipe){0});
     drop_unkept(w);
 }
 
@@ -405,6 +450,8 @@ void bt_flags_plan_around(struct bt_work *w)
     if (end == 0)
         return;
     struct recipe r = recipe_of(w, end - 1);
+    if (r.rsp) /* it moves from one round to the next */
+        return;
     (void)plan_all(w, r);
     drop_unkept(w);
     /* Lost at the beginning if nobody reads them before they are overwritten. */

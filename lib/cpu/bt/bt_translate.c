@@ -311,6 +311,7 @@ static bool translate_push(struct bt_work *w, const struct vmci_insn *in)
         em32(e, (uint32_t)in->imm);
     }
     em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, -size);
+    w->moved -= size;
     return true;
 }
 
@@ -325,6 +326,7 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
     em_rm(e, bt_wide(w), 0x8b, in->opnd[0].reg, &a);
     if (in->opnd[0].reg != EM_RSP) /* which has moved before it is loaded */
         em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
+    w->moved += (int32_t)w->word;
     return true;
 }
 
@@ -494,7 +496,9 @@ static void report(struct bt_work *w)
 static void translate_body(struct bt_work *w)
 {
     bool open = true; /* control can run off the end */
+    int32_t by;
 
+    w->moved = 0;
     for (unsigned i = 0; i < w->n && !w->failed; i++) {
         const struct vmci_insn *in = bt_step(w, i);
         enum bt_follow follow = w->step[i].follow;
@@ -504,6 +508,7 @@ static void translate_body(struct bt_work *w)
         w->lazy = w->step[i].lazy;
         size_t start = w->e.len;
         bool counted = w->counted;
+        int32_t moved = w->moved;
         bt_piece(w, w->loop ? VMC_CODE_LOOP : VMC_CODE_BODY, i);
         if (translate_step(w, in, follow)) {
             open = (in->flags & VMCI_IF_BRANCH) == 0 || follow != BT_FOLLOW_NOT;
@@ -512,14 +517,18 @@ static void translate_body(struct bt_work *w)
             w->e.len = start;
             w->cold_count = first;
             w->counted = counted;
+            w->moved = moved;
             bt_groups_undo(w);
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
+            if (bt_moves_rsp(w, in, &by))
+                w->moved += by;
             w->lost = 0;
             open = in + 1 < w->b->insn + w->b->n || bt_sys_goes_on(in);
         }
         if (bt_step_use(w, i) == BT_FU_WRITE)
             w->lost = 0;
         w->lazy = w->step[i].after;
+        w->step[i].moved = w->moved;
         set_resume(w, first);
         if (!w->loop) {
             w->start[i] = start;

@@ -61,6 +61,7 @@ struct bt_step {
     uint8_t after;   /* ... and behind it */
     uint8_t again;   /* enum bt_again: if they were lost, they are made again for it */
     bool kept;       /* CMP or TEST: its memory operand goes to f */
+    int32_t moved;   /* RSP behind it, against the beginning of the trace */
 };
 enum bt_again {
     BT_AGAIN_NOT,
@@ -88,6 +89,7 @@ struct bt_cold {
     bool loop;     /* in the second copy of a loop */
     uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
+    int32_t moved; /* RSP, as in struct bt_step */
 };
 #define BT_COLD_MAX   (6 * BLK_MAX_INSNS)
 #define BT_PIECES_MAX (BT_COLD_MAX + 2 * BLK_MAX_INSNS + 2)
@@ -120,6 +122,7 @@ struct bt_work {
     uint8_t lazy;                 /* flags may be lost now: as in struct bt_step */
     uint8_t lost;                 /* they are; the same */
     uint8_t lost_top;             /* ... where the second copy of a loop begins */
+    int32_t moved;                /* RSP now, as in struct bt_step */
     unsigned f;                   /* keeps an operand, for the flags; EM_NONE */
     unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
@@ -159,6 +162,8 @@ void bt_flags_plan(struct bt_work *w);
 unsigned bt_flags_gain(const struct bt_work *w);
 /* The trace begins again after its end. */
 void bt_flags_plan_around(struct bt_work *w);
+/* Does the instruction move RSP by a constant and leave the flags alone? */
+bool bt_moves_rsp(const struct bt_work *w, const struct vmci_insn *in, int32_t *by);
 /* Make flags again; scratch is lost. The second: if they are lost now. */
 void bt_flags_again(struct bt_work *w, unsigned recipe, unsigned scratch);
 void bt_flags_need(struct bt_work *w, unsigned scratch);

@@ -2,7 +2,8 @@
 /*
  * Translations that are made again by what was seen of branches: loops in loops, of few rounds and
  * of many, with branches in them that change their habits. Random programs in translator and
- * interpreter, stopped again and again.
+ * interpreter, stopped again and again. With calls, and flags that are read long after what made
+ * them.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,8 +25,10 @@ static struct cpu_rig rig[2]; /* interpreter, translator */
 static uint32_t seed;
 
 struct program {
-    uint8_t code[512];
+    uint8_t code[768];
     size_t n;
+    size_t call[8]; /* behind calls of the function at the end */
+    unsigned calls;
 };
 
 static unsigned rnd(unsigned n)
@@ -113,6 +116,53 @@ static void put_steps(struct program *p, unsigned n)
         put_step(p);
 }
 
+/* Flags of what moves RSP, read behind pushes and pops. */
+static void put_stack(struct program *p)
+{
+    static const uint8_t frame[] = {0x48, 0x83, 0xec, 0x18, /* sub rsp, 24 */
+                                    0x50, 0x5b, 0x52,       /* push rax; pop rbx; push rdx */
+                                    0x48, 0x8b, 0x44, 0x24,
+                                    0x08, 0x58}; /* mov rax, [rsp + 8]; pop rax */
+    static const uint8_t unframe[] = {0x48, 0x83, 0xc4, 0x10, 0x5b}; /* add rsp, 16; pop rbx */
+    static const uint8_t reads[][4] = {
+        {0x83, 0xd2, 0x00, 0x90}, /* adc edx, 0 */
+        {0x0f, 0x9a, 0xc1, 0x90}, /* setp cl */
+        {0x0f, 0x98, 0xc2, 0x90}, /* sets dl */
+        {0x9f, 0x00, 0xe3, 0x90}, /* lahf; add bl, ah */
+    };
+    static const uint8_t call[] = {0xe8, 0, 0, 0, 0};
+
+    if (rnd(2) == 0) {
+        put(p, frame, sizeof(frame));
+        if (rnd(2) == 0)
+            put(p, reads[rnd(4)], 4);
+        put(p, unframe, sizeof(unframe));
+    } else if (p->calls < sizeof(p->call) / sizeof(p->call[0])) {
+        put(p, call, sizeof(call));
+        p->call[p->calls++] = p->n;
+    }
+    if (rnd(4) != 0)
+        put(p, reads[rnd(4)], 4);
+}
+
+/* What is called: it saves two registers, and its last flags are those of RSP. */
+static void put_function(struct program *p)
+{
+    static const uint8_t head[] = {0x55, 0x53, 0x48,
+                                   0x83, 0xec, 0x28}; /* push rbp, rbx; sub rsp, 40 */
+    static const uint8_t tail[] = {0x48, 0x83, 0xc4, 0x28,
+                                   0x5b, 0x5d, 0xc3}; /* add rsp; pop; pop; ret */
+
+    for (unsigned k = 0; k < p->calls; k++) {
+        uint32_t by = (uint32_t)(p->n - p->call[k]);
+        memcpy(p->code + p->call[k] - 4, &by, 4);
+    }
+    put(p, head, sizeof(head));
+    if (rnd(2) == 0)
+        put_steps(p, 3);
+    put(p, tail, sizeof(tail));
+}
+
 /* A branch around some steps: by bits that change, or by the count of outer rounds. */
 static void put_branch(struct program *p)
 {
@@ -154,7 +204,7 @@ static void make(struct program *p)
     static const uint8_t dec[] = {0x41, 0xff, 0xcd};    /* dec r13d */
     static const uint8_t hlt[] = {0xf4};
 
-    p->n = 0;
+    p->n = p->calls = 0;
     put_steps(p, 3);
     if (rnd(2) == 0)
         put(p, few, sizeof(few));
@@ -162,6 +212,8 @@ static void make(struct program *p)
         put(p, vary, sizeof(vary));
     size_t inner = p->n;
     put_steps(p, 6);
+    if (rnd(3) == 0)
+        put_stack(p);
     if (rnd(2) == 0)
         put_branch(p);
     put(p, sub, sizeof(sub));
@@ -169,9 +221,12 @@ static void make(struct program *p)
     if (rnd(2) == 0)
         put_branch(p);
     put_steps(p, 4);
+    if (rnd(2) == 0)
+        put_stack(p);
     put(p, dec, sizeof(dec));
     put_back(p, 0);
     put(p, hlt, sizeof(hlt));
+    put_function(p);
 }
 
 static void begin(struct cpu_rig *r, const struct program *p, uint32_t at)
