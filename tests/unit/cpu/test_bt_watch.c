@@ -131,6 +131,7 @@ static void put_stack(struct program *p)
         {0x9f, 0x00, 0xe3, 0x90}, /* lahf; add bl, ah */
     };
     static const uint8_t call[] = {0xe8, 0, 0, 0, 0};
+    static const uint8_t nop[] = {0x0f, 0x1f, 0x40, 0x00};
 
     if (rnd(2) == 0) {
         put(p, frame, sizeof(frame));
@@ -140,27 +141,33 @@ static void put_stack(struct program *p)
     } else if (p->calls < sizeof(p->call) / sizeof(p->call[0])) {
         put(p, call, sizeof(call));
         p->call[p->calls++] = p->n;
+        put(p, nop, sizeof(nop));
     }
     if (rnd(4) != 0)
         put(p, reads[rnd(4)], 4);
 }
 
-/* What is called: it saves two registers, and its last flags are those of RSP. */
+/* What is called: it saves two registers, and its last flags are those of RSP. Or it changes the
+   address that it returns to, at times. */
 static void put_function(struct program *p)
 {
     static const uint8_t head[] = {0x55, 0x53, 0x48,
                                    0x83, 0xec, 0x28}; /* push rbp, rbx; sub rsp, 40 */
-    static const uint8_t tail[] = {0x48, 0x83, 0xc4, 0x28,
-                                   0x5b, 0x5d, 0xc3}; /* add rsp; pop; pop; ret */
+    static const uint8_t tail[] = {0x48, 0x83, 0xc4, 0x28, 0x5b, 0x5d}; /* add rsp, 40; pop; pop */
+    static const uint8_t skip[] = {0x41, 0xf6, 0xc6, 0x04,              /* test r14b, 4 */
+                                   0x74, 0x05,                          /* jz over the next one */
+                                   0x48, 0x83, 0x04, 0x24, 0x04};       /* add qword [rsp], 4 */
+    static const uint8_t ret[] = {0xc3};
 
     for (unsigned k = 0; k < p->calls; k++) {
         uint32_t by = (uint32_t)(p->n - p->call[k]);
         memcpy(p->code + p->call[k] - 4, &by, 4);
     }
     put(p, head, sizeof(head));
-    if (rnd(2) == 0)
-        put_steps(p, 3);
     put(p, tail, sizeof(tail));
+    if (rnd(2) == 0)
+        put(p, skip, sizeof(skip));
+    put(p, ret, sizeof(ret));
 }
 
 /* A branch around some steps: by bits that change, or by the count of outer rounds. */
