@@ -56,7 +56,8 @@ struct bt_seen {
     uint64_t gdt_base, gdt_limit; /* IRET */
 };
 
-#define BT_BUDGETS 8u
+#define BT_BUDGETS   8u
+#define BT_FAR_LISTS 4096u
 
 /* Groups of accesses in one translation (bt_group.c). */
 #define BT_GROUP_REGS 3
@@ -139,11 +140,12 @@ struct vmci_bt {
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
-    uint8_t jump_bits[BT_JUMP_MODES]; /* code size that the table is filled for */
-    uint32_t jump_log_n;              /* > BT_JUMP_LOG: overflowed */
-    uint32_t jump_log[BT_JUMP_LOG];   /* index | mode << BT_JUMP_BITS */
-    bool jump_used[BT_JUMP_MODES];    /* something was entered since the table was cleared */
-    uint64_t jump_pages[256];         /* Bloom filter of the pages in the tables */
+    struct bt_link *far[BT_FAR_LISTS]; /* links to other pages, by page */
+    uint8_t jump_bits[BT_JUMP_MODES];  /* code size that the table is filled for */
+    uint32_t jump_log_n;               /* > BT_JUMP_LOG: overflowed */
+    uint32_t jump_log[BT_JUMP_LOG];    /* index | mode << BT_JUMP_BITS */
+    bool jump_used[BT_JUMP_MODES];     /* something was entered since the table was cleared */
+    uint64_t jump_pages[256];          /* Bloom filter of the pages in the tables */
     _Alignas(16) struct bt_jump jumps[BT_JUMP_MODES][BT_JUMP_SIZE];
 };
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Control flow. Within a page translations are linked directly: as long as one of them is valid, so
- * is its neighbour in the same page. Everything that leaves the page, and every indirect jump, goes
- * by the table of jump targets (bt_jumps.c), which knows only targets that are mapped where they
- * were. A target that is not in it makes the interpreter execute the branch.
+ * is its neighbour in the same page. Jumps between global pages are, too. Everything else that
+ * leaves the page, and every indirect jump, goes by the table of jump targets (bt_jumps.c), which
+ * knows only targets that are mapped where they were. A target that is not in it makes the
+ * interpreter execute the branch.
  */
 #include "cpu/bt/bt_work.h"
 
@@ -25,6 +26,16 @@ static uint64_t target_la(const struct bt_work *w, const struct vmci_insn *in)
 static bool near(const struct bt_work *w, uint64_t target)
 {
     return ((target ^ w->la) & PAGE_MASK) == 0 && w->b->gpa2 == GPA_NONE;
+}
+
+/*
+ * Is a jump there linked directly? In pages that are global, and stay mapped when the address space
+ * changes, also to other pages: flushes, which are rare for these, undo such links (bt_evict.c).
+ */
+static bool linked(const struct bt_work *w, uint64_t target)
+{
+    return near(w, target) ||
+           (w->b->global && !w->b->by_table && w->b->gpa2 == GPA_NONE && w->word == 8);
 }
 
 /* The table of the trace's mode. */
@@ -135,9 +146,11 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
         return;
     }
     bt_count_keep(w);
-    if (near(w, target)) {
+    if (linked(w, target)) {
         bt_flags_need(w, w->s);
         c = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
+        if (c != NULL && !near(w, target))
+            c->blk = w->b;
     } else {
         em_mov_imm(&w->e, w->x, target);
         size_t miss = look_up(w);

@@ -223,6 +223,7 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
     *l =
         (struct bt_link){.sibling = w->t->out, .target_la = c->target, .from = w->t, .set = c->set};
     w->t->out = l;
+    l->blk = c->blk;
     l->stub = em_here(e);
     restore_rcx(w, c->rcx);
     if (c->lazy != 0)

@@ -46,12 +46,72 @@ void bt_link_alone(const struct bt_site *site, struct bt_trans *t)
     list_in(l, t);
 }
 
+static struct bt_link **far_list(struct vmci_bt *bt, uint64_t la)
+{
+    return &bt->far[((la >> VMC_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> 52];
+}
+_Static_assert(BT_FAR_LISTS == 1u << (64 - 52), "the index is what the shift leaves");
+
+void bt_link_far(struct vmci_bt *bt, struct bt_link *l, struct bt_trans *t)
+{
+    struct bt_link **list = far_list(bt, t->la);
+
+    bt_link_to(l, t);
+    l->far = true;
+    l->far_next = *list;
+    l->far_prev = list;
+    if (*list != NULL)
+        (*list)->far_prev = &l->far_next;
+    *list = l;
+}
+
+static void leave_far_list(struct bt_link *l)
+{
+    if (!l->far)
+        return;
+    l->far = false;
+    *l->far_prev = l->far_next;
+    if (l->far_next != NULL)
+        l->far_next->far_prev = l->far_prev;
+}
+
 /* Its target is gone. */
 static void unlink(struct bt_link *l)
 {
+    leave_far_list(l);
     patch(l->site, l->site_rx, l->stub);
     patch(l->canon_site, l->canon_rx, l->ask);
     l->prev = NULL;
+}
+
+static void leave_list_in(struct bt_link *l)
+{
+    *l->prev = l->next;
+    if (l->next != NULL)
+        l->next->prev = l->prev;
+}
+
+void bt_far_flush(struct vmci_bt *bt)
+{
+    for (unsigned k = 0; k < BT_FAR_LISTS; k++)
+        while (bt->far[k] != NULL) {
+            struct bt_link *l = bt->far[k];
+            leave_list_in(l);
+            unlink(l);
+        }
+}
+
+void bt_far_flush_page(struct vmci_bt *bt, uint64_t la)
+{
+    struct bt_link *next;
+
+    for (struct bt_link *l = *far_list(bt, la); l != NULL; l = next) {
+        next = l->far_next;
+        if (((l->target_la ^ la) & PAGE_MASK) != 0)
+            continue;
+        leave_list_in(l);
+        unlink(l);
+    }
 }
 
 static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)
@@ -95,9 +155,8 @@ static void detach(struct bt_trans *t)
 {
     for (struct bt_link *l = t->out; l != NULL; l = l->sibling)
         if (l->prev != NULL) {
-            *l->prev = l->next;
-            if (l->next != NULL)
-                l->next->prev = l->prev;
+            leave_list_in(l);
+            leave_far_list(l);
         }
     for (struct bt_cover *c = t->covers; c != NULL; c = c->sibling)
         if (c->prev != NULL) {

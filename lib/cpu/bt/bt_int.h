@@ -59,7 +59,10 @@ struct bt_link {
     const uint8_t *stub, *ask; /* where they lead while not linked */
     uint64_t target_la;
     struct bt_trans *from;
-    uint16_t set; /* scratch registers where the jump is */
+    struct bt_link *far_next, **far_prev; /* to another page: among those to pages of this hash */
+    uint16_t set;                         /* scratch registers where the jump is */
+    struct block *blk;                    /* of the jump, if it leads to another page, and */
+    bool far;                             /* ... is linked; both are global */
 };
 
 /* What has died when a block dies: traces that go through it. */
@@ -183,7 +186,12 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b);
  */
 unsigned bt_bits(const struct vmci_soft_cpu *sc);
 
-/* bt_evict.c: let the jump lead to t; the block belongs to the trace of t; fill segment n. */
+/* bt_evict.c: let the jump lead to t, in the same page; or in another one, both of which are
+   global; mappings of all pages, of one page are about to change. */
+void bt_link_far(struct vmci_bt *bt, struct bt_link *l, struct bt_trans *t);
+void bt_far_flush(struct vmci_bt *bt);
+void bt_far_flush_page(struct vmci_bt *bt, uint64_t la);
+/* Let the jump lead to t; the block belongs to the trace of t; fill segment n. */
 void bt_link_to(struct bt_link *l, struct bt_trans *t);
 /* From the way out of a group, whose check fails, to a translation without groups. */
 void bt_link_alone(const struct bt_site *site, struct bt_trans *t);

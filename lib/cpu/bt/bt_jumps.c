@@ -83,6 +83,8 @@ void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
 
     if (!bt->enabled)
         return;
+    if (globals_too)
+        bt_far_flush(bt);
     if (globals_too || bt->jump_log_n > BT_JUMP_LOG) {
         for (unsigned m = 0; m < BT_JUMP_MODES; m++)
             clear_table(bt, m);
@@ -98,6 +100,7 @@ void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
 
 static void flush_in_page(struct vmci_bt *bt, uint64_t page)
 {
+    bt_far_flush_page(bt, page);
     if (!vmci_bit_test(bt->jump_pages, page_bit(page)))
         return;
     unsigned first = index_of(page);

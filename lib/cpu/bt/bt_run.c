@@ -364,9 +364,17 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
         return BT_LEAVE_LOOKUP + 1;
     if (l->site == NULL) {
         bt_jumps_enter(sc, t);
-    } else if ((t->blk->gpa & PAGE_MASK) == page && t->blk->gpa2 == GPA_NONE &&
+    } else if (l->blk != NULL && !t->blk->global && !l->from->dead) {
+        l->blk->by_table = true;
+        bt_kill(sc, l->from->blk);
+        if (t->dead)
+            return BT_LEAVE_LOOKUP + 1;
+    } else if ((l->blk != NULL || (t->blk->gpa & PAGE_MASK) == page) && t->blk->gpa2 == GPA_NONE &&
                t->mode == l->from->mode && !l->from->dead) {
-        bt_link_to(l, t);
+        if (l->blk != NULL)
+            bt_link_far(bt, l, t);
+        else
+            bt_link_to(l, t);
         bt->st_links++;
     }
     resume_at(sc, t);

@@ -80,8 +80,9 @@ struct bt_cold {
     uint8_t lazy; /* INSN, LINK, BUDGET: flags are made again; EXIT: may be lost: as in bt_step */
     bool io;      /* INSN: IN or OUT at CPL 0 */
     bool counted;
-    bool late; /* INSN: ... and the hot code charges the budget before it goes on */
-    bool far;  /* LINK: to another page: by the jump table */
+    bool late;         /* INSN: ... and the hot code charges the budget before it goes on */
+    bool far;          /* LINK: to another page, by the jump table */
+    struct block *blk; /* ... or by a link: of the jump */
     const struct bt_group *group; /* INSN: whose check failed */
     int32_t off;
     size_t back;   /* REFILL: where the check has succeeded */

@@ -410,6 +410,84 @@ static void test_rounds(void **state)
     }
 }
 
+/* ---- jumps between global pages -------------------------------------------------------------- */
+
+#define PAGES_LA 0x40000000u /* two pages of 4 KiB: the first jumps to the second and back */
+#define PAGES_PD 0x200000u   /* page directory, page table, first page, two second ones */
+
+static void put64(struct cpu_rig *r, uint64_t at, uint64_t v)
+{
+    cpu_rig_code(r, at, &v, sizeof(v));
+}
+
+/* The second page becomes another one, in turn, and flush tells the processor. */
+static void pages_case(struct cpu_rig *r, const uint8_t flush[9], uint64_t first, uint64_t second)
+{
+    static const uint8_t from[] = {
+        0x48, 0xff, 0xc0,                            /* l: inc rax */
+        0xe9, 0xf8, 0x0f, 0,    0,                   /* jmp to the second page */
+        0xff, 0xc9,                                  /* dec ecx */
+        0x75, 0xf4,                                  /* jnz l */
+        0x48, 0x89, 0x37,                            /* mov [rdi], rsi */
+        0x49, 0x31, 0xdb,                            /* xor r11, rbx */
+        0x4c, 0x31, 0xce,                            /* xor rsi, r9 */
+        0x90, 0x90, 0x90, 0x90, 0x90,                /* 21: flush */
+        0x90, 0x90, 0x90, 0x90, 0xb9, 0x20, 0, 0, 0, /* mov ecx, 32 */
+        0x41, 0xff, 0xc8,                            /* dec r8d */
+        0x75, 0xd8,                                  /* jnz l */
+        0xf4,                                        /* hlt */
+    };
+    uint8_t code[sizeof(from)];
+    uint64_t pml4e;
+
+    cpu_rig_mode(r, 64, 0);
+    memcpy(&pml4e, r->ram + r->st.cr3, sizeof(pml4e));
+    put64(r, (pml4e & ~0xfffull) + 8, PAGES_PD | 7);
+    put64(r, PAGES_PD, (PAGES_PD + 0x1000) | 7);
+    put64(r, PAGES_PD + 0x1000, (PAGES_PD + 0x2000) | first);
+    put64(r, PAGES_PD + 0x1008, (PAGES_PD + 0x3000) | second);
+    memcpy(code, from, sizeof(from));
+    memcpy(code + 21, flush, 9);
+    cpu_rig_code(r, PAGES_PD + 0x2000, code, sizeof(code));
+    for (unsigned k = 0; k < 2; k++) {
+        uint8_t to[] = {0x48, 0x83, 0xc3, (uint8_t)(1 + 2 * k), /* add rbx, 1 or 3 */
+                        0xe9, 0xff, 0xef, 0xff,
+                        0xff}; /* jmp behind the jump */
+        cpu_rig_code(r, PAGES_PD + 0x3000 + 0x1000 * k, to, sizeof(to));
+    }
+    memset(r->st.gpr, 0, sizeof(r->st.gpr));
+    r->irq = -1;
+    r->st.rip = PAGES_LA;
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    r->st.gpr[VMC_RCX] = 32;
+    r->st.gpr[VMC_R8] = 40;
+    r->st.gpr[VMC_RDI] = PAGES_PD + 0x1008;
+    r->st.gpr[VMC_RSI] = (PAGES_PD + 0x4000) | second;
+    r->st.gpr[VMC_R9] = 0x3000 ^ 0x4000;
+    r->st.gpr[VMC_RDX] = PAGES_LA + 0x1000;
+    assert_int_equal(cpu_rig_run(r, ENOUGH), VMC_EXIT_IDLE);
+}
+
+static void test_pages(void **state)
+{
+    static const uint8_t flush[3][9] = {
+        {0x0f, 0x01, 0x3a, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90}, /* invlpg [rdx] */
+        {0x41, 0x0f, 0x20, 0xda, 0x41, 0x0f, 0x22, 0xda, 0x90}, /* mov r10, cr3; mov cr3, r10 */
+        {0x41, 0x0f, 0x20, 0xe2, 0x90, 0x41, 0x0f, 0x22, 0xe2}, /* mov r10, cr4; mov cr4, r10 */
+    };
+    /* Both global; none; one of them. What is global is left by a load of CR3 and CR4. */
+    static const uint16_t bits[4][2] = {{0x103, 0x103}, {3, 3}, {0x103, 3}, {3, 0x103}};
+
+    (void)state;
+    for (unsigned k = 0; k < 12; k++) {
+        for (unsigned i = 0; i < 2; i++)
+            pages_case(&rig[i], flush[k % 3], bits[k / 3][0], bits[k / 3][1]);
+        compare(k);
+        if (k % 3 == 0) /* half of the rounds in each of the two */
+            assert_int_equal(rig[1].st.gpr[VMC_RBX], 20 * 32 * (1 + 3));
+    }
+}
+
 /* ---- an endless loop of system calls --------------------------------------------------------- */
 
 static void test_endless(void **state)
@@ -488,6 +566,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_iret, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sequences, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pages, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sti_first, setup, teardown),
         cmocka_unit_test(test_tsc),
