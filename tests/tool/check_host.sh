@@ -49,6 +49,10 @@ refuse "console on stdio" 2 'cannot be on stdio' \
     "host_memory = \"64M\"; vms = ( { $one serial = \"stdio\"; } );"
 refuse "reservation above the limit" 2 'larger than the limit' \
     "host_memory = \"64M\"; vms = ( { $one memory_policy = { reservation = \"4M\"; limit = \"2M\"; }; } );"
+refuse "a part of a CPU that is none" 2 'is neither a number of CPUs nor such as' \
+    "host_memory = \"64M\"; vms = ( { $one cpu_policy = { limit = \"50 %\"; }; } );"
+refuse "a reservation in percent above the limit" 2 'larger than the limit' \
+    "host_memory = \"64M\"; vms = ( { $one cpu_policy = { reservation = \"50%\"; limit = 0.4; }; } );"
 refuse "more reserved than there is" 4 'does not fit' \
     "host_memory = \"16M\"; swap = \"$dir\"; vms = ( { kernel = \"$dir/spin\"; load_at = 0x8000;
      memory = \"64M\"; memory_policy = { reservation = \"32M\"; }; } );"
@@ -79,7 +83,7 @@ host_memory = "16M"; control = "'$dir'/socket"; swap = "'$dir'"; idle_tax = 50; 
 vms = (
   { name = "spin"; kernel = "'$dir'/spin"; load_at = 0x8000; memory = "8M"; cpus = 2; trust = "t";
     memory_policy = { shares = 2000; reservation = "1M"; limit = "6M"; };
-    cpu_policy = { shares = 500; limit = 0.5; }; },
+    cpu_policy = { shares = 500; limit = "50%"; }; },
   { name = "sleep"; kernel = "'$dir'/sleep"; load_at = 0x8000; memory = "8M"; trust = "t";
     disks = [ "'$dir'/disk" ]; },
   { name = "touch"; kernel = "'$dir'/touch"; load_at = 0x8000; memory = "8M";

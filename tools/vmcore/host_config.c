@@ -109,9 +109,44 @@ static uint64_t read_size(struct reader *r, const config_setting_t *s)
     return v & ~0xfffull;
 }
 
-/* CPUs, as 1.5 or 2, in millionths. */
+/* Speed of this machine's CPUs as Linux tells it, MHz; 0: unknown. */
+static double host_mhz(void)
+{
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    char line[256];
+    double mhz = 0;
+
+    while (f != NULL && mhz == 0 && fgets(line, sizeof(line), f) != NULL)
+        if (sscanf(line, "cpu MHz : %lf", &mhz) != 1)
+            mhz = 0;
+    if (f != NULL)
+        fclose(f);
+    return mhz;
+}
+
+/* Part of a CPU, as "50%" or "1200MHz", in millionths. */
+static uint64_t read_cpu_part(struct reader *r, const config_setting_t *s, const char *text)
+{
+    char *end;
+    double v = strtod(text, &end);
+    double one = strcmp(end, "%") == 0 ? 100 : strcmp(end, "MHz") == 0 ? host_mhz() : -1;
+
+    if (one == 0)
+        bad(r, s, "%s: this machine does not tell how fast its CPUs are: say \"50%%\" or 0.5",
+            config_setting_name(s));
+    else if (end == text || one < 0 || !(v >= 0 && v <= one * RUN_MAX_CPUS))
+        bad(r, s, "%s: '%s' is neither a number of CPUs nor such as \"50%%\" or \"1200MHz\"",
+            config_setting_name(s), text);
+    else
+        return (uint64_t)(v / one * 1000000.0 + 0.5);
+    return 0;
+}
+
+/* CPUs, as 1.5 or 2, or a part of one in other units, in millionths. */
 static uint64_t read_cpus(struct reader *r, const config_setting_t *s)
 {
+    if (config_setting_type(s) == CONFIG_TYPE_STRING)
+        return read_cpu_part(r, s, config_setting_get_string(s));
     double v = config_setting_type(s) == CONFIG_TYPE_FLOAT ? config_setting_get_float(s)
                                                            : (double)config_setting_get_int(s);
 
