@@ -62,7 +62,9 @@ static struct share_group *group_new(struct vmc_share *sh, uint64_t salt, uint32
             return NULL;
         sh->group[sh->groups++] = g;
     }
-    *g = (struct share_group){.salt = salt, .seed = mix(sh->seed ^ mix(salt))};
+    *g = (struct share_group){.salt = salt,
+                              .seed = mix(sh->seed ^ mix(salt)),
+                              .mark = (uint8_t)VMCI_MIN(i, (uint32_t)VMCI_NO_MARK)};
     *index = i;
     return g;
 }
@@ -85,7 +87,7 @@ uint8_t share_mark(const struct vmc_share *sh, const struct vmc_space *s)
 {
     uint32_t i = sh->group_of[s->index];
 
-    return i != 0 && i <= VMCI_NO_MARK ? (uint8_t)(i - 1) : VMCI_NO_MARK;
+    return i != 0 ? sh->group[i - 1]->mark : VMCI_NO_MARK;
 }
 
 /* The hash that an entry has now, or false when it is worth nothing any more. */
@@ -97,7 +99,7 @@ static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t r
     if ((ref & SHARE_OBJECT) != 0) {
         uint32_t id = ref & ~SHARE_OBJECT;
         vmci_lock(&p->lock);
-        bool alive = vmci_object_kind(vmci_object(p, id)) != VMCI_O_FREE;
+        bool alive = share_is_ours(g->mark, vmci_object(p, id));
         if (alive)
             vmci_object_get(vmci_object(p, id));
         vmci_unlock(&p->lock);

@@ -78,7 +78,7 @@ static enum verdict with_object(struct vmc_share *sh, const struct share_page *p
     }
     vmci_lock(&p->lock);
     struct vmci_object *o = vmci_object(p, id);
-    if (vmci_object_kind(o) == VMCI_O_FREE || vmci_object_refs(o) >= VMCI_REFS_MOST) {
+    if (!share_is_ours(share_mark(sh, s), o) || vmci_object_refs(o) >= VMCI_REFS_MOST) {
         v = STALE; /* the next of so many pages alike begin an object of their own */
     } else if (vmci_object_kind(o) == VMCI_O_RESIDENT) {
         if (memcmp(frame, vmci_frame(p, o->where), VMC_PAGE_SIZE) == 0) {

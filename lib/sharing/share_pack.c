@@ -31,7 +31,7 @@ struct packed {
 };
 
 /* Take a reference to an object that can be the base of a delta, and read it. */
-static bool read_base(struct vmc_share *sh, uint32_t id, uint32_t self)
+static bool read_base(struct vmc_share *sh, uint8_t mark, uint32_t id, uint32_t self)
 {
     struct vmc_pool *p = sh->pool;
 
@@ -39,9 +39,8 @@ static bool read_base(struct vmc_share *sh, uint32_t id, uint32_t self)
         return false;
     vmci_lock(&p->lock);
     struct vmci_object *o = vmci_object(p, id);
-    bool usable =
-        (vmci_object_kind(o) == VMCI_O_RESIDENT || vmci_object_kind(o) == VMCI_O_PACKED) &&
-        vmci_object_refs(o) < VMCI_REFS_MOST;
+    bool usable = share_is_ours(mark, o) && vmci_object_kind(o) != VMCI_O_DELTA &&
+                  vmci_object_refs(o) < VMCI_REFS_MOST;
     if (usable)
         vmci_object_get(o);
     vmci_unlock(&p->lock);
@@ -97,7 +96,7 @@ static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self,
         return plain != 0;
     share_sim_features(page, out->feature);
     uint32_t base = share_sim_find(&g->sim, out->feature);
-    if (!read_base(sh, base, self))
+    if (!read_base(sh, g->mark, base, self))
         return plain != 0;
     sh->stat.delta_tried++;
     size_t most = plain == 0 ? sh->max_packed : plain * 2 / 3;

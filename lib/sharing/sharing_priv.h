@@ -110,6 +110,7 @@ uint32_t share_sim_find(const struct share_sim_index *x, const uint32_t *f);
 /* Spaces of one salt. Nothing passes from one group to another. */
 struct share_group {
     uint64_t salt, seed;
+    uint8_t mark; /* of its objects */
     struct share_table table;
     struct share_table old; /* being emptied into table; no buckets: none */
     uint64_t moved;         /* buckets of old that are empty */
@@ -160,6 +161,15 @@ struct vmc_share {
 struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space *s);
 /* The mark of its objects: they find their group by it, to be stored as differences within it. */
 uint8_t share_mark(const struct vmc_share *sh, const struct vmc_space *s);
+/*
+ * (p) Is the object one of the group's? Hints do not know when its number is used anew, for
+ * contents of another group. Groups beyond the number of marks cannot tell, and use no object
+ * again.
+ */
+static inline bool share_is_ours(uint8_t mark, const struct vmci_object *o)
+{
+    return vmci_object_kind(o) != VMCI_O_FREE && o->mark != VMCI_NO_MARK && o->mark == mark;
+}
 /* Make room for more entries, or go on moving an old table. */
 void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t more);
 void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets);

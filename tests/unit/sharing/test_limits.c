@@ -194,6 +194,44 @@ static void bases_of_deltas_are_quick(void **state)
     vmc_pool_destroy(pool);
 }
 
+/* An object's number is used again: what a group remembers of it must not lead to another's
+ * contents. */
+static void numbers_used_again_do_not_join_groups(void **state)
+{
+    (void)state;
+    struct vmc_pool *pool = rig_pool(&tp, 4096);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *a = rig_space(pool, 64, 1, NULL), *b = rig_space(pool, 64, 2, NULL);
+    uint32_t mine;
+
+    for (uint64_t i = 0; i < 2; i++)
+        rig_fill(a, i, 77);
+    rig_sample(a, NULL);
+    scan(sh);
+    mine = a->map[0];
+    assert_true(vmci_entry_state(mine) == VMCI_E_OBJECT && a->map[1] == mine);
+    for (uint64_t i = 0; i < 2; i++)
+        rig_fill(a, i, 100 + i); /* and it is gone */
+    for (uint64_t i = 0; i < 2; i++)
+        rig_fill(b, i, 77);
+    rig_sample(a, NULL);
+    rig_sample(b, NULL);
+    scan(sh);
+    assert_true(b->map[0] == mine && b->map[1] == mine); /* the number, for others */
+    for (uint64_t i = 2; i < 5; i++)
+        rig_fill(a, i, 77);
+    rig_sample(a, NULL);
+    scan(sh);
+    for (uint64_t i = 2; i < 5; i++)
+        assert_true(a->map[i] != mine);
+    assert_true(a->map[3] == a->map[4]); /* shared all the same, in the group */
+    rig_check(pool);
+    vmc_space_destroy(a);
+    vmc_space_destroy(b);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
 /* The last frames are for compression, and for whoever has to come to an end without it. */
 static void a_vm_that_ends_gets_the_last_frames(void **state)
 {
@@ -230,6 +268,7 @@ int main(void)
         T(groups_that_have_gone_leave_nothing),
         T(large_pools_find_as_much),
         T(bases_of_deltas_are_quick),
+        T(numbers_used_again_do_not_join_groups),
         T(a_vm_that_ends_gets_the_last_frames),
     };
 #undef T
