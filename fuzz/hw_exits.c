@@ -34,6 +34,14 @@ static const uint32_t fields[] = {
     VMCS_PML_INDEX,
 };
 
+/* One of those, or any field whatever. */
+static uint32_t choose_field(void)
+{
+    uint8_t i = (uint8_t)take(1);
+
+    return i >= 0xe0 ? (uint32_t)take(2) % HW_MODEL_FIELDS : fields[i % VMCI_ARRAY_SIZE(fields)];
+}
+
 static void scribble_ram(struct hw_model *m)
 {
     uint32_t at = (uint32_t)take(3) % (HW_MODEL_RAM - 16);
@@ -64,7 +72,7 @@ static int vmx(struct hw_model *m, struct vmc_hw_vmx_frame *f)
     if (how & 0x40)
         scribble_ram(m);
     for (unsigned n = how >> 5; n > 0; n--)
-        m->field[fields[take(1) % VMCI_ARRAY_SIZE(fields)]] = take(8);
+        m->field[choose_field()] = take(8);
     if (m->v->log != NULL && (how & 0x44) == 0x44) /* what a processor logs */
         m->v->log[take(2) % HW_LOG_ENTRIES] = take(4) << VMC_PAGE_SHIFT;
     f->qualification = m->field[VMCS_QUALIFICATION];
@@ -93,51 +101,112 @@ static int svm(struct hw_model *m, struct vmc_hw_svm_frame *f)
         scribble_registers(f->gpr);
     if (how & 0x40)
         scribble_ram(m);
-    if (how & 0x80) { /* any byte of the save area */
-        unsigned char *save = (unsigned char *)b + 0x400;
-        for (unsigned n = (unsigned)take(1) & 15; n > 0; n--)
-            save[take(2) % 0x280] = (uint8_t)take(1);
+    if (how & 0x80) { /* any bytes of the save area, or of the whole VMCB */
+        unsigned char *p = (unsigned char *)b;
+        uint8_t n = (uint8_t)take(1);
+        for (unsigned i = n & 15; i > 0; i--) {
+            uint32_t at = (uint32_t)take(2);
+            p[n & 0x10 ? at % VMC_PAGE_SIZE : 0x400 + at % 0x280] = (uint8_t)take(1);
+        }
     }
     return VMC_HW_EXITED;
+}
+
+/*
+ * Making a machine takes a hundred times as long as most inputs do, so one of each kind is used
+ * again and again, and now and then made anew to see whether it leaves anything behind.
+ */
+#define RUNS_PER_MACHINE 2048u
+
+struct machine {
+    struct hw_model m;
+    struct hw_model_copy as_new;
+    unsigned runs;
+    bool made;
+};
+
+static struct hw_model *machine(enum hw_model_cpu cpu)
+{
+    static struct machine all[HW_MODEL_CPUS];
+    struct machine *a = &all[cpu];
+    struct vmc_error err;
+
+    if (a->made && ++a->runs == RUNS_PER_MACHINE) {
+        a->made = false;
+        hw_model_fini(&a->m);
+        if (a->m.tp.live != 0)
+            abort();
+    }
+    if (a->made) {
+        if (hw_model_again(&a->m, &a->as_new) != VMC_OK)
+            abort();
+        return &a->m;
+    }
+    if (hw_model_init(&a->m, cpu, &err) != VMC_OK)
+        abort();
+    hw_model_keep(&a->m, &a->as_new);
+    a->made = true;
+    a->runs = 0;
+    return &a->m;
+}
+
+/* A clock that goes on whenever somebody looks, so that every run ends. */
+#define RUN_NS 3u
+
+static uint64_t now_ns(void *ctx)
+{
+    return ++((struct test_platform *)ctx)->now_ns;
+}
+
+static int run(struct hw_model *m)
+{
+    struct vmc_run_limits lim = {.size = sizeof(lim), .deadline_ns = m->tp.now_ns + RUN_NS};
+
+    return m->engine->run(m->v, &lim, &m->x);
+}
+
+static void play(struct hw_model *m, bool log)
+{
+    for (unsigned i = 0; i < 256; i++) {
+        int rc = run(m);
+        if (rc != VMC_OK || m->x.kind == VMC_EXIT_SHUTDOWN || m->x.kind == VMC_EXIT_FAIL_ENTRY ||
+            m->x.kind == VMC_EXIT_EMULATION || m->x.kind >= VMC_EXIT_KINDS)
+            break;
+        if (log) {
+            uint64_t bits[4] = {0};
+            (void)m->engine->dirty_fetch(m->vm, take(1) << VMC_PAGE_SHIFT, 256, bits);
+        }
+        m->x.answer = (uint32_t)take(1) % 3;
+        m->irq = take(1) & 1 ? (int)take(1) : -1;
+        m->engine->irq_notify(m->v);
+        (void)m->engine->complete(m->v, &m->x);
+        if (in.left == 0 && (m->x.kind == VMC_EXIT_IDLE || m->x.kind == VMC_EXIT_BUDGET))
+            break;
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct hw_model m;
-    struct vmc_error err;
-
     if (size < 2 || size > 4096)
         return 0;
     in = (struct input){data, size};
-    if (hw_model_init(&m, (enum hw_model_cpu)(take(1) % HW_MODEL_CPUS), &err) != VMC_OK)
+    struct hw_model *m = machine((enum hw_model_cpu)(take(1) % HW_MODEL_CPUS));
+    m->vmx = vmx;
+    m->svm = svm;
+    m->tp.pf.now_ns = now_ns;
+    m->io_answer = (int)(take(1) % 3);
+    if (hw_model_long_mode(m) != VMC_OK)
         abort();
-    m.vmx = vmx;
-    m.svm = svm;
-    m.io_answer = (int)(take(1) % 3);
-    if (hw_model_long_mode(&m) != VMC_OK)
-        abort();
-    bool log = take(1) & 1;
-    if (log && vmc_mem_dirty_start(m.mem, 0) == VMC_OK)
-        (void)m.engine->dirty_log(m.vm, true);
-    for (unsigned i = 0; i < 256; i++) {
-        int rc = hw_model_run(&m);
-        if (rc != VMC_OK || m.x.kind == VMC_EXIT_SHUTDOWN || m.x.kind == VMC_EXIT_FAIL_ENTRY ||
-            m.x.kind == VMC_EXIT_EMULATION || m.x.kind >= VMC_EXIT_KINDS)
-            break;
-        if (log) {
-            uint64_t bits[4] = {0};
-            (void)m.engine->dirty_fetch(m.vm, take(1) << VMC_PAGE_SHIFT, 256, bits);
-        }
-        m.x.answer = (uint32_t)take(1) % 3;
-        m.irq = take(1) & 1 ? (int)take(1) : -1;
-        m.engine->irq_notify(m.v);
-        (void)m.engine->complete(m.v, &m.x);
-        if (in.left == 0 && m.x.kind == VMC_EXIT_IDLE)
-            break;
+    bool log = (take(1) & 1) && vmc_mem_dirty_start(m->mem, 0) == VMC_OK;
+    if (log)
+        (void)m->engine->dirty_log(m->vm, true);
+    play(m, log);
+    if (log) {
+        (void)m->engine->dirty_log(m->vm, false);
+        vmc_mem_dirty_stop(m->mem, 0);
     }
-    hw_model_fini(&m);
-    if (m.tp.live != 0 || m.tp.bugs != 0)
+    if (m->tp.bugs != 0)
         abort();
     return 0;
 }

@@ -467,6 +467,40 @@ void hw_model_fini(struct hw_model *m)
     munmap(m->ram, HW_MODEL_RAM);
 }
 
+void hw_model_keep(const struct hw_model *m, struct hw_model_copy *as_new)
+{
+    as_new->m = *m;
+    as_new->v = *m->v;
+    if (is_amd(m))
+        as_new->vmcb = *m->v->u.svm.vmcb;
+    else
+        memcpy(as_new->msr_load, m->v->u.vmx.msr_load, sizeof(as_new->msr_load));
+}
+
+int hw_model_again(struct hw_model *m, const struct hw_model_copy *as_new)
+{
+    const size_t from = offsetof(struct hw_model, ops); /* the platform counts on */
+
+    if (m->vm->nested)
+        (void)m->engine->mem_changed(m->vm);
+    else
+        vmci_shadow_fini(&m->v->shadow);
+    memcpy((char *)m + from, (const char *)&as_new->m + from, sizeof(*m) - from);
+    m->tp.now_ns = as_new->m.tp.now_ns;
+    *m->v = as_new->v;
+    if (is_amd(m)) {
+        *m->v->u.svm.vmcb = as_new->vmcb;
+    } else {
+        memset(m->v->u.vmx.vapic, 0, VMC_PAGE_SIZE);
+        memcpy(m->v->u.vmx.msr_load, as_new->msr_load, sizeof(as_new->msr_load));
+        if (m->v->log != NULL)
+            memset(m->v->log, 0xff, VMC_PAGE_SIZE);
+    }
+    madvise(m->ram, HW_MODEL_RAM, MADV_DONTNEED); /* zeros */
+    return m->vm->nested ? VMC_OK
+                         : vmci_shadow_init(&m->v->shadow, m->vm->pf, m->mem, m->vm->hw->to_phys);
+}
+
 int hw_model_long_mode(struct hw_model *m)
 {
     static struct vmc_x86_state st;

@@ -10,7 +10,8 @@
 #include "cpu/hw/vmx_int.h"
 #include "test_platform.h"
 
-#define HW_MODEL_RAM 0x100000u
+#define HW_MODEL_RAM    0x100000u
+#define HW_MODEL_FIELDS 0x7000u /* encodings of VMCS fields are below */
 
 enum hw_model_cpu {
     HW_MODEL_FULL,   /* VT-x with EPT and everything else */
@@ -27,8 +28,8 @@ struct hw_model {
     struct vmc_hw_ops ops;
     enum hw_model_cpu cpu;
     _Alignas(64) unsigned char percpu[VMC_HW_PERCPU_BYTES];
-    uint64_t field[0x7000]; /* of the one VMCS, by encoding */
-    uint64_t current;       /* VMPTRLD */
+    uint64_t field[HW_MODEL_FIELDS]; /* of the one VMCS, by encoding */
+    uint64_t current;                /* VMPTRLD */
     struct {
         uint32_t index;
         uint64_t value;
@@ -57,9 +58,23 @@ struct hw_model {
     struct vmc_exit x;
 };
 
+/* What hw_model_again goes back to. */
+struct hw_model_copy {
+    struct hw_model m;
+    struct hw_vcpu v;
+    struct vmcb vmcb;
+    unsigned char msr_load[VMC_PAGE_SIZE];
+};
+
 /* 0 or a status; *err as the engine gave it. */
 int hw_model_init(struct hw_model *m, enum hw_model_cpu cpu, struct vmc_error *err);
 void hw_model_fini(struct hw_model *m);
+/*
+ * To be as after hw_model_init again, for far less: keep remembers how that was, again goes back to
+ * it. Only the software CPU and the guest's CPU model are not made anew. Dirty logging is off.
+ */
+void hw_model_keep(const struct hw_model *m, struct hw_model_copy *as_new);
+int hw_model_again(struct hw_model *m, const struct hw_model_copy *as_new);
 void hw_model_set_msr(struct hw_model *m, uint32_t index, uint64_t value);
 uint64_t hw_model_get_msr(struct hw_model *m, uint32_t index);
 /* 64-bit code at 0x8000, identity-mapped. */
