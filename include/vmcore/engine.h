@@ -60,7 +60,32 @@ struct vmc_engine_io {
      * is gone (false). Returns IGNNE#: go on. May be NULL: errors are #MF whatever NE says.
      */
     bool (*ferr)(void *ctx, bool asserted);
+    /**
+     * For a processor that works on the registers of a local APIC by itself: copies them to page,
+     * of 1024 bytes in the layout of SDM 3A table 11-1, as far as guests read them without effect.
+     * Requested interrupts (IRR) move there. level: a bit for each vector whose end of interrupt
+     * (EOI) has to be told by apic_eoi. Returns VMC_APIC_*; KEPT: nothing was lent. On the vCPU's
+     * thread; until apic_return, no other callback here may be used that has to do with the local
+     * APIC but apic_post. All five may be NULL.
+     */
+    uint32_t (*apic_lend)(void *ctx, uint8_t *page, uint32_t level[8]);
+    /** Takes back ISR, IRR, the task priority, the upper half of the ICR. True: one is requested. */
+    bool (*apic_return)(void *ctx, const uint8_t *page);
+    /** The processor has done the EOI of this vector of level. */
+    void (*apic_eoi)(void *ctx, uint8_t vector);
+    /**
+     * Moves requests for edge-triggered interrupts to 256 bits of the engine, by atomic operations;
+     * any thread. False: there are others, which wait for apic_lend or irq_ack.
+     */
+    bool (*apic_post)(void *ctx, uint32_t requests[8]);
+    /** Puts what is left of them back, and wakes the vCPU as for a new request. Any thread. */
+    void (*apic_unpost)(void *ctx, uint32_t requests[8]);
 };
+
+/** What apic_lend returns. */
+#define VMC_APIC_KEPT   0u /**< it is switched off, or not at its default address */
+#define VMC_APIC_XAPIC  1u /**< registers are memory */
+#define VMC_APIC_X2APIC 2u /**< registers are MSRs */
 
 /** vmc_run_limits.flags. The first two are for vmc_vcpu_run; engines ignore them. */
 #define VMC_RUN_PARK       1u /**< sleep inside run while idle (needs platform.sync) */

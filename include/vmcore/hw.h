@@ -33,6 +33,7 @@ VMC_BEGIN_DECLS
 #define VMC_HW_FILL_RSB  0x08u /**< overwrite the return stack buffer after exit */
 #define VMC_HW_FLUSH_L1D 0x10u /**< flush the L1 data cache before entry */
 #define VMC_HW_SET_IBRS  0x20u /**< write SPEC_CTRL.IBRS after exit */
+#define VMC_HW_POSTED    0x40u /**< VT-x: *posted not zero prevents the entry */
 
 /** Results of vmx_run and svm_run. */
 #define VMC_HW_EXITED    0 /**< the guest ran and exited */
@@ -57,6 +58,7 @@ struct vmc_hw_vmx_frame {
     uint64_t timer;            /**< in, with VMC_HW_TIMER */
     uint64_t gpa;              /**< out, where there is EPT */
     uint64_t idt_info;         /**< out: IDT-vectoring information */
+    const uint32_t *posted;    /**< in, with VMC_HW_POSTED: looked at with interrupts off */
 };
 
 /** One SVM entry and exit. RAX, RSP, RIP and RFLAGS are in the VMCB. */
@@ -106,12 +108,19 @@ struct vmc_hw_ops {
      */
     uint64_t (*to_phys)(void *ctx, const void *va, uint64_t *run);
     /**
-     * See to it that this processor takes an interrupt at deadline_ns (of now_ns) at the latest, and
-     * then every now and again until 0 is given, which says that it is no longer needed: the first
-     * one may come just before the guest is entered. NULL: deadlines are kept to the kernel's own
-     * tick. Not used where the processor has a preemption timer.
+     * See to it that this processor takes an interrupt at deadline_ns (of now_ns) at the latest,
+     * and then every now and again until 0 is given, which says that it is no longer needed: the
+     * first one may come just before the guest is entered. NULL: deadlines are kept to the kernel's
+     * own tick. Not used where the processor has a preemption timer.
      */
     void (*timer)(void *ctx, uint64_t deadline_ns);
+    /**
+     * Posted interrupts: send notify_vector, 32 to 255, to another processor. Its handler needs to
+     * do nothing but acknowledge it. Any thread, interrupts on or off. NULL: none are posted.
+     */
+    void (*notify)(void *ctx, uint32_t cpu);
+    uint32_t notify_vector;
+    uint32_t pad;
 
     /* -- instructions, from vmc_baremetal_hw -- */
     void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
@@ -127,7 +136,7 @@ struct vmc_hw_ops {
     /** XSAVE or, mask 0, FXSAVE to a 64-byte aligned area; and the reverse. */
     void (*fpu_save)(void *ctx, void *area, uint64_t mask);
     void (*fpu_load)(void *ctx, const void *area, uint64_t mask);
-    /** Deliver an NMI or machine check that ended the guest to the kernel's own handler. */
+    /** Deliver an interrupt, NMI or machine check that ended the guest to the kernel's handler. */
     void (*raise)(void *ctx, unsigned vector);
 
     /* VT-x; 0, or VMC_HW_FAIL, VMC_HW_FAIL_VMCS */
@@ -169,6 +178,7 @@ struct vmc_hw_config {
 #define VMC_HW_CFG_NO_NESTED 1u /**< shadow paging even where the processor has EPT or NPT */
 #define VMC_HW_CFG_NO_UG     2u /**< VT-x: as if it had no unrestricted guest */
 #define VMC_HW_CFG_4K        4u /**< no large pages in EPT and NPT */
+#define VMC_HW_CFG_NO_APIC   8u /**< VT-x: as if it did not virtualise local APICs */
 
 /** Intel VT-x. Needs platform.hw, pages and cpu. */
 VMC_API const struct vmc_engine_ops *vmc_engine_vmx(void);

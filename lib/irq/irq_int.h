@@ -12,6 +12,7 @@
 #ifndef IRQ_INT_H
 #define IRQ_INT_H
 
+#include <vmcore/engine.h>
 #include "base/base_int.h"
 #include <vmcore/device.h>
 #include <vmcore/irq.h>
@@ -157,6 +158,9 @@ enum vmci_lvt { VMCI_LVT_TIMER, VMCI_LVT_THERMAL, VMCI_LVT_PERF, VMCI_LVT_LINT0,
 #define VMCI_ESR_RECV_VECTOR 0x40u
 #define VMCI_ESR_REGISTER    0x80u
 
+/* Six LVT entries; the broadcast of EOIs can be suppressed. */
+#define VMCI_APIC_VERSION_VALUE (0x14u | (VMCI_LVTS - 1) << 16 | 1u << 24)
+
 /* The APIC timer counts at 1 GHz before division, so a count is a nanosecond. */
 #define VMCI_APIC_BUS_HZ 1000000000u
 
@@ -234,6 +238,14 @@ void vmci_lapic_get_page(struct vmci_lapic *l, uint8_t page[1024]);
 void vmci_lapic_set_page(struct vmci_lapic *l, const uint8_t page[1024]);
 /* The page after RESET, for engines that own the APIC. */
 void vmci_lapic_reset_page(uint8_t page[1024], uint32_t id);
+
+/* Lending to the processor (lapic_lend.c), on the vCPU's thread: struct vmc_engine_io. */
+uint32_t vmci_lapic_lend(struct vmci_lapic *l, uint8_t page[1024], uint32_t level[8]);
+bool vmci_lapic_return(struct vmci_lapic *l, const uint8_t page[1024]);
+void vmci_lapic_eoi_done(struct vmci_lapic *l, uint8_t vector);
+/* Any thread. */
+bool vmci_lapic_post(struct vmci_lapic *l, uint32_t requests[8]);
+void vmci_lapic_unpost(struct vmci_lapic *l, uint32_t requests[8]);
 
 /* Timer registers (lapic_timer.c). */
 void vmci_apic_timer_reset(struct vmci_lapic *l);

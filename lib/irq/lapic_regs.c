@@ -2,9 +2,6 @@
 /* Registers of the local APIC: the xAPIC page, the x2APIC MSRs, IA32_APIC_BASE. */
 #include "irq/irq_int.h"
 
-/* Six LVT entries; the broadcast of EOIs can be suppressed. */
-#define VERSION (0x14u | (VMCI_LVTS - 1) << 16 | 1u << 24)
-
 #define ICR_SEND_MASK 0x000ccfffu /* vector, mode, destination mode, level, trigger, shorthand */
 #define ICR_LOGICAL   0x0800u
 #define ICR_ASSERT    0x4000u
@@ -59,7 +56,7 @@ static bool read_reg(struct vmci_lapic *l, uint32_t reg, uint32_t *v)
         *v = x2 ? l->id : l->id << 24;
         return true;
     case VMCI_APIC_VERSION:
-        *v = VERSION;
+        *v = VMCI_APIC_VERSION_VALUE;
         return true;
     case VMCI_APIC_TPR:
         *v = l->tpr;
@@ -389,7 +386,7 @@ void vmci_lapic_reset_page(uint8_t page[1024], uint32_t id)
 {
     memset(page, 0, 1024);
     vmci_st_le32(page + VMCI_APIC_ID, id << 24);
-    vmci_st_le32(page + VMCI_APIC_VERSION, VERSION);
+    vmci_st_le32(page + VMCI_APIC_VERSION, VMCI_APIC_VERSION_VALUE);
     vmci_st_le32(page + VMCI_APIC_DFR, 0xffffffffu);
     vmci_st_le32(page + VMCI_APIC_SVR, 0xff);
     for (uint32_t n = 0; n < VMCI_LVTS; n++)

@@ -21,9 +21,9 @@ static inline void sync_clock(struct vmc_vcpu *v)
 }
 
 /*
- * A guest that polls a clock expects the interrupts of the time that it reads. Where a thread of the
- * embedder serves the timers it can be late, so a device access serves first what is due; one in
- * sixteen does, since it costs a look at the clock.
+ * A guest that polls a clock expects the interrupts of the time that it reads. Where a thread of
+ * the embedder serves the timers it can be late, so a device access serves first what is due; one
+ * in sixteen does, since it costs a look at the clock.
  */
 static __attribute__((noinline)) void serve_timers(struct vmc_vcpu *v)
 {
@@ -181,6 +181,38 @@ static void io_set_tpr(void *ctx, uint64_t cr8)
         v->cr8 = cr8 & 0xf;
 }
 
+static uint32_t io_apic_lend(void *ctx, uint8_t *page, uint32_t level[8])
+{
+    const struct vmc_vcpu *v = ctx;
+
+    return v->lapic != NULL ? vmci_lapic_lend(v->lapic, page, level) : VMC_APIC_KEPT;
+}
+
+static bool io_apic_return(void *ctx, const uint8_t *page)
+{
+    return vmci_lapic_return(((const struct vmc_vcpu *)ctx)->lapic, page);
+}
+
+static void io_apic_eoi(void *ctx, uint8_t vector)
+{
+    vmci_lapic_eoi_done(((const struct vmc_vcpu *)ctx)->lapic, vector);
+}
+
+static bool io_apic_post(void *ctx, uint32_t requests[8])
+{
+    const struct vmc_vcpu *v = ctx;
+
+    return v->lapic != NULL && vmci_lapic_post(v->lapic, requests);
+}
+
+static void io_apic_unpost(void *ctx, uint32_t requests[8])
+{
+    const struct vmc_vcpu *v = ctx;
+
+    if (v->lapic != NULL)
+        vmci_lapic_unpost(v->lapic, requests);
+}
+
 /* Without anything on the line nobody could end the wait: IGNNE# is strapped. */
 static bool io_ferr(void *ctx, bool asserted)
 {
@@ -198,4 +230,9 @@ const struct vmc_engine_io vmci_vm_engine_io = {
     .get_tpr = io_get_tpr,
     .set_tpr = io_set_tpr,
     .ferr = io_ferr,
+    .apic_lend = io_apic_lend,
+    .apic_return = io_apic_return,
+    .apic_eoi = io_apic_eoi,
+    .apic_post = io_apic_post,
+    .apic_unpost = io_apic_unpost,
 };

@@ -190,8 +190,14 @@ static void op_fpu_load(void *ctx, const void *area, uint64_t mask)
 
 static void op_raise(void *ctx, unsigned vector)
 {
-    (void)vector;
     model_of(ctx)->raised++;
+    model_of(ctx)->raised_vector = vector;
+}
+
+static void op_notify(void *ctx, uint32_t cpu)
+{
+    (void)cpu;
+    model_of(ctx)->notifies++;
 }
 
 static int op_vmxon(void *ctx, uint64_t hpa)
@@ -256,7 +262,7 @@ static int op_vmx_run(void *ctx, struct vmc_hw_vmx_frame *f)
 {
     struct hw_model *m = model_of(ctx);
 
-    if (*f->stop != 0)
+    if (*f->stop != 0 || ((f->flags & VMC_HW_POSTED) && *f->posted != 0))
         return VMC_HW_STOPPED;
     m->field[VMCS_GUEST_RIP] = f->rip;
     f->rflags = m->field[VMCS_GUEST_RFLAGS];
@@ -312,7 +318,7 @@ static void set_ops(struct hw_model *m)
 /* As in the processors of Bochs. */
 static void set_vmx_msrs(struct hw_model *m)
 {
-    static const uint32_t proc2[] = {0x2177fff, 0x7f, 0x41};
+    static const uint32_t proc2[] = {0x2177fff, 0x7f, 0x41, 0x2177fff};
 
     hw_model_set_msr(m, VMC_MSR_FEATURE_CTL, 5);
     hw_model_set_msr(m, MSR_VMX_BASIC, 0x00d810000000002bull);
@@ -327,6 +333,8 @@ static void set_vmx_msrs(struct hw_model *m)
     hw_model_set_msr(m, MSR_VMX_CR4_1, 0x3727ff);
     hw_model_set_msr(m, MSR_VMX_PROC2, (uint64_t)proc2[m->cpu] << 32);
     hw_model_set_msr(m, MSR_VMX_EPT_VPID, m->cpu == HW_MODEL_NO_EPT ? 0 : 0xf0106334141ull);
+    if (m->cpu == HW_MODEL_APIC)
+        hw_model_set_msr(m, MSR_VMX_TRUE_PIN, 0x000000ff00000016ull);
     if (m->cpu == HW_MODEL_NO_EPT) { /* old: no EFER and PAT in the VMCS, no timer */
         hw_model_set_msr(m, MSR_VMX_TRUE_PIN, 0x0000003f00000016ull);
         hw_model_set_msr(m, MSR_VMX_TRUE_EXIT, 0x0003ffff00036dfbull);
@@ -365,24 +373,41 @@ static int io_msr(void *ctx, bool write, uint32_t index, uint64_t *value)
 {
     struct hw_model *m = ctx;
 
-    (void)index;
+    m->last_msr = index;
     if (!write)
         *value = 0x1122334455667788ull;
+    else
+        m->mmio_written = *value;
     return m->io_answer;
+}
+
+static int own_irq(const struct hw_model *m)
+{
+    for (unsigned i = 256; i-- > 0;)
+        if (m->apic.irr[i / 32] & 1u << i % 32)
+            return (int)i;
+    return -1;
 }
 
 static int io_pending(void *ctx)
 {
-    return ((struct hw_model *)ctx)->irq;
+    const struct hw_model *m = ctx;
+
+    if (m->apic.lent)
+        abort(); /* it is to be taken back first */
+    return m->irq >= 0 ? m->irq : own_irq(m);
 }
 
 static int io_ack(void *ctx)
 {
     struct hw_model *m = ctx;
-    int v = m->irq;
+    int v = io_pending(m);
 
     m->acks++;
-    m->irq = -1;
+    if (m->irq >= 0)
+        m->irq = -1;
+    else if (v >= 0)
+        m->apic.irr[v / 32] &= ~(1u << v % 32);
     return v;
 }
 
@@ -394,6 +419,82 @@ static uint64_t io_get_tpr(void *ctx)
 static void io_set_tpr(void *ctx, uint64_t cr8)
 {
     ((struct hw_model *)ctx)->tpr = cr8;
+}
+
+/* ---- a local APIC to lend ---------------------------------------------------------------------
+ */
+
+static uint32_t io_lend(void *ctx, uint8_t *page, uint32_t level[8])
+{
+    struct hw_model *m = ctx;
+
+    if (m->apic.lent)
+        abort();
+    if (m->apic.mode == VMC_APIC_KEPT)
+        return VMC_APIC_KEPT;
+    for (unsigned i = 0; i < 8; i++) {
+        vmci_st_le32(page + 0x200 + i * 16, m->apic.irr[i]);
+        vmci_st_le32(page + 0x100 + i * 16, m->apic.isr[i]);
+        m->apic.irr[i] = 0;
+        level[i] = m->apic.level[i];
+    }
+    vmci_st_le32(page + 0x80, (uint32_t)m->tpr << 4);
+    m->apic.lent = true;
+    m->apic.lends++;
+    return m->apic.mode;
+}
+
+static bool io_return(void *ctx, const uint8_t *page)
+{
+    struct hw_model *m = ctx;
+    uint32_t any = 0;
+
+    if (!m->apic.lent)
+        abort();
+    for (unsigned i = 0; i < 8; i++) {
+        uint32_t irr = vmci_ld_le32(page + 0x200 + i * 16);
+        m->apic.irr[i] |= irr;
+        m->apic.isr[i] = vmci_ld_le32(page + 0x100 + i * 16);
+        any |= irr;
+    }
+    m->tpr = vmci_ld_le32(page + 0x80) >> 4 & 0xf;
+    m->apic.lent = false;
+    return any != 0;
+}
+
+static void io_eoi(void *ctx, uint8_t vector)
+{
+    struct hw_model *m = ctx;
+
+    if (m->apic.lent)
+        abort();
+    m->apic.eois++;
+    m->apic.eoi_vector = vector;
+}
+
+/* Those of level stay. */
+static bool io_post(void *ctx, uint32_t requests[8])
+{
+    struct hw_model *m = ctx;
+    uint32_t left = 0;
+
+    for (unsigned i = 0; i < 8; i++) {
+        requests[i] |= m->apic.irr[i] & ~m->apic.level[i];
+        m->apic.irr[i] &= m->apic.level[i];
+        left |= m->apic.irr[i];
+    }
+    return left == 0;
+}
+
+static void io_unpost(void *ctx, uint32_t requests[8])
+{
+    struct hw_model *m = ctx;
+
+    for (unsigned i = 0; i < 8; i++) {
+        m->apic.irr[i] |= requests[i];
+        requests[i] = 0;
+    }
+    m->engine->irq_notify(m->v);
 }
 
 static int create(struct hw_model *m, struct vmc_error *err)
@@ -432,6 +533,13 @@ static int create(struct hw_model *m, struct vmc_error *err)
         .get_tpr = io_get_tpr,
         .set_tpr = io_set_tpr,
     };
+    if (m->cpu == HW_MODEL_APIC) {
+        m->io.apic_lend = io_lend;
+        m->io.apic_return = io_return;
+        m->io.apic_eoi = io_eoi;
+        m->io.apic_post = io_post;
+        m->io.apic_unpost = io_unpost;
+    }
     rc = m->engine->vcpu_init(m->vm, m->v, 0, &m->io, err);
     if (rc == VMC_OK)
         rc = m->engine->set_policy(m->vm, &m->info.ceiling, err);
@@ -446,6 +554,9 @@ int hw_model_init(struct hw_model *m, enum hw_model_cpu cpu, struct vmc_error *e
     m->irq = -1;
     m->mmio_value = 0x55;
     set_ops(m);
+    m->ops.notify = op_notify;
+    m->ops.notify_vector = 0xf3;
+    m->apic.mode = VMC_APIC_XAPIC;
     m->tp.pf.pages = &pages;
     m->tp.pf.cpu = &cpus;
     m->tp.pf.hw = &m->ops;
@@ -481,6 +592,7 @@ int hw_model_again(struct hw_model *m, const struct hw_model_copy *as_new)
 {
     const size_t from = offsetof(struct hw_model, ops); /* the platform counts on */
 
+    m->vm->apic_page_used = m->vm->apic_page != NULL;
     if (m->vm->nested)
         (void)m->engine->mem_changed(m->vm);
     else
@@ -492,6 +604,7 @@ int hw_model_again(struct hw_model *m, const struct hw_model_copy *as_new)
         *m->v->u.svm.vmcb = as_new->vmcb;
     } else {
         memset(m->v->u.vmx.vapic, 0, VMC_PAGE_SIZE);
+        vmx_apic_setup(m->v);
         memcpy(m->v->u.vmx.msr_load, as_new->msr_load, sizeof(as_new->msr_load));
         if (m->v->log != NULL)
             memset(m->v->log, 0xff, VMC_PAGE_SIZE);

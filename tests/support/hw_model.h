@@ -17,6 +17,7 @@ enum hw_model_cpu {
     HW_MODEL_FULL,   /* VT-x with EPT and everything else */
     HW_MODEL_NO_UG,  /* ... without unrestricted guest */
     HW_MODEL_NO_EPT, /* ... without secondary controls but for the first ones */
+    HW_MODEL_APIC,   /* as FULL, with the local APIC in the processor and posted interrupts */
     HW_MODEL_NPT,    /* SVM */
     HW_MODEL_NO_NPT, /* SVM without nested paging, next RIP and clean bits */
     HW_MODEL_DECODE, /* SVM without nested paging, but decode assists, next RIP and TSC ratio */
@@ -36,7 +37,7 @@ struct hw_model {
     } msr[64];
     unsigned msrs;
     uint64_t cr[5], dr[8], xcr0;
-    unsigned invepts, invvpids, raised, interrupts;
+    unsigned invepts, invvpids, raised, raised_vector, interrupts, notifies;
     /* Called for an entry; returns VMC_HW_*. */
     int (*vmx)(struct hw_model *m, struct vmc_hw_vmx_frame *f);
     int (*svm)(struct hw_model *m, struct vmc_hw_svm_frame *f);
@@ -49,9 +50,15 @@ struct hw_model {
     struct hw_vm *vm;
     struct hw_vcpu *v;
     struct vmc_engine_io io;
+    struct { /* HW_MODEL_APIC: the local APIC when it is not lent */
+        uint32_t mode; /* VMC_APIC_* */
+        uint32_t irr[8], isr[8], level[8];
+        bool lent;
+        unsigned lends, eois, eoi_vector;
+    } apic;
     int irq;
     unsigned acks;
-    uint64_t tpr, last_pio, last_mmio;
+    uint64_t tpr, last_pio, last_mmio, last_msr;
     unsigned mmio_bytes;               /* of the last MMIO */
     uint64_t mmio_value, mmio_written; /* what devices read as; what was written */
     int io_answer;

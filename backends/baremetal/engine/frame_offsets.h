@@ -16,6 +16,7 @@
 #define F_TIMER    56
 #define F_GPA      64
 #define F_IDT      72
+#define F_POSTED   80
 /* SVM */
 #define F_VMCB      16
 #define F_HOST_VMCB 24
@@ -27,6 +28,7 @@
 #define HW_FILL_RSB  0x08
 #define HW_FLUSH_L1D 0x10
 #define HW_SET_IBRS  0x20
+#define HW_POSTED    0x40
 
 #define RC_EXITED    0
 #define RC_STOPPED   1

@@ -30,6 +30,7 @@ AT(vmc_hw_vmx_frame, flags, F_FLAGS);
 AT(vmc_hw_vmx_frame, timer, F_TIMER);
 AT(vmc_hw_vmx_frame, gpa, F_GPA);
 AT(vmc_hw_vmx_frame, idt_info, F_IDT);
+AT(vmc_hw_vmx_frame, posted, F_POSTED);
 AT(vmc_hw_svm_frame, gpr, F_GPR);
 AT(vmc_hw_svm_frame, stop, F_STOP);
 AT(vmc_hw_svm_frame, vmcb, F_VMCB);
@@ -38,7 +39,7 @@ AT(vmc_hw_svm_frame, flags, F_SVM_FLAGS);
 _Static_assert(VMC_HW_LAUNCHED == HW_LAUNCHED && VMC_HW_TIMER == HW_TIMER &&
                    VMC_HW_CLEAR_CPU == HW_CLEAR_CPU && VMC_HW_FILL_RSB == HW_FILL_RSB &&
                    VMC_HW_FLUSH_L1D == HW_FLUSH_L1D && VMC_HW_SET_IBRS == HW_SET_IBRS &&
-                   VMC_HW_EXITED == RC_EXITED &&
+                   VMC_HW_POSTED == HW_POSTED && VMC_HW_EXITED == RC_EXITED &&
                    VMC_HW_STOPPED == RC_STOPPED && VMC_HW_FAIL == RC_FAIL &&
                    VMC_HW_FAIL_VMCS == RC_FAIL_VMCS,
                "assembly has its own copies");
@@ -205,13 +206,24 @@ static void op_fpu_load(void *ctx, const void *area, uint64_t mask)
         __asm__ volatile("fxrstor64 (%0)" : : "r"(area) : "memory");
 }
 
+/* INT has its vector in the instruction: one for each, 4 bytes apart. */
+__asm__(".pushsection .text.vmc_raise, \"ax\", @progbits\n"
+        "    .balign 4\n"
+        "vmc_raise_table:\n"
+        "    .set v, 0\n"
+        "    .rept 256\n"
+        "    .byte 0xcd, v, 0xc3, 0xcc\n" /* int $v; ret */
+        "    .set v, v + 1\n"
+        "    .endr\n"
+        "    .popsection");
+extern const unsigned char vmc_raise_table[][4] __attribute__((visibility("hidden")));
+
 static void op_raise(void *ctx, unsigned vector)
 {
+    typedef void raise_fn(void);
+
     (void)ctx;
-    if (vector == 2)
-        __asm__ volatile("int $2" : : : "memory");
-    else
-        __asm__ volatile("int $18" : : : "memory");
+    ((raise_fn *)(uintptr_t)vmc_raise_table[vector & 0xff])();
 }
 
 /* ---- host state -------------------------------------------------------------------------------

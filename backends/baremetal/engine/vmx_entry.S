@@ -40,7 +40,7 @@ vmc_vmx_run:
 	jz 1f
 	movl $PREEMPTION_TIMER, %eax
 	vmwrite F_TIMER(%rsi), %rax
-1:	testl $(HW_CLEAR_CPU | HW_FLUSH_L1D), %ecx
+1:	testl $(HW_CLEAR_CPU | HW_FLUSH_L1D | HW_POSTED), %ecx
 	jnz .Lbarriers
 .Lload:
 	movq F_GPR(%rsi), %rax
@@ -101,7 +101,12 @@ vmc_vmx_exit:
 	BARRIERS_AFTER F_FLAGS, .Lclear
 
 .Lbarriers:
-	testl $HW_FLUSH_L1D, %ecx
+	testl $HW_POSTED, %ecx
+	jz 2f
+	movq F_POSTED(%rsi), %rax
+	cmpl $0, (%rax)
+	jne .Lstopped
+2:	testl $HW_FLUSH_L1D, %ecx
 	jz 3f
 	movl %ecx, %r8d
 	movl $MSR_FLUSH_CMD, %ecx

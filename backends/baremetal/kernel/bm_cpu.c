@@ -287,6 +287,10 @@ void bm_trap(struct bm_frame *f)
         bm_lapic_eoi();
         return;
     }
+    if (f->vector == VEC_POSTED) {
+        bm_lapic_eoi();
+        return;
+    }
     if (f->vector == VEC_TIMER) {
         c->stats.timer_ticks++;
         timer_again(c);

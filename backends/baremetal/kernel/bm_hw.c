@@ -50,6 +50,13 @@ static void op_timer(void *ctx, uint64_t deadline_ns)
         vmc_bm_timer(deadline_ns);
 }
 
+static void op_notify(void *ctx, uint32_t cpu)
+{
+    (void)ctx;
+    if (cpu < bm_cpu_count && bm_cpus[cpu]->online)
+        bm_lapic_send(bm_cpus[cpu]->apic_id, VEC_POSTED | 0x4000);
+}
+
 const struct vmc_hw_ops *bm_hw_ops(void)
 {
     if (ops.size == 0) {
@@ -57,6 +64,8 @@ const struct vmc_hw_ops *bm_hw_ops(void)
         ops.percpu = op_percpu;
         ops.to_phys = op_to_phys;
         ops.timer = op_timer;
+        ops.notify = op_notify;
+        ops.notify_vector = VEC_POSTED;
         vmc_baremetal_hw(&ops);
     }
     return &ops;

@@ -221,6 +221,7 @@ uint64_t bm_ns_to_tsc(uint64_t ns);
 #define VEC_TIMER    0xf0u
 #define VEC_IPI      0xf1u
 #define VEC_TLB      0xf2u
+#define VEC_POSTED   0xf3u /* taken by a guest, or by nobody (hw.h, notify) */
 #define VEC_SPURIOUS 0xffu
 
 void bm_lapic_init(bool first);

@@ -2,7 +2,7 @@
 /* From the first 64-bit instruction to the embedder. */
 #include "bm_int.h"
 
-extern char bm_image_start[], bm_data_loaded[], bm_text_start[], bm_foreign_text_end[],
+extern char bm_boot_start[], bm_boot_loaded[], bm_image_start[], bm_data_loaded[], bm_text_start[], bm_foreign_text_end[],
     bm_rodata_start[], bm_foreign_rodata_end[], bm_data_start[], bm_foreign_data_end[];
 _Noreturn void bm_call_on(void *stack_top, void (*fn)(void *arg), void *arg);
 _Noreturn void bm_start(uint32_t magic, uint64_t info_pa, uint64_t load_pa, uint64_t tsc);
@@ -61,7 +61,8 @@ static void main_on_own_stack(void *arg)
         .size = sizeof(machine),
         .cpus = bm_cpu_count,
         .ram_bytes = m.ram_pages * PAGE,
-        .image_bytes = (uint64_t)(bm_data_loaded - bm_image_start) - foreign_code_bytes(),
+        .image_bytes = (uint64_t)(bm_boot_loaded - bm_boot_start) +
+                       (uint64_t)(bm_data_loaded - bm_image_start) - foreign_code_bytes(),
         .foreign_bytes = foreign_code_bytes(),
         .resident_bytes = m.kernel_pages * PAGE - foreign_bytes(),
         .start_ns = bm_now_ns(),

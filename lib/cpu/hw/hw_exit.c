@@ -29,10 +29,13 @@ int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
     v->stat[HW_STAT_MSR]++;
     if (!of_apic(index) || v->io->msr == NULL)
         return index == VMC_MSR_EFER ? hw_emulate_system(v, x) : hw_emulate(v, 1, x);
+    bool deadline = index == VMC_MSR_TSC_DEADLINE; /* of the timer alone */
     hw_callback(v);
-    v->vm->vendor->tpr_out(v);
+    if (!deadline)
+        v->vm->vendor->tpr_out(v);
     int rc = v->io->msr(v->io->ctx, write, index, &value);
-    v->vm->vendor->tpr_in(v);
+    if (!deadline)
+        v->vm->vendor->tpr_in(v);
     if (rc == VMC_IO_GP)
         return hw_raise(v, VMC_VEC_GP, true, 0, x);
     if (rc == VMC_IO_EXIT) {
@@ -45,7 +48,7 @@ int hw_on_msr(struct hw_vcpu *v, bool write, unsigned len, struct vmc_exit *x)
     if (!write) {
         g[VMC_RAX] = (uint32_t)value;
         g[VMC_RDX] = value >> 32;
-    } else if (index != VMC_MSR_TSC_DEADLINE) {
+    } else if (!deadline) {
         v->irq_wait = true; /* the task priority or an EOI: another interrupt may be due */
         v->todo |= HW_TODO_EVENT;
     }

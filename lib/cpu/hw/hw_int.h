@@ -58,6 +58,7 @@ enum hw_stat {
     HW_STAT_EMULATED, /* instructions or slices by the software CPU */
     HW_STAT_TIMER,
     HW_STAT_FLUSH,
+    HW_STAT_APIC,     /* accesses to the local APIC that the processor did not do by itself */
     HW_STAT_LOG_FULL, /* the processor's log of written pages was full */
     HW_STAT_OTHER,
     HW_STATS,
@@ -78,6 +79,8 @@ struct hw_vendor {
     void (*inject)(struct hw_vcpu *v, const struct vmc_event *e);
     void (*windows)(struct hw_vcpu *v, bool irq, bool nmi);
     void (*flush_tlb)(struct hw_vcpu *v);
+    /* Any thread, if hw_vcpu.posting: false, and it is to be asked as usual. */
+    bool (*post)(struct hw_vcpu *v);
     /* The task priority that the guest sees without an exit: to the local APIC, and from it. */
     void (*tpr_out)(struct hw_vcpu *v);
     void (*tpr_in)(struct hw_vcpu *v);
@@ -133,6 +136,7 @@ struct vmx_caps {
     uint32_t use_pin, use_proc, use_proc2, use_exit, use_entry;
     bool ept, ept_ad, ept_1g, ept_2m, ug, vpid, timer, tpr_shadow, msr_bitmap, pml, xsaves;
     bool tsc_scaling, save_efer, save_pat, invpcid, rdtscp;
+    bool vid, posted; /* the local APIC in the processor; requests without an exit */
     unsigned timer_shift;
 };
 
@@ -168,6 +172,10 @@ struct hw_vm {
     void *msr_bitmap, *io_bitmap;
     uint64_t msr_bitmap_hpa, io_bitmap_hpa;
     uint32_t msr_order, io_order;
+    /* VT-x with the local APIC in the processor: what guests' accesses are recognised by. */
+    void *apic_page, *msr_bitmap_x2;
+    uint64_t apic_page_hpa, msr_bitmap_x2_hpa;
+    bool apic_page_used; /* (a) it is, or may be, mapped */
     union {
         struct vmx_caps vmx;
         struct svm_caps svm;
@@ -187,7 +195,7 @@ struct hw_code_page {
 struct vmx_vcpu {
     void *vmcs;
     uint64_t vmcs_hpa;
-    void *vapic; /* virtual-APIC page: the TPR */
+    void *vapic; /* virtual-APIC page: the TPR, or all (vmx_apic.c) */
     uint64_t vapic_hpa;
     void *msr_load; /* entry and exit MSR-load areas, where EFER has no field */
     uint64_t msr_load_hpa;
@@ -196,7 +204,10 @@ struct vmx_vcpu {
     uint32_t proc, proc2, entry, exc_bitmap, interruptibility;
     uint32_t idt_info, idt_code, idt_len;
     bool launched;
-    uint8_t tpr; /* as the local APIC knows it */
+    uint8_t tpr;        /* as the local APIC knows it */
+    bool lent;          /* its registers are in vapic */
+    uint32_t apic_mode; /* VMC_APIC_*, of the controls */
+    uint64_t eoi_exits[4];
 };
 
 struct svm_vcpu {
@@ -229,6 +240,8 @@ struct hw_vcpu {
     bool loaded, fpu_live;
     bool irq_wait;    /* an interrupt may be pending: ask */
     bool want_window; /* of the VM layer */
+    bool delivers;    /* the processor delivers interrupts of the local APIC */
+    bool posting;     /* (a) they can be posted while it is in the guest */
     bool debugger, step;
     uint32_t last_cpu;   /* where its translations may be cached; UINT32_MAX: nowhere */
     uint64_t last_owner; /* generation there */
@@ -387,6 +400,8 @@ void hw_mem_fini(struct hw_vm *vm);
  */
 int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want);
 int hw_mem_changed(void *evm);
+/* The page at gpa, which is not of the memory map, is not to be mapped any more. */
+void hw_mem_forget(struct hw_vm *vm, uint64_t gpa);
 int hw_dirty_log(void *evm, bool on);
 int hw_dirty_fetch(void *evm, uint64_t gpa, uint64_t pages, uint64_t *bitmap);
 /* Take what the processors logged of written pages into the memory map's log. */

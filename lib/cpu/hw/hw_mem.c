@@ -94,8 +94,8 @@ static bool keeps_log(const struct hw_vm *vm)
 /*
  * What is not asked for by f goes to the memory map's log.
  * A processor logs a page as it sets the dirty bit, before it writes. What it logs while we look is
- * of a write that goes on now, and is found the next time. The bit is cleared so that the next write
- * is logged again, which holds once everybody has flushed.
+ * of a write that goes on now, and is found the next time. The bit is cleared so that the next
+ * write is logged again, which holds once everybody has flushed.
  */
 static int drain_locked(struct hw_vm *vm, struct hw_vcpu *v, struct fetch *f)
 {
@@ -275,10 +275,32 @@ static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, const struct vmc
     return vmci_slat_map(&vm->slat, base, hpa, 1, rights, VMCI_MT_WB);
 }
 
+/* The page by which the processor knows accesses to the local APIC (SDM 3C 30.4.1). */
+static int map_apic(struct hw_vm *vm)
+{
+    int rc = vmci_slat_map(&vm->slat, VMC_APIC_DEFAULT_GPA, vm->apic_page_hpa, 1,
+                           VMCI_SLAT_R | VMCI_SLAT_W | VMCI_SLAT_X, VMCI_MT_WB);
+
+    if (rc > 0)
+        flush_locked(vm);
+    return rc < 0 ? rc : VMC_OK;
+}
+
+void hw_mem_forget(struct hw_vm *vm, uint64_t gpa)
+{
+    drop(vm, gpa, VMC_PAGE_SIZE);
+}
+
 /* No memory is there: the page exits at once from now on, where the format has such entries. */
 static __attribute__((noinline)) int map_device(struct hw_vm *vm, uint64_t gpa)
 {
     vmci_lock(&vm->lock);
+    if (gpa >> VMC_PAGE_SHIFT == VMC_APIC_DEFAULT_GPA >> VMC_PAGE_SHIFT &&
+        __atomic_load_n(&vm->apic_page_used, __ATOMIC_SEQ_CST)) {
+        int rc = map_apic(vm);
+        vmci_unlock(&vm->lock);
+        return rc;
+    }
     if (vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE)) > 0)
         flush_locked(vm);
     vmci_unlock(&vm->lock);

@@ -34,7 +34,13 @@ void hw_kick(void *ev)
 
 void hw_irq_notify(void *ev)
 {
-    request(ev, HW_REQ_IRQ);
+    struct hw_vcpu *v = ev;
+
+    /* Into the guest, if it is running. */
+    if (vmci_load_relaxed(&v->posting) && __atomic_load_n(&v->in_guest, __ATOMIC_SEQ_CST) != 0 &&
+        v->vm->vendor->post(v))
+        return;
+    request(v, HW_REQ_IRQ);
 }
 
 void hw_shootdown(struct hw_vm *vm)
@@ -95,8 +101,24 @@ static int pending_irq(struct hw_vcpu *v)
     return vector;
 }
 
+/* Accept the interrupt that is due, unless it is the local APIC's and the processor does that. */
+static void pick_irq(struct hw_vcpu *v, bool by_software)
+{
+    struct vmc_x86_state *st = &v->st;
+    int vector = pending_irq(v);
+
+    if (vector > 0 && v->delivers && !by_software) {
+        st->activity = VMC_RUN_RUNNING;
+        return;
+    }
+    if (vector >= 0)
+        vector = v->io->irq_ack(v->io->ctx);
+    if (vector >= 0)
+        st->injected = (struct vmc_event){.vector = (uint8_t)vector, .type = VMC_EV_IRQ};
+}
+
 /* Choose the event that comes next (SDM 3A table 6-2); it is left in st.injected. */
-static void pick_event(struct hw_vcpu *v)
+static void pick_event(struct hw_vcpu *v, bool by_software)
 {
     struct vmc_x86_state *st = &v->st;
 
@@ -105,10 +127,8 @@ static void pick_event(struct hw_vcpu *v)
     if (st->nmi_pending != 0 && st->nmi_blocked == 0 && !shadowed(v)) {
         st->nmi_pending--;
         st->injected = (struct vmc_event){.vector = VMC_VEC_NMI, .type = VMC_EV_NMI};
-    } else if (irqs_open(v) && pending_irq(v) >= 0) {
-        int vector = v->io->irq_ack(v->io->ctx);
-        if (vector >= 0)
-            st->injected = (struct vmc_event){.vector = (uint8_t)vector, .type = VMC_EV_IRQ};
+    } else if (irqs_open(v)) {
+        pick_irq(v, by_software);
     }
     if (st->injected.type != VMC_EV_NONE)
         st->activity = VMC_RUN_RUNNING;
@@ -141,9 +161,11 @@ static void hand_over_event(struct hw_vcpu *v)
         v->vm->vendor->inject(v, &v->inflight);
         v->stat[HW_STAT_EVENTS]++;
     }
-    bool more = pending_irq(v) >= 0;
+    int vector = pending_irq(v);
+    v->vm->vendor->tpr_in(v); /* says who delivers */
+    bool more =
+        v->delivers ? vector == 0 : vector >= 0; /* 0: the 8259's, nobody else delivers it */
     v->vm->vendor->windows(v, more || v->want_window, st->nmi_pending != 0);
-    v->vm->vendor->tpr_in(v);
 }
 
 /* ---- before an entry ------------------------------------------------------------------------- */
@@ -153,7 +175,7 @@ static int on_idle(struct hw_vcpu *v, struct vmc_exit *x)
     struct vmc_x86_state *st = &v->st;
 
     if (st->activity == VMC_RUN_HALTED)
-        pick_event(v);
+        pick_event(v, false);
     if (st->activity == VMC_RUN_RUNNING) {
         v->todo = (v->todo & ~HW_TODO_IDLE) | HW_TODO_EVENT;
         return HW_RESUME;
@@ -170,7 +192,7 @@ static int on_idle(struct hw_vcpu *v, struct vmc_exit *x)
 /* A slice by the software CPU: a state the processor cannot run, or somebody watches. */
 static int soft_slice(struct hw_vcpu *v, struct vmc_exit *x)
 {
-    pick_event(v);
+    pick_event(v, true);
     v->todo &= ~(HW_TODO_EVENT | HW_TODO_SOFT);
     int r = hw_emulate(v, v->step ? 1 : SOFT_SLICE, x);
     if (v->irq_wait)
@@ -241,7 +263,7 @@ static int prepare(struct hw_vcpu *v, struct vmc_exit *x, bool *again)
     }
     if (v->todo & HW_TODO_EVENT) {
         v->todo &= ~HW_TODO_EVENT;
-        pick_event(v);
+        pick_event(v, false);
         hand_over_event(v);
     }
     if (v->todo & HW_TODO_PUSH) {
@@ -349,7 +371,7 @@ static int begin(struct hw_vcpu *v)
     }
     v->last_cpu = cpu;
     pc->last = v;
-    v->todo |= HW_TODO_FPU;
+    v->todo |= HW_TODO_FPU | HW_TODO_EVENT;
     return VMC_OK;
 }
 

@@ -394,6 +394,7 @@ size_t hw_stats(void *ev, const char **names, uint64_t *values, size_t max)
         [HW_STAT_EMULATED] = "hw.emulated",
         [HW_STAT_TIMER] = "hw.timer",
         [HW_STAT_FLUSH] = "hw.tlb_flushes",
+        [HW_STAT_APIC] = "hw.apic",
         [HW_STAT_LOG_FULL] = "hw.dirty_log_full",
         [HW_STAT_OTHER] = "hw.other",
     };

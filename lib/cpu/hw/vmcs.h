@@ -11,6 +11,8 @@
 #define VMCS_GUEST_BASE(s)  (0x6806u + 2u * (s))
 
 #define VMCS_VPID               0x0000u
+#define VMCS_POSTED_VECTOR      0x0002u
+#define VMCS_GUEST_INTR_STATUS  0x0810u
 #define VMCS_PML_INDEX          0x0812u
 #define VMCS_HOST_ES            0x0c00u
 #define VMCS_HOST_CS            0x0c02u
@@ -29,7 +31,9 @@
 #define VMCS_TSC_OFFSET         0x2010u
 #define VMCS_VIRTUAL_APIC       0x2012u
 #define VMCS_APIC_ACCESS        0x2014u
+#define VMCS_POSTED_DESC        0x2016u
 #define VMCS_EPTP               0x201au
+#define VMCS_EOI_EXIT0          0x201cu /* four, by 2 */
 #define VMCS_XSS_BITMAP         0x202cu
 #define VMCS_TSC_MULTIPLIER     0x2032u
 #define VMCS_GUEST_PHYSICAL     0x2400u

@@ -18,6 +18,7 @@ static const struct want wants[] = {
     {W_PIN, PIN_NMI, true, "NMI exiting"},
     {W_PIN, PIN_VNMI, true, "virtual NMIs"},
     {W_PIN, PIN_TIMER, false, "VMX-preemption timer"},
+    {W_PIN, PIN_POSTED, false, "process posted interrupts"},
     {W_PROC, PROC_TSC_OFFSET, true, "TSC offsetting"},
     {W_PROC, PROC_HLT, true, "HLT exiting"},
     {W_PROC, PROC_MWAIT, true, "MWAIT exiting"},
@@ -28,6 +29,10 @@ static const struct want wants[] = {
     {W_PROC, PROC_TPR_SHADOW, false, "TPR shadow"},
     {W_PROC, PROC_MSR_BITMAP, false, "MSR bitmaps"},
     {W_PROC, PROC_SECONDARY, false, "secondary controls"},
+    {W_PROC2, PROC2_APIC_ACCESS, false, "virtualize APIC accesses"},
+    {W_PROC2, PROC2_X2APIC, false, "virtualize x2APIC mode"},
+    {W_PROC2, PROC2_APIC_REG, false, "APIC-register virtualization"},
+    {W_PROC2, PROC2_VID, false, "virtual-interrupt delivery"},
     {W_PROC2, PROC2_EPT, false, "EPT"},
     {W_PROC2, PROC2_VPID, false, "VPID"},
     {W_PROC2, PROC2_UG, false, "unrestricted guest"},
@@ -38,6 +43,7 @@ static const struct want wants[] = {
     {W_PROC2, PROC2_TSC_SCALE, false, "TSC scaling"},
     {W_EXIT, EXIT_SAVE_DEBUG, true, "save debug controls"},
     {W_EXIT, EXIT_HOST64, true, "host address-space size"},
+    {W_EXIT, EXIT_ACK, false, "acknowledge interrupt on exit"},
     {W_EXIT, EXIT_SAVE_PAT, false, "save IA32_PAT"},
     {W_EXIT, EXIT_LOAD_PAT, false, "load IA32_PAT at exit"},
     {W_EXIT, EXIT_SAVE_EFER, false, "save IA32_EFER"},
@@ -107,7 +113,25 @@ static bool ept_complete(const struct vmx_caps *c)
     return (c->ept_vpid & need) == need;
 }
 
-static void decide(struct vmx_caps *c, uint32_t flags)
+/*
+ * The local APIC in the processor: all of it or nothing. The controls are switched on vCPU by vCPU
+ * (vmx_apic.c).
+ */
+#define APIC_ALL (PROC2_APIC_ACCESS | PROC2_X2APIC | PROC2_APIC_REG | PROC2_VID)
+
+static void decide_apic(const struct vmc_hw_ops *hw, struct vmx_caps *c, uint32_t flags)
+{
+    c->vid = c->ept && c->tpr_shadow && c->msr_bitmap && (c->use_proc2 & APIC_ALL) == APIC_ALL &&
+             !(flags & VMC_HW_CFG_NO_APIC);
+    c->posted = c->vid && (c->use_pin & PIN_POSTED) != 0 && (c->use_exit & EXIT_ACK) != 0 &&
+                hw->notify != NULL && hw->notify_vector >= 32 && hw->notify_vector < 256;
+    c->use_proc2 &= ~APIC_ALL;
+    c->use_pin &= ~PIN_POSTED;
+    if (!c->posted)
+        c->use_exit &= ~EXIT_ACK;
+}
+
+static void decide(const struct vmc_hw_ops *hw, struct vmx_caps *c, uint32_t flags)
 {
     uint32_t *p = &c->use_proc, *p2 = &c->use_proc2;
 
@@ -132,10 +156,11 @@ static void decide(struct vmx_caps *c, uint32_t flags)
     if (!c->tpr_shadow)
         *p |= PROC_CR8_LOAD | PROC_CR8_STORE;
     c->msr_bitmap = (*p & PROC_MSR_BITMAP) != 0;
+    decide_apic(hw, c, flags);
     c->pml = c->ept_ad && (*p2 & PROC2_PML) != 0;
     c->tsc_scaling = (*p2 & PROC2_TSC_SCALE) != 0;
     *p2 &= ~(PROC2_PML | PROC2_TSC_SCALE); /* switched on while they are needed */
-    if (*p2 == 0 && !c->tsc_scaling)
+    if (*p2 == 0 && !c->tsc_scaling)       /* APIC controls come with EPT */
         *p &= ~PROC_SECONDARY;
     c->timer = (c->use_pin & PIN_TIMER) != 0;
     c->timer_shift = (unsigned)(c->misc & 0x1f);
@@ -182,7 +207,7 @@ int vmx_caps_read(const struct vmc_platform *pf, uint32_t flags, struct vmx_caps
     c->use_proc2 = use[W_PROC2];
     c->use_exit = use[W_EXIT];
     c->use_entry = use[W_ENTRY];
-    decide(c, flags);
+    decide(pf->hw, c, flags);
     if ((c->basic >> 32 & 0x1fff) == 0 || (c->basic >> 32 & 0x1fff) > VMC_PAGE_SIZE)
         return vmci_error(err, VMC_ENOTSUP, SITE, "the VMCS has %u bytes (IA32_VMX_BASIC 0x%lx)",
                           (uint32_t)(c->basic >> 32 & 0x1fff), (unsigned long)c->basic);

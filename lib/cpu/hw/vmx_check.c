@@ -119,6 +119,15 @@ static int check_addresses(const struct check *k)
     if (proc2 & PROC2_APIC_ACCESS)
         REQUIRE(page_ok(k, rd(k, VMCS_APIC_ACCESS)), s, "APIC-access address",
                 rd(k, VMCS_APIC_ACCESS));
+    if ((uint32_t)rd(k, VMCS_PIN_CTL) & PIN_POSTED) {
+        REQUIRE((uint32_t)rd(k, VMCS_EXIT_CTL) & EXIT_ACK, s,
+                "posted interrupts without acknowledge interrupt on exit", rd(k, VMCS_EXIT_CTL));
+        REQUIRE(rd(k, VMCS_POSTED_VECTOR) < 256, s, "posted-interrupt notification vector",
+                rd(k, VMCS_POSTED_VECTOR));
+        REQUIRE((rd(k, VMCS_POSTED_DESC) & 63) == 0 &&
+                    rd(k, VMCS_POSTED_DESC) >> k->c->phys_bits == 0,
+                s, "posted-interrupt descriptor address", rd(k, VMCS_POSTED_DESC));
+    }
     if (proc2 & PROC2_VPID)
         REQUIRE(rd(k, VMCS_VPID) != 0, s, "VPID is 0", 0);
     if (proc2 & PROC2_PML)

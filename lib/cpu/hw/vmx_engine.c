@@ -85,6 +85,7 @@ static const struct hw_vendor vendor = {
     .flush_tlb = vmx_flush_tlb,
     .tpr_out = vmx_tpr_out,
     .tpr_in = vmx_tpr_in,
+    .post = vmx_post,
     .code64 = vmx_code64,
     .attach = vmx_attach,
     .detach = vmx_detach,
@@ -117,22 +118,28 @@ static int probe(const struct vmc_platform *pf, struct vmc_engine_info *out, str
     return rc;
 }
 
+/* Reads at 0 (low) and 1024 (C0000000H up), writes 2048 further on (SDM 3C 25.6.9). */
+void vmx_open_msr(unsigned char *map, uint32_t index, bool read, bool write)
+{
+    uint32_t bit = index & 0x1fff;
+    unsigned char *p = map + (index >= 0xc0000000u ? 1024 : 0) + bit / 8;
+
+    if (read)
+        p[0] &= (unsigned char)~(1u << bit % 8);
+    if (write)
+        p[2048] &= (unsigned char)~(1u << bit % 8);
+}
+
 /* MSRs that exit: all, but those that the VMCS holds or that stay in the processor. */
 static void fill_msr_bitmap(struct hw_vm *vm)
 {
     static const uint32_t open[] = {VMC_MSR_SYSENTER_CS,  VMC_MSR_SYSENTER_ESP,
                                     VMC_MSR_SYSENTER_EIP, VMC_MSR_FS_BASE,
                                     VMC_MSR_GS_BASE,      VMC_MSR_KERNEL_GS_BASE};
-    unsigned char *map = vm->msr_bitmap;
 
-    memset(map, 0xff, VMC_PAGE_SIZE);
-    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(open); i++) {
-        /* Reads at 0 (low) and 1024 (C0000000H up), writes 2048 further on. */
-        uint32_t bit = open[i] & 0x1fff;
-        unsigned char *p = map + (open[i] >= 0xc0000000u ? 1024 : 0) + bit / 8;
-        p[0] &= (unsigned char)~(1u << bit % 8);
-        p[2048] &= (unsigned char)~(1u << bit % 8);
-    }
+    memset(vm->msr_bitmap, 0xff, VMC_PAGE_SIZE);
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(open); i++)
+        vmx_open_msr(vm->msr_bitmap, open[i], true, true);
 }
 
 static void vm_fini(void *evm)
@@ -142,6 +149,7 @@ static void vm_fini(void *evm)
     if (vm->msr_bitmap != NULL)
         vm->pf->pages->free(vm->pf->ctx, vm->msr_bitmap, 0);
     vm->msr_bitmap = NULL;
+    vmx_apic_vm_fini(vm);
     hw_mem_fini(vm);
 }
 
@@ -169,6 +177,11 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
         return vmci_error(err, VMC_ENOMEM, SITE, "no memory for the MSR bitmap");
     }
     fill_msr_bitmap(vm);
+    rc = vmx_apic_vm_init(vm);
+    if (rc != VMC_OK) {
+        vm_fini(vm);
+        return vmci_error(err, rc, SITE, "no memory for the APIC-access page");
+    }
     return VMC_OK;
 }
 
@@ -235,13 +248,8 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
 const struct vmc_engine_ops *vmc_engine_vmx(void)
 {
     static const struct vmc_engine_ops ops = {
-        HW_ENGINE_OPS,
-        .name = "vmx",
-        .probe = probe,
-        .vm_init = vm_init,
-        .vm_fini = vm_fini,
-        .vcpu_init = vcpu_init,
-        .vcpu_fini = vcpu_fini,
+        HW_ENGINE_OPS,      .name = "vmx",          .probe = probe,         .vm_init = vm_init,
+        .vm_fini = vm_fini, .vcpu_init = vcpu_init, .vcpu_fini = vcpu_fini,
     };
     return &ops;
 }

@@ -93,7 +93,10 @@ static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
 static int on_host_irq(struct hw_vcpu *v, struct vmc_exit *x)
 {
     (void)x;
-    /* Taken by the host when entry code switched interrupts on again. */
+    /* Taken by the host when entry code switched interrupts on again, or acknowledged already. */
+    uint32_t info = v->vm->caps.vmx.posted ? (uint32_t)vmx_read(v, VMCS_EXIT_INTR_INFO) : 0;
+    if (info & INTR_VALID)
+        v->vm->hw->raise(hw_ctx(v), info & 0xff);
     hw_host_irq(v);
     return HW_RESUME;
 }
@@ -261,6 +264,12 @@ static int on_tpr(struct hw_vcpu *v, struct vmc_exit *x)
     return HW_RESUME;
 }
 
+static int on_apic_access(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    take_back_event(v);
+    return vmx_on_apic_access(v, x);
+}
+
 static int on_ept_violation(struct hw_vcpu *v, struct vmc_exit *x)
 {
     uint64_t q = frame_of(v)->qualification;
@@ -349,8 +358,8 @@ static exit_fn *const table[VMX_REASONS] = {
     [VMX_PAUSE] = on_nothing,
     [VMX_BAD_MCE] = on_entry_failure,
     [VMX_TPR] = on_tpr,
-    [VMX_APIC_ACCESS] = on_emulate,
-    [VMX_EOI] = on_nothing,
+    [VMX_APIC_ACCESS] = on_apic_access,
+    [VMX_EOI] = vmx_on_eoi,
     [VMX_GDTR_IDTR] = on_emulate,
     [VMX_LDTR_TR] = on_emulate,
     [VMX_EPT_VIOLATION] = on_ept_violation,
@@ -361,7 +370,7 @@ static exit_fn *const table[VMX_REASONS] = {
     [VMX_INVVPID] = on_undefined,
     [VMX_WBINVD] = on_cache,
     [VMX_XSETBV] = on_emulate,
-    [VMX_APIC_WRITE] = on_nothing,
+    [VMX_APIC_WRITE] = vmx_on_apic_write,
     [VMX_RDRAND] = on_emulate,
     [VMX_INVPCID] = on_emulate_system,
     [VMX_VMFUNC] = on_undefined,
@@ -430,6 +439,10 @@ static inline __attribute__((always_inline)) int enter_once(struct hw_vcpu *v, s
             v->st.injected = v->inflight;
             v->inflight.type = VMC_EV_NONE;
             vmx_inject(v, &v->inflight);
+            v->todo |= HW_TODO_EVENT;
+        }
+        if ((f->flags & VMC_HW_POSTED) && vmci_load_relaxed(f->posted) != 0) {
+            v->irq_wait = true;
             v->todo |= HW_TODO_EVENT;
         }
         return HW_RESUME;

@@ -58,6 +58,16 @@ bool vmx_code64(struct hw_vcpu *v, uint64_t *cr3);
 void vmx_flush_tlb(struct hw_vcpu *v);
 void vmx_tpr_out(struct hw_vcpu *v);
 void vmx_tpr_in(struct hw_vcpu *v);
+/* Open reads or writes of an MSR in a bitmap. */
+void vmx_open_msr(unsigned char *map, uint32_t index, bool read, bool write);
+/* vmx_apic.c: the local APIC in the processor */
+int vmx_apic_vm_init(struct hw_vm *vm);
+void vmx_apic_vm_fini(struct hw_vm *vm);
+void vmx_apic_setup(struct hw_vcpu *v);
+bool vmx_post(struct hw_vcpu *v);
+int vmx_on_apic_access(struct hw_vcpu *v, struct vmc_exit *x);
+int vmx_on_eoi(struct hw_vcpu *v, struct vmc_exit *x);
+int vmx_on_apic_write(struct hw_vcpu *v, struct vmc_exit *x);
 int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x);
 /* Handle the exit in the frame. */
 int vmx_handle(struct hw_vcpu *v, struct vmc_exit *x);

@@ -5,7 +5,6 @@
 /* Bits of CR0 and CR4 that the guest changes without an exit; what reads them is in its own hands.
  */
 #define CR0_GUEST       (VMC_CR0_TS | VMC_CR0_MP | VMC_CR0_EM | VMC_CR0_AM)
-#define VAPIC_TPR       0x80u
 #define EXIT_MSR_AT     2048u /* the exit area within the page of MSR-load areas */
 #define MSR_ENTRY_BYTES 16u
 
@@ -190,6 +189,7 @@ void vmx_setup(struct hw_vcpu *v)
     vmx_write(v, VMCS_GUEST_DEBUGCTL, 0);
     vmx_write(v, VMCS_PENDING_DEBUG, 0);
     vmx_write(v, VMCS_ACTIVITY, 0);
+    vmx_apic_setup(v);
 }
 
 /* ---- pull -------------------------------------------------------------------------------------
@@ -466,34 +466,4 @@ void vmx_flush_tlb(struct hw_vcpu *v)
                              (caps(v)->ept_ad ? 1u << 6 : 0));
     else
         vmx_write(v, VMCS_GUEST_CR3, v->shadow.root_hpa);
-}
-
-/* ---- task priority ----------------------------------------------------------------------------
- */
-
-void vmx_tpr_out(struct hw_vcpu *v)
-{
-    if (!caps(v)->tpr_shadow || v->io->set_tpr == NULL)
-        return;
-    uint8_t tpr = ((const uint8_t *)v->u.vmx.vapic)[VAPIC_TPR] >> 4;
-    if (tpr != v->u.vmx.tpr) {
-        v->u.vmx.tpr = tpr;
-        v->io->set_tpr(v->io->ctx, tpr);
-    }
-}
-
-void vmx_tpr_in(struct hw_vcpu *v)
-{
-    if (!caps(v)->tpr_shadow || v->io->get_tpr == NULL)
-        return;
-    uint8_t tpr = (uint8_t)(v->io->get_tpr(v->io->ctx) & 0xf);
-    ((uint8_t *)v->u.vmx.vapic)[VAPIC_TPR] = (uint8_t)(tpr << 4);
-    if (tpr != v->u.vmx.tpr) {
-        v->u.vmx.tpr = tpr;
-        /*
-         * The threshold is the priority that the local APIC last saw: only a guest that goes below
-         * it can unmask something, since whatever arrives later makes us look again.
-         */
-        vmx_write(v, VMCS_TPR_THRESHOLD, tpr);
-    }
 }
