@@ -41,6 +41,7 @@ struct hv_config {
     char hot_key;      /* control character that opens the hypervisor's menu */
     bool poweroff_when_done;
     char engine[16];       /* "auto", or the name of one */
+    bool apic;             /* VT-x: local APICs in the processor */
     char startup[HV_TEXT]; /* monitor commands to run at start, separated by ';' */
 };
 
@@ -76,6 +77,7 @@ struct hv_guest {
     struct vmc_virtio *nic;
     const struct vmc_engine_ops *engine;
     struct vmc_soft_config soft;
+    struct vmc_hw_config hw;
     struct vmc_cpu_policy policy;
     struct hv_vcpu vcpu[HV_MAX_VCPUS];
     uint32_t sched_vm;

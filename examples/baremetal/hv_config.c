@@ -178,6 +178,10 @@ static bool hypervisor_key(struct parser *s, struct hv_config *c, const char *ke
             return fail(s, "when_done is poweroff or stay, not", v);
     } else if (hv_streq(key, "engine")) {
         hv_strcpy(c->engine, sizeof(c->engine), v);
+    } else if (hv_streq(key, "apic")) {
+        c->apic = hv_streq(v, "processor");
+        if (!c->apic && !hv_streq(v, "software"))
+            return fail(s, "apic is software or processor, not", v);
     } else if (hv_streq(key, "run")) {
         hv_strcpy(c->startup, sizeof(c->startup), v);
     } else {

@@ -502,7 +502,11 @@ static int create(struct hw_model *m, struct vmc_error *err)
     struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 1};
     struct vmc_mem_slot ram = {.size = sizeof(ram), .attr = VMC_MEM_RAM, .bytes = HW_MODEL_RAM};
 
+    struct vmc_hw_config own = {.size = sizeof(own), .flags = VMC_HW_CFG_APIC};
+
     cfg.platform = &m->tp.pf;
+    if (m->cpu == HW_MODEL_APIC)
+        cfg.engine_config = &own;
     ram.backing = m->ram =
         mmap(NULL, HW_MODEL_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int rc = vmc_mem_create(&m->tp.pf, &m->mem, err);

@@ -177,7 +177,8 @@ static void unpost(struct hw_vcpu *v)
     }
 }
 
-static bool lend(struct hw_vcpu *v)
+/* Out of the way of processors that do without. */
+static __attribute__((noinline)) bool lend(struct hw_vcpu *v)
 {
     struct vmx_vcpu *x = vmx_of(v);
     uint8_t *page = page_of(v);
@@ -201,10 +202,12 @@ static bool lend(struct hw_vcpu *v)
     return true;
 }
 
-static void take_back(struct hw_vcpu *v)
+static __attribute__((noinline)) void take_back(struct hw_vcpu *v)
 {
     struct vmx_vcpu *x = vmx_of(v);
 
+    if (!x->lent)
+        return;
     x->lent = false;
     if (x->frame.posted != NULL)
         unpost(v);
@@ -217,12 +220,11 @@ static void take_back(struct hw_vcpu *v)
 
 void vmx_tpr_out(struct hw_vcpu *v)
 {
-    if (vmx_of(v)->lent) {
+    if (unlikely(v->delivers)) {
         take_back(v);
         return;
     }
-    if (vmx_of(v)->apic_mode != VMC_APIC_KEPT || !v->vm->caps.vmx.tpr_shadow ||
-        v->io->set_tpr == NULL)
+    if (!v->vm->caps.vmx.tpr_shadow || v->io->set_tpr == NULL)
         return;
     uint8_t tpr = page_of(v)[VAPIC_TPR] >> 4;
     if (tpr != v->u.vmx.tpr) {
@@ -233,7 +235,7 @@ void vmx_tpr_out(struct hw_vcpu *v)
 
 void vmx_tpr_in(struct hw_vcpu *v)
 {
-    if (can_lend(v) && (vmx_of(v)->lent || lend(v)))
+    if (unlikely(v->vm->caps.vmx.vid) && can_lend(v) && (vmx_of(v)->lent || lend(v)))
         return;
     if (!v->vm->caps.vmx.tpr_shadow || v->io->get_tpr == NULL)
         return;

@@ -122,7 +122,7 @@ static bool ept_complete(const struct vmx_caps *c)
 static void decide_apic(const struct vmc_hw_ops *hw, struct vmx_caps *c, uint32_t flags)
 {
     c->vid = c->ept && c->tpr_shadow && c->msr_bitmap && (c->use_proc2 & APIC_ALL) == APIC_ALL &&
-             !(flags & VMC_HW_CFG_NO_APIC);
+             (flags & VMC_HW_CFG_APIC) != 0;
     c->posted = c->vid && (c->use_pin & PIN_POSTED) != 0 && (c->use_exit & EXIT_ACK) != 0 &&
                 hw->notify != NULL && hw->notify_vector >= 32 && hw->notify_vector < 256;
     c->use_proc2 &= ~APIC_ALL;

@@ -160,23 +160,23 @@ static void controls_follow_the_mode(void **state)
     end();
 }
 
-static void without_it_everything_is_as_before(void **state)
+static void it_is_asked_for_and_whole(void **state)
 {
     struct vmx_caps c;
     struct vmc_error err;
 
     (void)state;
     begin();
-    assert_int_equal(vmx_caps_read(&model.tp.pf, VMC_HW_CFG_NO_APIC, &c, &err), VMC_OK);
+    assert_int_equal(vmx_caps_read(&model.tp.pf, 0, &c, &err), VMC_OK);
     assert_false(c.vid || c.posted);
     assert_int_equal(c.use_exit & EXIT_ACK, 0);
     model.ops.notify = NULL;
-    assert_int_equal(vmx_caps_read(&model.tp.pf, 0, &c, &err), VMC_OK);
+    assert_int_equal(vmx_caps_read(&model.tp.pf, VMC_HW_CFG_APIC, &c, &err), VMC_OK);
     assert_true(c.vid);
     assert_false(c.posted);
     uint64_t old = hw_model_get_msr(&model, MSR_VMX_PROC2);
     hw_model_set_msr(&model, MSR_VMX_PROC2, old & ~((uint64_t)PROC2_APIC_REG << 32));
-    assert_int_equal(vmx_caps_read(&model.tp.pf, 0, &c, &err), VMC_OK);
+    assert_int_equal(vmx_caps_read(&model.tp.pf, VMC_HW_CFG_APIC, &c, &err), VMC_OK);
     assert_false(c.vid);
     assert_int_equal(c.use_proc2 & ALL, 0);
     end();
@@ -382,7 +382,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(controls_follow_the_mode),
-        cmocka_unit_test(without_it_everything_is_as_before),
+        cmocka_unit_test(it_is_asked_for_and_whole),
         cmocka_unit_test(the_processor_delivers),
         cmocka_unit_test(the_8259_needs_us),
         cmocka_unit_test(halt_ends_with_a_request),
