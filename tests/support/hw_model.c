@@ -608,7 +608,6 @@ int hw_model_again(struct hw_model *m, const struct hw_model_copy *as_new)
         *m->v->u.svm.vmcb = as_new->vmcb;
     } else {
         memset(m->v->u.vmx.vapic, 0, VMC_PAGE_SIZE);
-        vmx_apic_setup(m->v);
         memcpy(m->v->u.vmx.msr_load, as_new->msr_load, sizeof(as_new->msr_load));
         if (m->v->log != NULL)
             memset(m->v->log, 0xff, VMC_PAGE_SIZE);
