@@ -7,7 +7,6 @@ cd /tmp || exit 1
 i=0
 while [ $i -lt 12 ]; do
     {
-        echo '#include <math.h>'
         echo '#include <stdio.h>'
         j=0
         while [ $j -lt 150 ]; do
@@ -21,7 +20,7 @@ while [ $i -lt 12 ]; do
             echo "s ^= f$j(s);"
             j=$((j + 1))
         done
-        echo 'printf("%d\n", s); return 0; }'
+        printf '%s\n' 'return s; }'
     } >p$i.c
     gcc -O2 -g -o p$i p$i.c || exit 1
     i=$((i + 1))
