@@ -5,7 +5,7 @@
 
 #include "base/base_int.h"
 #include "cpu/decode/insn.h"
-#include "vmcore/x86_state.h"
+#include <vmcore/x86_state.h>
 
 struct vmci_soft_cpu;
 struct block;
