@@ -29,6 +29,7 @@
 #define BURST 12u /* operations on the contents of a file in a row, on average */
 
 static uint64_t kills, cuts, stalls, late;
+static int acting; /* the host that the operation under way goes through */
 
 /* ---- operations on names -----------------------------------------------------------------------
  */
@@ -37,6 +38,8 @@ static bool close_kept(struct node *f)
 {
     bool good = f->fd < 0 || ok(close(f->fd) == 0, "close", "a kept handle");
 
+    if (!good)
+        acting = f->host;
     f->fd = -1;
     return good;
 }
@@ -306,7 +309,7 @@ static bool do_data(int h)
         if (!close_kept(f))
             return false;
     } else if (f->fd >= 0) {
-        h = f->host;
+        h = acting = f->host;
     }
     path_of(h, i, path);
     remember(i, -1);
@@ -332,6 +335,7 @@ static bool operation(int h)
 {
     uint64_t what = rnd(100);
 
+    acting = h;
     remember(-1, -1);
     if (what < 62)
         return do_data(h);
@@ -612,7 +616,7 @@ int main(int argc, char **argv)
     for (step = 1; step <= ops; step++) {
         int h = (int)rnd((uint64_t)hosts);
         if (!operation(h))
-            lost(h);
+            lost(acting);
         if (kill_every != 0 && step >= next_kill) {
             kill_one((int)rnd((uint64_t)hosts));
             next_kill = step + kill_every / 2 + rnd(kill_every);
