@@ -7,37 +7,13 @@
 #include <string.h>
 
 #include <vmcore/disk.h>
-#include "mem_files.h"
+#include "disk_rig.h"
 #include "test_disk.h"
 #include "test_platform.h"
 
 #include <cmocka.h>
 
 #define SIZE (5u << 20)
-
-struct env {
-    struct test_platform tp;
-    struct mem_files mem;
-    struct vmc_disk_files files;
-    struct vmc_error err;
-};
-
-static void env_init(struct env *e)
-{
-    memset(e, 0, sizeof(*e));
-    test_platform_init(&e->tp);
-    e->files = mem_files_ops(&e->mem);
-}
-static void env_fini(struct env *e)
-{
-    mem_files_fini(&e->mem);
-    test_platform_check(&e->tp);
-}
-static void ok(struct env *e, int rc)
-{
-    if (rc != VMC_OK)
-        fail_msg("%s: %s", vmc_status_name(rc), e->err.text);
-}
 
 static int io(struct vmc_blockdev bd, uint32_t op, uint64_t off, void *buf, size_t n)
 {
