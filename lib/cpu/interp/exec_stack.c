@@ -90,8 +90,11 @@ static EXEC(pop_sreg)
 
 static EXEC(pusha)
 {
-    u64 sp = cpu->gpr[VMC_RSP];
+    u64 sp = cpu->gpr[VMC_RSP], at = sp_cut(cpu, sp);
 
+    /* SDM 2B, PUSHA: in real and virtual-8086 mode it is not the #SS that its accesses would make. */
+    if ((!vmci_prot_mode(cpu) || vmci_v86_mode(cpu)) && at >= 7 && at <= 15 && (at & 1) != 0)
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     for (unsigned i = 0; i < 8; i++) {
         int rc = exec_stack_wr(cpu, sp_cut(cpu, sp - (i + 1) * in->opsize), in->opsize,
                                cut(cpu->gpr[i], in->opsize));

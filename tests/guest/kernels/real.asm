@@ -255,6 +255,9 @@ tests16:
         R "popa at fff8", {mov sp, 0xfff8}, {popa}
         R "popa at fffd", {mov sp, 0xfffd}, {popa}
         R "pushad at 6", {mov sp, 6}, {pushad}
+        R "pusha at 15", {mov sp, 15}, {pusha}
+        R "pusha at 17", {mov sp, 17}, {pusha}
+        R "pushad at 17", {mov sp, 17}, {pushad}
         R "ESP above 64 KiB", {mov esp, 0x10800}, {push eax}
         R "enter", {mov sp, 0x20}, {enter 0x10, 0}
         R "enter, 3 levels", {mov sp, 0x16}, {enter 4, 3}
