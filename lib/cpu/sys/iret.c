@@ -2,18 +2,8 @@
 /* IRET (SDM 2A IRET/IRETD/IRETQ). */
 #include "sys_priv.h"
 
-#define FLAGS_STATUS                                                                               \
-    (VMC_FLAG_ARITH | VMC_FLAG_TF | VMC_FLAG_DF | VMC_FLAG_NT)
-#define FLAGS_32 (VMC_FLAG_RF | VMC_FLAG_AC | VMC_FLAG_ID)
-
-/* What a successful IRET does besides its registers. */
-static int done(struct vmci_cpu *cpu)
-{
-    cpu->nmi_blocked = 0;
-    if (cpu->nmi_pending != 0)
-        sys_request(cpu, VMCI_REQ_NMI);
-    return 0;
-}
+#define FLAGS_STATUS (VMC_FLAG_ARITH | VMC_FLAG_TF | VMC_FLAG_DF | VMC_FLAG_NT)
+#define FLAGS_32     (VMC_FLAG_RF | VMC_FLAG_AC | VMC_FLAG_ID)
 
 static int pop3(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t *ip,
                 uint64_t *cs, uint64_t *flags)
@@ -27,7 +17,7 @@ static int pop3(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint6
     return r;
 }
 
-/* ---- real and virtual-8086 mode --------------------------------------------------------------- */
+/* ---- real and virtual-8086 mode ------------------------------------------------------------- */
 
 static int iret_real(struct vmci_cpu *cpu, unsigned opbytes)
 {
@@ -51,7 +41,7 @@ static int iret_real(struct vmci_cpu *cpu, unsigned opbytes)
     cpu->rip = ip;
     vmci_set_rflags(cpu, flags, mask);
     vmci_update_mode(cpu);
-    return done(cpu);
+    return 0;
 }
 
 static int iret_v86(struct vmci_cpu *cpu, unsigned opbytes)
@@ -85,10 +75,10 @@ static int iret_v86(struct vmci_cpu *cpu, unsigned opbytes)
     sys_seg_v86(&cpu->seg[VMC_CS], (uint16_t)cs);
     cpu->rip = ip;
     vmci_set_rflags(cpu, flags, mask);
-    return done(cpu);
+    return 0;
 }
 
-/* ---- protected mode --------------------------------------------------------------------------- */
+/* ---- protected mode ------------------------------------------------------------------------- */
 
 static int iret_task(struct vmci_cpu *cpu, uint64_t next)
 {
@@ -103,7 +93,7 @@ static int iret_task(struct vmci_cpu *cpu, uint64_t next)
     r = sys_task_read_tss(cpu, &t, VMC_VEC_TS);
     if (r == 0)
         r = sys_task_switch(cpu, &t);
-    return r != 0 ? r : done(cpu);
+    return r;
 }
 
 static int iret_to_v86(struct vmci_cpu *cpu, struct sys_stack *s, uint64_t ip, uint64_t cs,
@@ -129,7 +119,7 @@ static int iret_to_v86(struct vmci_cpu *cpu, struct sys_stack *s, uint64_t ip, u
                     FLAGS_STATUS | FLAGS_32 | VMC_FLAG_IF | VMC_FLAG_IOPL | VMC_FLAG_VM |
                         VMC_FLAG_VIF | VMC_FLAG_VIP);
     vmci_update_mode(cpu);
-    return done(cpu);
+    return 0;
 }
 
 /* Flags that IRET of this size may change at the CPL it started at. */
@@ -215,10 +205,10 @@ static int iret_prot(struct vmci_cpu *cpu, unsigned opbytes)
     if (outer)
         sys_drop_data_segs(cpu, cpu->cpl);
     vmci_set_rflags(cpu, flags, mask);
-    return done(cpu);
+    return 0;
 }
 
-int vmci_iret(struct vmci_cpu *cpu, unsigned opbytes, uint64_t next)
+static int iret_any(struct vmci_cpu *cpu, unsigned opbytes, uint64_t next)
 {
     if (!vmci_prot_mode(cpu))
         return iret_real(cpu, opbytes);
@@ -230,4 +220,17 @@ int vmci_iret(struct vmci_cpu *cpu, unsigned opbytes, uint64_t next)
         return iret_task(cpu, next);
     }
     return iret_prot(cpu, opbytes);
+}
+
+int vmci_iret(struct vmci_cpu *cpu, unsigned opbytes, uint64_t next)
+{
+    int r = iret_any(cpu, opbytes, next);
+
+    /* NMIs are let in even if it faults (SDM 3A 6.7.1): in front of the handler then. */
+    if (r == 0 || r == VMCI_FAULT) {
+        cpu->nmi_blocked = 0;
+        if (cpu->nmi_pending != 0)
+            sys_request(cpu, VMCI_REQ_NMI);
+    }
+    return r;
 }
