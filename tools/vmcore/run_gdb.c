@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <vmcore/gdb.h>
@@ -30,8 +31,10 @@ static void gdb_send(void *ctx, const void *data, size_t bytes)
         ssize_t n = send(g->fd, p, bytes, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n <= 0)
-            return; /* the next read finds the connection closed */
+        if (n <= 0) { /* closed, or nobody reads: the next read finds the end */
+            shutdown(g->fd, SHUT_RDWR);
+            return;
+        }
         p += n;
         bytes -= (size_t)n;
     }
@@ -58,6 +61,7 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
                                .sin_port = htons((uint16_t)r->opt.gdb_port),
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct run_gdb *g = calloc(1, sizeof(*g));
+    socklen_t addr_bytes = sizeof(addr);
     int one = 1;
 
     if (g == NULL)
@@ -68,7 +72,8 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
     if (g->listen_fd < 0 ||
         setsockopt(g->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
         bind(g->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
-        listen(g->listen_fd, 1) != 0) {
+        listen(g->listen_fd, 1) != 0 ||
+        getsockname(g->listen_fd, (struct sockaddr *)&addr, &addr_bytes) != 0) {
         fprintf(stderr, "vmcore run: --gdb %d: %s\n", r->opt.gdb_port, strerror(errno));
         run_gdb_destroy(g);
         return EXIT_ERROR;
@@ -83,7 +88,7 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
         run_gdb_destroy(g);
         return run_vm_fail("--gdb", &err);
     }
-    fprintf(stderr, "vmcore: waiting for gdb: target remote 127.0.0.1:%d\n", r->opt.gdb_port);
+    fprintf(stderr, "vmcore: waiting for gdb: target remote 127.0.0.1:%d\n", ntohs(addr.sin_port));
     *out = g;
     return 0;
 }
@@ -116,12 +121,15 @@ nfds_t run_gdb_poll_fds(struct run_gdb *g, struct pollfd *fds)
 
 static void accept_debugger(struct run_gdb *g)
 {
+    /* One that does not read what it asked for is let go: this thread has other things to do. */
+    struct timeval patience = {.tv_sec = 10};
     int one = 1;
 
     g->fd = accept4(g->listen_fd, NULL, NULL, SOCK_CLOEXEC);
     if (g->fd < 0)
         return;
     setsockopt(g->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(g->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     run_threads_pause(g->r);
     vmc_gdb_connected(g->stub);
 }

@@ -300,7 +300,7 @@ int run_loop(struct run_vm *r, int stats_fd)
         l.control = control_open(r->opt.control_path, &server);
         rc = l.control == NULL ? EXIT_ERROR : 0;
     }
-    if (rc == 0 && r->opt.gdb_port != 0)
+    if (rc == 0 && r->opt.gdb)
         rc = run_gdb_create(r, &l.gdb);
     if (rc == 0)
         rc = run_console_start(r);

@@ -84,7 +84,7 @@ static const struct argp_option option_table[] = {
     {"dump-memory", KEY_DUMP_MEMORY, "FILE", 0,
      "Write the guest's memory at the end; byte n of the file is address n", 0},
     {"control", KEY_CONTROL, "SOCKET", 0, "Serve JSON-RPC 2.0 on a Unix socket", 0},
-    {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0, "Wait for gdb on 127.0.0.1:PORT (software engine)",
+    {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0, "Wait for gdb on 127.0.0.1:PORT, 0: any that is free (software engine)",
      0},
     {"trace", KEY_TRACE, "FILE", 0,
      "Write what the processors do, for ui.perfetto.dev: running, halted, interrupts", 0},
@@ -343,7 +343,8 @@ static void parse_gdb(const char *arg, struct argp_state *st, struct run_options
     o->gdb_arch = RUN_GDB_AUTO;
     if (arch != NULL)
         *arch++ = '\0';
-    o->gdb_port = (int)parse_range("gdb", port, 1, 65535, st);
+    o->gdb = true;
+    o->gdb_port = (int)parse_range("gdb", port, 0, 65535, st);
     if (arch != NULL && strcmp(arch, "i386") == 0)
         o->gdb_arch = RUN_GDB_I386;
     else if (arch != NULL && strcmp(arch, "x86-64") == 0)
@@ -362,11 +363,11 @@ static void check(struct argp_state *st, struct run_options *o)
     if (o->load_flat && o->kernel == NULL)
         bad_usage(st, "--load-at needs --kernel");
     if (o->engine == RUN_ENGINE_KVM &&
-        (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map))
+        (o->gdb || o->trace_path != NULL || o->deterministic || o->perf_map))
         bad_usage(st, "--gdb, --trace-insn, --deterministic and --perf-map need --engine soft");
     if (o->workers != 0 && o->deterministic)
         bad_usage(st, "--workers and --deterministic exclude each other");
-    if (o->gdb_port != 0 || o->trace_path != NULL || o->deterministic || o->perf_map)
+    if (o->gdb || o->trace_path != NULL || o->deterministic || o->perf_map)
         o->engine = RUN_ENGINE_SOFT;
 }
 

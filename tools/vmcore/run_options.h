@@ -65,7 +65,8 @@ struct run_options {
     int exit_port;   /* -1: none */
     double timeout_s; /* 0: none */
     char *stats_path, *control_path, *dump_path;
-    int gdb_port; /* 0: none */
+    bool gdb;
+    int gdb_port; /* 0: any that is free */
     enum run_gdb_arch gdb_arch;
     char *events_path; /* --trace */
     char *trace_path;  /* --trace-insn */
