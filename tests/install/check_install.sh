@@ -39,8 +39,7 @@ libdir=$(dirname "$(find "$work/moved" -name vmcore.pc)")
 export PKG_CONFIG_PATH=$libdir
 hello=$src/examples/hello-vmm/hello_vmm.c
 # shellcheck disable=SC2046
-$cc $flags "$hello" -o "$work/hello-shared" $(pkg-config --cflags --libs vmcore-host vmcore) \
-    $(pkg-config --libs liburing slirp) -lpthread
+$cc $flags "$hello" -o "$work/hello-shared" $(pkg-config --cflags --libs vmcore-host)
 LD_LIBRARY_PATH=$libdir/.. timeout 60 "$work/hello-shared" >"$work/out2"
 expect "$work/out2" "pkg-config, shared"
 
@@ -51,7 +50,7 @@ sed -i 's/\\&/\&/g' "$work/consumer.cpp"
 if [ -z "$san" ]; then
     # shellcheck disable=SC2046
     g++ -std=c++17 "$work/consumer.cpp" -o "$work/consumer" \
-        $(pkg-config --cflags --libs vmcore-host vmcore) $(pkg-config --libs liburing slirp) -lpthread
+        $(pkg-config --cflags --libs vmcore-host)
     LD_LIBRARY_PATH=$libdir/.. timeout 60 "$work/consumer"
     echo "ok: C++"
 fi
