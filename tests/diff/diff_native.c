@@ -169,7 +169,7 @@ on_signal(int sig, siginfo_t *si, void *ctx)
         _exit(3);
     (void)si;
     if (sig == SIGALRM)
-        alarm(10);
+        alarm(60);
     fault_vector = sig == SIGALRM ? DIFF_HANG : (uint32_t)g[REG_TRAPNO];
     fault_code = (uint32_t)g[REG_ERR];
     fault_cr2 = (uint64_t)g[REG_CR2];
@@ -318,7 +318,7 @@ static void child_main(int in, int out)
     host_fs = rdfs();
     host_gs = rdgs();
     while (read(in, &n, sizeof(n)) == (ssize_t)sizeof(n)) {
-        alarm(10); /* a batch takes milliseconds: only a hang gets there */
+        alarm(60); /* a batch takes milliseconds: only a hang gets there */
         for (unsigned i = sh->next; i < n; i++) {
             sh->next = i;
             run_one(&sh->c[i], &sh->r[i]);

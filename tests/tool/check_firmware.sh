@@ -17,10 +17,10 @@ wait_for() {
     local name=$1 pattern=$2 key=$3 vm i
     shift 3
     mkfifo "$dir/keys"
-    timeout -k 5 240 "$vmcore" run --engine soft "$@" <"$dir/keys" >"$dir/out" 2>&1 &
+    timeout -k 5 1200 "$vmcore" run --engine soft "$@" <"$dir/keys" >"$dir/out" 2>&1 &
     vm=$!
     exec 8>"$dir/keys"
-    for i in $(seq 110); do
+    for i in $(seq 550); do
         printf '%s' "$key" >&8
         sleep 2
         grep -q -a "$pattern" "$dir/out" && break

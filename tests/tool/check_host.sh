@@ -27,7 +27,7 @@ refuse() {
     local name=$1 status=$2 pattern=$3 got
     config bad "$4"
     shift 4
-    timeout -k 5 60 "$vmcore" host "$dir/bad.cfg" "$@" >"$dir/out" 2>&1 </dev/null
+    timeout -k 5 300 "$vmcore" host "$dir/bad.cfg" "$@" >"$dir/out" 2>&1 </dev/null
     got=$?
     verdict "$name" eval "[ $got = $status ] && grep -q -e '$pattern' '$dir/out'"
 }
@@ -66,14 +66,14 @@ refuse "a guest that crashes" 6 "VM .vm1.: crashed (triple fault)" \
     "host_memory = \"64M\"; vms = ( { kernel = \"$dir/triple\"; load_at = 0x8000; memory = \"4M\"; } );"
 config exit 'host_memory = "64M"; vms = ( { kernel = "'$dir'/exit21"; load_at = 0x8000; memory = "4M";
     exit_port = 0xf4; } );'
-timeout -k 5 60 "$vmcore" host "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 "$vmcore" host "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
 verdict "ends with its last VM" [ $? = 0 ]
-timeout -k 5 60 "$vmcore" host --trace="$dir/trace.json" "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 "$vmcore" host --trace="$dir/trace.json" "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
 verdict "traces the scheduler" eval \
     "[ $? = 0 ] && python3 '$(dirname "$0")/../sched/check_trace.py' '$dir/trace.json' >>'$dir/out' 2>&1"
-timeout -k 5 60 "$vmcore" host --trace=/none/trace "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 "$vmcore" host --trace=/none/trace "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
 verdict "no place for the trace" eval "[ $? = 4 ] && grep -q -e 'cannot write /none/trace' '$dir/out'"
-timeout -k 5 60 "$vmcore" host --check "$dir/exit.cfg" >"$dir/out" 2>&1
+timeout -k 5 300 "$vmcore" host --check "$dir/exit.cfg" >"$dir/out" 2>&1
 verdict "a check runs nothing" [ $? = 0 ]
 
 # A host with four VMs, more memory than there is, and the control socket.
@@ -92,19 +92,19 @@ vms = (
 );'
 "$vmcore" host "$dir/four.cfg" >"$dir/host.out" 2>&1 </dev/null &
 host=$!
-for _ in $(seq 300); do
+for _ in $(seq 3000); do
     [ -S "$dir/socket" ] && break
     kill -0 "$host" || break
     sleep 0.1
 done
 ctl() {
-    timeout -k 5 60 "$vmcore" ctl "$@" >"$dir/out" 2>&1 </dev/null
+    timeout -k 5 300 "$vmcore" ctl "$@" >"$dir/out" 2>&1 </dev/null
 }
 # Wait until a command's output has a pattern.
 await() { # PATTERN ARGS...
     local pattern=$1
     shift
-    for _ in $(seq 300); do
+    for _ in $(seq 3000); do
         ctl "$@"
         grep -q -e "$pattern" "$dir/out" && return 0
         kill -0 "$host" 2>/dev/null || return 1
@@ -153,12 +153,12 @@ verdict "idle tax" await 'idle tax 10 %' "$dir/socket" stats
 ctl "$dir/socket" idle-tax 100
 verdict "no idle tax of 100 %" [ $? = 2 ]
 printf '%s' '{"jsonrpc":"2.0","id":1,"method":"set","params":{"vm":"spin","memory_shares":-1}}' |
-    timeout 20 python3 -c '
+    timeout 300 python3 -c '
 import socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.stdin.buffer.read())
 print(s.makefile().readline())' "$dir/socket" >"$dir/out" 2>&1
 verdict "negative shares are refused" grep -q '"error"' "$dir/out"
-timeout -k 5 60 "$vmcore" top -b -n 2 -d 0.2 "$dir/socket" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 "$vmcore" top -b -n 2 -d 0.2 "$dir/socket" >"$dir/out" 2>&1 </dev/null
 verdict "top in batch mode" [ $? = 0 ]
 csv() {
     python3 - "$dir/out" <<'END'
@@ -175,7 +175,7 @@ assert last["spin"]["host_state"] in ("high", "clear", "soft", "hard", "low"), l
 END
 }
 verdict "its CSV makes sense" csv
-timeout -k 5 60 "$vmcore" top -n 0 "$dir/socket" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 "$vmcore" top -n 0 "$dir/socket" >"$dir/out" 2>&1 </dev/null
 verdict "no samples is nonsense" [ $? = 2 ]
 # On a terminal: every page is shown, and q leaves.
 cat >"$dir/keys.py" <<'END'
@@ -201,7 +201,7 @@ except OSError:
     pass
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 END
-timeout -k 5 60 python3 "$dir/keys.py" "$vmcore" "$dir/socket" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 python3 "$dir/keys.py" "$vmcore" "$dir/socket" >"$dir/out" 2>&1 </dev/null
 verdict "top on a terminal" [ $? = 0 ]
 ctl "$dir/socket" quit sleep
 verdict "one VM is ended" await '^sleep  *ended .*by the user' "$dir/socket" list

@@ -23,8 +23,8 @@ command -v busybox >/dev/null && command -v cpio >/dev/null || skip "busybox-sta
 guest() {
     local name=$1 commands=$2
     shift 2
-    timeout -k 5 200 "$vmcore" run --engine "$engine" --kernel "$guest/vmlinuz" \
-        --initrd "$guest/initrd" --timeout 180 "$@" --serial "file:$dir/$name" \
+    timeout -k 5 900 "$vmcore" run --engine "$engine" --kernel "$guest/vmlinuz" \
+        --initrd "$guest/initrd" --timeout 850 "$@" --serial "file:$dir/$name" \
         --cmdline "console=ttyS0 panic=-1 cryptomgr.notests run=$(tr ' ' + <<<"$commands")" \
         </dev/null >"$dir/$name.out" 2>&1
     status=$?
@@ -64,9 +64,13 @@ verdict "nothing more was written" [ -z "$(tail -c +8388609 "$dir/disk" | tr -d 
 mkdir "$dir/www"
 head -c 300000 /dev/urandom | base64 >"$dir/www/data"
 sum=$(md5sum <"$dir/www/data" | cut -d' ' -f1)
-port=$((20000 + $$ % 20000))
-python3 -m http.server --bind 127.0.0.1 -d "$dir/www" $port >/dev/null 2>&1 &
+PYTHONUNBUFFERED=1 python3 -m http.server --bind 127.0.0.1 -d "$dir/www" 0 >"$dir/server" 2>&1 &
 server=$!
+port= # it says which it took
+while [ -z "$port" ] && kill -0 "$server" 2>/dev/null; do
+    sleep 0.1
+    port=$(sed -n 's/^Serving HTTP on .* port \([0-9]*\) .*/\1/p' "$dir/server")
+done
 guest user "wget -q -O- http://10.0.2.2:$port/data|md5sum|sed s/^/SUM=/" --net user
 verdict "wget through user networking" has user "SUM=$sum"
 kill "$server"
@@ -90,8 +94,8 @@ if ! command -v ip >/dev/null || ! $inside true 2>/dev/null || ! (: <>/dev/net/t
 else
     commands="ip addr flush dev eth0;ip addr add 10.77.0.2/24 dev eth0;ping -c 1 10.77.0.1;\
 wget -q -O- http://10.77.0.1:8123/data|md5sum|sed s/^/SUM=/"
-    $inside bash "$dir/tap.sh" "$dir" timeout -k 5 200 "$vmcore" run --engine "$engine" \
-        --kernel "$guest/vmlinuz" --initrd "$guest/initrd" --timeout 180 --net tap:vmctap0 \
+    $inside bash "$dir/tap.sh" "$dir" timeout -k 5 900 "$vmcore" run --engine "$engine" \
+        --kernel "$guest/vmlinuz" --initrd "$guest/initrd" --timeout 850 --net tap:vmctap0 \
         --serial "file:$dir/tap" \
         --cmdline "console=ttyS0 quiet panic=-1 cryptomgr.notests run=$(tr ' ' + <<<"$commands")" \
         </dev/null >"$dir/tap.out" 2>&1
@@ -101,11 +105,22 @@ wget -q -O- http://10.77.0.1:8123/data|md5sum|sed s/^/SUM=/"
     verdict "wget through TAP" has tap "SUM=$sum"
 fi
 
-# Reboot, then power-off, both typed at the shell before it is there.
-(echo reboot; sleep 20; echo poweroff) | timeout -k 5 200 "$vmcore" run --engine "$engine" \
-    --kernel "$guest/vmlinuz" --initrd "$guest/initrd" --timeout 180 \
-    --cmdline "console=ttyS0 quiet panic=-1 cryptomgr.notests" >"$dir/reboot.txt" 2>"$dir/reboot.out"
-status=${PIPESTATUS[1]}
+# Reboot, typed at the shell before it is there; power-off, at the second.
+boots() { grep -c 'CPU(s),' "$dir/reboot.txt"; }
+mkfifo "$dir/keys"
+timeout -k 5 900 "$vmcore" run --engine "$engine" --kernel "$guest/vmlinuz" \
+    --initrd "$guest/initrd" --timeout 850 --cmdline "console=ttyS0 quiet panic=-1 cryptomgr.notests" \
+    <"$dir/keys" >"$dir/reboot.txt" 2>"$dir/reboot.out" &
+vm=$!
+exec 8>"$dir/keys"
+echo reboot >&8
+until [ "$(boots)" = 2 ] || ! kill -0 "$vm" 2>/dev/null; do
+    sleep 0.5
+done
+echo poweroff >&8
+exec 8>&-
+wait "$vm"
+status=$?
 verdict "reboot and power-off from the shell" [ "$status" = 0 ]
-verdict "two boots" [ "$(grep -c 'CPU(s),' "$dir/reboot.txt")" = 2 ]
+verdict "two boots" [ "$(boots)" = 2 ]
 exit $failed

@@ -11,7 +11,7 @@ failed=0
 check() {
     local name=$1 status=$2 pattern=$3 got
     shift 3
-    timeout -k 5 60 "$vmcore" run --engine soft "$@" >"$dir/out" 2>&1 </dev/null
+    timeout -k 5 300 "$vmcore" run --engine soft "$@" >"$dir/out" 2>&1 </dev/null
     got=$?
     if [ "$got" != "$status" ] || { [ -n "$pattern" ] && ! grep -q -e "$pattern" "$dir/out"; }; then
         echo "FAILED: $name: status $got (expected $status), output:"
@@ -28,6 +28,7 @@ guest() { # NAME BYTES: a flat binary
 guest exit21 '\xb0\x15\xe6\xf4\xeb\xfe'                          # mov al, 21; out 0xf4, al; jmp .
 guest hello '\xba\xf8\x03\xb0\x68\xee\xb0\x69\xee\xb0\x00\xe6\xf4\xf4' # "hi" to COM1, then exit 0
 guest spin '\xeb\xfe'
+guest ready '\xb0\x72\xe6\xe9\xeb\xfe'                           # "r" to port 0xe9, then spin
 # lidt [table with limit 0]; int3
 printf '\x2e\x0f\x01\x1e\x07\x00\xcc\x00\x00\x00\x00\x00\x00' >"$dir/triple"
 guest e9 '\xe4\xe9\xe6\xf4\xf4'                                  # in al, 0xe9; out 0xf4, al
@@ -89,13 +90,21 @@ check "no known image" 4 "" --kernel "$dir/junk"
 printf '\x7fELF\x02\x01\x01' >"$dir/elf"
 check "truncated ELF" 4 "" --kernel "$dir/elf"
 
+# Wait until a file holds a pattern, for as long as the process lives that writes it.
+await() { # FILE PATTERN PID
+    until grep -q -e "$2" "$1" 2>/dev/null; do
+        kill -0 "$3" 2>/dev/null || return 1
+        sleep 0.1
+    done
+}
+
 # A disk is used by one run at a time.
 truncate -s 1M "$dir/disk"
 # (Without timeout(1), which may be gone before what it ran has let go of the disk.)
-"$vmcore" run --engine soft $flat --kernel "$dir/spin" --disk "$dir/disk" --timeout 20 \
-    >/dev/null 2>&1 </dev/null &
+"$vmcore" run --engine soft $flat --kernel "$dir/ready" --disk "$dir/disk" --timeout 600 \
+    --debugcon "file:$dir/first" >/dev/null 2>&1 </dev/null &
 first=$!
-sleep 1.5
+await "$dir/first" r "$first"
 check "locked disk" 4 "disk" $flat --kernel "$dir/spin" --disk "$dir/disk" --timeout 1
 kill "$first" 2>/dev/null
 wait "$first" 2>/dev/null
@@ -142,15 +151,13 @@ if ! command -v gdb >/dev/null; then
     echo "**** SKIP: debugger: gdb is not installed"
 elif gcc -m32 -g -w -ffreestanding -fno-pic -no-pie -nostdlib -static -Wl,-n,--build-id=none \
     -Wl,-T,"$dir/g32.ld" "$dir/g32.c" -o "$dir/g32.elf"; then
-    port=$((20000 + $$ % 20000))
-    timeout 60 "$vmcore" run --engine soft --kernel "$dir/g32.elf" --gdb $port >"$dir/out" 2>&1 \
+    timeout -k 5 600 "$vmcore" run --engine soft --kernel "$dir/g32.elf" --gdb 0 >"$dir/out" 2>&1 \
         </dev/null &
     vm=$!
-    for _ in $(seq 100); do
-        grep -q "waiting for gdb" "$dir/out" && break
-        sleep 0.1
-    done
-    timeout 50 gdb -nx -batch -ex "target remote 127.0.0.1:$port" -ex "break stop" -ex continue \
+    await "$dir/out" "waiting for gdb" "$vm"
+    port=$(sed -n 's/.*waiting for gdb: target remote 127.0.0.1://p' "$dir/out")
+    timeout -k 5 500 gdb -nx -batch -ex "set tcp connect-timeout 300" \
+        -ex "set remotetimeout 300" -ex "target remote 127.0.0.1:$port" -ex "break stop" -ex continue \
         -ex "print counter" -ex "print \$eip == (long)\$pc" -ex kill "$dir/g32.elf" \
         >"$dir/gdb" 2>&1 </dev/null
     wait "$vm"
@@ -165,12 +172,12 @@ elif gcc -m32 -g -w -ffreestanding -fno-pic -no-pie -nostdlib -static -Wl,-n,--b
 fi
 
 # Control socket and statistics.
-timeout 30 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --control "$dir/sock" \
-    --stats "$dir/stats.json" --timeout 25 >/dev/null 2>&1 </dev/null &
+timeout -k 5 620 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --control "$dir/sock" \
+    --stats "$dir/stats.json" --timeout 600 >/dev/null 2>&1 </dev/null &
 vm=$!
 python3 - "$dir/sock" <<'PY' || failed=1
 import json, socket, sys, time
-for _ in range(100):
+for _ in range(3000):
     try:
         s = socket.socket(socket.AF_UNIX)
         s.connect(sys.argv[1])

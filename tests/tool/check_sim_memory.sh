@@ -8,7 +8,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 . "$(dirname "$0")/verdict.sh"
 sim() {
-    timeout -k 5 120 "$vmcore" sim memory "$@" >"$dir/out" 2>&1 </dev/null
+    timeout -k 5 900 "$vmcore" sim memory "$@" >"$dir/out" 2>&1 </dev/null
 }
 refuse() { # NAME PATTERN TRACE-TEXT
     printf "$3" >"$dir/bad"

@@ -22,7 +22,7 @@ trap 'rm -rf "$dir"' EXIT
 trace() { # STATUS ARGS...: run it; the listing is in out
     local status=$1 got
     shift
-    timeout -k 5 60 "$vmcore" trace "$@" --kernel "$dir/guest" --exit-port 0xf4 >"$dir/out" 2>"$dir/err" </dev/null
+    timeout -k 5 300 "$vmcore" trace "$@" --kernel "$dir/guest" --exit-port 0xf4 >"$dir/out" 2>"$dir/err" </dev/null
     got=$?
     [ "$got" = "$status" ] || { echo "status $got, not $status"; cat "$dir/err"; return 1; }
 }

@@ -189,7 +189,7 @@ static void pty_carries_both_ways_and_drops_without_reader(void **state)
     struct vmc_chardev d = vmc_host_char_dev(c);
     static char big[1 << 16];
     size_t sent = 0;
-    for (unsigned i = 0; i < 1000 && sent < 4 * sizeof(big); i++) {
+    for (unsigned i = 0; i < 20000 && sent < 4 * sizeof(big); i++) {
         sent += (size_t)d.ops->write(d.ctx, big, sizeof(big));
         usleep(5000);
     }
