@@ -105,18 +105,20 @@ static EXEC(pusha)
     return 0;
 }
 
+/* Processors load the registers one by one: what was popped before a fault stays. The stack pointer
+   moves at the end, so the instruction can start again. */
 static EXEC(popa)
 {
-    u64 v[8], sp = cpu->gpr[VMC_RSP];
+    u64 v, sp = cpu->gpr[VMC_RSP];
 
     for (unsigned i = 0; i < 8; i++) {
-        int rc = exec_stack_rd(cpu, sp_cut(cpu, sp + i * in->opsize), in->opsize, &v[7 - i]);
+        unsigned reg = 7 - i;
+        int rc = exec_stack_rd(cpu, sp_cut(cpu, sp + i * in->opsize), in->opsize, &v);
         if (rc != 0)
             return rc;
+        if (reg != VMC_RSP)
+            put_gpr(cpu, reg, in->opsize, v);
     }
-    for (unsigned i = 0; i < 8; i++)
-        if (i != VMC_RSP)
-            put_gpr(cpu, i, in->opsize, v[i]);
     set_sp(cpu, sp + 8u * in->opsize);
     return 0;
 }
