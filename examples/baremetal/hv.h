@@ -41,7 +41,7 @@ struct hv_config {
     char hot_key;      /* control character that opens the hypervisor's menu */
     bool poweroff_when_done;
     char engine[16];       /* "auto", or the name of one */
-    bool apic;             /* VT-x: local APICs in the processor */
+    uint32_t apic;         /* VT-x: VMC_HW_CFG_APIC, VMC_HW_CFG_NO_APIC or as the engine likes */
     char startup[HV_TEXT]; /* monitor commands to run at start, separated by ';' */
 };
 

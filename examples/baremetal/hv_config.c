@@ -179,9 +179,11 @@ static bool hypervisor_key(struct parser *s, struct hv_config *c, const char *ke
     } else if (hv_streq(key, "engine")) {
         hv_strcpy(c->engine, sizeof(c->engine), v);
     } else if (hv_streq(key, "apic")) {
-        c->apic = hv_streq(v, "processor");
-        if (!c->apic && !hv_streq(v, "software"))
-            return fail(s, "apic is software or processor, not", v);
+        c->apic = hv_streq(v, "processor")  ? VMC_HW_CFG_APIC
+                  : hv_streq(v, "software") ? VMC_HW_CFG_NO_APIC
+                                            : 0;
+        if (c->apic == 0 && !hv_streq(v, "auto"))
+            return fail(s, "apic is auto, software or processor, not", v);
     } else if (hv_streq(key, "run")) {
         hv_strcpy(c->startup, sizeof(c->startup), v);
     } else {

@@ -173,8 +173,7 @@ static int make_machine(struct hv_guest *g, struct vmc_error *err)
     g->soft = (struct vmc_soft_config){.size = sizeof(g->soft), .flags = VMC_SOFT_TRANSLATE};
     if (hv_engine == vmc_engine_soft())
         vc.engine_config = &g->soft;
-    g->hw = (struct vmc_hw_config){.size = sizeof(g->hw),
-                                   .flags = hv_config.apic ? VMC_HW_CFG_APIC : 0};
+    g->hw = (struct vmc_hw_config){.size = sizeof(g->hw), .flags = hv_config.apic};
     if (hv_engine != vmc_engine_soft())
         vc.engine_config = &g->hw;
     int rc = vmc_vm_create(&vc, &g->vm, err);

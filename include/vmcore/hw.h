@@ -178,7 +178,9 @@ struct vmc_hw_config {
 #define VMC_HW_CFG_NO_NESTED 1u /**< shadow paging even where the processor has EPT or NPT */
 #define VMC_HW_CFG_NO_UG     2u /**< VT-x: as if it had no unrestricted guest */
 #define VMC_HW_CFG_4K        4u /**< no large pages in EPT and NPT */
-#define VMC_HW_CFG_APIC      8u /**< VT-x: the processor works on local APICs where it can */
+#define VMC_HW_CFG_APIC      8u /**< VT-x: local APICs in the processor also without posted interrupts \
+                                 */
+#define VMC_HW_CFG_NO_APIC 16u /**< VT-x: never */
 
 /** Intel VT-x. Needs platform.hw, pages and cpu. */
 VMC_API const struct vmc_engine_ops *vmc_engine_vmx(void);

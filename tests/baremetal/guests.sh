@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
 # Debian's cloud kernel to a busybox shell under the example hypervisor.
-# Usage: guests.sh BUILD MACHINE ENGINE SECONDS [two]
+# Usage: guests.sh BUILD MACHINE ENGINE SECONDS [two|apic]
 # two: two guests at once on two processors, one of them with two vCPUs.
+# apic: one with two vCPUs, whose local APICs the processor works on.
 # shellcheck source=tests/baremetal/lib.sh
 . "$(dirname "$0")/lib.sh"
 m=$1 engine=$2 seconds=$3 how=${4:-one}
@@ -12,8 +13,11 @@ dir=$build/tests/baremetal/guests-${m/:/-}-$how
 mkdir -p "$dir"
 cmdline="console=ttyS0 quiet panic=-1 cryptomgr.notests"
 {
-    echo "hypervisor { status = 20; when_done = poweroff }"
+    echo "hypervisor { status = 20; when_done = poweroff"
+    [ "$how" != apic ] || echo " apic = processor"
+    echo "}"
     echo "guest one { kernel = vmlinuz; initrd = initrd; mem = 128M; network = yes"
+    [ "$how" != apic ] || echo " cpus = 2"
     echo " cmdline = \"$cmdline run=echo+hello+from+one;nproc\" }"
     if [ "$how" = two ]; then
         echo "guest two { kernel = vmlinuz; initrd = initrd; mem = 160M; cpus = 2; shares = 2000"
@@ -32,6 +36,7 @@ machine "$dir/log.txt" "$seconds" "${qemu[@]}" --machine "$m" --cpus $cpus --mem
     --module "$build/guest/initrd=initrd"
 want "$dir/log.txt" "^\[vmcore\] engine: $engine$"
 want "$dir/log.txt" "^\[one\] hello from one$"
+[ "$how" != apic ] || want "$dir/log.txt" "^\[one\] 2$"
 want "$dir/log.txt" "^\[vmcore\] one: ended: powered off$"
 want "$dir/log.txt" "^\[vmcore\] one: [1-9][0-9]* pages returned, 0 leaked$"
 want "$dir/log.txt" "every guest has ended, switching off$"

@@ -137,6 +137,7 @@ struct vmx_caps {
     bool ept, ept_ad, ept_1g, ept_2m, ug, vpid, timer, tpr_shadow, msr_bitmap, pml, xsaves;
     bool tsc_scaling, save_efer, save_pat, invpcid, rdtscp;
     bool vid, posted; /* the local APIC in the processor; requests without an exit */
+    bool weak_vid;    /* vid without posted interrupts in the processor: Bochs 2.7 (vmx_apic.c) */
     unsigned timer_shift;
 };
 
@@ -206,6 +207,7 @@ struct vmx_vcpu {
     bool launched;
     uint8_t tpr;        /* as the local APIC knows it */
     bool lent;          /* its registers are in vapic */
+    uint8_t serviced;   /* highest vector in service when they were lent */
     uint32_t apic_mode; /* VMC_APIC_*, of the controls */
     uint64_t eoi_exits[4];
 };

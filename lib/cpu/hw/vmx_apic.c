@@ -37,6 +37,11 @@ static uint32_t *posted_of(struct hw_vcpu *v)
     return (uint32_t *)(void *)(page_of(v) + POSTED_AT);
 }
 
+static bool weak(const struct hw_vcpu *v)
+{
+    return unlikely(v->vm->caps.vmx.weak_vid);
+}
+
 static bool can_lend(const struct hw_vcpu *v)
 {
     return v->vm->caps.vmx.vid && v->io->apic_lend != NULL;
@@ -47,10 +52,10 @@ static bool can_lend(const struct hw_vcpu *v)
 
 /* What a guest may read and write by itself in x2APIC mode: registers without side effects, and
  * what the processor does (30.5). ICR reads are of two registers; the current count moves. */
-static void open_x2apic(unsigned char *map)
+static void open_x2apic(unsigned char *map, bool self_ipi)
 {
     static const uint8_t reads[] = {0x02, 0x03, 0x08, 0x0a, 0x0d, 0x0f, 0x28, 0x38, 0x3e};
-    static const uint8_t writes[] = {0x08, 0x0b, 0x3f};
+    static const uint8_t writes[] = {0x08, 0x0b};
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(reads); i++)
         vmx_open_msr(map, X2APIC_BASE + reads[i], true, false);
@@ -60,6 +65,8 @@ static void open_x2apic(unsigned char *map)
         vmx_open_msr(map, X2APIC_BASE + i, true, false);
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(writes); i++)
         vmx_open_msr(map, X2APIC_BASE + writes[i], false, true);
+    if (self_ipi)
+        vmx_open_msr(map, X2APIC_BASE + 0x3f, false, true);
 }
 
 int vmx_apic_vm_init(struct hw_vm *vm)
@@ -74,7 +81,7 @@ int vmx_apic_vm_init(struct hw_vm *vm)
         return VMC_ENOMEM;
     memset(vm->apic_page, 0, VMC_PAGE_SIZE);
     memcpy(vm->msr_bitmap_x2, vm->msr_bitmap, VMC_PAGE_SIZE);
-    open_x2apic(vm->msr_bitmap_x2);
+    open_x2apic(vm->msr_bitmap_x2, !vm->caps.vmx.weak_vid);
     vm->apic_page_used = true;
     return VMC_OK;
 }
@@ -108,6 +115,53 @@ void vmx_apic_setup(struct hw_vcpu *v)
     vmx_write(v, VMCS_POSTED_DESC, x->vapic_hpa + POSTED_AT);
     vmx_write(v, VMCS_POSTED_VECTOR, hw->notify_vector);
     x->frame.posted = &posted_of(v)[8];
+}
+
+/* ---- Bochs 2.7 ---------------------------------------------------------------------------------
+ *
+ * It delivers virtual interrupts with two faults that real processors do not have. It is told by
+ * that it has no posted interrupts, which they all have (hw_int.h, weak_vid).
+ */
+
+/* Highest vector of a register of 256 bits; 0: none. */
+static unsigned highest(const uint8_t *page, uint32_t reg)
+{
+    for (unsigned i = 8; i-- > 0;) {
+        uint32_t w = vmci_ld_le32(page + reg + i * 16);
+        if (w != 0)
+            return i * 32 + 31 - (unsigned)__builtin_clz(w);
+    }
+    return 0;
+}
+
+/*
+ * An interrupt of the host that ends a guest which has interrupts off first delivers to it what is
+ * requested. So nothing deliverable may be there while interrupts are off: a guest that has them
+ * off is entered with a window, which holds virtual interrupts back (SDM 3C 30.2.1), and while
+ * something is requested every EOI exits (lend).
+ */
+bool vmx_apic_wants_window(struct hw_vcpu *v)
+{
+    return weak(v) && v->delivers && !(v->st.rflags & VMC_FLAG_IF) &&
+           highest(page_of(v), VAPIC_IRR) != 0;
+}
+
+/*
+ * What it delivers is not noted in the IDT-vectoring information if an exit comes in between; there
+ * is an older event, of whatever vCPU. True: an interrupt was under way, since one came into
+ * service after the registers were lent, and interrupts are still on.
+ */
+bool vmx_apic_was_delivering(struct hw_vcpu *v, uint8_t *vector)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+
+    if (!weak(v) || !x->lent || !(v->st.rflags & VMC_FLAG_IF))
+        return false;
+    uint8_t serviced = (uint8_t)(vmx_read(v, VMCS_GUEST_INTR_STATUS) >> 8);
+    if (serviced == 0 || serviced == x->serviced)
+        return false;
+    *vector = serviced;
+    return true;
 }
 
 /* ---- lending ----------------------------------------------------------------------------------
@@ -150,17 +204,6 @@ static void set_mode(struct hw_vcpu *v, uint32_t mode)
     v->todo |= HW_TODO_EVENT;
 }
 
-/* Highest vector of a register of 256 bits; 0: none. */
-static unsigned highest(const uint8_t *page, uint32_t reg)
-{
-    for (unsigned i = 8; i-- > 0;) {
-        uint32_t w = vmci_ld_le32(page + reg + i * 16);
-        if (w != 0)
-            return i * 32 + 31 - (unsigned)__builtin_clz(w);
-    }
-    return 0;
-}
-
 /* Takes from the descriptor into the page; other threads may put more in. */
 static void unpost(struct hw_vcpu *v)
 {
@@ -191,13 +234,17 @@ static __attribute__((noinline)) bool lend(struct hw_vcpu *v)
         return false;
     if (x->frame.posted != NULL)
         unpost(v);
+    unsigned requested = highest(page, VAPIC_IRR);
     for (unsigned i = 0; i < 4; i++) {
         uint64_t w = level[2 * i] | (uint64_t)level[2 * i + 1] << 32;
+        if (weak(v) && requested != 0)
+            w = UINT64_MAX;
         if (w != x->eoi_exits[i])
             vmx_write(v, VMCS_EOI_EXIT0 + 2 * i, w);
         x->eoi_exits[i] = w;
     }
-    vmx_write(v, VMCS_GUEST_INTR_STATUS, highest(page, VAPIC_IRR) | highest(page, VAPIC_ISR) << 8);
+    x->serviced = (uint8_t)highest(page, VAPIC_ISR);
+    vmx_write(v, VMCS_GUEST_INTR_STATUS, requested | (unsigned)x->serviced << 8);
     x->lent = true;
     return true;
 }
@@ -257,14 +304,16 @@ void vmx_tpr_in(struct hw_vcpu *v)
 bool vmx_post(struct hw_vcpu *v)
 {
     const struct vmc_hw_ops *hw = v->vm->hw;
+    bool all = v->io->apic_post(v->io->ctx, posted_of(v));
 
-    if (!v->io->apic_post(v->io->ctx, posted_of(v)))
-        return false;
+    /* Also if only some were moved: ON is what they are found by. */
     uint32_t before = __atomic_fetch_or(&posted_of(v)[8], POSTED_ON, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&v->in_guest, __ATOMIC_SEQ_CST) == 0) { /* it may not come back for long */
         v->io->apic_unpost(v->io->ctx, posted_of(v));
         return true;
     }
+    if (!all)
+        return false; /* it is called out of the guest, and finds both */
     if ((before & POSTED_ON) == 0)
         hw->notify(hw_ctx(v), vmci_load_relaxed(&v->cpu));
     return true;
@@ -291,6 +340,7 @@ int vmx_on_eoi(struct hw_vcpu *v, struct vmc_exit *x)
     vmx_tpr_out(v);
     v->io->apic_eoi(v->io->ctx, (uint8_t)v->u.vmx.frame.qualification);
     vmx_tpr_in(v);
+    v->todo |= HW_TODO_EVENT;
     return HW_RESUME;
 }
 

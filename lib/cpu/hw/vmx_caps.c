@@ -115,16 +115,19 @@ static bool ept_complete(const struct vmx_caps *c)
 
 /*
  * The local APIC in the processor: all of it or nothing. The controls are switched on vCPU by vCPU
- * (vmx_apic.c).
+ * (vmx_apic.c). Without posted interrupts only if somebody asks for it.
  */
 #define APIC_ALL (PROC2_APIC_ACCESS | PROC2_X2APIC | PROC2_APIC_REG | PROC2_VID)
 
 static void decide_apic(const struct vmc_hw_ops *hw, struct vmx_caps *c, uint32_t flags)
 {
-    c->vid = c->ept && c->tpr_shadow && c->msr_bitmap && (c->use_proc2 & APIC_ALL) == APIC_ALL &&
-             (flags & VMC_HW_CFG_APIC) != 0;
-    c->posted = c->vid && (c->use_pin & PIN_POSTED) != 0 && (c->use_exit & EXIT_ACK) != 0 &&
+    bool all = c->ept && c->tpr_shadow && c->msr_bitmap && (c->use_proc2 & APIC_ALL) == APIC_ALL;
+    bool post = (c->use_pin & PIN_POSTED) != 0 && (c->use_exit & EXIT_ACK) != 0 &&
                 hw->notify != NULL && hw->notify_vector >= 32 && hw->notify_vector < 256;
+
+    c->vid = all && (post || (flags & VMC_HW_CFG_APIC) != 0) && !(flags & VMC_HW_CFG_NO_APIC);
+    c->posted = c->vid && post;
+    c->weak_vid = c->vid && !allowed(c->pin, PIN_POSTED);
     c->use_proc2 &= ~APIC_ALL;
     c->use_pin &= ~PIN_POSTED;
     if (!c->posted)

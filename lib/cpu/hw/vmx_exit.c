@@ -21,6 +21,10 @@ static void take_back_event(struct hw_vcpu *v)
     if (likely(!(info & INTR_VALID)))
         return;
     struct vmc_event e = {.vector = (uint8_t)info, .type = (uint8_t)INTR_TYPE(info)};
+    if (unlikely(v->delivers) && vmx_apic_was_delivering(v, &e.vector)) {
+        e.type = VMC_EV_IRQ;
+        info &= ~INTR_CODE;
+    }
     if (info & INTR_CODE) {
         e.has_code = true;
         e.code = (uint32_t)vmx_read(v, VMCS_IDT_CODE);

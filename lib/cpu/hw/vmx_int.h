@@ -66,6 +66,11 @@ void vmx_apic_vm_fini(struct hw_vm *vm);
 void vmx_apic_setup(struct hw_vcpu *v);
 bool vmx_post(struct hw_vcpu *v);
 int vmx_on_apic_access(struct hw_vcpu *v, struct vmc_exit *x);
+/* Is virtual delivery to be held back until the guest opens itself? */
+bool vmx_apic_wants_window(struct hw_vcpu *v);
+/* The exit was in the delivery of an interrupt by the processor, whatever it says: *vector is it.
+ */
+bool vmx_apic_was_delivering(struct hw_vcpu *v, uint8_t *vector);
 int vmx_on_eoi(struct hw_vcpu *v, struct vmc_exit *x);
 int vmx_on_apic_write(struct hw_vcpu *v, struct vmc_exit *x);
 int vmx_enter(struct hw_vcpu *v, struct vmc_exit *x);

@@ -427,6 +427,7 @@ void vmx_windows(struct hw_vcpu *v, bool irq, bool nmi)
 {
     uint32_t proc = v->u.vmx.proc & ~(PROC_IRQ_WINDOW | PROC_NMI_WINDOW);
 
+    irq = irq || vmx_apic_wants_window(v);
     proc |= (irq ? PROC_IRQ_WINDOW : 0) | (nmi ? PROC_NMI_WINDOW : 0);
     if (proc != v->u.vmx.proc) {
         v->u.vmx.proc = proc;

@@ -168,12 +168,16 @@ static void it_is_asked_for_and_whole(void **state)
     (void)state;
     begin();
     assert_int_equal(vmx_caps_read(&model.tp.pf, 0, &c, &err), VMC_OK);
+    assert_true(c.vid && c.posted && !c.weak_vid);
+    assert_int_equal(vmx_caps_read(&model.tp.pf, VMC_HW_CFG_NO_APIC, &c, &err), VMC_OK);
     assert_false(c.vid || c.posted);
     assert_int_equal(c.use_exit & EXIT_ACK, 0);
     model.ops.notify = NULL;
+    assert_int_equal(vmx_caps_read(&model.tp.pf, 0, &c, &err), VMC_OK);
+    assert_false(c.vid || c.posted);
     assert_int_equal(vmx_caps_read(&model.tp.pf, VMC_HW_CFG_APIC, &c, &err), VMC_OK);
     assert_true(c.vid);
-    assert_false(c.posted);
+    assert_false(c.posted || c.weak_vid); /* it could post; we cannot notify */
     uint64_t old = hw_model_get_msr(&model, MSR_VMX_PROC2);
     hw_model_set_msr(&model, MSR_VMX_PROC2, old & ~((uint64_t)PROC2_APIC_REG << 32));
     assert_int_equal(vmx_caps_read(&model.tp.pf, VMC_HW_CFG_APIC, &c, &err), VMC_OK);
@@ -349,6 +353,29 @@ static void level_interrupts_are_not_posted(void **state)
     end();
 }
 
+static void post_both(struct hw_model *m)
+{
+    m->apic.level[2] = 1u << 0x11;
+    m->apic.irr[2] = 1u << 0x12;
+    request(0x51);
+}
+
+/* An edge-triggered one that was moved to the descriptor beside a level-triggered one that stays.
+ */
+static void nothing_stays_in_the_descriptor(void **state)
+{
+    (void)state;
+    begin();
+    set_if(false);
+    play.in_guest = post_both;
+    run(VMX_TIMER);
+    assert_int_equal(model.notifies, 0);
+    assert_int_equal(model.interrupts, 1);
+    assert_int_equal(play.status & 0xff, 0x52);
+    assert_int_equal(model.apic.irr[2], 1u << 0x11 | 1u << 0x12);
+    end();
+}
+
 static void the_host_handles_what_was_acknowledged(void **state)
 {
     (void)state;
@@ -378,6 +405,56 @@ static void late_posts_are_put_back(void **state)
     end();
 }
 
+/* ---- Bochs 2.7 ------------------------------------------------------------------------------- */
+
+static void weak_processors_deliver_to_open_guests_only(void **state)
+{
+    (void)state;
+    begin();
+    model.vm->caps.vmx.weak_vid = true;
+    for (unsigned open = 0; open < 2; open++) {
+        set_if(open != 0);
+        request(0x51);
+        run(VMX_TIMER);
+        assert_int_equal((play.proc & PROC_IRQ_WINDOW) != 0, !open);
+        for (unsigned i = 0; i < 4 && !open; i++)
+            assert_int_equal(play.eoi_exit[i], UINT64_MAX);
+    }
+    assert_int_equal(play.deliveries, 1);
+    /* Nothing is requested: EOIs need no exit. */
+    request(0x52);
+    run(0);
+    run(0);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(play.eoi_exit[i], 0);
+    end();
+}
+
+/* The delivery of 0x51 met an unmapped page; what the processor notes is a #PF of long ago. */
+static void exit_under_delivery(struct hw_model *m)
+{
+    m->field[VMCS_IDT_INFO] = INTR_VALID | INTR_CODE | VMC_EV_EXCEPTION << 8 | VMC_VEC_PF;
+    m->field[VMCS_GUEST_INTR_STATUS] = 0x51u << 8;
+    m->field[VMCS_GUEST_PHYSICAL] = 0x20000;
+}
+
+static void weak_processors_forget_what_they_deliver(void **state)
+{
+    (void)state;
+    begin();
+    for (unsigned is_weak = 0; is_weak < 2; is_weak++) {
+        model.vm->caps.vmx.weak_vid = is_weak != 0;
+        set_if(true);
+        play.in_guest = exit_under_delivery;
+        play.qualification = 0x182; /* write */
+        run(VMX_EPT_VIOLATION);
+        assert_int_equal(play.entry_info & (INTR_VALID | 0x7ff),
+                         is_weak ? INTR_VALID | 0x51
+                                 : INTR_VALID | VMC_EV_EXCEPTION << 8 | VMC_VEC_PF);
+    }
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +471,9 @@ int main(void)
         cmocka_unit_test(level_interrupts_are_not_posted),
         cmocka_unit_test(the_host_handles_what_was_acknowledged),
         cmocka_unit_test(late_posts_are_put_back),
+        cmocka_unit_test(nothing_stays_in_the_descriptor),
+        cmocka_unit_test(weak_processors_deliver_to_open_guests_only),
+        cmocka_unit_test(weak_processors_forget_what_they_deliver),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
