@@ -16,13 +16,16 @@
 #define REG_TIMER_NOW      0x390u
 #define REG_TIMER_DIV      0x3e0u
 #define LVT_MASKED         (1u << 16)
+#define TIMER_PERIODIC     (1u << 17)
 #define TIMER_TSC_DEADLINE (2u << 17)
+#define TIMER_SHORTEST_US  5u
 #define APIC_X2            (1u << 10)
 #define APIC_ON            (1u << 11)
 
 static volatile char *lapic;
 static bool x2apic, tsc_deadline;
 static uint64_t timer_hz;
+static uint32_t lose;
 
 static uint32_t rd(unsigned reg)
 {
@@ -89,6 +92,11 @@ static void calibrate(void)
         bm_panic("the local APIC's timer does not count");
 }
 
+/*
+ * Once, by the TSC where possible. What counts down starts anew by itself, and is set or stopped by
+ * every interrupt of it: should one be lost (machines that are emulated lose one now and then), the
+ * next makes up for it.
+ */
 void bm_lapic_timer(uint64_t deadline_ns)
 {
     struct bm_cpu *c = this_cpu();
@@ -103,9 +111,15 @@ void bm_lapic_timer(uint64_t deadline_ns)
         uint64_t now = bm_now_ns();
         uint64_t ns = deadline_ns > now ? deadline_ns - now : 0;
         unsigned __int128 n = (unsigned __int128)ns * timer_hz / 1000000000u;
-        wr(REG_TIMER_INIT, n > UINT32_MAX ? UINT32_MAX : n == 0 ? 1 : (uint32_t)n);
+        uint64_t least = timer_hz * TIMER_SHORTEST_US / 1000000u + 1;
+        wr(REG_TIMER_INIT, n > UINT32_MAX ? UINT32_MAX : n < least ? (uint32_t)least : (uint32_t)n);
     }
     irq_restore(on);
+}
+
+bool bm_lapic_timer_lost(uint64_t count)
+{
+    return lose != 0 && count % lose == 0;
 }
 
 void vmc_bm_timer(uint64_t deadline_ns)
@@ -125,6 +139,10 @@ void bm_lapic_init(bool first)
         for (unsigned i = 0; i < bm_acpi.cpus; i++)
             wide = wide || bm_acpi.cpu_apic[i] > 254;
         x2apic = (r[2] & (1u << 21)) != 0 && (wide || (base & APIC_X2) != 0);
+        char opt[4];
+        if (!tsc_deadline && bm_boot_option("lose", opt, sizeof(opt)) && opt[0] >= '2' &&
+            opt[0] <= '9')
+            lose = (uint32_t)(opt[0] - '0');
         if (!x2apic)
             lapic = bm_mmio_map(base & 0x000ffffffffff000ull, PAGE);
     }
@@ -137,7 +155,7 @@ void bm_lapic_init(bool first)
     if (first && !tsc_deadline)
         calibrate();
     wr(REG_TIMER_DIV, 0xb);
-    wr(REG_LVT_TIMER, VEC_TIMER | (tsc_deadline ? TIMER_TSC_DEADLINE : 0));
+    wr(REG_LVT_TIMER, VEC_TIMER | (tsc_deadline ? TIMER_TSC_DEADLINE : TIMER_PERIODIC));
     /* SDM 3A 10.5.4.1: the mode must be in force before the deadline is written. */
     __asm__ volatile("mfence" : : : "memory");
     this_cpu()->apic_id = bm_lapic_id();

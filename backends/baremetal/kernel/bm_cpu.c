@@ -293,6 +293,11 @@ void bm_trap(struct bm_frame *f)
     }
     if (f->vector == VEC_TIMER) {
         c->stats.timer_ticks++;
+        if (bm_lapic_timer_lost(c->stats.timer_ticks)) {
+            c->lost = 1;
+            bm_lapic_eoi();
+            return;
+        }
         timer_again(c);
     } else if (f->vector == VEC_IPI) {
         c->stats.ipis++;
@@ -316,6 +321,9 @@ uint32_t vmc_bm_this_cpu(void)
     return this_cpu()->index;
 }
 
+/* Nobody sleeps for longer: an interrupt that was lost is made up for by looking around. */
+#define LONGEST_SLEEP_NS 100000000u
+
 void vmc_bm_wait(uint64_t deadline_ns)
 {
     struct bm_cpu *c = this_cpu();
@@ -323,8 +331,12 @@ void vmc_bm_wait(uint64_t deadline_ns)
     irq_off();
     if (!c->pending) {
         uint64_t before = bm_now_ns();
-        bm_lapic_timer(bm_poll_deadline(before, deadline_ns));
-        __asm__ volatile("sti; hlt" : : : "memory");
+        uint64_t last = before + LONGEST_SLEEP_NS;
+        bm_lapic_timer(bm_poll_deadline(before, deadline_ns < last ? deadline_ns : last));
+        do {
+            c->lost = 0;
+            __asm__ volatile("sti; hlt; cli" : : : "memory");
+        } while (c->lost != 0);
         c->stats.idle_ns += bm_now_ns() - before;
     }
     c->pending = 0;

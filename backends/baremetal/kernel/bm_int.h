@@ -82,6 +82,7 @@ struct bm_cpu {
     uint32_t index, apic_id;
     volatile uint32_t online;
     volatile uint32_t pending; /* an interrupt came since the last wait */
+    volatile uint32_t lost;    /* the interrupt that ended a sleep is to be taken for lost */
     volatile uint32_t tlb_flush;
     uint32_t irqs;
     uint64_t timer_ns;  /* what the timer is armed for; UINT64_MAX: nothing */
@@ -227,6 +228,8 @@ uint64_t bm_ns_to_tsc(uint64_t ns);
 void bm_lapic_init(bool first);
 uint32_t bm_lapic_id(void);
 void bm_lapic_eoi(void);
+/* For tests ("lose=N"): is this one of the timer's interrupts to be taken for lost? */
+bool bm_lapic_timer_lost(uint64_t count);
 void bm_lapic_send(uint32_t apic_id, uint32_t icr_low);
 void bm_lapic_timer(uint64_t deadline_ns);
 uint64_t bm_lapic_msi_addr(void);
