@@ -13,8 +13,10 @@
  *
  * Sharing: several hosts may mount one volume when the devices offer compare_write, or by a
  * slower protocol when they do not. Each mount session keeps a heartbeat slot; vmc_vmfs_beat()
- * must be called at least every beat_ms while files are open. A session that was not able to beat
- * within its lease answers VMC_EFENCED to everything from then on.
+ * must be called at least every beat_ms while files are open (vmc_vmfs_renew() besides, from a thread of
+ * its own, where operations may take longer). A session that was not able to beat within its lease
+ * answers VMC_EFENCED to everything from then on; lease_until in struct vmc_vmfs_mount_config is for
+ * the moments in which it cannot even do that.
  */
 #ifndef VMCORE_VMFS_H
 #define VMCORE_VMFS_H
@@ -90,6 +92,18 @@ struct vmc_vmfs_mount_config {
     /** Sleep; NULL: the platform parks, and without that a wait is answered by VMC_EBUSY. */
     void (*sleep_ns)(void *ctx, uint64_t ns);
     void *sleep_ctx;
+    /**
+     * Watchdog of the lease; NULL: none. A host looks at its lease before each request to a device, but
+     * it may be stopped between the look and the request, and wake up when its place has been taken.
+     * Called with the lease held until end_ns of the platform's time: before the session takes its
+     * slot, after each renewal (from the thread that renewed), and with UINT64_MAX when it is over.
+     * Unless the next call comes before end_ns, everything that could still reach the devices has to
+     * be stopped then, from outside of what may be stuck (see host_watchdog.h); other hosts wait
+     * window_ms longer. An error of the first call fails the mount; later ones are logged, and the end
+     * that was set before remains. Must not call back into the volume.
+     */
+    int (*lease_until)(void *ctx, uint64_t end_ns);
+    void *lease_ctx;
 };
 
 /** Mount. On failure *out is untouched. The devices are borrowed until unmount. */
@@ -100,8 +114,18 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_mount(const struct vmc_platform *pf,
 VMC_API int vmc_vmfs_unmount(struct vmc_vmfs *v, struct vmc_error *err);
 /** Forget the volume without writing anything: what a crash leaves behind. Files become invalid. */
 VMC_API void vmc_vmfs_abandon(struct vmc_vmfs *v);
-/** Renew the lease. VMC_EFENCED once it is lost. */
+/**
+ * Renew the lease, and look after other sessions: those that died are recovered. Waits for the
+ * operation under way. VMC_EFENCED once the lease is lost.
+ */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_beat(struct vmc_vmfs *v, struct vmc_error *err);
+/**
+ * Renew the lease and no more: does not wait for operations, however long they take (unless the
+ * devices have no compare-and-write). Not at the same time as vmc_vmfs_unmount(). VMC_EFENCED.
+ */
+VMC_API VMC_MUST_CHECK int vmc_vmfs_renew(struct vmc_vmfs *v, struct vmc_error *err);
+/** Flush the devices: what was written is durable. Other operations go on meanwhile. */
+VMC_API VMC_MUST_CHECK int vmc_vmfs_sync(struct vmc_vmfs *v, struct vmc_error *err);
 
 struct vmc_vmfs_info {
     uint32_t version;      /**< 3, 5 or 6 */

@@ -171,6 +171,8 @@ int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generati
         return rc;
     if (vmci_ld_le32(hb + HB_STATE) == HB_FREE || vmci_ld_le64(hb + HB_GENERATION) != generation)
         return VMC_OK;
+    if (vmci_ld_le64(hb + HB_STAMP) != v->obs[slot].stamp)
+        return busy(hb, slot, err); /* it beat after all */
     if (v->ro)
         return busy(hb, slot, err);
     rc = vmci_fs_host_record(v, slot, generation, &ours, &fb, err);
@@ -237,7 +239,17 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 
 /* ---- our own slot ------------------------------------------------------------------------------ */
 
-static int beat(struct vmc_vmfs *v, struct vmc_error *err)
+static int lease_until(struct vmc_vmfs *v, uint64_t end_ns)
+{
+    return v->lease_until != NULL ? v->lease_until(v->lease_ctx, end_ns) : VMC_OK;
+}
+
+void vmci_fs_session_over(struct vmc_vmfs *v)
+{
+    (void)lease_until(v, UINT64_MAX); /* what cannot be stopped errs on the safe side */
+}
+
+static int beat_locked(struct vmc_vmfs *v, struct vmc_error *err)
 {
     uint8_t next[FS_SECTOR];
     uint64_t tsc = __builtin_ia32_rdtsc(), now = vmci_fs_now(v);
@@ -245,26 +257,47 @@ static int beat(struct vmc_vmfs *v, struct vmc_error *err)
 
     memcpy(next, v->s.image, FS_SECTOR);
     vmci_st_le64(next + HB_STAMP, stamp);
+    if (v->s.fenced)
+        return vmci_error(err, VMC_EFENCED, site, "this session lost its lease and must unmount");
     int rc = vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err);
     if (rc == VMC_EAGAIN) {
-        v->s.fenced = true;
+        vmci_store_relaxed(&v->s.fenced, true);
         return vmci_error(err, VMC_EFENCED, site,
                           "heartbeat slot %u was taken from us: the lease had expired", v->s.slot);
     }
     if (rc != VMC_OK)
         return rc;
+    uint64_t since_ms = (now - v->s.beat_ns) / MS;
     memcpy(v->s.image, next, FS_SECTOR);
     v->s.stamp = stamp;
     vmci_store_relaxed(&v->s.beat_tsc, tsc);
     vmci_store_release(&v->s.beat_ns, now);
+    if (lease_until(v, now + v->lease_ms * MS) != VMC_OK)
+        vmci_log(v->pf, VMC_LOG_ERROR, "vmfs", "the watchdog of the lease cannot be set again");
+    if (since_ms >= vmci_fs_lease_safe_ms(v))
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs",
+                 "the lease of heartbeat slot %u was renewed late, after %llu ms: other hosts may take "
+                 "over after %u",
+                 v->s.slot, (unsigned long long)since_ms, v->lease_ms + v->window_ms);
     return VMC_OK;
+}
+
+/* By any thread, with the volume's lock or without. */
+static int beat(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    vmci_lock(&v->beat_lock);
+    int rc = beat_locked(v, err);
+    vmci_unlock(&v->beat_lock);
+    return rc;
 }
 
 int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err)
 {
-    if (unlikely(v->s.fenced))
+    if (unlikely(vmci_load_relaxed(&v->s.fenced)))
         return vmci_error(err, VMC_EFENCED, site, "this session lost its lease and must unmount");
-    if (v->exclusive || vmci_fs_now(v) - v->s.beat_ns < v->beat_ms * MS)
+    /* By both clocks: one of them may have stood still while the machine slept. */
+    if (v->exclusive || (vmci_fs_now(v) - vmci_load_acquire(&v->s.beat_ns) < v->beat_ms * MS &&
+                         vmci_fs_lease_ok(v)))
         return VMC_OK;
     /*
      * Late or not: the compare-and-write succeeds only if no rescuer has marked the slot, and
@@ -312,6 +345,19 @@ int vmc_vmfs_beat(struct vmc_vmfs *v, struct vmc_error *err)
         rc = beat(v, err);
     if (rc == VMC_OK && v->s.active && !v->exclusive)
         look_around(v);
+    vmci_unlock(&v->lock);
+    return rc;
+}
+
+int vmc_vmfs_renew(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    if (!v->s.active || v->exclusive)
+        return VMC_OK;
+    if (v->caw)
+        return beat(v, err);
+    /* One thread at a time is in the bakery. */
+    vmci_lock(&v->lock);
+    int rc = beat(v, err);
     vmci_unlock(&v->lock);
     return rc;
 }
@@ -412,6 +458,9 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
     v->s.generation = vmci_ld_le64(hb + HB_GENERATION);
     v->s.beat_ns = now;
     v->s.beat_tsc = __builtin_ia32_rdtsc();
+    int rc = lease_until(v, now + v->lease_ms * MS);
+    if (rc != VMC_OK)
+        return vmci_error(err, rc, site, "the watchdog of the lease cannot be set");
     if (v->caw || v->exclusive)
         return vmci_fs_caw(v, v->s.hb_lv, hb, next, err);
     /*
@@ -419,7 +468,7 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
      * whoever claimed at the same time has written too, and see who was last.
      */
     uint8_t seen[FS_SECTOR];
-    int rc = vmci_fs_write(v, v->s.hb_lv, next, FS_SECTOR, err);
+    rc = vmci_fs_write(v, v->s.hb_lv, next, FS_SECTOR, err);
     if (rc == VMC_OK && !vmci_fs_sleep(v, v->window_ms * MS))
         return vmci_error(err, VMC_ENOTSUP, site,
                           "a shared device without compare-and-write needs a platform that can sleep");

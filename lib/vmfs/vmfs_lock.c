@@ -337,7 +337,7 @@ int vmci_fs_lock_drop(struct vmc_vmfs *v, uint64_t lv, uint32_t mode, struct vmc
         if (rc != VMC_EAGAIN)
             return rc;
         if (vmci_ld_le32(lk + LK_MODE) == LK_MODE_EXCL) {
-            v->s.fenced = true;
+            vmci_store_relaxed(&v->s.fenced, true);
             return vmci_error(err, VMC_EFENCED, site,
                               "lock at volume offset 0x%llx was broken by another host",
                               (unsigned long long)lv);

@@ -101,6 +101,8 @@ static int take_config(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *c
     v->tsc_per_ms = vmci_pf_has(v->pf, tsc_hz) ? v->pf->tsc_hz / 1000 : 0;
     v->sleep_ns = cfg->sleep_ns;
     v->sleep_ctx = cfg->sleep_ctx;
+    v->lease_until = v->exclusive || v->ro ? NULL : cfg->lease_until;
+    v->lease_ctx = cfg->lease_ctx;
     v->host_uuid = cfg->host_uuid;
     if (cfg->host_name != NULL)
         vmci_snprintf(v->host_name, sizeof(v->host_name), "%s", cfg->host_name);
@@ -135,6 +137,7 @@ static void destroy(struct vmc_vmfs *v)
 {
     const struct vmc_platform *pf = v->pf;
 
+    vmci_fs_session_over(v);
     if (v->cache.hash != NULL) {
         vmci_fs_unload_system(v);
         vmci_fs_inodes_fini(v);
@@ -146,6 +149,7 @@ static void destroy(struct vmc_vmfs *v)
     vmci_free(pf, v->unsure, FS_HB_SLOTS);
     vmci_free_aligned(pf, v->zeros, FS_ZERO_BYTES, FS_PAGE);
     vmci_free(pf, v->seg, FS_MAX_SEGS * sizeof(*v->seg));
+    vmci_lock_fini(&v->beat_lock);
     vmci_lock_fini(&v->lock);
     vmci_free(pf, v, sizeof(*v));
 }
@@ -241,6 +245,11 @@ int vmc_vmfs_mount(const struct vmc_platform *pf, const struct vmc_vmfs_mount_co
     vmci_list_init(&v->files);
     vmci_list_init(&v->ilru);
     rc = vmci_lock_init(&v->lock, pf);
+    if (rc == VMC_OK) {
+        rc = vmci_lock_init(&v->beat_lock, pf);
+        if (rc != VMC_OK)
+            vmci_lock_fini(&v->lock);
+    }
     if (rc != VMC_OK) {
         vmci_free(pf, v, sizeof(*v));
         return vmci_error(err, rc, site, "no lock for a volume");
@@ -269,6 +278,11 @@ int vmc_vmfs_unmount(struct vmc_vmfs *v, struct vmc_error *err)
     vmci_unlock(&v->lock);
     destroy(v);
     return rc != VMC_OK ? rc : rc2;
+}
+
+int vmc_vmfs_sync(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    return v->ro ? VMC_OK : vmci_fs_flush(v, err);
 }
 
 void vmc_vmfs_abandon(struct vmc_vmfs *v)

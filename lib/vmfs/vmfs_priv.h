@@ -267,7 +267,10 @@ struct vmc_vmfs {
     struct fs_observation *obs;
     uint64_t *gen_at_mount; /* sessions of a slot before this one ended before our first flush */
     uint8_t *unsure;        /* slot in use at our mount by a session that nobody has seen alive */
+    struct vmci_lock beat_lock; /* inside lock: over renewals of the lease */
     uint32_t lease_ms, window_ms, beat_ms, lock_wait_ms;
+    int (*lease_until)(void *ctx, uint64_t end_ns);
+    void *lease_ctx;
     bool lock_moved;   /* the lock that was waited for went from host to host */
     uint64_t busy_lv, busy_token; /* the lock that was last found busy */
     uint64_t wait_end; /* of the running operation, however much moves */
@@ -477,14 +480,21 @@ int vmci_fs_session_silent(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err);
-/* May data still be written? The lease has to outlast the request by the window. */
+/* No write of this session can come any more: its watchdog has nothing to watch. */
+void vmci_fs_session_over(struct vmc_vmfs *v);
+/* For how long after a beat data may be written: the lease outlasts the requests by the window. */
+static inline uint64_t vmci_fs_lease_safe_ms(const struct vmc_vmfs *v)
+{
+    return v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2);
+}
+/* May data still be written? */
 static inline bool vmci_fs_lease_ok(struct vmc_vmfs *v)
 {
     if (v->exclusive)
         return true;
     if (unlikely(vmci_load_relaxed(&v->s.fenced)))
         return false;
-    uint64_t ms = v->lease_ms - VMCI_MIN(v->window_ms, v->lease_ms / 2);
+    uint64_t ms = vmci_fs_lease_safe_ms(v);
     if (v->tsc_per_ms != 0)
         return __builtin_ia32_rdtsc() - vmci_load_relaxed(&v->s.beat_tsc) < ms * v->tsc_per_ms;
     return v->pf->now_ns(v->pf->ctx) - vmci_load_relaxed(&v->s.beat_ns) < ms * 1000000ull;

@@ -200,7 +200,7 @@ static void discard(struct vmc_vmfs *v)
         struct fs_range r = v->txn.discard[i];
         while (r.bytes > 0) {
             const struct fs_seg *s = vmci_fs_seg(v, r.lv);
-            if (s == NULL || !v->dev[s->dev].info.can_discard)
+            if (s == NULL || !v->dev[s->dev].info.can_discard || !vmci_fs_lease_ok(v))
                 break;
             uint64_t n = VMCI_MIN(r.bytes, s->lv + s->bytes - r.lv);
             (void)vmci_fs_dev_io(v->pf, &v->dev[s->dev].bd, VMC_BLOCK_DISCARD,
@@ -281,7 +281,7 @@ int vmci_fs_txn_commit(struct vmc_vmfs *v, struct vmc_error *err)
     if (rc == VMC_OK && t->bare)
         rc = vmci_fs_flush(v, err);
     if (rc != VMC_OK) {
-        v->s.fenced = true; /* only a replay of the journal can repair this */
+        vmci_store_relaxed(&v->s.fenced, true); /* only a replay of the journal can repair this */
         vmci_fs_txn_abort(v);
         return rc;
     }

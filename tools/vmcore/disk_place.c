@@ -32,6 +32,11 @@ static int mount_volume(struct disk_volume **volumes, const char *command, char 
     for (struct disk_volume *v = *volumes; v != NULL; v = v->next)
         if (strcmp(v->spec, spec) == 0) {
             free(spec);
+            if (v->vt.exclusive != options->exclusive) {
+                fprintf(stderr, "%s: %s: all disks of a volume are exclusive, or none\n", command,
+                        v->spec);
+                return EXIT_BAD_ARGS;
+            }
             *out = v;
             return 0;
         }
@@ -44,11 +49,9 @@ static int mount_volume(struct disk_volume **volumes, const char *command, char 
     v->vt.name = command;
     v->vt.async = true;
     v->vt.may_read_only = true;
-    if (options != NULL) {
-        v->vt.exclusive = options->exclusive;
-        v->vt.quiet = options->quiet;
-        v->vt.experimental = options->experimental;
-    }
+    v->vt.exclusive = options->exclusive;
+    v->vt.quiet = options->quiet;
+    v->vt.experimental = options->experimental;
     int rc = vt_init(&v->vt);
     if (rc == 0)
         rc = vt_mount(&v->vt, spec, 0);

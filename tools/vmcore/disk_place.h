@@ -30,7 +30,7 @@ bool disk_place_is(const char *spec);
 size_t disk_place_volumes(const char *spec);
 /*
  * Open where the disk is; *volumes is a list that is shared and goes on with it. command: for
- * messages, which are printed. 0 or an exit status.
+ * messages, which are printed; options: how to mount. 0 or an exit status.
  */
 int disk_place_open(struct disk_place *p, struct disk_volume **volumes, const char *command,
                     const char *spec, const struct vt *options);

@@ -86,7 +86,8 @@ static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, str
     }
     char what[RUN_WHO_BYTES + 16];
     snprintf(what, sizeof(what), "%s: --disk", run_who);
-    int rc = disk_place_open(&d->place, &r->io->volumes, what, spec->path, NULL);
+    const struct vt how = {.exclusive = spec->exclusive};
+    int rc = disk_place_open(&d->place, &r->io->volumes, what, spec->path, &how);
     if (rc != 0)
         return rc;
     if (vmc_disk_open(&r->pf, &d->place.files, d->place.name, !spec->read_only, &d->disk, err) !=

@@ -67,7 +67,7 @@ static const struct argp_option option_table[] = {
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
     {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
      0},
-    {"disk", KEY_DISK, "DISK[,ro][,serial=S]", 0,
+    {"disk", KEY_DISK, "DISK[,ro][,exclusive][,serial=S]", 0,
      "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
@@ -220,12 +220,16 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         const char *word = strsep(&rest, ",");
         if (strcmp(word, "ro") == 0)
             d->read_only = true;
+        else if (strcmp(word, "exclusive") == 0 && disk_place_volumes(d->path) != 0)
+            d->exclusive = true;
+        else if (strcmp(word, "exclusive") == 0)
+            bad_usage(st, "--disk %s: exclusive is for disks on volumes (vmfs:...)", arg);
         else if (strncmp(word, "serial=", 7) == 0 && word[7] != '\0' && strlen(word + 7) <= 20)
             set(&d->serial, word + 7);
         else if (strncmp(word, "serial=", 7) == 0)
             bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
-            bad_usage(st, "--disk %s: unknown option '%s' (ro, serial=S)", arg, word);
+            bad_usage(st, "--disk %s: unknown option '%s' (ro, exclusive, serial=S)", arg, word);
     }
     if (d->path[0] == '\0')
         bad_usage(st, "--disk %s: no path", arg);

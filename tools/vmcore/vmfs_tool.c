@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Opening of volumes, the thread that keeps the lease, messages. */
+/* Opening of volumes, the threads that keep the lease, messages. */
 #define _GNU_SOURCE
 #include "vmfs_tool.h"
 
@@ -168,20 +168,78 @@ static void close_devices(struct vt *t)
 #define BEAT_MS 2000
 #define BEATS   5u /* in a lease that the user chose */
 
-static void *beat(void *arg)
+/* False: it is time to stop. */
+static bool next_beat(const struct vt *t)
+{
+    struct pollfd p = {.fd = t->stop_fd, .events = POLLIN};
+
+    return poll(&p, 1, t->lease_s != 0 ? (int)(t->lease_s * 1000 / BEATS / 2) : BEAT_MS) == 0;
+}
+
+/* Apart from what waits for operations: one that takes long must not cost the lease. */
+static void *renew(void *arg)
 {
     struct vt *t = arg;
-    struct pollfd p = {.fd = t->stop_fd, .events = POLLIN};
     struct vmc_error err;
 
-    int every_ms = t->lease_s != 0 ? (int)(t->lease_s * 1000 / BEATS / 2) : BEAT_MS;
-
-    while (poll(&p, 1, every_ms) == 0)
-        if (vmc_vmfs_beat(t->v, &err) == VMC_EFENCED) {
-            fprintf(stderr, "%s: %s\n", t->name, err.text);
+    while (next_beat(t))
+        if (vmc_vmfs_renew(t->v, &err) == VMC_EFENCED) {
+            fprintf(stderr, "%s: %s%s\n", t->name, err.text,
+                    t->watchdog != NULL ? "; this process will be killed at the lease's end" : "");
             break;
         }
     return NULL;
+}
+
+/* Looks after other hosts. */
+static void *beat(void *arg)
+{
+    struct vt *t = arg;
+    struct vmc_error err;
+
+    while (next_beat(t) && vmc_vmfs_beat(t->v, &err) != VMC_EFENCED)
+        ;
+    return NULL;
+}
+
+/* 0 or an exit status after a message. */
+static int make_watchdog(struct vt *t)
+{
+    int status = vmc_host_watchdog_create(&t->watchdog, &t->err);
+
+    if (status != VMC_ENOTSUP)
+        return status == VMC_OK ? 0 : vt_fail(t, NULL);
+    fprintf(stderr, "%s: warning: no watchdog of the lease: %s\n", t->name, t->err.text);
+    return 0;
+}
+
+static int start_beating(struct vt *t)
+{
+    t->stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (t->stop_fd >= 0) {
+        t->renewing = pthread_create(&t->renewer, NULL, renew, t) == 0;
+        t->beating = t->renewing && pthread_create(&t->beater, NULL, beat, t) == 0;
+    }
+    if (t->beating)
+        return 0;
+    fprintf(stderr, "%s: no thread to keep the lease with\n", t->name);
+    return EXIT_ERROR;
+}
+
+static void stop_beating(struct vt *t)
+{
+    uint64_t one = 1;
+
+    if (t->stop_fd >= 0 && write(t->stop_fd, &one, sizeof(one)) == sizeof(one)) {
+        if (t->renewing)
+            pthread_join(t->renewer, NULL);
+        if (t->beating)
+            pthread_join(t->beater, NULL);
+    }
+    t->renewing = t->beating = false;
+    if (t->stop_fd >= 0)
+        close(t->stop_fd);
+    t->stop_fd = -1;
 }
 
 int vt_mount(struct vt *t, const char *spec, uint32_t flags)
@@ -190,6 +248,8 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
     bool ro = (flags & VMC_VMFS_RDONLY) != 0;
     int rc = vt_open_devices(t, spec, ro);
 
+    if (rc == 0 && !ro && !t->exclusive && !t->no_watchdog)
+        rc = make_watchdog(t);
     if (rc == 0) {
         /* Processes of one host are hosts of their own to a volume. */
         gethostname(name, sizeof(name) - 1);
@@ -197,14 +257,16 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
         struct vmc_vmfs_mount_config c = {.size = sizeof(c),
                                           .devs = t->bd,
                                           .dev_count = t->files,
-                                          .flags = flags |
-                                                   (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0) |
+                                          .flags = flags | (t->exclusive ? VMC_VMFS_EXCLUSIVE : 0) |
                                                    (t->experimental ? VMC_VMFS_EXPERIMENTAL : 0),
                                           .host_name = host,
                                           .lease_ms = t->lease_s * 1000,
                                           .window_ms = t->lease_s * 1000 / 4,
                                           .beat_ms = t->lease_s * 1000 / BEATS,
-                                          .cache_bytes = 64u << 20};
+                                          .cache_bytes = 64u << 20,
+                                          .lease_until =
+                                              t->watchdog != NULL ? vmc_host_watchdog_until : NULL,
+                                          .lease_ctx = t->watchdog};
         int status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
         if (status == VMC_ENOTSUP && !ro && t->may_read_only) {
             if (!t->quiet)
@@ -216,31 +278,22 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
         if (status != VMC_OK)
             rc = vt_fail(t, spec);
     }
-    if (rc != 0) {
-        close_devices(t);
-        return rc;
-    }
-    if (!ro) {
-        t->stop_fd = eventfd(0, EFD_CLOEXEC);
-        t->beating = t->stop_fd >= 0 && pthread_create(&t->beater, NULL, beat, t) == 0;
-    }
-    return 0;
+    if (rc == 0 && !ro)
+        rc = start_beating(t);
+    return rc == 0 ? 0 : vt_close(t, rc);
 }
 
 int vt_close(struct vt *t, int status)
 {
-    if (t->beating) {
-        uint64_t one = 1;
-        if (write(t->stop_fd, &one, sizeof(one)) == sizeof(one))
-            pthread_join(t->beater, NULL);
-        t->beating = false;
-    }
-    if (t->stop_fd >= 0)
-        close(t->stop_fd);
-    t->stop_fd = -1;
+    /* What takes long while the lease is still being renewed. */
+    if (t->v != NULL && vmc_vmfs_sync(t->v, &t->err) != VMC_OK)
+        status = vt_fail(t, NULL);
+    stop_beating(t);
     if (t->v != NULL && vmc_vmfs_unmount(t->v, &t->err) != VMC_OK)
         status = vt_fail(t, NULL);
     t->v = NULL;
+    vmc_host_watchdog_free(t->watchdog);
+    t->watchdog = NULL;
     close_devices(t);
     return status;
 }

@@ -12,6 +12,7 @@
 #include <vmcore/host.h>
 #include <vmcore/host_block.h>
 #include <vmcore/host_file.h>
+#include <vmcore/host_watchdog.h>
 #include <vmcore/vmfs.h>
 
 #include "vmcore_cmd.h"
@@ -25,6 +26,7 @@ struct vt {
     struct vmc_error err;
     /* options */
     bool json, quiet, repair, exclusive, force, recursive, parents, no_partition, experimental;
+    bool no_watchdog;
     bool may_read_only; /* a volume that cannot be written is mounted read-only */
     const char *label, *format, *kind;
     uint64_t size, block;
@@ -38,9 +40,10 @@ struct vt {
     struct vmc_blockdev bd[VMC_VMFS_MAX_EXTENTS];
     uint32_t files;
     struct vmc_vmfs *v;
-    pthread_t beater;
-    bool beating;
+    pthread_t renewer, beater;
+    bool renewing, beating;
     int stop_fd;
+    struct vmc_host_watchdog *watchdog;
 };
 
 int vt_init(struct vt *t);
