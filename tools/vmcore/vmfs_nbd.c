@@ -5,9 +5,11 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -37,22 +39,37 @@ struct nbd {
     struct vmc_vmfs_file *f;
     uint64_t size;
     int fd;
+    int signals; /* readable: stop */
+    bool stop;
     char *buf;
 };
 
-static volatile sig_atomic_t stop;
-
-static void on_signal(int sig)
+/* Until something can be done with fd. False: a signal says stop. */
+static bool wait_for(struct nbd *s, int fd, short events)
 {
-    (void)sig;
-    stop = 1;
+    struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = s->signals, .events = POLLIN}};
+
+    while (!s->stop && poll(p, 2, -1) < 0 && errno == EINTR)
+        ;
+    s->stop = s->stop || p[1].revents != 0;
+    return !s->stop;
 }
 
-static int get(int fd, void *p, size_t n)
+static bool would_block(ssize_t r)
+{
+    return r < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+}
+
+static int get(struct nbd *s, void *p, size_t n)
 {
     char *b = p;
     while (n > 0) {
-        ssize_t r = read(fd, b, n);
+        ssize_t r = recv(s->fd, b, n, MSG_DONTWAIT);
+        if (would_block(r)) {
+            if (!wait_for(s, s->fd, POLLIN))
+                return -1;
+            continue;
+        }
         if (r <= 0)
             return -1;
         b += r;
@@ -61,11 +78,16 @@ static int get(int fd, void *p, size_t n)
     return 0;
 }
 
-static int put(int fd, const void *p, size_t n)
+static int put(struct nbd *s, const void *p, size_t n)
 {
     const char *b = p;
     while (n > 0) {
-        ssize_t r = send(fd, b, n, MSG_NOSIGNAL);
+        ssize_t r = send(s->fd, b, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (would_block(r)) {
+            if (!wait_for(s, s->fd, POLLOUT))
+                return -1;
+            continue;
+        }
         if (r <= 0)
             return -1;
         b += r;
@@ -74,19 +96,19 @@ static int put(int fd, const void *p, size_t n)
     return 0;
 }
 
-static int opt_reply(int fd, uint32_t opt, uint32_t type, const void *data, uint32_t n)
+static int opt_reply(struct nbd *s, uint32_t opt, uint32_t type, const void *data, uint32_t n)
 {
     struct {
         uint64_t magic;
         uint32_t opt, type, len;
     } __attribute__((packed)) r = {htobe64(NBD_OPT_REPLY), htobe32(opt), htobe32(type), htobe32(n)};
 
-    if (put(fd, &r, sizeof(r)) != 0)
+    if (put(s, &r, sizeof(r)) != 0)
         return -1;
-    return n > 0 ? put(fd, data, n) : 0;
+    return n > 0 ? put(s, data, n) : 0;
 }
 
-static int send_info(const struct nbd *s, uint32_t opt)
+static int send_info(struct nbd *s, uint32_t opt)
 {
     struct {
         uint16_t type;
@@ -94,13 +116,13 @@ static int send_info(const struct nbd *s, uint32_t opt)
         uint16_t flags;
     } __attribute__((packed)) info = {0, htobe64(s->size), htobe16(EXPORT_FLAGS)};
 
-    if (opt_reply(s->fd, opt, REP_INFO, &info, sizeof(info)) != 0)
+    if (opt_reply(s, opt, REP_INFO, &info, sizeof(info)) != 0)
         return -1;
-    return opt_reply(s->fd, opt, REP_ACK, NULL, 0);
+    return opt_reply(s, opt, REP_ACK, NULL, 0);
 }
 
 /* 0: go on to transmission; -1: the connection is over. */
-static int handshake(const struct nbd *s)
+static int handshake(struct nbd *s)
 {
     struct {
         uint64_t magic, opts;
@@ -109,17 +131,17 @@ static int handshake(const struct nbd *s)
                                        htobe16(HANDSHAKE_FLAGS)};
     uint32_t client;
 
-    if (put(s->fd, &hello, sizeof(hello)) != 0 || get(s->fd, &client, 4) != 0)
+    if (put(s, &hello, sizeof(hello)) != 0 || get(s, &client, 4) != 0)
         return -1;
     for (;;) {
         struct {
             uint64_t magic;
             uint32_t opt, len;
         } __attribute__((packed)) o;
-        if (get(s->fd, &o, sizeof(o)) != 0 || be64toh(o.magic) != NBD_OPTS)
+        if (get(s, &o, sizeof(o)) != 0 || be64toh(o.magic) != NBD_OPTS)
             return -1;
         uint32_t opt = be32toh(o.opt), len = be32toh(o.len);
-        if (len > 4096 || get(s->fd, s->buf, len) != 0)
+        if (len > 4096 || get(s, s->buf, len) != 0)
             return -1;
         int rc;
         switch (opt) {
@@ -129,22 +151,22 @@ static int handshake(const struct nbd *s)
                 uint16_t flags;
                 char zeroes[124];
             } __attribute__((packed)) e = {htobe64(s->size), htobe16(EXPORT_FLAGS), {0}};
-            return put(s->fd, &e, be32toh(client) & 2 ? 10 : sizeof(e));
+            return put(s, &e, be32toh(client) & 2 ? 10 : sizeof(e));
         }
         case OPT_GO:
             return send_info(s, opt);
         case OPT_LIST: {
             uint32_t zero = 0;
-            rc = opt_reply(s->fd, opt, REP_SERVER, &zero, 4);
+            rc = opt_reply(s, opt, REP_SERVER, &zero, 4);
             if (rc == 0)
-                rc = opt_reply(s->fd, opt, REP_ACK, NULL, 0);
+                rc = opt_reply(s, opt, REP_ACK, NULL, 0);
             break;
         }
         case OPT_ABORT:
-            (void)!opt_reply(s->fd, opt, REP_ACK, NULL, 0);
+            (void)!opt_reply(s, opt, REP_ACK, NULL, 0);
             return -1;
         default:
-            rc = opt_reply(s->fd, opt, REP_ERR_UNSUP, NULL, 0);
+            rc = opt_reply(s, opt, REP_ERR_UNSUP, NULL, 0);
             break;
         }
         if (rc != 0)
@@ -185,7 +207,7 @@ static void serve(struct nbd *s)
 {
     if (handshake(s) != 0)
         return;
-    while (!stop) {
+    while (!s->stop) {
         struct {
             uint32_t magic;
             uint16_t flags, type;
@@ -196,7 +218,7 @@ static void serve(struct nbd *s)
             uint32_t magic, error;
             uint64_t handle;
         } __attribute__((packed)) r;
-        if (get(s->fd, &q, sizeof(q)) != 0 || be32toh(q.magic) != NBD_REQUEST)
+        if (get(s, &q, sizeof(q)) != 0 || be32toh(q.magic) != NBD_REQUEST)
             return;
         uint16_t cmd = be16toh(q.type);
         uint64_t off = be64toh(q.off);
@@ -206,15 +228,15 @@ static void serve(struct nbd *s)
         bool data = cmd == CMD_READ || cmd == CMD_WRITE;
         if (data && len > MAX_REQUEST)
             return;
-        if (cmd == CMD_WRITE && get(s->fd, s->buf, len) != 0)
+        if (cmd == CMD_WRITE && get(s, s->buf, len) != 0)
             return;
         int e = off > s->size || len > s->size - off ? EINVAL
                                                      : one(s, be16toh(q.flags), cmd, off, len);
         r.magic = htobe32(NBD_REPLY);
         r.error = htobe32((uint32_t)e);
         r.handle = q.handle;
-        if (put(s->fd, &r, sizeof(r)) != 0 ||
-            (cmd == CMD_READ && e == 0 && put(s->fd, s->buf, len) != 0))
+        if (put(s, &r, sizeof(r)) != 0 ||
+            (cmd == CMD_READ && e == 0 && put(s, s->buf, len) != 0))
             return;
     }
 }
@@ -222,7 +244,7 @@ static void serve(struct nbd *s)
 static int listen_on(struct vt *t, const char *path)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     if (strlen(path) >= sizeof(a.sun_path)) {
         fprintf(stderr, "%s: %s: too long a name for a socket\n", t->name, path);
@@ -240,13 +262,30 @@ static int listen_on(struct vt *t, const char *path)
     return fd;
 }
 
+/* SIGINT and SIGTERM as something to poll, so that none is missed between two waits; -1. */
+static int take_signals(struct vt *t)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC);
+    if (fd < 0)
+        fprintf(stderr, "%s: signalfd: %s\n", t->name, strerror(errno));
+    return fd;
+}
+
 int vt_nbd(struct vt *t)
 {
     struct nbd s = {.t = t};
     struct vmc_vmfs_stat st;
-    struct sigaction sa = {.sa_handler = on_signal};
-    int rc = vt_mount(t, t->arg[0], 0);
 
+    s.signals = take_signals(t); /* before there are threads */
+    if (s.signals < 0)
+        return EXIT_ERROR;
+    int rc = vt_mount(t, t->arg[0], 0);
     if (rc != 0)
         return rc;
     if (vmc_vmfs_open(t->v, t->arg[1], VMC_VMFS_READ | VMC_VMFS_WRITE, &s.f, &t->err) != VMC_OK)
@@ -258,9 +297,7 @@ int vt_nbd(struct vt *t)
     int fd = rc == 0 && s.buf != NULL ? listen_on(t, t->arg[2]) : -1;
     if (fd < 0)
         rc = EXIT_ERROR;
-    sigaction(SIGINT, &sa, NULL);
-    sigaction(SIGTERM, &sa, NULL);
-    while (fd >= 0 && !stop) {
+    while (fd >= 0 && wait_for(&s, fd, POLLIN)) {
         s.fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
         if (s.fd < 0)
             continue;
