@@ -65,6 +65,8 @@ void start(int h);
 /* The mount is gone, or is to go: without a word to the others. */
 void end(int h);
 void stop(int h);
+/* Has the kernel killed it because its lease ended? */
+bool ended_by_watchdog(int h);
 /*
  * Judges a call: true: it worked; false: its mount is gone, or fenced itself because its heartbeats
  * came late. Anything else is an error of the file system.

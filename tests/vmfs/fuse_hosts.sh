@@ -9,6 +9,8 @@ vmcore=$1 driver=$2
 version=${VMC_VMFS_VERSION:-5} hosts=${VMC_VMFS_HOSTS:-2}
 dir=$(mktemp -d)
 cleanup() {
+    local rc=$?
+    [ $rc = 0 ] || [ $rc = 77 ] || tail -n 20 "$dir"/m/*.log 2>/dev/null || true
     for h in 0 1 2 3; do
         umount -l "$dir/m/h$h" 2>/dev/null || true
     done

@@ -119,7 +119,8 @@ void end(int h)
     char path[256];
     int status;
 
-    kill(mounts[h], SIGKILL);
+    if (mounts[h] != 0)
+        kill(mounts[h], SIGKILL);
     for (int i = 0; i < NODES; i++)
         if (nodes[i].fd >= 0 && nodes[i].host == h) {
             (void)close(nodes[i].fd);
@@ -127,8 +128,21 @@ void end(int h)
         }
     if (umount2(mount_point(h, path), MNT_DETACH) != 0)
         fail("unmount of host %d: %s", h, strerror(errno));
-    waitpid(mounts[h], &status, 0);
+    if (mounts[h] != 0)
+        waitpid(mounts[h], &status, 0);
     mounts[h] = 0;
+}
+
+bool ended_by_watchdog(int h)
+{
+    int status;
+
+    if (waitpid(mounts[h], &status, WNOHANG) != mounts[h])
+        return false;
+    mounts[h] = 0;
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+        fail("host %d ended with status 0x%x", h, status);
+    return true;
 }
 
 void stop(int h)
@@ -141,7 +155,8 @@ void stop(int h)
             fail("unmount of host %d: %s", h, strerror(errno));
         nap(50);
     }
-    if (waitpid(mounts[h], &status, 0) != mounts[h] || status != 0)
+    if (waitpid(mounts[h], &status, 0) != mounts[h] ||
+        (status != 0 && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)))
         fail("host %d ended with status 0x%x", h, status);
     mounts[h] = 0;
 }
@@ -349,9 +364,11 @@ bool check_stat(int h, int i)
     struct stat st;
     const struct node *f = &nodes[i];
     static const mode_t type[] = {0, S_IFDIR, S_IFREG, S_IFLNK};
+    bool found;
 
     path_of(h, i, path);
-    if (!ok(lstat(path, &st) == 0, "stat", path))
+    RETRY(found, lstat(path, &st) == 0);
+    if (!ok(found, "stat", path))
         return false;
     if ((st.st_mode & S_IFMT) != type[f->kind])
         fail("%s has mode 0%o", path, st.st_mode);
@@ -361,19 +378,15 @@ bool check_stat(int h, int i)
     return true;
 }
 
-bool check_list(int h, int dir)
+/* How many names of the model a directory holds; -1 with errno. */
+static int list(const char *path, int dir)
 {
-    char path[256];
-    unsigned n = 0;
+    int n = 0;
     struct dirent *e;
-
-    if (dir >= 0)
-        path_of(h, dir, path);
-    else
-        mount_point(h, path);
     DIR *d = opendir(path);
-    if (!ok(d != NULL, "opendir", path))
-        return false;
+
+    if (d == NULL)
+        return -1;
     for (errno = 0; (e = readdir(d)) != NULL; errno = 0) {
         unsigned name;
         if (sscanf(e->d_name, "n%u", &name) != 1)
@@ -385,10 +398,24 @@ bool check_list(int h, int dir)
     int rc = errno;
     closedir(d);
     errno = rc;
-    if (!ok(rc == 0, "readdir", path))
+    return rc == 0 ? n : -1;
+}
+
+bool check_list(int h, int dir)
+{
+    char path[256];
+    int n;
+    bool listed;
+
+    if (dir >= 0)
+        path_of(h, dir, path);
+    else
+        mount_point(h, path);
+    RETRY(listed, (n = list(path, dir)) >= 0);
+    if (!ok(listed, "list", path))
         return false;
-    if ((int)n != children(dir))
-        fail("%s holds %u names, not %d", path, n, children(dir));
+    if (n != children(dir))
+        fail("%s holds %d names, not %d", path, n, children(dir));
     return true;
 }
 
@@ -430,8 +457,10 @@ bool check_all(int h)
         if (f->kind == REGULAR && (f->fd < 0 || f->host == h) && !check_file(h, i))
             return false;
         if (f->kind == LINK) {
-            ssize_t n = readlink(path_of(h, i, path), target, sizeof(target) - 1);
-            if (!ok(n >= 0, "readlink", path))
+            ssize_t n;
+            bool got;
+            RETRY(got, (n = readlink(path_of(h, i, path), target, sizeof(target) - 1)) >= 0);
+            if (!ok(got, "readlink", path))
                 return false;
             target[n] = 0;
             if (strcmp(target, f->target) != 0)
