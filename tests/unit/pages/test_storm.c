@@ -184,6 +184,8 @@ static void *disk_thread(void *arg)
         if (!serve_one(&seed) || rnd(&seed) % 4 == 0)
             nanosleep(&t, NULL);
     }
+    while (serve_one(&seed)) { /* writes of pages that were all taken back: nobody waits for them */
+    }
     return NULL;
 }
 
