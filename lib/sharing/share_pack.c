@@ -76,7 +76,7 @@ static void make_base(struct vmc_share *sh, uint32_t id)
     vmci_unlock(&p->lock);
     size_t n = done ? 0
                     : vmci_pack(sh->packer, sh->scratch, NULL, VMCI_PACK_QUICK, plain_of(sh),
-                                sh->max_packed);
+                                SHARE_PACKED_MOST);
     if (n == 0)
         return;
     vmci_lock(&p->lock);

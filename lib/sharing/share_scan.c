@@ -28,7 +28,7 @@ int vmc_share_create(struct vmc_pool *pool, const struct vmc_share_config *cfg,
     int level = cfg->level != 0 ? cfg->level : 1;
 
     if (cfg->size != sizeof(*cfg) || cfg->order > VMC_SHARE_RANDOM ||
-        cfg->max_packed > VMCI_PACK_MAX - 64)
+        cfg->max_packed > SHARE_PACKED_MOST)
         return vmci_error(err, VMC_EINVAL, SITE, "size %u, order %u or max_packed %u", cfg->size,
                           cfg->order, cfg->max_packed);
     struct vmc_share *sh = vmci_zalloc(pf, sizeof(*sh));
@@ -92,18 +92,10 @@ void vmc_share_stats(struct vmc_share *sh, struct vmc_share_stats *out)
 /* ---- one word of pages -------------------------------------------------------------------------
  */
 
-static void enqueue(struct vmc_share *sh, struct share_group *g, struct vmc_space *s, uint64_t page,
-                    uint32_t entry, struct vmc_share_result *out)
+static void enqueue(struct vmc_share *sh, struct vmc_space *s, uint64_t page, uint32_t entry,
+                    struct vmc_share_result *out)
 {
-    const unsigned char *frame = vmci_frame(sh->pool, vmci_entry_value(entry));
-    struct share_page *pg = &sh->batch[sh->batched++];
-
-    *pg = (struct share_page){.space = s, .page = page, .entry = entry};
-    pg->zero = vmci_page_is_zero(frame);
-    if (!pg->zero) {
-        pg->hash = sh->hash(frame, g->seed);
-        share_table_prefetch(&g->table, pg->hash);
-    }
+    sh->batch[sh->batched++] = (struct share_page){.space = s, .page = page, .entry = entry};
     out->visited++;
     sh->stat.scanned++;
     if (sh->batched == SHARE_BATCH)
@@ -114,8 +106,8 @@ static void enqueue(struct vmc_share *sh, struct share_group *g, struct vmc_spac
  * Pages of the word that were written and are not writable now. Their bits are cleared before they
  * are read: whoever writes later sets them again.
  */
-static void scan_word(struct vmc_share *sh, struct share_group *g, struct vmc_space *s,
-                      uint64_t word, struct vmc_share_result *out)
+static void scan_word(struct vmc_share *sh, struct vmc_space *s, uint64_t word,
+                      struct vmc_share_result *out)
 {
     uint64_t dirty = vmci_load_relaxed(&s->dirty[word]);
 
@@ -131,7 +123,7 @@ static void scan_word(struct vmc_share *sh, struct share_group *g, struct vmc_sp
         uint64_t page = word * 64 + (unsigned)__builtin_ctzll(dirty);
         uint32_t e = vmci_load_acquire(&s->map[page]);
         if (vmci_entry_state(e) == VMCI_E_PRIVATE)
-            enqueue(sh, g, s, page, e, out);
+            enqueue(sh, s, page, e, out);
     }
 }
 
@@ -200,7 +192,7 @@ static bool step_seq(struct vmc_share *sh, struct vmc_share_result *out)
     while (c->word < end && vmci_load_relaxed(&s->dirty[c->word]) == 0)
         c->word++;
     if (c->word < end)
-        scan_word(sh, g, s, c->word++, out);
+        scan_word(sh, s, c->word++, out);
     return false;
 }
 
@@ -224,7 +216,7 @@ static void step_random(struct vmc_share *sh, struct vmc_share_result *out)
             continue;
         if (g->table.buckets == 0)
             (void)enter(sh, s);
-        scan_word(sh, g, s, page / 64, out);
+        scan_word(sh, s, page / 64, out);
         return;
     }
 }

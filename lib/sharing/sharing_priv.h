@@ -117,13 +117,16 @@ struct share_group {
     struct share_sim_index sim;
 };
 
+#define SHARE_PACKED_MOST (VMCI_PACK_MAX - 64u) /* bytes that fit into a slot of the store */
+
 #define SHARE_BATCH 16u
 
-/* A page on its way: hashed, not yet looked up. */
+/* A page on its way. */
 struct share_page {
     struct vmc_space *space;
     uint64_t page, hash;
     uint32_t entry;
+    uint32_t like; /* where its first candidate seems to be, or SHARE_EMPTY */
     bool zero;
 };
 
