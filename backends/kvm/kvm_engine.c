@@ -80,7 +80,7 @@ static int create_vm(struct kvm_evm *vm, struct vmc_error *err)
     vm->coalesced_page = page > 0 ? (uint32_t)page : 0;
     vm->has_sregs2 = ioctl(vm->dev, KVM_CHECK_EXTENSION, (long)KVM_CAP_SREGS2) > 0;
     /* Good to have: instruction bytes with emulation failures. */
-    (void)enable_cap(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
+    vm->plain_failures = enable_cap(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1) == 0;
     return set_up_irqchip(vm, err);
 }
 
@@ -170,8 +170,8 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
     }
     v->run = map;
     if (vm->coalesced_page != 0)
-        v->ring = (struct kvm_coalesced_mmio_ring *)(void *)((char *)map + vm->coalesced_page *
-                                                                               VMC_PAGE_SIZE);
+        v->ring = (struct kvm_coalesced_mmio_ring *)(void *)((char *)map +
+                                                             vm->coalesced_page * VMC_PAGE_SIZE);
     v->run->kvm_valid_regs = KVM_SYNC_X86_REGS; /* RIP with every exit */
     int khz = ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
     if (khz > 0)
@@ -205,7 +205,7 @@ static size_t stats(void *ev, const char **names, uint64_t *values, size_t max)
 /* ---- the tables ---------------------------------------------------------------------------- */
 
 #define COMMON_OPS                                                                                 \
-    .abi = VMC_ENGINE_ABI, .vm_fini = vm_fini, .vcpu_init = vcpu_init, .vcpu_fini = vcpu_fini,      \
+    .abi = VMC_ENGINE_ABI, .vm_fini = vm_fini, .vcpu_init = vcpu_init, .vcpu_fini = vcpu_fini,     \
     .set_policy = kvm_set_policy, .run = kvm_run, .complete = kvm_complete,                        \
     .get_state = kvm_get_state, .set_state = kvm_set_state, .can_inject = kvm_can_inject,          \
     .inject = kvm_inject, .want_window = kvm_want_window, .kick = kvm_kick,                        \

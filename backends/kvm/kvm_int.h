@@ -46,6 +46,7 @@ struct kvm_evm {
     bool log_dirty;
     struct vmc_kvm_frames *frames; /* NULL: no paged memory */
     uint64_t max_mappings;         /* of a window, 0: its default */
+    bool plain_failures;           /* what KVM cannot emulate leaves the state as it was */
     unsigned windows;              /* slots that have one */
     struct vmc_mem_watch watch;
     struct {
@@ -94,7 +95,7 @@ struct kvm_evcpu {
     int32_t timer_tid;
     uint64_t timer_deadline; /* that is armed, 0: none */
 
-    uint32_t faults_in_a_row; /* KVM_RUN said EFAULT */
+    uint32_t faults_in_a_row; /* KVM_RUN could not get at a page */
     uint64_t n_runs, n_signals; /* statistics */
 };
 

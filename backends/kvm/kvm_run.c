@@ -14,6 +14,7 @@
 /* The kernel's size of a signal set, for KVM_SET_SIGNAL_MASK. */
 #define KERNEL_SIGSET_BYTES 8
 #define MAX_FAULTS_IN_A_ROW 1000000u
+#define MAX_FETCHES         10000u
 
 static int32_t this_thread(void)
 {
@@ -201,6 +202,20 @@ static void leave_with(struct kvm_evcpu *v, struct vmc_exit *out, uint32_t kind)
     out->rip = v->run->s.regs.regs.rip;
 }
 
+/*
+ * Could KVM not fetch the instruction that it was to emulate? It does not wait for a page that is
+ * on its way, or while a signal is pending; that looks like an instruction which it does not know.
+ */
+static bool may_be_fetched_later(struct kvm_evcpu *v)
+{
+    const struct kvm_run *r = v->run;
+
+    return v->vm->windows != 0 && v->vm->plain_failures &&
+           r->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+           r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
+           ++v->faults_in_a_row < MAX_FETCHES;
+}
+
 /* One KVM_RUN. 0: an exit to decode; 1: nothing happened; negative: the host failed. */
 static int enter(struct kvm_evcpu *v)
 {
@@ -216,6 +231,11 @@ static int enter(struct kvm_evcpu *v)
         v->io->set_tpr(v->io->ctx, v->run->cr8);
     kvm_drain_ring(v);
     v->debt = DEBT_NONE; /* the kernel has taken the last answer */
+    if (rc == 0 && may_be_fetched_later(v)) {
+        rc = eat_signals(v);
+        (void)sched_yield();
+        return rc == VMC_OK ? 1 : rc;
+    }
     if (rc == 0) {
         v->faults_in_a_row = 0;
         return 0;

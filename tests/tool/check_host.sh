@@ -58,6 +58,8 @@ refuse "more reserved than there is" 4 'does not fit' \
      memory = \"64M\"; memory_policy = { reservation = \"32M\"; }; } );"
 refuse "no place for what is not reserved" 4 'no folder for swap files' \
     "host_memory = \"16M\"; vms = ( { kernel = \"$dir/spin\"; load_at = 0x8000; memory = \"64M\"; } );"
+refuse "engine left to chance" 2 'expected "soft" or "kvm"' \
+    "host_memory = \"64M\"; vms = ( { $one engine = \"auto\"; } );"
 refuse "missing kernel" 4 "VM .a.: --kernel /none/k: No such file" \
     'host_memory = "64M"; vms = ( { name = "a"; kernel = "/none/k"; memory = "4M"; } );'
 refuse "missing folder for swap" 4 'swap file in /none' \

@@ -94,7 +94,7 @@ static void discard(void *ctx, void *base, size_t bytes)
     madvise(base, bytes, MADV_DONTNEED);
 }
 
-#define POOL_ROUNDING 512u /* pages by which a pool may round a VM's range up */
+#define POOL_ROUNDING 4096u /* pages to which a pool rounds each VM up */
 
 static int make_pool(struct host *h)
 {
@@ -104,13 +104,17 @@ static int make_pool(struct host *h)
     h->frames = h->cfg.memory / VMC_PAGE_SIZE;
     for (unsigned i = 0; i < h->cfg.vm_count; i++)
         pages += h->cfg.vms[i].run.mem_bytes / VMC_PAGE_SIZE + POOL_ROUNDING;
-    if (vmc_host_guest_memory(h->cfg.memory, NULL, &h->memory, &err) != VMC_OK)
+    struct vmc_pool_config pc = {
+        .size = sizeof(pc), .frames = h->frames, .max_pages = pages, .discard = discard};
+    if (host_kvm_wanted(h)) {
+        int rc = host_kvm_memory(h, &pc);
+        if (rc != 0)
+            return rc;
+    } else if (vmc_host_guest_memory(h->cfg.memory, NULL, &h->memory, &err) != VMC_OK) {
         return fail("host_memory", &err);
-    struct vmc_pool_config pc = {.size = sizeof(pc),
-                                 .frames = h->frames,
-                                 .base = h->memory,
-                                 .max_pages = pages,
-                                 .discard = discard};
+    } else {
+        pc.base = h->memory;
+    }
     if (vmc_pool_create(&h->pf, &pc, &h->pool, &err) != VMC_OK)
         return fail("host_memory", &err);
     struct vmc_share_config sc = {.size = sizeof(sc)};
@@ -201,6 +205,7 @@ static void destroy(struct host *h)
     vmc_pool_destroy(h->pool);
     if (h->memory != NULL)
         vmc_host_guest_memory_free(h->memory, h->cfg.memory);
+    host_kvm_memory_free(h);
     free(h->vms);
     if (h->wake_fd >= 0)
         close(h->wake_fd);

@@ -94,6 +94,8 @@ struct host {
     struct vmc_host_log log;
     struct vmc_platform pf;
     void *memory;
+    struct vmc_kvm_frames *kvm_frames; /* the memory, when there are VMs on KVM */
+    uint64_t max_mappings;             /* that each piece of memory of such a VM may use */
     uint64_t frames;
     struct vmc_pool *pool;
     struct vmc_share *share;
@@ -153,6 +155,12 @@ int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_e
 /* Execution by all its vCPUs in slices that are over, ns, waiting included; 0 after the end. */
 uint64_t host_vm_ran_ns(const struct host_vm *vm);
 uint64_t host_vm_pages(const struct host_vm *vm);
+
+/* host_kvm.c: does any VM run on KVM? */
+bool host_kvm_wanted(const struct host *h);
+/* Memory that such VMs can run on, for a pool. 0, or an exit status after a message. */
+int host_kvm_memory(struct host *h, struct vmc_pool_config *pc);
+void host_kvm_memory_free(struct host *h);
 
 /* host_overhead.c */
 void host_overhead_wrap(struct host_overhead *o, struct vmc_platform *pf);

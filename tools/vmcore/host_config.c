@@ -249,6 +249,7 @@ static void read_vm_machine(struct reader *r, const config_setting_t *s, struct 
         {"firmware", "firmware"}, {"memory", "mem"},
         {"cpu", "cpu"},           {"serial", "serial"},
         {"debugcon", "debugcon"}, {"hypervisor", "hypervisor"},
+        {"engine", "engine"},
     };
     const char *name = config_setting_name(s);
 
@@ -278,6 +279,8 @@ static void check_vm(struct reader *r, const config_setting_t *g, struct host_vm
 {
     if (vm->run.serial.kind == RUN_CHR_STDIO || vm->run.debugcon.kind == RUN_CHR_STDIO)
         bad(r, g, "VM '%s': a console cannot be on stdio here", vm->run.name);
+    if (vm->run.engine == RUN_ENGINE_AUTO)
+        bad(r, g, "VM '%s': engine: expected \"soft\" or \"kvm\"", vm->run.name);
     if (vm->mem.reservation > vm->run.mem_bytes)
         bad(r, g, "VM '%s': more memory is reserved than it has", vm->run.name);
     if (vm->mem.limit > vm->run.mem_bytes)
@@ -304,6 +307,7 @@ static void read_vm(struct reader *r, const config_setting_t *g, struct host_vm_
         given = name;
     }
     add_arg(&a, "serial", "none");
+    add_arg(&a, "engine", "soft");
     for (unsigned i = 0; i < (unsigned)config_setting_length(g); i++) {
         const config_setting_t *s = config_setting_get_elem(g, i);
         if (!read_vm_policy(r, s, vm))

@@ -132,7 +132,8 @@ int host_loop(struct host *h)
         control = control_open(h->cfg.control, &server);
         rc = control == NULL ? EXIT_ERROR : 0;
     }
-    struct sandbox_needs needs = {.network = uses_network(h)};
+    struct sandbox_needs needs = {
+        .network = uses_network(h), .kvm = host_kvm_wanted(h), .paging = host_kvm_wanted(h)};
     if (rc == 0 && !h->cfg.no_sandbox && sandbox_enter(&needs) != 0)
         rc = EXIT_ERROR;
     if (rc == 0) {

@@ -382,7 +382,8 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     vmc_active_init(&vm->active, 0, 0);
     vm->run.opt = cfg->run;
     vmc_balloon_guest_init(&vm->balloon, host_vm_pages(vm));
-    vm->run.opt.engine = RUN_ENGINE_SOFT;
+    vm->run.frames = h->kvm_frames;
+    vm->run.max_mappings = h->max_mappings;
     vm->run.opt.verbose = h->cfg.verbose;
     vm->run.hooks = &hooks;
     vm->run.hooks_ctx = vm;

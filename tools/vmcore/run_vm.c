@@ -18,9 +18,7 @@
 #define HWCAP2_FSGSBASE 2
 #endif
 
-#ifdef VMC_HAVE_KVM
 #include <vmcore/kvm.h>
-#endif
 
 int run_vm_fail(const char *what, const struct vmc_error *err)
 {
@@ -127,7 +125,7 @@ static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
     if (r->opt.engine != RUN_ENGINE_SOFT && why == NULL) {
         /* on a worker, a halted vCPU must leave run */
         const struct vmc_engine_ops *kvm =
-            r->opt.workers != 0 ? vmc_engine_kvm_user_apic() : vmc_engine_kvm();
+            r->opt.workers != 0 || r->hooks != NULL ? vmc_engine_kvm_user_apic() : vmc_engine_kvm();
         if (probe(r, kvm, info, &err) == VMC_OK)
             return 0;
         why = err.text;
@@ -266,12 +264,14 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         r->soft.translated = r->translated;
         r->soft.translated_ctx = r;
     }
+    struct vmc_kvm_config kvm = {
+        .size = sizeof(kvm), .frames = r->frames, .max_mappings = r->max_mappings};
     struct vmc_vm_config vc = {
         .size = sizeof(vc),
         .max_vcpus = r->opt.cpus,
         .platform = &r->pf,
         .engine = r->engine,
-        .engine_config = r->engine == vmc_engine_soft() ? &r->soft : NULL,
+        .engine_config = r->engine == vmc_engine_soft() ? (const void *)&r->soft : &kvm,
         .policy = &r->policy,
         .flags =
             (r->opt.deterministic ? VMC_VM_DETERMINISTIC : 0) | hypervisor_flag(r->opt.hypervisor),

@@ -27,6 +27,8 @@ struct run_image {
     struct vmc_image_src src;
 };
 
+struct vmc_kvm_frames;
+
 /* What differs when a VM is one of several of "vmcore host". */
 struct run_vm;
 struct run_hooks {
@@ -63,6 +65,8 @@ struct run_vm {
     struct vmc_pc *pc;
     void *ram;
     struct vmc_space *space; /* instead of ram */
+    struct vmc_kvm_frames *frames; /* with a space and KVM: what the space's pages are in */
+    uint64_t max_mappings;         /* see struct vmc_kvm_config */
     struct run_image kernel, initrd, firmware, modules[RUN_MAX_MODULES];
     struct vmc_boot_module boot_modules[RUN_MAX_MODULES];
     struct vmc_host_char *serial, *debugcon; /* NULL: none */

@@ -5,6 +5,7 @@
 #include "run_options.h"
 
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -132,24 +133,30 @@ static int allow_memory(scmp_filter_ctx ctx, bool code)
                             SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 }
 
-static int allow_ioctls(scmp_filter_ctx ctx, bool kvm)
+static int allow_ioctl(scmp_filter_ctx ctx, const unsigned long *request, size_t n)
 {
-    static const unsigned long tty[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};
-
-    if (kvm) {
-        /* KVM's ioctls have type 0xae in bits 15:8. */
+    for (size_t i = 0; i < n; i++) {
         int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                                  SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0xae00));
-        if (rc != 0)
-            return rc;
-    }
-    for (size_t i = 0; i < sizeof(tty) / sizeof(tty[0]); i++) {
-        int rc =
-            seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, tty[i]));
+                                  SCMP_A1(SCMP_CMP_EQ, request[i]));
         if (rc != 0)
             return rc;
     }
     return 0;
+}
+
+static int allow_ioctls(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
+{
+    static const unsigned long tty[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};
+    static const unsigned long paging[] = {UFFDIO_REGISTER, UFFDIO_CONTINUE, UFFDIO_WRITEPROTECT,
+                                           UFFDIO_WAKE};
+    int rc = allow_ioctl(ctx, tty, sizeof(tty) / sizeof(tty[0]));
+
+    if (rc == 0 && needs->kvm) /* KVM's have type 0xae in bits 15:8 */
+        rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                              SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0xae00));
+    if (rc == 0 && needs->paging)
+        rc = allow_ioctl(ctx, paging, sizeof(paging) / sizeof(paging[0]));
+    return rc;
 }
 
 int sandbox_enter(const struct sandbox_needs *needs)
@@ -171,7 +178,7 @@ int sandbox_enter(const struct sandbox_needs *needs)
     if (rc == 0)
         rc = allow_memory(ctx, needs->code_memory);
     if (rc == 0)
-        rc = allow_ioctls(ctx, needs->kvm);
+        rc = allow_ioctls(ctx, needs);
     if (rc == 0 && !dumpable && prctl(PR_SET_DUMPABLE, 0) != 0)
         rc = -errno;
     if (rc == 0)
