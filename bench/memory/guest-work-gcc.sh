@@ -5,18 +5,18 @@
 seed=$1
 cd /tmp || exit 1
 i=0
-while [ $i -lt 12 ]; do
+while [ $i -lt 4 ]; do
     {
         echo '#include <stdio.h>'
         j=0
-        while [ $j -lt 150 ]; do
+        while [ $j -lt 60 ]; do
             k=$(((seed * 7919 + i * 104729 + j * 31) % 65521))
             echo "static int f$j(int x) { for (int i = 0; i < $k; i++) x = x * $k + i % 7; return x; }"
             j=$((j + 1))
         done
         echo 'int main(int argc, char **argv) { (void)argv; int s = argc;'
         j=0
-        while [ $j -lt 150 ]; do
+        while [ $j -lt 60 ]; do
             echo "s ^= f$j(s);"
             j=$((j + 1))
         done
