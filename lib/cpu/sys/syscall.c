@@ -88,9 +88,11 @@ int vmci_sysexit(struct vmci_cpu *cpu, unsigned opbytes)
     uint64_t rip = cpu->gpr[VMC_RDX];
     uint64_t rsp = cpu->gpr[VMC_RCX];
 
-    if (vmci_long_mode(cpu) && cpu->amd)
+    if (!vmci_prot_mode(cpu) || cpu->cpl != 0)
+        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
+    if (vmci_long_mode(cpu) && cpu->amd) /* behind the look at the level, as processors do it */
         return vmci_raise(cpu, VMC_VEC_UD);
-    if (!vmci_prot_mode(cpu) || cpu->cpl != 0 || base == 0)
+    if (base == 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     if (to64 && (!vmci_canonical(cpu, rip) || !vmci_canonical(cpu, rsp)))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
