@@ -2,6 +2,7 @@
 /* Starting the machine: what firmware would have left behind, or firmware itself. */
 #include <vmcore/x86.h>
 
+#include "irq/irq_int.h"
 #include "pc/pc_priv.h"
 
 #define RNG_SEED_BYTES 32
@@ -144,6 +145,23 @@ static int set_mtrrs(struct vmc_pc *pc, struct vmc_x86_state *st, struct vmc_err
     return VMC_OK;
 }
 
+/* Virtual wire mode (MP specification 3.6.2.2): the 8259's interrupts and NMIs come by the APIC. */
+static int set_lapic(struct vmc_pc *pc, struct vmc_x86_state *st, struct vmc_error *err)
+{
+    struct vmc_vcpu *v = vmc_vm_vcpu(pc->vm, 0);
+    int rc = vmc_vcpu_get_state(v, VMC_ST_LAPIC, st);
+
+    if (rc == VMC_OK) {
+        vmci_st_le32(st->lapic + VMCI_APIC_SVR, VMCI_SVR_ENABLE | 0xff);
+        vmci_st_le32(st->lapic + VMCI_APIC_LVT_LINT0,
+                     (uint32_t)VMCI_IRQ_EXTINT << VMCI_LVT_MODE_SHIFT);
+        vmci_st_le32(st->lapic + VMCI_APIC_LVT_LINT1,
+                     (uint32_t)VMCI_IRQ_NMI << VMCI_LVT_MODE_SHIFT);
+        rc = vmc_vcpu_set_state(v, VMC_ST_LAPIC, st);
+    }
+    return rc == VMC_OK ? rc : vmci_error(err, rc, "pc/boot", "cannot set up the local APIC");
+}
+
 static int load_kernel(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vmc_x86_state *st,
                        struct vmc_boot_result *out, struct vmc_error *err)
 {
@@ -191,6 +209,8 @@ static int boot_direct(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vm
         rc = vmci_acpi_build(pc, err);
     if (rc == VMC_OK)
         rc = set_mtrrs(pc, st, err);
+    if (rc == VMC_OK)
+        rc = set_lapic(pc, st, err);
     vmci_pc_memmap(pc, false);
     if (rc == VMC_OK)
         rc = load_kernel(pc, b, st, out, err);

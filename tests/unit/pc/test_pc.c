@@ -416,8 +416,10 @@ static void start_state_and_mtrrs(void **state)
 
     machine(f, 64 * MIB, 2, 0);
     boot_flat(f);
-    assert_int_equal(vmc_vcpu_get_state(vmc_vm_vcpu(f->vm, 0), VMC_ST_ALL & ~VMC_ST_LAPIC, st),
-                     VMC_OK);
+    assert_int_equal(vmc_vcpu_get_state(vmc_vm_vcpu(f->vm, 0), VMC_ST_ALL, st), VMC_OK);
+    assert_int_equal(st->lapic[0xf1], 1); /* enabled; LINT0 ExtINT, LINT1 NMI */
+    assert_int_equal(st->lapic[0x351], 7);
+    assert_int_equal(st->lapic[0x361], 4);
     assert_int_equal(st->rip, 0x200000);
     assert_int_equal(st->cr0, VMC_CR0_PE | VMC_CR0_ET);
     assert_int_equal(st->seg[VMC_CS].selector, 8);
