@@ -78,6 +78,7 @@ struct vmci_bt {
     /* Instructions left, in parts, of which each translation counts one: that of one is not made to
        wait for the count of the one before it. One is below 0: leave. */
     int64_t budget[BT_BUDGETS];
+    uint64_t runs;      /* of bt_run */
     uint64_t slice_end; /* cpu.retired when all of them together are 0 */
     uint64_t host_rsp;
     uint64_t host_gs;

@@ -44,6 +44,11 @@ static uint32_t jump_entry(const struct bt_work *w)
     return GS_BT(jumps) + (uint32_t)(w->t->mode * sizeof(w->sc->bt.jumps[0]));
 }
 
+static uint32_t known_entry(const struct bt_work *w, uint64_t target)
+{
+    return jump_entry(w) + bt_jump_index(target) * (uint32_t)sizeof(struct bt_jump);
+}
+
 /* Look for the address in x: twice its index is in s then; else cold code is entered by the jump
    whose place is returned, with RCX away. */
 static size_t look_up(struct bt_work *w)
@@ -66,6 +71,36 @@ static size_t look_up(struct bt_work *w)
     }
     em_load_gs_x8(e, EM_RCX, w->s, jump_entry(w) + (uint32_t)offsetof(struct bt_jump, neg));
     em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
+    size_t miss = em_jump_unless_rcxz(e);
+    bt_rcx_back(w);
+    return miss;
+}
+
+/* The same for an address that is known now, and so is its entry. */
+static size_t look_at(struct bt_work *w, uint64_t target)
+{
+    struct emit *e = &w->e;
+    uint32_t neg = known_entry(w, target) + (uint32_t)offsetof(struct bt_jump, neg);
+    bool small = em_fits32(target) && em_fits32(0 - target);
+
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
+        if (small) {
+            em_cmp_gs_imm(e, neg, (uint32_t)(0 - target));
+        } else {
+            em_mov_imm(e, w->x, 0 - target);
+            em_rgs(e, EM_W, 0x3b, w->x, neg);
+        }
+        return em_jump(e, CC_NE);
+    }
+    bt_rcx_away(w);
+    em_load_gs(e, EM_RCX, neg);
+    if (small) {
+        em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, (int32_t)target);
+    } else {
+        em_mov_imm(e, w->x, target);
+        em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
+    }
     size_t miss = em_jump_unless_rcxz(e);
     bt_rcx_back(w);
     return miss;
@@ -95,11 +130,15 @@ static void jump_target(struct bt_work *w)
 {
     bt_flags_need(w, w->x);
     bt_exchange(&w->e, w->set, BT_CANON);
-    em8(&w->e, 0x65); /* jmp gs:[target] */
-    em8(&w->e, 0xff);
-    em8(&w->e, 0x24);
-    em8(&w->e, 0x25);
-    em32(&w->e, GS_BT(target));
+    em_jump_gs(&w->e, GS_BT(target));
+}
+
+/* To the translation that look_at found. */
+static void jump_known(struct bt_work *w, uint64_t target)
+{
+    bt_flags_need(w, w->x);
+    bt_exchange(&w->e, w->set, BT_CANON);
+    em_jump_gs(&w->e, known_entry(w, target) + (uint32_t)offsetof(struct bt_jump, host));
 }
 
 static void keep_target(struct bt_work *w)
@@ -152,10 +191,9 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
         if (c != NULL && !near(w, target))
             c->blk = w->b;
     } else {
-        em_mov_imm(&w->e, w->x, target);
-        size_t miss = look_up(w);
+        size_t miss = look_at(w, target);
         uint8_t lost = w->lost;
-        jump_found(w);
+        jump_known(w, target);
         c = bt_cold(w, BT_COLD_LINK, miss);
         if (c != NULL) {
             c->lazy = lost;
@@ -224,6 +262,7 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
     }
     if (in->opsize != w->word || !load_target(w, in))
         return false;
+    bt_cache(w, 0);
     bt_cold_insn(w, look_up(w), missed_rcx(w));
     jump_found(w);
     return true;
@@ -287,10 +326,51 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     if (in->opsize != w->word || !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
     em_rm(e, bt_wide(w), 0x8b, w->x, &a);
+    bt_cache(w, (int32_t)w->word + release);
     bt_cold_insn(w, look_up(w), missed_rcx(w));
     em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word + release);
     w->moved += (int32_t)w->word + release;
     jump_found(w);
+    return true;
+}
+
+/*
+ * A return behind the call: the address on the stack is looked at, nothing else. When it is another
+ * one, the interpreter goes there.
+ */
+static bool ret_back(struct bt_work *w, const struct vmci_insn *in, uint64_t to)
+{
+    struct emit *e = &w->e;
+    bool small = em_fits32(to) && em_fits32(0 - to);
+    struct em_addr a;
+
+    if (in->opsize != w->word || !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
+        return false;
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
+        if (small) { /* cmp qword [a], imm32 */
+            em_rm(e, EM_W, 0x81, 7, &a);
+            em32(e, (uint32_t)to);
+        } else {
+            em_rm(e, EM_W, 0x8b, w->x, &a);
+            em_mov_imm(e, w->s, to);
+            em_rr(e, EM_W, 0x3b, w->x, w->s);
+        }
+        bt_cold_insn(w, em_jump(e, CC_NE), BT_RCX_HOME);
+    } else {
+        em_rm(e, EM_W, 0x8b, w->x, &a);
+        bt_rcx_away(w);
+        if (small) {
+            em_lea(e, EM_W, EM_RCX, w->x, EM_NONE, 0, -(int32_t)to);
+        } else {
+            em_mov_imm(e, w->s, 0 - to);
+            em_lea(e, EM_W, EM_RCX, w->x, w->s, 0, 0);
+        }
+        bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
+        bt_rcx_back(w);
+    }
+    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
+    w->moved += (int32_t)w->word;
     return true;
 }
 
@@ -299,6 +379,8 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
     uint64_t next = next_la(w, in);
     bool taken = follow == BT_FOLLOW_TAKEN;
 
+    if (follow == BT_FOLLOW_BACK)
+        return ret_back(w, in, bt_after(w, w->i));
     if (in->op == VMCI_OP_JCC) /* the way out must have been charged */
         bt_count_end(w);
     if (in->op == VMCI_OP_CALL)

@@ -28,7 +28,7 @@ void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx)
     c->lazy = w->lazy;
 }
 
-static void *record(struct bt_work *w, size_t bytes)
+void *bt_record(struct bt_work *w, size_t bytes)
 {
     struct vmci_bt *bt = &w->sc->bt;
 
@@ -115,7 +115,7 @@ static void ask_stub(struct bt_work *w, const struct bt_site *site, const struct
 static struct bt_link *alone_link(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
-    struct bt_link *l = record(w, sizeof(*l));
+    struct bt_link *l = bt_record(w, sizeof(*l));
 
     if (l == NULL)
         return NULL;
@@ -152,7 +152,7 @@ static void alone_way(struct bt_work *w, const struct bt_cold *c, struct bt_site
 static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
-    struct bt_site *site = record(w, sizeof(*site));
+    struct bt_site *site = bt_record(w, sizeof(*site));
     /* From the second copy of a loop to the first one, for the rest of the round. */
     size_t resume = c->loop ? w->resume[c->insn] : c->resume;
 
@@ -171,6 +171,8 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .stop = starts_group(w, c),
                              .goes_on = bt_sys_goes_on(st->in),
                              .retry = retry,
+                             .cache = c->cache,
+                             .back = st->follow == BT_FOLLOW_BACK ? bt_after(w, c->insn) : 0,
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && (c->group->kept || c->group->mem)) {
         site->group = 1;
@@ -216,7 +218,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
 static void cold_link(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
-    struct bt_link *l = record(w, sizeof(*l));
+    struct bt_link *l = bt_record(w, sizeof(*l));
 
     if (l == NULL)
         return;
@@ -224,6 +226,8 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
         (struct bt_link){.sibling = w->t->out, .target_la = c->target, .from = w->t, .set = c->set};
     w->t->out = l;
     l->blk = c->blk;
+    if (c->cache != NULL)
+        c->cache->link[c->place] = l;
     l->stub = em_here(e);
     restore_rcx(w, c->rcx);
     if (c->lazy != 0)

@@ -49,16 +49,6 @@ static void store_guest(struct emit *e)
     bt_flags_save(e);
 }
 
-/* jmp gs:[disp] */
-static void jump_gs(struct emit *e, uint32_t disp)
-{
-    em8(e, 0x65);
-    em8(e, 0xff);
-    em8(e, 0x24);
-    em8(e, 0x25);
-    em32(e, disp);
-}
-
 /* uint64_t enter(struct vmci_soft_cpu *sc, const uint8_t *code) */
 static const uint8_t *make_enter(struct emit *e)
 {
@@ -73,7 +63,7 @@ static const uint8_t *make_enter(struct emit *e)
     em_store_gs(e, EM_RSP, GS_BT(host_rsp));
     em_store_gs(e, EM_RSI, GS_BT(target));
     load_guest(e);
-    jump_gs(e, GS_BT(target));
+    em_jump_gs(e, GS_BT(target));
     return at;
 }
 
@@ -125,7 +115,7 @@ static const uint8_t *make_call(struct emit *e, struct vmci_soft_cpu *sc,
     em_jump_to(e, EM_JMP, back);
     em_patch_here(e, go);
     load_guest(e);
-    jump_gs(e, GS_BT(resume));
+    em_jump_gs(e, GS_BT(resume));
     return at;
 }
 

@@ -164,6 +164,7 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
     case VMCI_OP_RET:
         if (in->opsize == 8)
             w->stack_ref[w->i] = touch_stack(s, 0, false);
+        s->v[EM_RSP].off += 8; /* if the trace goes on behind it, this is all it adds */
         return;
     case VMCI_OP_POP:
         if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP)

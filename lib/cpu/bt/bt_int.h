@@ -37,9 +37,11 @@ struct bt_site {
     uint8_t group;   /* 1: a group's check failed (bt_group.c): */
     uint8_t reg, index, scale, slot;
     bool write;
+    struct bt_cache *cache; /* of the indirect jump or return; NULL */
+    uint64_t back;          /* a return that the trace goes on behind: there; else 0 */
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
-    uint8_t fails;         /* of a group's check, in vain */
+    uint8_t fails;         /* of a group's check, in vain; of a return, that it led elsewhere */
     struct bt_link *alone; /* of a group: to a translation that has none, */
     const uint8_t *alone_way; /* ... by way of this */
     bool retry; /* a comparison whose operand the translation needs: resume executes it again */
@@ -47,6 +49,17 @@ struct bt_site {
     int32_t lo; /* its first byte from the register, and how many there are */
     uint32_t span;
     uint32_t counted; /* instructions of the block that were taken off the budget already */
+};
+
+/* Where an indirect jump or a return has led (bt_cache.c). */
+#define BT_CACHE_SIZE 4u
+struct bt_cache {
+    struct bt_link *link[BT_CACHE_SIZE];
+    uint8_t *value[BT_CACHE_SIZE];     /* the constant that the target is compared with */
+    uint8_t *start[BT_CACHE_SIZE + 1]; /* each comparison; the way to the interpreter */
+    uint8_t *end;
+    uint8_t used, strangers;
+    bool negated, wide; /* of the constants */
 };
 
 /* A jump to a known address. */
@@ -198,7 +211,12 @@ void bt_link_alone(const struct bt_site *site, struct bt_trans *t);
 void bt_cover_add(struct bt_cover *c, struct block *b, struct bt_trans *t);
 void bt_segment_begin(struct vmci_bt *bt, unsigned n);
 
-/* bt_jumps.c: cpu->rip is translated as t. */
+/* bt_jumps.c: where the table has an address, as translated code computes it (bt_branch.c). */
+static inline unsigned bt_jump_index(uint64_t la)
+{
+    return (unsigned)((la + (la >> BT_JUMP_FOLD)) & BT_JUMP_MASK);
+}
+/* cpu->rip is translated as t. */
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 void bt_jumps_init(struct vmci_soft_cpu *sc);
@@ -211,6 +229,9 @@ static inline bool bt_has_room(const struct vmci_bt *bt)
     return bt->used_end - bt->used >= BT_BLOCK_MAX &&
            bt->arena_end - bt->arena_used >= BT_ARENA_ROOM;
 }
+
+/* bt_cache.c: the interpreter has executed the jump of the site, which led to t. */
+void bt_cache_enter(const struct bt_site *site, struct bt_trans *t);
 
 /* bt_watch.c: bt.spent has used up its part of the budget. */
 void bt_sample(struct vmci_soft_cpu *sc);

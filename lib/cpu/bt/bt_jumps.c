@@ -6,12 +6,6 @@
  */
 #include "cpu/bt/bt_work.h"
 
-/* As translated code computes it (look_up in bt_branch.c). */
-static unsigned index_of(uint64_t la)
-{
-    return (unsigned)((la + (la >> BT_JUMP_FOLD)) & BT_JUMP_MASK);
-}
-
 /* No address that selects the entry is this one negated. */
 static uint64_t none(unsigned i)
 {
@@ -54,7 +48,7 @@ void bt_jumps_init(struct vmci_soft_cpu *sc)
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     struct vmci_bt *bt = &sc->bt;
-    unsigned i = index_of(t->la);
+    unsigned i = bt_jump_index(t->la);
 
     if (i == 0 || t->mode >= BT_JUMP_MODES)
         return;
@@ -71,7 +65,7 @@ void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
-    unsigned i = index_of(t->la);
+    unsigned i = bt_jump_index(t->la);
 
     if (sc->bt.jumps[t->mode][i].host == t->canon)
         clear(&sc->bt, t->mode, i);
@@ -103,7 +97,7 @@ static void flush_in_page(struct vmci_bt *bt, uint64_t page)
     bt_far_flush_page(bt, page);
     if (!vmci_bit_test(bt->jump_pages, page_bit(page)))
         return;
-    unsigned first = index_of(page);
+    unsigned first = bt_jump_index(page);
     unsigned span = VMC_PAGE_SIZE + (VMC_PAGE_SIZE >> BT_JUMP_FOLD);
     for (unsigned m = 0; m < BT_JUMP_MODES; m++)
         for (unsigned k = 0; bt->jump_used[m] && k < span; k++) {

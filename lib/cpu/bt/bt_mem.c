@@ -148,14 +148,8 @@ static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigne
         return false;
     if (w->lazy != 0) {
         w->lost = w->lazy;
-        if (small) { /* cmp qword tag, imm32 */
-            em8(e, 0x65);
-            em8(e, 0x48);
-            em8(e, 0x81);
-            em8(e, 0x3c);
-            em8(e, 0x25);
-            em32(e, col.tag + at);
-            em32(e, (uint32_t)tag);
+        if (small) {
+            em_cmp_gs_imm(e, col.tag + at, (uint32_t)tag);
         } else {
             em_mov_imm(e, w->x, tag);
             em_rgs(e, EM_W, 0x3b, w->x, col.tag + at);

@@ -9,8 +9,14 @@
 
 /* Translations of one block at different addresses; shared libraries have several. */
 #define VARIANTS_MAX 8
+/* Times that a return leads elsewhere than behind the call until traces end there. */
+#define RETURNS_ASTRAY 8u
 /* Failures of a group's check until its way out leads to a translation without groups. */
 #define GROUP_FAILS 3u
+
+/* One run of so many has a part of the budget that is smaller by so much. */
+#define SAMPLE_RUNS 4u
+#define SAMPLE_PART 16
 
 /* ---- state between the two worlds ------------------------------------------------------------ */
 
@@ -105,7 +111,7 @@ static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 
 /* The interpreted instruction ended its block or failed, or the translation cannot go on: find what
    comes next. */
-static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
+static uint64_t settle(struct vmci_soft_cpu *sc, const struct bt_site *site, int rc)
 {
     struct vmci_bt *bt = &sc->bt;
     /* Only jumps, calls and returns look in the table. */
@@ -130,6 +136,8 @@ static uint64_t settle(struct vmci_soft_cpu *sc, int rc)
     resume_at(sc, t);
     if (looked_up) /* in vain: the next time it is found */
         bt_jumps_enter(sc, t);
+    if (looked_up && site->cache != NULL)
+        bt_cache_enter(site, t);
     return 0;
 }
 
@@ -241,6 +249,16 @@ static bool may_retry(struct vmci_soft_cpu *sc, const struct bt_site *site)
     return vmci_tlb_hit(cpu->tlb[site->t->mode].rd[vmci_tlb_index(la)], la, bytes);
 }
 
+/* A return of a trace that went through the call was interpreted: if it led elsewhere, and often
+   does, traces end in front of it. */
+static void see_return(struct vmci_soft_cpu *sc, struct bt_site *site)
+{
+    if (sc->cpu.rip == site->back || ++site->fails < RETURNS_ASTRAY)
+        return;
+    site->blk->astray = true;
+    bt_kill(sc, site->blk);
+}
+
 /* Interpret the instruction of bt.site. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 {
@@ -286,7 +304,9 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
         if (logged && !site->stop)
             rc = interpret_rest(sc, in);
     }
-    return settle(sc, rc);
+    if (rc == 0 && site->back != 0)
+        see_return(sc, site);
+    return settle(sc, site, rc);
 }
 
 /*
@@ -330,7 +350,7 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
         return 0;
     }
     at_insn(sc, site);
-    return settle(sc, 0);
+    return settle(sc, site, 0);
 }
 
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
@@ -428,6 +448,21 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     return t;
 }
 
+/*
+ * Mostly it is the part from which most is taken that is used up, and only the translations that
+ * count there are seen (bt_sample). So every few slices another one gets little.
+ */
+static void set_budget(struct vmci_bt *bt, uint64_t limit)
+{
+    int64_t part = (int64_t)VMCI_MIN(limit / BT_BUDGETS, (uint64_t)BT_SLICE / BT_BUDGETS);
+    uint64_t n = bt->runs++;
+
+    for (unsigned k = 0; k < BT_BUDGETS; k++)
+        bt->budget[k] = VMCI_MAX(part, 1);
+    if (n % SAMPLE_RUNS == 0)
+        bt->budget[n / SAMPLE_RUNS % BT_BUDGETS] = VMCI_MAX(part / SAMPLE_PART, 1);
+}
+
 int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
 {
     struct vmci_bt *bt = &sc->bt;
@@ -435,9 +470,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     uint64_t (*enter)(struct vmci_soft_cpu *, const uint8_t *);
     struct bt_trans *t = b->bt;
 
-    int64_t part = (int64_t)VMCI_MIN(limit / BT_BUDGETS, (uint64_t)BT_SLICE / BT_BUDGETS);
-    for (unsigned k = 0; k < BT_BUDGETS; k++)
-        bt->budget[k] = VMCI_MAX(part, 1);
+    set_budget(bt, limit);
     bt->slice_end = cpu->retired + bt_left(bt);
     bt_sys_see(sc);
     bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;

@@ -29,6 +29,8 @@ struct tracer {
     unsigned fp;
     unsigned chance; /* that control gets this far, as a part of CHANCE_ALL */
     bool watched;    /* ... is known of each branch */
+    unsigned calls;  /* that the trace is in: where they return to */
+    uint64_t back[TRACE_BLOCKS];
 };
 
 static bool seen(const struct tracer *t, uint64_t gpa)
@@ -76,6 +78,17 @@ static struct block *watched_branch(struct tracer *t, const struct block *b, str
     return taken ? candidate(t, target) : fall;
 }
 
+/* A return: to where the last call of the trace pushed. */
+static struct block *returned(struct tracer *t, const struct block *b, enum bt_follow *how)
+{
+    const struct vmci_insn *last = &b->insn[b->n - 1];
+
+    if (t->calls == 0 || b->astray || t->w->word != 8 || last->opsize != 8 || last->nopnd != 0)
+        return NULL;
+    *how = BT_FOLLOW_BACK;
+    return candidate(t, t->back[--t->calls]);
+}
+
 /* Where to go on behind b, and how; NULL: the trace ends. */
 static struct block *next_block(struct tracer *t, const struct block *b, uint64_t la,
                                 enum bt_follow *how)
@@ -90,6 +103,8 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return NULL;
     if ((last->flags & VMCI_IF_BRANCH) == 0)
         return candidate(t, next);
+    if (last->op == VMCI_OP_RET)
+        return returned(t, b, how);
     if (last->nopnd == 0 || last->opnd[0].kind != VMCI_OPND_REL || last->opsize < t->w->word)
         return NULL;
     switch (last->op) {
@@ -98,6 +113,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return candidate(t, target);
     case VMCI_OP_CALL:
         *how = BT_FOLLOW_TAKEN;
+        t->back[t->calls++] = next;
         return last->opsize == t->w->word ? candidate(t, target) : NULL;
     case VMCI_OP_JCC:
         break;

@@ -418,6 +418,8 @@ uint64_t bt_after(const struct bt_work *w, unsigned i)
     const struct bt_step *st = &w->step[i];
     uint64_t next = st->la + st->in->next;
 
+    if (st->follow == BT_FOLLOW_BACK) /* the next instruction of the trace is the target's first */
+        return st[1].la + st[1].in->next - st[1].in->len;
     return bt_wrap(w, st->follow == BT_FOLLOW_TAKEN ? next + (uint64_t)st->in->imm : next);
 }
 

@@ -50,7 +50,12 @@ struct bt_ref {
 };
 
 /* An instruction of the trace. */
-enum bt_follow { BT_FOLLOW_NOT, BT_FOLLOW_NEXT, BT_FOLLOW_TAKEN };
+enum bt_follow {
+    BT_FOLLOW_NOT,
+    BT_FOLLOW_NEXT,
+    BT_FOLLOW_TAKEN,
+    BT_FOLLOW_BACK, /* a return behind the call that the trace went through */
+};
 struct bt_step {
     const struct vmci_insn *in;
     struct block *b;
@@ -80,9 +85,11 @@ struct bt_cold {
     uint8_t lazy; /* INSN, LINK, BUDGET: flags are made again; EXIT: may be lost: as in bt_step */
     bool io;      /* INSN: IN or OUT at CPL 0 */
     bool counted;
-    bool late;         /* INSN: ... and the hot code charges the budget before it goes on */
-    bool far;          /* LINK: to another page, by the jump table */
-    struct block *blk; /* ... or by a link: of the jump */
+    bool late;              /* INSN: ... and the hot code charges the budget before it goes on */
+    bool far;               /* LINK: to another page, by the jump table */
+    struct block *blk;      /* ... or by a link: of the jump */
+    struct bt_cache *cache; /* LINK: from this place of it; INSN: which is asked for */
+    uint8_t place;
     const struct bt_group *group; /* INSN: whose check failed */
     int32_t off;
     size_t back;   /* REFILL: where the check has succeeded */
@@ -330,7 +337,12 @@ void bt_count_keep(struct bt_work *w);
 /* Cold code. */
 struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site);
 void bt_cold_insn(struct bt_work *w, size_t site, enum bt_rcx rcx);
+/* Room for a record that lives as long as the translation; NULL: it fails. */
+void *bt_record(struct bt_work *w, size_t bytes);
 void bt_emit_cold(struct bt_work *w);
+
+/* bt_cache.c: try the last targets; x holds that of now, and RSP moves if it is one of them. */
+void bt_cache(struct bt_work *w, int32_t pops);
 
 /* bt_sys.c: a system instruction. false: not translated. */
 bool bt_sys(struct bt_work *w, const struct vmci_insn *in);

@@ -248,6 +248,31 @@ static inline size_t em_jump_unless_rcxz(struct emit *e)
     return e->len - 4;
 }
 
+/* jmp gs:[disp] */
+static inline void em_jump_gs(struct emit *e, uint32_t disp)
+{
+    em8(e, 0x65);
+    em8(e, 0xff);
+    em8(e, 0x24);
+    em8(e, 0x25);
+    em32(e, disp);
+}
+/* cmp qword gs:[disp], imm32, sign-extended; does v fit? */
+static inline void em_cmp_gs_imm(struct emit *e, uint32_t disp, uint32_t imm)
+{
+    em8(e, 0x65);
+    em8(e, 0x48);
+    em8(e, 0x81);
+    em8(e, 0x3c);
+    em8(e, 0x25);
+    em32(e, disp);
+    em32(e, imm);
+}
+static inline bool em_fits32(uint64_t v)
+{
+    return v == (uint64_t)(int64_t)(int32_t)v;
+}
+
 /* jcc rel32 or jmp rel32 (cond 16) to be patched; returns the offset of the rel32. */
 #define EM_JMP 16u
 static inline size_t em_jump(struct emit *e, unsigned cond)

@@ -2,8 +2,8 @@
 /*
  * Translations that are made again by what was seen of branches: loops in loops, of few rounds and
  * of many, with branches in them that change their habits. Random programs in translator and
- * interpreter, stopped again and again. With calls, and flags that are read long after what made
- * them.
+ * interpreter, stopped again and again. With calls, indirect jumps, and flags that are read long
+ * after what made them.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -170,6 +170,35 @@ static void put_function(struct program *p)
     put(p, ret, sizeof(ret));
 }
 
+/* An indirect jump, or a return that nobody called, to one of four places that follow it. */
+static void put_switch(struct program *p)
+{
+    static const uint8_t head[] = {0x4c, 0x8d, 0x05, 0,    0, 0, 0, /* lea r8, [rip + d] */
+                                   0x45, 0x89, 0xf1,                /* mov r9d, r14d */
+                                   0x41, 0x83, 0xe1, 0x18,          /* and r9d, 24 */
+                                   0x4d, 0x01, 0xc8};               /* add r8, r9 */
+    static const uint8_t inc[] = {0xff, 0xc1};                      /* inc ecx */
+    static const uint8_t jmp[] = {0x41, 0xff, 0xe0};                /* jmp r8 */
+    static const uint8_t ret[] = {0x41, 0x50, 0xc3};                /* push r8; ret */
+    static const uint8_t nop[] = {0x90};
+    size_t lea = p->n + 7;
+
+    put(p, head, sizeof(head));
+    if (rnd(2) == 0)
+        put(p, inc, sizeof(inc));
+    if (rnd(2) == 0)
+        put(p, jmp, sizeof(jmp));
+    else
+        put(p, ret, sizeof(ret));
+    p->code[lea - 4] = (uint8_t)(p->n - lea);
+    for (unsigned k = 0; k < 4; k++) {
+        size_t end = p->n + 8;
+        put_step(p);
+        while (p->n < end)
+            put(p, nop, sizeof(nop));
+    }
+}
+
 /* A branch around some steps: by bits that change, or by the count of outer rounds. */
 static void put_branch(struct program *p)
 {
@@ -223,6 +252,8 @@ static void make(struct program *p)
         put_stack(p);
     if (rnd(2) == 0)
         put_branch(p);
+    if (rnd(3) == 0)
+        put_switch(p);
     put(p, sub, sizeof(sub));
     put_back(p, inner);
     if (rnd(2) == 0)
@@ -242,6 +273,10 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at)
     memset(r->ram + MIDDLE - REACH, 0x5a, 2 * REACH);
     cpu_rig_code(r, CPU_RIG_TEXT, p->code, p->n);
     memset(r->st.gpr, 0, sizeof(r->st.gpr));
+    /* The whole address space thrice: addresses of 32 bits and of more. */
+    for (unsigned k = 1; k < 512; k += 510)
+        memcpy(r->ram + CPU_RIG_PML4 + 8 * k, r->ram + CPU_RIG_PML4, 8);
+    r->st.rip += (uint64_t)(int64_t)(int32_t)(at % 3 - 1) << 39;
     r->st.gpr[VMC_RSP] = CPU_RIG_STACK - at % 4096 / 8 * 8;
     r->st.gpr[VMC_RDI] = MIDDLE + at % 8192;
     r->st.gpr[VMC_RSI] = MIDDLE + at / 64 % 8192;
