@@ -342,7 +342,7 @@ static struct em_addr operand(struct bt_work *w, const struct bt_group *g, int32
         at.index = g->host;
         return at;
     }
-    if (w->loop && g->hoist == BT_HOIST_BASE) {
+    if (w->loop && (g->hoist == BT_HOIST_BASE || g->biased)) {
         at.base = g->host;
         return at;
     }

@@ -52,6 +52,8 @@ void bt_hoist_find(struct bt_work *w)
         const struct motion *base = &m[g->reg], *index = &m[g->index];
         g->hoist = BT_HOIST_NOT;
         g->stride = base->step + index->step * (1 << g->scale);
+        g->fixed = base->known && !base->moves && g->reg != EM_NONE && g->index != EM_NONE;
+        g->steady = base->known && index->known && g->stride % g->align == 0;
         if (!base->known || !index->known || g->stride > STRIDE_MAX || g->stride < -STRIDE_MAX ||
             g->stride % g->align != 0)
             continue;
@@ -225,10 +227,10 @@ void bt_hoist_leave(struct bt_work *w)
 
     for (unsigned k = 0; k < w->group_count; k++) {
         const struct bt_group *g = &w->group[k];
-        if (!g->kept || (g->hoist != BT_HOIST_BASE && g->hoist != BT_HOIST_INDEX) ||
-            (g->hoist == BT_HOIST_BASE && g->reg == EM_NONE))
+        bool base = g->biased || (g->hoist == BT_HOIST_BASE && g->reg != EM_NONE);
+        if (!g->kept || (!base && g->hoist != BT_HOIST_INDEX))
             continue;
-        if (g->hoist == BT_HOIST_BASE) /* host -= base */
+        if (base) /* host -= base */
             em_mov(e, w->s, g->reg);
         else
             em_lea(e, EM_W, w->s, EM_NONE, g->index, g->scale, 0);

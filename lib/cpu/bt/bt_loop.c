@@ -60,6 +60,7 @@ static bool pair_groups(struct bt_work *w, uint32_t *regs)
         }
         g->tag = (uint8_t)tag;
         g->host = (uint8_t)host;
+        g->biased = g->fixed;
         any = true;
     }
     *regs = used;
@@ -74,6 +75,22 @@ static void load_pair(struct bt_work *w, const struct bt_group *g, unsigned inde
                   table + (uint32_t)(g->write ? offsetof(struct vmci_tlb, wr)
                                               : offsetof(struct vmci_tlb, rd)));
     em_load_gs_x8(&w->e, g->host, index, table + (uint32_t)offsetof(struct vmci_tlb, addend));
+}
+
+/* Add the base to both, so that checks and accesses need not. away: RCX is; s is lost. */
+static void bias_pair(struct bt_work *w, const struct bt_group *g, bool away)
+{
+    unsigned base = g->reg;
+
+    if (!g->biased)
+        return;
+    if (away && base == EM_RCX) {
+        base = w->k != EM_NONE ? w->k : w->s;
+        if (w->k == EM_NONE)
+            em_load_gs(&w->e, base, GS_GPR(EM_RCX));
+    }
+    em_lea(&w->e, EM_W, g->tag, base, g->tag, 0, 0); /* RSP is no index */
+    em_lea(&w->e, EM_W, g->host, base, g->host, 0, 0);
 }
 
 void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx)
@@ -106,6 +123,7 @@ static void enter(struct bt_work *w)
         em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
         bt_loop_stay(w, em_jump_unless_rcxz(e), BT_RCX_K);
         bt_rcx_back(w);
+        bias_pair(w, g, false);
     }
     if (w->strip)
         bt_hoist_enter(w);
@@ -182,7 +200,7 @@ static void check_lazy(struct bt_work *w, struct bt_group *g, int32_t off, unsig
     if (g->hi - g->lo > g->align || g->align == 1) {
         em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
         refill(w, g, off, em_jump(e, CC_A), BT_RCX_HOME);
-        if (g->align > 1) {
+        if (g->align > 1 && !g->steady) {
             em_test_imm(e, to, g->align - 1u);
             refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
         }
@@ -214,15 +232,19 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
     struct em_addr at = bt_group_addr(g, g->lo - off);
     bool plain = g->index == EM_NONE;
 
+    if (g->biased)
+        at.base = g->tag;
     if (w->lazy != 0) {
         if (!plain)
             em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
-        em_lea(e, EM_W, w->x, plain ? g->reg : w->x, g->tag, 0, plain ? at.disp : 0);
+        if (!g->biased)
+            em_lea(e, EM_W, w->x, plain ? g->reg : w->x, g->tag, 0, plain ? at.disp : 0);
         check_lazy(w, g, off, w->x);
     } else if (!plain) {
         bt_rcx_away(w);
         em_rm(e, EM_W, 0x8d, EM_RCX, &at);
-        em_lea(e, EM_W, EM_RCX, EM_RCX, g->tag, 0, 0);
+        if (!g->biased)
+            em_lea(e, EM_W, EM_RCX, EM_RCX, g->tag, 0, 0);
         refill(w, g, off, check_exact(w, g), BT_RCX_K);
         bt_rcx_back(w);
     } else {
@@ -265,6 +287,7 @@ void bt_loop_refill(struct bt_work *w, const struct bt_cold *c)
     em_pext_gs(e, w->s, w->s, GS_BT(tlb_mask));
     load_pair(w, g, w->s);
     em_lea(e, EM_W, to, to, g->tag, 0, 0);
+    bias_pair(w, g, c->lazy == 0);
     if (c->lazy != 0)
         em_test_imm(e, to, bt_group_mask(g));
     else

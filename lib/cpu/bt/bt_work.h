@@ -29,6 +29,9 @@ struct bt_group {
     bool mem;       /* the addend is in bt.keep, but where the second copy of a loop has host */
     uint8_t tag;    /* in a loop: holds the page's TLB tag; EM_NONE */
     uint8_t hoist;  /* in a loop: enum bt_hoist */
+    bool fixed;     /* ... reg does not change, and index is another */
+    bool biased;    /* ... so reg has been added to tag and host */
+    bool steady;    /* ... the address moves by a multiple of align, if at all */
     int32_t stride; /* ... how far the address moves each time round */
     bool checked;   /* ... by instruction at */
     uint16_t at;

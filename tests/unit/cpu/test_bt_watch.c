@@ -81,6 +81,7 @@ static void put_step(struct program *p)
         {{0x3b, 0x55, 0}, 3, 1},                 /* cmp edx, [rbp + d] */
         {{0x0f, 0xb6, 0x14, 0x0e}, 4, 0},        /* movzx edx, byte [rsi + rcx] */
         {{0x01, 0x04, 0x8f}, 3, 0},              /* add [rdi + rcx * 4], eax */
+        {{0x89, 0x04, 0x39}, 3, 0},              /* mov [rcx + rdi], eax */
         {{0x49, 0x89, 0xc0}, 3, 0},              /* mov r8, rax */
         {{0x4d, 0x01, 0xc1}, 3, 0},              /* add r9, r8 */
         {{0x4d, 0x31, 0xca}, 3, 0},              /* xor r10, r9 */
