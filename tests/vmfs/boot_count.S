@@ -25,6 +25,7 @@ _start:
     movb drive, %dl
     int $0x13
     jc fail
+    cli /* the firmware's last words go out with its timer, and would come between ours */
     movw $msg, %si
     call puts
     movb 0x8000, %al
@@ -34,6 +35,7 @@ _start:
     call putc
     jmp off
 fail:
+    cli
     movw $bad, %si
     call puts
 off:
