@@ -105,6 +105,13 @@ VMC_API VMC_MUST_CHECK int vmc_disk_map_raw(const struct vmc_platform *pf,
 VMC_API VMC_MUST_CHECK int vmc_disk_open(const struct vmc_platform *pf,
                                          const struct vmc_disk_files *files, const char *name,
                                          bool write, struct vmc_disk **out, struct vmc_error *err);
+/**
+ * Open a disk to ask about it only, whoever else has it: takes no lock, and its device answers nothing
+ * but its size. The files may be changing: their lengths are those of the moment.
+ */
+VMC_API VMC_MUST_CHECK int vmc_disk_peek(const struct vmc_platform *pf,
+                                         const struct vmc_disk_files *files, const char *name,
+                                         struct vmc_disk **out, struct vmc_error *err);
 /** Makes everything durable. The handle is gone even when an error is returned. */
 VMC_API int vmc_disk_close(struct vmc_disk *d);
 /** Valid until close. */

@@ -367,10 +367,29 @@ static const struct vmc_blockdev_ops flat_ops = {
 static const struct vmc_blockdev_ops flat_polled_ops = {
     .info = flat_info, .submit = flat_submit, .kick = flat_kick, .poll = flat_poll};
 
+static int peek_info(void *ctx, struct vmc_block_info *out)
+{
+    const struct vmc_disk *d = ctx;
+
+    *out = (struct vmc_block_info){.bytes = d->bytes, .sector_bytes = SECTOR, .read_only = true};
+    return VMC_OK;
+}
+
+static int peek_submit(void *ctx, struct vmc_block_req *r)
+{
+    (void)ctx;
+    r->status = VMC_ESTATE;
+    return VMC_BLOCK_COMPLETE;
+}
+
+static const struct vmc_blockdev_ops peek_ops = {.info = peek_info, .submit = peek_submit};
+
 struct vmc_blockdev vmc_disk_blockdev(struct vmc_disk *d)
 {
     const struct layer *l = &d->layer[0];
 
+    if (d->peek)
+        return (struct vmc_blockdev){.ops = &peek_ops, .ctx = d};
     if (vmci_disk_is_log(&l->desc) || l->flat.ops == NULL)
         return (struct vmc_blockdev){.ops = &chain_ops, .ctx = d};
     if (vmci_disk_is_rdm(&l->desc) || (l->desc.thin && l->file_bytes == d->bytes))
@@ -464,15 +483,16 @@ static int add_layer(struct vmc_disk *d, const char *name, bool write, struct vm
     if (rc != VMC_OK)
         return rc;
     vmci_snprintf(l->name, sizeof(l->name), "%s", name);
-    rc = d->files.ops->open(d->files.ctx, l->desc.extent, write ? VMC_DISK_WRITE : VMC_DISK_READ,
-                            &l->file, err);
+    rc = d->files.ops->open(d->files.ctx, l->desc.extent,
+                            d->peek ? VMC_DISK_PEEK : write ? VMC_DISK_WRITE : VMC_DISK_READ, &l->file,
+                            err);
     if (rc != VMC_OK)
         return rc;
     d->depth++;
     rc = check_parent(d, l, err);
     if (rc == VMC_OK && (rc = d->files.ops->size(d->files.ctx, l->file, &l->file_bytes)) != VMC_OK)
         vmci_error(err, rc, site, "%s has no length", l->desc.extent);
-    if (rc != VMC_OK)
+    if (rc != VMC_OK || d->peek)
         return rc;
     return vmci_disk_is_log(&l->desc) ? vmci_disk_log_open(d, l, err)
                                       : open_bottom(d, l, write, err);
@@ -539,6 +559,7 @@ int vmci_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *f
     }
     d->pf = pf;
     d->files = *files;
+    d->peek = (how & OPEN_PEEK) != 0;
     int rc = vmci_strlen(name) < DISK_NAME
                  ? add_layer(d, name, (how & OPEN_WRITE) != 0, err)
                  : vmci_error(err, VMC_EINVAL, site, "a name of %zu bytes", vmci_strlen(name));
@@ -567,4 +588,10 @@ int vmc_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *fi
                   const char *name, bool write, struct vmc_disk **out, struct vmc_error *err)
 {
     return vmci_disk_open(pf, files, name, write ? OPEN_WRITE : 0, out, err);
+}
+
+int vmc_disk_peek(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                  const char *name, struct vmc_disk **out, struct vmc_error *err)
+{
+    return vmci_disk_open(pf, files, name, OPEN_PEEK, out, err);
 }

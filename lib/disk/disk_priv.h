@@ -73,6 +73,7 @@ struct vmc_disk {
     struct vmc_disk_files files;
     struct vmci_lock lock;
     bool write;
+    bool peek; /* there is no access to contents */
     uint64_t bytes;
     uint32_t depth;
     uint8_t *zeros;                 /* LOG_ZEROS bytes, of disks that are written */
@@ -109,6 +110,7 @@ uint32_t vmci_disk_new_cid(const struct vmc_platform *pf);
 #define OPEN_WRITE  1u
 #define OPEN_SHARED 2u /* the caller knows that there are children; the content id stays */
 #define OPEN_ALONE  4u /* only the first layer */
+#define OPEN_PEEK   8u /* what the descriptors say; no lock, no contents */
 int vmci_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *files,
                    const char *name, uint32_t how, struct vmc_disk **out, struct vmc_error *err);
 int vmci_disk_read(struct vmc_disk *d, uint64_t off, uint8_t *dst, uint64_t bytes);

@@ -81,6 +81,11 @@ if "$vmcore" run --engine soft --firmware $firmware --mem 32M --disk vmfs:vol:/v
 fi
 grep -q "pid $holder" out || { cat out; fail "the holder is not named"; }
 echo "ok: $(tail -1 out)"
+# What can be told of it without its lock is told.
+"$vmcore" disk info vmfs:vol:/vm/guest.vmdk >out
+grep -q "in use: .*pid $holder" out || { cat out; fail "disk info does not say who has the disk"; }
+"$vmcore" disk info --json vmfs:vol:/vm/guest.vmdk >out
+grep -q '"in_use":true' out && grep -q '"extent"' out || { cat out; fail "disk info --json"; }
 # Its other disk is free.
 boot vmfs:vol:/vm/copy.vmdk 7
 # The holder dies; after its lease the disk can be had, and is as it was.

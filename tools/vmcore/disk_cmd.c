@@ -238,22 +238,33 @@ int disk_info(struct disk_cmd *c)
     struct vmc_disk *d;
     struct vmc_block_info info = {0};
     struct vmc_disk_layer l;
-    char bytes[32];
+    char bytes[32], holder[sizeof(c->vt.err.text)];
     int rc = open_place(c, &p, 0);
 
     if (rc != 0)
         return rc;
-    if (vmc_disk_open(&c->vt.pf, &p.files, p.name, false, &d, &c->vt.err) != VMC_OK)
-        return done(c, &p, VMC_EIO);
+    rc = vmc_disk_open(&c->vt.pf, &p.files, p.name, false, &d, &c->vt.err);
+    bool in_use = rc == VMC_EBUSY;
+    if (in_use) {
+        memcpy(holder, c->vt.err.text, sizeof(holder));
+        rc = vmc_disk_peek(&c->vt.pf, &p.files, p.name, &d, &c->vt.err);
+    }
+    if (rc != VMC_OK)
+        return done(c, &p, rc);
     struct vmc_blockdev bd = vmc_disk_blockdev(d);
     rc = bd.ops->info(bd.ctx, &info);
     struct json_object *o = json_object_new_object(), *chain = json_object_new_array();
     json_object_object_add(o, "bytes", json_object_new_int64((int64_t)info.bytes));
+    json_object_object_add(o, "in_use", json_object_new_boolean(in_use));
+    if (in_use)
+        json_object_object_add(o, "holder", json_object_new_string(holder));
     json_object_object_add(o, "chain", chain);
     if (!c->vt.json)
         printf("%s: %s (%llu bytes), %u file%s in the chain\n", p.name,
                vt_bytes(info.bytes, bytes, sizeof(bytes)), (unsigned long long)info.bytes,
                vmc_disk_depth(d), vmc_disk_depth(d) == 1 ? "" : "s");
+    if (in_use && !c->vt.json)
+        printf("  in use: %s\n", holder);
     for (uint32_t i = 0; vmc_disk_layer(d, i, &l) == VMC_OK; i++) {
         if (c->vt.json)
             json_object_array_add(chain, layer_json(&l));

@@ -138,6 +138,41 @@ static void leftovers_are_named(void **state)
     env_fini(&e);
 }
 
+/* A disk that somebody else writes: its chain can be asked for, its contents cannot. */
+static void peeking(void **state)
+{
+    (void)state;
+    struct env e;
+    struct vmc_disk *d, *p;
+    struct vmc_disk_layer l;
+    struct vmc_block_info info;
+    unsigned char buf[512];
+
+    env_init(&e);
+    ok(&e, vmc_disk_create(&e.tp.pf, &e.files, "a.vmdk", SIZE, VMC_DISK_THIN, &e.err));
+    ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, "a.vmdk", "b.vmdk", VMC_DISK_SESPARSE, &e.err));
+    ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", true, &d, &e.err));
+    ok(&e, vmc_disk_peek(&e.tp.pf, &e.files, "b.vmdk", &p, &e.err));
+    assert_int_equal(vmc_disk_depth(p), 2);
+    ok(&e, vmc_disk_layer(p, 0, &l));
+    assert_int_equal(l.format, VMC_DISK_SESPARSE);
+    ok(&e, vmc_disk_layer(p, 1, &l));
+    assert_string_equal(l.name, "a.vmdk");
+    struct vmc_blockdev bd = vmc_disk_blockdev(p);
+    ok(&e, bd.ops->info(bd.ctx, &info));
+    assert_int_equal(info.bytes, SIZE);
+    assert_true(info.read_only);
+    struct vmc_iovec iov = {.base = buf, .bytes = sizeof(buf)};
+    struct vmc_block_req r = {
+        .op = VMC_BLOCK_READ, .bytes = sizeof(buf), .iov = &iov, .iov_count = 1};
+    assert_int_equal(bd.ops->submit(bd.ctx, &r), VMC_BLOCK_COMPLETE);
+    assert_int_equal(r.status, VMC_ESTATE);
+    ok(&e, vmc_disk_close(p));
+    ok(&e, vmc_disk_close(d));
+    assert_int_equal(vmc_disk_peek(&e.tp.pf, &e.files, "none.vmdk", &p, &e.err), VMC_ENOENT);
+    env_fini(&e);
+}
+
 /* A parent is not changed behind its child's back; a chain that does not fit is refused. */
 static void parents_are_protected(void **state)
 {
@@ -334,7 +369,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cowd_snapshots),        cmocka_unit_test(sesparse_snapshots),
-        cmocka_unit_test(mixed_snapshots),       cmocka_unit_test(leftovers_are_named), cmocka_unit_test(parents_are_protected),
+        cmocka_unit_test(mixed_snapshots),       cmocka_unit_test(leftovers_are_named),
+        cmocka_unit_test(peeking),               cmocka_unit_test(parents_are_protected),
         cmocka_unit_test(discards_in_redo_logs), cmocka_unit_test(power_cuts),
         cmocka_unit_test(hostile_cowd),          cmocka_unit_test(hostile_sesparse),
     };
