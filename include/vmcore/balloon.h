@@ -208,6 +208,44 @@ VMC_API VMC_MUST_CHECK int vmc_reclaim_choose(enum vmc_reclaim_state state,
                                               const struct vmc_reclaim_vm *vms, size_t n,
                                               uint64_t need, struct vmc_reclaim_action *out);
 
+/* ---- turns ----------------------------------------------------------------------------------- */
+
+/** What is to be known of a VM beside struct vmc_balloon_vm. */
+struct vmc_turns_vm {
+    uint64_t footprint; /**< pages that it has, in memory or elsewhere */
+    uint64_t ran_ns;    /**< execution so far, which may include waiting for pages */
+    bool rests;         /**< does it? Changed by vmc_turns_look */
+    uint8_t pad[7];
+};
+
+/**
+ * Load control: who runs while the working sets do not all fit (P. J. Denning, "The working set
+ * model for program behavior", CACM 11(5), 1968). Zero it to begin. Caller memory; one thread at a
+ * time.
+ */
+struct vmc_turns {
+    uint64_t count; /**< turns so far */
+    bool on;
+    uint8_t pad[3];
+    uint32_t next, vms, most;      /**< who begins the next turn; how many there are; may run */
+    uint64_t seen_ns, short_ns;    /**< the last look; how long memory has been short */
+    uint64_t since_ns, moved_ns;   /**< the turn began; somebody was last seen to run */
+    uint64_t ran_before, ran_seen; /**< execution of those whose turn it is: then, and last */
+};
+
+/**
+ * Look at the host, at least several times a second. Once state has been HARD or LOW for a second,
+ * as many VMs as fit into pages (by vms[].active) run for two seconds of execution, and the others
+ * rest; VMs whose footprint is within their reservation always run. Turns end when memory has not
+ * been short for a while. n: of vms and who, the same VMs in the same order each time, or turns
+ * begin anew.
+ */
+VMC_API void vmc_turns_look(struct vmc_turns *t, uint64_t now_ns, enum vmc_reclaim_state state,
+                            const struct vmc_balloon_vm *vms, struct vmc_turns_vm *who, size_t n,
+                            uint64_t pages);
+/** Nobody rests any more. */
+VMC_API void vmc_turns_end(struct vmc_turns *t, struct vmc_turns_vm *who, size_t n);
+
 VMC_END_DECLS
 
 #endif

@@ -24,6 +24,7 @@ refuse "more than it has" 'at most what the VM has' 'host 100\nvm a 64 1 0 0 1\n
 refuse "time goes back" 'must ascend' 'host 100\nvm a 64 1 0 0 1\nat 5 a 1 1\nat 4 a 1 1\n'
 refuse "reservations that do not fit" 'do not fit' 'host 100\nvm a 99 1 99 0 1\n'
 refuse "negative size" 'makes no sense' 'host 100\nvm a -1 1 0 0 1\n'
+refuse "no passes" "not known, or out of range" "host 100\npasses 0\n"
 refuse "no shares" 'makes no sense' 'host 100\nvm a 64 0 0 0 1\n'
 sim --frobnicate
 verdict "unknown option" [ $? = 2 ]
@@ -31,7 +32,7 @@ verdict "unknown option" [ $? = 2 ]
 # An idle VM and a busy one, as in section 5 of Waldspurger's paper, without and with the tax; the
 # busy one grows at 100 s.
 tax() {
-    printf 'host 360\ntax %s\nseconds 300\nvm idle 256 1000 0 0 1\nvm busy 256 1000 0 0 1
+    printf 'host 360\ntax %s\nturns 0\nseconds 300\nvm idle 256 1000 0 0 1\nvm busy 256 1000 0 0 1
 at 0 idle 0 240\nat 0 busy 100 100\nat 100 busy 256 256\n' "$1" >"$dir/tax"
     sim --csv "$dir/$1.csv" --svg "$dir/$1.svg" "$dir/tax"
 }
@@ -62,6 +63,43 @@ assert float(even["busy"]["missing_mib"]) > float(taxed["busy"]["missing_mib"]) 
 assert float(taxed["idle"]["balloon_mib"]) > 50, taxed
 END
 verdict "the idle tax moves memory" python3 "$dir/look.py" "$dir"
+# Four VMs that use twice the memory there is: nobody gets much done, unless they take turns.
+thrash() { # TURNS
+    printf 'host 256\nturns %s\nseconds 400\npack_percent 0\nfault_rate 1000\nswap_in_us 30\npasses 100\n' \
+        "$1" >"$dir/thrash"
+    for vm in a b c; do
+        printf 'vm %s 256 1000 0 0 0\nat 0 %s 64 70\n' $vm $vm
+    done | sort -r >>"$dir/thrash"
+    printf 'vm own 128 1000 100 0 0\nat 0 own 90 96\n' >>"$dir/thrash"
+    sim --csv "$dir/turns$1.csv" --svg "$dir/turns$1.svg" "$dir/thrash"
+}
+thrash 0
+verdict "without turns" eval "[ $? = 0 ] && grep -q '^0 turns' '$dir/out'"
+thrash 1
+verdict "with turns" eval "[ $? = 0 ] && ! grep -q '^0 turns' '$dir/out'"
+cat >"$dir/work.py" <<'END'
+import csv, sys, xml.etree.ElementTree as xml
+def load(turns):
+    work, rest = {}, {}
+    for r in csv.DictReader(open(f"{sys.argv[1]}/turns{turns}.csv")):
+        assert 0 <= float(r["wait_percent"]) + float(r["work_percent"]) <= 100.01, r
+        assert r["rests"] == "0" or float(r["work_percent"]) == 0, r
+        if int(r["second"]) > 100:
+            work[r["vm"]] = work.get(r["vm"], 0) + float(r["work_percent"])
+            rest[r["vm"]] = rest.get(r["vm"], 0) + int(r["rests"])
+    grey = sum(e.get("fill") == "#ddd" for e in xml.parse(f"{sys.argv[1]}/turns{turns}.svg").iter())
+    return work, rest, grey
+before, never, white = load(0)
+after, rests, grey = load(1)
+assert not any(never.values()) and white == 0, never
+# Whoever has a reservation for all that it has never rests; the others all do, and about as often.
+assert rests["own"] == 0 and after["own"] > 29000, (rests, after)
+others = [rests[v] for v in "abc"]
+assert min(others) > 50 and max(others) < 1.5 * min(others) and grey > 10, (rests, grey)
+# All three get done more than before.
+assert all(after[v] > 1.2 * before[v] for v in "abc"), (before, after)
+END
+verdict "turns get more done" eval "python3 '$dir/work.py' '$dir' >>'$dir/out' 2>&1"
 "$vmcore" sim memory --generate --seed 7 --vms 5 >"$dir/made" 2>"$dir/out"
 verdict "a trace is made" [ "$(grep -c '^vm ' "$dir/made")" = 5 ]
 sim --csv "$dir/made.csv" "$dir/made"

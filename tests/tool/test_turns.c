@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Load control of "vmcore host" (tools/vmcore/host_turns.c): who runs, who rests, for how long. */
+/* Load control (lib/balloon/balloon_turns.c) as "vmcore host" applies it: who runs, who rests, for how long. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>

@@ -32,6 +32,12 @@ static double mib(uint64_t pages)
     return (double)pages / SIM_MEM_MIB;
 }
 
+/* Of its time, in which it got something done. */
+static double work_percent(const struct sim_mem *s, const struct sim_mem_vm *v)
+{
+    return (double)v->work_sum_us / 10000 / (double)s->seconds;
+}
+
 static const char *state_name(enum vmc_reclaim_state s)
 {
     static const char *const names[VMC_RECLAIM_STATES] = {"high", "clear", "soft", "hard", "low"};
@@ -45,17 +51,18 @@ static void csv_line(const struct sim_mem *s, FILE *f)
 {
     for (unsigned i = 0; i < s->vms; i++) {
         const struct sim_mem_vm *v = &s->vm[i];
-        fprintf(f, "%llu,%s,%.2f,%s,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f\n",
+        fprintf(f, "%llu,%s,%.2f,%s,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%d,%.2f,%.2f\n",
                 (unsigned long long)s->now, state_name(s->state), mib(s->host - sim_mem_used(s)),
                 v->name, mib(v->active), mib(vmc_active_pages(&v->estimate, v->configured)),
                 mib(v->target), mib(v->resident), mib(v->balloon), mib(v->packed), mib(v->swapped),
-                mib(v->missing));
+                mib(v->missing), v->rested, (double)v->wait_us / 10000, (double)v->work_us / 10000);
     }
 }
 
-/* A point of the plot: resident, target, active of each VM. */
+/* A point of the plot: resident, target, active of each VM; and whether it rested. */
 struct point {
     uint64_t y[3];
+    bool rested;
 };
 
 #define WIDTH  760.0
@@ -74,6 +81,22 @@ static void svg_curve(const struct sim_mem *s, const struct point *p, unsigned v
     fprintf(f, "'/>\n");
 }
 
+/* Grey where the VM rested. */
+static void svg_rests(const struct sim_mem *s, const struct point *p, unsigned vm, double top,
+                      FILE *f)
+{
+    for (uint64_t t = 0, end; t < s->seconds; t = end) {
+        for (end = t; end < s->seconds && p[end * s->vms + vm].rested; end++) {
+        }
+        if (end > t)
+            fprintf(f, "<rect x='%.1f' y='%.0f' width='%.1f' height='%.0f' fill='#ddd'/>\n",
+                    LEFT + WIDTH * (double)t / (double)s->seconds, top,
+                    WIDTH * (double)(end - t) / (double)s->seconds, HEIGHT);
+        else
+            end++;
+    }
+}
+
 static void svg(const struct sim_mem *s, const struct point *p, FILE *f)
 {
     static const char *const styles[] = {"stroke='#1f77b4' stroke-width='1.8'",
@@ -85,14 +108,17 @@ static void svg(const struct sim_mem *s, const struct point *p, FILE *f)
         "<svg xmlns='http://www.w3.org/2000/svg' width='%.0f' height='%.0f' "
         "font-family='sans-serif' font-size='12'>\n<rect width='100%%' height='100%%' "
         "fill='white'/>\n<text x='%.0f' y='16'>host %.0f MiB, idle tax %u %%: in memory (blue), "
-        "target (red), working set (green)</text>\n",
+        "target (red), working set (green), at rest (grey)</text>\n",
         LEFT + WIDTH + 20, 40 + s->vms * (HEIGHT + 20), LEFT, mib(s->host), s->tax);
     for (unsigned i = 0; i < s->vms; i++) {
         double top = 30 + i * (HEIGHT + 20);
+        svg_rests(s, p, i, top, f);
         fprintf(f,
                 "<rect x='%.0f' y='%.0f' width='%.0f' height='%.0f' fill='none' stroke='#999'/>\n"
-                "<text x='4' y='%.0f'>VM %u</text><text x='4' y='%.0f'>%.0f MiB</text>\n",
-                LEFT, top, WIDTH, HEIGHT, top + 20, i + 1, top + 36, mib(s->vm[i].configured));
+                "<text x='4' y='%.0f'>VM %u</text><text x='4' y='%.0f'>%.0f MiB</text>"
+                "<text x='4' y='%.0f'>works</text><text x='4' y='%.0f'>%.1f %%</text>\n",
+                LEFT, top, WIDTH, HEIGHT, top + 20, i + 1, top + 36, mib(s->vm[i].configured),
+                top + 56, top + 72, work_percent(s, &s->vm[i]));
         for (unsigned k = 0; k < 3; k++)
             svg_curve(s, p, i, k, top, styles[k], f);
     }
@@ -123,10 +149,13 @@ static void summary(const struct sim_mem *s)
     for (unsigned i = 0; i < s->vms; i++) {
         const struct sim_mem_vm *v = &s->vm[i];
         printf("%-16s target %8.1f in memory %8.1f balloon %8.1f compressed %8.1f swapped %8.1f "
-               "missing %.2f\n",
+               "missing %.2f at rest %.1f %% works %.1f %%\n",
                v->name, mib(v->target), mib(v->resident), mib(v->balloon), mib(v->packed),
-               mib(v->swapped), mib(v->missing_sum) / (double)s->seconds);
+               mib(v->swapped), mib(v->missing_sum) / (double)s->seconds,
+               100.0 * (double)v->rest_sum / (double)s->seconds, work_percent(s, v));
     }
+    printf("%llu turns; the host spent %.1f s on compressing and swapping out\n",
+           (unsigned long long)s->turns.count, (double)s->host_us / 1e6);
 }
 
 static int run(const struct options *o, const char *path)
@@ -140,12 +169,14 @@ static int run(const struct options *o, const char *path)
     FILE *csv = create(o->csv, &rc), *plot = create(o->svg, &rc);
     if (csv != NULL)
         fprintf(csv, "second,host_state,free_mib,vm,active_mib,estimate_mib,target_mib,"
-                     "resident_mib,balloon_mib,compressed_mib,swapped_mib,missing_mib\n");
+                     "resident_mib,balloon_mib,compressed_mib,swapped_mib,missing_mib,rests,"
+                     "wait_percent,work_percent\n");
     sim_mem_start(&s);
     for (uint64_t t = 0; p != NULL && rc == EXIT_OK && t < s.seconds; t++) {
         sim_mem_step(&s);
         for (unsigned i = 0; i < s.vms; i++)
-            p[t * s.vms + i] = (struct point){{s.vm[i].resident, s.vm[i].target, s.vm[i].active}};
+            p[t * s.vms + i] =
+                (struct point){{s.vm[i].resident, s.vm[i].target, s.vm[i].active}, s.vm[i].rested};
         if (csv != NULL)
             csv_line(&s, csv);
     }

@@ -80,15 +80,6 @@ struct host_policy_stats {
     uint64_t entered[VMC_RECLAIM_STATES];
 };
 
-/* Turns of VMs whose working sets do not all fit (host_turns.c). */
-struct host_turns {
-    bool on;
-    unsigned next, vms, most;      /* who begins the next turn; how many there are; may run */
-    uint64_t seen_ns, short_ns;    /* the last look; how long memory has been short */
-    uint64_t since_ns, moved_ns;   /* the turn began; somebody was last seen to run */
-    uint64_t ran_before, ran_seen; /* execution so far of those whose turn it is: then, and last */
-};
-
 struct host {
     struct host_config cfg;
     struct vmc_host_log log;
@@ -120,7 +111,7 @@ struct host {
     uint64_t scan_budget;
     uint64_t period_end_ns, sample_due_ns;
     struct host_policy_stats stats;
-    struct host_turns turns;
+    struct vmc_turns turns;
 };
 
 /* host_vm.c. NULL: out of memory. */

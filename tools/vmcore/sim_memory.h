@@ -38,12 +38,18 @@ struct sim_mem_vm {
     uint64_t target, asked; /* by plan; of the balloon */
     uint64_t missing;       /* of its working set, not in memory at the end of the period */
     uint64_t missing_sum;
+    bool rested, rests; /* in this second; in the next one */
+    uint64_t wait_us, work_us; /* of this second: for pages; getting something done */
+    uint64_t ran_ns, work_sum_us, rest_sum;
 };
 
 struct sim_mem {
     uint64_t host, seconds;
     unsigned tax, pack_percent;
     uint64_t balloon_rate, fault_rate; /* pages a second */
+    uint64_t passes;                   /* through its working set that a guest makes a second */
+    bool with_turns;
+    uint64_t unpack_us, swap_in_us, pack_us, swap_out_us; /* what moving a page takes */
     struct sim_mem_vm vm[SIM_MEM_MAX_VMS];
     unsigned vms;
     struct sim_mem_event *event;
@@ -53,6 +59,8 @@ struct sim_mem {
     size_t next;
     struct vmc_reclaim_config thresholds;
     enum vmc_reclaim_state state;
+    struct vmc_turns turns;
+    uint64_t host_us; /* spent on compressing and swapping so far */
 };
 
 /* sim_memory_trace.c. 0, or -1 with a message on standard error. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define MAX_MIB (1u << 24) /* 16 TiB */
+#define MAX_US  1000000u
 
 /* ---- reading -----------------------------------------------------------------------------------
  */
@@ -93,6 +94,18 @@ static const char *read_line(struct sim_mem *s, const char *line)
         s->balloon_rate = v * SIM_MEM_MIB;
     else if (strcmp(word, "fault_rate") == 0)
         s->fault_rate = v * SIM_MEM_MIB;
+    else if (strcmp(word, "turns") == 0 && v <= 1)
+        s->with_turns = v != 0;
+    else if (strcmp(word, "passes") == 0 && v != 0 && v <= 10000)
+        s->passes = v;
+    else if (strcmp(word, "unpack_us") == 0 && v <= MAX_US)
+        s->unpack_us = v;
+    else if (strcmp(word, "swap_in_us") == 0 && v <= MAX_US)
+        s->swap_in_us = v;
+    else if (strcmp(word, "pack_us") == 0 && v <= MAX_US)
+        s->pack_us = v;
+    else if (strcmp(word, "swap_out_us") == 0 && v <= MAX_US)
+        s->swap_out_us = v;
     else if (strcmp(word, "pack_percent") == 0 && v <= 95)
         s->pack_percent = (unsigned)v;
     else
@@ -106,7 +119,13 @@ static void defaults(struct sim_mem *s)
                           .pack_percent = 60,
                           .seconds = 300,
                           .balloon_rate = 64 * SIM_MEM_MIB,
-                          .fault_rate = 32 * SIM_MEM_MIB};
+                          .fault_rate = 32 * SIM_MEM_MIB,
+                          .passes = 10,
+                          .with_turns = true,
+                          .unpack_us = 6,
+                          .swap_in_us = 100,
+                          .pack_us = 25,
+                          .swap_out_us = 10};
 }
 
 static const char *check(const struct sim_mem *s)
