@@ -14,7 +14,8 @@ struct sdt {
     uint32_t oem_rev, creator, creator_rev;
 } __attribute__((packed));
 
-#define MAX_TABLE (16u << 20)
+#define MAX_TABLE  (16u << 20)
+#define MAX_TABLES 256u
 
 struct bm_acpi bm_acpi;
 
@@ -258,13 +259,18 @@ static void parse(uint64_t pa)
         void (*fn)(const struct sdt *t);
     } known[] = {
         {"APIC", parse_madt}, {"FACP", parse_fadt}, {"MCFG", parse_mcfg}, {"HPET", parse_hpet}};
-    const struct sdt *t = table(pa);
+    const struct sdt *head = pa != 0 ? view(pa, sizeof(*head)) : NULL;
+    unsigned i = 0;
 
+    if (head == NULL)
+        return;
+    while (i < ARRAY_SIZE(known) && memcmp(head->sig, known[i].sig, 4) != 0)
+        i++;
+    unview(head, sizeof(*head));
+    const struct sdt *t = i < ARRAY_SIZE(known) ? table(pa) : NULL;
     if (t == NULL)
         return;
-    for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
-        if (memcmp(t->sig, known[i].sig, 4) == 0)
-            known[i].fn(t);
+    known[i].fn(t);
     unview(t, t->bytes);
 }
 
@@ -291,7 +297,10 @@ void bm_acpi_init(void)
     memcpy(bm_acpi.oem, root->oem, 6);
     unsigned width = xsdt ? 8 : 4;
     const uint8_t *b = (const uint8_t *)root;
-    for (uint32_t off = sizeof(*root); off + width <= root->bytes; off += width)
+    uint32_t end = root->bytes < sizeof(*root) + MAX_TABLES * width
+                       ? root->bytes
+                       : (uint32_t)(sizeof(*root) + MAX_TABLES * width);
+    for (uint32_t off = sizeof(*root); off + width <= end; off += width)
         parse(xsdt ? ld64(b + off) : ld32(b + off));
     unview(root, root->bytes);
     bm_printf("acpi: %s, %u processors, %u IOAPICs%s%s%s\n", bm_acpi.oem, bm_acpi.cpus,
@@ -307,9 +316,11 @@ void vmc_bm_power_off(void)
     bm_serial_flush();
     irq_off();
     if (bm_acpi.has_s5 && bm_acpi.pm1a != 0) {
-        outw(bm_acpi.pm1a, (uint16_t)((inw(bm_acpi.pm1a) & 1u) | bm_acpi.s5a << 10 | 1u << 13));
+        outw(bm_acpi.pm1a,
+             (uint16_t)((inw(bm_acpi.pm1a) & 1u) | (uint32_t)bm_acpi.s5a << 10 | 1u << 13));
         if (bm_acpi.pm1b != 0)
-            outw(bm_acpi.pm1b, (uint16_t)((inw(bm_acpi.pm1b) & 1u) | bm_acpi.s5b << 10 | 1u << 13));
+            outw(bm_acpi.pm1b,
+                 (uint16_t)((inw(bm_acpi.pm1b) & 1u) | (uint32_t)bm_acpi.s5b << 10 | 1u << 13));
         bm_delay_us(1000000);
     }
     bm_puts("power-off: the firmware does not say how; halted\n", 49);

@@ -9,6 +9,7 @@
 #define MB1_LOADED 0x2badb002u
 #define MB2_LOADED 0x36d76289u
 #define LOW_LIMIT  (1ull << 32)
+#define MAX_INFO   (16u << 20) /* more is no information but nonsense */
 
 struct bm_boot bm_boot;
 
@@ -23,6 +24,14 @@ static void copy_string(char *dst, size_t bytes, const char *src, size_t max)
     dst[n] = 0;
 }
 
+/* What the loader points to must be there to be read. */
+static void must_be_low(uint64_t pa, uint64_t bytes, const char *what)
+{
+    if (bytes > MAX_INFO || pa + bytes > LOW_LIMIT)
+        bm_panic("the boot loader's %s, %llu bytes at 0x%llx, cannot be read", what,
+                 (unsigned long long)bytes, (unsigned long long)pa);
+}
+
 static void add_range(uint64_t base, uint64_t bytes, bool ram)
 {
     if (bytes == 0 || base + bytes < base)
@@ -34,8 +43,10 @@ static void add_range(uint64_t base, uint64_t bytes, bool ram)
 
 static void add_module(uint64_t start, uint64_t end, const char *name, size_t max)
 {
-    if (end < start || bm_boot.modules == BM_MAX_MODULES)
+    if (end < start)
         return;
+    if (bm_boot.modules == BM_MAX_MODULES)
+        bm_panic("the boot loader passed more than %u modules", BM_MAX_MODULES);
     unsigned i = bm_boot.modules++;
     bm_boot.module[i].pa = start;
     bm_boot.module[i].bytes = end - start;
@@ -60,14 +71,20 @@ static void parse_mb1(uint64_t pa)
     if (in->flags & (1u << 9))
         copy_string(bm_boot.loader, sizeof(bm_boot.loader), phys_ptr(in->loader_name), SIZE_MAX);
     if (in->flags & (1u << 3)) {
-        const uint32_t *m = phys_ptr(in->mods_addr);
-        for (uint32_t i = 0; i < in->mods_count; i++, m += 4)
+        if (in->mods_count > BM_MAX_MODULES)
+            bm_panic("the boot loader passed more than %u modules", BM_MAX_MODULES);
+        must_be_low(in->mods_addr, in->mods_count * 16ull, "list of modules");
+        for (uint32_t i = 0; i < in->mods_count; i++) {
+            uint32_t m[3]; /* start, end, string */
+            memcpy(m, phys_ptr(in->mods_addr + i * 16ull), sizeof(m));
             add_module(m[0], m[1], m[2] != 0 ? phys_ptr(m[2]) : "", SIZE_MAX);
+        }
     }
     if ((in->flags & (1u << 6)) == 0)
         bm_panic("the boot loader passed no memory map");
-    for (uint32_t off = 0; off + 24 <= in->mmap_length;) {
-        const uint8_t *e = phys_ptr((uint64_t)in->mmap_addr + off);
+    must_be_low(in->mmap_addr, in->mmap_length, "memory map");
+    for (uint64_t off = 0; off + 24 <= in->mmap_length;) {
+        const uint8_t *e = phys_ptr(in->mmap_addr + off);
         uint32_t bytes, type;
         uint64_t base, len;
         memcpy(&bytes, e, 4);
@@ -75,7 +92,7 @@ static void parse_mb1(uint64_t pa)
         memcpy(&len, e + 12, 8);
         memcpy(&type, e + 20, 4);
         add_range(base, len, type == 1);
-        off += bytes + 4;
+        off += bytes + 4ull;
     }
 }
 
@@ -98,8 +115,10 @@ static void mb2_mmap(const uint8_t *tag, uint32_t bytes)
 {
     uint32_t entry;
 
+    if (bytes < 16)
+        return;
     memcpy(&entry, tag + 8, 4);
-    for (uint32_t off = 16; entry >= 24 && off + entry <= bytes; off += entry) {
+    for (uint64_t off = 16; entry >= 24 && off + entry <= bytes; off += entry) {
         uint64_t base, len;
         uint32_t type;
         memcpy(&base, tag + off, 8);
@@ -122,6 +141,8 @@ static void mb2_one(const uint8_t *tag, uint64_t tag_pa, uint32_t type, uint32_t
         copy_string(bm_boot.loader, sizeof(bm_boot.loader), text, bytes - 8);
         break;
     case MB2_MODULE:
+        if (bytes < 16)
+            break;
         memcpy(&start, tag + 8, 4);
         memcpy(&end, tag + 12, 4);
         add_module(start, end, (const char *)tag + 16, bytes - 16);
@@ -154,7 +175,8 @@ static void parse_mb2(uint64_t pa)
 
     bm_boot.protocol = "Multiboot 2";
     memcpy(&total, in, 4);
-    for (uint32_t off = 8; off + 8 <= total;) {
+    must_be_low(pa, total, "information");
+    for (uint64_t off = 8; off + 8 <= total;) {
         uint32_t type, bytes;
         memcpy(&type, in + off, 4);
         memcpy(&bytes, in + off + 4, 4);
@@ -164,7 +186,7 @@ static void parse_mb2(uint64_t pa)
         if ((type == MB2_ACPI1 || type == MB2_ACPI2) && bytes - 8 <= sizeof(rsdp_copy) &&
             bm_boot.rsdp_pa == pa + off + 8)
             memcpy(rsdp_copy, in + off + 8, bytes - 8);
-        off += (bytes + 7) & ~7u;
+        off += (bytes + 7ull) & ~7ull;
     }
     if (bm_boot.rsdp_pa != 0) /* the loader's copy does not outlive this */
         bm_boot.rsdp_pa = bm_virt_to_phys(rsdp_copy);

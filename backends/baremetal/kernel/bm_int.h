@@ -16,7 +16,9 @@
 #define BM_MAX_CPUS VMC_BM_MAX_CPUS
 
 /* The address space: all memory, not executable; mappings made on demand; the kernel itself. */
+#ifndef PHYSMAP_BASE /* a fuzz target has it elsewhere */
 #define PHYSMAP_BASE 0xffff800000000000ull
+#endif
 #define VMAP_BASE    0xffffc00000000000ull
 #define VMAP_BYTES   (1ull << 39)
 #define IMAGE_BASE   0xffffffff80000000ull
