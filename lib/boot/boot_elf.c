@@ -7,6 +7,7 @@
  *   headers outside the image           bounded reads                      elf_truncated
  *   overlapping or huge segments        each is claimed in memory          elf_overlap, elf_huge
  *   notes with absurd sizes             bounded, at most NOTE_MAX bytes    pvh_bad_note
+ *   an ordinary program                 refused by its interpreter         elf64_program
  */
 #include "boot_priv.h"
 
@@ -16,6 +17,7 @@
 #define PH64_BYTES  56
 #define EM_386      3
 #define EM_X86_64   62
+#define PT_INTERP   3u
 #define NOTE_MAX    65536u
 #define NOTE_PHYS32 18u /* XEN_ELFNOTE_PHYS32_ENTRY */
 
@@ -304,6 +306,10 @@ static int elf64_load(struct boot_ctx *c)
     if (rc == VMC_OK && !elf->is64)
         return vmci_error(c->err, VMC_EFORMAT, "boot/elf",
                           "a 32-bit ELF file needs a Multiboot header or a PVH note");
+    for (unsigned i = 0; rc == VMC_OK && i < elf->count; i++)
+        if (elf->seg[i].type == PT_INTERP)
+            return vmci_error(c->err, VMC_EFORMAT, "boot/elf",
+                              "the ELF file is a program, no kernel: it asks for an interpreter");
     if (rc == VMC_OK)
         rc = vmci_elf_load(c, elf);
     if (rc != VMC_OK)

@@ -63,10 +63,12 @@ int vmc_disk_create(const struct vmc_platform *pf, const struct vmc_disk_files *
     void *file;
     int rc = vmci_disk_extent_name(name, "-flat", d.extent, err);
 
-    if (rc == VMC_OK && (bytes == 0 || bytes % SECTOR != 0 || bytes > 1ull << 46 ||
-                         kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
-        rc = vmci_error(err, VMC_EINVAL, site, "a disk of %llu bytes, kind %u",
-                        (unsigned long long)bytes, kind);
+    if (rc == VMC_OK && (bytes == 0 || bytes % SECTOR != 0 || bytes > 1ull << 46))
+        rc = vmci_error(err, VMC_EINVAL, site,
+                        "%s: a size of %llu bytes; whole sectors of %u bytes up to 64 TiB are possible",
+                        name, (unsigned long long)bytes, (unsigned)SECTOR);
+    if (rc == VMC_OK && (kind < VMC_DISK_THIN || kind > VMC_DISK_EAGER))
+        rc = vmci_error(err, VMC_EINVAL, site, "%s: no kind of disk is %u", name, kind);
     if (rc == VMC_OK)
         rc = must_be_new(files, name, d.extent, err);
     if (rc == VMC_OK)

@@ -35,6 +35,8 @@ one='kernel = "'$dir'/spin"; load_at = 0x8000; memory = "4M";'
 refuse "no VMs" 2 'no VMs' 'host_memory = "64M";'
 refuse "no memory" 2 'host_memory must be given' "vms = ( { $one } );"
 refuse "syntax" 2 'bad.cfg:2: syntax error' $'host_memory = "64M";\nvms = ( { ;'
+timeout -k 5 300 "$vmcore" host "$dir/none.cfg" >"$dir/out" 2>&1 </dev/null
+verdict "no configuration" eval "[ $? = 4 ] && grep -q -e 'none.cfg: No such file' '$dir/out'"
 refuse "unknown setting" 2 'bad.cfg:1: hostmemory: no such setting' 'hostmemory = "64M";'
 refuse "unknown setting of a VM" 2 'bad.cfg:1: kernal: no such setting' 'vms = ( { kernal = "x"; } );'
 refuse "unknown entitlement" 2 'share: unknown' \

@@ -85,6 +85,12 @@ check "missing kernel" 4 "No such file" --kernel "$dir/none"
 check "kernel is a folder" 4 "not a regular file" --kernel "$dir"
 check "missing disk" 4 "" $flat --kernel "$dir/spin" --disk "$dir/none"
 check "bad disk option" 2 "unknown option" --kernel "$dir/spin" --disk "$dir/spin,rw"
+printf 'QFI\xfb\0\0\0\3' >"$dir/qcow2"
+truncate -s 1M "$dir/qcow2"
+check "disk of another program" 4 "a qcow2 image, not a raw one" $flat --kernel "$dir/spin" \
+    --disk "$dir/qcow2"
+check "which is taken for raw" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 \
+    --disk "$dir/qcow2,raw"
 head -c 700 /dev/urandom >"$dir/junk"
 check "no known image" 4 "" --kernel "$dir/junk"
 printf '\x7fELF\x02\x01\x01' >"$dir/elf"

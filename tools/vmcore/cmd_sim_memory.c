@@ -211,7 +211,7 @@ static int property(const struct options *o)
                    (unsigned long long)s.now, wrong);
         sim_mem_free(&s);
         if (wrong != NULL)
-            return 1;
+            return EXIT_ERROR;
     }
     printf("%llu traces, %llu seconds: every promise was kept\n", (unsigned long long)o->traces,
            (unsigned long long)steps);

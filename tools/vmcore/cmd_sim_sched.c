@@ -2,11 +2,11 @@
 /* vmcore sim sched: run a scheduling scenario under one or more policies. */
 #include "sim_sched.h"
 
+#include "vmcore_cmd.h"
+
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define EXIT_USAGE 2
 
 struct options {
     const char *policies, *csv, *svg, *trace;
@@ -103,7 +103,7 @@ static int run_property(const struct options *o)
     if (failures != 0)
         printf("%d violations, first with --seed %llu: %s\n", failures,
                (unsigned long long)r.first_bad_seed, r.why);
-    return failures != 0;
+    return failures != 0 ? EXIT_ERROR : 0;
 }
 
 /* "a.csv" for one policy, "a-credit.csv" for several. */
@@ -150,7 +150,7 @@ static int run_scenario(const char *path, const struct options *o)
     int bad = 0;
 
     if (sim_scenario_load(&sc, path) != 0)
-        return 1;
+        return EXIT_ERROR;
     if (o->have_seed)
         sc.seed = o->seed;
     for (unsigned i = 0; all && i < sim_npolicies; i++)
@@ -167,7 +167,7 @@ static int run_scenario(const char *path, const struct options *o)
     }
     free(list);
     sim_scenario_free(&sc);
-    return bad != 0;
+    return bad != 0 ? EXIT_ERROR : 0;
 }
 
 int cmd_sim_sched(int argc, char **argv)
@@ -178,7 +178,7 @@ int cmd_sim_sched(int argc, char **argv)
     if (parse(argc, argv, &o) != 0 || o.to_ms <= o.from_ms ||
         (o.property ? optind != argc || o.scenarios == 0 : optind + 1 != argc)) {
         usage(stderr);
-        return EXIT_USAGE;
+        return EXIT_BAD_ARGS;
     }
     return o.property ? run_property(&o) : run_scenario(argv[optind], &o);
 }

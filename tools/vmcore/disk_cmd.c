@@ -452,9 +452,12 @@ int disk_import(struct disk_cmd *c)
 {
     char temp[512];
 
+    int rc = c->vt.format == NULL ? disk_refuse_format(c->vt.name, c->vt.arg[0], "'-O raw'") : 0;
+    if (rc != 0)
+        return rc;
     if (c->vt.format == NULL || strcmp(c->vt.format, "raw") == 0)
         return import_raw(c, c->vt.arg[0]);
-    int rc = vt_temp_name(&c->vt, temp, sizeof(temp));
+    rc = vt_temp_name(&c->vt, temp, sizeof(temp));
     if (rc != 0)
         return rc;
     rc = vt_convert(&c->vt, c->vt.format, c->vt.arg[0], "raw", temp);

@@ -26,6 +26,10 @@ struct disk_place {
 
 /* Is this the name of a disk with a descriptor, or a raw image? */
 bool disk_place_is(const char *spec);
+/* The format of a host's file that is an image of another program, as qemu-img names it; or NULL. */
+const char *disk_image_format(const char *path);
+/* Say so if it is one, and what to do: as_raw is how to insist. 0 or an exit status. */
+int disk_refuse_format(const char *command, const char *path, const char *as_raw);
 /* Length of "vmfs:VOLUMES" in "vmfs:VOLUMES:/path", or 0: not of that form. */
 size_t disk_place_volumes(const char *spec);
 /*

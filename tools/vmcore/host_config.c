@@ -395,13 +395,17 @@ int host_config_load(const char *path, const char *memory, struct host_config *c
 
     *c = (struct host_config){.idle_tax = 75, .period_ms = 1000};
     config_init(&cfg);
+    errno = 0;
     if (!config_read_file(&cfg, path)) {
-        if (config_error_type(&cfg) == CONFIG_ERR_FILE_IO)
-            fprintf(stderr, "vmcore host: %s: cannot be read\n", path);
-        else
-            fprintf(stderr, "vmcore host: %s:%d: %s\n",
-                    config_error_file(&cfg) != NULL ? config_error_file(&cfg) : path,
-                    config_error_line(&cfg), config_error_text(&cfg));
+        if (config_error_type(&cfg) == CONFIG_ERR_FILE_IO) {
+            fprintf(stderr, "vmcore host: %s: %s\n", path,
+                    errno != 0 ? strerror(errno) : "cannot be read");
+            config_destroy(&cfg);
+            return EXIT_ERROR;
+        }
+        fprintf(stderr, "vmcore host: %s:%d: %s\n",
+                config_error_file(&cfg) != NULL ? config_error_file(&cfg) : path,
+                config_error_line(&cfg), config_error_text(&cfg));
         config_destroy(&cfg);
         return EXIT_BAD_ARGS;
     }

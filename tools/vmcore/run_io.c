@@ -78,16 +78,19 @@ static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, str
     struct vmc_host_disk_config hc = {
         .size = sizeof(hc), .path = spec->path, .read_only = spec->read_only};
 
-    if (!disk_place_is(spec->path)) {
+    char what[RUN_WHO_BYTES + 16];
+    snprintf(what, sizeof(what), "%s: --disk", run_who);
+    int rc = spec->raw ? 0 : disk_refuse_format(what, spec->path, "',raw' behind its name");
+    if (rc != 0)
+        return rc;
+    if (spec->raw || !disk_place_is(spec->path)) {
         if (vmc_host_disk_open(&hc, &d->raw, err) != VMC_OK)
             return run_vm_fail("--disk", err);
         *out = vmc_host_disk_blockdev(d->raw);
         return 0;
     }
-    char what[RUN_WHO_BYTES + 16];
-    snprintf(what, sizeof(what), "%s: --disk", run_who);
     const struct vt how = {.exclusive = spec->exclusive};
-    int rc = disk_place_open(&d->place, &r->io->volumes, what, spec->path, &how);
+    rc = disk_place_open(&d->place, &r->io->volumes, what, spec->path, &how);
     if (rc != 0)
         return rc;
     if (vmc_disk_open(&r->pf, &d->place.files, d->place.name, !spec->read_only, &d->disk, err) !=
@@ -107,9 +110,8 @@ static int add_disk(struct run_vm *r, unsigned i)
     struct vmc_virtio *dev;
 
     if (given_before(r, i)) {
-        fprintf(stderr,
-                "%s: --disk %s: given twice; one of the two must write to it alone\n", run_who,
-                d->path);
+        fprintf(stderr, "%s: --disk %s: given twice; one of the two must write to it alone\n",
+                run_who, d->path);
         return EXIT_BAD_ARGS;
     }
     int rc = open_disk(r, i, &bc.disk, &err);

@@ -67,7 +67,7 @@ static const struct argp_option option_table[] = {
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
     {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
      0},
-    {"disk", KEY_DISK, "DISK[,ro][,exclusive][,serial=S]", 0,
+    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,serial=S]", 0,
      "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
@@ -84,8 +84,8 @@ static const struct argp_option option_table[] = {
     {"dump-memory", KEY_DUMP_MEMORY, "FILE", 0,
      "Write the guest's memory at the end; byte n of the file is address n", 0},
     {"control", KEY_CONTROL, "SOCKET", 0, "Serve JSON-RPC 2.0 on a Unix socket", 0},
-    {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0, "Wait for gdb on 127.0.0.1:PORT, 0: any that is free (software engine)",
-     0},
+    {"gdb", KEY_GDB, "PORT[,i386|,x86-64]", 0,
+     "Wait for gdb on 127.0.0.1:PORT, 0: any that is free (software engine)", 0},
     {"trace", KEY_TRACE, "FILE", 0,
      "Write what the processors do, for ui.perfetto.dev: running, halted, interrupts", 0},
     {"trace-insn", KEY_TRACE_INSN, "FILE", 0,
@@ -220,6 +220,8 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         const char *word = strsep(&rest, ",");
         if (strcmp(word, "ro") == 0)
             d->read_only = true;
+        else if (strcmp(word, "raw") == 0)
+            d->raw = true;
         else if (strcmp(word, "exclusive") == 0 && disk_place_volumes(d->path) != 0)
             d->exclusive = true;
         else if (strcmp(word, "exclusive") == 0)
@@ -229,7 +231,8 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         else if (strncmp(word, "serial=", 7) == 0)
             bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
-            bad_usage(st, "--disk %s: unknown option '%s' (ro, exclusive, serial=S)", arg, word);
+            bad_usage(st, "--disk %s: unknown option '%s' (ro, raw, exclusive, serial=S)", arg,
+                      word);
     }
     if (d->path[0] == '\0')
         bad_usage(st, "--disk %s: no path", arg);

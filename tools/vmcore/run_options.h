@@ -19,6 +19,7 @@ struct run_disk {
     char *path;
     char *serial; /* or NULL */
     bool read_only;
+    bool raw;       /* whatever it looks like */
     bool exclusive; /* nobody else uses its volume */
 };
 

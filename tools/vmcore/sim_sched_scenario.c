@@ -158,8 +158,11 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path)
 
     memset(sc, 0, sizeof(*sc));
     if (root == NULL || !json_object_is_type(root, json_type_object)) {
-        fprintf(stderr, "%s: %s\n", path,
-                root == NULL ? json_util_get_last_err() : "not a JSON object");
+        /* json-c's own sentence names the file, and ends with a newline. */
+        if (root == NULL)
+            fprintf(stderr, "vmcore sim sched: %s", json_util_get_last_err());
+        else
+            fprintf(stderr, "vmcore sim sched: %s: not a JSON object\n", path);
         json_object_put(root);
         return -1;
     }

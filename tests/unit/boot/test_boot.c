@@ -356,6 +356,19 @@ static void elf64_by_virtual_entry(void **state)
     assert_memory_equal(b, "HdrS", 4);
 }
 
+/* What somebody gets who names /bin/ls: no triple fault, but the reason. */
+static void elf64_program(void **state)
+{
+    struct fx *f = *state;
+    const struct seg s[] = {
+        {3, 0x1000, 0x1000, 0x1000, 28, 28},
+        {1, 0x1000, 0x1000, 0x1000, 0x2000, 0x3000},
+    };
+
+    assert_int_equal(load(f, make_elf(f, true, 0x1100, s, 2)), VMC_EFORMAT);
+    assert_non_null(strstr(f->err.text, "interpreter"));
+}
+
 static void elf_overlap(void **state)
 {
     struct fx *f = *state;
@@ -814,6 +827,7 @@ int main(void)
         T(bzimage_old_protocols),
         T(bzimage_cmdline_limit),
         T(elf64_by_virtual_entry),
+        T(elf64_program),
         T(elf_overlap),
         T(elf_huge),
         T(elf_truncated),
