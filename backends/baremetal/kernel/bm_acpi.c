@@ -297,10 +297,8 @@ void bm_acpi_init(void)
     memcpy(bm_acpi.oem, root->oem, 6);
     unsigned width = xsdt ? 8 : 4;
     const uint8_t *b = (const uint8_t *)root;
-    uint32_t end = root->bytes < sizeof(*root) + MAX_TABLES * width
-                       ? root->bytes
-                       : (uint32_t)(sizeof(*root) + MAX_TABLES * width);
-    for (uint32_t off = sizeof(*root); off + width <= end; off += width)
+    uint32_t end = sizeof(*root) + MAX_TABLES * width;
+    for (uint32_t off = sizeof(*root); off < end && off + width <= root->bytes; off += width)
         parse(xsdt ? ld64(b + off) : ld32(b + off));
     unview(root, root->bytes);
     bm_printf("acpi: %s, %u processors, %u IOAPICs%s%s%s\n", bm_acpi.oem, bm_acpi.cpus,

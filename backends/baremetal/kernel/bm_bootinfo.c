@@ -25,11 +25,10 @@ static void copy_string(char *dst, size_t bytes, const char *src, size_t max)
 }
 
 /* What the loader points to must be there to be read. */
-static void must_be_low(uint64_t pa, uint64_t bytes, const char *what)
+static void must_be_low(uint64_t pa, uint64_t bytes)
 {
     if (bytes > MAX_INFO || pa + bytes > LOW_LIMIT)
-        bm_panic("the boot loader's %s, %llu bytes at 0x%llx, cannot be read", what,
-                 (unsigned long long)bytes, (unsigned long long)pa);
+        bm_panic("boot information at 0x%llx cannot be read", (unsigned long long)pa);
 }
 
 static void add_range(uint64_t base, uint64_t bytes, bool ram)
@@ -46,7 +45,7 @@ static void add_module(uint64_t start, uint64_t end, const char *name, size_t ma
     if (end < start)
         return;
     if (bm_boot.modules == BM_MAX_MODULES)
-        bm_panic("the boot loader passed more than %u modules", BM_MAX_MODULES);
+        bm_panic("more than %u modules", BM_MAX_MODULES);
     unsigned i = bm_boot.modules++;
     bm_boot.module[i].pa = start;
     bm_boot.module[i].bytes = end - start;
@@ -71,9 +70,7 @@ static void parse_mb1(uint64_t pa)
     if (in->flags & (1u << 9))
         copy_string(bm_boot.loader, sizeof(bm_boot.loader), phys_ptr(in->loader_name), SIZE_MAX);
     if (in->flags & (1u << 3)) {
-        if (in->mods_count > BM_MAX_MODULES)
-            bm_panic("the boot loader passed more than %u modules", BM_MAX_MODULES);
-        must_be_low(in->mods_addr, in->mods_count * 16ull, "list of modules");
+        must_be_low(in->mods_addr, in->mods_count * 16ull);
         for (uint32_t i = 0; i < in->mods_count; i++) {
             uint32_t m[3]; /* start, end, string */
             memcpy(m, phys_ptr(in->mods_addr + i * 16ull), sizeof(m));
@@ -82,7 +79,7 @@ static void parse_mb1(uint64_t pa)
     }
     if ((in->flags & (1u << 6)) == 0)
         bm_panic("the boot loader passed no memory map");
-    must_be_low(in->mmap_addr, in->mmap_length, "memory map");
+    must_be_low(in->mmap_addr, in->mmap_length);
     for (uint64_t off = 0; off + 24 <= in->mmap_length;) {
         const uint8_t *e = phys_ptr(in->mmap_addr + off);
         uint32_t bytes, type;
@@ -175,7 +172,7 @@ static void parse_mb2(uint64_t pa)
 
     bm_boot.protocol = "Multiboot 2";
     memcpy(&total, in, 4);
-    must_be_low(pa, total, "information");
+    must_be_low(pa, total);
     for (uint64_t off = 8; off + 8 <= total;) {
         uint32_t type, bytes;
         memcpy(&type, in + off, 4);
