@@ -66,13 +66,16 @@ static int open_at(struct vmc_host_folder *f, const char *name, int flags, bool 
     struct file *h = calloc(1, sizeof(*h));
     struct stat st;
 
+    if (strchr(name, '/') != NULL) {
+        free(h);
+        return vmci_host_error(err, VMC_EPERM, 0, site, "%s: a name outside of its folder", name);
+    }
     if (h == NULL || asprintf(&h->path, "%s/%s", f->path, name) < 0) {
         free(h);
         return vmci_host_error(err, VMC_ENOMEM, ENOMEM, site, "no memory");
     }
     h->write = (flags & O_RDWR) != 0;
-    h->fd =
-        strchr(name, '/') != NULL ? -1 : openat(f->fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0666);
+    h->fd = openat(f->fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (h->fd < 0 || fstat(h->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         int rc = fail(err, f, name, h->fd < 0 ? errno : EINVAL);
         if (h->fd >= 0)

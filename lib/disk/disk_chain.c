@@ -475,15 +475,68 @@ static int check_parent(const struct vmc_disk *d, const struct layer *l, struct 
     return VMC_OK;
 }
 
+/* What a descriptor names, as seen from where its own name is. */
+static int beside(const char *descriptor, const char *name, char *out, struct vmc_error *err)
+{
+    size_t dir = 0;
+
+    for (size_t i = 0; descriptor[i] != '\0' && name[0] != '/'; i++)
+        if (descriptor[i] == '/')
+            dir = i + 1;
+    if (dir + vmci_strlen(name) >= DISK_NAME)
+        return vmci_error(err, VMC_ELIMIT, site, "%s: a path of more than %u bytes", name,
+                          DISK_NAME - 1);
+    memcpy(out, descriptor, dir);
+    memcpy(out + dir, name, vmci_strlen(name) + 1);
+    return VMC_OK;
+}
+
+/* "/vmfs/volumes/VOLUME/folder/name" is "/folder/name" on the volume. */
+static const char *on_volume(const char *path)
+{
+    static const char volumes[] = "/vmfs/volumes/";
+    const char *p = path + sizeof(volumes) - 1;
+
+    if (memcmp(path, volumes, VMCI_MIN(vmci_strlen(path) + 1, sizeof(volumes) - 1)) != 0)
+        return path;
+    while (*p != '\0' && *p != '/')
+        p++;
+    return *p == '/' ? p : path;
+}
+
+/*
+ * The parent's name: in the folder that the descriptor says, or beside the disk, where it may have been
+ * moved with it. The content id tells which one is meant.
+ */
+static int parent_of(const struct vmc_disk *d, const struct layer *l, char *out,
+                     struct vmc_error *err)
+{
+    struct descriptor far, near;
+    char there[DISK_NAME];
+    int rc = beside(l->name, l->desc.parent, out, err);
+
+    if (rc != VMC_OK || l->desc.parent_path[0] == '\0' ||
+        beside(l->name, on_volume(l->desc.parent_path), there, NULL) != VMC_OK ||
+        vmci_disk_desc_read(d->pf, &d->files, there, &far, NULL) != VMC_OK)
+        return rc;
+    if (far.cid == l->desc.parent_cid ||
+        vmci_disk_desc_read(d->pf, &d->files, out, &near, NULL) != VMC_OK)
+        memcpy(out, there, DISK_NAME);
+    return VMC_OK;
+}
+
 static int add_layer(struct vmc_disk *d, const char *name, bool write, struct vmc_error *err)
 {
     struct layer *l = &d->layer[d->depth];
+    char extent[DISK_NAME];
     int rc = vmci_disk_desc_read(d->pf, &d->files, name, &l->desc, err);
 
+    if (rc == VMC_OK)
+        rc = beside(name, l->desc.extent, extent, err);
     if (rc != VMC_OK)
         return rc;
     vmci_snprintf(l->name, sizeof(l->name), "%s", name);
-    rc = d->files.ops->open(d->files.ctx, l->desc.extent,
+    rc = d->files.ops->open(d->files.ctx, extent,
                             d->peek ? VMC_DISK_PEEK : write ? VMC_DISK_WRITE : VMC_DISK_READ, &l->file,
                             err);
     if (rc != VMC_OK)
@@ -569,8 +622,9 @@ int vmci_disk_open(const struct vmc_platform *pf, const struct vmc_disk_files *f
                             DISK_DEPTH - 1);
             break;
         }
-        memcpy(next, d->layer[d->depth - 1].desc.parent, DISK_NAME);
-        rc = add_layer(d, next, false, err);
+        rc = parent_of(d, &d->layer[d->depth - 1], next, err);
+        if (rc == VMC_OK)
+            rc = add_layer(d, next, false, err);
     }
     if (rc == VMC_OK && how & OPEN_WRITE)
         rc = prepare_write(d, how, err);

@@ -15,7 +15,8 @@ static struct layer *cold_layer(struct vmc_disk *d)
 {
     struct layer *l = &d->layer[d->depth - 1];
 
-    return d->depth == 2 && l->desc.format == VMC_DISK_PACKED ? l : NULL;
+    return d->depth == 2 && l->desc.format == VMC_DISK_PACKED && !vmci_disk_parent_elsewhere(d) ? l
+                                                                                                : NULL;
 }
 
 /* "a.vmdk" and "-cold" give "a-cold.vmdk", or "a-cold2.vmdk" when taken says that this is in use.
@@ -112,7 +113,8 @@ void vmci_disk_remove_leftovers(const struct vmc_platform *pf, const struct vmc_
     if (vmci_disk_extent_name(name, "-cold2", other, NULL) == VMC_OK)
         remove_cold(pf, files, other, d);
     /* A compressed disk has no flat extent any more. */
-    if (vmci_disk_is_log(d) && vmci_disk_desc_read(pf, files, d->parent, &below, NULL) == VMC_OK &&
+    if (vmci_disk_is_log(d) && d->parent_path[0] == '\0' &&
+        vmci_disk_desc_read(pf, files, d->parent, &below, NULL) == VMC_OK &&
         below.format == VMC_DISK_PACKED &&
         vmci_disk_extent_name(name, "-flat", other, NULL) == VMC_OK)
         remove_quietly(files, other);

@@ -163,6 +163,7 @@ int vmc_disk_snapshot(const struct vmc_platform *pf, const struct vmc_disk_files
     if (rc != VMC_OK)
         return rc;
     vmci_snprintf(c.parent, sizeof(c.parent), "%s", parent);
+    c.parent_path[0] = '\0';
     rc = vmci_disk_extent_name(child, c.format == VMC_DISK_COWD ? "-delta" : "-sesparse", c.extent,
                                err);
     if (rc == VMC_OK)
@@ -279,7 +280,7 @@ int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *
                     struct vmc_error *err)
 {
     struct descriptor d;
-    struct vmc_disk *from, *to;
+    struct vmc_disk *from = NULL, *to;
     int rc = read_log(pf, files, child, &d, err);
 
     /* Others over the same parent would see its contents change; those over child do not. */
@@ -288,8 +289,14 @@ int vmc_disk_commit(const struct vmc_platform *pf, const struct vmc_disk_files *
     /* The whole chain once, so that nothing is written into a broken one. */
     if (rc == VMC_OK)
         rc = vmci_disk_open(pf, files, child, 0, &from, err);
-    if (rc == VMC_OK)
-        rc = vmc_disk_close(from);
+    if (rc == VMC_OK && vmci_disk_parent_elsewhere(from))
+        rc = vmci_error(err, VMC_ENOTSUP, site,
+                        "%s lies in another folder: who else was made over it is not known",
+                        from->layer[1].name);
+    if (rc == VMC_OK || from != NULL) {
+        int rc2 = vmc_disk_close(from);
+        rc = rc != VMC_OK ? rc : rc2;
+    }
     if (rc != VMC_OK)
         return rc;
     /* The parent keeps its content id: until the log is empty, child shows the same contents. */
@@ -432,7 +439,7 @@ int vmc_disk_remove(const struct vmc_platform *pf, const struct vmc_disk_files *
     if (rc == VMC_OK)
         rc = files->ops->remove(files->ctx, name, err);
     /* The cold part of a compressed disk has no other use. */
-    if (rc == VMC_OK && vmci_disk_is_log(&d) &&
+    if (rc == VMC_OK && vmci_disk_is_log(&d) && d.parent_path[0] == '\0' &&
         vmci_disk_desc_read(pf, files, d.parent, &cold, NULL) == VMC_OK &&
         cold.format == VMC_DISK_PACKED &&
         vmci_disk_no_children(pf, files, d.parent, NULL, NULL) == VMC_OK) {

@@ -25,6 +25,7 @@ struct descriptor {
     uint32_t format; /* enum vmc_disk_format */
     bool thin;
     char extent[DISK_NAME], parent[DISK_NAME];
+    char parent_path[DISK_NAME]; /* the parent with its folder, where one is said; "": none */
     char device[DISK_NAME]; /* of raw device mappings */
 };
 
@@ -83,6 +84,11 @@ struct vmc_disk {
 
 #define SITE(step) ("disk/" step)
 
+/* Is the parent in another folder than the disk? */
+static inline bool vmci_disk_parent_elsewhere(const struct vmc_disk *d)
+{
+    return d->depth > 1 && !vmci_streq(d->layer[1].name, d->layer[0].desc.parent);
+}
 static inline bool vmci_disk_is_log(const struct descriptor *d)
 {
     return d->format == VMC_DISK_COWD || d->format == VMC_DISK_SESPARSE;

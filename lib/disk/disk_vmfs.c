@@ -8,8 +8,9 @@ static const char site[] = SITE("vmfs");
 static int path_of(const struct vmc_disk_vmfs *f, const char *name, char *path,
                    struct vmc_error *err)
 {
-    size_t n = vmci_snprintf(path, VMC_VMFS_PATH_MAX, "%s%s%s", f->folder,
-                             vmci_streq(f->folder, "/") ? "" : "/", name);
+    bool whole = name[0] == '/'; /* from the top of the volume */
+    size_t n = vmci_snprintf(path, VMC_VMFS_PATH_MAX, "%s%s%s", whole ? "" : f->folder,
+                             whole || vmci_streq(f->folder, "/") ? "" : "/", name);
 
     return n < VMC_VMFS_PATH_MAX ? VMC_OK
                                  : vmci_error(err, VMC_EINVAL, site, "%s: too long a name", name);

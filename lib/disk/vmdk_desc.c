@@ -94,13 +94,14 @@ static bool quoted(const char *p, char *out)
     return unquote(p, false, out);
 }
 
-/* Hosts name a parent with its folders too; it is looked for beside the disk, whatever they are. */
-static bool quoted_last(const char *p, char *out)
+/* Hosts name a parent with its folders too: path keeps them, out is the name alone. */
+static bool quoted_last(const char *p, char *out, char *path)
 {
     if (!unquote(p, true, out))
         return false;
     for (size_t i = vmci_strlen(out); i-- > 0;)
         if (out[i] == '/') {
+            memcpy(path, out, DISK_NAME);
             memmove(out, out + i + 1, vmci_strlen(out + i + 1) + 1);
             break;
         }
@@ -200,7 +201,7 @@ static int parse(const char *text, const char *name, struct descriptor *d, struc
     if (rc != VMC_OK)
         return rc;
     p = value(text, "parentFileNameHint");
-    if (vmci_disk_is_log(d) && (p == NULL || !quoted_last(p, d->parent)))
+    if (vmci_disk_is_log(d) && (p == NULL || !quoted_last(p, d->parent, d->parent_path)))
         return vmci_error(err, VMC_EFORMAT, site, "%s: a redo log without a parent", name);
     p = value(text, "ddb.vmcore.rawDevice");
     if (p != NULL && !unquote(p, true, d->device))
@@ -249,7 +250,8 @@ static size_t print(const struct descriptor *d, char *out)
     while (formats[i].format != d->format)
         i++;
     if (vmci_disk_is_log(d))
-        n += vmci_snprintf(out + n, DISK_DESC - n, "parentFileNameHint=\"%s\"\n", d->parent);
+        n += vmci_snprintf(out + n, DISK_DESC - n, "parentFileNameHint=\"%s\"\n",
+                           d->parent_path[0] != '\0' ? d->parent_path : d->parent);
     n += vmci_snprintf(out + n, DISK_DESC - n,
                        "# Extent description\nRW %llu %s\"%s\"\n\n# The Disk Data Base\n#DDB\n\n"
                        "ddb.virtualHWVersion = \"4\"\nddb.geometry.cylinders = \"%llu\"\n"

@@ -83,6 +83,28 @@ done
 [ "$(blocks /a/b/eager-flat.vmdk)" = 64 ] || fail "eager"
 [ "$(blocks /a/b/thin-flat.vmdk)" = 0 ] || fail "thin"
 
+# A snapshot whose parent is in another folder, as its descriptor says; a folder of the host is not left.
+"$vmcore" vmfs mkdir vol /base
+"$vmcore" vmfs mkdir vol /linked
+"$vmcore" disk import -q image.raw vmfs:vol:/base/base.vmdk
+"$vmcore" disk snapshot vmfs:vol:/base/base.vmdk linked.vmdk
+for f in linked.vmdk linked-delta.vmdk; do "$vmcore" vmfs mv vol /base/$f /linked/$f; done
+refused 'base.vmdk' "$vmcore" disk info vmfs:vol:/linked/linked.vmdk
+"$vmcore" vmfs cat vol /linked/linked.vmdk >linked.txt
+for hint in ../base/base.vmdk /vmfs/volumes/any/base/base.vmdk; do
+    sed "s,^parentFileNameHint=.*,parentFileNameHint=\"$hint\"," linked.txt >linked.vmdk
+    "$vmcore" vmfs import -q -f vol linked.vmdk /linked/linked.vmdk
+    overwrite vmfs:vol:/linked/linked.vmdk image.raw
+    refused 'another folder' "$vmcore" disk commit -q vmfs:vol:/linked/linked.vmdk
+done
+mkdir -p outside folder/inside
+"$vmcore" disk import -q image.raw outside/base.vmdk
+"$vmcore" disk snapshot outside/base.vmdk linked.vmdk
+mv outside/linked* folder/inside
+sed -i 's,^parentFileNameHint=.*,parentFileNameHint="../../outside/base.vmdk",' folder/inside/linked.vmdk
+refused 'base.vmdk' "$vmcore" disk info folder/inside/linked.vmdk
+echo "ok: a parent in another folder"
+
 # qemu-img reads what a guest would write: chains in a folder, by an own writer of the format.
 rm -rf folder && mkdir folder
 cp image.raw image2.raw

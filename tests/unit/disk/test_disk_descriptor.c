@@ -105,31 +105,88 @@ static void text_of_others(void **state)
 }
 
 /* A snapshot: header, directory at sector 4, one table, one grain; the parent by its full path. */
-static void snapshot_of_others(void **state)
+/* A redo log in which sector 5000 was written. */
+static void put_log(struct env *e, const char *parent)
 {
-    (void)state;
-    struct env e;
     static const uint32_t header[] = {0x44574f43, 1, 3, SECTORS, 1, 4, 2, 40};
     unsigned char log[41 * 512] = {0};
     uint32_t table = 5, grain = 37, says = 0xC0FFEE;
+    char text[600];
 
-    env_init(&e);
-    put_flat(&e, "server-flat.vmdk");
-    put_text(&e, "server.vmdk", windows);
     memcpy(log, header, sizeof(header));
     memcpy(log + 4 * 512 + 4, &table, 4);                 /* of sectors 4096 to 8191 */
     memcpy(log + 5 * 512 + (5000 - 4096) * 4, &grain, 4); /* sector 5000 */
     memcpy(log + 37 * 512, &says, 4);
-    put(&e, "server-000001-delta.vmdk", log, sizeof(log));
-    put_text(&e, "server-000001.vmdk",
+    put(e, "server-000001-delta.vmdk", log, sizeof(log));
+    snprintf(text, sizeof(text),
              "# Disk DescriptorFile\r\nversion=1\r\nCID=31415926\r\nparentCID=fffffffe\r\n"
-             "createType=\"vmfsSparse\"\r\nparentFileNameHint=\"/vmfs/volumes/"
-             "4f000001-10000001-0001-020000000001/server/server.vmdk\"\r\n"
-             "RW 8192 VMFSSPARSE \"server-000001-delta.vmdk\"\r\n");
-    assert_int_equal(sector(&e, "server-000001.vmdk", 5000), 0xC0FFEE);
-    assert_int_equal(sector(&e, "server-000001.vmdk", 4999), 4999);
-    assert_int_equal(sector(&e, "server-000001.vmdk", 0), 0);
+             "createType=\"vmfsSparse\"\r\nparentFileNameHint=\"%s\"\r\n"
+             "RW 8192 VMFSSPARSE \"server-000001-delta.vmdk\"\r\n",
+             parent);
+    put_text(e, "server-000001.vmdk", text);
+}
+
+static void expect_log(struct env *e)
+{
+    assert_int_equal(sector(e, "server-000001.vmdk", 5000), 0xC0FFEE);
+    assert_int_equal(sector(e, "server-000001.vmdk", 4999), 4999);
+    assert_int_equal(sector(e, "server-000001.vmdk", 0), 0);
+}
+
+#define VOLUME "/vmfs/volumes/4f000001-10000001-0001-020000000001"
+
+/* The parent is named with the folder it once was in, and lies beside its snapshot. */
+static void snapshot_of_others(void **state)
+{
+    (void)state;
+    struct env e;
+
+    env_init(&e);
+    put_flat(&e, "server-flat.vmdk");
+    put_text(&e, "server.vmdk", windows);
+    put_log(&e, VOLUME "/server/server.vmdk");
+    expect_log(&e);
     env_fini(&e);
+}
+
+/* The parent is in another folder; something of its name lies beside the snapshot, or nothing. */
+static void parent_elsewhere(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *hint, *folder;
+    } at[] = {{VOLUME "/base/server.vmdk", "/base/"},
+              {"/base/server.vmdk", "/base/"},
+              {"../base/server.vmdk", "../base/"}};
+
+    for (unsigned i = 0; i < 2 * sizeof(at) / sizeof(at[0]); i++) {
+        struct env e;
+        struct vmc_disk *d;
+        struct vmc_disk_layer l;
+        char name[64];
+        env_init(&e);
+        snprintf(name, sizeof(name), "%sserver-flat.vmdk", at[i / 2].folder);
+        put_flat(&e, name);
+        snprintf(name, sizeof(name), "%sserver.vmdk", at[i / 2].folder);
+        put_text(&e, name, windows);
+        if (i % 2 != 0)
+            put_text(&e, "server.vmdk", disorder); /* another disk, by its content id */
+        put_log(&e, at[i / 2].hint);
+        expect_log(&e);
+        /* Written to, it still knows its parent; the parent is not written to. */
+        ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "server-000001.vmdk", true, &d, &e.err));
+        assert_int_equal(vmc_disk_depth(d), 2);
+        ok(&e, vmc_disk_layer(d, 1, &l));
+        assert_string_equal(l.name, name);
+        ok(&e, vmc_disk_close(d));
+        expect_log(&e);
+        assert_int_equal(
+            vmc_disk_commit(&e.tp.pf, &e.files, "server-000001.vmdk", NULL, &e.err),
+            VMC_ENOTSUP);
+        assert_non_null(strstr(e.err.text, "another folder"));
+        expect_log(&e);
+        env_fini(&e);
+    }
 }
 
 int main(void)
@@ -137,6 +194,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_of_others),
         cmocka_unit_test(snapshot_of_others),
+        cmocka_unit_test(parent_elsewhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
