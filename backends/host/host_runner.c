@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Worker threads that carry vCPUs. Each worker stands for one physical CPU of the scheduler. A
- * timekeeper thread kicks the task whose slice has ended; it sleeps until the next end, and workers
- * wake it only when theirs comes sooner.
+ * timer of its own ends its slices. A timekeeper thread serves the guests' timers, and kicks the
+ * task whose slice has ended where that had no effect; it sleeps until the next such time, and
+ * workers wake it only when theirs comes sooner.
  */
 #define _GNU_SOURCE
 #include "host_priv.h"
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -80,8 +82,7 @@ static bool start_thread(pthread_t *thread, int cpu, void *(*fn)(void *), void *
 
 /* ---- kicks ----------------------------------------------------------------------------------- */
 
-/* A task that is gone may be freed as soon as nobody is in here with it (vmc_runner_vm_remove). */
-static void kick_task(struct runner_task *t)
+void runner_kick_task(struct runner_task *t)
 {
     __atomic_add_fetch(&t->kickers, 1, __ATOMIC_SEQ_CST);
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST))
@@ -96,7 +97,7 @@ static void kick_cpu(struct vmc_runner *r, uint32_t cpu)
     wake_up(&w->bell);
     uint32_t v = __atomic_load_n(&w->current, __ATOMIC_SEQ_CST);
     if (v != VMC_SCHED_NONE)
-        kick_task(&r->task[v]);
+        runner_kick_task(&r->task[v]);
 }
 
 static void kick_pending(struct vmc_runner *r)
@@ -111,6 +112,7 @@ static void *keeper_main(void *arg)
 {
     struct vmc_runner *r = arg;
 
+    prctl(PR_SET_TIMERSLACK, 1);
     while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
         uint32_t bell = __atomic_load_n(&r->keeper_bell, __ATOMIC_SEQ_CST);
         __atomic_store_n(&r->keeper_until, NEVER, __ATOMIC_SEQ_CST);
@@ -148,12 +150,21 @@ static void set_deadline(struct vmc_runner *r, struct runner_worker *w, uint64_t
         runner_keeper_at(r, end);
 }
 
-/* When to kick the task: one that ends its slice itself only if it seems unable to. */
-static uint64_t kick_time(const struct vmc_runner *r, const struct runner_task *t, uint64_t end)
+/*
+ * The slice ends at that time. A task that does that itself is kicked only if it seems unable to,
+ * by the timekeeper, which is also there for signals that come late (thread sanitizers keep them
+ * back).
+ */
+static void watch_slice(struct runner_worker *w, const struct runner_task *t, uint64_t end)
 {
-    uint64_t slack = vmc_sched_frame_ns(r->sched) / 2;
+    uint64_t slack = vmc_sched_frame_ns(w->r->sched) / 2;
+    bool itself = (t->t.flags & VMC_RUNNER_ENDS_ITSELF) != 0;
 
-    return (t->t.flags & VMC_RUNNER_ENDS_ITSELF) == 0 || end > NEVER - slack ? end : end + slack;
+    if (runner_timer_arm(w, itself ? NEVER : end) && !itself)
+        slack *= 4;
+    else if (!itself)
+        slack = 0;
+    set_deadline(w->r, w, end > NEVER - slack ? NEVER : end + slack);
 }
 
 /* ---- M:N ------------------------------------------------------------------------------------- */
@@ -205,7 +216,7 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
     begin_slice(r, w, vcpu, cpu);
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
         !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST)) {
-        set_deadline(r, w, kick_time(r, t, end));
+        watch_slice(w, t, end);
         res = t->t.ops->run(t->t.ctx, slice_left(end));
         while (res == VMC_RUNNER_SPIN && spins_on(r, w, end))
             res = t->t.ops->run(t->t.ctx, slice_left(end));
@@ -232,6 +243,8 @@ static void *worker_main(void *arg)
     struct runner_worker *w = arg;
     struct vmc_runner *r = w->r;
 
+    prctl(PR_SET_TIMERSLACK, 1); /* waits end when they should; a sandbox may forbid it */
+    runner_timer_make(w);
     while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
         struct vmc_sched_slice sl;
         uint32_t bell = __atomic_load_n(&w->bell, __ATOMIC_SEQ_CST);
@@ -248,6 +261,7 @@ static void *worker_main(void *arg)
         else if (sl.end_ns > now)
             sleep_on(&w->bell, bell, sl.end_ns);
     }
+    runner_timer_drop(w);
     return NULL;
 }
 
@@ -494,6 +508,7 @@ int vmc_runner_create(const struct vmc_platform *pf, const struct vmc_runner_con
     int rc =
         cfg->size == sizeof(*cfg) && pf->sync != NULL ? place_workers(r, cfg->cpus) : VMC_EINVAL;
     r->threads = (cfg->flags & VMC_RUNNER_THREADS) != 0;
+    r->signal = cfg->slice_signal != 0 ? (int)cfg->slice_signal : SIGRTMIN;
     r->max_vcpus = cfg->max_vcpus;
     r->task = calloc(cfg->max_vcpus + 1u, sizeof(*r->task));
     r->vm_of = calloc(cfg->max_vcpus + 1u, sizeof(*r->vm_of));
@@ -560,6 +575,8 @@ int vmc_runner_start(struct vmc_runner *r, struct vmc_error *err)
 
     if (r->started)
         return VMC_ESTATE;
+    if (!r->threads && runner_timer_install(r) != VMC_OK)
+        return vmci_host_error(err, VMC_EINVAL, errno, "host/runner", "signal %d", r->signal);
     __atomic_store_n(&r->stop, 0, __ATOMIC_SEQ_CST);
     bool keeper = start_thread(&r->keeper, -1, keeper_main, r);
     if (r->threads) {

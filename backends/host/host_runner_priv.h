@@ -6,7 +6,9 @@
 #include <vmcore/host_runner.h>
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
+#include <time.h>
 
 #define RUNNER_NEVER UINT64_MAX
 
@@ -34,6 +36,12 @@ struct runner_worker {
     uint32_t bell;     /* (a) futex: rung by kicks */
     uint32_t current;  /* (a) entity inside run, or VMC_SCHED_NONE */
     uint64_t deadline; /* (a) when the timekeeper kicks it */
+    /* the worker's own: a signal at the end of the slice */
+    timer_t timer;
+    bool has_timer;
+    void *stack; /* of the handler; NULL: the thread had one */
+    stack_t old_stack;
+    uint64_t slice_end;
     /* for vmc_runner_used_ns: what current had used, and this thread, when the slice began */
     uint32_t slice;       /* (a) counts beginnings and ends */
     uint64_t used0, cpu0; /* (a) */
@@ -43,6 +51,7 @@ struct vmc_runner {
     const struct vmc_platform *pf;
     struct vmc_sched *sched;
     bool threads;
+    int signal; /* ends slices */
     uint32_t ncpus, max_vcpus;
     struct runner_worker *w;
     struct runner_task *task; /* by entity */
@@ -60,6 +69,16 @@ struct vmc_runner {
     struct runner_guest *guests;
     struct runner_trace *trace; /* of vmc_runner_trace_begin, or NULL */
 };
+
+/* A task that is gone may be freed as soon as nobody is in here with it (vmc_runner_vm_remove). */
+void runner_kick_task(struct runner_task *t);
+
+/* host_runner_timer.c: what the signal does, for the process; and, on a worker's thread, its timer.
+ * False: it has none. */
+int runner_timer_install(const struct vmc_runner *r);
+void runner_timer_make(struct runner_worker *w);
+void runner_timer_drop(struct runner_worker *w);
+bool runner_timer_arm(struct runner_worker *w, uint64_t end);
 
 /* The timekeeper has something to do at that time. Any thread. */
 void runner_keeper_at(struct vmc_runner *r, uint64_t when);

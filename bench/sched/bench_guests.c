@@ -190,8 +190,14 @@ static void cosched(unsigned repeats, unsigned only)
 
 #define FAIR_VMS 6
 
-/* Largest difference between what a VM received and its equal part of what all did, in ms. */
-static double unfairness(uint32_t flags, double seconds)
+#define SAMPLE_US  1000
+#define AT_ONCE_NS 100000u /* a sample that took longer says nothing: the VMs went on meanwhile */
+
+/*
+ * Largest difference between what a VM received and its equal part of what all did, in ms, and how
+ * many samples that rests on.
+ */
+static double unfairness(uint32_t flags, double seconds, unsigned *samples)
 {
     struct smp_shared p = {.mode = SMP_COUNT, .cpus = 1};
     struct vmc_runner *r = make_runner(flags);
@@ -205,14 +211,19 @@ static double unfairness(uint32_t flags, double seconds)
     for (unsigned i = 0; i < FAIR_VMS; i++)
         base[i] = smp_vm_used_ns(&vm[i]);
     uint64_t end = vmc_runner_now_ns() + (uint64_t)(seconds * 1e9);
-    while (vmc_runner_now_ns() < end) {
+    *samples = 0;
+    for (uint64_t before = 0; before < end;) {
         double used[FAIR_VMS];
         double sum = 0;
-        nap_us(3000);
+        nap_us(SAMPLE_US);
+        before = vmc_runner_now_ns();
         for (unsigned i = 0; i < FAIR_VMS; i++) {
             uint64_t ns = smp_vm_used_ns(&vm[i]);
             sum += used[i] = ns > base[i] ? (double)(ns - base[i]) : 0;
         }
+        if (vmc_runner_now_ns() > before + AT_ONCE_NS)
+            continue;
+        ++*samples;
         for (unsigned i = 0; i < FAIR_VMS; i++) {
             double off = used[i] - sum / FAIR_VMS;
             worst = off > worst ? off : -off > worst ? -off : worst;
@@ -226,12 +237,14 @@ static double unfairness(uint32_t flags, double seconds)
 
 static void fairness(double seconds)
 {
-    double ours = unfairness(0, seconds);
-    double theirs = unfairness(VMC_RUNNER_THREADS, seconds);
+    unsigned n, m;
+    double ours = unfairness(0, seconds, &n);
+    double theirs = unfairness(VMC_RUNNER_THREADS, seconds, &m);
 
-    printf("%u equal VMs on %u CPUs for %.0f s, largest error of CPU time: this library %.2f ms, "
-           "Linux %.2f ms\n",
-           FAIR_VMS, WORKERS, seconds, ours, theirs);
+    printf(
+        "%u equal VMs on %u CPUs for %.0f s, largest error of CPU time: this library %.2f ms (%u "
+        "samples), Linux %.2f ms (%u)\n",
+        FAIR_VMS, WORKERS, seconds, ours, n, theirs, m);
     printf("result sched.real_error_ms %.3f ms\n", ours);
     printf("result sched.real_error_linux_ms %.3f ms\n", theirs);
 }

@@ -31,8 +31,9 @@ struct vmc_runner_task_ops {
      */
     int (*run)(void *ctx, uint64_t slice_ns);
     /**
-     * Make run return soon. From any thread, also when run is not active: then the next run
-     * returns at once, or the kick may be forgotten if no run began since.
+     * Make run return soon. From any thread, and from a signal handler on the thread inside run;
+     * also when run is not active: then the next run returns at once, or the kick may be forgotten
+     * if no run began since.
      */
     void (*kick)(void *ctx);
 };
@@ -56,6 +57,11 @@ struct vmc_runner_config {
     uint32_t max_groups, max_vms, max_vcpus;
     uint64_t quantum_ns;   /**< 0: the scheduler's default */
     uint32_t trace_events; /**< see struct vmc_sched_config */
+    /**
+     * Signal by which a worker's timer ends its slices; 0: SIGRTMIN. vmc_runner_start sets what it
+     * does in the process; only workers take it, so it should not be sent by anybody else.
+     */
+    uint32_t slice_signal;
 };
 
 /**
