@@ -65,8 +65,13 @@ static void wait_a_little(void)
         __asm__ volatile("pause" : : : "memory");
 }
 
-static void work(u32 loops)
+static void work(u32 me, u32 loops)
 {
+    if (sh->vary && loops != 0) {
+        u32 x = sh->cpu[me].random * 1664525u + 1013904223u; /* Numerical Recipes, section 7.1 */
+        sh->cpu[me].random = x;
+        loops = loops / 2 + (x >> 8) % (loops + 1);
+    }
     if (loops != 0)
         __asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(loops));
 }
@@ -81,6 +86,8 @@ void on_irq(void)
     u32 me = rd(0x20) >> 24;
 
     __atomic_add_fetch(&sh->cpu[me].ticks, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&sh->cpu[me].answered, __atomic_load_n(&sh->cpu[me].asked, __ATOMIC_SEQ_CST),
+                     __ATOMIC_SEQ_CST);
     wr(LAPIC_EOI, 0);
 }
 
@@ -111,16 +118,42 @@ static void wait_irqs(u32 me, u32 n)
 
 /* ---- programs -------------------------------------------------------------------------------- */
 
+static u32 lock(void)
+{
+    u32 ticket = __atomic_fetch_add(&sh->next.v, 1, __ATOMIC_SEQ_CST);
+
+    while (__atomic_load_n(&sh->owner.v, __ATOMIC_ACQUIRE) != ticket)
+        wait_a_little();
+    return ticket;
+}
+
+static void unlock(u32 ticket)
+{
+    __atomic_store_n(&sh->owner.v, ticket + 1, __ATOMIC_RELEASE);
+}
+
 static void with_lock(u32 me)
 {
     for (u32 i = 0; i < sh->rounds; i++) {
-        work(sh->work);
-        u32 ticket = __atomic_fetch_add(&sh->next.v, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&sh->owner.v, __ATOMIC_ACQUIRE) != ticket)
-            wait_a_little();
-        work(sh->critical);
+        work(me, sh->work);
+        u32 ticket = lock();
+        work(me, sh->critical);
         sh->sum++;
-        __atomic_store_n(&sh->owner.v, ticket + 1, __ATOMIC_RELEASE);
+        unlock(ticket);
+        sh->cpu[me].progress++;
+    }
+}
+
+static void with_unfair_lock(u32 me)
+{
+    for (u32 i = 0; i < sh->rounds; i++) {
+        work(me, sh->work);
+        while (__atomic_exchange_n(&sh->owner.v, 1, __ATOMIC_ACQUIRE) != 0)
+            while (__atomic_load_n(&sh->owner.v, __ATOMIC_RELAXED) != 0)
+                wait_a_little();
+        work(me, sh->critical);
+        sh->sum++;
+        __atomic_store_n(&sh->owner.v, 0, __ATOMIC_RELEASE);
         sh->cpu[me].progress++;
     }
 }
@@ -128,7 +161,7 @@ static void with_lock(u32 me)
 static void with_barrier(u32 me)
 {
     for (u32 i = 1; i <= sh->rounds; i++) {
-        work(sh->work);
+        work(me, sh->work);
         if (__atomic_add_fetch(&sh->arrived.v, 1, __ATOMIC_SEQ_CST) == sh->cpus * i) {
             sh->sum += sh->cpus;
             __atomic_store_n(&sh->sense.v, i, __ATOMIC_RELEASE);
@@ -142,7 +175,7 @@ static void with_barrier(u32 me)
 static void count_for_ever(u32 me)
 {
     for (;;) {
-        work(1000);
+        work(me, 1000);
         ((volatile struct smp_cpu *)&sh->cpu[me])->progress++;
     }
 }
@@ -180,12 +213,48 @@ static void ping_pong(u32 me)
     }
 }
 
+/* As a kernel does that takes a page away from a process on several CPUs. */
+static void shoot_down(u32 me)
+{
+    u32 asked[SMP_MAX_CPUS];
+
+    for (u32 i = 0; i < sh->rounds; i++) {
+        work(me, sh->work);
+        for (u32 k = 0; k < sh->cpus; k++)
+            asked[k] = __atomic_add_fetch(&sh->cpu[k].asked, k != me, __ATOMIC_SEQ_CST);
+        wr(LAPIC_ICR, 0xc4000 | VECTOR); /* all but self */
+        for (u32 k = 0; k < sh->cpus; k++)
+            while (k != me &&
+                   (int)(__atomic_load_n(&sh->cpu[k].answered, __ATOMIC_SEQ_CST) - asked[k]) < 0)
+                wait_a_little();
+        sh->cpu[me].progress++;
+    }
+}
+
+static void shoot_each_other(u32 me)
+{
+    irqs_on(me);
+    __atomic_add_fetch(&sh->arrived.v, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&sh->arrived.v, __ATOMIC_SEQ_CST) < sh->cpus)
+        wait_a_little();
+    __asm__ volatile("sti" : : : "memory");
+    shoot_down(me);
+    __atomic_add_fetch(&sh->arrived.v, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&sh->arrived.v, __ATOMIC_SEQ_CST) < 2 * sh->cpus)
+        wait_a_little();
+    __asm__ volatile("cli" : : : "memory");
+    u32 ticket = lock();
+    sh->sum += sh->rounds;
+    unlock(ticket);
+}
+
 void guest_main(u32 me)
 {
     u32 a = 0x40000001, b, c = 0, d;
 
     __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     sh->features = a;
+    sh->cpu[me].random = me + 1;
     if ((a & 0x20) != 0)
         wrmsr(MSR_STEAL, (u32)sh->cpu[me].steal | 1);
     switch (sh->mode) {
@@ -194,6 +263,12 @@ void guest_main(u32 me)
         break;
     case SMP_LOCK:
         with_lock(me);
+        break;
+    case SMP_TAS:
+        with_unfair_lock(me);
+        break;
+    case SMP_SHOOT:
+        shoot_each_other(me);
         break;
     case SMP_BARRIER:
         with_barrier(me);

@@ -14,9 +14,11 @@
 enum smp_mode {
     SMP_COUNT,   /* count for ever */
     SMP_LOCK,    /* rounds times: work alone, then a little under a ticket lock */
+    SMP_TAS,     /* the same with a test-and-set lock */
     SMP_BARRIER, /* rounds times: work, then wait for the others at a barrier */
     SMP_TICK,    /* sleep until the local APIC's timer has fired rounds times */
     SMP_IPI,     /* two vCPUs wake each other by interrupts, rounds times */
+    SMP_SHOOT, /* rounds times: work, then interrupt all others and wait busily for their answers */
 };
 
 /* Little-endian, no implicit padding. */
@@ -28,7 +30,9 @@ struct smp_line {
 struct smp_cpu {
     unsigned long long progress; /* rounds done */
     unsigned int ticks;          /* interrupts */
-    unsigned int pad[13];
+    unsigned int asked, answered;
+    unsigned int random;
+    unsigned int pad[10];
     unsigned char steal[64]; /* the record of VMC_MSR_KVM_STEAL_TIME */
 } __attribute__((aligned(64)));
 
@@ -37,8 +41,9 @@ struct smp_shared {
     unsigned int work;     /* loops of two instructions outside the lock, or before the barrier */
     unsigned int critical; /* ... under the lock */
     unsigned int quiet;    /* do not say PAUSE in loops that wait */
+    unsigned int vary; /* work and critical are means, of numbers half to one and a half as large */
     unsigned int features; /* out: CPUID 0x40000001 EAX */
-    unsigned int pad[9];
+    unsigned int pad[8];
     struct smp_line next, owner;    /* ticket lock */
     struct smp_line arrived, sense; /* barrier */
     unsigned long long sum; /* changed under the lock without atomics: cpus * rounds at the end */

@@ -88,7 +88,7 @@ int smp_vm_create(struct smp_vm *s, const struct vmc_platform *pf,
     return rc == VMC_OK ? 0 : fail("create", rc, &err);
 }
 
-static int handle_exit(void *ctx, uint32_t index, int rc, struct vmc_exit *x)
+int smp_vm_exit(void *ctx, uint32_t index, int rc, struct vmc_exit *x)
 {
     struct smp_vm *s = ctx;
 
@@ -120,7 +120,7 @@ int smp_vm_start(struct smp_vm *s, struct vmc_runner *r, const struct vmc_sched_
                                           .pause_limit = pause_limit,
                                           .sched = *sched,
                                           .vm = s->vm,
-                                          .exit = handle_exit,
+                                          .exit = smp_vm_exit,
                                           .ctx = s};
 
     cfg.sched.vcpus = s->cpus;

@@ -27,6 +27,8 @@ int smp_vm_create(struct smp_vm *s, const struct vmc_platform *pf,
 /* Attach it, start it and let it run. */
 int smp_vm_start(struct smp_vm *s, struct vmc_runner *r, const struct vmc_sched_vm_config *sched,
                  uint32_t pause_limit, uint32_t flags);
+/* What vmc_runner_guest_config.exit is to do; *ctx is a struct smp_vm. */
+int smp_vm_exit(void *ctx, uint32_t index, int rc, struct vmc_exit *x);
 /* CPU time of all its vCPUs, in ns. */
 uint64_t smp_vm_used_ns(const struct smp_vm *s);
 /* Detach and free. */

@@ -17,7 +17,7 @@
 
 /* ---- scenario -------------------------------------------------------------------------------- */
 
-enum sim_model { SIM_CPU, SIM_INTERACTIVE, SIM_BURSTY, SIM_SPINLOCK, SIM_BARRIER };
+enum sim_model { SIM_CPU, SIM_INTERACTIVE, SIM_BURSTY, SIM_SPINLOCK, SIM_BARRIER, SIM_CODE };
 
 /* Times in ns. A work phase lasts "work" on average (exponential), a sleep "sleep". */
 struct sim_guest {
@@ -62,6 +62,21 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path);
 void sim_scenario_random(struct sim_scenario *sc, uint64_t seed);
 void sim_scenario_free(struct sim_scenario *sc);
 
+/* ---- guests that are real code --------------------------------------------------------------- */
+
+enum sim_code_result { SIM_CODE_RUNS, SIM_CODE_SPINS, SIM_CODE_ENDED };
+
+/*
+ * Whoever sets sim.code executes the vCPUs of VMs whose model is SIM_CODE, in steps, those of
+ * different CPUs in turn. The run ends when all of them have ended.
+ */
+struct sim_code {
+    void *ctx;
+    uint64_t step_ns;
+    /* What the vCPU did in the time that it was given. */
+    enum sim_code_result (*run)(void *ctx, uint32_t vm, uint32_t index, uint64_t ns);
+};
+
 /* ---- the world, as a policy sees it ---------------------------------------------------------- */
 
 enum sim_state { SIM_BLOCKED, SIM_READY, SIM_RUNNING };
@@ -77,6 +92,7 @@ struct sim_vcpu {
     uint64_t penalty; /* cost of the last switch not yet paid */
     bool spinning;
     uint64_t spun; /* since the policy was last told */
+    int did;       /* enum sim_code_result of the last step */
     uint64_t wake_at;
 
     /* measures */
@@ -120,6 +136,9 @@ struct sim {
     uint32_t *last_vcpu; /* by CPU */
     uint64_t *run_from;  /* by CPU */
     struct sim_fluid *fluid;
+    const struct sim_code *code; /* set between sim_init and sim_run; NULL: no VM needs it */
+    uint32_t code_vms;           /* that have not ended */
+    bool over;
     /* measures */
     uint64_t decisions, switches, idle_ns, loss_ns, waiting;
     uint64_t crowded_ns; /* cores that are shared while others idle */

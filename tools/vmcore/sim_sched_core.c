@@ -304,6 +304,25 @@ static void guest_step(struct sim *s, uint32_t vcpu)
     case SIM_BARRIER:
         barrier_step(s, m, v);
         break;
+    case SIM_CODE: /* code_step */
+        break;
+    }
+}
+
+/* Real code on the CPU has had a step. */
+static void code_step(struct sim *s, uint32_t cpu, uint32_t vcpu)
+{
+    struct sim_vcpu *v = &s->vcpu[vcpu];
+    int did = v->did;
+
+    v->did = SIM_CODE_RUNS;
+    if (did == SIM_CODE_ENDED) {
+        set_blocked(s, vcpu, SIM_NEVER / 2);
+        if (s->vm[v->vm].runnable == 0 && --s->code_vms == 0)
+            s->over = true;
+    } else if (did == SIM_CODE_SPINS && s->sc->ple_ns != 0 && s->policy->spin != NULL &&
+               s->policy->spin(s, s->pol, cpu, vcpu)) {
+        s->slice_end[cpu] = s->now;
     }
 }
 
@@ -328,7 +347,9 @@ static void account(struct sim *s, uint32_t cpu)
     uint64_t paid = v->penalty < dt ? v->penalty : dt;
     v->penalty -= paid;
     dt -= paid;
-    if (v->spinning)
+    if (s->vm[v->vm].spec->guest.model == SIM_CODE)
+        v->did = dt == 0 ? SIM_CODE_RUNS : s->code->run(s->code->ctx, v->vm, v->index, dt);
+    else if (v->spinning)
         v->spun += dt;
     else
         v->rem -= dt < v->rem ? dt : v->rem;
@@ -344,7 +365,9 @@ static void arm_cpu(struct sim *s, uint32_t cpu)
     if (vcpu != SIM_NONE) {
         const struct sim_vcpu *v = &s->vcpu[vcpu];
         uint64_t need = SIM_NEVER;
-        if (!v->spinning)
+        if (s->vm[v->vm].spec->guest.model == SIM_CODE)
+            need = s->code->step_ns;
+        else if (!v->spinning)
             need = v->rem;
         else if (s->sc->ple_ns != 0 && s->policy->spin != NULL)
             need = s->sc->ple_ns > v->spun ? s->sc->ple_ns - v->spun : 0;
@@ -422,7 +445,9 @@ static void cpu_event(struct sim *s, uint32_t cpu)
     uint32_t vcpu = s->cur[cpu];
     if (vcpu != SIM_NONE) {
         struct sim_vcpu *v = &s->vcpu[vcpu];
-        if (!v->spinning && v->rem == 0)
+        if (s->vm[v->vm].spec->guest.model == SIM_CODE)
+            code_step(s, cpu, vcpu);
+        else if (!v->spinning && v->rem == 0)
             guest_step(s, vcpu);
         else if (v->spinning && s->sc->ple_ns != 0 && v->spun >= s->sc->ple_ns) {
             v->spun = 0;
@@ -457,6 +482,7 @@ static void init_vms(struct sim *s)
         m->first = v;
         m->n = m->spec->vcpus;
         m->lock_holder = SIM_NONE;
+        s->code_vms += m->spec->guest.model == SIM_CODE;
         m->unlimited = m->spec->share.limit == 0 && m->spec->vcpu_cap == 0;
         for (uint32_t p = m->spec->pool; p != SIM_NONE; p = s->sc->pools[p].parent)
             m->unlimited = m->unlimited && s->sc->pools[p].share.limit == 0;
@@ -523,7 +549,7 @@ void sim_run(struct sim *s)
 {
     uint64_t stop_after = s->sc->max_decisions != 0 ? s->sc->max_decisions : UINT64_MAX;
 
-    while (s->key[s->heap[0]] < s->sc->duration_ns && s->decisions < stop_after) {
+    while (!s->over && s->key[s->heap[0]] < s->sc->duration_ns && s->decisions < stop_after) {
         uint32_t id = s->heap[0];
         if (s->key[id] > s->now)
             s->now = s->key[id];
@@ -539,7 +565,7 @@ void sim_run(struct sim *s)
                 at(s, EV_TIMER(s), t);
         }
     }
-    if (s->decisions < stop_after)
+    if (!s->over && s->decisions < stop_after)
         s->now = s->sc->duration_ns;
     for (uint32_t i = 0; i < s->ncpus; i++) {
         account(s, i);
