@@ -121,6 +121,9 @@ VMC_API VMC_MUST_CHECK int vmc_sched_vm_remove(struct vmc_sched *s, uint32_t vm)
 VMC_API VMC_MUST_CHECK int vmc_sched_vm_set(struct vmc_sched *s, uint32_t vm,
                                             const struct vmc_sched_share *share,
                                             struct vmc_error *err);
+/** Change vmc_sched_vm_config.vcpu_cap. VMC_EINVAL, VMC_ENOENT. [any] */
+VMC_API VMC_MUST_CHECK int vmc_sched_vm_set_cap(struct vmc_sched *s, uint32_t vm, uint32_t vcpu_cap,
+                                                struct vmc_error *err);
 /** Change where a VM may run; NULL: anywhere. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_vm_set_affinity(struct vmc_sched *s, uint32_t vm,
                                                      const uint64_t *mask, uint32_t words);

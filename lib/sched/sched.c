@@ -429,11 +429,24 @@ static void set_mask(struct vmc_sched *s, uint32_t vm, const uint64_t *mask, uin
     s->dirty = true;
 }
 
+static void set_cap(const struct vmc_sched *s, struct sched_vm *m, uint32_t cap)
+{
+    m->vcpu_cap = cap != 0 ? cap : VMC_SCHED_WHOLE_CPU;
+    vmci_store_relaxed(&m->cap, ((s->frame_ns * m->vcpu_cap) / VMC_SCHED_WHOLE_CPU) << C_SHIFT);
+}
+
+static int check_cap(uint32_t cap, struct vmc_error *err)
+{
+    if (cap > VMC_SCHED_WHOLE_CPU || (cap != 0 && cap < VMC_SCHED_WHOLE_CPU / 1000))
+        return vmci_error(err, VMC_EINVAL, site, "vcpu_cap is %u, must be 1000 to %u", cap,
+                          VMC_SCHED_WHOLE_CPU);
+    return VMC_OK;
+}
+
 static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t group,
                     const struct vmc_sched_vm_config *cfg)
 {
     struct sched_vm *m = &s->vm[vm];
-    uint32_t cap = cfg->vcpu_cap != 0 ? cfg->vcpu_cap : VMC_SCHED_WHOLE_CPU;
 
     /* All but used, which others may be looking at. */
     memset(m, 0, offsetof(struct sched_vm, used));
@@ -444,16 +457,16 @@ static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t g
     vmci_store_release(&m->used, 1u);
     m->parent = group;
     m->share = cfg->share;
-    m->vcpu_cap = cap;
-    m->cap = ((s->frame_ns * cap) / VMC_SCHED_WHOLE_CPU) << C_SHIFT;
+    set_cap(s, m, cfg->vcpu_cap);
     s->heap_pos[vm] = NONE;
     m->wheel_bucket = NONE;
     m->hi_affinity = UINT64_MAX;
-    m->no_extra = cap < VMC_SCHED_WHOLE_CPU;
+    m->no_extra = m->vcpu_cap < VMC_SCHED_WHOLE_CPU;
     set_mask(s, vm, cfg->affinity, cfg->affinity_words);
     for (uint32_t i = 0; i < cfg->vcpus; i++) {
         struct sched_vcpu *v = &s->vcpu[first + i];
-        memset(v, 0, sizeof(*v));
+        /* all but the state, at which CPUs look for somebody to run */
+        memset((char *)v + sizeof(v->st), 0, sizeof(*v) - sizeof(v->st));
         v->leaves = NONE;
         v->vm = vm;
         v->index = (uint16_t)i;
@@ -476,10 +489,9 @@ static int check_vm(const struct vmc_sched *s, const struct vmc_sched_vm_config 
                           VMC_SCHED_MAX_WIDTH);
     if (cfg->coscheduling > VMC_SCHED_CO_STRICT)
         return vmci_error(err, VMC_EINVAL, site, "coscheduling is %u", cfg->coscheduling);
-    if (cfg->vcpu_cap > VMC_SCHED_WHOLE_CPU ||
-        (cfg->vcpu_cap != 0 && cfg->vcpu_cap < VMC_SCHED_WHOLE_CPU / 1000))
-        return vmci_error(err, VMC_EINVAL, site, "vcpu_cap is %u, must be 1000 to %u",
-                          cfg->vcpu_cap, VMC_SCHED_WHOLE_CPU);
+    int rc = check_cap(cfg->vcpu_cap, err);
+    if (rc != VMC_OK)
+        return rc;
     if (cfg->affinity != NULL && !mask_usable(s, cfg->affinity, cfg->affinity_words))
         return vmci_error(err, VMC_EINVAL, site, "the affinity names no CPU below %u", s->ncpus);
     return check_share(s, &cfg->share, err);
@@ -565,6 +577,22 @@ int vmc_sched_vm_set(struct vmc_sched *s, uint32_t vm, const struct vmc_sched_sh
     if (rc == VMC_OK) {
         s->vm[vm].share = *share;
         s->dirty = true;
+    }
+    vmci_unlock(&s->plan_lock);
+    return rc;
+}
+
+int vmc_sched_vm_set_cap(struct vmc_sched *s, uint32_t vm, uint32_t cap, struct vmc_error *err)
+{
+    int rc = check_cap(cap, err);
+    if (rc != VMC_OK)
+        return rc;
+    vmci_lock(&s->plan_lock);
+    if (vm_valid(s, vm)) {
+        set_cap(s, &s->vm[vm], cap);
+        s->dirty = true;
+    } else {
+        rc = vmci_error(err, VMC_ENOENT, site, "no VM %u", vm);
     }
     vmci_unlock(&s->plan_lock);
     return rc;

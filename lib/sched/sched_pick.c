@@ -165,7 +165,7 @@ static bool lives_elsewhere(const struct vmc_sched *s, const struct sched_cpu *c
  */
 static int64_t most_ahead(const struct sched_vm *m)
 {
-    return 2 * (int64_t)(m->cap >> C_SHIFT);
+    return 2 * (int64_t)(vmci_load_relaxed(&m->cap) >> C_SHIFT);
 }
 
 /*

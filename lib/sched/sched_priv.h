@@ -135,7 +135,7 @@ struct sched_vm {
     uint64_t skew_ns, max_skew_ns;
     uint32_t used; /* (p), read by any thread: 0 free, 1 in use, 2 dying */
     uint32_t parent;
-    uint64_t cap;  /* (c) per vCPU and frame, C_SHIFT */
+    uint64_t cap;  /* (p), read by any thread: per vCPU and frame, C_SHIFT */
     uint32_t left; /* while the ideal is wound back: how many were there that have left since */
     uint32_t slot; /* in child_*[] */
     uint64_t hi_affinity;

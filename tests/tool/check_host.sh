@@ -55,6 +55,24 @@ refuse "a part of a CPU that is none" 2 'is neither a number of CPUs nor such as
     "host_memory = \"64M\"; vms = ( { $one cpu_policy = { limit = \"50 %\"; }; } );"
 refuse "a reservation in percent above the limit" 2 'larger than the limit' \
     "host_memory = \"64M\"; vms = ( { $one cpu_policy = { reservation = \"50%\"; limit = 0.4; }; } );"
+refuse "a pool that there is not" 2 "VM .vm1.: there is no pool .x." \
+    "host_memory = \"64M\"; vms = ( { $one cpu_pool = \"x\"; } );"
+refuse "a pool below a later one" 2 "parent: there is no pool .b. before this one" \
+    "cpu_pools = ( { name = \"a\"; parent = \"b\"; }, { name = \"b\"; } );"
+refuse "a pool without a name" 2 "expected a list of groups with names" 'cpu_pools = ( { shares = 2; } );'
+refuse "two pools of a name" 2 "two pools are called .a." \
+    'cpu_pools = ( { name = "a"; }, { name = "a"; } );'
+refuse "a cap of nothing" 2 'can be held to 0.001 to 1' \
+    "host_memory = \"64M\"; vms = ( { $one cpu_cap = 0; } );"
+for set in '' 1- 2-1 ,1 1, x 256 1,,2; do
+    refuse "no processors: '$set'" 2 'is not a list of processors' \
+        "host_memory = \"64M\"; vms = ( { $one cpu_affinity = \"$set\"; } );"
+done
+refuse "processors that the host has not" 4 'the affinity names no CPU' \
+    "host_memory = \"64M\"; cpus = 2; vms = ( { $one cpu_affinity = \"2-9\"; } );"
+refuse "a pool that reserves less than its VM" 4 'reserves 100000, of which 0 is taken and 500000' \
+    "host_memory = \"64M\"; cpu_pools = ( { name = \"a\"; cpu_policy = { reservation = 0.1; }; } );
+     vms = ( { $one cpu_pool = \"a\"; cpu_policy = { reservation = 0.5; }; } );"
 refuse "more reserved than there is" 4 'does not fit' \
     "host_memory = \"16M\"; swap = \"$dir\"; vms = ( { kernel = \"$dir/spin\"; load_at = 0x8000;
      memory = \"64M\"; memory_policy = { reservation = \"32M\"; }; } );"
@@ -84,8 +102,13 @@ verdict "a check runs nothing" [ $? = 0 ]
 truncate -s 1M "$dir/disk"
 config four '
 host_memory = "16M"; control = "'$dir'/socket"; swap = "'$dir'"; idle_tax = 50; cpus = 2;
+cpu_pools = (
+  { name = "all"; cpu_policy = { shares = 3000; reservation = "50%"; }; },
+  { name = "part"; parent = "all"; cpu_policy = { limit = 1.5; reservation = 0.25; }; }
+);
 vms = (
   { name = "spin"; kernel = "'$dir'/spin"; load_at = 0x8000; memory = "8M"; cpus = 2; trust = "t";
+    cpu_pool = "part"; cpu_cap = "40%"; cpu_affinity = "0-1";
     memory_policy = { shares = 2000; reservation = "1M"; limit = "6M"; };
     cpu_policy = { shares = 500; limit = "50%"; }; },
   { name = "sleep"; kernel = "'$dir'/sleep"; load_at = 0x8000; memory = "8M"; trust = "t";
@@ -141,6 +164,56 @@ verdict "reservation changes" grep -q '"reservation": *2097152' "$dir/out"
 verdict "CPU shares change" grep -q '"shares": *77,' "$dir/out"
 ctl "$dir/socket" set spin memory-reservation=8M memory-limit=4M
 verdict "nonsense is refused" eval "[ $? = 4 ] && grep -q 'not above the limit' '$dir/out'"
+# Pools, caps and affinity, in the file and by the socket. JSON: an expression about the host's stats.
+holds() { # EXPRESSION
+    python3 - "$vmcore" "$dir/socket" "$1" <<'END'
+import json, subprocess, sys
+s = json.loads(subprocess.check_output([sys.argv[1], "ctl", "--json", sys.argv[2], "stats"]))
+vm = {v["name"]: v for v in s["vms"]}
+pool = {p["name"]: p for p in s["cpu_pools"]}
+assert eval("(" + sys.argv[3] + ")"), s
+END
+}
+verdict "a cap, an affinity and a pool" holds \
+    'vm["spin"]["cpu"]["cap"] == 400000 and vm["spin"]["cpu"]["affinity"] == "0-1" and
+     vm["spin"]["cpu"]["pool"] == "part" and vm["sleep"]["cpu"]["affinity"] == "all"'
+verdict "pools nest" holds \
+    'pool["part"]["parent"] == "all" and pool["all"]["parent"] == "" and
+     pool["part"]["cpu"]["limit"] == 1500000 and pool["all"]["cpu"]["reservation"] == 500000'
+# One of the two processors waits to be started; what the other is entitled to is told of both.
+entitled() { # PERMILLE
+    for _ in $(seq 300); do
+        holds "[c['entitled_permille'] for c in vm['spin']['vcpus']] in ([$1] * 2, [$1 - 1] * 2)" \
+            2>/dev/null && return 0
+        sleep 0.1
+    done
+    return 1
+}
+verdict "a capped VM is entitled to its cap" entitled 200
+ctl "$dir/socket" set spin cpu-cap=25% cpu-affinity=1,0
+verdict "the cap changes" entitled 125
+ctl "$dir/socket" set spin cpu-cap=0 cpu-affinity=all
+verdict "a cap and an affinity go" holds \
+    'vm["spin"]["cpu"]["cap"] == 0 and vm["spin"]["cpu"]["affinity"] == "all"'
+ctl "$dir/socket" set-pool part cpu-shares=7 cpu-limit=0.6
+verdict "a pool changes" holds 'pool["part"]["cpu"] == {"shares": 7, "reservation": 250000, "limit": 600000}'
+verdict "a pool's limit holds its VM" entitled 300
+ctl "$dir/socket" set spin cpu-affinity=7 cpu-shares=5
+verdict "a processor that is not there" eval "[ $? = 4 ] && grep -q 'none of these' '$dir/out' &&
+    holds 'vm[\"spin\"][\"cpu\"][\"shares\"] == 77'"
+ctl "$dir/socket" set spin cpu-reservation=0.5 cpu-affinity=1
+verdict "more than the pool has to reserve" eval "[ $? = 4 ] && grep -q 'reserves 250000' '$dir/out' &&
+    holds 'vm[\"spin\"][\"cpu\"][\"affinity\"] == \"all\"'"
+ctl "$dir/socket" set spin cpu-affinity=1-0
+verdict "no list of processors" [ $? = 2 ]
+ctl "$dir/socket" set-pool none cpu-shares=7
+verdict "unknown pool is refused" eval "[ $? = 4 ] && grep -q 'no pool of this name' '$dir/out'"
+ctl "$dir/socket" set-pool part memory-shares=7
+verdict "a pool has no memory" eval "[ $? = 4 ] && grep -q 'not known' '$dir/out'"
+ctl "$dir/socket" set-pool all cpu-reservation=0.1
+verdict "a pool keeps what its members reserve" eval "[ $? = 4 ] && grep -q 'reserve more' '$dir/out'"
+ctl "$dir/socket" pools
+verdict "pools are listed" grep -q '^part  *in all  *7 shares, reservation 0.25 CPUs, limit 0.60' "$dir/out"
 ctl "$dir/socket" set spin memory-size=8M
 verdict "unknown entitlement is refused" [ $? = 2 ]
 ctl "$dir/socket" set none memory-shares=1
@@ -175,6 +248,7 @@ assert float(last["touch"]["configured_mib"]) == 8, last
 assert float(last["touch"]["granted_mib"]) + float(last["touch"]["swapped_mib"]) + float(
     last["touch"]["compressed_mib"]) >= 0.5, last
 assert last["ends"]["state"] == "ended" and float(last["ends"]["granted_mib"]) == 0, last
+assert last["spin"]["cpu_pool"] == "part" and last["spin"]["cpu_affinity"] == "all", last
 assert last["spin"]["host_state"] in ("high", "clear", "soft", "hard", "low"), last
 END
 }
@@ -193,7 +267,7 @@ def until(text):
     global seen
     while text not in seen:
         seen += os.read(fd, 4096)
-for key, text in (b"", b"TARGET"), (b"c", b"%RDY"), (b"d", b"WRITES/s"), (b"m", b"memory"):
+for key, text in (b"", b"TARGET"), (b"c", b"pool"), (b"d", b"WRITES/s"), (b"m", b"memory"):
     seen = b""
     os.write(fd, key)
     until(text)

@@ -30,8 +30,11 @@ static void usage(FILE *to)
             "  quit [VM]            end a VM, or everything\n"
             "  set VM NAME=VALUE... change what it is entitled to, at once:\n"
             "                       memory-shares=N, memory-reservation=SIZE, memory-limit=SIZE,\n"
-            "                       cpu-shares=N, cpu-reservation=CPUS, cpu-limit=CPUS\n"
-            "                       (limit 0: none)\n"
+            "                       cpu-shares=N, cpu-reservation=CPUS, cpu-limit=CPUS,\n"
+            "                       cpu-cap=CPUS (of each processor), cpu-affinity=LIST (0,2-3 or\n"
+            "                       all); CPUS: 0.5, or 50%% (limit, cap 0: none)\n"
+            "  pools                the pools of VMs that share processors\n"
+            "  set-pool POOL NAME=VALUE...  cpu-shares, cpu-reservation, cpu-limit of a pool\n"
             "  balloon VM SIZE      how large its balloon shall be; auto: as the policy says\n"
             "  idle-tax PERCENT     the price of idle memory, 0 to 99\n\n"
             "  -j, --json           print what the socket answered\n"
@@ -183,13 +186,17 @@ static bool parse_count(const char *text, uint64_t max, uint64_t *out)
     return *text >= '0' && *text <= '9' && errno == 0 && *end == '\0' && v <= max;
 }
 
-/* CPUs, as 0.5, in millionths. */
+/* CPUs, as 0.5 or 50%, in millionths. */
 static bool parse_cpus(const char *text, uint64_t *out)
 {
     char *end;
     double v = strtod(text, &end);
 
-    if (end == text || *end != '\0' || !(v >= 0 && v <= RUN_MAX_CPUS))
+    if (end != text && strcmp(end, "%") == 0) {
+        v /= 100;
+        end++;
+    }
+    if (end == text || *end != '\0' || !(v >= 0 && v <= HOST_MAX_CPUS))
         return false;
     *out = (uint64_t)(v * 1000000 + 0.5);
     return true;
@@ -199,7 +206,7 @@ static bool add_setting(struct json_object *params, char *arg)
 {
     static const struct {
         const char *name, *param;
-        enum { COUNT, SIZE, CPUS } kind;
+        enum { COUNT, SIZE, CPUS, SET } kind;
     } settings[] = {
         {"memory-shares", "memory_shares", COUNT},
         {"memory-reservation", "memory_reservation", SIZE},
@@ -207,8 +214,11 @@ static bool add_setting(struct json_object *params, char *arg)
         {"cpu-shares", "cpu_shares", COUNT},
         {"cpu-reservation", "cpu_reservation", CPUS},
         {"cpu-limit", "cpu_limit", CPUS},
+        {"cpu-cap", "cpu_cap", CPUS},
+        {"cpu-affinity", "cpu_affinity", SET},
     };
     char *value = strchr(arg, '=');
+    struct host_cpu_set set;
     uint64_t v = 0;
 
     if (value == NULL)
@@ -219,25 +229,60 @@ static bool add_setting(struct json_object *params, char *arg)
             continue;
         bool ok = settings[i].kind == COUNT  ? parse_count(value, HOST_MAX_SHARES, &v)
                   : settings[i].kind == SIZE ? host_parse_size(value, &v)
-                                             : parse_cpus(value, &v);
-        if (ok)
+                  : settings[i].kind == CPUS ? parse_cpus(value, &v)
+                                             : host_parse_cpu_set(value, &set);
+        if (ok && settings[i].kind == SET)
+            json_object_object_add(params, settings[i].param, json_object_new_string(value));
+        else if (ok)
             json_object_object_add(params, settings[i].param, json_object_new_uint64(v));
         return ok;
     }
     return false;
 }
 
-static int cmd_set(struct request *r)
+static int cmd_pools(struct request *r)
 {
-    struct json_object *params = vm_params(r->argv[0]);
+    struct json_object *o = ctl_call(&r->ctl, "stats", NULL);
+    struct json_object *pools = ctl_object(o, "cpu_pools");
 
+    if (o == NULL)
+        return EXIT_ERROR;
+    if (r->json && pools != NULL)
+        print_json(pools);
+    for (size_t i = 0; !r->json && i < ctl_length(pools); i++) {
+        struct json_object *p = ctl_at(pools, i);
+        struct json_object *cpu = ctl_object(p, "cpu");
+        printf("%-16s in %-16s %7llu shares, reservation %.2f CPUs, limit %.2f\n",
+               ctl_text(p, "name"), ctl_text(p, "parent")[0] != '\0' ? ctl_text(p, "parent") : "-",
+               (unsigned long long)ctl_u64(cpu, "shares"),
+               (double)ctl_u64(cpu, "reservation") / 1e6, (double)ctl_u64(cpu, "limit") / 1e6);
+    }
+    json_object_put(o);
+    return EXIT_OK;
+}
+
+static int set(struct request *r, const char *method, struct json_object *params)
+{
     for (int i = 1; i < r->argc; i++) {
         if (add_setting(params, r->argv[i]))
             continue;
         json_object_put(params);
         return bad_usage("a setting is not known or has no sensible value");
     }
-    return call(r, "set", params);
+    return call(r, method, params);
+}
+
+static int cmd_set(struct request *r)
+{
+    return set(r, "set", vm_params(r->argv[0]));
+}
+
+static int cmd_set_pool(struct request *r)
+{
+    struct json_object *params = json_object_new_object();
+
+    json_object_object_add(params, "pool", json_object_new_string(r->argv[0]));
+    return set(r, "set_pool", params);
 }
 
 static int cmd_balloon(struct request *r)
@@ -283,6 +328,8 @@ int cmd_ctl(int argc, char **argv)
         {"powerdown", cmd_powerdown, 1, 1},
         {"quit", cmd_quit, 0, 1},
         {"set", cmd_set, 2, 32},
+        {"set-pool", cmd_set_pool, 2, 32},
+        {"pools", cmd_pools, 0, 0},
         {"balloon", cmd_balloon, 2, 2},
         {"idle-tax", cmd_idle_tax, 1, 1},
     };

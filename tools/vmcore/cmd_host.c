@@ -130,6 +130,7 @@ static int make_runner(struct host *h)
     struct vmc_error err = {0};
     struct vmc_runner_config rc = {.size = sizeof(rc),
                                    .cpus = h->cfg.cpus,
+                                   .max_groups = h->cfg.cpu_pool_count,
                                    .max_vms = h->cfg.vm_count,
                                    .quantum_ns = h->cfg.quantum_us * 1000ull,
                                    .trace_events = h->trace != NULL ? TRACE_EVENTS : 0};
@@ -137,7 +138,7 @@ static int make_runner(struct host *h)
     for (unsigned i = 0; i < h->cfg.vm_count; i++)
         rc.max_vcpus += h->cfg.vms[i].run.cpus;
     if (vmc_runner_create(&h->pf, &rc, &h->runner, &err) != VMC_OK ||
-        vmc_runner_start(h->runner, &err) != VMC_OK)
+        host_cpu_pools_make(h, &err) != VMC_OK || vmc_runner_start(h->runner, &err) != VMC_OK)
         return fail("scheduler", &err);
     if (h->trace != NULL && vmc_runner_trace_begin(h->runner, h->trace, &err) != VMC_OK)
         return fail("trace", &err);
@@ -207,6 +208,7 @@ static void destroy(struct host *h)
         vmc_host_guest_memory_free(h->memory, h->cfg.memory);
     host_kvm_memory_free(h);
     free(h->vms);
+    free(h->cpu_pools);
     if (h->wake_fd >= 0)
         close(h->wake_fd);
 }

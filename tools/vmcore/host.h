@@ -64,7 +64,8 @@ struct host_vm {
     bool lost;              /* a page could not be read back from its swap file */
     bool resting;           /* waits for its turn */
     uint64_t sampled_at_ns; /* host_vm_ran_ns at the last sample */
-    struct host_share mem, cpu;
+    struct host_share mem;
+    struct host_cpu cpu;
     struct vmc_active active;
     uint64_t sampled;     /* most pages seen in use in one sample of the period */
     uint64_t target;      /* pages */
@@ -80,6 +81,11 @@ struct host_policy_stats {
     uint64_t entered[VMC_RECLAIM_STATES];
 };
 
+struct host_cpu_pool {
+    uint32_t group; /* of the scheduler */
+    struct host_share share;
+};
+
 struct host {
     struct host_config cfg;
     struct vmc_host_log log;
@@ -91,7 +97,8 @@ struct host {
     struct vmc_pool *pool;
     struct vmc_share *share;
     struct vmc_runner *runner;
-    const char *trace; /* file for what the scheduler does, or NULL */
+    struct host_cpu_pool *cpu_pools; /* as many as cfg.cpu_pools */
+    const char *trace;               /* file for what the scheduler does, or NULL */
     struct host_vm **vms;
     unsigned count;
     int wake_fd;
@@ -141,8 +148,6 @@ void host_vm_release(struct host_vm *vm, unsigned why);
 void host_vm_arm_timer(struct host_vm *vm);
 void host_vm_run_timers(struct host_vm *vm);
 const char *host_vm_state_name(const struct host_vm *vm);
-/* Tell the scheduler of cpu shares; VMC_E*. */
-int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_error *err);
 /* Execution by all its vCPUs in slices that are over, ns, waiting included; 0 after the end. */
 uint64_t host_vm_ran_ns(const struct host_vm *vm);
 uint64_t host_vm_pages(const struct host_vm *vm);
@@ -152,6 +157,18 @@ bool host_kvm_wanted(const struct host *h);
 /* Memory that such VMs can run on, for a pool. 0, or an exit status after a message. */
 int host_kvm_memory(struct host *h, struct vmc_pool_config *pc);
 void host_kvm_memory_free(struct host *h);
+
+/* host_cpu.c. The pools of the configuration, once there is a runner; VMC_E*. */
+int host_cpu_pools_make(struct host *h, struct vmc_error *err);
+/* The scheduler's number of a pool, or of what is above them all. */
+uint32_t host_cpu_group(const struct host *h, unsigned pool);
+int host_cpu_pool_set(struct host *h, unsigned pool, const struct host_share *s,
+                      struct vmc_error *err);
+/* How the runner is to schedule a VM; *cpu is borrowed. */
+void host_cpu_describe(const struct host *h, const struct host_cpu *cpu, unsigned pool,
+                       struct vmc_runner_guest_config *out);
+/* All of it changes, or nothing. */
+int host_cpu_set(struct host_vm *vm, const struct host_cpu *cpu, struct vmc_error *err);
 
 /* host_overhead.c */
 void host_overhead_wrap(struct host_overhead *o, struct vmc_platform *pf);

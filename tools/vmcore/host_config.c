@@ -156,6 +156,25 @@ static uint64_t read_cpus(struct reader *r, const config_setting_t *s)
     return 0;
 }
 
+static uint32_t read_cap(struct reader *r, const config_setting_t *s)
+{
+    uint64_t v = read_cpus(r, s);
+
+    if (r->status == 0 && (v < 1000 || v > 1000000))
+        bad(r, s, "%s: a processor can be held to 0.001 to 1 of one of the host",
+            config_setting_name(s));
+    return (uint32_t)v;
+}
+
+static void read_cpu_set(struct reader *r, const config_setting_t *s, struct host_cpu_set *out)
+{
+    const char *text = get_string(r, s);
+
+    if (text != NULL && !host_parse_cpu_set(text, out))
+        bad(r, s, "%s: '%s' is not a list of processors (such as \"0,2-3\", or \"all\")",
+            config_setting_name(s), text);
+}
+
 static void read_share(struct reader *r, const config_setting_t *g, struct host_share *out,
                        uint64_t (*amount)(struct reader *, const config_setting_t *))
 {
@@ -229,7 +248,13 @@ static bool read_vm_policy(struct reader *r, const config_setting_t *s, struct h
     if (strcmp(name, "memory_policy") == 0)
         read_share(r, s, &vm->mem, read_size);
     else if (strcmp(name, "cpu_policy") == 0)
-        read_share(r, s, &vm->cpu, read_cpus);
+        read_share(r, s, &vm->cpu.share, read_cpus);
+    else if (strcmp(name, "cpu_pool") == 0)
+        read_string(r, s, &vm->pool_name);
+    else if (strcmp(name, "cpu_cap") == 0)
+        vm->cpu.cap = read_cap(r, s);
+    else if (strcmp(name, "cpu_affinity") == 0)
+        read_cpu_set(r, s, &vm->cpu.set);
     else if (strcmp(name, "trust") == 0)
         read_string(r, s, &vm->trust);
     else if (strcmp(name, "large_pages") == 0)
@@ -285,7 +310,7 @@ static void check_vm(struct reader *r, const config_setting_t *g, struct host_vm
         bad(r, g, "VM '%s': more memory is reserved than it has", vm->run.name);
     if (vm->mem.limit > vm->run.mem_bytes)
         bad(r, g, "VM '%s': the memory limit is more than it has", vm->run.name);
-    if (vm->cpu.reservation > vm->run.cpus * 1000000ull)
+    if (vm->cpu.share.reservation > vm->run.cpus * 1000000ull)
         bad(r, g, "VM '%s': more CPU is reserved than it has processors", vm->run.name);
 }
 
@@ -296,7 +321,9 @@ static void read_vm(struct reader *r, const config_setting_t *g, struct host_vm_
     char name[32];
     const char *given = NULL;
 
-    vm->mem.shares = vm->cpu.shares = 1000;
+    vm->mem.shares = vm->cpu.share.shares = 1000;
+    vm->cpu.set.any = true;
+    vm->cpu_pool = HOST_NO_POOL;
     if (!config_setting_is_group(g)) {
         bad(r, g, "vms: expected a list of groups, ( { ... }, { ... } )");
         return;
@@ -352,6 +379,64 @@ static void read_vms(struct reader *r, const config_setting_t *list, struct host
     }
 }
 
+static unsigned find_pool(const struct host_config *c, const char *name)
+{
+    for (unsigned i = 0; i < c->cpu_pool_count; i++)
+        if (c->cpu_pools[i].name != NULL && strcmp(c->cpu_pools[i].name, name) == 0)
+            return i;
+    return HOST_NO_POOL;
+}
+
+/* c->cpu_pools has those before it, so that no pool is below itself. */
+static void read_cpu_pool(struct reader *r, const config_setting_t *g, struct host_config *c)
+{
+    struct host_cpu_pool_config *p = &c->cpu_pools[c->cpu_pool_count];
+    const char *text = NULL;
+
+    p->parent = HOST_NO_POOL;
+    p->share.shares = 1000;
+    if (!config_setting_is_group(g) || !config_setting_lookup_string(g, "name", &text)) {
+        bad(r, g, "cpu_pools: expected a list of groups with names, ( { name = \"...\"; } )");
+        return;
+    }
+    if (find_pool(c, text) != HOST_NO_POOL)
+        bad(r, g, "two pools are called '%s'", text);
+    for (unsigned i = 0; i < (unsigned)config_setting_length(g); i++) {
+        const config_setting_t *s = config_setting_get_elem(g, i);
+        const char *name = config_setting_name(s);
+        if (strcmp(name, "name") == 0) {
+            read_string(r, s, &p->name);
+        } else if (strcmp(name, "parent") == 0) {
+            text = get_string(r, s);
+            if (text != NULL && (p->parent = find_pool(c, text)) == HOST_NO_POOL)
+                bad(r, s, "parent: there is no pool '%s' before this one", text);
+        } else if (strcmp(name, "cpu_policy") == 0) {
+            read_share(r, s, &p->share, read_cpus);
+        } else {
+            bad(r, s, "%s: no such setting of a pool", name);
+        }
+    }
+    c->cpu_pool_count++;
+}
+
+static void read_cpu_pools(struct reader *r, const config_setting_t *list, struct host_config *c)
+{
+    unsigned n = config_setting_is_list(list) ? (unsigned)config_setting_length(list) : 0;
+
+    if (n == 0 || n > HOST_MAX_POOLS) {
+        bad(r, list, "cpu_pools: expected a list of 1 to %d pools, ( { ... }, { ... } )",
+            HOST_MAX_POOLS);
+        return;
+    }
+    c->cpu_pools = calloc(n, sizeof(*c->cpu_pools));
+    if (c->cpu_pools == NULL) {
+        fprintf(stderr, "vmcore host: out of memory\n");
+        r->status = EXIT_ERROR;
+    }
+    for (unsigned i = 0; r->status == 0 && i < n; i++)
+        read_cpu_pool(r, config_setting_get_elem(list, i), c);
+}
+
 static void read_host(struct reader *r, const config_setting_t *s, struct host_config *c)
 {
     const char *name = config_setting_name(s);
@@ -374,6 +459,8 @@ static void read_host(struct reader *r, const config_setting_t *s, struct host_c
         c->no_sharing = !read_bool(r, s);
     else if (strcmp(name, "compression") == 0)
         c->no_compression = !read_bool(r, s);
+    else if (strcmp(name, "cpu_pools") == 0)
+        read_cpu_pools(r, s, c);
     else if (strcmp(name, "vms") == 0)
         read_vms(r, s, c);
     else
@@ -382,6 +469,11 @@ static void read_host(struct reader *r, const config_setting_t *s, struct host_c
 
 static void check_host(struct reader *r, struct host_config *c)
 {
+    for (unsigned i = 0; i < c->vm_count; i++) {
+        struct host_vm_config *vm = &c->vms[i];
+        if (vm->pool_name != NULL && (vm->cpu_pool = find_pool(c, vm->pool_name)) == HOST_NO_POOL)
+            bad(r, NULL, "VM '%s': there is no pool '%s'", vm->run.name, vm->pool_name);
+    }
     if (c->vm_count == 0)
         bad(r, NULL, "no VMs: give vms = ( { ... } )");
     else if (c->memory < 16ull << 20)
@@ -428,7 +520,11 @@ void host_config_free(struct host_config *c)
     for (unsigned i = 0; i < c->vm_count; i++) {
         run_options_free(&c->vms[i].run);
         free(c->vms[i].trust);
+        free(c->vms[i].pool_name);
     }
+    for (unsigned i = 0; i < c->cpu_pool_count; i++)
+        free(c->cpu_pools[i].name);
+    free(c->cpu_pools);
     free(c->vms);
     free(c->control);
     free(c->swap_dir);

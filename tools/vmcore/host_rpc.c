@@ -171,9 +171,15 @@ static bool same(const struct host_share *a, const struct host_share *b)
     return a->shares == b->shares && a->reservation == b->reservation && a->limit == b->limit;
 }
 
+static bool same_cpu(const struct host_cpu *a, const struct host_cpu *b)
+{
+    return same(&a->share, &b->share) && a->cap == b->cap && a->set.any == b->set.any &&
+           memcmp(a->set.bits, b->set.bits, sizeof(a->set.bits)) == 0;
+}
+
 /* Both change, or neither. */
 static struct json_object *set_shares(struct host_vm *vm, const struct host_share *mem,
-                                      const struct host_share *cpu, const char **message)
+                                      const struct host_cpu *cpu, const char **message)
 {
     struct host *h = vm->h;
     struct vmc_error err = {0};
@@ -182,8 +188,8 @@ static struct json_object *set_shares(struct host_vm *vm, const struct host_shar
     pthread_mutex_lock(&h->lock);
     if (!same(mem, &vm->mem))
         rc = host_policy_admit(h, vm, mem, &err);
-    if (rc == VMC_OK && !same(cpu, &vm->cpu))
-        rc = host_vm_set_cpu(vm, cpu, &err);
+    if (rc == VMC_OK && !same_cpu(cpu, &vm->cpu))
+        rc = host_cpu_set(vm, cpu, &err);
     if (rc == VMC_OK)
         vm->mem = *mem;
     pthread_mutex_unlock(&h->lock);
@@ -195,30 +201,80 @@ static struct json_object *set_shares(struct host_vm *vm, const struct host_shar
     return yes();
 }
 
+static const char *const cpu_names[3] = {"cpu_shares", "cpu_reservation", "cpu_limit"};
+static const char cpu_rules[] =
+    "cpu: shares are 1 to 1000000; reservation and limit are millionths of a CPU, at most what "
+    "there is, the reservation not above the limit";
+
+/* "cpu_cap" and "cpu_affinity". */
+static bool read_cap_and_set(struct json_object *params, struct host_cpu *cpu)
+{
+    struct json_object *o = NULL;
+    uint64_t cap = cpu->cap;
+    bool ok = number(params, "cpu_cap", 1000000, &cap) && (cap == 0 || cap >= 1000);
+
+    cpu->cap = (uint32_t)cap;
+    if (ok && json_object_object_get_ex(params, "cpu_affinity", &o))
+        ok = json_object_is_type(o, json_type_string) &&
+             host_parse_cpu_set(json_object_get_string(o), &cpu->set);
+    return ok;
+}
+
 static struct json_object *rpc_set(void *ctx, struct json_object *params, const char **message)
 {
     static const char *const mem_names[3] = {"memory_shares", "memory_reservation", "memory_limit"};
-    static const char *const cpu_names[3] = {"cpu_shares", "cpu_reservation", "cpu_limit"};
     static const char *const known[] = {"vm",           "memory_shares", "memory_reservation",
                                         "memory_limit", "cpu_shares",    "cpu_reservation",
-                                        "cpu_limit"};
+                                        "cpu_limit",    "cpu_cap",       "cpu_affinity"};
     struct host_vm *vm = find_running(ctx, params, message);
 
     if (vm == NULL)
         return NULL;
-    struct host_share mem = vm->mem, cpu = vm->cpu;
+    struct host_share mem = vm->mem;
+    struct host_cpu cpu = vm->cpu;
     if (!only_known(params, known, sizeof(known) / sizeof(known[0])))
         return no(message, "a parameter is not known");
     if (!read_share(params, mem_names, vm->run.opt.mem_bytes, &mem))
         return no(message, "memory: shares are 1 to 1000000; reservation and limit are bytes, at "
                            "most what the VM has, the reservation not above the limit");
-    if (!read_share(params, cpu_names, vm->run.opt.cpus * 1000000ull, &cpu))
-        return no(message,
-                  "cpu: shares are 1 to 1000000; reservation and limit are millionths of a "
-                  "CPU, at most what the VM has, the reservation not above the limit");
+    if (!read_share(params, cpu_names, vm->run.opt.cpus * 1000000ull, &cpu.share))
+        return no(message, cpu_rules);
+    if (!read_cap_and_set(params, &cpu))
+        return no(message, "cpu: the cap is 1000 to 1000000 millionths of a CPU, 0: none; the "
+                           "affinity is a list of processors such as \"0,2-3\", or \"all\"");
     mem.reservation &= ~(VMC_PAGE_SIZE - 1ull);
     mem.limit &= ~(VMC_PAGE_SIZE - 1ull);
     return set_shares(vm, &mem, &cpu, message);
+}
+
+/* "pool": its name, and what of the entitlements of "set" a pool has. */
+static struct json_object *rpc_set_pool(void *ctx, struct json_object *params, const char **message)
+{
+    static const char *const known[] = {"pool", "cpu_shares", "cpu_reservation", "cpu_limit"};
+    struct host *h = ctx;
+    struct json_object *name = NULL;
+    struct vmc_error err = {0};
+    unsigned i = 0;
+
+    if (!json_object_is_type(params, json_type_object) ||
+        !json_object_object_get_ex(params, "pool", &name) ||
+        !json_object_is_type(name, json_type_string))
+        return no(message, "the parameters need \"pool\", the name of a pool");
+    while (i < h->cfg.cpu_pool_count &&
+           strcmp(h->cfg.cpu_pools[i].name, json_object_get_string(name)) != 0)
+        i++;
+    if (i == h->cfg.cpu_pool_count)
+        return no(message, "there is no pool of this name");
+    if (!only_known(params, known, sizeof(known) / sizeof(known[0])))
+        return no(message, "a parameter is not known");
+    struct host_share share = h->cpu_pools[i].share;
+    if (!read_share(params, cpu_names, HOST_MAX_CPUS * 1000000ull, &share))
+        return no(message, cpu_rules);
+    if (host_cpu_pool_set(h, i, &share, &err) != VMC_OK) {
+        snprintf(text, sizeof(text), "%s", err.text);
+        return no(message, text);
+    }
+    return yes();
 }
 
 /* "target": bytes that the balloon shall hold, or null: as the policy says. */
@@ -261,9 +317,10 @@ static struct json_object *rpc_idle_tax(void *ctx, struct json_object *params, c
 struct rpc_server host_rpc_server(struct host *h)
 {
     static const struct rpc_method methods[] = {
-        {"status", rpc_status}, {"stats", rpc_stats},         {"pause", rpc_pause},
-        {"resume", rpc_resume}, {"powerdown", rpc_powerdown}, {"quit", rpc_quit},
-        {"set", rpc_set},       {"balloon", rpc_balloon},     {"idle_tax", rpc_idle_tax},
+        {"status", rpc_status},     {"stats", rpc_stats},         {"pause", rpc_pause},
+        {"resume", rpc_resume},     {"powerdown", rpc_powerdown}, {"quit", rpc_quit},
+        {"set", rpc_set},           {"balloon", rpc_balloon},     {"idle_tax", rpc_idle_tax},
+        {"set_pool", rpc_set_pool},
     };
     return (struct rpc_server){
         .methods = methods, .count = sizeof(methods) / sizeof(methods[0]), .ctx = h};

@@ -141,12 +141,29 @@ static struct json_object *vm_head_json(const struct host_vm *vm)
     return o;
 }
 
+static const char *pool_name(const struct host *h, unsigned pool)
+{
+    return pool == HOST_NO_POOL ? "" : h->cfg.cpu_pools[pool].name;
+}
+
+static struct json_object *cpu_json(const struct host_vm *vm)
+{
+    struct json_object *o = share_json(&vm->cpu.share);
+    char set[4 * HOST_MAX_CPUS];
+
+    host_print_cpu_set(&vm->cpu.set, set, sizeof(set));
+    add_u64(o, "cap", vm->cpu.cap);
+    add_text(o, "affinity", set);
+    add_text(o, "pool", pool_name(vm->h, vm->cfg->cpu_pool));
+    return o;
+}
+
 static struct json_object *vm_json(struct host_vm *vm)
 {
     struct json_object *o = vm_head_json(vm);
 
     json_object_object_add(o, "memory", memory_json(vm));
-    json_object_object_add(o, "cpu", share_json(&vm->cpu));
+    json_object_object_add(o, "cpu", cpu_json(vm));
     json_object_object_add(o, "vcpus", vcpus_json(vm));
     json_object_object_add(o, "disks", disks_json(vm));
     return o;
@@ -187,6 +204,20 @@ static struct json_object *host_json(struct host *h)
     add_u64(o, "turns", h->stats.turns);
     add_u64(o, "samples", h->stats.samples);
     return o;
+}
+
+static struct json_object *pools_json(struct host *h)
+{
+    struct json_object *list = json_object_new_array();
+
+    for (unsigned i = 0; i < h->cfg.cpu_pool_count; i++) {
+        struct json_object *o = json_object_new_object();
+        add_text(o, "name", h->cfg.cpu_pools[i].name);
+        add_text(o, "parent", pool_name(h, h->cfg.cpu_pools[i].parent));
+        json_object_object_add(o, "cpu", share_json(&h->cpu_pools[i].share));
+        json_object_array_add(list, o);
+    }
+    return list;
 }
 
 static struct json_object *cpus_json(struct host *h)
@@ -232,6 +263,7 @@ struct json_object *host_stats_json(struct host *h)
         json_object_array_add(list, vm_json(h->vms[i]));
     pthread_mutex_unlock(&h->lock);
     json_object_object_add(o, "cpus", cpus_json(h));
+    json_object_object_add(o, "cpu_pools", pools_json(h));
     json_object_object_add(o, "vms", list);
     return o;
 }

@@ -230,22 +230,6 @@ static bool is_held(void *ctx)
     return atomic_load(&vm->held) != 0; /* host_vm_release wakes */
 }
 
-static struct vmc_sched_share sched_share(const struct host_share *s)
-{
-    return (struct vmc_sched_share){
-        .shares = s->shares, .reservation = s->reservation, .limit = s->limit};
-}
-
-int host_vm_set_cpu(struct host_vm *vm, const struct host_share *s, struct vmc_error *err)
-{
-    struct vmc_sched_share share = sched_share(s);
-    int rc = vmc_sched_vm_set(vmc_runner_sched(vm->h->runner), vm->sched_vm, &share, err);
-
-    if (rc == VMC_OK)
-        vm->cpu = *s;
-    return rc;
-}
-
 /* The runner has the vCPUs from here on; they stay idle until the VM is released. */
 static int schedule(void *ctx)
 {
@@ -253,16 +237,15 @@ static int schedule(void *ctx)
     struct vmc_error err = {0};
     struct vmc_runner_guest_config gc = {.size = sizeof(gc),
                                          .flags = VMC_RUNNER_OWN_TIMERS,
-                                         .group = VMC_SCHED_ROOT,
                                          .sched = {.size = sizeof(gc.sched),
                                                    .vcpus = vm->run.opt.cpus,
-                                                   .coscheduling = VMC_SCHED_CO_RELAXED,
-                                                   .share = sched_share(&vm->cfg->cpu)},
+                                                   .coscheduling = VMC_SCHED_CO_RELAXED},
                                          .vm = vm->run.vm,
                                          .exit = on_exit_of_vcpu,
                                          .held = is_held,
                                          .ctx = vm};
 
+    host_cpu_describe(vm->h, &vm->cpu, vm->cfg->cpu_pool, &gc);
     if (vmc_runner_attach(vm->h->runner, &gc, &vm->sched_vm, &err) != VMC_OK)
         return run_vm_fail("scheduler", &err);
     vm->scheduled = true;

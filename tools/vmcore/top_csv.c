@@ -59,7 +59,8 @@ void top_csv_header(FILE *f)
     fprintf(
         f,
         ",used_percent,ready_percent,costop_percent,wait_percent,stolen_percent,entitled_percent");
-    fprintf(f, ",reads_per_s,writes_per_s,read_mib_per_s,write_mib_per_s\n");
+    fprintf(f, ",reads_per_s,writes_per_s,read_mib_per_s,write_mib_per_s");
+    fprintf(f, ",cpu_pool,cpu_affinity,cpu_cap_percent\n");
 }
 
 static void csv_memory(const struct top_sample *s, struct json_object *b, struct json_object *n,
@@ -99,7 +100,7 @@ static void csv_disks(const struct top_sample *s, struct json_object *b, struct 
         sum[2] += top_rate(s, ctl_at(b, i), ctl_at(n, i), "read_bytes") / 1048576;
         sum[3] += top_rate(s, ctl_at(b, i), ctl_at(n, i), "write_bytes") / 1048576;
     }
-    fprintf(f, ",%.1f,%.1f,%.2f,%.2f\n", sum[0], sum[1], sum[2], sum[3]);
+    fprintf(f, ",%.1f,%.1f,%.2f,%.2f", sum[0], sum[1], sum[2], sum[3]);
 }
 
 /* A name goes in quotes, its own doubled (RFC 4180). */
@@ -112,6 +113,15 @@ static void csv_text(const char *text, FILE *f)
         fputc(*text, f);
     }
     fputc('"', f);
+}
+
+static void csv_policy(struct json_object *policy, FILE *f)
+{
+    fputc(',', f);
+    csv_text(ctl_text(policy, "pool"), f);
+    fputc(',', f);
+    csv_text(ctl_text(policy, "affinity"), f);
+    fprintf(f, ",%.1f\n", (double)ctl_u64(policy, "cap") / 10000);
 }
 
 void top_csv(const struct top_sample *s, FILE *f)
@@ -127,5 +137,6 @@ void top_csv(const struct top_sample *s, FILE *f)
         csv_memory(s, ctl_object(before, "memory"), ctl_object(vm, "memory"), f);
         csv_cpu(s, ctl_object(before, "vcpus"), ctl_object(vm, "vcpus"), f);
         csv_disks(s, ctl_object(before, "disks"), ctl_object(vm, "disks"), f);
+        csv_policy(ctl_object(vm, "cpu"), f);
     }
 }

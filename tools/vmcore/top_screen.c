@@ -3,6 +3,7 @@
 #include "top_view.h"
 
 #include <ncurses.h>
+#include <string.h>
 #include <unistd.h>
 
 static SCREEN *screen;
@@ -71,13 +72,50 @@ static int show_cpu(const struct top_sample *s, struct json_object *vm, int row)
 
     for (size_t i = 0; i < ctl_length(n) && row < LINES; i++) {
         struct json_object *x = ctl_at(n, i), *y = ctl_at(b, i);
-        mvprintw(row++, 0, "%-16.16s %4zu %6.1f %6.1f %6.1f %6.1f %6.1f %6.1f",
+        mvprintw(row++, 0, "%-16.16s %4zu %6.1f %6.1f %6.1f %6.1f %6.1f %6.1f  %-10.10s %.16s",
                  ctl_text(vm, "name"), i, top_percent(s, y, x, "used_ns"),
                  top_percent(s, y, x, "ready_ns"), top_percent(s, y, x, "costop_ns"),
                  top_percent(s, y, x, "wait_ns"), top_percent(s, y, x, "stolen_ns"),
-                 (double)ctl_u64(x, "entitled_permille") / 10);
+                 (double)ctl_u64(x, "entitled_permille") / 10,
+                 ctl_text(ctl_object(vm, "cpu"), "affinity"),
+                 ctl_text(ctl_object(vm, "cpu"), "pool"));
     }
     return row;
+}
+
+/* Is the pool of that name the VM's, or above it? Pools come after those above them. */
+static bool is_in(struct json_object *pools, struct json_object *vm, const char *name)
+{
+    const char *at = ctl_text(ctl_object(vm, "cpu"), "pool");
+
+    for (size_t i = ctl_length(pools); i-- > 0 && strcmp(at, name) != 0;)
+        if (strcmp(ctl_text(ctl_at(pools, i), "name"), at) == 0)
+            at = ctl_text(ctl_at(pools, i), "parent");
+    return strcmp(at, name) == 0;
+}
+
+/* What all VMs of each pool have and are entitled to, in percent of a processor. */
+static void show_pools(const struct top_sample *s, int row)
+{
+    struct json_object *pools = ctl_object(s->now, "cpu_pools");
+    struct json_object *vms = ctl_object(s->now, "vms");
+
+    for (size_t i = 0; i < ctl_length(pools) && row < LINES; i++) {
+        const char *name = ctl_text(ctl_at(pools, i), "name");
+        double used = 0;
+        double entitled = 0;
+        for (size_t k = 0; k < ctl_length(vms); k++) {
+            struct json_object *vm = ctl_at(vms, k);
+            struct json_object *n = ctl_object(vm, "vcpus");
+            struct json_object *b = ctl_object(top_vm_before(s, vm), "vcpus");
+            for (size_t j = 0; j < ctl_length(n) && is_in(pools, vm, name); j++) {
+                used += top_percent(s, ctl_at(b, j), ctl_at(n, j), "used_ns");
+                entitled += (double)ctl_u64(ctl_at(n, j), "entitled_permille") / 10;
+            }
+        }
+        mvprintw(row++, 0, "%-16.16s pool %6.1f %34.1f  %-10s %.16s", name, used, entitled, "",
+                 ctl_text(ctl_at(pools, i), "parent"));
+    }
 }
 
 static int show_memory(const struct top_sample *s, struct json_object *vm, int row)
@@ -113,7 +151,9 @@ static void show(const struct top_sample *s, enum top_page page)
         const char *title;
         int (*line)(const struct top_sample *, struct json_object *, int row);
     } pages[] = {
-        [TOP_CPU] = {"VM               vCPU  %USED   %RDY  %CSTP  %WAIT  %STLN   %ENT", show_cpu},
+        [TOP_CPU] =
+            {"VM               vCPU  %USED   %RDY  %CSTP  %WAIT  %STLN   %ENT  CPUS       POOL",
+             show_cpu},
         [TOP_MEMORY] = {"VM                 CONF  GRANT TARGET ACTIVE SHARED  SAVED  BALLN  COMPR "
                         "  SWAP   OVHD STATE",
                         show_memory},
@@ -127,6 +167,8 @@ static void show(const struct top_sample *s, enum top_page page)
     title(pages[page].title);
     for (size_t i = 0; i < ctl_length(vms) && row < LINES; i++)
         row = pages[page].line(s, ctl_at(vms, i), row);
+    if (page == TOP_CPU)
+        show_pools(s, row);
     refresh();
 }
 

@@ -172,6 +172,29 @@ static void reservation_and_limit_bound_the_share(void **state)
     drop(&w);
 }
 
+static void a_cap_can_change_at_any_moment(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_error err;
+
+    make(&w, 2);
+    uint32_t vm = add(&w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    run_for(&w, 30 * (uint64_t)FRAME);
+    uint64_t before = used(&w, vm);
+    assert_int_equal(vmc_sched_vm_set_cap(w.s, vm, 250000, &err), VMC_OK);
+    run_for(&w, 300 * (uint64_t)FRAME);
+    assert_near(used(&w, vm) - before, 150 * (uint64_t)FRAME, 3 * FRAME); /* a quarter, twice */
+    before = used(&w, vm);
+    assert_int_equal(vmc_sched_vm_set_cap(w.s, vm, 0, &err), VMC_OK);
+    run_for(&w, 300 * (uint64_t)FRAME);
+    assert_near(used(&w, vm) - before, 600 * (uint64_t)FRAME, 6 * FRAME);
+    assert_int_equal(vmc_sched_vm_set_cap(w.s, vm, VMC_SCHED_WHOLE_CPU + 1, &err), VMC_EINVAL);
+    assert_int_equal(vmc_sched_vm_set_cap(w.s, vm, 1, &err), VMC_EINVAL);
+    assert_int_equal(vmc_sched_vm_set_cap(w.s, vm + 1, 0, &err), VMC_ENOENT);
+    drop(&w);
+}
+
 static void impossible_reservations_are_refused(void **state)
 {
     (void)state;
@@ -503,6 +526,7 @@ int main(void)
         cmocka_unit_test(small_shares_are_kept_too),
         cmocka_unit_test(pools_divide_before_their_members),
         cmocka_unit_test(reservation_and_limit_bound_the_share),
+        cmocka_unit_test(a_cap_can_change_at_any_moment),
         cmocka_unit_test(impossible_reservations_are_refused),
         cmocka_unit_test(siblings_run_at_the_same_time),
         cmocka_unit_test(affinity_is_obeyed),
