@@ -263,7 +263,7 @@ static void enter16(void *p)
 {
     unsigned long to[2] = {(unsigned long)p, SEL_FREE};
 #ifdef __x86_64__
-    __asm__ volatile("push %1\n\tpush %0\n\trex.w lret" : : "r"(to[0]), "r"(to[1]) : "memory");
+    __asm__ volatile("push %1\n\tpush %0\n\tlretq" : : "r"(to[0]), "r"(to[1]) : "memory");
 #else
     __asm__ volatile("push %1\n\tpush %0\n\tlret" : : "r"(to[0]), "r"(to[1]) : "memory");
 #endif
