@@ -5,7 +5,7 @@
  * vmc_blockdev.
  *
  * The files come from the embedder (struct vmc_disk_files), for example from a VMFS volume
- * (vmc_disk_vmfs_files()) or from a folder of the host (vmc_host_disk_files(), in vmcore_host).
+ * (vmc_disk_vmfs_files()) or from a folder of the host (vmc_host_folder_files(), in vmcore_host).
  * Calls on one disk may come from any thread when the platform has locks.
  */
 #ifndef VMCORE_DISK_H
