@@ -72,9 +72,10 @@ struct diff_case {
 
 enum diff_fp_kind { DIFF_INTS, DIFF_FLOATS, DIFF_DOUBLES, DIFF_MIXED, DIFF_KINDS };
 
-#define DIFF_END  0x100u /* reached DIFF_EXIT */
-#define DIFF_HANG 0x101u /* did not end */
-#define DIFF_DEAD 0x102u /* the executor broke down */
+#define DIFF_END     0x100u /* reached DIFF_EXIT */
+#define DIFF_HANG    0x101u /* did not end within its budget of instructions */
+#define DIFF_DEAD    0x102u /* the executor broke down */
+#define DIFF_STOPPED 0x103u /* did not end in time, was stopped anywhere */
 
 struct diff_result {
     uint32_t vector; /* exception, or DIFF_* */

@@ -170,7 +170,7 @@ on_signal(int sig, siginfo_t *si, void *ctx)
     (void)si;
     if (sig == SIGALRM)
         alarm(60);
-    fault_vector = sig == SIGALRM ? DIFF_HANG : (uint32_t)g[REG_TRAPNO];
+    fault_vector = sig == SIGALRM ? DIFF_STOPPED : (uint32_t)g[REG_TRAPNO];
     fault_code = (uint32_t)g[REG_ERR];
     fault_cr2 = (uint64_t)g[REG_CR2];
     for (int i = 0; i < 16; i++)
