@@ -412,6 +412,49 @@ static void similar_pages_become_deltas(void **state)
     assert_int_equal(pool->objects, 0);
 }
 
+/* 3300 bytes of 64 letters: a quarter less with a code for each, and more than pages may take
+ * without. */
+static void fill_letters(unsigned char *page, uint64_t differ)
+{
+    uint32_t r = 1;
+
+    memset(page, 0, VMC_PAGE_SIZE);
+    for (unsigned i = 0; i < 3300; i++) {
+        r = r * 1664525u + 1013904223u;
+        page[i] = (unsigned char)('0' + (r >> 26));
+    }
+    memcpy(page + 256, &differ, sizeof(differ));
+}
+
+static void what_deltas_refer_to_is_quick_to_read(void **state)
+{
+    (void)state;
+    struct vmc_space *s = rig_space(pool, 2, 1, NULL);
+    struct vmc_share_pack_result pr;
+    unsigned char want[VMC_PAGE_SIZE];
+    struct vmc_page_ref r;
+
+    for (uint64_t i = 0; i < 2; i++) {
+        assert_int_equal(vmc_space_access(s, i, VMC_ACCESS_WRITE, &r), VMC_OK);
+        fill_letters(r.ptr, i + 1);
+    }
+    let_cool(s);
+    assert_int_equal(vmc_share_pack(sh, s, &all, 0, &pr), VMC_OK);
+    assert_int_equal(pr.packed, 1);
+    assert_int_equal(pr.deltas, 1);
+    const struct vmci_object *o = vmci_object(pool, vmci_entry_value(s->map[0]));
+    assert_true(vmci_object_is_base(o));
+    assert_int_equal(vmci_object_kind(o), VMCI_O_PACKED);
+    assert_true(vmci_object_bytes(pool, o) > sh->max_packed); /* the letters as they are */
+    for (uint64_t i = 0; i < 2; i++) {
+        assert_int_equal(vmc_space_access(s, 1 - i, 0, &r), VMC_OK);
+        fill_letters(want, 2 - i);
+        assert_memory_equal(r.ptr, want, VMC_PAGE_SIZE);
+    }
+    rig_check(pool);
+    vmc_space_destroy(s);
+}
+
 static void hot_pages_are_not_compressed(void **state)
 {
     (void)state;
@@ -705,6 +748,7 @@ int main(int argc, char **argv)
         T(stale_hints_are_noticed),
         T(cold_pages_are_compressed_and_come_back),
         T(similar_pages_become_deltas),
+        T(what_deltas_refer_to_is_quick_to_read),
         T(hot_pages_are_not_compressed),
         T(compaction_frees_frames),
         T(a_full_pool_can_still_compress),
