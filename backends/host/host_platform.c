@@ -22,6 +22,10 @@
 /* Larger blocks come straight from the kernel: zero on demand, and given back when freed. */
 #define MMAP_THRESHOLD (1u << 20)
 #define CALIBRATE_NS   10000000u
+#define LARGE_PAGE     ((size_t)2 << 20)
+#ifndef MADV_COLLAPSE /* Linux 6.1 */
+#define MADV_COLLAPSE 25
+#endif
 
 static uint64_t now_of(clockid_t clock)
 {
@@ -42,18 +46,38 @@ static int64_t host_wall_s(void *ctx)
     return (int64_t)time(NULL);
 }
 
-static size_t round_page(size_t bytes)
+/* Reserve addresses; those of what could be large pages begin where one can. */
+static void *reserve(size_t bytes)
 {
-    return (bytes + VMC_PAGE_SIZE - 1) & ~(size_t)(VMC_PAGE_SIZE - 1);
+    size_t more = bytes >= LARGE_PAGE ? LARGE_PAGE : 0;
+    uint8_t *p =
+        mmap(NULL, bytes + more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    size_t head = more != 0 ? (0 - (uintptr_t)p) % LARGE_PAGE : 0;
+    if (head != 0)
+        munmap(p, head);
+    if (more != head)
+        munmap(p + head + bytes, more - head);
+    return p + head;
+}
+
+static size_t mapped_size(size_t bytes)
+{
+    size_t unit = bytes >= LARGE_PAGE ? LARGE_PAGE : VMC_PAGE_SIZE;
+    return (bytes + unit - 1) & ~(unit - 1);
 }
 
 static void *host_alloc(void *ctx, size_t bytes, size_t align)
 {
     (void)ctx;
     if (bytes >= MMAP_THRESHOLD && align <= VMC_PAGE_SIZE) {
-        void *p = mmap(NULL, round_page(bytes), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        return p == MAP_FAILED ? NULL : p;
+        void *p = reserve(mapped_size(bytes));
+        if (p != NULL && mprotect(p, mapped_size(bytes), PROT_READ | PROT_WRITE) != 0) {
+            munmap(p, mapped_size(bytes));
+            p = NULL;
+        }
+        return p;
     }
     void *p = NULL;
     if (align < sizeof(void *))
@@ -65,9 +89,27 @@ static void host_free(void *ctx, void *ptr, size_t bytes, size_t align)
 {
     (void)ctx;
     if (bytes >= MMAP_THRESHOLD && align <= VMC_PAGE_SIZE)
-        munmap(ptr, round_page(bytes));
+        munmap(ptr, mapped_size(bytes));
     else
         free(ptr);
+}
+
+/*
+ * The large pages that hold these bytes, at once and whatever the system's policy is: code memory
+ * is shared memory, for which that usually is to have none.
+ */
+static int host_large_pages(void *ctx, void *at, size_t bytes)
+{
+    uintptr_t from = (uintptr_t)at & ~(uintptr_t)(LARGE_PAGE - 1);
+    uintptr_t to = (uintptr_t)at + bytes;
+
+    (void)ctx;
+    for (; from < to; from += LARGE_PAGE) {
+        (void)*(const volatile uint8_t *)from; /* one of its pages must be there */
+        if (madvise((void *)from, LARGE_PAGE, MADV_COLLAPSE) != 0)
+            return VMC_EHOST;
+    }
+    return VMC_OK;
 }
 
 static void log_stderr(int level, const char *module, const char *text)
@@ -102,15 +144,20 @@ static void host_bug(void *ctx, const char *file, int line, const char *text)
 static int exec_reserve(void *ctx, size_t bytes, void **rw, const void **rx)
 {
     (void)ctx;
-    /* Not a memfd: perf(1) looks symbols of code in named files up in the files. */
-    void *w = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (w == MAP_FAILED)
-        return VMC_ENOMEM;
-    void *x = mremap(w, 0, bytes, MREMAP_MAYMOVE); /* of size 0: maps it once more */
-    if (x == MAP_FAILED || mprotect(x, bytes, PROT_READ | PROT_EXEC) != 0) {
-        if (x != MAP_FAILED)
+    void *w = reserve(bytes);
+    void *x = reserve(bytes);
+
+    /* Not a memfd: perf(1) looks symbols of code in named files up in the files. mremap of size 0
+       maps it once more. */
+    if (w == NULL || x == NULL ||
+        mmap(w, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+            w ||
+        mremap(w, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, x) != x ||
+        mprotect(x, bytes, PROT_READ | PROT_EXEC) != 0) {
+        if (w != NULL)
+            munmap(w, bytes);
+        if (x != NULL)
             munmap(x, bytes);
-        munmap(w, bytes);
         return VMC_ENOMEM;
     }
     *rw = w;
@@ -322,6 +369,7 @@ int vmc_host_platform_init(struct vmc_platform *pf, const struct vmc_host_log *l
         .log = host_log,
         .bug = host_bug,
         .exec = &exec_ops,
+        .large_pages = host_large_pages,
         .sync = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 ? &sync_ops_membarrier
                                                                            : &sync_ops,
         .entropy = &entropy_ops,

@@ -98,6 +98,12 @@ struct vmc_platform {
     int64_t (*wall_s)(void *ctx);
     /** Privileged instructions (hw.h). Absent: the VT-x and SVM engines answer VMC_ENOTSUP. */
     const struct vmc_hw_ops *hw;
+    /**
+     * Optional hint: these bytes, part of at least 2 MiB that alloc or exec.reserve (the writable
+     * view) gave, will be used at random, so that large pages would spare the processor TLB misses.
+     * Fails where there are none. Called by one thread at a time for the same bytes.
+     */
+    int (*large_pages)(void *ctx, void *at, size_t bytes);
 };
 
 /** Check a port before use; err explains the first problem. VMC_EINVAL. Any thread. */

@@ -31,7 +31,7 @@ int memcmp(const void *a, const void *b, size_t n) VMCI_GPR_NAME(memcmp);
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define VMCI_GUESTS_RACE __attribute__((no_sanitize("thread")))
-#define VMCI_SEES_RACES /* also inside memcpy */
+#define VMCI_SEES_RACES  /* also inside memcpy */
 #endif
 #endif
 #ifndef VMCI_GUESTS_RACE
@@ -44,7 +44,8 @@ int memcmp(const void *a, const void *b, size_t n) VMCI_GPR_NAME(memcmp);
 #define VMCI_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define VMCI_MIN(a, b)     ((a) < (b) ? (a) : (b))
 #define VMCI_MAX(a, b)     ((a) > (b) ? (a) : (b))
-#define VMCI_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define VMCI_CONTAINER_OF(ptr, type, member)                                                       \
+    ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 #define VMCI_BIT(n) (1ull << (n))
 
@@ -193,6 +194,13 @@ static inline void vmci_free_aligned(const struct vmc_platform *pf, void *p, siz
     if (p != NULL)
         pf->free(pf->ctx, p, bytes, align);
 }
+/* A hint: see struct vmc_platform. Smaller allocations are left alone. */
+static inline bool vmci_large_pages(const struct vmc_platform *pf, void *p, size_t bytes,
+                                    size_t allocated)
+{
+    return allocated >= (size_t)2 << 20 && vmci_pf_has(pf, large_pages) &&
+           pf->large_pages(pf->ctx, p, bytes) == VMC_OK;
+}
 /* Zeroed, 16-byte aligned; free with vmci_free and the same size. */
 static inline void *vmci_zalloc(const struct vmc_platform *pf, size_t bytes)
 {
@@ -260,7 +268,7 @@ static inline void vmci_list_del(struct vmci_list *n)
     n->next->prev = n->prev;
     n->next = n->prev = n;
 }
-#define vmci_list_for(pos, head) for ((pos) = (head)->next; (pos) != (head); (pos) = (pos)->next)
+#define vmci_list_for(pos, head)           for ((pos) = (head)->next; (pos) != (head); (pos) = (pos)->next)
 #define vmci_list_entry(pos, type, member) VMCI_CONTAINER_OF(pos, type, member)
 
 /* ---- bitmaps of 64-bit words --------------------------------------------------------------- */

@@ -54,6 +54,7 @@ static int init_engine(struct vmc_vcpu *v, struct vmc_error *err)
     if (v->ev == NULL)
         return vmci_error(err, VMC_ENOMEM, site, "no memory for vCPU %u (%zu bytes)", v->index,
                           bytes);
+    (void)vmci_large_pages(vm->pf, v->ev, bytes, bytes);
     memset(v->ev, 0, bytes);
     int rc = vm->ops->vcpu_init(vm->evm, v->ev, v->index, &v->io, err);
     if (rc != VMC_OK) {
@@ -63,8 +64,7 @@ static int init_engine(struct vmc_vcpu *v, struct vmc_error *err)
     return rc;
 }
 
-int vmc_vcpu_create(struct vmc_vm *vm, uint32_t index, struct vmc_vcpu **out,
-                    struct vmc_error *err)
+int vmc_vcpu_create(struct vmc_vm *vm, uint32_t index, struct vmc_vcpu **out, struct vmc_error *err)
 {
     if (vm->started)
         return vmci_error(err, VMC_ESTATE, site, "the VM has started already");
@@ -119,8 +119,7 @@ static uint64_t signature(const struct vmc_vm *vm)
 /* A buffer for the whole state: too large for a kernel's stack. */
 struct vmc_x86_state *vmci_state_alloc(struct vmc_vm *vm)
 {
-    return vmci_alloc_aligned(vm->pf, sizeof(struct vmc_x86_state),
-                              _Alignof(struct vmc_x86_state));
+    return vmci_alloc_aligned(vm->pf, sizeof(struct vmc_x86_state), _Alignof(struct vmc_x86_state));
 }
 
 void vmci_state_free(struct vmc_vm *vm, struct vmc_x86_state *st)

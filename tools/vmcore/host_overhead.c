@@ -97,6 +97,11 @@ static void pass_wake(void *ctx, const uint32_t *word)
     below(ctx)->sync->wake(below(ctx)->ctx, word);
 }
 
+static int pass_large_pages(void *ctx, void *at, size_t bytes)
+{
+    return below(ctx)->large_pages(below(ctx)->ctx, at, bytes);
+}
+
 static uint32_t pass_self(void *ctx)
 {
     return below(ctx)->sync->self(below(ctx)->ctx);
@@ -139,5 +144,6 @@ void host_overhead_wrap(struct host_overhead *o, struct vmc_platform *pf)
                                 .sync = &sync,
                                 .entropy = &entropy,
                                 .tsc_hz = pf->tsc_hz,
-                                .wall_s = pass_wall};
+                                .wall_s = pass_wall,
+                                .large_pages = pass_large_pages};
 }

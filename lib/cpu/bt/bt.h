@@ -119,8 +119,9 @@ struct vmci_bt {
     uint64_t x87_ea;      /* ... its memory operand */
     uint8_t fp_ready;     /* BT_FP_*: they may */
     bool enabled;
-    bool pass; /* let the interpreter run the next block */
-    bool full; /* the segment is used up: the engine goes on to the next */
+    bool pass;        /* let the interpreter run the next block */
+    bool large_pages; /* the platform has them, as far as is known */
+    bool full;        /* the segment is used up: the engine goes on to the next */
 
     uint8_t *rw;
     const uint8_t *rx;

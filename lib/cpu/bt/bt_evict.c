@@ -166,10 +166,17 @@ static void detach(struct bt_trans *t)
         }
 }
 
-void bt_segment_begin(struct vmci_bt *bt, unsigned n)
+void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n)
 {
+    const struct vmc_platform *pf = sc->cpu.pf;
+    struct vmci_bt *bt = &sc->bt;
     size_t code = bt->code_bytes / BT_SEGMENTS;
     size_t arena = code / 2;
+
+    /* Where this cannot be had once it is not asked for again: to find that out takes time. */
+    bt->large_pages = bt->large_pages &&
+                      vmci_large_pages(pf, bt->rw + n * code, code, bt->code_bytes) &&
+                      vmci_large_pages(pf, bt->arena + n * arena, arena, bt->code_bytes / 2);
 
     bt->segment = n;
     bt->used = n == 0 ? bt->glue : n * code;
@@ -198,7 +205,7 @@ void bt_evict(struct vmci_soft_cpu *sc)
         kill_trans(sc, t);
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
         detach(t);
-    bt_segment_begin(bt, n);
+    bt_segment_begin(sc, n);
     bt->st_evictions++;
     bt_stopped(sc, since);
 }
@@ -212,6 +219,6 @@ void bt_flush(struct vmci_soft_cpu *sc)
     bt_jumps_flush(sc, true);
     bt_sys_forget(sc);
     memset(bt->made, 0, sizeof(bt->made));
-    bt_segment_begin(bt, 0);
+    bt_segment_begin(sc, 0);
     bt->st_flushes++;
 }

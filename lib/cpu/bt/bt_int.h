@@ -209,7 +209,7 @@ void bt_link_to(struct bt_link *l, struct bt_trans *t);
 /* From the way out of a group, whose check fails, to a translation without groups. */
 void bt_link_alone(const struct bt_site *site, struct bt_trans *t);
 void bt_cover_add(struct bt_cover *c, struct block *b, struct bt_trans *t);
-void bt_segment_begin(struct vmci_bt *bt, unsigned n);
+void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n);
 
 /* bt_jumps.c: where the table has an address, as translated code computes it (bt_branch.c). */
 static inline unsigned bt_jump_index(uint64_t la)

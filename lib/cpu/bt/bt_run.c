@@ -565,7 +565,8 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt_sys_init(sc);
         bt_jumps_init(sc);
         rc = bt_make_glue(sc);
-        bt_segment_begin(bt, 0);
+        bt->large_pages = true;
+        bt_segment_begin(sc, 0);
     }
     bt->enabled = rc == VMC_OK;
     if (rc != VMC_OK)
