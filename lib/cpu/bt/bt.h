@@ -19,7 +19,7 @@ struct bt_work;
  * for each TLB mode. Translated code looks targets up by itself. Entry 0 is never used: with a mask
  * of 0 (bt.jump_mask) every look-up misses.
  */
-#define BT_JUMP_BITS 15
+#define BT_JUMP_BITS 16
 #define BT_JUMP_SIZE (1u << BT_JUMP_BITS)
 /*
  * The index is the low bits of la + (la >> BT_JUMP_FOLD): kernels are larger than the table, and
@@ -64,7 +64,10 @@ struct bt_seen {
 #define BT_GROUP_MEM  12
 
 /* Entries that a change of address space makes invalid, since the last one. */
-#define BT_JUMP_LOG 1024u
+#define BT_JUMP_LOG 2048u
+/* Entries of programs, by page: lists of the last ones. */
+#define BT_JUMP_LISTS 512u
+#define BT_JUMP_LIST  32u
 
 /*
  * Code memory is filled segment by segment, in a circle: what is in the next one goes when the
@@ -148,6 +151,10 @@ struct vmci_bt {
     uint32_t jump_log[BT_JUMP_LOG];    /* index | mode << BT_JUMP_BITS */
     bool jump_used[BT_JUMP_MODES];     /* something was entered since the table was cleared */
     uint64_t jump_pages[256];          /* Bloom filter of the pages in the tables */
+    /* Of programs: in which page the target of an entry was, and which entries a page has. */
+    uint64_t jump_gpa[BT_JUMP_SIZE];
+    uint16_t jump_list[BT_JUMP_LISTS][BT_JUMP_LIST]; /* 0: none */
+    uint8_t jump_list_next[BT_JUMP_LISTS];
     _Alignas(16) struct bt_jump jumps[BT_JUMP_MODES][BT_JUMP_SIZE];
 };
 

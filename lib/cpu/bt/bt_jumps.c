@@ -3,6 +3,10 @@
  * The tables of jump targets. An entry is right while its address is mapped where it was: flushes
  * of the TLB take entries out. The tables are this vCPU's alone; another thread only stores 0 to
  * the mask.
+ *
+ * A program's entries sleep while another address space is in use: when the first target in a page
+ * is entered again, and the page is mapped to what it was, the other entries of the page are right
+ * again, too. A sleeping entry holds an address that selects another entry, so nothing matches it.
  */
 #include "cpu/bt/bt_work.h"
 
@@ -45,6 +49,48 @@ void bt_jumps_init(struct vmci_soft_cpu *sc)
     bt->jump_mask = BT_JUMP_MASK;
 }
 
+static uint64_t asleep(uint64_t neg)
+{
+    return 0 - ((0 - neg) ^ 1);
+}
+_Static_assert(BT_JUMP_FOLD > 0, "addresses that differ in bit 0 select different entries");
+
+static void log_entry(struct vmci_bt *bt, unsigned mode, unsigned i)
+{
+    if (bt->jump_log_n < BT_JUMP_LOG)
+        bt->jump_log[bt->jump_log_n] = i | (uint32_t)mode << BT_JUMP_BITS;
+    bt->jump_log_n += bt->jump_log_n <= BT_JUMP_LOG;
+}
+
+/* Entry i, of a program, is right, and so are others of its page. */
+static void wake_page(struct vmci_bt *bt, unsigned i, const struct bt_trans *t)
+{
+    const struct block *b = t->blk;
+    uint64_t gpa = b->gpa & PAGE_MASK;
+    unsigned n = page_bit(t->la) % BT_JUMP_LISTS;
+    bool listed = false;
+
+    bt->jump_gpa[i] = b->gpa2 == GPA_NONE ? gpa : GPA_NONE;
+    if (b->gpa2 != GPA_NONE)
+        return;
+    for (unsigned k = 0; k < BT_JUMP_LIST; k++) {
+        unsigned s = bt->jump_list[n][k];
+        if (s == i)
+            listed = true;
+        if (s == i || bt->jump_gpa[s] != gpa)
+            continue;
+        struct bt_jump *e = &bt->jumps[VMCI_TLB_USER][s];
+        uint64_t la = 0 - asleep(e->neg);
+        if (e->neg == none(s) || ((la ^ t->la) & PAGE_MASK) != 0 || bt_jump_index(la) != s)
+            continue;
+        e->neg = 0 - la;
+        log_entry(bt, VMCI_TLB_USER, s);
+    }
+    if (!listed)
+        bt->jump_list[n][bt->jump_list_next[n]++ % BT_JUMP_LIST] = (uint16_t)i;
+}
+_Static_assert(BT_JUMP_SIZE <= 1u << 16, "a list has 16 bits for an entry");
+
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     struct vmci_bt *bt = &sc->bt;
@@ -56,11 +102,11 @@ void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
     bt->jump_used[t->mode] = true;
     vmci_bit_set(bt->jump_pages, page_bit(t->la));
     bt->st_jumps++;
-    if (!t->blk->global) {
-        if (bt->jump_log_n < BT_JUMP_LOG)
-            bt->jump_log[bt->jump_log_n] = i | (uint32_t)t->mode << BT_JUMP_BITS;
-        bt->jump_log_n += bt->jump_log_n <= BT_JUMP_LOG;
-    }
+    if (t->blk->global)
+        return;
+    log_entry(bt, t->mode, i);
+    if (t->mode == VMCI_TLB_USER)
+        wake_page(bt, i, t);
 }
 
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
@@ -85,8 +131,13 @@ void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
         memset(bt->jump_pages, 0, sizeof(bt->jump_pages));
     } else {
         for (unsigned n = 0; n < bt->jump_log_n; n++) {
-            uint32_t at = bt->jump_log[n];
-            clear(bt, at >> BT_JUMP_BITS, at & (BT_JUMP_SIZE - 1));
+            unsigned mode = bt->jump_log[n] >> BT_JUMP_BITS;
+            unsigned i = bt->jump_log[n] & (BT_JUMP_SIZE - 1);
+            uint64_t neg = bt->jumps[mode][i].neg;
+            if (mode != VMCI_TLB_USER || bt_jump_index(0 - neg) != i)
+                clear(bt, mode, i);
+            else
+                bt->jumps[mode][i].neg = asleep(neg);
         }
     }
     bt->jump_log_n = 0;

@@ -488,6 +488,66 @@ static void test_pages(void **state)
     }
 }
 
+/* ---- a program whose page of functions is another one after system calls ------------------------
+ */
+
+static void program_case(struct cpu_rig *r, uint64_t swap)
+{
+    static const uint8_t code[] = {
+        0xff, 0xd2,                                        /* l: call rdx */
+        0x48, 0x8d, 0x42, 0x40, 0xff, 0xd0,                /* lea rax, [rdx + 0x40]; call rax */
+        0x48, 0x8d, 0x82, 0x80, 0,    0,    0, 0xff, 0xd0, /* lea rax, [rdx + 0x80]; call rax */
+        0x41, 0xff, 0xc8, 0x41, 0xf6, 0xc0, 7,             /* dec r8d; test r8b, 7 */
+        0x75, 0xe6, 0x0f, 0x05,                            /* jnz l; syscall */
+        0x45, 0x85, 0xc0, 0x75, 0xdf, 0xf4,                /* test r8d, r8d; jnz l; hlt */
+    };
+    static const uint8_t remap[] = {
+        0x48, 0x89, 0x37, 0x4c, 0x31, 0xce,             /* mov [rdi], rsi; xor rsi, r9 */
+        0x41, 0x0f, 0x20, 0xda, 0x41, 0x0f, 0x22, 0xda, /* mov r10, cr3; mov cr3, r10 */
+        0x48, 0x0f, 0x07,                               /* sysretq */
+    };
+    uint64_t pml4e;
+
+    cpu_rig_mode(r, 64, 3);
+    memcpy(&pml4e, r->ram + r->st.cr3, sizeof(pml4e));
+    put64(r, (pml4e & ~0xfffull) + 8, PAGES_PD | 7);
+    put64(r, PAGES_PD, (PAGES_PD + 0x1000) | 7);
+    put64(r, PAGES_PD + 0x1000, (PAGES_PD + 0x2000) | 7);
+    put64(r, PAGES_PD + 0x1008, (PAGES_PD + 0x3000) | 7);
+    cpu_rig_code(r, PAGES_PD + 0x2000, code, sizeof(code));
+    cpu_rig_code(r, KERNEL, remap, sizeof(remap));
+    for (unsigned k = 0; k < 6; k++) {
+        static const uint8_t reg[] = {0xc3, 0xc5, 0xc2}; /* rbx, rbp, rdx */
+        uint8_t f[] = {0x48, 0x83, reg[k % 3], (uint8_t)(k % 3 == 2 ? 0 : 1 + k), 0xc3};
+        cpu_rig_code(r, PAGES_PD + 0x3000 + 0x1000 * (k / 3) + 0x40 * (k % 3), f, sizeof(f));
+    }
+    memset(r->st.gpr, 0, sizeof(r->st.gpr));
+    r->st.msr.star = 0x0008000800000000ull;
+    r->st.msr.lstar = KERNEL;
+    r->st.rip = PAGES_LA;
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    r->st.gpr[VMC_RDX] = PAGES_LA + 0x1000;
+    r->st.gpr[VMC_R8] = 400;
+    r->st.gpr[VMC_RDI] = PAGES_PD + 0x1008;
+    r->st.gpr[VMC_RSI] = (PAGES_PD + 0x3000 + swap) | 7;
+    r->st.gpr[VMC_R9] = (PAGES_PD + 0x3000) ^ (PAGES_PD + 0x3000 + swap);
+    assert_int_equal(cpu_rig_run(r, ENOUGH), VMC_EXIT_IDLE);
+}
+
+static void test_program(void **state)
+{
+    (void)state;
+    for (unsigned k = 0; k < 4; k++) {
+        for (unsigned i = 0; i < 2; i++)
+            program_case(&rig[i], k % 2 * 0x1000);
+        compare(k);
+        assert_int_equal(rig[1].st.gpr[VMC_R8], 0);
+        /* All 400 rounds in one page, or half of them in each. */
+        assert_int_equal(rig[1].st.gpr[VMC_RBX], k % 2 == 0 ? 400 : 200 * (1 + 4));
+        assert_int_equal(rig[1].st.gpr[VMC_RBP], k % 2 == 0 ? 800 : 200 * (2 + 5));
+    }
+}
+
 /* ---- an endless loop of system calls --------------------------------------------------------- */
 
 static void test_endless(void **state)
@@ -567,6 +627,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_sequences, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pages, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_program, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sti_first, setup, teardown),
         cmocka_unit_test(test_tsc),
