@@ -40,7 +40,7 @@ enum vmci_tlb_mode {
     VMCI_TLB_ALIGN, /* CPL 3, CR0.AM and EFLAGS.AC: never filled, so that every access is checked */
     VMCI_TLB_MODES,
 };
-#define VMCI_TLB_BITS 12
+#define VMCI_TLB_BITS 14
 #define VMCI_TLB_SIZE (1u << VMCI_TLB_BITS)
 
 struct vmci_tlb {

@@ -30,7 +30,9 @@ struct tlb_info {
 };
 
 /* Non-global entries filled since the last flush; more than these: all are looked at. */
-#define TLB_LOG 512
+#define TLB_LOG 2048
+/* Is a page among those that can be written directly? */
+#define TLB_WR_COUNTS 8192u
 /* Which 2 MiB and 1 GiB pages may be in the TLB in pieces (Bloom filter by address). */
 #define TLB_LARGE_WORDS 256
 /* Pages from which blocks were found (another Bloom filter). */
@@ -155,7 +157,9 @@ struct vmci_soft_cpu {
     struct tlb_info info[TLB_FILLED][VMCI_TLB_SIZE];
     uint32_t tlb_log_n; /* > TLB_LOG: overflowed */
     uint16_t tlb_log[TLB_LOG];
-    uint16_t tlb_keys; /* protection keys of user pages that may be in the TLB */
+    bool tlb_used[TLB_FILLED];      /* entries of the mode were filled since a flush of all */
+    uint16_t tlb_wr[TLB_WR_COUNTS]; /* entries with write access, by hash of the page's gpa */
+    uint16_t tlb_keys;              /* protection keys of user pages that may be in the TLB */
     struct tlb_half {
         uint64_t large_2m[TLB_LARGE_WORDS], large_1g[TLB_LARGE_WORDS];
         uint64_t code[TLB_CODE_WORDS];
@@ -262,6 +266,9 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
 void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa);
 /* The memory map or dirty log asks: drop everything that was cached of guest memory. */
 void soft_tlb_forget(struct vmci_soft_cpu *sc);
+
+/* soft_loop.c: does a data breakpoint lie in the page? */
+bool soft_watched(const struct vmci_soft_cpu *sc, uint64_t page);
 
 int vmci_ld_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, void *dst);
 int vmci_st_slow(struct vmci_cpu *cpu, uint64_t la, unsigned bytes, const void *src);

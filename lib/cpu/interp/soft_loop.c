@@ -10,6 +10,31 @@
 /* Instructions between two looks at the clock, while there is a deadline. */
 #define CLOCK_PERIOD 16384u
 
+/* ---- data breakpoints ------------------------------------------------------------------------ */
+
+static bool range_touches(uint64_t page, uint64_t la, unsigned bytes)
+{
+    return (la & PAGE_MASK) == page || ((la + bytes - 1) & PAGE_MASK) == page;
+}
+
+bool soft_watched(const struct vmci_soft_cpu *sc, uint64_t page)
+{
+    const struct vmci_cpu *cpu = &sc->cpu;
+
+    if (unlikely((cpu->dr7 & 0xff) != 0)) {
+        for (unsigned n = 0; n < 4; n++) {
+            bool on = (cpu->dr7 >> (2 * n) & 3) != 0;
+            unsigned rw = (unsigned)(cpu->dr7 >> (16 + 4 * n)) & 3u;
+            if (on && (rw & 1) != 0 && range_touches(page, cpu->dr[n] & ~7ull, 8))
+                return true;
+        }
+    }
+    for (unsigned n = 0; unlikely(sc->bp_data) && n < sc->bps; n++)
+        if (sc->bp[n].kind != VMC_BP_EXEC && range_touches(page, sc->bp[n].gva, sc->bp[n].bytes))
+            return true;
+    return false;
+}
+
 /* ---- leaving --------------------------------------------------------------------------------- */
 
 static int leave(struct vmci_cpu *cpu, uint32_t kind)

@@ -19,6 +19,12 @@ static struct tlb_at tags(struct vmci_soft_cpu *sc, const struct tlb_info *i)
     return (struct tlb_at){&sc->cpu.tlb[at / VMCI_TLB_SIZE], (unsigned)(at % VMCI_TLB_SIZE)};
 }
 
+static uint16_t *wr_count(struct vmci_soft_cpu *sc, uint64_t gpa)
+{
+    return &sc->tlb_wr[(gpa >> VMC_PAGE_SHIFT) % TLB_WR_COUNTS];
+}
+_Static_assert(UINT16_MAX >= VMCI_TLB_SIZE * TLB_FILLED, "all entries may be of one page");
+
 /*
  * Writes through the entry were not seen by the dirty log since it was last read: whoever drops
  * write access marks the page once more.
@@ -27,9 +33,12 @@ static void drop_wr(struct vmci_soft_cpu *sc, struct tlb_info *i, struct tlb_at 
 {
     uint64_t none = vmci_tlb_none(e.n);
 
-    if (e.t->wr[e.n] != none && vmci_load_relaxed(&sc->cpu.mem->dirty_clients) != 0)
+    if (e.t->wr[e.n] == none)
+        return;
+    if (vmci_load_relaxed(&sc->cpu.mem->dirty_clients) != 0)
         vmci_mem_mark_dirty(sc->cpu.mem, i->gpa, VMC_PAGE_SIZE);
     e.t->wr[e.n] = none;
+    --*wr_count(sc, i->gpa);
 }
 
 static void evict(struct vmci_soft_cpu *sc, struct tlb_info *i)
@@ -53,18 +62,22 @@ void soft_tlb_init(struct vmci_soft_cpu *sc)
         for (unsigned i = 0; i < VMCI_TLB_SIZE; i++)
             sc->info[m][i] = (struct tlb_info){.la = VMCI_TLB_NONE};
     sc->tlb_log_n = 0;
+    memset(sc->tlb_used, 0, sizeof(sc->tlb_used));
+    memset(sc->tlb_wr, 0, sizeof(sc->tlb_wr));
     for (unsigned n = 0; n < TLB_HALVES; n++)
         sc->half[n].epoch = 1;
 }
 
 static void flush_matching(struct vmci_soft_cpu *sc, bool globals_too)
 {
-    for (unsigned m = 0; m < TLB_FILLED; m++)
-        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+    for (unsigned m = 0; m < TLB_FILLED; m++) {
+        for (unsigned n = 0; sc->tlb_used[m] && n < VMCI_TLB_SIZE; n++) {
             struct tlb_info *i = &sc->info[m][n];
             if (i->la != VMCI_TLB_NONE && (globals_too || !i->global))
                 evict(sc, i);
         }
+        sc->tlb_used[m] = sc->tlb_used[m] && !globals_too;
+    }
 }
 
 /* Blocks of this half of the address space must be looked up again. */
@@ -144,7 +157,7 @@ static unsigned large_bit(uint64_t unit)
 static void flush_large(struct vmci_soft_cpu *sc, uint64_t la, unsigned bits)
 {
     for (unsigned m = 0; m < TLB_FILLED; m++)
-        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+        for (unsigned n = 0; sc->tlb_used[m] && n < VMCI_TLB_SIZE; n++) {
             struct tlb_info *i = &sc->info[m][n];
             if (i->la != VMCI_TLB_NONE && ((i->la ^ la) >> bits) == 0)
                 evict(sc, i);
@@ -178,8 +191,10 @@ void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
 
 void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa)
 {
+    if (gpa != GPA_NONE && *wr_count(sc, gpa) == 0)
+        return;
     for (unsigned m = 0; m < TLB_FILLED; m++)
-        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+        for (unsigned n = 0; sc->tlb_used[m] && n < VMCI_TLB_SIZE; n++) {
             struct tlb_at e = {&sc->cpu.tlb[m], n};
             if (e.t->wr[n] != vmci_tlb_none(n) && (gpa == GPA_NONE || sc->info[m][n].gpa == gpa))
                 drop_wr(sc, &sc->info[m][n], e);
@@ -192,29 +207,6 @@ void soft_tlb_forget(struct vmci_soft_cpu *sc)
 }
 
 /* ---- filling --------------------------------------------------------------------------------- */
-
-static bool range_touches(uint64_t page, uint64_t la, unsigned bytes)
-{
-    return (la & PAGE_MASK) == page || ((la + bytes - 1) & PAGE_MASK) == page;
-}
-
-static bool watched(const struct vmci_soft_cpu *sc, uint64_t page)
-{
-    const struct vmci_cpu *cpu = &sc->cpu;
-
-    if (unlikely((cpu->dr7 & 0xff) != 0)) {
-        for (unsigned n = 0; n < 4; n++) {
-            bool on = (cpu->dr7 >> (2 * n) & 3) != 0;
-            unsigned rw = (unsigned)(cpu->dr7 >> (16 + 4 * n)) & 3u;
-            if (on && (rw & 1) != 0 && range_touches(page, cpu->dr[n] & ~7ull, 8))
-                return true;
-        }
-    }
-    for (unsigned n = 0; unlikely(sc->bp_data) && n < sc->bps; n++)
-        if (sc->bp[n].kind != VMC_BP_EXEC && range_touches(page, sc->bp[n].gva, sc->bp[n].bytes))
-            return true;
-    return false;
-}
 
 static uint32_t walk_access(unsigned mode, unsigned acc, uint32_t extra)
 {
@@ -287,8 +279,11 @@ static void set_tags(struct vmci_soft_cpu *sc, struct tlb_info *i, unsigned acc)
         e.t->ex[e.n] = tag;
     else
         e.t->rd[e.n] = tag;
-    if (acc == TLB_W && i->writable && (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0)
+    if (acc == TLB_W && i->writable && (vmci_load_acquire(i->flags) & VMCI_PG_CODE) == 0) {
+        if (e.t->wr[e.n] == vmci_tlb_none(e.n))
+            ++*wr_count(sc, i->gpa);
         e.t->wr[e.n] = tag;
+    }
 }
 
 static bool wr_tag_empty(struct vmci_soft_cpu *sc, const struct tlb_info *i)
@@ -347,12 +342,13 @@ again:
     if (i->la != page || i->gpa != gpa || i->hva != pg.hva) {
         if (i->la != VMCI_TLB_NONE)
             evict(sc, i);
+        sc->tlb_used[mode] = true;
         i->writable = false;
         i->la = page;
         i->gpa = gpa;
         i->global =
             (w.rights & VMC_RIGHT_GLOBAL) != 0 && (cpu->cr4 & VMC_CR4_PGE) != 0 && !sc->foreign;
-        i->watched = watched(sc, page);
+        i->watched = soft_watched(sc, page);
         note_filled(sc, i, w.page_bytes);
     }
     i->hva = pg.hva;
