@@ -2,7 +2,8 @@
 /* From the first 64-bit instruction to the embedder. */
 #include "bm_int.h"
 
-extern char bm_boot_start[], bm_boot_loaded[], bm_image_start[], bm_data_loaded[], bm_text_start[], bm_foreign_text_end[],
+extern char bm_boot_start[], bm_boot_loaded[], bm_image_start[], bm_data_loaded[], bm_text_start[],
+    bm_foreign_text_end[], bm_text_used[], bm_text_end[], bm_rodata_end[], bm_rodata_used[],
     bm_rodata_start[], bm_foreign_rodata_end[], bm_data_start[], bm_foreign_data_end[];
 _Noreturn void bm_call_on(void *stack_top, void (*fn)(void *arg), void *arg);
 _Noreturn void bm_start(uint32_t magic, uint64_t info_pa, uint64_t load_pa, uint64_t tsc);
@@ -28,6 +29,12 @@ static uint64_t foreign_code_bytes(void)
     return (uint64_t)(bm_foreign_text_end - bm_text_start) +
            (uint64_t)(bm_foreign_rodata_end - bm_rodata_start) +
            (uint64_t)(bm_foreign_data_end - bm_data_start);
+}
+
+/* Up to the next page behind code and constants, which have pages of their own. */
+static uint64_t padding_bytes(void)
+{
+    return (uint64_t)(bm_text_end - bm_text_used) + (uint64_t)(bm_rodata_end - bm_rodata_used);
 }
 
 static void describe_modules(void)
@@ -62,7 +69,8 @@ static void main_on_own_stack(void *arg)
         .cpus = bm_cpu_count,
         .ram_bytes = m.ram_pages * PAGE,
         .image_bytes = (uint64_t)(bm_boot_loaded - bm_boot_start) +
-                       (uint64_t)(bm_data_loaded - bm_image_start) - foreign_code_bytes(),
+                       (uint64_t)(bm_data_loaded - bm_image_start) - foreign_code_bytes() -
+                       padding_bytes(),
         .foreign_bytes = foreign_code_bytes(),
         .resident_bytes = m.kernel_pages * PAGE - foreign_bytes(),
         .start_ns = bm_now_ns(),
