@@ -56,6 +56,7 @@ function(vmc_add_small_library)
     add_library(vmc_small_${m} OBJECT ${src})
     target_include_directories(vmc_small_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
                                                       ${CMAKE_SOURCE_DIR}/lib)
+    target_compile_definitions(vmc_small_${m} PRIVATE VMCI_TLB_BITS=12)
     target_compile_options(vmc_small_${m} PRIVATE ${options} ${VMC_KERNEL_CODE} -g1
                            -fomit-frame-pointer
                            $<$<C_COMPILER_ID:GNU>:-fno-align-functions>

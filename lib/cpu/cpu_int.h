@@ -40,7 +40,11 @@ enum vmci_tlb_mode {
     VMCI_TLB_ALIGN, /* CPL 3, CR0.AM and EFLAGS.AC: never filled, so that every access is checked */
     VMCI_TLB_MODES,
 };
+/* The kernel of bare metal, where most vCPUs only have single instructions emulated, is built with
+   smaller tables (cmake/VmcModules.cmake). */
+#ifndef VMCI_TLB_BITS
 #define VMCI_TLB_BITS 14
+#endif
 #define VMCI_TLB_SIZE (1u << VMCI_TLB_BITS)
 
 struct vmci_tlb {
