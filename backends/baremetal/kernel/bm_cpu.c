@@ -336,7 +336,7 @@ void vmc_bm_wait(uint64_t deadline_ns)
         do {
             c->lost = 0;
             __asm__ volatile("sti; hlt; cli" : : : "memory");
-        } while (c->lost != 0);
+        } while (c->lost != 0 && !c->pending); /* another may have come with it */
         c->stats.idle_ns += bm_now_ns() - before;
     }
     c->pending = 0;
