@@ -443,14 +443,14 @@ static int run_one(struct vmci_soft_cpu *sc)
 static void requests(struct vmci_soft_cpu *sc)
 {
     struct vmci_cpu *cpu = &sc->cpu;
-    uint32_t req = vmci_load_acquire(&cpu->request);
 
     if (unlikely(sc->bt.full))
         bt_evict(sc);
-    if (req == 0)
+    if (vmci_load_relaxed(&cpu->request) == 0)
         return;
-    (void)vmci_fetch_and(&cpu->request, ~(VMCI_REQ_FLUSH | VMCI_REQ_CODE | VMCI_REQ_TRAP |
-                                          VMCI_REQ_IRQ | VMCI_REQ_NMI));
+    /* What is taken is what is acted on: others set bits at any time. */
+    uint32_t req = vmci_fetch_and(&cpu->request, ~(VMCI_REQ_FLUSH | VMCI_REQ_CODE | VMCI_REQ_TRAP |
+                                                   VMCI_REQ_IRQ | VMCI_REQ_NMI));
     if ((req & VMCI_REQ_FLUSH) != 0) {
         uint64_t seq = vmci_load_acquire(&cpu->mem->revoke_seq);
         soft_tlb_forget(sc);
