@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#include "cpu_pair.h"
 
 #define PROGRAMS    6000u
 #define ITERATIONS  300u
@@ -23,14 +23,7 @@
 #define MIDDLE      0x200000u /* of the memory that the loops use */
 #define REACH       0x80000u
 
-static struct cpu_rig rig[2];     /* interpreter, translator */
-static uint32_t seed, first_seed; /* VMC_BT_SEED: of other programs */
-
-static unsigned rnd(unsigned n)
-{
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % n;
-}
+static uint32_t first_seed; /* VMC_BT_SEED: of other programs */
 
 static uint32_t number(const char *name, uint32_t otherwise)
 {
@@ -42,22 +35,6 @@ static uint32_t number(const char *name, uint32_t otherwise)
 static unsigned programs(unsigned n)
 {
     return n * number("VMC_BT_TIMES", 1);
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig[0], 0);
-    cpu_rig_create_soft(&rig[1], 0, VMC_SOFT_TRANSLATE_ALL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig[0]);
-    cpu_rig_destroy(&rig[1]);
-    return 0;
 }
 
 struct program {

@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#include "cpu_pair.h"
 
 #define PROGRAMS 400u
 #define PASSES   24u
@@ -22,31 +22,6 @@
 #define ROUNDS   40u
 #define MIDDLE   0x200000u
 #define REACH    0x80000u
-
-static struct cpu_rig rig[2]; /* interpreter, translator */
-static uint32_t seed;
-
-static unsigned rnd(unsigned n)
-{
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % n;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig[0], 0);
-    cpu_rig_create_soft(&rig[1], 0, VMC_SOFT_TRANSLATE_ALL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig[0]);
-    cpu_rig_destroy(&rig[1]);
-    return 0;
-}
 
 struct program {
     uint8_t code[128];

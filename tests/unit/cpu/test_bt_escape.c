@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#include "cpu_pair.h"
 
 #define GOOD    (CPU_RIG_DATA + 0x100u) /* an address that a guest may use */
 #define KERNEL  (CPU_RIG_TEXT + 0x2000u)
@@ -22,24 +22,12 @@
 #define NOTHING (-1) /* no exception: the SYSCALL handler */
 #define ANY     (-2) /* the exception that the CPU model raises */
 
-static struct cpu_rig rig[2]; /* interpreter, translator */
 static uint64_t secret[64];   /* of the host */
 
-static int setup(void **state)
+static int setup_secret(void **state)
 {
-    (void)state;
-    cpu_rig_create(&rig[0], 0);
-    cpu_rig_create_soft(&rig[1], 0, VMC_SOFT_TRANSLATE_ALL);
     memset(secret, 0x77, sizeof(secret));
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig[0]);
-    cpu_rig_destroy(&rig[1]);
-    return 0;
+    return setup(state);
 }
 
 static void secret_is_kept(const char *name)
@@ -355,9 +343,9 @@ static void test_end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_instructions, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_addresses, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_instructions, setup_secret, teardown),
+        cmocka_unit_test_setup_teardown(test_addresses, setup_secret, teardown),
+        cmocka_unit_test_setup_teardown(test_end, setup_secret, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,36 +12,12 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#define PAIR_FLAGS VMC_ENGINE_VIRTUAL_TIME
+#include "cpu_pair.h"
 
 #define KERNEL (CPU_RIG_TEXT + 0x2000u)
 #define CASES  3000u
 #define ENOUGH 20000u /* instructions; the translator does not begin with few */
-
-static struct cpu_rig rig[2]; /* interpreter, translator */
-static uint32_t seed;
-
-static unsigned rnd(unsigned n)
-{
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % n;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig[0], VMC_ENGINE_VIRTUAL_TIME);
-    cpu_rig_create_soft(&rig[1], VMC_ENGINE_VIRTUAL_TIME, VMC_SOFT_TRANSLATE_ALL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig[0]);
-    cpu_rig_destroy(&rig[1]);
-    return 0;
-}
 
 static bool same(const char *what, uint64_t a, uint64_t b, unsigned k)
 {

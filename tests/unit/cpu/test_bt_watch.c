@@ -14,15 +14,12 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#include "cpu_pair.h"
 
 #define PROGRAMS 300u
 #define ROUNDS   2500u
 #define MIDDLE   0x200000u /* of the memory that the programs use */
 #define REACH    0x80000u
-
-static struct cpu_rig rig[2]; /* interpreter, translator */
-static uint32_t seed;
 
 struct program {
     uint8_t code[768];
@@ -31,32 +28,10 @@ struct program {
     unsigned calls;
 };
 
-static unsigned rnd(unsigned n)
-{
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % n;
-}
-
 static uint32_t number(const char *name, uint32_t otherwise)
 {
     const char *s = getenv(name);
     return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig[0], 0);
-    cpu_rig_create_soft(&rig[1], 0, VMC_SOFT_TRANSLATE_ALL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig[0]);
-    cpu_rig_destroy(&rig[1]);
-    return 0;
 }
 
 static void put(struct program *p, const void *bytes, size_t n)
