@@ -106,7 +106,7 @@ static int f_create(void *ctx, const char *name, void **file, struct vmc_error *
 static int f_remove(void *ctx, const char *name, struct vmc_error *err)
 {
     struct vmc_host_folder *f = ctx;
-    void *file;
+    void *file = NULL;
     int rc = f_open(ctx, name, VMC_DISK_WRITE, &file, err); /* not while somebody has it */
 
     if (rc != VMC_OK)
