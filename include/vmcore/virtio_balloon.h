@@ -93,7 +93,11 @@ VMC_API VMC_MUST_CHECK int vmc_virtio_balloon_create(struct vmc_board *bd,
                                                      struct vmc_error *err);
 /** Ask the guest for a balloon of that many 4 KiB pages (clamped to guest RAM). Any thread. */
 VMC_API void vmc_virtio_balloon_set_target(struct vmc_virtio *dev, uint64_t pages);
-/** Ask for statistics; VMC_EAGAIN: asked already, VMC_ENOTSUP: not negotiated. Any thread. */
+/**
+ * Ask for statistics; VMC_EAGAIN: asked already, VMC_ENOTSUP: not negotiated. Any thread: on a
+ * board with timers the guest is told by the thread that runs those, and the caller does not touch
+ * guest memory. So it may be the one that makes room for pages others wait for.
+ */
 VMC_API VMC_MUST_CHECK int vmc_virtio_balloon_request_stats(struct vmc_virtio *dev);
 /** Last statistics. Any thread. */
 VMC_API void vmc_virtio_balloon_stats(struct vmc_virtio *dev, struct vmc_balloon_stats *out);
@@ -112,7 +116,7 @@ VMC_API void vmc_virtio_balloon_info(struct vmc_virtio *dev, struct vmc_balloon_
  * (vmc_mem_drop), and are zero when the guest or anybody else gets that memory again.
  */
 VMC_API const struct vmc_balloon_ops *vmc_virtio_balloon_space_ops(void);
-/** What vmc_balloon_guest_look wants to know; asks the guest for new statistics. Any thread. */
+/** What vmc_balloon_guest_look wants to know; asks as vmc_virtio_balloon_request_stats does. */
 VMC_API void vmc_virtio_balloon_look(struct vmc_virtio *dev, struct vmc_balloon_seen *out);
 
 VMC_END_DECLS

@@ -249,7 +249,8 @@ int vmc_virtio_balloon_request_stats(struct vmc_virtio *v)
         return VMC_ENOTSUP;
     if (vmci_load_acquire(&d->asked_stats) != 0 || vmci_exchange(&d->want_stats, 1) != 0)
         return VMC_EAGAIN;
-    vmci_vq_run(&v->queue[index_of(d, R_STATS)]);
+    /* The buffer may be in a page that is not in memory, and the caller who everybody waits for. */
+    vmci_vq_run_soon(&v->queue[index_of(d, R_STATS)]);
     return VMC_OK;
 }
 

@@ -137,15 +137,19 @@ static bool go_on(struct vmci_vq *q, enum vmci_vwork how)
     return more;
 }
 
+/* The thread that runs timers goes on. */
+static void resume_soon(struct vmc_virtio *dev)
+{
+    vmci_store_release(&dev->unfinished, 1);
+    vmc_timer_arm(dev->resume_timer, vmc_timerq_now(dev->bd->timers));
+}
+
 static void end_slice(struct vmci_vq *q)
 {
-    struct vmc_virtio *dev = q->dev;
-
     vmci_lock(&q->lock);
     q->busy = q->again = false;
     vmci_unlock(&q->lock);
-    vmci_store_release(&dev->unfinished, 1);
-    vmc_timer_arm(dev->resume_timer, vmc_timerq_now(dev->bd->timers));
+    resume_soon(q->dev);
 }
 
 void vmci_vq_run(struct vmci_vq *q)
@@ -167,6 +171,14 @@ void vmci_vq_run(struct vmci_vq *q)
         vmci_vq_report_broken(q);
     }
     vmci_virtio_leave(dev);
+}
+
+void vmci_vq_run_soon(struct vmci_vq *q)
+{
+    if (q->dev->resume_timer != NULL)
+        resume_soon(q->dev);
+    else
+        vmci_vq_run(q);
 }
 
 static void run_all(struct vmc_virtio *dev)

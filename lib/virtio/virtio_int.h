@@ -369,6 +369,8 @@ static inline void vmci_virtio_hold(struct vmc_virtio *dev, unsigned n)
 
 /* Work on a queue, on this thread or by telling the one that is at it. */
 void vmci_vq_run(struct vmci_vq *q);
+/* The same on the thread that runs timers, where there are any: the caller touches no guest memory. */
+void vmci_vq_run_soon(struct vmci_vq *q);
 /* Usable now: enabled, not broken. Needs q->lock. */
 static inline bool vmci_vq_usable(const struct vmci_vq *q)
 {

@@ -253,6 +253,8 @@ static void statistics_come_on_request(void **state)
             r.b.tp.now_ns += 1000;
             assert_int_equal(vmc_virtio_balloon_request_stats(r.dev), VMC_OK);
             assert_int_equal(vmc_virtio_balloon_request_stats(r.dev), VMC_EAGAIN);
+            assert_false(vd_pop(&r.v, 2, &id, &len)); /* guest memory is left alone until then */
+            vmc_timerq_advance(r.b.bd.timers, r.b.tp.now_ns);
             assert_true(vd_pop(&r.v, 2, &id, &len));
             put_stat(p, 0, VMC_BALLOON_FREE, i);
             put_stat(p, 1, VMC_BALLOON_TOTAL, 1 << 20);
