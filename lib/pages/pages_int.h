@@ -306,7 +306,7 @@ uint16_t vmci_object_bytes(const struct vmc_pool *p, const struct vmci_object *o
 void vmci_object_put(struct vmc_pool *p, uint32_t id);
 /*
  * RESIDENT to PACKED (base NONE) or DELTA (base gains a reference); frees the frame. VMC_EBUSY when
- * somebody accessed it meanwhile.
+ * somebody accessed it meanwhile, or a delta would refer to a delta.
  */
 int vmci_object_pack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t bytes,
                      uint32_t base);

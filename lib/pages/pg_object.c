@@ -94,8 +94,11 @@ int vmci_object_pack(struct vmc_pool *p, uint32_t id, const void *data, uint16_t
     struct vmci_object *o = vmci_object(p, id);
     uint32_t frame = o->where, slot;
     enum vmci_object_kind kind = base != VMCI_NONE ? VMCI_O_DELTA : VMCI_O_PACKED;
-    int rc = vmci_store_put(p, id, base, data, bytes, &slot);
 
+    if (kind == VMCI_O_DELTA &&
+        (vmci_object_is_base(o) || vmci_object_kind(vmci_object(p, base)) == VMCI_O_DELTA))
+        return VMC_EBUSY;
+    int rc = vmci_store_put(p, id, base, data, bytes, &slot);
     if (rc != VMC_OK)
         return rc;
     vmci_object_set(o, kind, vmci_object_refs(o));

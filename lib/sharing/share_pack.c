@@ -212,15 +212,15 @@ static void pack_object(struct vmc_share *sh, uint32_t id, struct vmc_share_pack
     struct vmci_object *o = vmci_object(p, id);
     bool take = vmci_object_kind(o) == VMCI_O_RESIDENT && vmci_object_cold(p, o);
     uint32_t frame = o->where, mark = o->mark;
-    enum vmci_pack_style style = vmci_object_is_base(o) ? VMCI_PACK_QUICK : VMCI_PACK_EITHER;
+    bool is_base = vmci_object_is_base(o); /* and will never be a delta */
     if (take)
         memcpy(copy_of(sh), vmci_frame(p, frame), VMC_PAGE_SIZE);
     vmci_unlock(&p->lock);
     if (!take)
         return;
     out->visited++;
-    struct share_group *g = mark != VMCI_NO_MARK ? sh->group[mark] : NULL;
-    if (!squeeze(sh, g, id, style, &k)) {
+    struct share_group *g = mark != VMCI_NO_MARK && !is_base ? sh->group[mark] : NULL;
+    if (!squeeze(sh, g, id, is_base ? VMCI_PACK_QUICK : VMCI_PACK_EITHER, &k)) {
         out->incompressible++;
         return;
     }

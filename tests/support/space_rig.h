@@ -135,7 +135,10 @@ static inline void rig_check(struct vmc_pool *p)
             for (uint64_t pg = 0; p->space[k] != NULL && pg < p->space[k]->pages; pg++)
                 refs += p->space[k]->map[pg] == vmci_entry(VMCI_E_OBJECT, i);
         for (uint32_t j = 0; j < p->obj_count; j++)
-            refs += vmci_object_base(p, vmci_object(p, j)) == i;
+            if (vmci_object_base(p, vmci_object(p, j)) == i) {
+                assert_int_not_equal(vmci_object_kind(o), VMCI_O_DELTA);
+                refs++;
+            }
         assert_int_equal(vmci_object_refs(o), refs);
     }
     assert_int_equal(objects, p->objects);

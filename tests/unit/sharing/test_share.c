@@ -455,6 +455,65 @@ static void what_deltas_refer_to_is_quick_to_read(void **state)
     vmc_space_destroy(s);
 }
 
+/* A mixture of lines of three kinds, most of them of the first, and a few that are its own. */
+static void fill_mixture(unsigned char *page, uint64_t seed)
+{
+    uint64_t r = seed * 0x9e3779b97f4a7c15ull;
+
+    for (unsigned line = 0; line < VMC_PAGE_SIZE / 64; line++) {
+        r = r * 6364136223846793005ull + 1442695040888963407ull;
+        unsigned roll = (unsigned)(r >> 33) % 16;
+        uint64_t kind = roll < 11 ? seed % 3 : roll < 14 ? (seed / 3) % 3 : roll < 15 ? 3 : r;
+        for (unsigned i = 0; i < 8; i++) {
+            uint64_t w = (kind * 64 + line) * 0xbf58476d1ce4e5b9ull + i * 0x94d049bb133111ebull;
+            w = kind == 3 ? line / 8 : (w ^ w >> 29) & 0x0f0f0f0f0f0f0f0full;
+            memcpy(page + line * 64 + i * 8, &w, sizeof(w));
+        }
+    }
+}
+
+/* A base that is read gets a frame again; compressed anew it must not become a delta itself. */
+static void what_deltas_refer_to_never_becomes_a_delta(void **state)
+{
+    enum { PAGES = 400 };
+    (void)state;
+    struct vmc_space *s = rig_space(pool, PAGES, 1, NULL);
+    struct vmc_share_pack_result pr;
+    uint64_t seed[PAGES], r = 7, deltas = 0;
+    unsigned char want[VMC_PAGE_SIZE];
+    struct vmc_page_ref ref;
+
+    for (unsigned i = 0; i < PAGES; i++)
+        seed[i] = 0;
+    for (unsigned round = 0; round < 30; round++) {
+        for (unsigned i = 0; i < PAGES; i++) {
+            r = r * 6364136223846793005ull + 1442695040888963407ull;
+            unsigned what = (unsigned)(r >> 33) % 16;
+            if (seed[i] == 0 || what == 0) {
+                seed[i] = r >> 20;
+                assert_int_equal(vmc_space_access(s, i, VMC_ACCESS_WRITE, &ref), VMC_OK);
+                fill_mixture(ref.ptr, seed[i]);
+            } else if (what < 5) {
+                assert_int_equal(vmc_space_access(s, i, 0, &ref), VMC_OK);
+                fill_mixture(want, seed[i]);
+                assert_memory_equal(ref.ptr, want, VMC_PAGE_SIZE);
+            }
+        }
+        let_cool(s);
+        assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+        deltas += pr.deltas;
+        rig_check(pool);
+    }
+    assert_true(deltas > PAGES);
+    for (unsigned i = 0; i < PAGES; i++) {
+        assert_int_equal(vmc_space_access(s, i, 0, &ref), VMC_OK);
+        fill_mixture(want, seed[i]);
+        assert_memory_equal(ref.ptr, want, VMC_PAGE_SIZE);
+    }
+    vmc_space_destroy(s);
+    assert_int_equal(pool->objects, 0);
+}
+
 static void hot_pages_are_not_compressed(void **state)
 {
     (void)state;
@@ -749,6 +808,7 @@ int main(int argc, char **argv)
         T(cold_pages_are_compressed_and_come_back),
         T(similar_pages_become_deltas),
         T(what_deltas_refer_to_is_quick_to_read),
+        T(what_deltas_refer_to_never_becomes_a_delta),
         T(hot_pages_are_not_compressed),
         T(compaction_frees_frames),
         T(a_full_pool_can_still_compress),
