@@ -44,14 +44,30 @@ static struct measure measure(const struct smp_sim_config *cfg)
                                 100 * (1 - (double)r.worked / (double)(r.used != 0 ? r.used : 1))};
 }
 
+/* Value of an option that comes first, and is then gone; NULL: it does not come first. */
+static const char *take_option(int *argc, char ***argv, const char *name)
+{
+    const char *value;
+
+    if (*argc < 3 || strcmp((*argv)[1], name) != 0)
+        return NULL;
+    value = (*argv)[2];
+    *argc -= 2;
+    *argv += 2;
+    return value;
+}
+
 int main(int argc, char **argv)
 {
     double least = 1e9; /* of programs with a CPU for each vCPU that wait for a certain sibling */
     double worst = -1e9;
+    const char *late = take_option(&argc, &argv, "--late");
+    const char *part = argc == 2 ? argv[1] : "";
 
-    if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
-        printf("usage: bench_cosched [PART-OF-A-PROGRAM'S-NAME]\n");
-        return argc == 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
+    if (argc > 2 || part[0] == '-') {
+        printf("usage: bench_cosched [--late US] [PART-OF-A-PROGRAM'S-NAME]\n"
+               "  --late  slices end late, by up to so much at random, as they do on threads\n");
+        return strcmp(part, "--help") == 0 ? 0 : 2;
     }
     printf("ms (percent of its CPU time that the program waits)\n%-34s %10s", "", "alone x 2");
     for (unsigned k = 0; k < WAYS; k++)
@@ -64,8 +80,9 @@ int main(int argc, char **argv)
                                      .coscheduling = VMC_SCHED_CO_RELAXED,
                                      .spin = true,
                                      .cpus = p->cpus,
+                                     .late_ns = late != NULL ? strtoull(late, NULL, 10) * 1000 : 0,
                                      .most_ns = 100000000000};
-        if (argc == 2 && strstr(p->name, argv[1]) == NULL)
+        if (strstr(p->name, part) == NULL)
             continue;
         struct measure alone = measure(&cfg);
         struct measure m[WAYS];

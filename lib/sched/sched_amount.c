@@ -16,19 +16,25 @@ static void add_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t 
                                           .restricted = m->restricted != 0};
 }
 
-/* Members much shorter than the longest run on their own, so that the set leaves no big holes. */
+/*
+ * Members much shorter than the longest run on their own, so that the set leaves no big holes. But
+ * a slice that ended late, as it does on threads, is no reason to part siblings: what one has had
+ * too much by that, it lacks now.
+ */
 static void split_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t n, uint32_t len)
 {
+    uint32_t less = VMCI_MIN(VMCI_MAX(len / 16, (uint32_t)s->frame_ns / UNEVEN), len / 2);
     uint32_t keep = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         struct item it = s->items[first + i];
-        if (it.amount >= len - len / 16) {
+        if (it.amount >= len - less) {
             s->items[first + i] = s->items[first + keep];
             s->items[first + keep++] = it;
         }
     }
-    add_gang(s, vm, first, keep, len);
+    for (uint32_t i = 0; i < keep; i += s->online) /* as many as there are CPUs at a time */
+        add_gang(s, vm, first + i, VMCI_MIN(s->online, keep - i), len);
     for (uint32_t i = keep; i < n; i++)
         add_gang(s, vm, first + i, 1, s->items[first + i].amount);
 }

@@ -18,7 +18,6 @@ enum attempt { TRY_SETS, TRY_SHORT_SETS, TRY_SINGLE, ATTEMPTS };
 
 #define SLIVER 2000u /* ns: shorter pieces cost more to switch to than they give */
 #define LOST   8u    /* an attempt fails that finds no place for more than this part of a frame */
-#define UNEVEN 16u   /* members of a set start within this part of a frame */
 
 struct pack {
     struct vmc_sched *s;

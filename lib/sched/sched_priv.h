@@ -31,6 +31,7 @@
 /* Entitlements: ns per frame, with this many fraction bits. */
 #define C_SHIFT 16
 
+#define UNEVEN        8u  /* members of a set start within this part of a frame, and differ by it */
 #define TAB_ENTRIES   64u /* pieces of one CPU in one frame */
 #define PIECES        4u  /* pieces of one vCPU in one frame */
 #define BOOST_SLOTS   8u

@@ -101,6 +101,7 @@ static void describe(const struct smp_sim_config *cfg, struct sim_vm_spec *vms,
                                 .seed = 1,
                                 .switch_ns = 2000,
                                 .kick_ns = 2000,
+                                .late_ns = cfg->late_ns,
                                 .ple_ns = cfg->spin ? 1 : 0,
                                 .vms = vms,
                                 .nvms = cfg->others + 1};

@@ -33,6 +33,7 @@ struct smp_sim_config {
     bool spin;             /* are loops that wait noticed? */
     uint32_t cpus;
     uint32_t others;  /* VMs of one vCPU that want all they can get: 0: the program is alone */
+    uint64_t late_ns; /* slices end late, by up to this */
     uint64_t most_ns; /* give up */
 };
 

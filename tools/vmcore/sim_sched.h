@@ -50,6 +50,7 @@ struct sim_scenario {
     uint64_t quantum_ns, duration_ns, seed;
     uint64_t switch_ns;     /* lost at every switch between vCPUs */
     uint64_t kick_ns;       /* from a kick to the pick */
+    uint64_t late_ns;       /* slices end late, by up to this */
     uint64_t ple_ns;        /* spinning this long tells the policy; 0: never */
     uint64_t max_decisions; /* stop early; 0: no bound */
     struct sim_pool *pools;

@@ -435,6 +435,8 @@ static void repick(struct sim *s, uint32_t cpu)
         if (vcpu != SIM_NONE)
             start(s, cpu, vcpu);
     }
+    if (s->sc->late_ns != 0 && end < SIM_NEVER)
+        end += sim_random(s) % (s->sc->late_ns + 1);
     if (end < s->slice_end[cpu])
         s->slice_end[cpu] = end;
 }

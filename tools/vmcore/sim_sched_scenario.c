@@ -177,6 +177,7 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path)
     sc->seed = number(&r, root, "seed", 0, INT64_MAX, 1);
     sc->switch_ns = number(&r, root, "switch_ns", 0, 1000000, 2000);
     sc->kick_ns = number(&r, root, "kick_ns", 0, 1000000, 2000);
+    sc->late_ns = number(&r, root, "late_ns", 0, 1000000, 0);
     sc->ple_ns = number(&r, root, "ple_us", 0, 1000000, 0) * 1000;
     if (json_object_object_get_ex(root, "pools", &list) &&
         json_object_is_type(list, json_type_array))
