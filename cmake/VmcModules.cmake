@@ -16,6 +16,7 @@ function(vmc_add_modules)
     if(NOT src)
       continue()
     endif()
+    list(FILTER src EXCLUDE REGEX "_small\\.c$") # see vmc_add_small_library
     add_library(vmc_${m} OBJECT ${src})
     target_include_directories(vmc_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
                                                 ${CMAKE_SOURCE_DIR}/lib)
@@ -28,7 +29,8 @@ function(vmc_add_modules)
 endfunction()
 
 # The static library once more, optimised for size where speed does not matter: for the bare-metal
-# image. What every exit of a guest goes through is as in the other one.
+# image. What every exit of a guest goes through is as in the other one. A file x_small.c takes the
+# place of x.c there.
 set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 # Code of the image, which lies in the topmost 2 GiB: addresses are 32-bit constants (tables of jumps
@@ -53,10 +55,16 @@ function(vmc_add_small_library)
     endif()
     get_target_property(src vmc_${m} SOURCES)
     get_target_property(options vmc_${m} COMPILE_OPTIONS)
+    file(GLOB_RECURSE instead CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/lib/${m}/*_small.c)
+    foreach(f IN LISTS instead)
+      string(REPLACE _small.c .c replaced ${f})
+      list(REMOVE_ITEM src ${replaced})
+      list(APPEND src ${f})
+    endforeach()
     add_library(vmc_small_${m} OBJECT ${src})
     target_include_directories(vmc_small_${m} PRIVATE ${CMAKE_SOURCE_DIR}/include
                                                       ${CMAKE_SOURCE_DIR}/lib)
-    target_compile_definitions(vmc_small_${m} PRIVATE VMCI_TLB_BITS=12)
+    target_compile_definitions(vmc_small_${m} PRIVATE VMCI_SMALL VMCI_TLB_BITS=12)
     target_compile_options(vmc_small_${m} PRIVATE ${options} ${VMC_KERNEL_CODE} -g1
                            -fomit-frame-pointer
                            $<$<C_COMPILER_ID:GNU>:-fno-align-functions>

@@ -8,6 +8,7 @@
  *   access across a register     clipped to the dword                      mech1_access_widths
  *   ECAM moved through itself    done later, from the timer queue          ecam_moves_itself
  */
+#include "base/snapshot.h"
 #include "pci_priv.h"
 
 #define MECH1_PORT    0xcf8
@@ -318,8 +319,8 @@ static void bus_destroy(void *dev)
 static const struct vmc_device_ops bus_device_ops = {.name = "pci-bus",
                                                      .reset = bus_reset,
                                                      .destroy = bus_destroy,
-                                                     .save = bus_save,
-                                                     .load = bus_load};
+                                                     .save = VMCI_SNAPSHOT(bus_save),
+                                                     .load = VMCI_SNAPSHOT(bus_load)};
 
 static int init_locks(struct vmc_pci_bus *bus, const struct vmc_platform *pf)
 {

@@ -9,6 +9,7 @@
  *   ECAM over anything           the bus refuses                           ecam_collision
  *   PIRQ routed to any line      16 lines, level computed from all PIRQs   pirq_routing
  */
+#include "base/snapshot.h"
 #include "chipset_priv.h"
 
 /* Host bridge. */
@@ -324,8 +325,8 @@ static void chipset_destroy(void *dev)
 static const struct vmc_device_ops chipset_device_ops = {.name = "chipset",
                                                          .reset = chipset_reset,
                                                          .destroy = chipset_destroy,
-                                                         .save = chipset_save,
-                                                         .load = chipset_load};
+                                                         .save = VMCI_SNAPSHOT(chipset_save),
+                                                         .load = VMCI_SNAPSHOT(chipset_load)};
 
 static int create_parts(struct vmc_board *bd, struct vmc_chipset *cs, struct vmc_error *err)
 {

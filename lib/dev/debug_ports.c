@@ -6,6 +6,7 @@
  *   output flood        handed on byte by byte, the embedder's pace    (embedder)
  *   odd widths          the first byte counts (console); the whole value (exit)  exit_port_widths
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 /* ---- debug console ------------------------------------------------------------------------- */
@@ -191,8 +192,8 @@ static void post_destroy(void *dev)
 static const struct vmc_device_ops post_device_ops = {.name = "post-port",
                                                       .reset = post_reset,
                                                       .destroy = post_destroy,
-                                                      .save = post_save,
-                                                      .load = post_load};
+                                                      .save = VMCI_SNAPSHOT(post_save),
+                                                      .load = VMCI_SNAPSHOT(post_load)};
 
 int vmc_post_port_create(struct vmc_board *bd, uint16_t port, struct vmc_post_port **out,
                          struct vmc_error *err)

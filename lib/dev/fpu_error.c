@@ -6,6 +6,7 @@
  * Threats (guest input: writes to F0H at any time)
  *   write without an error   clears a latch that is not set            fpu_error_needs_ferr
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define PORT_CLEAR 0xf0u
@@ -112,8 +113,8 @@ static void fpu_error_destroy(void *dev)
 static const struct vmc_device_ops fpu_error_device_ops = {.name = "fpu-error",
                                                            .reset = fpu_error_reset,
                                                            .destroy = fpu_error_destroy,
-                                                           .save = fpu_error_save,
-                                                           .load = fpu_error_load};
+                                                           .save = VMCI_SNAPSHOT(fpu_error_save),
+                                                           .load = VMCI_SNAPSHOT(fpu_error_load)};
 
 int vmc_fpu_error_create(struct vmc_board *bd, struct vmc_irq_line irq13,
                          struct vmc_fpu_error **out, struct vmc_error *err)

@@ -9,6 +9,7 @@
  *   DMA longer than the item            rest zero-filled, bounded by RAM    fw_cfg_dma
  *   descriptor changed meanwhile        fetched once                        (code)
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define FW_PORT      0x510
@@ -391,8 +392,8 @@ static void fw_destroy(void *dev)
 static const struct vmc_device_ops fw_device_ops = {.name = "fw-cfg",
                                                     .reset = fw_reset,
                                                     .destroy = fw_destroy,
-                                                    .save = fw_save,
-                                                    .load = fw_load};
+                                                    .save = VMCI_SNAPSHOT(fw_save),
+                                                    .load = VMCI_SNAPSHOT(fw_load)};
 
 int vmc_fw_cfg_create(struct vmc_board *bd, struct vmc_fw_cfg **out, struct vmc_error *err)
 {

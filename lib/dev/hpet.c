@@ -8,6 +8,7 @@
  *   host that was away               periods beyond MAX_LAG_NS are skipped     hpet_lag_is_bounded
  *   comparator in the past           fires at once, as guests expect           hpet_past_comparator
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define HPET_BYTES  1024
@@ -464,8 +465,8 @@ static void hpet_destroy(void *dev)
 static const struct vmc_device_ops hpet_device_ops = {.name = "hpet",
                                                       .reset = hpet_reset,
                                                       .destroy = hpet_destroy,
-                                                      .save = hpet_save,
-                                                      .load = hpet_load};
+                                                      .save = VMCI_SNAPSHOT(hpet_save),
+                                                      .load = VMCI_SNAPSHOT(hpet_load)};
 
 int vmc_hpet_create(struct vmc_board *bd, const struct vmc_hpet_config *cfg, struct vmc_hpet **out,
                     struct vmc_error *err)

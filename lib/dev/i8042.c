@@ -8,6 +8,7 @@
  *   responses that nobody reads    queue of QUEUE bytes, then lost       i8042_queue_overflow
  *   key flood                      refused when the queue is full        i8042_key_flow_control
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define DATA_PORT   0x60
@@ -507,8 +508,8 @@ static void i8042_destroy(void *dev)
 static const struct vmc_device_ops i8042_device_ops = {.name = "i8042",
                                                        .reset = i8042_reset,
                                                        .destroy = i8042_destroy,
-                                                       .save = i8042_save,
-                                                       .load = i8042_load};
+                                                       .save = VMCI_SNAPSHOT(i8042_save),
+                                                       .load = VMCI_SNAPSHOT(i8042_load)};
 
 int vmc_i8042_create(struct vmc_board *bd, const struct vmc_i8042_config *cfg,
                      struct vmc_i8042 **out, struct vmc_error *err)

@@ -9,6 +9,7 @@
  *   count of 1 or 2 asks for an interrupt storm   edges at least MIN_EDGE_NS apart  pit_storm_is_bounded
  *   host that was away for long                   at most MAX_LAG_NS of ticks made up  pit_lag_is_bounded
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define PIT_PORT     0x40
@@ -488,8 +489,8 @@ static void pit_destroy(void *dev)
 static const struct vmc_device_ops pit_device_ops = {.name = "pit",
                                                      .reset = pit_reset,
                                                      .destroy = pit_destroy,
-                                                     .save = pit_save,
-                                                     .load = pit_load};
+                                                     .save = VMCI_SNAPSHOT(pit_save),
+                                                     .load = VMCI_SNAPSHOT(pit_load)};
 
 int vmc_pit_create(struct vmc_board *bd, struct vmc_irq_line irq0, struct vmc_pit **out,
                    struct vmc_error *err)

@@ -10,6 +10,7 @@
  *   alarm that never matches           search is bounded by one day         rtc_alarm_never
  *   8 kHz periodic interrupt, lag      at most MAX_LAG_NS made up           rtc_periodic_lag
  */
+#include "base/snapshot.h"
 #include "rtc_priv.h"
 
 #define RTC_PORT  0x70
@@ -333,8 +334,8 @@ static void rtc_destroy(void *dev)
 static const struct vmc_device_ops rtc_device_ops = {.name = "rtc",
                                                      .reset = rtc_reset,
                                                      .destroy = rtc_destroy,
-                                                     .save = rtc_save,
-                                                     .load = rtc_load};
+                                                     .save = VMCI_SNAPSHOT(rtc_save),
+                                                     .load = VMCI_SNAPSHOT(rtc_load)};
 
 int vmc_rtc_create(struct vmc_board *bd, struct vmc_irq_line irq8, struct vmc_rtc **out,
                    struct vmc_error *err)

@@ -7,6 +7,7 @@
  *   accesses beyond the buffer   the bus keeps them in the range    test_device_memory
  *   wires held up for ever       as any device can                  test_device_wires
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define ECHO_PORT  0xe0u /* four bytes; behind them four that take writes and do nothing */
@@ -171,8 +172,8 @@ static void test_destroy(void *dev)
 static const struct vmc_device_ops test_device_ops = {.name = "test-device",
                                                       .reset = test_reset,
                                                       .destroy = test_destroy,
-                                                      .save = test_save,
-                                                      .load = test_load};
+                                                      .save = VMCI_SNAPSHOT(test_save),
+                                                      .load = VMCI_SNAPSHOT(test_load)};
 
 int vmc_test_device_create(struct vmc_board *bd, const struct vmc_irq_line gsi[VMC_TEST_WIRES],
                            struct vmc_test_device **out, struct vmc_error *err)

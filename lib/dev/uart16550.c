@@ -11,6 +11,7 @@
  *   flood from outside                  FIFO of 16, then refused    input_flow_control
  *   divisor 0 or huge                   timeout clamped             divisor_zero
  */
+#include "base/snapshot.h"
 #include "dev_priv.h"
 
 #define FIFO_SIZE   16
@@ -654,8 +655,8 @@ static const struct vmc_device_ops uart_device_ops = {
     .reset = uart_reset,
     .quiesce = uart_quiesce,
     .destroy = uart_destroy,
-    .save = uart_save,
-    .load = uart_load,
+    .save = VMCI_SNAPSHOT(uart_save),
+    .load = VMCI_SNAPSHOT(uart_load),
 };
 
 int vmc_uart_create(struct vmc_board *bd, const struct vmc_uart_config *cfg, struct vmc_uart **out,

@@ -15,6 +15,7 @@
  */
 #include <vmcore/vmware.h>
 
+#include "base/snapshot.h"
 #include "dev_priv.h"
 #include "mmu/mem_held.h"
 
@@ -405,8 +406,8 @@ static void vmware_destroy(void *dev)
 static const struct vmc_device_ops vmware_ops = {.name = "vmware",
                                                  .reset = vmware_reset,
                                                  .destroy = vmware_destroy,
-                                                 .save = vmware_save,
-                                                 .load = vmware_load};
+                                                 .save = VMCI_SNAPSHOT(vmware_save),
+                                                 .load = VMCI_SNAPSHOT(vmware_load)};
 
 int vmc_vmware_create(struct vmc_board *bd, const struct vmc_vmware_config *cfg,
                       struct vmc_vmware **out, struct vmc_error *err)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Wires and messages between devices, the PIC, the IOAPIC and local APICs. */
+#include "base/snapshot.h"
 #include "irq/irq_int.h"
 
 #define SOURCES_MAX  64u
@@ -409,9 +410,17 @@ static int load_ioapic(void *dev, const void *src, size_t bytes, struct vmc_erro
 }
 
 static const struct vmc_device_ops pic_device = {
-    .name = "i8259", .reset = reset_pic, .save = save_pic, .load = load_pic};
+    .name = "i8259",
+    .reset = reset_pic,
+    .save = VMCI_SNAPSHOT(save_pic),
+    .load = VMCI_SNAPSHOT(load_pic),
+};
 static const struct vmc_device_ops ioapic_device = {
-    .name = "ioapic", .reset = reset_ioapic, .save = save_ioapic, .load = load_ioapic};
+    .name = "ioapic",
+    .reset = reset_ioapic,
+    .save = VMCI_SNAPSHOT(save_ioapic),
+    .load = VMCI_SNAPSHOT(load_ioapic),
+};
 
 static int init_lapics(struct vmci_irqchip *chip, uint32_t lapics)
 {

@@ -15,6 +15,7 @@
  */
 #include <vmcore/virtio_balloon.h>
 
+#include "base/snapshot.h"
 #include "mmu/mem_held.h"
 #include "virtio/virtio_int.h"
 
@@ -469,8 +470,8 @@ static const struct vmci_virtio_class balloon_class = {
     .work = balloon_work,
     .config_written = balloon_config_written,
     .reset = balloon_reset,
-    .save = balloon_save,
-    .load = balloon_load,
+    .save = VMCI_SNAPSHOT(balloon_save),
+    .load = VMCI_SNAPSHOT(balloon_load),
     .destroy = balloon_destroy,
 };
 

@@ -15,6 +15,7 @@
  */
 #include <vmcore/virtio_console.h>
 
+#include "base/snapshot.h"
 #include "virtio/virtio_int.h"
 
 #define DEVICE_ID 3u
@@ -452,8 +453,8 @@ static const struct vmci_virtio_class console_class = {
     .work = console_work,
     .config_written = console_config_written,
     .reset = console_reset,
-    .save = console_save,
-    .load = console_load,
+    .save = VMCI_SNAPSHOT(console_save),
+    .load = VMCI_SNAPSHOT(console_load),
     .destroy = console_destroy,
 };
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What all virtio devices share: negotiation, life cycle, who works on which queue. */
+#include "base/snapshot.h"
 #include "virtio/virtio_int.h"
 
 /* Calls of work() before a queue's thread is let go, so that a guest cannot keep it for ever. */
@@ -468,8 +469,8 @@ int vmci_virtio_init(struct vmc_virtio *dev, struct vmc_board *bd,
         .quiesce = vmci_virtio_dev_quiesce,
         .resume = vmci_virtio_dev_resume,
         .destroy = dev_destroy,
-        .save = vmci_virtio_dev_save,
-        .load = vmci_virtio_dev_load,
+        .save = VMCI_SNAPSHOT(vmci_virtio_dev_save),
+        .load = VMCI_SNAPSHOT(vmci_virtio_dev_load),
     };
     dev->listed = (struct vmc_device){.ops = &dev->listed_ops, .dev = dev};
     vmc_board_add(bd, &dev->listed);

@@ -12,6 +12,7 @@
  * | tiny receive buffers        | at most the queue's size of them for one frame                 |
  * | no receive buffers          | VMC_EAGAIN to the back end, nothing is kept                    |
  */
+#include "base/snapshot.h"
 #include "vio_net.h"
 
 #define DEVICE_ID   1u
@@ -328,8 +329,8 @@ static const struct vmci_virtio_class net_class = {
     .features_ok = net_features_ok,
     .work = net_work,
     .reset = net_reset,
-    .save = net_save,
-    .load = net_load,
+    .save = VMCI_SNAPSHOT(net_save),
+    .load = VMCI_SNAPSHOT(net_load),
     .destroy = net_destroy,
 };
 
