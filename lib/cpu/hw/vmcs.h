@@ -261,7 +261,9 @@ enum vmx_reason {
     VMX_ENQCMDS = 73,
     VMX_BUS_LOCK = 74,
     VMX_NOTIFY = 75,
-    VMX_REASONS = 76,
+    VMX_SEAMCALL = 76,
+    VMX_TDCALL = 77,
+    VMX_REASONS = 78,
 };
 #define VMX_ENTRY_FAILED 0x80000000u
 

@@ -453,6 +453,8 @@ static int check_guest_control(const struct check *k, const struct guest *g)
     REQUIRE(rd(k, VMCS_GUEST_CR3) >> k->c->phys_bits == 0, s, "guest CR3", rd(k, VMCS_GUEST_CR3));
     REQUIRE(!(entry & ENTRY_LOAD_DEBUG) || rd(k, VMCS_GUEST_DR7) >> 32 == 0, s,
             "guest DR7 is above 32 bits", rd(k, VMCS_GUEST_DR7));
+    REQUIRE(!(entry & ENTRY_LOAD_DEBUG) || (rd(k, VMCS_GUEST_DEBUGCTL) & ~0xdfc7ull) == 0, s,
+            "guest IA32_DEBUGCTL: reserved bits", rd(k, VMCS_GUEST_DEBUGCTL));
     REQUIRE(canonical(rd(k, VMCS_GUEST_SYSENTER_ESP)) && canonical(rd(k, VMCS_GUEST_SYSENTER_EIP)),
             s, "guest SYSENTER addresses are not canonical", rd(k, VMCS_GUEST_SYSENTER_EIP));
     REQUIRE(!(entry & ENTRY_LOAD_PAT) || pat_ok(rd(k, VMCS_GUEST_PAT)), s, "guest PAT",
@@ -492,6 +494,17 @@ static int check_guest_flow(const struct check *k, const struct guest *g)
     return VMC_OK;
 }
 
+/* May an event be injected in an activity state? (HLT, shutdown, wait-for-SIPI) */
+static bool delivered_in(uint64_t activity, uint32_t type, uint32_t vector)
+{
+    bool mc = type == VMC_EV_EXCEPTION && vector == VMC_VEC_MC;
+
+    if (activity == 1)
+        return type == VMC_EV_IRQ || type == VMC_EV_NMI || mc || (type == 7 && vector == 0) ||
+               (type == VMC_EV_EXCEPTION && vector == VMC_VEC_DB);
+    return activity == 0 || (activity == 2 && (type == VMC_EV_NMI || mc));
+}
+
 static int check_guest_rest(const struct check *k, const struct guest *g)
 {
     const char *s = "27.3.1.5";
@@ -504,6 +517,8 @@ static int check_guest_rest(const struct check *k, const struct guest *g)
     REQUIRE(act != 1 || dpl_of(&g->seg[VMC_SS]) == 0, s, "HLT with SS.DPL not 0", act);
     REQUIRE(act == 0 || !(intr & (INTR_STI | INTR_SS)), s, "not active, and STI or MOV SS blocks",
             intr);
+    REQUIRE(!valid || delivered_in(act, type, info & 0xff), s,
+            "the activity state blocks the injected event", info);
     REQUIRE(intr >> 5 == 0, s, "interruptibility: reserved bits", intr);
     REQUIRE((intr & 3) != 3, s, "interruptibility: STI and MOV SS together", intr);
     REQUIRE(!(intr & INTR_STI) || (g->rflags & VMC_FLAG_IF), s, "blocking by STI with IF 0", intr);
@@ -515,7 +530,7 @@ static int check_guest_rest(const struct check *k, const struct guest *g)
             "an NMI is injected while NMIs are blocked", intr);
     REQUIRE(!(intr & INTR_SMI), s, "blocking by SMI outside SMM", intr);
     REQUIRE((pend & ~0x1500full) == 0, s, "pending debug exceptions: reserved bits", pend);
-    if (intr & 3) /* BTF is never set by us */
+    if ((intr & 3) || act == 1) /* BTF is never set by us */
         REQUIRE(!(pend & VMC_DR6_BS) == !(g->rflags & VMC_FLAG_TF), s,
                 "pending debug exceptions: BS does not follow TF", pend);
     REQUIRE(link == ~0ull, s, "VMCS link pointer", link);

@@ -393,6 +393,8 @@ static exit_fn *const table[VMX_REASONS] = {
     [VMX_ENQCMDS] = on_undefined,
     [VMX_BUS_LOCK] = on_nothing,
     [VMX_NOTIFY] = on_nothing,
+    [VMX_SEAMCALL] = on_undefined, /* these two exit whatever the controls say */
+    [VMX_TDCALL] = on_undefined,
 };
 
 static int unknown(struct hw_vcpu *v, struct vmc_exit *x)

@@ -172,6 +172,20 @@ static void bad_fields_are_explained(void **state)
         {VMCS_ACTIVITY, 7, "activity state"},
         {VMCS_INTERRUPTIBILITY, 3, "STI and MOV SS"},
         {VMCS_PENDING_DEBUG, 1ull << 40, "pending debug"},
+        {VMCS_GUEST_DEBUGCTL, 8, "IA32_DEBUGCTL"},
+    };
+    /* Events in HLT, shutdown and wait-for-SIPI (SDM 3C 27.3.1.5). */
+    static const struct {
+        uint32_t activity, info;
+        bool ok;
+    } injected[] = {
+        {1, VMC_EV_NMI << 8 | VMC_VEC_NMI, true},
+        {1, VMC_EV_EXCEPTION << 8 | VMC_VEC_DB, true},
+        {1, VMC_EV_EXCEPTION << 8 | VMC_VEC_UD, false},
+        {1, VMC_EV_SOFT_INT << 8 | 0x80, false},
+        {2, VMC_EV_NMI << 8 | VMC_VEC_NMI, true},
+        {2, VMC_EV_EXCEPTION << 8 | VMC_VEC_DB, false},
+        {3, VMC_EV_NMI << 8 | VMC_VEC_NMI, false},
     };
     struct vmx_fields f = {.ctx = &model, .read = model_field};
     struct vmc_error err;
@@ -188,6 +202,19 @@ static void bad_fields_are_explained(void **state)
         if (strstr(err.text, cases[i].text) == NULL)
             fail_msg("field 0x%x: \"%s\"", cases[i].field, err.text);
         model.field[cases[i].field] = old;
+    }
+    struct vmx_caps caps = model.vm->caps.vmx;
+    caps.misc |= 7ull << 6; /* all activity states */
+    model.field[VMCS_ENTRY_INSN_LEN] = 2;
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(injected); i++) {
+        model.field[VMCS_ACTIVITY] = injected[i].activity;
+        model.field[VMCS_ENTRY_INTR_INFO] = INTR_VALID | injected[i].info;
+        err.text[0] = 0;
+        int rc = vmx_check(&caps, &f, &err);
+        if ((rc == VMC_OK) != injected[i].ok ||
+            (!injected[i].ok && strstr(err.text, "blocks the injected event") == NULL))
+            fail_msg("activity %u, event 0x%x: \"%s\"", injected[i].activity, injected[i].info,
+                     err.text);
     }
     end();
 }
