@@ -8,12 +8,13 @@
 #include <vmcore/sched.h>
 #include <vmcore/vmcore.h>
 
-#define HV_MAX_GUESTS 16u
-#define HV_MAX_VCPUS  8u
-#define HV_MAX_DISKS  4u
-#define HV_NAME       24u
-#define HV_TEXT       512u
-#define NEVER         UINT64_MAX
+#define HV_CONFIG_NAME "vmcore.conf"
+#define HV_MAX_GUESTS  16u
+#define HV_MAX_VCPUS   8u
+#define HV_MAX_DISKS   4u
+#define HV_NAME        24u
+#define HV_TEXT        512u
+#define NEVER          UINT64_MAX
 
 /* ---- configuration ------------------------------------------------------------------------------
  */

@@ -66,7 +66,7 @@ void hv_engine_cpu_up(void)
 {
     struct vmc_error err = {.text = ""};
 
-    if (hv_engine == vmc_engine_soft())
+    if (hv_engine == NULL || hv_engine == vmc_engine_soft())
         return;
     if (vmc_hw_cpu_up(vmc_bm_platform(), &err) != VMC_OK)
         vmc_bm_panic("CPU %u: %s", vmc_bm_this_cpu(), err.text);
@@ -75,8 +75,9 @@ void hv_engine_cpu_up(void)
 void hv_engines_init(void)
 {
     const struct vmc_platform *pf = vmc_bm_platform();
-    struct vmc_error err = {.text = "no such engine"};
+    struct vmc_error err = {.text = ""};
     const struct vmc_engine_ops *e;
+    bool tried = false;
 
     hv_engine_info = pf->alloc(pf->ctx, sizeof(*hv_engine_info), 64);
     if (hv_engine_info == NULL)
@@ -84,6 +85,7 @@ void hv_engines_init(void)
     for (unsigned i = 0; (e = engine_number(i)) != NULL; i++) {
         if (!hv_streq(hv_config.engine, "auto") && !hv_streq(hv_config.engine, e->name))
             continue;
+        tried = true;
         memset(hv_engine_info, 0, sizeof(*hv_engine_info));
         hv_engine_info->size = sizeof(*hv_engine_info);
         if (e->probe(pf, hv_engine_info, &err) == VMC_OK) {
@@ -93,7 +95,11 @@ void hv_engines_init(void)
         }
         hv_print("engine: not %s: %s\n", e->name, err.text);
     }
-    vmc_bm_panic("no engine works here: %s", err.text);
+    if (!tried)
+        hv_print("engine: this machine has no '%s', but %s%ssoft\n", hv_config.engine,
+                 engine_number(1) != NULL ? engine_number(0)->name : "",
+                 engine_number(1) != NULL ? " and " : "");
+    hv_print("engine: none, so no guest can be started: set engine = auto in %s\n", HV_CONFIG_NAME);
 }
 
 /* ---- making a guest -----------------------------------------------------------------------------
@@ -299,6 +305,10 @@ int hv_guest_start(struct hv_guest *g)
 {
     if (g->state != HV_OFF)
         return VMC_ESTATE;
+    if (hv_engine == NULL) {
+        hv_print("%s: cannot be started: no engine\n", g->cfg->name);
+        return VMC_ENOTSUP;
+    }
     const struct hv_guest_config *cfg = g->cfg;
     uint32_t number = g->number;
     memset(g, 0, sizeof(*g));

@@ -8,21 +8,19 @@
 const struct vmc_bm_machine *hv_machine;
 static volatile uint32_t ready;
 
-#define CONFIG_NAME "vmcore.conf"
-
 static void read_config(void)
 {
-    const struct vmc_bm_module *m = hv_module(CONFIG_NAME);
+    const struct vmc_bm_module *m = hv_module(HV_CONFIG_NAME);
     char message[128];
     unsigned line;
 
     if (m == NULL) {
         (void)hv_config_parse(&hv_config, "", 0, message, sizeof(message), &line);
-        hv_print("there is no module '%s': no guests\n", CONFIG_NAME);
+        hv_print("there is no module '%s': no guests\n", HV_CONFIG_NAME);
         return;
     }
     if (!hv_config_parse(&hv_config, m->data, m->bytes, message, sizeof(message), &line)) {
-        hv_print("%s:%u: %s\n", CONFIG_NAME, line, message);
+        hv_print("%s:%u: %s\n", HV_CONFIG_NAME, line, message);
         hv_config.guests = 0;
     }
 }
