@@ -75,19 +75,30 @@ static inline void *vmci_mem_ref_plain(struct vmc_mem *mem, uint64_t gpa, uint64
 }
 
 /*
- * The usual case of vmc_mem_unref after writing: at most two pages of ordinary memory that nobody
- * watches and that hold no cached code. False: vmc_mem_unref knows.
+ * The slot of ordinary, writable memory that an address is in; NULL: there is none. near is the one
+ * that the caller found last, or NULL; it is good for as long as the map of memory stays as it is.
  */
-static inline bool vmci_mem_unref_plain(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes)
+static inline struct vmci_mem_slot *vmci_mem_near(struct vmc_mem *mem, uint64_t gpa,
+                                                  struct vmci_mem_slot *near)
 {
-    const struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+    if (likely(near != NULL && gpa - near->gpa < near->bytes))
+        return near;
+    struct vmci_mem_slot *s = vmci_mem_find(mem, gpa);
+    return s != NULL && s->space == NULL && s->attr == VMC_MEM_RAM ? s : NULL;
+}
 
-    if (unlikely(s == NULL || s->space != NULL || bytes == 0 || bytes > VMC_PAGE_SIZE ||
-                 bytes > s->bytes - (gpa - s->gpa) || vmci_load_relaxed(&mem->dirty_clients) != 0))
+/*
+ * The usual case of vmc_mem_unref after writing to a slot that vmci_mem_near found, while there is
+ * no dirty log: at most two pages that hold no cached code. False: vmc_mem_unref knows.
+ */
+static inline bool vmci_mem_unref_plain(const struct vmci_mem_slot *s, uint64_t gpa, uint64_t bytes)
+{
+    uint64_t first = gpa - s->gpa, last = first + bytes - 1;
+
+    if (unlikely(bytes - 1 >= VMC_PAGE_SIZE || first >= s->bytes || last >= s->bytes))
         return false;
-    uint64_t in = gpa - s->gpa;
-    return ((vmci_load_acquire(&s->flags[in >> VMC_PAGE_SHIFT]) |
-             vmci_load_acquire(&s->flags[(in + bytes - 1) >> VMC_PAGE_SHIFT])) &
+    return ((vmci_load_acquire(&s->flags[first >> VMC_PAGE_SHIFT]) |
+             vmci_load_acquire(&s->flags[last >> VMC_PAGE_SHIFT])) &
             VMCI_PG_CODE) == 0;
 }
 

@@ -67,7 +67,7 @@ struct blk_dev;
 struct blk_req {
     struct vmci_chain ch;
     struct vmc_block_req io;
-    struct blk_req *next; /* free list, or the batch it is in */
+    struct blk_req *next; /* free list */
     struct vmci_vq *q;
     unsigned char *status; /* in guest memory; NULL: nowhere */
     uint32_t result;       /* enum req_status */
@@ -105,9 +105,10 @@ static bool write_cache(struct blk_dev *d)
 
 static bool in_disk(struct blk_dev *d, uint64_t sector, uint64_t bytes, uint64_t *offset)
 {
-    return !vmci_mul_ovf(sector, (uint64_t)SECTOR, offset) &&
+    *offset = sector * SECTOR;
+    return sector <= UINT64_MAX / SECTOR &&
            vmci_range_ok(*offset, bytes, vmci_load_relaxed(&d->bytes)) &&
-           (*offset | bytes) % d->info.sector_bytes == 0;
+           ((*offset | bytes) & (d->info.sector_bytes - 1)) == 0; /* a power of two */
 }
 
 static void set_io(struct blk_req *r, uint32_t op, uint64_t offset, uint64_t bytes)
@@ -130,7 +131,7 @@ static bool answer(struct blk_req *r, enum req_status status)
     return false;
 }
 
-static bool prepare_rw(struct blk_dev *d, struct blk_req *r, uint64_t sector, bool write)
+static inline bool prepare_rw(struct blk_dev *d, struct blk_req *r, uint64_t sector, bool write)
 {
     struct vmc_iovec *iov = r->ch.iov;
     unsigned n;
@@ -139,11 +140,21 @@ static bool prepare_rw(struct blk_dev *d, struct blk_req *r, uint64_t sector, bo
 
     if (write) {
         bytes = r->ch.out_bytes - HEADER;
-        n = vmci_iov_drop_front(&iov, r->ch.out_n, HEADER);
+        n = r->ch.out_n;
+        if (likely(iov->bytes == HEADER)) { /* a descriptor of its own, as usual */
+            iov++;
+            n--;
+        } else {
+            n = vmci_iov_drop_front(&iov, n, HEADER);
+        }
     } else {
         iov += r->ch.out_n;
         bytes = r->ch.in_bytes - 1;
-        n = vmci_iov_drop_back(iov, r->ch.in_n, 1);
+        n = r->ch.in_n;
+        if (likely(iov[n - 1].bytes == 1))
+            n--;
+        else
+            n = vmci_iov_drop_back(iov, n, 1);
     }
     if ((write && d->read_only) || bytes % SECTOR != 0 || !in_disk(d, sector, bytes, &offset))
         return answer(r, S_IOERR);
@@ -223,11 +234,9 @@ static bool prepare(struct blk_dev *d, struct blk_req *r)
     uint64_t sector = vmci_ld_le64(header + 8);
     uint32_t type = vmci_ld_le32(header);
     __asm__("" : "+r"(type), "+r"(sector)); /* the guest may change them: they are read once */
+    if (likely(type <= T_OUT))
+        return prepare_rw(d, r, sector, type == T_OUT);
     switch (type) {
-    case T_IN:
-        return prepare_rw(d, r, sector, false);
-    case T_OUT:
-        return prepare_rw(d, r, sector, true);
     case T_FLUSH:
         set_io(r, VMC_BLOCK_FLUSH, 0, 0);
         return true;
@@ -246,8 +255,12 @@ static bool prepare(struct blk_dev *d, struct blk_req *r)
 }
 
 /* An I/O of the request ended; true: another one follows. */
-static bool follow_up(struct blk_req *r)
+static inline bool follow_up(struct blk_req *r)
 {
+    if (likely(r->io.status == VMC_OK && r->seg == r->segs && !r->flush_after)) {
+        r->result = S_OK;
+        return false;
+    }
     if (r->io.status != VMC_OK) {
         r->result = r->io.status == VMC_ENOTSUP ? S_UNSUPP : S_IOERR;
         return false;
@@ -273,29 +286,26 @@ static bool submit(struct blk_dev *d, struct blk_req *r)
 }
 
 /* Put the results of finished requests into guest memory and their chains into the used ring. */
-static void finish(struct blk_dev *d, struct blk_req *list)
+static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *req, unsigned n)
 {
-    struct vmci_vq *q = list->q;
     struct blk_queue *bq = &d->queue[q->index];
-    unsigned n = 0;
     bool irq = false;
 
-    for (struct blk_req *r = list; r != NULL; r = r->next) {
-        if (r->status != NULL)
-            *r->status = (unsigned char)r->result;
-        vmci_chain_release(d->v.mem, &r->ch);
+    for (unsigned i = 0; i < n; i++) {
+        if (req[i]->status != NULL)
+            *req[i]->status = (unsigned char)req[i]->result;
+        vmci_chain_release(d->v.mem, &req[i]->ch);
     }
     vmci_lock(&q->lock);
-    while (list != NULL) {
-        struct blk_req *next = list->next;
-        if (vmci_vq_usable(q))
-            vmci_vq_stage(q, &list->ch, list->status != NULL ? (uint32_t)list->ch.in_bytes : 0);
-        list->next = bq->free;
-        bq->free = list;
-        list = next;
-        n++;
+    bool usable = vmci_vq_usable(q);
+    for (unsigned i = 0; i < n; i++) {
+        struct blk_req *r = req[i];
+        if (usable)
+            vmci_vq_stage(q, &r->ch, r->status != NULL ? (uint32_t)r->ch.in_bytes : 0);
+        r->next = bq->free;
+        bq->free = r;
     }
-    if (vmci_vq_usable(q)) {
+    if (usable) {
         vmci_vq_publish(q);
         irq = vmci_vq_want_irq(q);
     }
@@ -320,95 +330,78 @@ static void io_done(struct vmc_block_req *io)
         kick_disk(d);
         return;
     }
-    r->next = NULL;
-    finish(d, r);
+    finish(d, r->q, &r, 1);
     vmci_virtio_leave(&d->v);
 }
 
-/* Take up to a batch of chains; NULL when there are none. */
-static struct blk_req *take(struct blk_dev *d, struct vmci_vq *q, unsigned *count)
+/* Take up to a batch of chains; returns how many there were. */
+static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
 {
     struct blk_queue *bq = &d->queue[q->index];
-    struct blk_req *first = NULL;
-    struct blk_req **tail = &first;
+    unsigned n = 0;
 
-    *count = 0;
     vmci_lock(&q->lock);
-    while (*count < VMCI_VBATCH && bq->free != NULL && vmci_vq_usable(q)) {
+    while (n < VMCI_VBATCH && bq->free != NULL && vmci_vq_usable(q)) {
         struct blk_req *r = bq->free;
         if (vmci_vq_pop(q, &r->ch) != 1)
             break;
         if (r->ch.out_n != 0) /* the header is read next */
             __builtin_prefetch(r->ch.iov[0].base);
         bq->free = r->next;
-        r->next = NULL;
-        *tail = r;
-        tail = &r->next;
-        ++*count;
+        req[n++] = r;
     }
     vmci_unlock(&q->lock);
-    return first;
+    return n;
 }
 
-/* A list of finished requests. */
-struct finished {
-    struct blk_req *first, **tail;
-    unsigned count;
-};
-
-static void add_finished(struct finished *f, struct blk_req *r)
-{
-    r->next = NULL;
-    *f->tail = r;
-    f->tail = &r->next;
-    f->count++;
-}
-
-/* Give requests to the back end: several at a time, where it takes them and is done at once. */
-static void submit_all(struct blk_dev *d, struct vmc_block_req **io, unsigned n, struct finished *f)
+/*
+ * Give requests to the back end: several at a time, where it takes them and is done at once. Those
+ * that are finished are added to done[].
+ */
+static unsigned submit_all(struct blk_dev *d, struct vmc_block_req **io, unsigned n,
+                           struct blk_req **done, unsigned finished)
 {
     bool batch = d->disk.ops->submit_batch != NULL;
 
     for (unsigned i = 0; i < n;) {
-        unsigned done = batch ? d->disk.ops->submit_batch(d->disk.ctx, io + i, n - i) : 0;
-        for (unsigned end = i + done; i < end; i++) {
+        unsigned end = i + (batch ? d->disk.ops->submit_batch(d->disk.ctx, io + i, n - i) : 0);
+        for (; i < end; i++) {
             struct blk_req *r = io[i]->opaque;
             if (!follow_up(r) || submit(d, r))
-                add_finished(f, r);
+                done[finished++] = r;
         }
         if (i < n) { /* this one has to wait, or goes another way */
             struct blk_req *r = io[i++]->opaque;
             if (submit(d, r))
-                add_finished(f, r);
+                done[finished++] = r;
         }
     }
+    return finished;
 }
 
 static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
 {
     struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
+    struct blk_req *req[VMCI_VBATCH], *done[VMCI_VBATCH];
     struct vmc_block_req *io[VMCI_VBATCH];
-    struct finished f = {.tail = &f.first};
-    unsigned count, n = 0;
-    struct blk_req *r = take(d, q, &count);
+    unsigned count = take(d, q, req), n = 0, finished = 0;
 
-    if (r == NULL)
+    if (count == 0)
         return VMCI_VWORK_EMPTY;
     vmci_virtio_hold(v, count);
-    for (struct blk_req *next; r != NULL; r = next) {
-        next = r->next;
-        if (prepare(d, r))
-            io[n++] = &r->io;
+    for (unsigned i = 0; i < count; i++) {
+        if (likely(prepare(d, req[i])))
+            io[n++] = &req[i]->io;
         else
-            add_finished(&f, r);
+            done[finished++] = req[i];
     }
-    submit_all(d, io, n, &f);
-    if (f.count < count)
+    finished = submit_all(d, io, n, done, finished);
+    if (finished < count)
         kick_disk(d);
-    if (f.first != NULL)
-        finish(d, f.first);
+    if (finished != 0)
+        finish(d, q, done, finished);
     /* Not the last ones inside: the caller is. */
-    (void)__atomic_fetch_sub(&v->active, f.count, __ATOMIC_SEQ_CST);
+    (void)__atomic_fetch_sub(&v->active, finished, __ATOMIC_SEQ_CST);
     return count == VMCI_VBATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
 }
 

@@ -72,6 +72,7 @@ struct vmci_chain {
     uint64_t out_bytes, in_bytes;
     struct vmc_iovec *iov;
     struct vmci_vref *ref;
+    struct vmci_mem_slot *near; /* ordinary memory that holds pieces of it; NULL: not known */
 };
 
 /* Bytes of memory for the iov and ref arrays of a chain, and putting them in place. */
@@ -130,6 +131,7 @@ struct vmci_vq {
     struct vmci_vq_area area[3]; /* mapped since the last reset */
     unsigned areas;
     unsigned char *desc, *driver, *device; /* (l) ring windows while enabled */
+    struct vmci_mem_slot *near;            /* (l) where buffers were found last, or NULL */
 };
 
 int vmci_vq_init(struct vmci_vq *q, struct vmc_virtio *dev, unsigned index, unsigned max_size);
@@ -193,31 +195,14 @@ static inline void vmci_vdesc_fetch(const unsigned char *p, bool packed, struct 
     d->next = (uint16_t)(packed ? rest >> 32 : rest >> 48);
 }
 int vmci_chain_add(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
-/* The usual case of it: in order, ordinary memory, one piece. False: nothing was done. */
-static inline bool vmci_chain_add_plain(struct vmc_mem *mem, struct vmci_chain *ch,
-                                        const struct vmci_vdesc *d)
-{
-    bool write = (d->flags & VMCI_VD_WRITE) != 0;
-    unsigned n = ch->out_n + ch->in_n;
-
-    if (unlikely(d->len == 0 || n >= ch->cap || ch->malformed || ch->unmapped ||
-                 (!write && ch->in_n != 0) ||
-                 ch->out_bytes + ch->in_bytes + d->len > VMCI_VCHAIN_BYTES_MAX))
-        return false;
-    void *hva = vmci_mem_ref_plain(mem, d->addr, d->len, write);
-    if (unlikely(hva == NULL))
-        return false;
-    ch->iov[n] = (struct vmc_iovec){.base = hva, .bytes = d->len};
-    ch->ref[n] = (struct vmci_vref){.gpa = d->addr, .bytes = d->len};
-    if (write) {
-        ch->in_n++;
-        ch->in_bytes += d->len;
-    } else {
-        ch->out_n++;
-        ch->out_bytes += d->len;
-    }
-    return true;
-}
+/*
+ * The usual chain as a whole: descriptors of a table from number i on, of ordinary memory, each in
+ * one slot, the readable ones first. in_row: they follow each other up to the table's end (packed
+ * indirect tables), else each names the next one. False: the chain is empty as before, and the long
+ * way has to be gone, which knows everything, and what is wrong.
+ */
+bool vmci_chain_plain(struct vmci_vq *q, struct vmci_chain *ch, const unsigned char *table,
+                      unsigned entries, unsigned i, bool in_row);
 int vmci_chain_add_indirect(struct vmci_vq *q, struct vmci_chain *ch, const struct vmci_vdesc *d);
 /* The driver's side of event index arithmetic (2.7.10): was event passed going from old to new? */
 static inline bool vmci_vq_event_passed(uint16_t event, uint16_t new_idx, uint16_t old_idx)

@@ -42,6 +42,7 @@ void vmci_vq_reset(struct vmci_vq *q)
     q->shadow = q->signalled = 0;
     q->unsignalled = q->inflight = q->staged = 0;
     q->desc = q->driver = q->device = NULL;
+    q->near = NULL;
     vmci_unlock(&q->lock);
 }
 
@@ -67,6 +68,7 @@ int vmci_vq_map(struct vmci_vq *q)
     uint64_t n = q->size;
 
     unmap(q);
+    q->near = NULL;
     int rc = map_area(q, q->desc_gpa, n * VMCI_VD_BYTES, 16, q->packed, &q->desc);
 
     if (rc == VMC_OK && q->packed) {
@@ -97,6 +99,7 @@ int vmci_vq_pop(struct vmci_vq *q, struct vmci_chain *ch)
     ch->malformed = ch->held = false;
     ch->out_n = ch->in_n = 0;
     ch->out_bytes = ch->in_bytes = 0;
+    ch->near = NULL;
     int rc = q->packed ? vmci_packed_pop(q, ch) : vmci_split_pop(q, ch);
     if (rc < 0)
         vmci_chain_release(q->dev->mem, ch);

@@ -29,9 +29,73 @@ void vmci_chain_place(struct vmci_chain *ch, void *storage, unsigned cap)
     ch->ref = (struct vmci_vref *)(void *)(ch->iov + cap);
 }
 
+/* Inline twice: descriptors that name their next one, and descriptors in a row. */
+static inline __attribute__((always_inline)) bool
+walk_plain(struct vmci_vq *q, struct vmci_chain *ch, const unsigned char *table, unsigned entries,
+           unsigned i, bool in_row)
+{
+    const unsigned kind = VMCI_VD_WRITE | VMCI_VD_INDIRECT;
+    struct vmc_mem *mem = q->dev->mem;
+    struct vmci_mem_slot *near = q->near;
+    struct vmc_iovec *iov = ch->iov;
+    unsigned most = VMCI_MIN(entries, ch->cap), n = 0, out = 0, want = 0;
+    uint64_t bytes = 0, out_bytes = 0;
+
+    for (;;) {
+        struct vmci_vdesc d;
+        vmci_vdesc_fetch(table + (size_t)i * VMCI_VD_BYTES, in_row, &d);
+        near = vmci_mem_near(mem, d.addr, near);
+        if (unlikely(n == most || near == NULL || d.len == 0))
+            return false;
+        uint64_t in = d.addr - near->gpa;
+        if (unlikely(d.len > near->bytes - in))
+            return false;
+        if ((d.flags & kind) != want) { /* the first one to be written, or something else */
+            if (unlikely(want != 0 || (d.flags & kind) != VMCI_VD_WRITE))
+                return false;
+            want = VMCI_VD_WRITE;
+            out = n;
+            out_bytes = bytes;
+        }
+        iov[n] = (struct vmc_iovec){.base = near->hva + in, .bytes = d.len};
+        if (want != 0) /* the others have nothing to be released */
+            ch->ref[n] = (struct vmci_vref){.gpa = d.addr, .bytes = d.len};
+        n++;
+        bytes += d.len;
+        if (in_row ? ++i == entries : (d.flags & VMCI_VD_NEXT) == 0)
+            break;
+        if (!in_row) {
+            if (unlikely(d.next >= entries))
+                return false;
+            i = (unsigned)vmci_nospec_index(d.next, entries);
+        }
+    }
+    if (unlikely(bytes > VMCI_VCHAIN_BYTES_MAX))
+        return false;
+    if (want == 0) {
+        out = n;
+        out_bytes = bytes;
+    }
+    q->near = ch->near = near;
+    ch->out_n = (uint16_t)out;
+    ch->in_n = (uint16_t)(n - out);
+    ch->out_bytes = out_bytes;
+    ch->in_bytes = bytes - out_bytes;
+    return true;
+}
+
+bool vmci_chain_plain(struct vmci_vq *q, struct vmci_chain *ch, const unsigned char *table,
+                      unsigned entries, unsigned i, bool in_row)
+{
+    if (unlikely(ch->unmapped || vmci_load_relaxed(&q->dev->mem->dirty_clients) != 0))
+        return false;
+    return in_row ? walk_plain(q, ch, table, entries, i, true)
+                  : walk_plain(q, ch, table, entries, i, false);
+}
+
 /* The window of a piece, or as much of it as is contiguous. */
-static inline int map_piece(struct vmc_mem *mem, struct vmci_chain *ch, uint64_t gpa,
-                            uint64_t left, bool write, void **hva, uint64_t *got)
+static inline int map_piece(struct vmc_mem *mem, struct vmci_chain *ch, uint64_t gpa, uint64_t left,
+                            bool write, void **hva, uint64_t *got)
 {
     if (likely(!write || !ch->unmapped)) {
         *got = left;
@@ -148,18 +212,34 @@ int vmci_chain_add_indirect(struct vmci_vq *q, struct vmci_chain *ch, const stru
 
     /* An unaligned table, or one across two slots, is read by copies. */
     bool direct = got >= d->len && ((uintptr_t)window & 7) == 0;
+    if (likely(direct && ch->out_n + ch->in_n == 0 &&
+               vmci_chain_plain(q, ch, window, entries, 0, q->packed))) {
+        vmc_mem_unref(mem, d->addr, got, false);
+        return VMC_OK;
+    }
     int rc = walk_indirect(q, ch, direct ? window : NULL, d->addr, entries);
     vmc_mem_unref(mem, d->addr, got, false);
     return rc;
 }
 
-void vmci_chain_release(struct vmc_mem *mem, struct vmci_chain *ch)
+/* Pieces from number i on. */
+static void release_from(struct vmc_mem *mem, const struct vmci_chain *ch, unsigned i)
 {
     unsigned mapped = ch->unmapped ? ch->out_n : ch->out_n + ch->in_n;
 
-    for (unsigned i = ch->held ? 0 : ch->out_n; i < mapped; i++)
-        if (i < ch->out_n || !vmci_mem_unref_plain(mem, ch->ref[i].gpa, ch->ref[i].bytes))
-            vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, i >= ch->out_n);
+    for (; i < mapped; i++)
+        vmc_mem_unref(mem, ch->ref[i].gpa, ch->ref[i].bytes, i >= ch->out_n);
+}
+
+void vmci_chain_release(struct vmc_mem *mem, struct vmci_chain *ch)
+{
+    unsigned i = ch->held ? 0 : ch->out_n, end = ch->out_n + ch->in_n;
+
+    if (likely(ch->near != NULL && vmci_load_relaxed(&mem->dirty_clients) == 0))
+        while (i < end && vmci_mem_unref_plain(ch->near, ch->ref[i].gpa, ch->ref[i].bytes))
+            i++;
+    if (unlikely(i < end))
+        release_from(mem, ch, i);
     ch->out_n = ch->in_n = 0;
 }
 

@@ -9,6 +9,7 @@
 #define USED_IDX    2u
 #define USED_RING   4u
 #define USED_ELEM   8u
+#define AHEAD       4u /* chains from the one that is taken to the one that is fetched */
 
 static uint16_t load_avail_idx(const struct vmci_vq *q)
 {
@@ -34,16 +35,17 @@ static int refresh(struct vmci_vq *q)
 
 static int walk(struct vmci_vq *q, struct vmci_chain *ch, unsigned head)
 {
-    struct vmc_mem *mem = q->dev->mem;
     unsigned i = head;
 
+    if (likely(vmci_chain_plain(q, ch, q->desc, q->size, head, false)))
+        return VMC_OK;
     for (unsigned steps = 0; steps < q->size; steps++) {
         struct vmci_vdesc d;
 
         vmci_vdesc_fetch(q->desc + (size_t)i * VMCI_VD_BYTES, false, &d);
-        if (unlikely((d.flags & VMCI_VD_INDIRECT) != 0))
+        if ((d.flags & VMCI_VD_INDIRECT) != 0)
             return vmci_chain_add_indirect(q, ch, &d);
-        int rc = likely(vmci_chain_add_plain(mem, ch, &d)) ? VMC_OK : vmci_chain_add(q, ch, &d);
+        int rc = vmci_chain_add(q, ch, &d);
         if (rc != VMC_OK || (d.flags & VMCI_VD_NEXT) == 0)
             return rc;
         if (d.next >= q->size)
@@ -51,6 +53,16 @@ static int walk(struct vmci_vq *q, struct vmci_chain *ch, unsigned head)
         i = vmci_nospec_index(d.next, q->size);
     }
     return vmci_vq_break(q, "loop in a descriptor chain");
+}
+
+/* A chain that is taken soon: much was copied since its descriptors were written. */
+static inline void fetch_ahead(const struct vmci_vq *q)
+{
+    unsigned slot = (q->pos.next_avail + AHEAD) & (q->size - 1u);
+    unsigned head = vmci_ring_ld16(q->driver + AVAIL_RING + (size_t)slot * 2);
+
+    if (head < q->size)
+        __builtin_prefetch(q->desc + vmci_nospec_index(head, q->size) * VMCI_VD_BYTES);
 }
 
 int vmci_split_pop(struct vmci_vq *q, struct vmci_chain *ch)
@@ -70,6 +82,7 @@ int vmci_split_pop(struct vmci_vq *q, struct vmci_chain *ch)
     head = (unsigned)vmci_nospec_index(head, q->size);
     ch->id = (uint16_t)head;
     ch->slots = 1;
+    fetch_ahead(q);
     int rc = walk(q, ch, head);
     if (rc != VMC_OK)
         return rc;

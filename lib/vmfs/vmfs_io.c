@@ -364,18 +364,20 @@ static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
 }
 
 /* Where on which device a request goes that lies inside one block. NULL: the slow path knows. */
-static inline const struct vmc_blockdev *place(struct fs_inode *ino,
-                                               const struct vmc_block_req *req, uint64_t *offset)
+static inline const struct vmc_blockdev *place(struct vmc_vmfs *v, const struct fs_map *map,
+                                               uint32_t shift, const struct vmc_block_req *req,
+                                               uint64_t *offset)
 {
-    struct vmc_vmfs *v = ino->v;
-    uint32_t shift = ino->shift, state;
     uint64_t fb, in = req->offset & ((1ull << shift) - 1);
+    const struct fs_seg *seg = v->seg;
+    uint32_t state;
 
     if (unlikely(shift == 0 || in + req->bytes > 1ull << shift) ||
-        unlikely(!vmci_fs_leaf_get(ino, req->offset >> shift, &state, &fb) || state != MAP_BLOCK))
+        unlikely(!vmci_fs_leaf_in(map, req->offset >> shift, &state, &fb) || state != MAP_BLOCK))
         return NULL;
     uint64_t lv = (fb << shift) + in;
-    const struct fs_seg *seg = v->nsegs == 1 ? v->seg : vmci_fs_seg(v, lv);
+    if (unlikely(v->nsegs != 1))
+        seg = vmci_fs_seg(v, lv);
     if (unlikely(seg == NULL || lv + req->bytes > seg->lv + seg->bytes))
         return NULL;
     *offset = seg->dev_off + (lv - seg->lv);
@@ -398,7 +400,7 @@ static inline bool submit_unlocked(struct fs_inode *ino, struct vmc_block_req *r
     uint32_t g = vmci_load_relaxed(guard);
     vmci_store_relaxed(guard, g + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
-    const struct vmc_blockdev *bd = place(ino, req, &to);
+    const struct vmc_blockdev *bd = place(v, vmci_load_acquire(&ino->map), ino->shift, req, &to);
     if (likely(bd != NULL)) {
         req->offset = to;
         done = bd->ops->submit(bd->ctx, req) == VMC_BLOCK_COMPLETE;
@@ -427,11 +429,12 @@ static uint32_t hand_down(const struct vmc_blockdev *bd, struct vmc_block_req *c
 static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
 {
     struct vmc_vmfs_file *f = ctx;
+    struct vmc_vmfs *v = f->v;
     struct fs_inode *ino = f->ino;
-    uint32_t *guard = my_guard(f->v, ino->ios), n = 0;
+    uint32_t *guard = my_guard(v, ino->ios), n = 0;
     uint64_t length = vmci_load_acquire(&ino->length), off[BATCH], to;
     uint32_t most =
-        f->flags & VMC_VMFS_WRITE && vmci_fs_lease_ok(f->v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
+        f->flags & VMC_VMFS_WRITE && vmci_fs_lease_ok(v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
     const struct vmc_blockdev *bd = NULL;
 
     if (unlikely(guard == NULL))
@@ -439,11 +442,13 @@ static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, 
     uint32_t g = vmci_load_relaxed(guard);
     vmci_store_relaxed(guard, g + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
+    const struct fs_map *map = vmci_load_acquire(&ino->map);
+    uint32_t shift = ino->shift;
     for (; n < VMCI_MIN(count, BATCH); n++) {
         struct vmc_block_req *req = reqs[n];
         if (unlikely(req->op > most || !vmci_range_ok(req->offset, req->bytes, length)))
             break;
-        const struct vmc_blockdev *next = place(ino, req, &to);
+        const struct vmc_blockdev *next = place(v, map, shift, req, &to);
         if (unlikely(next == NULL || (bd != NULL && next != bd)))
             break;
         bd = next;

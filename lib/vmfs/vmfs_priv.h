@@ -583,9 +583,8 @@ int vmci_fs_leaf_room(struct fs_inode *ino, uint64_t blocks, struct vmc_error *e
 void vmci_fs_leaf_set(struct fs_inode *ino, uint64_t blk, uint32_t entry);
 void vmci_fs_leaf_free(struct fs_inode *ino);
 /* MAP_* of a block, its number, and how many blocks from here on continue it; false: not loaded */
-static inline bool vmci_fs_leaf_get(const struct fs_inode *ino, uint64_t blk, uint32_t *state, uint64_t *fb)
+static inline bool vmci_fs_leaf_in(const struct fs_map *m, uint64_t blk, uint32_t *state, uint64_t *fb)
 {
-    const struct fs_map *m = vmci_load_acquire(&ino->map);
     uint64_t i = blk / FS_LEAF_BLOCKS;
 
     if (unlikely(m == NULL || i >= m->words))
@@ -602,6 +601,10 @@ static inline bool vmci_fs_leaf_get(const struct fs_inode *ino, uint64_t blk, ui
     *state = e & 3;
     *fb = e >> 2;
     return true;
+}
+static inline bool vmci_fs_leaf_get(const struct fs_inode *ino, uint64_t blk, uint32_t *state, uint64_t *fb)
+{
+    return vmci_fs_leaf_in(vmci_load_acquire(&ino->map), blk, state, fb);
 }
 
 /* vmfs_io.c */
