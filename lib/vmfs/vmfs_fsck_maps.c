@@ -118,22 +118,37 @@ static void compare_map(struct fsck *f, const struct cluster *k, const uint8_t *
     }
 }
 
-/* A lock that names a session which is over. */
-static bool stale(struct fsck *f, const uint8_t *lk)
+/* Is a session over, or none at all? What cannot be read is not called over. */
+static bool over(struct fsck *f, uint64_t hb, uint64_t generation)
 {
-    uint32_t mode = vmci_ld_le32(lk + LK_MODE);
-    uint64_t hb = vmci_ld_le64(lk + LK_HB);
     uint8_t s[FS_SECTOR];
 
-    if (mode == LK_MODE_FREE || vmci_fs_lock_mine(f->v, lk))
-        return false;
     if (hb < FS_HB_LV || (hb - FS_HB_LV) % f->v->g.hb_bytes != 0 ||
         (hb - FS_HB_LV) / f->v->g.hb_bytes >= f->v->g.hb_slots)
         return true;
     if (vmci_fs_read(f->v, hb, s, FS_SECTOR, NULL) != VMC_OK)
         return false;
-    return vmci_ld_le32(s + HB_STATE) != HB_USED ||
-           vmci_ld_le64(s + HB_GENERATION) != vmci_ld_le64(lk + LK_HB_GEN);
+    return vmci_ld_le32(s + HB_STATE) != HB_USED || vmci_ld_le64(s + HB_GENERATION) != generation;
+}
+
+/* A lock of which every session that it names is over: the last holder, and those that share it. */
+static bool stale(struct fsck *f, const uint8_t *lk)
+{
+    uint32_t mode = vmci_ld_le32(lk + LK_MODE), holders = 0;
+
+    if (mode == LK_MODE_FREE || vmci_fs_lock_mine(f->v, lk) ||
+        !over(f, vmci_ld_le64(lk + LK_HB), vmci_ld_le64(lk + LK_HB_GEN)))
+        return false;
+    if (mode != LK_MODE_EXCL)
+        holders = vmci_ld_le32(lk + LK_HOLDERS);
+    if (holders > LK_HOLDER_MAX) /* the others are not in the lock */
+        return false;
+    for (uint32_t i = 0; i < holders; i++) {
+        const uint8_t *h = lk + LK_HOLDER + i * LK_HOLDER_LEN;
+        if (!over(f, vmci_ld_le64(h), vmci_ld_le64(h + 8)))
+            return false;
+    }
+    return true;
 }
 
 /* Taking a lock and giving it back puts every field of it right. */

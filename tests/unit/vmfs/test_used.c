@@ -213,6 +213,45 @@ static void dead_hosts(void **state)
     teardown(&w);
 }
 
+static uint64_t stale_locks(struct world *w)
+{
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_fsck_config c = {.size = sizeof(c)};
+    struct vmc_vmfs_fsck_result r;
+
+    ok(w, mount(w, VMC_VMFS_RDONLY, &v));
+    ok(w, vmc_vmfs_fsck(v, &c, &r, &w->err));
+    ok(w, vmc_vmfs_unmount(v, &w->err));
+    assert_int_equal(r.errors, 0);
+    return r.stale_locks;
+}
+
+/* A lock that several hosts share lives for as long as one of them does, whoever took it last. */
+static void shared_lock(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    unsigned char *hb = w.disk.data + LV + FS_HB_LV + 120 * 512ull;
+    unsigned char *lock = w.disk.data + FD(8 + DEPTH);
+    vmci_st_le32(hb + HB_STATE, HB_USED);
+    vmci_st_le64(hb + HB_GENERATION, 5);
+    vmci_st_le64(lock + LK_HB, FS_HB_LV + 984 * 512ull); /* free */
+    vmci_st_le64(lock + LK_HB_GEN, 3);
+    vmci_st_le32(lock + LK_MODE, LK_MODE_RO);
+    vmci_st_le32(lock + LK_HOLDERS, 2);
+    vmci_st_le64(lock + LK_HOLDER, FS_HB_LV + 984 * 512ull);
+    vmci_st_le64(lock + LK_HOLDER + LK_HOLDER_LEN, FS_HB_LV + 120 * 512ull);
+    vmci_st_le64(lock + LK_HOLDER + LK_HOLDER_LEN + 8, 5);
+    assert_int_equal(stale_locks(&w), 0);
+    vmci_st_le64(hb + HB_GENERATION, 6); /* another session in the slot */
+    assert_int_equal(stale_locks(&w), 1);
+    vmci_st_le32(lock + LK_HOLDERS, LK_HOLDER_MAX + 1);
+    assert_int_equal(stale_locks(&w), 0);
+    teardown(&w);
+}
+
 static void other_tables_of_extents(void **state)
 {
     (void)state;
@@ -367,6 +406,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dead_hosts),
+        cmocka_unit_test(shared_lock),
         cmocka_unit_test(other_tables_of_extents),
         cmocka_unit_test(copy_that_was_not_resignatured),
         cmocka_unit_test(hole_in_a_directory),
