@@ -4,12 +4,15 @@
  * that a fault, an interrupt or an exit finds the instruction restartable. Runs within pages that
  * can be accessed directly are done by the host's own string instructions.
  */
+#include "cpu/fpu/fp_bulk.h"
 #include "cpu/interp/exec.h"
 
 /* Pages that one host instruction goes through at most. */
 #define RUN_PAGES 16u
 /* Bytes for which starting REP MOVS costs more than copying them. */
 #define SHORT_RUN 128u
+/* ... and where saving vector registers does. */
+#define SHORT_BULK 64u
 /* Iterations before the engine gets to look at the clock. */
 #define REP_SLICE 65536u
 
@@ -309,11 +312,14 @@ static inline void copy_short(u8 *to, const u8 *from, u64 bytes)
         }
 }
 
-static void copy_run(u8 *to, u8 *from, const struct str *s, u64 bytes)
+static inline void copy_run(u8 *to, u8 *from, const struct str *s, u64 bytes, bool bulk)
 {
     u64 left = bytes >> scale_of(s);
+    uintptr_t ahead = (uintptr_t)to - (uintptr_t)from;
 
-    if (bytes <= SHORT_RUN && (uintptr_t)to - (uintptr_t)from >= 8)
+    if (bulk && bytes >= SHORT_BULK && ahead >= VMCI_FP_BULK_STEP)
+        vmci_fp_bulk_copy(to, from, bytes);
+    else if (bytes <= SHORT_RUN && ahead >= 8)
         copy_short(to, from, bytes);
     else
         HOST_STRING("rep movs", : "+S"(from), "+D"(to), "+c"(left) : : "memory")
@@ -323,10 +329,11 @@ static u64 movs_flat(struct vmci_cpu *cpu, const struct str *s)
 {
     struct side from = side_of(cpu, s->si, false), to = side_of(cpu, s->di, true);
     u64 most = run_bytes(s), done = 0;
+    bool bulk = vmci_fp_bulk(cpu);
 
     while (done != most && fill(&from, s->n, most - done) && fill(&to, s->n, most - done)) {
         u64 k = VMCI_MIN(VMCI_MIN(from.room, to.room) & (0ull - s->n), most - done);
-        copy_run(to.host, from.host, s, k);
+        copy_run(to.host, from.host, s, k, bulk);
         step_over(&from, k);
         step_over(&to, k);
         done += k;
@@ -361,11 +368,17 @@ static u64 stos_flat(struct vmci_cpu *cpu, const struct str *s)
 {
     struct side d = side_of(cpu, s->di, true);
     u64 most = run_bytes(s), done = 0;
+    u64 pattern =
+        cut(cpu->gpr[VMC_RAX], s->n) * (s->n == 8 ? 1 : UINT64_MAX / cut(UINT64_MAX, s->n));
+    bool bulk = vmci_fp_bulk(cpu);
 
     while (done != most && fill(&d, s->n, most - done)) {
         u64 k = VMCI_MIN(d.room & (0ull - s->n), most - done), left = k >> scale_of(s);
         u8 *to = d.host;
-        HOST_STRING("rep stos", : "+D"(to), "+c"(left) : "a"(cpu->gpr[VMC_RAX]) : "memory")
+        if (bulk)
+            vmci_fp_bulk_fill(to, pattern, k);
+        else
+            HOST_STRING("rep stos", : "+D"(to), "+c"(left) : "a"(cpu->gpr[VMC_RAX]) : "memory")
         step_over(&d, k);
         done += k;
     }
