@@ -11,6 +11,9 @@
  */
 #include "cpu/bt/bt_work.h"
 
+/* Processors fetch decoded instructions by lines of 64 bytes of code: a short loop is in one. */
+#define LOOP_ALIGN 64u
+
 static unsigned take(struct bt_work *w, uint32_t *used)
 {
     unsigned r = bt_unused(w, *used);
@@ -165,6 +168,7 @@ bool bt_loop(struct bt_work *w)
     enter(w);
     w->k = w->copy_k[1];
     w->loop = true;
+    em_align(e, LOOP_ALIGN);
     w->loop_top = e->len;
     w->counted = false;
     for (unsigned k = 0; k < w->group_count; k++)

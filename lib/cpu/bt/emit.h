@@ -43,6 +43,21 @@ static inline const uint8_t *em_here(const struct emit *e)
     return e->rx + e->len;
 }
 
+/* NOPs up to a multiple of align bytes, a power of two (SDM 2B, NOP: the forms of 1 to 9 bytes). */
+static inline void em_align(struct emit *e, size_t align)
+{
+    static const uint8_t nop[] = {0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0};
+    size_t n = -(uintptr_t)em_here(e) & (align - 1);
+
+    for (; n >= sizeof(nop); n -= sizeof(nop))
+        for (size_t k = 0; k < sizeof(nop); k++)
+            em8(e, nop[k]);
+    for (; n > 1; n--)
+        em8(e, 0x66);
+    if (n == 1)
+        em8(e, 0x90);
+}
+
 #define EM_W 8u /* REX.W */
 
 /* REX prefix of reg and rm fields; left out when it says nothing. */
