@@ -341,12 +341,25 @@ static void compare(const char *path, const struct node *f, const unsigned char 
                  f->data[at + i]);
 }
 
+/* Like pread, to the end: of a mount that ends in between, the kernel hands out the first part. */
+static ssize_t read_all(int fd, unsigned char *buf, size_t n, uint64_t at)
+{
+    size_t done = 0;
+    ssize_t got;
+
+    do {
+        got = pread(fd, buf + done, n - done, (off_t)(at + done));
+        done += got > 0 ? (size_t)got : 0;
+    } while (got > 0 && done < n);
+    return got < 0 ? -1 : (ssize_t)done;
+}
+
 /* A piece of the file against the model; a mount that ended shows nothing. */
 bool read_and_compare(const char *path, int fd, const struct node *f, size_t at, size_t n)
 {
     static unsigned char buf[DATA];
     size_t have = data_below(f->size), want = at >= have ? 0 : at + n > have ? have - at : n;
-    ssize_t got = pread(fd, buf, n, (off_t)offset_of(at));
+    ssize_t got = read_all(fd, buf, n, offset_of(at));
 
     if (!ok(got >= 0, "read", path))
         return false;
