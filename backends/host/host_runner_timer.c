@@ -103,8 +103,14 @@ bool runner_timer_arm(struct runner_worker *w, uint64_t end)
 
     if (!w->has_timer)
         return false;
+    /* as after a yield: the signal has not come yet, and will find the vCPU that is current now */
+    if (end == w->slice_end && end != RUNNER_NEVER && vmc_runner_now_ns() < end)
+        return true;
     __atomic_store_n(&w->slice_end, end, __ATOMIC_RELAXED);
     if (end == RUNNER_NEVER)
         at.it_value = (struct timespec){0};
-    return timer_settime(w->timer, TIMER_ABSTIME, &at, NULL) == 0;
+    if (timer_settime(w->timer, TIMER_ABSTIME, &at, NULL) == 0)
+        return true;
+    __atomic_store_n(&w->slice_end, RUNNER_NEVER, __ATOMIC_RELAXED);
+    return false;
 }
