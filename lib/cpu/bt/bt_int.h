@@ -125,7 +125,7 @@ struct bt_x87 {
 /* Runs of a block in the interpreter before it is translated. */
 #define BT_HOT 12
 /* Instructions between two looks at the requests of other threads. */
-#define BT_SLICE 262144
+#define BT_SLICE 65536
 /* Instructions that may run past the budget: jumps forward within a page are not checked. */
 #define BT_MARGIN VMC_PAGE_SIZE
 
