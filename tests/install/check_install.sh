@@ -10,7 +10,7 @@ mkdir -p "$work"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"
 
 prefix=$work/prefix
-for f in bin/vmcore share/man/man1/vmcore.1 share/man/man5/vmcore-host.5 share/bash-completion/completions/vmcore; do
+for f in bin/vmcore share/doc/vmcore/README.md share/doc/vmcore/docs/embedding.md share/man/man1/vmcore.1 share/man/man5/vmcore-host.5 share/bash-completion/completions/vmcore; do
     [ -e "$prefix/$f" ] || { echo "not installed: $f"; exit 1; }
 done
 [ "$(wc -l <"$src/examples/hello-vmm/hello_vmm.c")" -lt 150 ] || { echo "hello-vmm has grown"; exit 1; }

@@ -39,6 +39,11 @@ timeout -k 5 300 "$vmcore" host "$dir/none.cfg" >"$dir/out" 2>&1 </dev/null
 verdict "no configuration" eval "[ $? = 4 ] && grep -q -e 'none.cfg: No such file' '$dir/out'"
 refuse "unknown setting" 2 'bad.cfg:1: hostmemory: no such setting' 'hostmemory = "64M";'
 refuse "unknown setting of a VM" 2 'bad.cfg:1: kernal: no such setting' 'vms = ( { kernal = "x"; } );'
+config part $'kernel = "x";\nkernal = "x";'
+refuse "a mistake in a file that is included" 2 'part.cfg:2: kernal: no such setting' \
+    $'host_memory = "64M";\nvms = ( {\n@include "'"$dir"$'/part.cfg"\n} );'
+refuse "more CPUs than a number has room for" 2 'limit: must be a number of CPUs' \
+    "host_memory = \"64M\"; vms = ( { $one cpu_policy = { limit = 99999999999L; }; } );"
 refuse "unknown entitlement" 2 'share: unknown' \
     "host_memory = \"64M\"; vms = ( { $one memory_policy = { share = 5; }; } );"
 refuse "bad size" 2 'not a size' "host_memory = \"64Q\"; vms = ( { $one } );"
@@ -55,7 +60,7 @@ refuse "a part of a CPU that is none" 2 'is neither a number of CPUs nor such as
     "host_memory = \"64M\"; vms = ( { $one cpu_policy = { limit = \"50 %\"; }; } );"
 refuse "a reservation in percent above the limit" 2 'larger than the limit' \
     "host_memory = \"64M\"; vms = ( { $one cpu_policy = { reservation = \"50%\"; limit = 0.4; }; } );"
-refuse "a pool that there is not" 2 "VM .vm1.: there is no pool .x." \
+refuse "a pool that there is not" 2 "bad.cfg:1: VM .vm1.: there is no pool .x." \
     "host_memory = \"64M\"; vms = ( { $one cpu_pool = \"x\"; } );"
 refuse "a pool below a later one" 2 "parent: there is no pool .b. before this one" \
     "cpu_pools = ( { name = \"a\"; parent = \"b\"; }, { name = \"b\"; } );"
@@ -235,6 +240,23 @@ import socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.stdin.buffer.read())
 print(s.makefile().readline())' "$dir/socket" >"$dir/out" 2>&1
 verdict "negative shares are refused" grep -q '"error"' "$dir/out"
+ctl "$dir/socket" stats none
+verdict "no statistics of a VM that is not there" eval "[ $? = 4 ] && grep -q \"no VM 'none'\" '$dir/out' &&
+    [ \$(wc -l <'$dir/out') = 1 ]"
+# Many replies at once, more than the socket has room for: none is lost.
+cat >"$dir/many.py" <<'END'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+n = 60
+s.sendall(b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"stats"}\n' % i for i in range(n)))
+for i, line in zip(range(n), s.makefile()):
+    r = json.loads(line)
+    assert r["id"] == i and len(r["result"]["vms"]) == 4, r
+assert i == n - 1, i
+END
+timeout -k 5 300 python3 "$dir/many.py" "$dir/socket" >"$dir/out" 2>&1
+verdict "many requests at once" [ $? = 0 ]
 timeout -k 5 300 "$vmcore" top -b -n 2 -d 0.2 "$dir/socket" >"$dir/out" 2>&1 </dev/null
 verdict "top in batch mode" [ $? = 0 ]
 csv() {
@@ -260,14 +282,14 @@ cat >"$dir/keys.py" <<'END'
 import os, pty, sys, time
 pid, fd = pty.fork()
 if pid == 0:
-    os.environ.update(TERM="xterm", LINES="24", COLUMNS="100")
+    os.environ.update(TERM="xterm", LINES="24", COLUMNS=sys.argv[3])
     os.execv(sys.argv[1], [sys.argv[1], "top", "-d", "30", sys.argv[2]])
 seen = b""
 def until(text):
     global seen
     while text not in seen:
         seen += os.read(fd, 4096)
-for key, text in (b"", b"TARGET"), (b"c", b"pool"), (b"d", b"WRITES/s"), (b"m", b"memory"):
+for key, text in (b"", sys.argv[4].encode()), (b"c", b"pool"), (b"d", b"WRITES/s"), (b"m", b"memory"):
     seen = b""
     os.write(fd, key)
     until(text)
@@ -279,8 +301,14 @@ except OSError:
     pass
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 END
-timeout -k 5 300 python3 "$dir/keys.py" "$vmcore" "$dir/socket" >"$dir/out" 2>&1 </dev/null
+timeout -k 5 300 python3 "$dir/keys.py" "$vmcore" "$dir/socket" 100 TARGET >"$dir/out" 2>&1 </dev/null
 verdict "top on a terminal" [ $? = 0 ]
+timeout -k 5 300 python3 "$dir/keys.py" "$vmcore" "$dir/socket" 80 SHRD >"$dir/out" 2>&1 </dev/null
+verdict "top on a narrow one" [ $? = 0 ]
+timeout -k 5 300 env TERM=dumb python3 -c '
+import os, pty, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))' "$vmcore" top "$dir/socket" >"$dir/out" 2>&1 </dev/null
+verdict "top on a terminal without a cursor" eval "[ $? = 4 ] && grep -q 'cannot move its cursor' '$dir/out'"
 ctl "$dir/socket" quit sleep
 verdict "one VM is ended" await '^sleep  *ended .*by the user' "$dir/socket" list
 kill -TERM "$host"
@@ -311,7 +339,8 @@ for _ in $(seq 60); do
     wait "$host"
 done
 verdict "the next host takes its socket" await '^ends  *ended' "$dir/socket" list
-kill -TERM "$host"
+ctl "$dir/socket" quit
+verdict "a host that is told to end answers" [ $? = 0 ]
 wait "$host"
 status=$?
 host=

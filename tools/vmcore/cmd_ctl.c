@@ -122,22 +122,23 @@ static int cmd_stats(struct request *r)
 
     if (o == NULL)
         return EXIT_ERROR;
-    if (!r->json)
+    for (size_t i = 0; !found && i < ctl_length(vms); i++)
+        found = strcmp(ctl_text(ctl_at(vms, i), "name"), r->argv[0]) == 0;
+    if (!found)
+        fprintf(stderr, WHO ": there is no VM '%s'\n", r->argv[0]);
+    else if (!r->json)
         print_host(ctl_object(o, "host"));
     else if (r->argc == 0)
         print_json(o);
-    for (size_t i = 0; i < ctl_length(vms); i++) {
+    for (size_t i = 0; found && i < ctl_length(vms); i++) {
         struct json_object *vm = ctl_at(vms, i);
         bool asked = r->argc == 1 && strcmp(ctl_text(vm, "name"), r->argv[0]) == 0;
-        found = found || asked;
         if (!r->json && (asked || r->argc == 0))
             print_memory(vm);
         else if (r->json && asked)
             print_json(vm);
     }
     json_object_put(o);
-    if (!found)
-        fprintf(stderr, WHO ": there is no VM of this name\n");
     return found ? EXIT_OK : EXIT_ERROR;
 }
 

@@ -111,8 +111,9 @@ static int live(struct ctl *ctl, const struct options *o)
     enum top_page page = TOP_MEMORY;
     bool ok = true;
 
-    if (!top_screen_open(o->delay_s)) {
-        fprintf(stderr, WHO ": no terminal (batch mode is -b)\n");
+    const char *why = top_screen_open(o->delay_s);
+    if (why != NULL) {
+        fprintf(stderr, WHO ": %s (batch mode is -b)\n", why);
         return EXIT_ERROR;
     }
     for (unsigned long i = 0; ok && (o->count == 0 || i < o->count); i++) {
@@ -121,6 +122,8 @@ static int live(struct ctl *ctl, const struct options *o)
             break;
     }
     top_screen_close();
+    if (!ok)
+        fprintf(stderr, WHO ": the host does not answer any more\n");
     json_object_put(s.before);
     json_object_put(s.now);
     return EXIT_OK; /* the host ended, or the user left */

@@ -3,6 +3,7 @@
 #include "control_socket.h"
 
 #include "run_options.h"
+#include "unix_socket.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -18,7 +18,12 @@ struct client {
     int fd; /* -1: free */
     struct json_tokener *tok;
     size_t pending; /* bytes of an unfinished request */
+    char *out;      /* replies that the socket had no room for yet; NULL: none */
+    size_t out_bytes, out_sent;
 };
+
+/* A client that does not read its replies is dropped when so much waits for it. */
+#define MAX_OUT (16u << 20)
 
 struct control {
     int fd;
@@ -29,40 +34,21 @@ struct control {
 
 struct control *control_open(const char *path, const struct rpc_server *server)
 {
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    struct stat st;
+    char who[sizeof(run_who) + 16];
 
-    if (strlen(path) >= sizeof(addr.sun_path)) {
-        fprintf(stderr, "%s: --control %s: the path is too long\n", run_who, path);
+    snprintf(who, sizeof(who), "%s: --control", run_who);
+    int fd = unix_socket_listen(who, path, CONTROL_MAX_CLIENTS);
+    if (fd < 0)
         return NULL;
-    }
-    strcpy(addr.sun_path, path);
-    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool alive = probe >= 0 && connect(probe, (struct sockaddr *)&addr, sizeof(addr)) == 0;
-    if (probe >= 0)
-        close(probe);
-    if (alive) {
-        fprintf(stderr, "%s: --control %s: in use by another process\n", run_who, path);
-        return NULL;
-    }
-    /* A socket that a dead process left behind is in the way; anything else is not ours. */
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
-        chmod(path, 0600) != 0 || listen(fd, CONTROL_MAX_CLIENTS) != 0) {
-        fprintf(stderr, "%s: --control %s: %s\n", run_who, path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        return NULL;
-    }
     struct control *c = calloc(1, sizeof(*c));
     if (c == NULL) {
+        fprintf(stderr, "%s: out of memory\n", run_who);
         close(fd);
+        unlink(path);
         return NULL;
     }
     c->fd = fd;
-    strcpy(c->path, addr.sun_path);
+    strcpy(c->path, path); /* which is not too long: it is bound */
     c->server = *server;
     for (unsigned i = 0; i < CONTROL_MAX_CLIENTS; i++)
         c->clients[i].fd = -1;
@@ -75,6 +61,9 @@ static void drop(struct client *cl)
     cl->fd = -1;
     json_tokener_free(cl->tok);
     cl->tok = NULL;
+    free(cl->out);
+    cl->out = NULL;
+    cl->out_bytes = cl->out_sent = 0;
 }
 
 void control_close(struct control *c)
@@ -98,7 +87,8 @@ nfds_t control_poll_fds(struct control *c, struct pollfd *fds)
     fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
     for (unsigned i = 0; i < CONTROL_MAX_CLIENTS; i++)
         if (c->clients[i].fd >= 0)
-            fds[n++] = (struct pollfd){.fd = c->clients[i].fd, .events = POLLIN};
+            fds[n++] = (struct pollfd){.fd = c->clients[i].fd,
+                                       .events = c->clients[i].out != NULL ? POLLOUT : POLLIN};
     return n;
 }
 
@@ -121,19 +111,39 @@ static void accept_client(struct control *c)
     close(fd);
 }
 
-/* Replies are small; a client that does not read them is dropped. */
+/* As much of the replies as the socket takes now. False: the client is gone. */
+static bool flush(struct client *cl)
+{
+    while (cl->out_sent < cl->out_bytes) {
+        ssize_t n =
+            send(cl->fd, cl->out + cl->out_sent, cl->out_bytes - cl->out_sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 && errno == EAGAIN;
+        cl->out_sent += (size_t)n;
+    }
+    free(cl->out);
+    cl->out = NULL;
+    cl->out_bytes = cl->out_sent = 0;
+    return true;
+}
+
+/* Nothing more is read from a client before it has taken its replies, except what came with them.
+ */
 static bool send_reply(struct client *cl, struct json_object *r)
 {
     const char *text = json_object_to_json_string_ext(r, JSON_C_TO_STRING_PLAIN);
     size_t n = strlen(text);
-    char *line = malloc(n + 1);
-    if (line == NULL)
+    char *more = cl->out_bytes + n < MAX_OUT ? realloc(cl->out, cl->out_bytes + n + 1) : NULL;
+
+    if (more == NULL)
         return false;
-    memcpy(line, text, n);
-    line[n] = '\n';
-    bool ok = send(cl->fd, line, n + 1, MSG_NOSIGNAL) == (ssize_t)(n + 1);
-    free(line);
-    return ok;
+    memcpy(more + cl->out_bytes, text, n);
+    more[cl->out_bytes + n] = '\n';
+    cl->out = more;
+    cl->out_bytes += n + 1;
+    return flush(cl);
 }
 
 static bool feed(struct control *c, struct client *cl, const char *data, size_t bytes)
@@ -173,9 +183,15 @@ static bool feed(struct control *c, struct client *cl, const char *data, size_t 
     return true;
 }
 
-static void read_client(struct control *c, struct client *cl)
+static void serve_client(struct control *c, struct client *cl)
 {
     char buf[4096];
+
+    if (cl->out != NULL) {
+        if (!flush(cl))
+            drop(cl);
+        return;
+    }
     ssize_t n = recv(cl->fd, buf, sizeof(buf), 0);
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -195,6 +211,6 @@ void control_handle(struct control *c, const struct pollfd *fds, nfds_t count)
         }
         for (unsigned k = 0; k < CONTROL_MAX_CLIENTS; k++)
             if (c->clients[k].fd == fds[i].fd)
-                read_client(c, &c->clients[k]);
+                serve_client(c, &c->clients[k]);
     }
 }

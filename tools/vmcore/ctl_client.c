@@ -75,10 +75,12 @@ struct json_object *ctl_call(struct ctl *c, const char *method, struct json_obje
     json_object_object_add(req, "method", json_object_new_string(method));
     if (params != NULL)
         json_object_object_add(req, "params", params);
-    const char *text = json_object_to_json_string_ext(req, JSON_C_TO_STRING_PLAIN);
-    int bad = send_all(c->fd, text, strlen(text)) || send_all(c->fd, "\n", 1);
+    /* At once: the other end may be gone as soon as it has seen the whole request ("quit"). */
+    char *line = NULL;
+    int n = asprintf(&line, "%s\n", json_object_to_json_string_ext(req, JSON_C_TO_STRING_PLAIN));
     json_object_put(req);
-    struct json_object *reply = bad ? NULL : receive(c);
+    struct json_object *reply = n > 0 && send_all(c->fd, line, (size_t)n) == 0 ? receive(c) : NULL;
+    free(n > 0 ? line : NULL);
     struct json_object *result = NULL, *error = ctl_object(reply, "error");
     if (reply == NULL)
         fprintf(stderr, "%s: no answer\n", c->who);

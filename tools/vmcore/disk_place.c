@@ -5,27 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PREFIX "vmfs:"
-
-size_t disk_place_volumes(const char *spec)
-{
-    if (strncmp(spec, PREFIX, strlen(PREFIX)) != 0)
-        return 0;
-    /* A path on the volume begins with "/"; the volume's own name may hold ":". */
-    const char *end = NULL;
-    for (const char *p = spec + strlen(PREFIX); (p = strstr(p, ":/")) != NULL; p++)
-        end = p;
-    return end != NULL ? (size_t)(end - spec) : 0;
-}
-
-bool disk_place_is(const char *spec)
-{
-    size_t n = strlen(spec);
-
-    return strncmp(spec, PREFIX, strlen(PREFIX)) == 0 ||
-           (n > 5 && strcmp(spec + n - 5, ".vmdk") == 0);
-}
-
 static int mount_volume(struct disk_volume **volumes, const char *command, char *spec,
                         const struct vt *options, struct disk_volume **out)
 {
@@ -70,11 +49,11 @@ static int on_volume(struct disk_place *p, struct disk_volume **volumes, const c
 {
     size_t n = disk_place_volumes(spec);
 
-    if (n <= strlen(PREFIX)) {
+    if (n <= strlen(DISK_PLACE_VMFS)) {
         fprintf(stderr, "%s: %s: expected vmfs:VOLUME:/PATH\n", command, spec);
         return EXIT_BAD_ARGS;
     }
-    char *volume = strndup(spec + strlen(PREFIX), n - strlen(PREFIX));
+    char *volume = strndup(spec + strlen(DISK_PLACE_VMFS), n - strlen(DISK_PLACE_VMFS));
     p->path = strdup(spec + n + 1);
     if (volume == NULL || p->path == NULL) {
         free(volume);
@@ -89,7 +68,7 @@ int disk_place_open(struct disk_place *p, struct disk_volume **volumes, const ch
     struct vmc_error err = {0};
 
     *p = (struct disk_place){0};
-    bool vmfs = strncmp(spec, PREFIX, strlen(PREFIX)) == 0;
+    bool vmfs = strncmp(spec, DISK_PLACE_VMFS, strlen(DISK_PLACE_VMFS)) == 0;
     int rc = 0;
     if (vmfs)
         rc = on_volume(p, volumes, command, spec, options);

@@ -24,9 +24,12 @@ struct disk_place {
     struct vmc_disk_files files;
 };
 
-/* Is this the name of a disk with a descriptor, or a raw image? */
+#define DISK_PLACE_VMFS "vmfs:" /* begins the name of a disk on a volume */
+
+/* disk_spec.c: is this the name of a disk with a descriptor, or a raw image? */
 bool disk_place_is(const char *spec);
-/* The format of a host's file that is an image of another program, as qemu-img names it; or NULL. */
+/* The format of a host's file that is an image of another program, as qemu-img names it; or NULL.
+ */
 const char *disk_image_format(const char *path);
 /* Say so if it is one, and what to do: as_raw is how to insist. 0 or an exit status. */
 int disk_refuse_format(const char *command, const char *path, const char *as_raw);

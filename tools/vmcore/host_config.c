@@ -22,6 +22,15 @@ struct reader {
     int status; /* EXIT_BAD_ARGS once something was wrong */
 };
 
+/* A setting may be in a file that the configuration includes. */
+static const char *file_of(const struct reader *r, const config_setting_t *at)
+{
+    const char *file = config_setting_source_file(at);
+
+    return file != NULL ? file : r->path;
+}
+
+/* At a setting, or NULL: about the file as a whole. */
 static void bad(struct reader *r, const config_setting_t *at, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -29,8 +38,10 @@ static void bad(struct reader *r, const config_setting_t *at, const char *fmt, .
 {
     va_list ap;
 
-    fprintf(stderr, "vmcore host: %s:%u: ", r->path,
-            at != NULL ? config_setting_source_line(at) : 0);
+    if (at == NULL)
+        fprintf(stderr, "vmcore host: %s: ", r->path);
+    else
+        fprintf(stderr, "vmcore host: %s:%u: ", file_of(r, at), config_setting_source_line(at));
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
@@ -148,7 +159,7 @@ static uint64_t read_cpus(struct reader *r, const config_setting_t *s)
     if (config_setting_type(s) == CONFIG_TYPE_STRING)
         return read_cpu_part(r, s, config_setting_get_string(s));
     double v = config_setting_type(s) == CONFIG_TYPE_FLOAT ? config_setting_get_float(s)
-                                                           : (double)config_setting_get_int(s);
+                                                           : (double)config_setting_get_int64(s);
 
     if (config_setting_is_number(s) && v >= 0 && v <= RUN_MAX_CPUS)
         return (uint64_t)(v * 1000000.0 + 0.5);
@@ -250,7 +261,7 @@ static bool read_vm_policy(struct reader *r, const config_setting_t *s, struct h
     else if (strcmp(name, "cpu_policy") == 0)
         read_share(r, s, &vm->cpu.share, read_cpus);
     else if (strcmp(name, "cpu_pool") == 0)
-        read_string(r, s, &vm->pool_name);
+        vm->pool = get_string(r, s) != NULL ? s : NULL;
     else if (strcmp(name, "cpu_cap") == 0)
         vm->cpu.cap = read_cap(r, s);
     else if (strcmp(name, "cpu_affinity") == 0)
@@ -341,7 +352,7 @@ static void read_vm(struct reader *r, const config_setting_t *g, struct host_vm_
             read_vm_machine(r, s, &a);
     }
     if (r->status == 0) {
-        snprintf(run_who, sizeof(run_who), "vmcore host: %s:%u: VM '%.40s'", r->path,
+        snprintf(run_who, sizeof(run_who), "vmcore host: %s:%u: VM '%.40s'", file_of(r, g),
                  config_setting_source_line(g), given);
         if (run_options_parse(a.argc, a.argv, true, &vm->run) >= 0)
             r->status = EXIT_BAD_ARGS;
@@ -471,8 +482,10 @@ static void check_host(struct reader *r, struct host_config *c)
 {
     for (unsigned i = 0; i < c->vm_count; i++) {
         struct host_vm_config *vm = &c->vms[i];
-        if (vm->pool_name != NULL && (vm->cpu_pool = find_pool(c, vm->pool_name)) == HOST_NO_POOL)
-            bad(r, NULL, "VM '%s': there is no pool '%s'", vm->run.name, vm->pool_name);
+        const char *pool = vm->pool != NULL ? config_setting_get_string(vm->pool) : NULL;
+        if (pool != NULL && (vm->cpu_pool = find_pool(c, pool)) == HOST_NO_POOL)
+            bad(r, vm->pool, "VM '%s': there is no pool '%s'", vm->run.name, pool);
+        vm->pool = NULL; /* it goes with the file */
     }
     if (c->vm_count == 0)
         bad(r, NULL, "no VMs: give vms = ( { ... } )");
@@ -520,7 +533,6 @@ void host_config_free(struct host_config *c)
     for (unsigned i = 0; i < c->vm_count; i++) {
         run_options_free(&c->vms[i].run);
         free(c->vms[i].trust);
-        free(c->vms[i].pool_name);
     }
     for (unsigned i = 0; i < c->cpu_pool_count; i++)
         free(c->cpu_pools[i].name);

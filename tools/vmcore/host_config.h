@@ -42,10 +42,10 @@ struct host_vm_config {
     struct run_options run;
     struct host_share mem;
     struct host_cpu cpu;
-    char *pool_name;   /* or NULL */
-    unsigned cpu_pool; /* or HOST_NO_POOL */
-    char *trust;       /* pages are shared with VMs of the same group; NULL: with none */
-    bool large;        /* large pages while memory is plenty */
+    const struct config_setting_t *pool; /* that names it; only while the file is read */
+    unsigned cpu_pool;                   /* or HOST_NO_POOL */
+    char *trust; /* pages are shared with VMs of the same group; NULL: with none */
+    bool large;  /* large pages while memory is plenty */
 };
 
 struct host_config {

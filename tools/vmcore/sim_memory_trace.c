@@ -40,6 +40,9 @@ static const char *read_vm(struct sim_mem *s, const char *line)
     if (conf == 0 || conf > MAX_MIB || shares == 0 || shares > VMC_BALLOON_MAX_SHARES ||
         limit > conf || reservation > (limit != 0 ? limit : conf) || balloon > 1)
         return "a value that makes no sense";
+    for (unsigned i = 0; i < s->vms; i++)
+        if (strcmp(s->vm[i].name, v.name) == 0)
+            return "two VMs of this name";
     v.configured = conf * SIM_MEM_MIB;
     v.reservation = reservation * SIM_MEM_MIB;
     v.limit = limit * SIM_MEM_MIB;
@@ -63,7 +66,7 @@ static const char *read_event(struct sim_mem *s, const char *line)
         return "no VM of this name";
     if (second > SIM_MEM_MAX_SECOND || (s->events > 0 && second < s->event[s->events - 1].second))
         return "seconds must ascend, to 1000000";
-    if (active > allocated || allocated * SIM_MEM_MIB > s->vm[e.vm].configured)
+    if (active > allocated || allocated > s->vm[e.vm].configured / SIM_MEM_MIB)
         return "active must be at most allocated, and that at most what the VM has";
     e.second = second;
     e.active = active * SIM_MEM_MIB;

@@ -20,7 +20,7 @@ struct reader {
 static void complain(struct reader *r, const char *where, const char *what)
 {
     if (!r->bad)
-        fprintf(stderr, "%s: %s: %s\n", r->path, where, what);
+        fprintf(stderr, "vmcore sim sched: %s: %s: %s\n", r->path, where, what);
     r->bad = true;
 }
 
@@ -55,12 +55,53 @@ static unsigned choice(struct reader *r, json_object *o, const char *key, const 
     return fallback;
 }
 
-static void text(json_object *o, const char *key, char *dst, size_t bytes, const char *fallback)
+static void text(struct reader *r, json_object *o, const char *key, char *dst, size_t bytes,
+                 const char *fallback)
 {
     json_object *v;
-    bool have = json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string);
+    bool have = json_object_object_get_ex(o, key, &v);
 
-    snprintf(dst, bytes, "%s", have ? json_object_get_string(v) : fallback);
+    if (have && (!json_object_is_type(v, json_type_string) ||
+                 (size_t)json_object_get_string_len(v) >= bytes))
+        complain(r, key, "not a string, or too long");
+    snprintf(dst, bytes, "%s",
+             have && json_object_is_type(v, json_type_string) ? json_object_get_string(v)
+                                                              : fallback);
+}
+
+/* A misspelt member would silently be its default. */
+static void only_known(struct reader *r, json_object *o, const char *what, const char *const *known,
+                       size_t n)
+{
+    if (!json_object_is_type(o, json_type_object)) {
+        complain(r, what, "not an object");
+        return;
+    }
+    json_object_object_foreach(o, key, value)
+    {
+        size_t i = 0;
+        (void)value;
+        while (i < n && strcmp(known[i], key) != 0)
+            i++;
+        if (i == n)
+            complain(r, key, "no such member here");
+    }
+}
+#define ONLY_KNOWN(r, o, what, known)                                                              \
+    only_known((r), (o), (what), (known), sizeof(known) / sizeof((known)[0]))
+
+/* A list that may be absent; NULL: it is, or it is none. */
+static json_object *list_of(struct reader *r, json_object *o, const char *key)
+{
+    json_object *v = NULL;
+
+    if (!json_object_object_get_ex(o, key, &v))
+        return NULL;
+    if (!json_object_is_type(v, json_type_array)) {
+        complain(r, key, "not a list");
+        return NULL;
+    }
+    return v;
 }
 
 static void read_share(struct reader *r, json_object *o, struct vmc_sched_share *sh)
@@ -78,7 +119,7 @@ static uint32_t find_pool(struct reader *r, const struct sim_scenario *sc, json_
 {
     char name[32];
 
-    text(o, key, name, sizeof(name), "");
+    text(r, o, key, name, sizeof(name), "");
     if (name[0] == '\0')
         return SIM_NONE;
     for (uint32_t i = 0; i < upto; i++)
@@ -97,10 +138,14 @@ static void read_pools(struct reader *r, struct sim_scenario *sc, json_object *l
         return;
     }
     sc->pools = calloc(n + 1, sizeof(*sc->pools));
+    if (sc->pools == NULL)
+        complain(r, "pools", "out of memory");
     for (size_t i = 0; i < n && !r->bad; i++) {
+        static const char *const known[] = {"name", "parent", "shares", "reservation", "limit"};
         json_object *o = json_object_array_get_idx(list, i);
         struct sim_pool *p = &sc->pools[i];
-        text(o, "name", p->name, sizeof(p->name), "pool");
+        ONLY_KNOWN(r, o, "pools", known);
+        text(r, o, "name", p->name, sizeof(p->name), "pool");
         read_share(r, o, &p->share);
         p->parent = find_pool(r, sc, o, "parent", (uint32_t)i);
         sc->npools++;
@@ -109,8 +154,10 @@ static void read_pools(struct reader *r, struct sim_scenario *sc, json_object *l
 
 static void read_guest(struct reader *r, json_object *o, struct sim_guest *g)
 {
+    static const char *const known[] = {"model", "work_us", "sleep_us", "critical_us"};
     uint64_t most = 10000000;
 
+    ONLY_KNOWN(r, o, "guest", known);
     g->model = choice(r, o, "model", models, 5, SIM_CPU);
     uint64_t work = g->model == SIM_INTERACTIVE ? 200 : g->model == SIM_BURSTY ? 50000 : 50;
     uint64_t sleep = g->model == SIM_BURSTY ? 50000 : 5000;
@@ -124,13 +171,19 @@ static void read_vms(struct reader *r, struct sim_scenario *sc, json_object *lis
     size_t n = json_object_array_length(list);
 
     sc->vms = calloc(MAX_VMS, sizeof(*sc->vms));
+    if (sc->vms == NULL)
+        complain(r, "vms", "out of memory");
     for (size_t i = 0; i < n && !r->bad; i++) {
         json_object *o = json_object_array_get_idx(list, i);
+        static const char *const known[] = {"name",         "count",    "vcpus",      "pool",
+                                            "coscheduling", "vcpu_cap", "start_ms",   "guest",
+                                            "shares",       "limit",    "reservation"};
         json_object *guest;
         struct sim_vm_spec v = {0};
+        ONLY_KNOWN(r, o, "vms", known);
         uint64_t count = number(r, o, "count", 1, MAX_VMS, 1);
         char name[20];
-        text(o, "name", name, sizeof(name), "vm");
+        text(r, o, "name", name, sizeof(name), "vm");
         v.vcpus = (uint32_t)number(r, o, "vcpus", 1, VMC_SCHED_MAX_WIDTH, 1);
         v.coscheduling = choice(r, o, "coscheduling", modes, 3, VMC_SCHED_CO_RELAXED);
         v.vcpu_cap = (uint32_t)number(r, o, "vcpu_cap", 1, 100, 0) * (VMC_SCHED_WHOLE_CPU / 100);
@@ -152,6 +205,9 @@ static void read_vms(struct reader *r, struct sim_scenario *sc, json_object *lis
 
 int sim_scenario_load(struct sim_scenario *sc, const char *path)
 {
+    static const char *const known[] = {
+        "cpus",    "threads_per_core", "quantum_us", "duration_ms", "seed",   "switch_ns",
+        "kick_ns", "ple_us",           "pools",      "vms",         "comment"};
     struct reader r = {.path = path};
     json_object *list;
     json_object *root = json_object_from_file(path);
@@ -166,6 +222,7 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path)
         json_object_put(root);
         return -1;
     }
+    ONLY_KNOWN(&r, root, "scenario", known);
     sc->cpus = (uint32_t)number(&r, root, "cpus", 1, VMC_SCHED_MAX_CPUS, 2);
     sc->threads_per_core = (uint32_t)number(&r, root, "threads_per_core", 1, 16, 1);
     if (sc->cpus % sc->threads_per_core != 0)
@@ -179,10 +236,9 @@ int sim_scenario_load(struct sim_scenario *sc, const char *path)
     sc->kick_ns = number(&r, root, "kick_ns", 0, 1000000, 2000);
     sc->late_ns = number(&r, root, "late_ns", 0, 1000000, 0);
     sc->ple_ns = number(&r, root, "ple_us", 0, 1000000, 0) * 1000;
-    if (json_object_object_get_ex(root, "pools", &list) &&
-        json_object_is_type(list, json_type_array))
+    if ((list = list_of(&r, root, "pools")) != NULL)
         read_pools(&r, sc, list);
-    if (json_object_object_get_ex(root, "vms", &list) && json_object_is_type(list, json_type_array))
+    if ((list = list_of(&r, root, "vms")) != NULL)
         read_vms(&r, sc, list);
     if (sc->nvms == 0)
         complain(&r, "vms", "there are none");

@@ -12,12 +12,15 @@ static const char *const memory[] = {"configured", "granted", "consumed", "activ
 static const char *const cpu[] = {"used_ns", "ready_ns", "costop_ns", "wait_ns", "stolen_ns"};
 #define CPU (sizeof(cpu) / sizeof(cpu[0]))
 
-/* A counter's growth; from zero where there is nothing earlier, or it began anew. */
+/*
+ * A counter's growth; from zero where there is nothing earlier. One that falls has not begun anew:
+ * what a processor used counts as its own until it is known what of it was stolen.
+ */
 static uint64_t growth(struct json_object *before, struct json_object *now, const char *name)
 {
     uint64_t b = ctl_u64(before, name), n = ctl_u64(now, name);
 
-    return n >= b ? n - b : n;
+    return n > b ? n - b : 0;
 }
 
 static double seconds(const struct top_sample *s)

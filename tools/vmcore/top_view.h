@@ -28,7 +28,8 @@ double top_rate(const struct top_sample *s, struct json_object *before, struct j
 struct json_object *top_vm_before(const struct top_sample *s, struct json_object *vm);
 
 /* top_screen.c: ncurses. */
-bool top_screen_open(double delay_s);
+/* NULL, or why there is none. */
+const char *top_screen_open(double delay_s);
 void top_screen_close(void);
 /* Show, and wait for the time between samples; keys change the page. false: leave. */
 bool top_screen_show(const struct top_sample *s, enum top_page *page);

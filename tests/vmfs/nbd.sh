@@ -1,0 +1,54 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# "vmcore vmfs nbd" with qemu-img as its client. Usage: nbd.sh VMCORE
+set -euo pipefail
+vmcore=$1
+if ! command -v qemu-img >/dev/null; then
+    echo "SKIPPED, no qemu-img"
+    exit 77
+fi
+dir=$(mktemp -d)
+server=
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null; rm -rf "$dir"' EXIT
+fail() {
+    echo "FAILED: $1"
+    cat "$dir"/*.log 2>/dev/null | head -20
+    exit 1
+}
+"$vmcore" vmfs mkfs --quiet --size 1G "$dir/vol" >/dev/null
+head -c 8M /dev/urandom >"$dir/first"
+head -c 3M /dev/urandom >"$dir/second"
+truncate -s 8M "$dir/second" # zeros: what the client asks to be zeroed
+"$vmcore" vmfs import --quiet --exclusive "$dir/vol" "$dir/first" /raw
+
+# A file that is in the way is somebody's.
+echo precious >"$dir/file"
+if "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/file" 2>"$dir/refused.log"; then
+    fail "a file was taken for a socket"
+fi
+[ "$(cat "$dir/file")" = precious ] || fail "a file was replaced by a socket"
+echo "ok: a file in the way is left alone"
+
+"$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
+server=$!
+for _ in $(seq 3000); do
+    [ -S "$dir/socket" ] && break
+    kill -0 "$server" 2>/dev/null || fail "the server ended"
+    sleep 0.1
+done
+uri="nbd+unix:///?socket=$dir/socket"
+timeout 300 qemu-img convert -f raw -O raw "$uri" "$dir/read"
+cmp "$dir/first" "$dir/read" || fail "read something else"
+echo "ok: reads"
+timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
+timeout 300 qemu-img compare -q -f raw -F raw "$dir/second" "$uri" || fail "wrote something else"
+echo "ok: writes and zeroes"
+kill -TERM "$server"
+wait "$server" || fail "the server's end"
+server=
+[ ! -e "$dir/socket" ] || fail "the socket was left behind"
+[ ! -s "$dir/server.log" ] || fail "the server complained"
+"$vmcore" vmfs export --quiet --exclusive "$dir/vol" /raw "$dir/out"
+cmp "$dir/second" "$dir/out" || fail "the volume holds something else"
+"$vmcore" vmfs fsck --exclusive "$dir/vol" >"$dir/fsck.log" || fail "fsck"
+echo "ok: it is on the volume, and the socket is gone"

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE
+#include "nbd_server.h"
+
+#include <endian.h>
+#include <errno.h>
+
+/* The protocol: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md */
+#define NBD_MAGIC       0x4e42444d41474943ull
+#define NBD_OPTS        0x49484156454f5054ull
+#define NBD_OPT_REPLY   0x0003e889045565a9ull
+#define NBD_REQUEST     0x25609513u
+#define NBD_REPLY       0x67446698u
+#define OPT_EXPORT_NAME 1u
+#define OPT_ABORT       2u
+#define OPT_LIST        3u
+#define OPT_INFO        6u
+#define OPT_GO          7u
+#define REP_ACK         1u
+#define REP_SERVER      2u
+#define REP_INFO        3u
+#define REP_ERR_UNSUP   0x80000001u
+#define HANDSHAKE_FLAGS 3u                         /* fixed newstyle, no zeroes */
+#define EXPORT_FLAGS    (1u | 4u | 8u | 32u | 64u) /* flags, flush, FUA, trim, write zeroes */
+#define CMD_FLAG_FUA    1u
+#define MAX_OPTION      4096u
+
+static int opt_reply(const struct nbd_server *s, uint32_t opt, uint32_t type, const void *data,
+                     uint32_t n)
+{
+    struct {
+        uint64_t magic;
+        uint32_t opt, type, len;
+    } __attribute__((packed)) r = {htobe64(NBD_OPT_REPLY), htobe32(opt), htobe32(type), htobe32(n)};
+
+    if (s->put(s->ctx, &r, sizeof(r)) != 0)
+        return -1;
+    return n > 0 ? s->put(s->ctx, data, n) : 0;
+}
+
+static int send_info(const struct nbd_server *s, uint32_t opt)
+{
+    struct {
+        uint16_t type;
+        uint64_t size;
+        uint16_t flags;
+    } __attribute__((packed)) info = {0, htobe64(s->size), htobe16(EXPORT_FLAGS)};
+
+    if (opt_reply(s, opt, REP_INFO, &info, sizeof(info)) != 0)
+        return -1;
+    return opt_reply(s, opt, REP_ACK, NULL, 0);
+}
+
+static int send_export(const struct nbd_server *s, bool zeroes)
+{
+    struct {
+        uint64_t size;
+        uint16_t flags;
+        char zeroes[124];
+    } __attribute__((packed)) e = {htobe64(s->size), htobe16(EXPORT_FLAGS), {0}};
+
+    return s->put(s->ctx, &e, zeroes ? sizeof(e) : 10);
+}
+
+/* There is one export, whatever it is called. */
+static int send_list(const struct nbd_server *s, uint32_t opt)
+{
+    uint32_t no_name = 0;
+
+    if (opt_reply(s, opt, REP_SERVER, &no_name, sizeof(no_name)) != 0)
+        return -1;
+    return opt_reply(s, opt, REP_ACK, NULL, 0);
+}
+
+/* 0: go on to transmission; -1: the connection is over. */
+static int handshake(const struct nbd_server *s)
+{
+    struct {
+        uint64_t magic, opts;
+        uint16_t flags;
+    } __attribute__((packed))
+    hello = {htobe64(NBD_MAGIC), htobe64(NBD_OPTS), htobe16(HANDSHAKE_FLAGS)};
+    uint32_t client;
+
+    if (s->put(s->ctx, &hello, sizeof(hello)) != 0 || s->get(s->ctx, &client, 4) != 0)
+        return -1;
+    for (;;) {
+        struct {
+            uint64_t magic;
+            uint32_t opt, len;
+        } __attribute__((packed)) o;
+        if (s->get(s->ctx, &o, sizeof(o)) != 0 || be64toh(o.magic) != NBD_OPTS)
+            return -1;
+        uint32_t opt = be32toh(o.opt), len = be32toh(o.len);
+        if (len > MAX_OPTION || s->get(s->ctx, s->buf, len) != 0)
+            return -1;
+        int rc;
+        switch (opt) {
+        case OPT_EXPORT_NAME:
+            return send_export(s, (be32toh(client) & 2) == 0);
+        case OPT_GO:
+            return send_info(s, opt);
+        case OPT_INFO:
+            rc = send_info(s, opt);
+            break;
+        case OPT_LIST:
+            rc = send_list(s, opt);
+            break;
+        case OPT_ABORT:
+            (void)!opt_reply(s, opt, REP_ACK, NULL, 0);
+            return -1;
+        default:
+            rc = opt_reply(s, opt, REP_ERR_UNSUP, NULL, 0);
+            break;
+        }
+        if (rc != 0)
+            return -1;
+    }
+}
+
+struct request {
+    uint32_t magic;
+    uint16_t flags, type;
+    uint64_t handle, off;
+    uint32_t len;
+} __attribute__((packed));
+
+/* What is to be answered to a request, and for a write its data. -1: the connection is over. */
+static int request(const struct nbd_server *s, const struct request *q)
+{
+    uint16_t cmd = be16toh(q->type);
+    uint64_t off = be64toh(q->off);
+    uint32_t len = be32toh(q->len);
+
+    if ((cmd == NBD_READ || cmd == NBD_WRITE) && len > NBD_MAX_REQUEST)
+        return -1;
+    if (cmd == NBD_WRITE && s->get(s->ctx, s->buf, len) != 0)
+        return -1;
+    if (cmd > NBD_ZEROES || cmd == NBD_CACHE || off > s->size || len > s->size - off)
+        return EINVAL;
+    bool fua = (be16toh(q->flags) & CMD_FLAG_FUA) != 0 && cmd != NBD_READ;
+    return s->act(s->ctx, cmd, off, len, fua);
+}
+
+void nbd_serve(const struct nbd_server *s)
+{
+    struct request q;
+
+    if (handshake(s) != 0)
+        return;
+    while (s->get(s->ctx, &q, sizeof(q)) == 0 && be32toh(q.magic) == NBD_REQUEST &&
+           be16toh(q.type) != NBD_DISC) {
+        int e = request(s, &q);
+        if (e < 0)
+            return;
+        struct {
+            uint32_t magic, error;
+            uint64_t handle;
+        } __attribute__((packed)) r = {htobe32(NBD_REPLY), htobe32((uint32_t)e), q.handle};
+        if (s->put(s->ctx, &r, sizeof(r)) != 0)
+            return;
+        if (be16toh(q.type) == NBD_READ && e == 0 && s->put(s->ctx, s->buf, be32toh(q.len)) != 0)
+            return;
+    }
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE
+#include "unix_socket.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* Does somebody listen there? */
+static bool in_use(const struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    /* EAGAIN: somebody who has not accepted others yet. */
+    bool yes = fd >= 0 &&
+               (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN);
+
+    if (fd >= 0)
+        close(fd);
+    return yes;
+}
+
+int unix_socket_listen(const char *who, const char *path, int backlog)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    struct stat st;
+
+    if (strlen(path) >= sizeof(addr.sun_path)) {
+        fprintf(stderr, "%s: %s: too long a name for a socket\n", who, path);
+        return -1;
+    }
+    strcpy(addr.sun_path, path);
+    if (in_use(&addr)) {
+        fprintf(stderr, "%s: %s: in use by another process\n", who, path);
+        return -1;
+    }
+    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+        unlink(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool bound = fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0;
+    if (!bound || chmod(path, 0600) != 0 || listen(fd, backlog) != 0) {
+        fprintf(stderr, "%s: %s: %s\n", who, path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        if (bound)
+            unlink(path);
+        return -1;
+    }
+    return fd;
+}
