@@ -67,7 +67,7 @@ struct point {
 
 #define WIDTH  760.0
 #define HEIGHT 110.0
-#define LEFT   60.0
+#define LEFT   80.0
 
 static void svg_curve(const struct sim_mem *s, const struct point *p, unsigned vm, unsigned which,
                       double top, const char *style, FILE *f)
@@ -115,14 +115,18 @@ static void svg(const struct sim_mem *s, const struct point *p, FILE *f)
         svg_rests(s, p, i, top, f);
         fprintf(f,
                 "<rect x='%.0f' y='%.0f' width='%.0f' height='%.0f' fill='none' stroke='#999'/>\n"
-                "<text x='4' y='%.0f'>VM %u</text><text x='4' y='%.0f'>%.0f MiB</text>"
+                "<text x='4' y='%.0f'>%.8s</text><text x='4' y='%.0f'>%.0f MiB</text>"
                 "<text x='4' y='%.0f'>works</text><text x='4' y='%.0f'>%.1f %%</text>\n",
-                LEFT, top, WIDTH, HEIGHT, top + 20, i + 1, top + 36, mib(s->vm[i].configured),
-                top + 56, top + 72, work_percent(s, &s->vm[i]));
+                LEFT, top, WIDTH, HEIGHT, top + 20, s->vm[i].name, top + 36,
+                mib(s->vm[i].configured), top + 56, top + 72, work_percent(s, &s->vm[i]));
         for (unsigned k = 0; k < 3; k++)
             svg_curve(s, p, i, k, top, styles[k], f);
     }
-    fprintf(f, "</svg>\n");
+    fprintf(f,
+            "<text x='%.0f' y='%.0f'>0</text>\n"
+            "<text x='%.0f' y='%.0f' text-anchor='end'>%llu s</text>\n</svg>\n",
+            LEFT, 26 + s->vms * (HEIGHT + 20), LEFT + WIDTH, 26 + s->vms * (HEIGHT + 20),
+            (unsigned long long)s->seconds);
 }
 
 static int finish(FILE *f, const char *path)

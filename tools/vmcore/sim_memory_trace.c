@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_MIB (1u << 24) /* 16 TiB */
-#define MAX_US  1000000u
+#define MAX_MIB    (1u << 24) /* 16 TiB */
+#define MAX_US     1000000u
+#define NAME_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 /* ---- reading -----------------------------------------------------------------------------------
  */
@@ -40,6 +41,8 @@ static const char *read_vm(struct sim_mem *s, const char *line)
     if (conf == 0 || conf > MAX_MIB || shares == 0 || shares > VMC_BALLOON_MAX_SHARES ||
         limit > conf || reservation > (limit != 0 ? limit : conf) || balloon > 1)
         return "a value that makes no sense";
+    if (v.name[strspn(v.name, NAME_CHARS)] != '\0') /* they go into CSV and SVG as they are */
+        return "a name is made of letters, digits, '.', '_' and '-'";
     for (unsigned i = 0; i < s->vms; i++)
         if (strcmp(s->vm[i].name, v.name) == 0)
             return "two VMs of this name";
