@@ -56,6 +56,26 @@ struct bt_seen {
     uint64_t gdt_base, gdt_limit; /* IRET */
 };
 
+/*
+ * What a translation takes for granted of segments (bt_seg.c). In 64-bit code, and in 32-bit code
+ * whose code, data and stack segments are flat, id is 0 and so is base.
+ */
+struct bt_ctx {
+    uint32_t base, limit; /* of CS */
+    uint32_t id;
+    uint8_t bits, stack; /* of code: 16, 32, 64; bytes of SP */
+    bool real;           /* loads of segment registers look at no descriptors, and cannot fail */
+};
+#define BT_CONTEXTS 1024u
+
+/* A segment as translated code checks it: an access whose last byte is at offset last is in order
+   if last + rd, or last + wr, is below 0. Others are for the interpreter. */
+struct bt_view {
+    uint64_t base;
+    int64_t rd, wr;
+};
+#define BT_VIEWS 6u
+
 #define BT_BUDGETS   8u
 #define BT_FAR_LISTS 4096u
 
@@ -115,16 +135,21 @@ struct vmci_bt {
     struct bt_iret iret[2];
     uint64_t jump_mask; /* (a) BT_JUMP_MASK; 0 while there are requests */
 
-    uint8_t fp_lacks[8];  /* by BT_FP_*: not all of them may run natively now */
-    uint8_t fp_lacks_of;  /* the fp_ready that it was made for */
-    uint8_t seg_small[2]; /* FS, GS of 32-bit code: not all 4 GiB can be accessed */
-    uint32_t x87_mark;    /* arena offset of the struct bt_x87 that ran last; 0: C knows */
-    uint64_t x87_ea;      /* ... its memory operand */
-    uint8_t fp_ready;     /* BT_FP_*: they may */
+    uint8_t fp_lacks[8];              /* by BT_FP_*: not all of them may run natively now */
+    uint8_t fp_lacks_of;              /* the fp_ready that it was made for */
+    uint8_t seg_small[2];             /* FS, GS of 32-bit code: not all 4 GiB can be accessed */
+    struct bt_view view[BT_VIEWS];    /* of 16- and 32-bit code */
+    struct bt_ctx ctx;                /* of now */
+    struct bt_ctx known[BT_CONTEXTS]; /* a hash table; id 0: empty */
+    uint32_t ctx_ids;                 /* how many that are */
+    uint32_t x87_mark; /* arena offset of the struct bt_x87 that ran last; 0: C knows */
+    uint64_t x87_ea;   /* ... its memory operand */
+    uint8_t fp_ready;  /* BT_FP_*: they may */
     bool enabled;
     bool pass;        /* let the interpreter run the next block */
     bool large_pages; /* the platform has them, as far as is known */
     bool full;        /* the segment is used up: the engine goes on to the next */
+    bool ctx_full;    /* too many contexts: the engine forgets everything */
 
     uint8_t *rw;
     const uint8_t *rx;
@@ -142,6 +167,8 @@ struct vmci_bt {
     uint64_t lacks; /* 1 << VMCI_FEAT_*: of general-register instructions: only interpreted */
     uint64_t st_op[VMCI_OP_COUNT]; /* instructions that translated code had interpreted */
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
+    uint64_t
+        st_segmented;    /* translations of 16-bit code and of code with other than flat segments */
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 

@@ -78,11 +78,10 @@ bool bt_bit_string(struct bt_work *w, const struct vmci_insn *in)
 bool bt_divide_native(const struct bt_work *w, const struct vmci_insn *in)
 {
     return (in->op == VMCI_OP_DIV || in->op == VMCI_OP_IDIV) && w->word == 8 && in->opsize >= 4 &&
-           in->opnd[0].kind != VMCI_OPND_GPR_HI && bt_length_fits(in);
+           in->opnd[0].kind != VMCI_OPND_GPR_HI && bt_length_fits(w, in);
 }
 
-/* To cold code if RCX, which is away, is 0. */
-static void unless_rcx(struct bt_work *w)
+void bt_unless_rcx(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
@@ -164,10 +163,10 @@ bool bt_divide(struct bt_work *w, const struct vmci_insn *in)
     high_half(w, wide, sign);
     bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
     em_mov(e, EM_RCX, w->x);
-    unless_rcx(w);
+    bt_unless_rcx(w);
     if (sign) {
         em_lea(e, wide, EM_RCX, w->x, EM_NONE, 0, 1);
-        unless_rcx(w);
+        bt_unless_rcx(w);
     }
     divide(w, wide, sign);
     bt_rcx_back(w);

@@ -20,12 +20,13 @@ static uint64_t next_la(const struct bt_work *w, const struct vmci_insn *in)
 
 static uint64_t target_la(const struct bt_work *w, const struct vmci_insn *in)
 {
-    return bt_wrap(w, w->la + in->next + (uint64_t)in->imm);
+    return bt_target(w, in, w->la + in->next);
 }
 
 static bool near(const struct bt_work *w, uint64_t target)
 {
-    return ((target ^ w->la) & PAGE_MASK) == 0 && w->b->gpa2 == GPA_NONE;
+    return ((bt_linear(w, target) ^ bt_linear(w, w->la)) & PAGE_MASK) == 0 &&
+           w->b->gpa2 == GPA_NONE;
 }
 
 /*
@@ -46,7 +47,8 @@ static uint32_t jump_entry(const struct bt_work *w)
 
 static uint32_t known_entry(const struct bt_work *w, uint64_t target)
 {
-    return jump_entry(w) + bt_jump_index(target) * (uint32_t)sizeof(struct bt_jump);
+    return jump_entry(w) +
+           bt_jump_index(bt_key(&w->t->ctx, target)) * (uint32_t)sizeof(struct bt_jump);
 }
 
 /* Look for the address in x: twice its index is in s then; else cold code is entered by the jump
@@ -55,6 +57,12 @@ static size_t look_up(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
+    if (w->seg) { /* the address as the table has it */
+        uint64_t context = bt_key(&w->t->ctx, 0) & ~(uint64_t)UINT32_MAX;
+        em_mov_imm(e, w->s, context);
+        em_lea(e, 0, w->x, w->x, EM_NONE, 0, (int32_t)w->t->ctx.base);
+        em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
+    }
     if (w->lazy == 0)
         bt_rcx_away(w);
     em_rorx(e, w->s, w->x, BT_JUMP_FOLD);
@@ -81,14 +89,15 @@ static size_t look_at(struct bt_work *w, uint64_t target)
 {
     struct emit *e = &w->e;
     uint32_t neg = known_entry(w, target) + (uint32_t)offsetof(struct bt_jump, neg);
-    bool small = em_fits32(target) && em_fits32(0 - target);
+    uint64_t key = bt_key(&w->t->ctx, target);
+    bool small = em_fits32(key) && em_fits32(0 - key);
 
     if (w->lazy != 0) {
         w->lost = w->lazy;
         if (small) {
-            em_cmp_gs_imm(e, neg, (uint32_t)(0 - target));
+            em_cmp_gs_imm(e, neg, (uint32_t)(0 - key));
         } else {
-            em_mov_imm(e, w->x, 0 - target);
+            em_mov_imm(e, w->x, 0 - key);
             em_rgs(e, EM_W, 0x3b, w->x, neg);
         }
         return em_jump(e, CC_NE);
@@ -96,9 +105,9 @@ static size_t look_at(struct bt_work *w, uint64_t target)
     bt_rcx_away(w);
     em_load_gs(e, EM_RCX, neg);
     if (small) {
-        em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, (int32_t)target);
+        em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, (int32_t)key);
     } else {
-        em_mov_imm(e, w->x, target);
+        em_mov_imm(e, w->x, key);
         em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
     }
     size_t miss = em_jump_unless_rcxz(e);
@@ -221,19 +230,58 @@ static void jcc(struct bt_work *w, const struct vmci_insn *in)
     bt_exit_direct(w, target_la(w, in));
 }
 
-/* JRCXZ alone; the LOOPs are rare. */
+/* To the returned jump unless the count, RCX of size bytes, is 0. x has RCX in both cases. */
+static size_t unless_done(struct bt_work *w, unsigned size)
+{
+    struct emit *e = &w->e;
+
+    em_mov(e, w->x, EM_RCX);
+    if (size == 2)
+        em_zero16(e, EM_RCX, EM_RCX);
+    else if (size == 4)
+        em_rr(e, 0, 0x8b, EM_RCX, EM_RCX);
+    return em_jump_unless_rcxz(e);
+}
+
+/* LOOP, LOOPE, LOOPNE: they change no flags. */
+static void loop(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+    size_t other = 0;
+
+    bt_flags_need(w, w->x);
+    if (in->addrsize == 2)
+        em8(e, 0x66);
+    em_lea(e, in->addrsize == 8 ? EM_W : 0, EM_RCX, EM_RCX, EM_NONE, 0, -1);
+    if (in->op != VMCI_OP_LOOP)
+        other = em_jump(e, in->op == VMCI_OP_LOOPE ? CC_NE : CC_E);
+    size_t more = unless_done(w, in->addrsize);
+    em_mov(e, EM_RCX, w->x);
+    if (other != 0)
+        em_patch_here(e, other);
+    w->lazy = 0;
+    bt_exit_direct(w, next_la(w, in));
+    em_patch_here(e, more);
+    em_mov(e, EM_RCX, w->x);
+    bt_exit_direct(w, target_la(w, in));
+}
+
 static bool jcxz(struct bt_work *w, const struct vmci_insn *in)
 {
-    if (in->addrsize != w->word)
+    bool narrow = w->seg && in->addrsize == 2;
+
+    if (in->addrsize != w->word && !narrow)
         return false;
-    if (w->word == 4)
+    if (w->word == 4 && !narrow)
         em8(&w->e, 0x67);
     uint8_t lost = w->lost;
-    em8(&w->e, 0xe3); /* jrcxz over the jump to "not taken" */
-    em8(&w->e, 5);
-    size_t not_taken = em_jump(&w->e, EM_JMP);
+    size_t not_taken = narrow ? unless_done(w, 2) : em_jump_unless_rcxz(&w->e);
+    if (narrow)
+        em_mov(&w->e, EM_RCX, w->x);
     bt_exit_direct(w, target_la(w, in));
     em_patch_here(&w->e, not_taken);
+    if (narrow)
+        em_mov(&w->e, EM_RCX, w->x);
     w->lost = lost;
     bt_exit_direct(w, next_la(w, in));
     return true;
@@ -246,11 +294,16 @@ static bool load_target(struct bt_work *w, const struct vmci_insn *in)
 
     if (in->opnd[0].kind == VMCI_OPND_GPR) {
         em_rr(&w->e, bt_wide(w), 0x8b, w->x, in->opnd[0].reg);
+        if (in->opsize == 2)
+            em_zero16(&w->e, w->x, w->x);
         return true;
     }
-    if (!bt_check_ea(w, in, BT_ACC_READ, w->word, 1, &a))
+    if (!bt_check_ea(w, in, BT_ACC_READ, in->opsize, 1, &a))
         return false;
-    em_rm(&w->e, bt_wide(w), 0x8b, w->x, &a);
+    if (w->seg)
+        bt_seg_fetch(w, in, w->x, &a);
+    else
+        em_rm(&w->e, bt_wide(w), 0x8b, w->x, &a);
     return true;
 }
 
@@ -260,7 +313,7 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
         bt_exit_direct(w, target_la(w, in));
         return true;
     }
-    if (in->opsize != w->word || !load_target(w, in))
+    if ((in->opsize != w->word && !w->seg) || !load_target(w, in))
         return false;
     bt_cache(w, 0);
     bt_cold_insn(w, look_up(w), missed_rcx(w));
@@ -268,12 +321,14 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
     return true;
 }
 
-static bool push_return(struct bt_work *w, uint64_t next)
+static bool push_return(struct bt_work *w, const struct vmci_insn *in, uint64_t next)
 {
     struct emit *e = &w->e;
     int32_t size = (int32_t)w->word;
     struct em_addr a;
 
+    if (w->seg)
+        return bt_seg_push_return(w, in, next);
     if (!bt_check_stack(w, -size, BT_ACC_WRITE, w->word, &a))
         return false;
     if (w->word == 4 || next == (uint64_t)(int64_t)(int32_t)next) {
@@ -298,10 +353,10 @@ static bool call(struct bt_work *w, const struct vmci_insn *in)
 {
     uint64_t next = next_la(w, in);
 
-    if (in->opsize != w->word)
+    if (in->opsize != w->word && !w->seg)
         return false;
     if (in->opnd[0].kind == VMCI_OPND_REL) {
-        if (!push_return(w, next))
+        if (!push_return(w, in, next))
             return false;
         bt_exit_direct(w, target_la(w, in));
         return true;
@@ -311,7 +366,7 @@ static bool call(struct bt_work *w, const struct vmci_insn *in)
     /* The push comes when the target is known to be one. */
     bt_cold_insn(w, look_up(w), missed_rcx(w));
     keep_target(w);
-    if (!push_return(w, next))
+    if (!push_return(w, in, next))
         return false;
     jump_target(w);
     return true;
@@ -323,6 +378,14 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     int32_t release = in->nopnd > 0 ? (int32_t)(uint16_t)in->imm : 0;
     struct em_addr a;
 
+    if (w->seg) {
+        if (!bt_seg_return(w, in))
+            return false;
+        bt_cold_insn(w, look_up(w), missed_rcx(w));
+        bt_seg_returned(w, in);
+        jump_found(w);
+        return true;
+    }
     if (in->opsize != w->word || !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
     em_rm(e, bt_wide(w), 0x8b, w->x, &a);
@@ -384,7 +447,7 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
     if (in->op == VMCI_OP_JCC) /* the way out must have been charged */
         bt_count_end(w);
     if (in->op == VMCI_OP_CALL)
-        return push_return(w, next);
+        return push_return(w, in, next);
     if (in->op == VMCI_OP_JCC) {
         size_t site = em_jump(&w->e, taken ? in->cond ^ 1u : in->cond);
         struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, site);
@@ -400,7 +463,8 @@ bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
 {
     /* The interpreter knows which addresses are canonical, and how a branch to others faults. */
     if (in->nopnd != 0 && in->opnd[0].kind == VMCI_OPND_REL &&
-        (!vmci_canonical48(target_la(w, in)) || in->opsize < w->word))
+        (!vmci_canonical48(target_la(w, in)) || !bt_in_limit(w, target_la(w, in)) ||
+         (in->opsize < w->word && !w->seg)))
         return false;
     switch (in->op) {
     case VMCI_OP_JCC:
@@ -410,6 +474,12 @@ bool bt_branch(struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_JCXZ:
         bt_count_end(w);
         return jcxz(w, in);
+    case VMCI_OP_LOOP:
+    case VMCI_OP_LOOPE:
+    case VMCI_OP_LOOPNE:
+        bt_count_end(w);
+        loop(w, in);
+        return true;
     case VMCI_OP_JMP:
         bt_count_end(w);
         return jmp(w, in);

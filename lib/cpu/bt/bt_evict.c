@@ -200,6 +200,10 @@ void bt_evict(struct vmci_soft_cpu *sc)
     unsigned n = (bt->segment + 1) % BT_SEGMENTS;
     uint64_t since = sc->cpu.pf->now_ns(sc->cpu.pf->ctx);
 
+    if (bt->ctx_full) {
+        block_flush_all(sc);
+        return;
+    }
     bt_x87_settle(sc);
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
         kill_trans(sc, t);
@@ -218,6 +222,7 @@ void bt_flush(struct vmci_soft_cpu *sc)
         return;
     bt_jumps_flush(sc, true);
     bt_sys_forget(sc);
+    bt_forget_ctx(bt);
     memset(bt->made, 0, sizeof(bt->made));
     bt_segment_begin(sc, 0);
     bt->st_flushes++;

@@ -319,7 +319,7 @@ static bool accesses(const struct vmci_insn *in)
 static bool is_pure(const struct bt_work *w, const struct vmci_insn *in)
 {
     if (in->op == VMCI_OP_LEA)
-        return w->word == 8 && in->base != VMCI_REG_IP && bt_length_fits(in);
+        return w->word == 8 && in->base != VMCI_REG_IP && bt_length_fits(w, in);
     return in->op < VMCI_OP_FP_FIRST &&
            (in->flags & (VMCI_IF_MEM | VMCI_IF_BRANCH | VMCI_IF_END)) == 0 && bt_copyable(w, in);
 }

@@ -31,7 +31,7 @@ struct bt_site {
     const struct vmci_insn *insn;
     struct bt_trans *t;
     struct block *blk; /* of the trace */
-    uint64_t la;       /* ... where it is mapped */
+    uint64_t la;       /* ... where it is, as in struct bt_trans */
     const uint8_t *resume;
     uint32_t before; /* instructions of the trace in front of that block */
     uint8_t group;   /* 1: a group's check failed (bt_group.c): */
@@ -85,11 +85,16 @@ struct bt_cover {
     struct bt_trans *t;
 };
 
-/* The translation of the trace that begins with a block, as mapped at one address. */
+/*
+ * The translation of the trace that begins with a block, as mapped at one address. Addresses of
+ * code in translations are offsets in CS, what RIP is there: linear ones where CS begins at 0.
+ */
 struct bt_trans {
     const uint8_t *canon; /* entry with the canonical scratch set */
     const uint8_t *inner; /* ... with its own, and FP state known to be usable */
     uint64_t la;
+    uint64_t key; /* in the table of jump targets */
+    struct bt_ctx ctx;
     struct block *blk;
     struct bt_trans *next;  /* of the same block */
     struct bt_trans *older; /* in the same segment */
@@ -193,11 +198,45 @@ bool bt_fp_usable(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 /* bt_translate.c. NULL: it cannot be translated, or there is no room. */
 struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b);
 
+/* bt_seg.c: is the processor's state what translations with c are for? */
+bool bt_ctx_fits(const struct vmci_soft_cpu *sc, const struct bt_ctx *c);
+/* Make bt.ctx that of now. false: there are too many. */
+bool bt_see_ctx(struct vmci_soft_cpu *sc);
+/* All translations are gone. */
+void bt_forget_ctx(struct vmci_bt *bt);
+/* Segment registers may have changed: make what translated code looks at. */
+void bt_see_segments(struct vmci_soft_cpu *sc);
 /*
- * The size of code that can be translated in the current state: 64; 32 if code, data and stack
- * segments are flat (base 0, limit 4 GiB, writable); else 0.
+ * Code at la as the table of jump targets has it: the linear address, and in code that is not flat
+ * the context above it, which makes it an address that is never canonical.
  */
-unsigned bt_bits(const struct vmci_soft_cpu *sc);
+static inline uint64_t bt_key(const struct bt_ctx *c, uint64_t la)
+{
+    return c->id == 0 ? la : (uint32_t)(la + c->base) | (uint64_t)c->id << 32 | 1ull << 62;
+}
+/* The same for a block where it was last found. */
+static inline uint64_t bt_block_key(const struct bt_ctx *c, const struct block *b)
+{
+    return c->id == 0 ? b->la : b->la | (uint64_t)c->id << 32 | 1ull << 62;
+}
+/* Where it begins in CS; does it end there? */
+static inline uint64_t bt_block_start(const struct bt_ctx *c, const struct block *b)
+{
+    return c->id == 0 ? b->la : (uint32_t)(b->la - c->base);
+}
+static inline bool bt_block_fits(const struct bt_ctx *c, const struct block *b)
+{
+    return c->bits == 64 || bt_block_start(c, b) + b->bytes - 1 <= c->limit;
+}
+/* RIP is not longer than the code's addresses. */
+static inline uint64_t bt_cut(const struct bt_ctx *c, uint64_t la)
+{
+    return c->bits == 64 ? la : (uint32_t)la;
+}
+static inline uint64_t bt_key_la(uint64_t key)
+{
+    return key >> 62 == 1 ? (uint32_t)key : key;
+}
 
 /* bt_evict.c: let the jump lead to t, in the same page; or in another one, both of which are
    global; mappings of all pages, of one page are about to change. */

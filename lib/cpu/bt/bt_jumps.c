@@ -67,7 +67,7 @@ static void wake_page(struct vmci_bt *bt, unsigned i, const struct bt_trans *t)
 {
     const struct block *b = t->blk;
     uint64_t gpa = b->gpa & PAGE_MASK;
-    unsigned n = page_bit(t->la) % BT_JUMP_LISTS;
+    unsigned n = page_bit(t->key) % BT_JUMP_LISTS;
     bool listed = false;
 
     bt->jump_gpa[i] = b->gpa2 == GPA_NONE ? gpa : GPA_NONE;
@@ -81,7 +81,7 @@ static void wake_page(struct vmci_bt *bt, unsigned i, const struct bt_trans *t)
             continue;
         struct bt_jump *e = &bt->jumps[VMCI_TLB_USER][s];
         uint64_t la = 0 - asleep(e->neg);
-        if (e->neg == none(s) || ((la ^ t->la) & PAGE_MASK) != 0 || bt_jump_index(la) != s)
+        if (e->neg == none(s) || ((la ^ t->key) & PAGE_MASK) != 0 || bt_jump_index(la) != s)
             continue;
         e->neg = 0 - la;
         log_entry(bt, VMCI_TLB_USER, s);
@@ -94,13 +94,13 @@ _Static_assert(BT_JUMP_SIZE <= 1u << 16, "a list has 16 bits for an entry");
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     struct vmci_bt *bt = &sc->bt;
-    unsigned i = bt_jump_index(t->la);
+    unsigned i = bt_jump_index(t->key);
 
     if (i == 0 || t->mode >= BT_JUMP_MODES)
         return;
-    bt->jumps[t->mode][i] = (struct bt_jump){0 - t->la, t->canon};
+    bt->jumps[t->mode][i] = (struct bt_jump){0 - t->key, t->canon};
     bt->jump_used[t->mode] = true;
-    vmci_bit_set(bt->jump_pages, page_bit(t->la));
+    vmci_bit_set(bt->jump_pages, page_bit(bt_key_la(t->key)));
     bt->st_jumps++;
     if (t->blk->global)
         return;
@@ -111,7 +111,7 @@ void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 
 void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
-    unsigned i = bt_jump_index(t->la);
+    unsigned i = bt_jump_index(t->key);
 
     if (sc->bt.jumps[t->mode][i].host == t->canon)
         clear(&sc->bt, t->mode, i);
@@ -153,7 +153,7 @@ static void flush_in_page(struct vmci_bt *bt, uint64_t page)
     for (unsigned m = 0; m < BT_JUMP_MODES; m++)
         for (unsigned k = 0; bt->jump_used[m] && k < span; k++) {
             unsigned i = (first + k) & BT_JUMP_MASK;
-            if ((0 - bt->jumps[m][i].neg) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
+            if (bt_key_la(0 - bt->jumps[m][i].neg) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
                 clear(bt, m, i);
         }
 }
@@ -183,7 +183,8 @@ void bt_jumps_bits(struct vmci_soft_cpu *sc)
     struct vmci_bt *bt = &sc->bt;
     unsigned m = sc->cpu.tlb_mode;
 
-    if (m >= BT_JUMP_MODES || bt->jump_bits[m] == sc->cpu.code_bits)
+    /* Those of other contexts do not look like any of these. */
+    if (m >= BT_JUMP_MODES || bt->ctx.id != 0 || bt->jump_bits[m] == sc->cpu.code_bits)
         return;
     clear_table(bt, m);
     bt->jump_bits[m] = sc->cpu.code_bits;

@@ -16,9 +16,11 @@ struct tail {
 };
 
 /* imm16 or imm32 */
-static unsigned imm_z(const struct vmci_insn *in)
+static unsigned imm_z(const struct bt_work *w, const struct vmci_insn *in)
 {
-    return (in->flags & VMCI_IF_66) != 0 && (in->rex & 8) == 0 ? 2 : 4;
+    bool p66 = (in->flags & VMCI_IF_66) != 0;
+
+    return p66 != (w->bits == 16) && (in->rex & 8) == 0 ? 2 : 4;
 }
 
 static struct tail group3(const struct vmci_insn *in, unsigned imm)
@@ -27,9 +29,9 @@ static struct tail group3(const struct vmci_insn *in, unsigned imm)
     return (struct tail){true, (uint8_t)(reg < 2 ? imm : 0)};
 }
 
-static struct tail one_byte(const struct vmci_insn *in, unsigned op)
+static struct tail one_byte(const struct bt_work *w, const struct vmci_insn *in, unsigned op)
 {
-    unsigned z = imm_z(in);
+    unsigned z = imm_z(w, in);
 
     if (op < 0x40 && (op & 7) < 4)
         return (struct tail){true, 0};
@@ -118,7 +120,7 @@ static struct tail two_byte(const struct vmci_insn *in, unsigned op)
     }
 }
 
-/* ModR/M, SIB and displacement, 32- or 64-bit addressing. */
+/* ModR/M, SIB and displacement. */
 static unsigned modrm_bytes(const struct vmci_insn *in, const uint8_t *p)
 {
     unsigned mod = p[0] >> 6;
@@ -171,7 +173,7 @@ static bool front_fits(const struct vmci_insn *in)
     return true;
 }
 
-bool bt_length_fits(const struct vmci_insn *in)
+bool bt_length_fits(const struct bt_work *w, const struct vmci_insn *in)
 {
     unsigned op = in->raw[in->opcode_off];
     unsigned at = in->opcode_off + 1u;
@@ -181,7 +183,7 @@ bool bt_length_fits(const struct vmci_insn *in)
         return false;
     switch (in->map) {
     case VMCI_MAP_1B:
-        t = one_byte(in, op);
+        t = one_byte(w, in, op);
         break;
     case VMCI_MAP_0F:
         t = two_byte(in, op);

@@ -91,12 +91,13 @@ void bt_rcx_back(struct bt_work *w)
 
 /* A linear address in x. */
 static void check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align,
-                         struct em_addr *out)
+                         bool away, struct em_addr *out)
 {
     struct emit *e = &w->e;
     struct columns col = columns(w, acc);
 
-    bt_rcx_away(w);
+    if (!away)
+        bt_rcx_away(w);
     em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
     em_load_gs_x8(e, EM_RCX, w->s, col.tag);
     em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, last_byte(bytes, align));
@@ -131,6 +132,15 @@ static void check_lazy(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsig
     }
     em_load_gs_x8(e, w->s, w->s, col.page);
     *out = (struct em_addr){(uint8_t)w->x, (uint8_t)w->s, 0, 0};
+}
+
+void bt_check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align, bool away,
+                     struct em_addr *out)
+{
+    if (w->lazy != 0)
+        check_lazy(w, acc, bytes, align, out);
+    else
+        check_linear(w, acc, bytes, align, away, out);
 }
 
 /* A linear address that is known now: only whether the entry holds its page. */
@@ -199,15 +209,14 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
     struct emit *e = &w->e;
     bool based = segment_base(in);
     bool wide = in->addrsize == 8;
-    bool lazy = w->lazy != 0;
     int32_t disp = (int32_t)in->disp;
     struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
                          in->scale, disp};
 
-    if ((align > 1 && align != 16 && align != 32) || in->addrsize < 4)
+    if (align > 1 && align != 16 && align != 32)
         return false;
-    if (w->word == 4 && in->seg == VMC_CS)
-        return false; /* not writable, maybe not readable */
+    if (w->seg || in->addrsize < 4 || (w->word == 4 && in->seg == VMC_CS))
+        return bt_seg_check(w, in, acc, bytes, align, out);
     if (based && w->word == 4)
         check_segment(w, in);
     if (bt_group_use(w, &w->ref[w->i], disp, out))
@@ -219,7 +228,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         if (!based)
             return check_known(w, la, acc, bytes, align, out);
         em_mov_imm(e, w->x, la);
-    } else if (wide && !based && !lazy && (at.base == EM_NONE || at.index == EM_NONE) &&
+    } else if (wide && !based && w->lazy == 0 && (at.base == EM_NONE || at.index == EM_NONE) &&
                disp <= DISP_MAX) {
         check_simple(w, at, acc, bytes, align, out);
         return true;
@@ -232,10 +241,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
                                             offsetof(struct vmc_segment, base)));
         em_lea(e, bt_wide(w), w->x, w->x, w->s, 0, 0);
     }
-    if (lazy)
-        check_lazy(w, acc, bytes, align, out);
-    else
-        check_linear(w, acc, bytes, align, out);
+    bt_check_linear(w, acc, bytes, align, false, out);
     return true;
 }
 
@@ -262,10 +268,7 @@ bool bt_check_bit(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc
                                             offsetof(struct vmc_segment, base)));
         em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
     }
-    if (w->lazy != 0)
-        check_lazy(w, acc, in->opsize, 1, out);
-    else
-        check_linear(w, acc, in->opsize, 1, out);
+    bt_check_linear(w, acc, in->opsize, 1, false, out);
     return true;
 }
 
@@ -278,14 +281,36 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
         return true;
     if (w->lazy != 0 || w->word != 8) {
         em_rm(&w->e, bt_wide(w), 0x8d, w->x, &at);
-        if (w->lazy != 0)
-            check_lazy(w, acc, bytes, 1, out);
-        else
-            check_linear(w, acc, bytes, 1, out);
+        bt_check_linear(w, acc, bytes, 1, false, out);
     } else {
         check_simple(w, at, acc, bytes, 1, out);
     }
     return true;
+}
+
+/* 16-bit code: prefix 66 says the opposite. That of SSE is part of the opcode, and x87 has none. */
+static bool other_size(const struct bt_work *w, const struct vmci_insn *in)
+{
+    return w->bits == 16 && in->op < VMCI_OP_FP_FIRST;
+}
+
+/* Prefixes that stay: LOCK, operand size, REPNE, REP. Segment and address size are dealt with. */
+static void emit_prefixes(struct bt_work *w, const struct vmci_insn *in, unsigned end)
+{
+    if (((in->flags & VMCI_IF_66) != 0) != other_size(w, in))
+        em8(&w->e, 0x66);
+    for (unsigned k = 0; k < end; k++) {
+        uint8_t b = in->raw[k];
+        if (b == 0xf0 || b == 0xf2 || b == 0xf3)
+            em8(&w->e, b);
+    }
+}
+
+/* Where the escape to the opcode's map begins, or else the opcode, or REX. */
+static unsigned before_opcode(const struct vmci_insn *in)
+{
+    unsigned escapes = in->map == VMCI_MAP_1B ? 0 : in->map == VMCI_MAP_0F ? 1 : 2;
+    return in->opcode_off - escapes - ((in->flags & VMCI_IF_REX) ? 1 : 0);
 }
 
 void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
@@ -300,18 +325,13 @@ void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
         em8(&w->e, (op & 8 ? 0xc8 : 0xc0) | (op & 7));
         return;
     }
-    for (unsigned k = 0; k < in->len; k++)
-        em8(&w->e, in->raw[k]);
-}
-
-/* Prefixes that stay: LOCK, operand size, REPNE, REP. Segment and address size are dealt with. */
-static void emit_prefixes(struct bt_work *w, const struct vmci_insn *in, unsigned end)
-{
-    for (unsigned k = 0; k < end; k++) {
-        uint8_t b = in->raw[k];
-        if (b == 0xf0 || b == 0x66 || b == 0xf2 || b == 0xf3)
-            em8(&w->e, b);
+    unsigned k = 0;
+    if (other_size(w, in)) {
+        k = before_opcode(in);
+        emit_prefixes(w, in, k);
     }
+    for (; k < in->len; k++)
+        em8(&w->e, in->raw[k]);
 }
 
 static void emit_vex(struct bt_work *w, const struct vmci_insn *in, unsigned rxb)
@@ -343,8 +363,7 @@ static void emit_around(struct bt_work *w, const struct vmci_insn *in, const str
         emit_vex(w, in, rxb);
     } else {
         unsigned escapes = in->map == VMCI_MAP_1B ? 0 : in->map == VMCI_MAP_0F ? 1 : 2;
-        unsigned rex_off = in->opcode_off - escapes - ((in->flags & VMCI_IF_REX) ? 1 : 0);
-        emit_prefixes(w, in, rex_off);
+        emit_prefixes(w, in, before_opcode(in));
         unsigned rex = (in->rex & 0x4cu) | rxb;
         if ((in->flags & VMCI_IF_REX) != 0 || rex != 0)
             em8(e, 0x40 | rex);

@@ -100,9 +100,9 @@ uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_PUSH:
     case VMCI_OP_CALL:
     case VMCI_OP_RET:
-        return in->opsize == w->word ? 1u << EM_RSP : 0xffff;
+        return in->opsize == w->word || bt_seg_stacked(w, in) ? 1u << EM_RSP : 0xffff;
     case VMCI_OP_POP:
-        return in->opsize == w->word && in->opnd[0].kind == VMCI_OPND_GPR
+        return (in->opsize == w->word || w->seg) && in->opnd[0].kind == VMCI_OPND_GPR
                    ? 1u << EM_RSP | 1u << in->opnd[0].reg
                    : 0xffff;
     case VMCI_OP_LEA:

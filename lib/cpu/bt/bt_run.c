@@ -64,47 +64,11 @@ static struct bt_trans *next_translation(struct vmci_soft_cpu *sc)
     return t != NULL && sc->bt.st_flushes == flushes ? t : NULL;
 }
 
-static bool is_flat(const struct vmc_segment *s, uint32_t type)
-{
-    return s->base == 0 && s->limit == UINT32_MAX &&
-           (s->attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | 0xe)) ==
-               (VMC_SEG_P | VMC_SEG_S | type);
-}
-
-unsigned bt_bits(const struct vmci_soft_cpu *sc)
-{
-    const struct vmci_cpu *cpu = &sc->cpu;
-    const struct vmc_segment *cs = &cpu->seg[VMC_CS];
-
-    if (cpu->code_bits != 32)
-        return cpu->code_bits == 64 ? 64 : 0;
-    if (cpu->stack_bits != 32 || !vmci_prot_mode(cpu) || vmci_v86_mode(cpu) || cs->base != 0 ||
-        cs->limit != UINT32_MAX)
-        return 0;
-    return is_flat(&cpu->seg[VMC_DS], 2) && is_flat(&cpu->seg[VMC_ES], 2) &&
-                   is_flat(&cpu->seg[VMC_SS], 2)
-               ? 32
-               : 0;
-}
-
-/* FS and GS may be anything; translated code looks at the outcome of this. */
-static void see_segments(struct vmci_soft_cpu *sc)
-{
-    if (sc->cpu.code_bits == 64)
-        return;
-    for (unsigned k = 0; k < 2; k++) {
-        const struct vmc_segment *s = &sc->cpu.seg[k == 0 ? VMC_FS : VMC_GS];
-        bool data = (s->attr & (VMC_SEG_UNUSABLE | VMC_SEG_P | VMC_SEG_S | 0xe)) ==
-                    (VMC_SEG_P | VMC_SEG_S | 2);
-        sc->bt.seg_small[k] = !data || s->limit != UINT32_MAX;
-    }
-}
-
 static void resume_at(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     bt_jumps_bits(sc);
     bt_sys_see(sc);
-    see_segments(sc);
+    bt_see_segments(sc);
     (void)bt_fp_usable(sc, t);
     sc->bt.resume = (uintptr_t)t->canon;
 }
@@ -166,7 +130,7 @@ static uint64_t go_alone(struct vmci_soft_cpu *sc, const struct bt_site *site)
     const struct vmci_insn *in = site->insn;
     uint64_t page = from->blk->gpa & PAGE_MASK;
 
-    cpu->rip = site->la + in->next - in->len;
+    cpu->rip = bt_cut(&from->ctx, site->la + in->next - in->len);
     cpu->retired = bt_retired(bt) - site->counted + site->before + (uint64_t)(in - site->blk->insn);
     bt_set_retired(bt, cpu->retired);
     bt->alone = true;
@@ -201,7 +165,7 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     /* STAC and CLAC choose another TLB in the middle of a block. */
     return vmci_load_relaxed(&sc->cpu.request) == 0 && !bt_spent(&sc->bt) &&
-           sc->cpu.tlb_mode == t->mode && !t->dead && bt_bits(sc) == t->blk->bits &&
+           sc->cpu.tlb_mode == t->mode && !t->dead && bt_ctx_fits(sc, &t->ctx) &&
            bt_fp_usable(sc, t);
 }
 
@@ -211,7 +175,7 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
  */
 static bool end_passes(struct vmci_soft_cpu *sc, const struct bt_site *site)
 {
-    return soft_passes(sc) && soft_valid(sc, site->blk, site->la);
+    return soft_passes(sc) && soft_valid(sc, site->blk, bt_key_la(bt_key(&site->t->ctx, site->la)));
 }
 
 /* The state as the interpreter has it while it executes the instruction. */
@@ -293,7 +257,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
         bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
         bool hits = site->group == 0 || group_hits(sc, site, group_la);
         if (hits && !logged && !site->stop && (!site->retry || may_retry(sc, site))) {
-            see_segments(sc);
+            bt_see_segments(sc);
             if (!site->retry)
                 flags_out(sc);
             bt->resume = (uintptr_t)site->resume;
@@ -310,7 +274,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
 }
 
 /*
- * IN or OUT at CPL 0, in 64-bit code: to the device without the detour by executor and log. What
+ * IN or OUT at CPL 0: to the device without the detour by executor and log. What
  * the log has, what nobody claims and virtual time, which counts instructions, are for bt_c_insn.
  */
 uint64_t bt_c_io(struct vmci_soft_cpu *sc)
@@ -331,7 +295,7 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
         return bt_c_insn(sc);
     bool live = cpu->fp->live;
     flags_in(sc);
-    cpu->rip = site->la + in->next - in->len;
+    cpu->rip = bt_cut(&site->t->ctx, site->la + in->next - in->len);
     vmci_fp_park(cpu);
     soft_mem_leave(sc);
     int rc = io->pio(io->ctx, write, port, in->opsize, &v);
@@ -390,7 +354,7 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
         if (t->dead)
             return BT_LEAVE_LOOKUP + 1;
     } else if ((l->blk != NULL || (t->blk->gpa & PAGE_MASK) == page) && t->blk->gpa2 == GPA_NONE &&
-               t->mode == l->from->mode && !l->from->dead) {
+               t->mode == l->from->mode && t->ctx.id == l->from->ctx.id && !l->from->dead) {
         if (l->blk != NULL)
             bt_link_far(bt, l, t);
         else
@@ -421,12 +385,15 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     struct vmci_bt *bt = &sc->bt;
     unsigned variants = 0;
 
-    if (!bt->enabled || b->never || b->dead || b->bits != bt_bits(sc) || b->seq != 0 ||
+    if (!bt->enabled || b->never || b->dead || b->bits != sc->cpu.code_bits || b->seq != 0 ||
         b->clipped || sc->cpu.tlb_mode >= TLB_FILLED || sc->cpu.cpl == 1 || sc->cpu.cpl == 2)
         return NULL;
+    if (!bt_see_ctx(sc) || !bt_block_fits(&bt->ctx, b))
+        return NULL;
+    uint64_t key = bt_block_key(&bt->ctx, b);
     for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
         struct bt_trans *t = *p;
-        if (t->la == b->la && t->mode == sc->cpu.tlb_mode && t->alone == bt->alone) {
+        if (t->key == key && t->mode == sc->cpu.tlb_mode && t->alone == bt->alone) {
             *p = t->next;
             t->next = b->bt;
             b->bt = t;
@@ -476,7 +443,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;
     (void)bt_fp_usable(sc, t);
     bt_jumps_bits(sc);
-    see_segments(sc);
+    bt_see_segments(sc);
     if (bt->jump_mask == 0)
         bt_jumps_open(sc);
     flags_out(sc);

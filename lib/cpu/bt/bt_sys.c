@@ -385,7 +385,7 @@ static bool pause_insn(struct bt_work *w)
 
 static bool in_out(struct bt_work *w)
 {
-    if (!supervisor(w) || w->word != 8)
+    if (!supervisor(w))
         return false;
     unsigned k = w->cold_count;
     bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);

@@ -46,14 +46,16 @@ static struct block *candidate(struct tracer *t, uint64_t la)
 {
     struct bt_work *w = t->w;
     const struct block *head = t->seen[0];
+    uint64_t at = bt_linear(w, la);
 
-    if (((la ^ head->la) & PAGE_MASK) != 0)
+    if (((at ^ head->la) & PAGE_MASK) != 0 || !bt_in_limit(w, la))
         return NULL;
-    uint64_t gpa = (head->gpa & PAGE_MASK) | (la & ~PAGE_MASK);
+    uint64_t gpa = (head->gpa & PAGE_MASK) | (at & ~PAGE_MASK);
     if (seen(t, gpa))
         return NULL;
-    struct block *b = block_ahead(w->sc, la, gpa, w->sc->cpu.vm->bt_hot == 0);
-    if (b == NULL || b->n + w->n > BLK_MAX_INSNS || (bt_block_fp(w, b) & ~t->fp) != 0)
+    struct block *b = block_ahead(w->sc, at, gpa, w->sc->cpu.vm->bt_hot == 0);
+    if (b == NULL || b->n + w->n > BLK_MAX_INSNS || (bt_block_fp(w, b) & ~t->fp) != 0 ||
+        !bt_in_limit(w, la + b->bytes - 1))
         return NULL;
     return b;
 }
@@ -95,7 +97,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
 {
     const struct vmci_insn *last = &b->insn[b->n - 1];
     uint64_t next = bt_wrap(t->w, la + last->next);
-    uint64_t target = bt_wrap(t->w, next + (uint64_t)last->imm);
+    uint64_t target = bt_target(t->w, last, next);
     unsigned hot = t->w->sc->cpu.vm->bt_hot;
 
     *how = BT_FOLLOW_NEXT;
@@ -105,7 +107,8 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return candidate(t, next);
     if (last->op == VMCI_OP_RET)
         return returned(t, b, how);
-    if (last->nopnd == 0 || last->opnd[0].kind != VMCI_OPND_REL || last->opsize < t->w->word)
+    if (last->nopnd == 0 || last->opnd[0].kind != VMCI_OPND_REL ||
+        (last->opsize < t->w->word && !t->w->seg) || !bt_in_limit(t->w, target))
         return NULL;
     switch (last->op) {
     case VMCI_OP_JMP:
@@ -114,7 +117,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     case VMCI_OP_CALL:
         *how = BT_FOLLOW_TAKEN;
         t->back[t->calls++] = next;
-        return last->opsize == t->w->word ? candidate(t, target) : NULL;
+        return last->opsize == t->w->word || t->w->seg ? candidate(t, target) : NULL;
     case VMCI_OP_JCC:
         break;
     default:
@@ -124,7 +127,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     if (bt_branch_known(t->w->sc, b))
         return watched_branch(t, b, fall, target, how);
     t->watched = false;
-    if (target == t->seen[0]->la) { /* a loop is closed here */
+    if (target == t->w->step[0].la) { /* a loop is closed here */
         t->w->few_rounds = hot != 0 && ROUNDS_FEW * heat(fall) > hot;
         return NULL;
     }
@@ -176,10 +179,12 @@ static void unroll(struct tracer *t, const struct block *b, uint64_t la, enum bt
 
 bool bt_trace(struct bt_work *w, struct block *b)
 {
-    w->word = b->bits / 8;
+    w->bits = b->bits;
+    w->word = b->bits == 64 ? 8 : 4;
+    w->seg = w->sc->bt.ctx.id != 0;
     struct tracer t = {.w = w, .fp = bt_block_fp(w, b), .chance = CHANCE_ALL, .watched = true};
     uint64_t flushes = w->sc->bt.st_flushes;
-    uint64_t la = b->la;
+    uint64_t la = bt_block_start(&w->sc->bt.ctx, b);
     enum bt_follow how;
 
     w->n = 0;
@@ -195,7 +200,8 @@ bool bt_trace(struct bt_work *w, struct block *b)
             break;
         }
         w->step[w->n - 1].follow = (uint8_t)how;
-        la = (la & PAGE_MASK) | (next->gpa & ~PAGE_MASK);
+        la += (next->gpa & ~PAGE_MASK) - (bt_linear(w, la) & ~PAGE_MASK);
+        la = bt_wrap(w, la);
         b = next;
         add(&t, b, la);
     }

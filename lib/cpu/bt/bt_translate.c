@@ -13,6 +13,8 @@ static bool vex_fits(const struct bt_work *w, const struct vmci_insn *in)
 
     if (w->word == 8 || (in->flags & VMCI_IF_VEX) == 0)
         return true;
+    if (w->seg) /* #UD in real and virtual-8086 mode */
+        return false;
     bool three = in->opcode_off >= 3 && op[-3] == 0xc4;
     if ((op[-1] & 0x40) == 0 || (three && ((op[-1] & 0x80) != 0 || (op[-2] & 0xe0) != 0xe0)))
         return false;
@@ -28,14 +30,15 @@ bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in)
         return false;
     if (w->word == 4 && in->map == VMCI_MAP_1B && in->raw[in->opcode_off] == 0x82)
         return false; /* not an instruction of 64-bit code */
-    if (!vex_fits(w, in) || !bt_length_fits(in))
+    if (w->bits == 16 && in->map > VMCI_MAP_0F && (in->flags & VMCI_IF_VEX) == 0)
+        return false; /* prefix 66 may belong to the opcode */
+    if (!vex_fits(w, in) || !bt_length_fits(w, in))
         return false;
     switch (in->op) {
     case VMCI_OP_MOV:
     case VMCI_OP_MOVSX:
     case VMCI_OP_MOVZX:
     case VMCI_OP_MOVBE:
-    case VMCI_OP_MOVNTI:
     case VMCI_OP_XCHG:
     case VMCI_OP_CMOV:
     case VMCI_OP_SETCC:
@@ -76,8 +79,6 @@ bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_CRC32:
     case VMCI_OP_XADD:
     case VMCI_OP_CMPXCHG:
-    case VMCI_OP_CMPXCHG8B:
-    case VMCI_OP_CMPXCHG16B:
     case VMCI_OP_ADCX:
     case VMCI_OP_ADOX:
     case VMCI_OP_ANDN:
@@ -97,6 +98,10 @@ bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_STC:
     case VMCI_OP_CMC:
         return true;
+    case VMCI_OP_MOVNTI:
+    case VMCI_OP_CMPXCHG8B:
+    case VMCI_OP_CMPXCHG16B:
+        return w->bits != 16; /* there is no form with prefix 66 */
     case VMCI_OP_BSF:
     case VMCI_OP_BSR:
         /* With F3 the host may take it for TZCNT or LZCNT. */
@@ -152,7 +157,7 @@ static unsigned fp_need(const struct bt_work *w, const struct vmci_insn *in,
         *form = (struct vmci_fp_form){.flags = VMCI_FO_X87};
         return BT_FP_X87;
     }
-    if (!vex_fits(w, in) || !bt_length_fits(in) || !vmci_fp_classify(in, 8 * w->word, form) ||
+    if (!vex_fits(w, in) || !bt_length_fits(w, in) || !vmci_fp_classify(in, w->bits, form) ||
         (in->flags & VMCI_IF_VSIB) != 0)
         return 0;
     if (form->special != VMCI_FS_PLAIN && form->special != VMCI_FS_EMMS &&
@@ -205,8 +210,8 @@ bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_a
     case VMCI_OP_PUSH:
     case VMCI_OP_JMP:
     case VMCI_OP_CALL:
-        *a = (struct bt_access){BT_ACC_READ, w->word, 1};
-        return in->opsize == w->word;
+        *a = (struct bt_access){BT_ACC_READ, in->opsize, 1};
+        return w->seg ? in->opsize == 2 || in->opsize == 4 : in->opsize == w->word;
     case VMCI_OP_CMPXCHG16B:
         *a = (struct bt_access){BT_ACC_WRITE, 16, 16};
         return bt_copyable(w, in);
@@ -267,8 +272,10 @@ static bool translate_lea(struct bt_work *w, const struct vmci_insn *in)
         em_mov_imm(&w->e, in->opnd[0].reg, in->opsize == 4 ? (uint32_t)v : v);
         return true;
     }
-    if (!bt_length_fits(in))
+    if (!bt_length_fits(w, in))
         return false;
+    if (w->seg)
+        return bt_seg_lea(w, in);
     if (w->word == 4) {
         struct em_addr at = {in->base < 16 ? in->base : EM_NONE,
                              in->index < 16 ? in->index : EM_NONE, in->scale, (int32_t)in->disp};
@@ -289,6 +296,8 @@ static bool translate_push(struct bt_work *w, const struct vmci_insn *in)
     int32_t size = (int32_t)w->word;
     struct em_addr from, to;
 
+    if (w->seg)
+        return bt_seg_push(w, in);
     if (in->opsize != w->word)
         return false;
     if (in->opnd[0].kind == VMCI_OPND_MEM) {
@@ -320,6 +329,8 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
     struct emit *e = &w->e;
     struct em_addr a;
 
+    if (w->seg)
+        return bt_seg_pop(w, in);
     if (in->opsize != w->word || in->opnd[0].kind != VMCI_OPND_GPR ||
         !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;
@@ -338,6 +349,8 @@ static bool translate_leave(struct bt_work *w, const struct vmci_insn *in)
         .base = EM_RBP, .index = VMCI_REG_ZERO, .addrsize = (uint8_t)w->word, .seg = VMC_SS};
     struct em_addr a;
 
+    if (w->seg)
+        return bt_seg_leave(w, in);
     if (in->opsize != w->word || !bt_check_ea(w, &at, BT_ACC_READ, w->word, 1, &a))
         return false;
     em_rm(e, bt_wide(w), 0x8b, w->x, &a);
@@ -391,6 +404,12 @@ static bool translate_one(struct bt_work *w, const struct vmci_insn *in)
         return translate_pop(w, in);
     case VMCI_OP_LEAVE:
         return translate_leave(w, in);
+    case VMCI_OP_PUSH_SREG:
+        return w->seg && bt_seg_push(w, in);
+    case VMCI_OP_MOV_SREG:
+        if (w->seg && bt_seg_load(w, in))
+            return true;
+        break;
     default:
         break;
     }
@@ -420,7 +439,9 @@ uint64_t bt_after(const struct bt_work *w, unsigned i)
 
     if (st->follow == BT_FOLLOW_BACK) /* the next instruction of the trace is the target's first */
         return st[1].la + st[1].in->next - st[1].in->len;
-    return bt_wrap(w, st->follow == BT_FOLLOW_TAKEN ? next + (uint64_t)st->in->imm : next);
+    if (st->follow != BT_FOLLOW_TAKEN)
+        return bt_wrap(w, next);
+    return bt_target(w, st->in, next);
 }
 
 /* Leave unless FP instructions may run natively; at the entry with the canonical set. */
@@ -469,10 +490,10 @@ void bt_piece(struct bt_work *w, enum vmc_code_kind kind, unsigned i)
         return;
     struct vmc_code_piece *p = &w->piece[w->pieces++];
     *p = (struct vmc_code_piece){
-        .gva = w->t->la, .offset = (uint32_t)w->e.len, .kind = (uint8_t)kind};
+        .gva = bt_linear(w, w->t->la), .offset = (uint32_t)w->e.len, .kind = (uint8_t)kind};
     if (i < w->n) {
         const struct vmci_insn *in = w->step[i].in;
-        p->gva = bt_wrap(w, w->step[i].la + in->next - in->len);
+        p->gva = bt_linear(w, w->step[i].la + in->next - in->len);
         p->guest = in->raw;
         p->guest_bytes = in->len;
     }
@@ -482,8 +503,8 @@ void bt_piece(struct bt_work *w, enum vmc_code_kind kind, unsigned i)
 static void report(struct bt_work *w)
 {
     const struct vmci_soft_vm *vm = w->sc->cpu.vm;
-    struct vmc_translation tr = {.gva = w->t->la,
-                                 .bits = 8 * w->word,
+    struct vmc_translation tr = {.gva = bt_linear(w, w->t->la),
+                                 .bits = w->bits,
                                  .pieces = w->pieces,
                                  .host = w->e.rx,
                                  .bytes = w->e.len,
@@ -582,7 +603,9 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
         return NULL;
     struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + arena);
     bt->arena_used += sizeof(*t);
-    *t = (struct bt_trans){.la = b->la,
+    *t = (struct bt_trans){.la = w->step[0].la,
+                           .key = bt_key(&bt->ctx, w->step[0].la),
+                           .ctx = bt->ctx,
                            .blk = b,
                            .mode = sc->cpu.tlb_mode,
                            .alone = bt->alone,
@@ -617,6 +640,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     cover(w);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
+    bt->st_segmented += w->seg;
     t->next = b->bt;
     b->bt = t;
     t->older = bt->made[bt->segment];

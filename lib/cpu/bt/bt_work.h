@@ -62,7 +62,7 @@ enum bt_follow {
 struct bt_step {
     const struct vmci_insn *in;
     struct block *b;
-    uint64_t la;     /* of the block */
+    uint64_t la;     /* of the block, as in struct bt_trans */
     uint16_t before; /* instructions of the blocks before it */
     uint8_t follow;  /* enum bt_follow, of the last one of a block */
     uint8_t lazy;    /* flags may be lost here: the instruction + 1 to get them from again */
@@ -114,7 +114,10 @@ struct bt_work {
     unsigned n; /* instructions to translate */
     struct bt_step step[BLK_MAX_INSNS];
     unsigned fp;   /* BT_FP_* that the trace needs */
-    unsigned word; /* 8 or 4: size of addresses, pushes and branch targets */
+    unsigned word; /* 8, or 4 for 32- and 16-bit code: size of addresses; in flat code also of
+                      pushes and branch targets */
+    unsigned bits; /* of the code */
+    bool seg;      /* it is not flat: bt_seg.c */
     uint64_t la;
     unsigned x, s; /* scratch registers */
     uint16_t set;  /* all of them; t->set but in the second copy of a loop */
@@ -280,6 +283,22 @@ static inline uint64_t bt_wrap(const struct bt_work *w, uint64_t la)
 {
     return w->word == 8 ? la : (uint32_t)la;
 }
+static inline uint64_t bt_linear(const struct bt_work *w, uint64_t la)
+{
+    return w->word == 8 ? la : (uint32_t)(la + w->sc->bt.ctx.base);
+}
+/* Where a relative branch goes that is in front of next. */
+static inline uint64_t bt_target(const struct bt_work *w, const struct vmci_insn *in, uint64_t next)
+{
+    uint64_t to = bt_wrap(w, next + (uint64_t)in->imm);
+
+    return w->seg && in->opsize == 2 ? (uint16_t)to : to;
+}
+/* Is it in the code segment, if it has a limit? */
+static inline bool bt_in_limit(const struct bt_work *w, uint64_t la)
+{
+    return w->word == 8 || la <= w->sc->bt.ctx.limit;
+}
 /* Where control goes after instruction i of the trace, unless a branch leaves it. */
 uint64_t bt_after(const struct bt_work *w, unsigned i);
 /* BT_FP_* that a block needs. */
@@ -295,7 +314,7 @@ bool bt_fp_flags(const struct bt_work *w, const struct vmci_insn *in);
 /* The explicit memory operand of an instruction that is translated. */
 bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_access *a);
 /* Is the instruction as long as its opcode says (bt_length.c)? */
-bool bt_length_fits(const struct vmci_insn *in);
+bool bt_length_fits(const struct bt_work *w, const struct vmci_insn *in);
 /* Is it an integer instruction that runs as it is, but for its memory operand? */
 bool bt_copyable(const struct bt_work *w, const struct vmci_insn *in);
 
@@ -309,6 +328,9 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
 /* The same for the element of opsize bytes that has bit opnd[1], a register, of a bit string. */
 bool bt_check_bit(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
                   struct em_addr *out);
+/* The same for bytes at the linear address in x; away: RCX is, and comes back. */
+void bt_check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigned align, bool away,
+                     struct em_addr *out);
 /* RCX is needed: from here to bt_rcx_back it is in w->k or in memory. */
 void bt_rcx_away(struct bt_work *w);
 void bt_rcx_back(struct bt_work *w);
@@ -364,6 +386,28 @@ bool bt_bit_string_native(const struct bt_work *w, const struct vmci_insn *in);
 bool bt_bit_string(struct bt_work *w, const struct vmci_insn *in);
 bool bt_divide_native(const struct bt_work *w, const struct vmci_insn *in);
 bool bt_divide(struct bt_work *w, const struct vmci_insn *in);
+
+/* To cold code if RCX, which is away, is 0. */
+void bt_unless_rcx(struct bt_work *w);
+
+/* bt_seg.c: the same as bt_check_ea with base, limit and type of a segment. */
+bool bt_seg_check(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
+                  unsigned align, struct em_addr *out);
+/* Pushes, pops, LEA and loads of segment registers where they are not as in flat code. */
+bool bt_seg_push(struct bt_work *w, const struct vmci_insn *in);
+bool bt_seg_pop(struct bt_work *w, const struct vmci_insn *in);
+bool bt_seg_leave(struct bt_work *w, const struct vmci_insn *in);
+bool bt_seg_lea(struct bt_work *w, const struct vmci_insn *in);
+bool bt_seg_load(struct bt_work *w, const struct vmci_insn *in);
+/* Is the push, pop, near call or return run natively? */
+bool bt_seg_stacked(const struct bt_work *w, const struct vmci_insn *in);
+/* CALL's push; RET: its target to x, and the move of SP. */
+bool bt_seg_push_return(struct bt_work *w, const struct vmci_insn *in, uint64_t next);
+bool bt_seg_return(struct bt_work *w, const struct vmci_insn *in);
+void bt_seg_returned(struct bt_work *w, const struct vmci_insn *in);
+/* mov or movzx reg, operand of opsize bytes: nothing is left of the register's upper half. */
+void bt_seg_fetch(struct bt_work *w, const struct vmci_insn *in, unsigned reg,
+                  const struct em_addr *a);
 
 /* bt_fp.c: an x87 instruction that may run natively. */
 struct vmci_fp_form;

@@ -253,6 +253,15 @@ static inline void em_mov(struct emit *e, unsigned reg, unsigned from)
     em_rr(e, EM_W, 0x8b, reg, from);
 }
 
+/* movzx reg, r16 */
+static inline void em_zero16(struct emit *e, unsigned reg, unsigned from)
+{
+    em_rex(e, 0, reg, from);
+    em8(e, 0x0f);
+    em8(e, 0xb7);
+    em8(e, 0xc0 | (reg & 7) << 3 | (from & 7));
+}
+
 /* Over a jmp rel32 to be patched if RCX is 0; returns the offset of the rel32. */
 static inline size_t em_jump_unless_rcxz(struct emit *e)
 {

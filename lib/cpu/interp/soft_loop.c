@@ -444,7 +444,7 @@ static void requests(struct vmci_soft_cpu *sc)
 {
     struct vmci_cpu *cpu = &sc->cpu;
 
-    if (unlikely(sc->bt.full))
+    if (unlikely(sc->bt.full || sc->bt.ctx_full))
         bt_evict(sc);
     if (vmci_load_relaxed(&cpu->request) == 0)
         return;
