@@ -22,7 +22,7 @@
 #define NOTHING (-1) /* no exception: the SYSCALL handler */
 #define ANY     (-2) /* the exception that the CPU model raises */
 
-static uint64_t secret[64];   /* of the host */
+static uint64_t secret[64]; /* of the host */
 
 static int setup_secret(void **state)
 {
@@ -340,12 +340,49 @@ static void test_end(void **state)
     }
 }
 
+/* The same through a segment that begins in front of the end of RAM, up to its limit. */
+static void test_segment(void **state)
+{
+    static const uint8_t steps[] = {1, 2, 3, 4, 7};
+    uint8_t code[] = {
+        0x89, 0x07,    /* l: mov [edi], eax */
+        0x83, 0xc7, 0, /* add edi, step */
+        0x49,          /* dec ecx */
+        0x75, 0xf8,    /* jnz l */
+        0xf4,          /* hlt */
+    };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof(steps); k++) {
+        code[4] = steps[k];
+        for (unsigned i = 0; i < 2; i++) {
+            struct cpu_rig *r = &rig[i];
+            cpu_rig_mode(r, 32, 0);
+            cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+            memset(r->ram + CPU_RIG_RAM - 0x1000, 0, 0x1000);
+            r->mmio_writes = 0;
+            r->st.seg[VMC_DS].base = CPU_RIG_RAM - 0xffd;
+            r->st.seg[VMC_DS].limit = 0x17ff;
+            r->st.seg[VMC_DS].attr &= ~(uint32_t)VMC_SEG_G;
+            r->st.gpr[VMC_RDI] = 0;
+            r->st.gpr[VMC_RCX] = 0x4000;
+            assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+            assert_true(trapped(r, VMC_VEC_GP));
+            assert_int_equal(r->st.gpr[VMC_RDI], (0x17fc / steps[k] + 1) * steps[k]);
+            assert_true(r->mmio_writes >= 0x7f0u / steps[k]);
+        }
+        assert_int_equal(rig[0].mmio_writes, rig[1].mmio_writes);
+        agree("end of RAM by a segment");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_instructions, setup_secret, teardown),
         cmocka_unit_test_setup_teardown(test_addresses, setup_secret, teardown),
         cmocka_unit_test_setup_teardown(test_end, setup_secret, teardown),
+        cmocka_unit_test_setup_teardown(test_segment, setup_secret, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

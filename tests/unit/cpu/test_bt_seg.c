@@ -367,11 +367,13 @@ static void prot_segments(struct cpu_rig *r, const struct program *p, uint32_t a
 
 static void begin(struct cpu_rig *r, const struct program *p, uint32_t at, bool again)
 {
+    static uint8_t fill[END - MEMORY];
     bool prot = p->mode > V86;
 
     cpu_rig_mode(r, p->mode == REAL ? 16 : 32, p->mode == V86 ? 3 : 0);
     if (!again) {
-        memset(r->ram + MEMORY, 0x5a, END - MEMORY);
+        memset(fill, 0x5a, sizeof(fill));
+        cpu_rig_code(r, MEMORY, fill, sizeof(fill)); /* programs run into it */
         cpu_rig_code(r, CODE, p->code, sizeof(p->code));
         cpu_rig_code(r, CODE + 4, p->code, sizeof(p->code) - 4);
     }
