@@ -66,6 +66,8 @@ VMC_API VMC_MUST_CHECK int vmc_rtc_create(struct vmc_board *bd, struct vmc_irq_l
                                           struct vmc_rtc **out, struct vmc_error *err);
 /** Set a CMOS byte from 0x0e on, for now and after every reset. VMC_ERANGE. */
 VMC_API VMC_MUST_CHECK int vmc_rtc_set_cmos(struct vmc_rtc *rtc, uint32_t index, uint8_t value);
+/** A line that is high while an alarm is reported and enabled, beside IRQ 8. While quiesced. */
+VMC_API void vmc_rtc_set_alarm_line(struct vmc_rtc *rtc, struct vmc_irq_line line);
 
 struct vmc_hpet;
 #define VMC_HPET_GSIS 24
@@ -141,9 +143,11 @@ VMC_API bool vmc_fpu_error_signal(struct vmc_fpu_error *fe, bool ferr);
 /* ---- chipset ------------------------------------------------------------------------------- */
 
 struct vmc_chipset;
+/** Writing SLP_TYP 1 (S3) requests VMC_STOP_SUSPEND; else it does nothing. */
+#define VMC_CHIPSET_S3 1u
 struct vmc_chipset_config {
     uint32_t size;
-    uint32_t pad;
+    uint32_t flags;
     struct vmc_irq_line sci;     /**< ACPI interrupt */
     struct vmc_irq_line gsi[8];  /**< PIRQ A-H as IOAPIC inputs (16-23 on a PC) */
     struct vmc_irq_line isa[16]; /**< where the PIRQ routing registers may send them */
@@ -162,6 +166,12 @@ VMC_API struct vmc_pci_bus *vmc_chipset_pci(struct vmc_chipset *cs);
 /** I/O address of the power-management block, 0: not enabled. */
 VMC_API uint16_t vmc_chipset_pm_base(struct vmc_chipset *cs);
 VMC_API void vmc_chipset_power_button(struct vmc_chipset *cs);
+/** RTC_STS follows the rising edges of this line (vmc_rtc_set_alarm_line). */
+VMC_API struct vmc_irq_line vmc_chipset_rtc_line(struct vmc_chipset *cs);
+/** In S3: the power button was pressed, or an alarm came that is enabled to wake. Any thread. */
+VMC_API bool vmc_chipset_wake_event(struct vmc_chipset *cs);
+/** Out of S3, after the reset of the machine: set WAK_STS and the status bit of what woke it. */
+VMC_API void vmc_chipset_wake(struct vmc_chipset *cs);
 
 /* ---- fw_cfg -------------------------------------------------------------------------------- */
 

@@ -44,10 +44,11 @@ enum vmc_answer {
 /** Why a SHUTDOWN exit happened (vmc_exit.u.stop.why). */
 enum vmc_stop {
     VMC_STOP_TRIPLE_FAULT = 1,
-    VMC_STOP_RESET = 2,     /**< a device asked for a reset of the machine */
-    VMC_STOP_POWER_OFF = 3, /**< ACPI S5 */
-    VMC_STOP_EXIT_PORT = 4, /**< the guest wrote detail to the exit port */
+    VMC_STOP_RESET = 2,        /**< a device asked for a reset of the machine */
+    VMC_STOP_POWER_OFF = 3,    /**< ACPI S5 */
+    VMC_STOP_EXIT_PORT = 4,    /**< the guest wrote detail to the exit port */
     VMC_STOP_HALT_FOREVER = 5, /**< HLT with interrupts off and no NMI source */
+    VMC_STOP_SUSPEND = 6,      /**< ACPI S3, where it is offered (VMC_PC_SLEEP) */
 };
 
 /** Why a DEBUG exit happened. */
@@ -74,9 +75,9 @@ struct vmc_port_call {
 };
 
 struct vmc_exit {
-    uint32_t kind;   /**< enum vmc_exit_kind */
-    uint32_t answer; /**< set by the embedder: enum vmc_answer */
-    uint64_t rip;    /**< of the instruction that exits */
+    uint32_t kind;    /**< enum vmc_exit_kind */
+    uint32_t answer;  /**< set by the embedder: enum vmc_answer */
+    uint64_t rip;     /**< of the instruction that exits */
     uint64_t retired; /**< instructions retired by this run call, where VMC_CAP_RETIRED */
     union {
         struct {
@@ -117,8 +118,8 @@ struct vmc_exit {
             uint64_t payload;
         } exception;
         struct {
-            uint32_t why; /**< enum vmc_idle_why */
-            bool irqs_on; /**< a maskable interrupt can end it */
+            uint32_t why;         /**< enum vmc_idle_why */
+            bool irqs_on;         /**< a maskable interrupt can end it */
             uint64_t deadline_ns; /**< next timer of the VM, UINT64_MAX: none */
         } idle;
         struct {

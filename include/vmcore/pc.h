@@ -19,6 +19,12 @@ struct vmc_pc;
 
 enum vmc_pc_flags {
     VMC_PC_NO_HPET = 1u << 0,
+    /**
+     * Offer ACPI S3 (suspend to RAM) to what is booted without firmware. The embedder handles
+     * VMC_STOP_SUSPEND: it keeps timers running until vmc_pc_wake_event, then calls vmc_vm_reset
+     * and vmc_pc_wake, and runs the VM again.
+     */
+    VMC_PC_SLEEP = 1u << 1,
 };
 
 #define VMC_PC_MIN_RAM  (1ull << 20)
@@ -63,6 +69,18 @@ VMC_API struct vmc_uart *vmc_pc_serial(struct vmc_pc *pc);
 VMC_API uint32_t vmc_pc_post_code(struct vmc_pc *pc);
 /** Press the power button: an ACPI guest shuts down. Any thread. */
 VMC_API void vmc_pc_power_button(struct vmc_pc *pc);
+
+/**
+ * The machine is suspended, and its RTC's alarm or the power button is to wake it. Any thread; to
+ * be asked after timers have run and after vmc_pc_power_button.
+ */
+VMC_API bool vmc_pc_wake_event(struct vmc_pc *pc);
+/**
+ * End S3, after vmc_vm_reset, while quiesced: do what firmware does then, and set vCPU 0 to the
+ * waking vector in the FACS (ACPI 6.4 16.3.2). Memory is as the guest left it. VMC_ESTATE when it
+ * has set no vector in the first MiB, or runs on firmware.
+ */
+VMC_API VMC_MUST_CHECK int vmc_pc_wake(struct vmc_pc *pc, struct vmc_error *err);
 
 /** What to boot in the machine. Borrowed for the machine's life when firmware is used. */
 struct vmc_pc_boot {

@@ -4,8 +4,8 @@
  * blocks, PM timer, GPE0; the APM ports that switch ACPI mode on, and the reset register.
  *
  * Threats (guest input: any value of any width to any of these ports)
- *   sleep, reset        reported to the embedder, who decides     pm_s5_stops, reset_register
- *   status storms       level-triggered SCI, no timer below 2.3 s  pm_timer_overflow
+ *   sleep, reset        reported to the embedder, who decides     pm_s5_stops, pm_s3,
+ * reset_register status storms       level-triggered SCI, no timer below 2.3 s  pm_timer_overflow
  */
 #include "chipset_priv.h"
 
@@ -18,17 +18,19 @@
 #define GPE0_EN  0x28
 #define SMI_EN   0x30
 
-#define STS_TMR    0x0001u
-#define STS_GBL    0x0020u
-#define STS_PWRBTN 0x0100u
-#define STS_WAKE   0x8000u
-#define STS_ALL    0x8d31u
-#define EN_ALL     0x0521u
-#define CNT_SCI    0x0001u
+#define STS_TMR           0x0001u
+#define STS_GBL           0x0020u
+#define STS_PWRBTN        0x0100u
+#define STS_RTC           0x0400u
+#define STS_WAKE          0x8000u
+#define STS_ALL           0x8d31u
+#define EN_ALL            0x0521u
+#define CNT_SCI           0x0001u
 #define CNT_SLP_TYP_SHIFT 10
-#define CNT_SLP_EN 0x2000u
-#define CNT_KEPT   0x1c03u
-#define SLP_TYP_S5 0u
+#define CNT_SLP_EN        0x2000u
+#define CNT_KEPT          0x1c03u
+#define SLP_TYP_S5        0u
+#define SLP_TYP_S3        1u
 
 #define SMI_EN_APMC 0x20u /* set: an SMI handler is there already, firmware leaves it alone */
 
@@ -100,6 +102,42 @@ void vmc_chipset_power_button(struct vmc_chipset *cs)
     vmci_unlock(&cs->base.lock);
 }
 
+static void rtc_line(void *ctx, uint32_t pin, bool level)
+{
+    struct vmc_chipset *cs = ctx;
+
+    (void)pin;
+    if (!level)
+        return;
+    vmci_lock(&cs->base.lock);
+    cs->pm.sts |= STS_RTC;
+    vmci_pm_sci_update(cs);
+    vmci_unlock(&cs->base.lock);
+}
+
+struct vmc_irq_line vmc_chipset_rtc_line(struct vmc_chipset *cs)
+{
+    return (struct vmc_irq_line){.set = rtc_line, .ctx = cs};
+}
+
+/* ---- sleep --------------------------------------------------------------------------------- */
+
+bool vmc_chipset_wake_event(struct vmc_chipset *cs)
+{
+    vmci_lock(&cs->base.lock);
+    bool wake = cs->asleep && (cs->pm.sts & (STS_PWRBTN | (cs->pm.en & STS_RTC))) != 0;
+    vmci_unlock(&cs->base.lock);
+    return wake;
+}
+
+void vmc_chipset_wake(struct vmc_chipset *cs)
+{
+    vmci_lock(&cs->base.lock);
+    cs->pm.sts |= (uint16_t)(STS_WAKE | cs->woken);
+    cs->woken = 0;
+    vmci_unlock(&cs->base.lock);
+}
+
 /* ---- registers ----------------------------------------------------------------------------- */
 
 /* The 32-bit register at a multiple of 4. */
@@ -141,27 +179,36 @@ static uint64_t pm_read(void *dev, uint64_t offset, unsigned bytes)
     return v;
 }
 
-/* Returns true when the machine is to be powered off. */
-static bool cnt_write(struct pm_state *pm, uint16_t v)
+/* Returns why the run ends, or 0. */
+static uint32_t cnt_write(struct vmc_chipset *cs, uint16_t v)
 {
-    pm->cnt = v & CNT_KEPT;
-    return (v & CNT_SLP_EN) != 0 && (v & CNT_KEPT) >> CNT_SLP_TYP_SHIFT == SLP_TYP_S5;
+    unsigned type = (v & CNT_KEPT) >> CNT_SLP_TYP_SHIFT;
+
+    cs->pm.cnt = v & CNT_KEPT;
+    if ((v & CNT_SLP_EN) == 0)
+        return 0;
+    if (type == SLP_TYP_S3 && (cs->cfg.flags & VMC_CHIPSET_S3) != 0) {
+        cs->asleep = true;
+        return VMC_STOP_SUSPEND;
+    }
+    return type == SLP_TYP_S5 ? VMC_STOP_POWER_OFF : 0;
 }
 
-/* v is in its place; mask says which bits are written. True: power off. */
-static bool pm_write_reg(struct vmc_chipset *cs, unsigned reg, uint32_t v, uint32_t mask)
+/* v is in its place; mask says which bits are written. Returns why the run ends, or 0. */
+static uint32_t pm_write_reg(struct vmc_chipset *cs, unsigned reg, uint32_t v, uint32_t mask)
 {
     struct pm_state *pm = &cs->pm;
 
     switch (reg) {
     case PM1_STS:
         tmr_update(pm, dev_now(&cs->base));
-        pm->sts &= (uint16_t)~(v & mask & STS_ALL);
+        pm->sts &= (uint16_t) ~(v & mask & STS_ALL);
         pm->en = (uint16_t)(((pm->en & ~(mask >> 16)) | (v & mask) >> 16) & EN_ALL);
         break;
     case PM1_CNT:
-        return (mask & 0xffff) != 0 &&
-               cnt_write(pm, (uint16_t)((pm->cnt & ~mask) | (v & mask)));
+        if ((mask & 0xffff) != 0)
+            return cnt_write(cs, (uint16_t)((pm->cnt & ~mask) | (v & mask)));
+        break;
     case GPE0_STS:
         pm->gpe_sts &= ~(v & mask);
         break;
@@ -174,7 +221,7 @@ static bool pm_write_reg(struct vmc_chipset *cs, unsigned reg, uint32_t v, uint3
     default:
         break;
     }
-    return false;
+    return 0;
 }
 
 static void pm_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
@@ -182,18 +229,18 @@ static void pm_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
     struct vmc_chipset *cs = dev;
     unsigned shift = 8 * (offset & 3);
     uint64_t mask = ((bytes >= 8 ? 0 : 1ull << (8 * bytes)) - 1) << shift;
-    bool off;
+    uint32_t why;
 
     value <<= shift;
     vmci_lock(&cs->base.lock);
-    off = pm_write_reg(cs, (unsigned)offset & ~3u, (uint32_t)value, (uint32_t)mask);
+    why = pm_write_reg(cs, (unsigned)offset & ~3u, (uint32_t)value, (uint32_t)mask);
     if ((mask >> 32) != 0) /* an access that crosses into the next register */
-        off |= pm_write_reg(cs, ((unsigned)offset & ~3u) + 4, (uint32_t)(value >> 32),
+        why |= pm_write_reg(cs, ((unsigned)offset & ~3u) + 4, (uint32_t)(value >> 32),
                             (uint32_t)(mask >> 32));
     vmci_pm_sci_update(cs);
     vmci_unlock(&cs->base.lock);
-    if (off)
-        dev_stop(&cs->cfg.stop, VMC_STOP_POWER_OFF, 0);
+    if (why != 0)
+        dev_stop(&cs->cfg.stop, why, 0);
 }
 
 const struct vmc_bus_ops vmci_pm_ops = {.read = pm_read, .write = pm_write};
@@ -271,6 +318,8 @@ void vmci_pm_reset(struct vmc_chipset *cs)
     uint8_t pirq = pm->pirq_level;
     uint16_t isa = pm->isa_level;
 
+    cs->woken = cs->asleep ? pm->sts & (STS_PWRBTN | STS_RTC) : 0;
+    cs->asleep = false;
     memset(pm, 0, sizeof(*pm));
     pm->base_ns = base; /* the timer just runs */
     pm->seen_ns = dev_now(&cs->base);

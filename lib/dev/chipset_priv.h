@@ -5,9 +5,9 @@
 
 #include "dev_priv.h"
 
-#define PM_HZ        3579545u
-#define PM_BYTES     128
-#define PM_DEFAULT   0x600u
+#define PM_HZ      3579545u
+#define PM_BYTES   128
+#define PM_DEFAULT 0x600u
 
 struct pm_state {
     uint16_t sts, en, cnt;
@@ -15,12 +15,12 @@ struct pm_state {
     uint32_t smi_en;
     uint32_t gpe_sts, gpe_en;
     uint8_t apm_cnt, apm_sts, reset_reg, sci_level;
-    uint64_t base_ns;     /* the PM timer counts from here */
-    uint64_t seen_ns;     /* TMR_STS is up to date until here */
-    uint8_t pirq_level;   /* bit n: PIRQ n is driven */
+    uint64_t base_ns;   /* the PM timer counts from here */
+    uint64_t seen_ns;   /* TMR_STS is up to date until here */
+    uint8_t pirq_level; /* bit n: PIRQ n is driven */
     uint8_t pirq_route[8];
     uint8_t pad2[7];
-    uint16_t isa_level;   /* bit n: ISA interrupt n is driven by PIRQs */
+    uint16_t isa_level; /* bit n: ISA interrupt n is driven by PIRQs */
     uint16_t pad3[3];
 };
 #define CHIPSET_VERSION 1u
@@ -29,11 +29,13 @@ struct vmc_chipset {
     struct dev_base base;
     struct vmc_chipset_config cfg;
     struct vmc_pci_bus *pci;
-    struct vmc_pci_func *mch; /* 00.0 */
-    struct vmc_pci_func *lpc; /* 1f.0 */
-    struct pm_state pm;       /* (l) */
+    struct vmc_pci_func *mch;  /* 00.0 */
+    struct vmc_pci_func *lpc;  /* 1f.0 */
+    struct pm_state pm;        /* (l) */
     struct vmci_lock map_lock; /* moves of the PM block; taken before the base lock */
-    uint16_t pm_base;         /* where it is mapped, 0: nowhere; map_lock */
+    uint16_t pm_base;          /* where it is mapped, 0: nowhere; map_lock */
+    bool asleep;               /* (l) in S3 */
+    uint16_t woken;            /* (l) status bits that a reset in S3 leaves for vmc_chipset_wake */
     struct vmc_timer *timer;
 };
 

@@ -13,10 +13,10 @@
 #include "base/snapshot.h"
 #include "rtc_priv.h"
 
-#define RTC_PORT  0x70
-#define RTC_PORTS 4
+#define RTC_PORT   0x70
+#define RTC_PORTS  4
 #define MAX_LAG_NS (NS_PER_S / 2)
-#define NMI_OFF   0x80u
+#define NMI_OFF    0x80u
 
 /* ---- flags, interrupt ---------------------------------------------------------------------- */
 
@@ -63,6 +63,11 @@ static void irq_update(struct vmc_rtc *r)
     if (level != (r->st.irq_level != 0)) {
         r->st.irq_level = level;
         vmc_irq_set(&r->irq, level);
+    }
+    level = (r->st.ram[REG_C] & r->st.ram[REG_B] & C_AF) != 0;
+    if (level != (r->st.alarm_level != 0)) {
+        r->st.alarm_level = level;
+        vmc_irq_set(&r->alarm, level);
     }
 }
 
@@ -266,6 +271,13 @@ int vmc_rtc_set_cmos(struct vmc_rtc *r, uint32_t index, uint8_t value)
         r->st.ram2[index - CMOS_BYTES] = r->init2[index - CMOS_BYTES] = value;
     vmci_unlock(&r->base.lock);
     return VMC_OK;
+}
+
+void vmc_rtc_set_alarm_line(struct vmc_rtc *r, struct vmc_irq_line line)
+{
+    vmci_lock(&r->base.lock);
+    r->alarm = line;
+    vmci_unlock(&r->base.lock);
 }
 
 /* ---- life cycle ---------------------------------------------------------------------------- */

@@ -6,8 +6,20 @@
 #include "dev_priv.h"
 
 enum {
-    REG_SEC, REG_SEC_ALARM, REG_MIN, REG_MIN_ALARM, REG_HOUR, REG_HOUR_ALARM,
-    REG_WDAY, REG_DAY, REG_MONTH, REG_YEAR, REG_A, REG_B, REG_C, REG_D,
+    REG_SEC,
+    REG_SEC_ALARM,
+    REG_MIN,
+    REG_MIN_ALARM,
+    REG_HOUR,
+    REG_HOUR_ALARM,
+    REG_WDAY,
+    REG_DAY,
+    REG_MONTH,
+    REG_YEAR,
+    REG_A,
+    REG_B,
+    REG_C,
+    REG_D,
     REG_CENTURY = 0x32,
 };
 
@@ -31,9 +43,9 @@ enum {
 
 #define D_VRT 0x80u
 
-#define RTC_DEFAULT_S INT64_C(946684800)     /* 2000-01-01 */
-#define RTC_MIN_S     INT64_C(0)             /* 1970-01-01 */
-#define RTC_MAX_S     INT64_C(253402300799)  /* 9999-12-31 23:59:59 */
+#define RTC_DEFAULT_S INT64_C(946684800)    /* 2000-01-01 */
+#define RTC_MIN_S     INT64_C(0)            /* 1970-01-01 */
+#define RTC_MAX_S     INT64_C(253402300799) /* 9999-12-31 23:59:59 */
 
 struct rtc_state {
     int64_t base_s;    /* the time, in seconds since 1970, ... */
@@ -42,7 +54,8 @@ struct rtc_state {
     uint64_t event_ns; /* next interrupt, 0: none */
     uint8_t index, index2;
     uint8_t irq_level;
-    uint8_t pad[5];
+    uint8_t alarm_level;
+    uint8_t pad[4];
     uint8_t ram[CMOS_BYTES]; /* time registers hold the time only while SET or the divider is off */
     uint8_t ram2[CMOS_BYTES];
 };
@@ -51,7 +64,8 @@ struct rtc_state {
 struct vmc_rtc {
     struct dev_base base;
     struct vmc_irq_line irq;
-    struct rtc_state st; /* (l) */
+    struct vmc_irq_line alarm;                   /* to the chipset, which wakes by it */
+    struct rtc_state st;                         /* (l) */
     uint8_t init[CMOS_BYTES], init2[CMOS_BYTES]; /* what the machine's builder put there */
     struct vmc_timer *timer;
 };

@@ -133,8 +133,7 @@ static void pci_root(struct vmc_pc *pc, struct aml *a)
     aml_res_io_window(a, 0, 0xcf7);
     aml_res_io_window(a, 0xd00, 0xffff);
     aml_res_mem_window32(a, PC_VGA_BASE, PC_VGA_END - 1);
-    aml_res_mem_window32(a, (uint32_t)win.mem_base,
-                         (uint32_t)(win.mem_base + win.mem_bytes - 1));
+    aml_res_mem_window32(a, (uint32_t)win.mem_base, (uint32_t)(win.mem_base + win.mem_bytes - 1));
     aml_res_mem_window64(a, win.mem64_base, win.mem64_base + win.mem64_bytes - 1);
     aml_resources_end(a, r);
     routing(a, "PRTA", true);
@@ -240,6 +239,16 @@ static void cpus(struct vmc_pc *pc, struct aml *a)
     }
 }
 
+/* What PM1 control takes as SLP_TYP (ACPI 6.4 7.4.2). */
+static void sleep_state(struct aml *a, const char *name, unsigned type)
+{
+    aml_name(a, name);
+    size_t p = aml_package(a, 4);
+    for (unsigned i = 0; i < 4; i++)
+        aml_int(a, i < 2 ? type : 0);
+    aml_end(a, p);
+}
+
 /* ---- all ----------------------------------------------------------------------------------- */
 
 void vmci_acpi_dsdt(struct vmc_pc *pc, struct aml *a)
@@ -258,9 +267,7 @@ void vmci_acpi_dsdt(struct vmc_pc *pc, struct aml *a)
     aml_end(a, sb);
     isa_devices(a);
 
-    aml_name(a, "\\_S5");
-    size_t s5 = aml_package(a, 4);
-    for (unsigned i = 0; i < 4; i++)
-        aml_int(a, 0);
-    aml_end(a, s5);
+    if (pc_sleeps(pc))
+        sleep_state(a, "\\_S3", 1);
+    sleep_state(a, "\\_S5", 0);
 }

@@ -6,23 +6,23 @@
 #define HEADER_BYTES 36u
 #define SUM_OFFSET   9u
 
-#define FADT_BYTES   268u
-#define FADT_REV     5
-#define MADT_REV     4
-#define FACS_BYTES   64u
+#define FADT_BYTES 268u
+#define FADT_REV   5
+#define MADT_REV   4
+#define FACS_BYTES 64u
 
-#define FADT_WBINVD        (1u << 0)
-#define FADT_PROC_C1       (1u << 2)
-#define FADT_SLP_BUTTON    (1u << 5) /* no sleep button among the fixed features */
-#define FADT_FIX_RTC       (1u << 6) /* nor the RTC's alarm */
-#define FADT_RESET         (1u << 10)
+#define FADT_WBINVD         (1u << 0)
+#define FADT_PROC_C1        (1u << 2)
+#define FADT_SLP_BUTTON     (1u << 5) /* no sleep button among the fixed features */
+#define FADT_FIX_RTC        (1u << 6) /* nor the RTC's alarm, which only ends sleep */
+#define FADT_RESET          (1u << 10)
 #define FADT_PLATFORM_CLOCK (1u << 15)
-#define FADT_APIC_CLUSTER  (1u << 18)
-#define BOOT_LEGACY        (1u << 0)
-#define BOOT_8042          (1u << 1)
-#define BOOT_NO_VGA        (1u << 2)
+#define FADT_APIC_CLUSTER   (1u << 18)
+#define BOOT_LEGACY         (1u << 0)
+#define BOOT_8042           (1u << 1)
+#define BOOT_NO_VGA         (1u << 2)
 
-#define CPUS_FLAT_MAX 8  /* flat logical destinations */
+#define CPUS_FLAT_MAX 8 /* flat logical destinations */
 #define XAPIC_ID_MAX  254
 #define IOAPIC_GPA    0xfec00000u
 #define LAPIC_GPA     0xfee00000u
@@ -65,8 +65,7 @@ static void pointer(struct vmc_pc *pc, struct aml *a, size_t target, unsigned by
     struct acpi_blob *b = &pc->acpi;
 
     if (b->pointers < ACPI_MAX_FIXUPS)
-        b->pointer[b->pointers++] =
-            (struct acpi_pointer){.at = (uint32_t)a->len, .bytes = bytes};
+        b->pointer[b->pointers++] = (struct acpi_pointer){.at = (uint32_t)a->len, .bytes = bytes};
     aml_le(a, target, bytes);
 }
 
@@ -96,8 +95,9 @@ static size_t facs(struct aml *a)
 
 static void fadt_fixed(struct vmc_pc *pc, struct aml *a, uint16_t pm)
 {
-    uint32_t flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET |
-                     FADT_PLATFORM_CLOCK | (pc->cfg.cpus > CPUS_FLAT_MAX ? FADT_APIC_CLUSTER : 0);
+    uint32_t flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_RESET |
+                     FADT_PLATFORM_CLOCK | (pc->cfg.cpus > CPUS_FLAT_MAX ? FADT_APIC_CLUSTER : 0) |
+                     (pc_sleeps(pc) ? 0 : FADT_FIX_RTC);
 
     aml_byte(a, 0); /* model */
     aml_byte(a, 0); /* preferred profile: unspecified */
@@ -120,17 +120,17 @@ static void fadt_fixed(struct vmc_pc *pc, struct aml *a, uint16_t pm)
     aml_byte(a, 4);
     aml_byte(a, 16);
     aml_byte(a, 0);
-    aml_byte(a, 0);       /* GPE1 base */
-    aml_byte(a, 0);       /* _CST */
-    aml_le(a, 0xfff, 2);  /* C2 latency: no C2 */
-    aml_le(a, 0xfff, 2);  /* C3 latency: no C3 */
-    aml_le(a, 0, 2);      /* flush size, stride */
+    aml_byte(a, 0);      /* GPE1 base */
+    aml_byte(a, 0);      /* _CST */
+    aml_le(a, 0xfff, 2); /* C2 latency: no C2 */
+    aml_le(a, 0xfff, 2); /* C3 latency: no C3 */
+    aml_le(a, 0, 2);     /* flush size, stride */
     aml_le(a, 0, 2);
-    aml_byte(a, 0);       /* duty offset, width */
+    aml_byte(a, 0); /* duty offset, width */
     aml_byte(a, 0);
-    aml_byte(a, 0);       /* day alarm, month alarm: not implemented */
+    aml_byte(a, 0); /* day alarm, month alarm: not implemented */
     aml_byte(a, 0);
-    aml_byte(a, 0x32);    /* century register of the RTC */
+    aml_byte(a, 0x32); /* century register of the RTC */
     aml_le(a, BOOT_LEGACY | BOOT_8042 | BOOT_NO_VGA, 2);
     aml_byte(a, 0);
     aml_le(a, flags, 4);
@@ -289,6 +289,7 @@ int vmci_acpi_build(struct vmc_pc *pc, struct vmc_error *err)
     list[n++] = mcfg(pc, &a);
     if (pc->hpet != NULL)
         list[n++] = hpet(pc, &a);
+    b->facs = (uint32_t)facs_at;
     b->rsdt = (uint32_t)root_table(pc, &a, "RSDT", list, n, 4);
     b->xsdt = (uint32_t)root_table(pc, &a, "XSDT", list, n, 8);
     if (a.len > a.room)

@@ -12,9 +12,9 @@
 #define LPC_PIRQ_E     0x68
 #define PIRQ_ROUTES    0x0b0b0a0au /* A, B (E, F): 10; C, D (G, H): 11 */
 
-#define MTRR_ENABLED   0xc06ull /* fixed ranges on, default write-back */
-#define MTRR_WB        0x0606060606060606ull
-#define MTRR_FIX16K_A  2 /* of mtrr_fixed: 0xa0000-0xbffff, not cached */
+#define MTRR_ENABLED  0xc06ull /* fixed ranges on, default write-back */
+#define MTRR_WB       0x0606060606060606ull
+#define MTRR_FIX16K_A 2 /* of mtrr_fixed: 0xa0000-0xbffff, not cached */
 
 /* ---- memory map ---------------------------------------------------------------------------- */
 
@@ -108,9 +108,9 @@ static int write_bios_data(struct vmc_pc *pc)
     static const struct {
         uint16_t gpa, value;
     } words[] = {
-        {0x400, 0x3f8},                      /* COM1 */
-        {0x40e, (uint16_t)(PC_EBDA >> 4)},   /* segment of the extended BIOS data area */
-        {0x413, (uint16_t)(PC_EBDA >> 10)},  /* conventional memory in KiB */
+        {0x400, 0x3f8},                     /* COM1 */
+        {0x40e, (uint16_t)(PC_EBDA >> 4)},  /* segment of the extended BIOS data area */
+        {0x413, (uint16_t)(PC_EBDA >> 10)}, /* conventional memory in KiB */
     };
     const uint8_t ebda_kib = (uint8_t)((PC_VGA_BASE - PC_EBDA) >> 10);
     int rc = write_vectors(pc);
@@ -256,6 +256,52 @@ int vmc_pc_boot(struct vmc_pc *pc, const struct vmc_pc_boot *boot, struct vmc_bo
         if (rc != VMC_OK)
             vmci_error(err, rc, "pc/boot", "cannot set the state of vCPU 0");
     }
+    vmci_free_aligned(pc->pf, st, sizeof(*st), 64);
+    return rc;
+}
+
+/* ---- the end of S3 ------------------------------------------------------------------------- */
+
+#define FACS_WAKING_VECTOR 12u
+
+/* Processor 0 at the waking vector in real mode, processors and chipset as after a boot. */
+static int wake(struct vmc_pc *pc, struct vmc_x86_state *st, struct vmc_error *err)
+{
+    uint8_t le[4];
+    int rc = vmc_mem_read(pc->bd->mem,
+                          PC_BIOS_BASE + PC_ACPI_RSDP_ROOM + pc->acpi.facs + FACS_WAKING_VECTOR, le,
+                          sizeof(le));
+    uint32_t vector = rc == VMC_OK ? vmci_ld_le32(le) : 0;
+
+    if (vector == 0 || vector >= PC_1M)
+        return vmci_error(err, VMC_ESTATE, "pc/wake",
+                          "the guest sleeps with waking vector 0x%x: it must be below 1 MiB",
+                          vector);
+    rc = program_chipset(pc, err);
+    if (rc == VMC_OK)
+        rc = set_mtrrs(pc, st, err);
+    if (rc == VMC_OK)
+        rc = set_lapic(pc, st, err);
+    if (rc != VMC_OK)
+        return rc;
+    vmc_chipset_wake(pc->chipset);
+    vmc_x86_state_reset(st);
+    st->seg[VMC_CS].selector = (uint16_t)(vector >> 4);
+    st->seg[VMC_CS].base = vector & ~0xfu;
+    st->rip = vector & 0xf;
+    rc = vmc_vcpu_set_state(vmc_vm_vcpu(pc->vm, 0), START_GROUPS, st);
+    return rc == VMC_OK ? rc : vmci_error(err, rc, "pc/wake", "cannot set the state of vCPU 0");
+}
+
+int vmc_pc_wake(struct vmc_pc *pc, struct vmc_error *err)
+{
+    if (!pc_sleeps(pc))
+        return vmci_error(err, VMC_ESTATE, "pc/wake", "this machine does not sleep");
+    struct vmc_x86_state *st = vmci_alloc_aligned(pc->pf, sizeof(*st), 64);
+    if (st == NULL)
+        return vmci_error(err, VMC_ENOMEM, "pc/wake", "no memory for the state of the processor");
+    memset(st, 0, sizeof(*st));
+    int rc = wake(pc, st, err);
     vmci_free_aligned(pc->pf, st, sizeof(*st), 64);
     return rc;
 }

@@ -70,6 +70,8 @@ static int make_chipset(struct vmc_pc *pc, struct vmc_error *err)
 {
     struct vmc_chipset_config cfg = {.size = sizeof(cfg), .stop = pc->cfg.stop};
 
+    if ((pc->cfg.flags & VMC_PC_SLEEP) != 0)
+        cfg.flags |= VMC_CHIPSET_S3;
     cfg.sci = vmc_vm_gsi(pc->vm, PC_SCI);
     for (unsigned i = 0; i < 8; i++)
         cfg.gsi[i] = vmc_vm_gsi(pc->vm, PC_PIRQ_GSI + i);
@@ -98,8 +100,10 @@ static int make_timers(struct vmc_pc *pc, struct vmc_error *err)
     int rc = vmc_pit_create(pc->bd, irq0, &pc->pit, err);
     if (rc == VMC_OK)
         rc = vmc_rtc_create(pc->bd, irq8, &pc->rtc, err);
-    if (rc == VMC_OK)
+    if (rc == VMC_OK) {
+        vmc_rtc_set_alarm_line(pc->rtc, vmc_chipset_rtc_line(pc->chipset));
         rc = cmos_sizes(pc);
+    }
     return rc;
 }
 
@@ -168,9 +172,11 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
 
 /* ---- life cycle ---------------------------------------------------------------------------- */
 
+#define PC_FLAGS ((uint32_t)(VMC_PC_NO_HPET | VMC_PC_SLEEP))
+
 static int check(const struct vmc_pc_config *cfg, struct vmc_error *err)
 {
-    if (cfg->size != sizeof(*cfg) || (cfg->flags & ~(uint32_t)VMC_PC_NO_HPET) != 0)
+    if (cfg->size != sizeof(*cfg) || (cfg->flags & ~PC_FLAGS) != 0)
         return vmci_error(err, VMC_EINVAL, "pc/create", "bad configuration size or flags");
     if (cfg->ram_bytes < VMC_PC_MIN_RAM || cfg->ram_bytes > VMC_PC_MAX_RAM ||
         cfg->ram_bytes % VMC_PAGE_SIZE != 0)
@@ -246,4 +252,9 @@ uint32_t vmc_pc_post_code(struct vmc_pc *pc)
 void vmc_pc_power_button(struct vmc_pc *pc)
 {
     vmc_chipset_power_button(pc->chipset);
+}
+
+bool vmc_pc_wake_event(struct vmc_pc *pc)
+{
+    return vmc_chipset_wake_event(pc->chipset);
 }

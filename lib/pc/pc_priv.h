@@ -17,37 +17,37 @@
 #define PC_4G            0x100000000ull
 #define PC_ECAM_BASE     0xb0000000ull
 #define PC_ECAM_BYTES    0x10000000ull
-#define PC_LOW_MAX       PC_ECAM_BASE   /* RAM from here on ... */
-#define PC_LOW_SPLIT     0x80000000ull  /* ... makes the low part end here */
-#define PC_HOLE_END      0xfec00000ull  /* IOAPIC: the PCI window ends */
+#define PC_LOW_MAX       PC_ECAM_BASE  /* RAM from here on ... */
+#define PC_LOW_SPLIT     0x80000000ull /* ... makes the low part end here */
+#define PC_HOLE_END      0xfec00000ull /* IOAPIC: the PCI window ends */
 #define PC_HPET_BASE     0xfed00000ull
-#define PC_RESERVED_BASE 0xfec00000ull  /* IOAPIC, HPET, local APIC, firmware */
+#define PC_RESERVED_BASE 0xfec00000ull /* IOAPIC, HPET, local APIC, firmware */
 #define PC_MEM64_ALIGN   (32ull << 30)
 #define PC_MEM64_BYTES   (32ull << 30)
 
 /* ---- ports --------------------------------------------------------------------------------- */
 
-#define PC_PM_BASE       0x600u
-#define PC_COM1          0x3f8u
-#define PC_DEBUGCON      0xe9u
-#define PC_POST          0x80u
-#define PC_FW_CFG        0x510u
-#define PC_PCI_IO_BASE   0xc000u
-#define PC_PCI_IO_BYTES  0x3000u
+#define PC_PM_BASE      0x600u
+#define PC_COM1         0x3f8u
+#define PC_DEBUGCON     0xe9u
+#define PC_POST         0x80u
+#define PC_FW_CFG       0x510u
+#define PC_PCI_IO_BASE  0xc000u
+#define PC_PCI_IO_BYTES 0x3000u
 
 /* ---- interrupts ---------------------------------------------------------------------------- */
 
-#define PC_SCI           9u
-#define PC_PIRQ_GSI      16u /* PIRQ A; the root bus uses E-H */
-#define PC_INTX_GSI      20u
+#define PC_SCI      9u
+#define PC_PIRQ_GSI 16u /* PIRQ A; the root bus uses E-H */
+#define PC_INTX_GSI 20u
 
 #define PC_ACPI_RSDP_ROOM 64u /* from the RSDP to the first table */
-#define ACPI_BLOB_MAX    0x1c000u
-#define ACPI_MAX_FIXUPS  32
-#define ACPI_RSDP_BYTES  36u
-#define LOADER_ENTRY     128u
-#define LOADER_MAX       (3 * ACPI_MAX_FIXUPS)
-#define BOOTORDER_MAX    1024u
+#define ACPI_BLOB_MAX     0x1c000u
+#define ACPI_MAX_FIXUPS   32
+#define ACPI_RSDP_BYTES   36u
+#define LOADER_ENTRY      128u
+#define LOADER_MAX        (3 * ACPI_MAX_FIXUPS)
+#define BOOTORDER_MAX     1024u
 
 /* A pointer inside the tables, and a table with a checksum. */
 struct acpi_pointer {
@@ -66,7 +66,7 @@ struct acpi_blob {
     unsigned pointers;
     struct acpi_sum sum[ACPI_MAX_FIXUPS];
     unsigned sums;
-    uint32_t rsdt, xsdt; /* offsets */
+    uint32_t rsdt, xsdt, facs; /* offsets */
 };
 
 struct vmc_pc {
@@ -107,6 +107,11 @@ void vmci_pc_memmap(struct vmc_pc *pc, bool firmware);
 static inline uint64_t pc_ram_end(const struct vmc_pc *pc)
 {
     return PC_4G + pc->high_bytes;
+}
+/* Is S3 offered to what is being booted? */
+static inline bool pc_sleeps(const struct vmc_pc *pc)
+{
+    return (pc->cfg.flags & VMC_PC_SLEEP) != 0 && pc->boot.firmware == NULL;
 }
 /* The PCI memory windows as they are now, for _CRS and for assignment. */
 void vmci_pc_windows(struct vmc_pc *pc, struct vmc_pci_windows *win);

@@ -22,6 +22,7 @@ struct loop {
     struct control *control;
     struct run_gdb *gdb;
     bool user_paused; /* by the control socket */
+    bool suspended;   /* ACPI S3 */
     bool done;
     int status;
 };
@@ -76,7 +77,9 @@ static struct json_object *rpc_status(void *ctx, struct json_object *params, con
     json_object_object_add(o, "name", json_object_new_string(l->r->opt.name));
     json_object_object_add(o, "engine", json_object_new_string(l->r->engine->name));
     json_object_object_add(o, "state",
-                           json_object_new_string(l->user_paused ? "paused" : "running"));
+                           json_object_new_string(l->user_paused ? "paused"
+                                                  : l->suspended ? "suspended"
+                                                                 : "running"));
     json_object_object_add(o, "cpus", json_object_new_int((int)l->r->opt.cpus));
     json_object_object_add(o, "memory_bytes", json_object_new_uint64(l->r->opt.mem_bytes));
     return o;
@@ -100,7 +103,7 @@ static struct json_object *rpc_resume(void *ctx, struct json_object *params, con
 
     (void)params;
     (void)message;
-    if (l->user_paused)
+    if (l->user_paused && !l->suspended)
         run_threads_resume(l->r);
     l->user_paused = false;
     return json_object_new_boolean(true);
@@ -153,15 +156,38 @@ static void reboot(struct loop *l)
     run_threads_resume(l->r);
 }
 
+/* Timers go on; one of them, or the power button, ends it. */
+static void suspend(struct loop *l)
+{
+    run_threads_pause(l->r);
+    l->suspended = true;
+}
+
+static void wake(struct loop *l)
+{
+    struct vmc_error err = {0};
+
+    l->suspended = false;
+    if (vmc_vm_reset(l->r->vm) != VMC_OK || vmc_pc_wake(l->r->pc, &err) != VMC_OK) {
+        fprintf(stderr, "\r\nvmcore: the guest cannot be woken: %s\r\n", err.text);
+        end(l, EXIT_ERROR);
+    } else if (!l->user_paused) {
+        run_threads_resume(l->r);
+    }
+}
+
 static void guest_stopped(struct loop *l, uint32_t why, uint64_t detail)
 {
     struct vmc_exit x = {.kind = VMC_EXIT_SHUTDOWN, .u.stop = {.why = why, .detail = detail}};
 
-    if (why != VMC_STOP_RESET)
+    if (why != VMC_STOP_RESET && why != VMC_STOP_SUSPEND)
         run_gdb_stopped(l->gdb, 0, &x);
     switch (why) {
     case VMC_STOP_RESET:
         reboot(l);
+        break;
+    case VMC_STOP_SUSPEND:
+        suspend(l);
         break;
     case VMC_STOP_POWER_OFF:
         end(l, EXIT_OK);
@@ -201,7 +227,7 @@ static void look_at_threads(struct loop *l)
         end(l, EXIT_OK);
     if (failed) {
         end(l, EXIT_ERROR);
-    } else if (vmc_vm_stopped(r->vm, &why, &detail)) {
+    } else if (!l->suspended && vmc_vm_stopped(r->vm, &why, &detail)) {
         guest_stopped(l, why, detail);
     } else if (debug && l->gdb != NULL) {
         run_threads_pause(r);
@@ -243,6 +269,8 @@ static void turn(struct loop *l)
         end(l, EXIT_OK);
     if (fds[0].revents != 0)
         look_at_threads(l);
+    if (l->suspended && vmc_pc_wake_event(r->pc))
+        wake(l);
     if (fds[3].revents != 0) {
         fprintf(stderr, "\r\nvmcore: timeout after %g s\r\n", r->opt.timeout_s);
         end(l, EXIT_TIMEOUT);

@@ -286,6 +286,8 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
 
     struct vmc_pc_config pc = {
         .size = sizeof(pc),
+        /* Where run_loop.c can wait for what wakes it. */
+        .flags = r->hooks == NULL && !r->opt.deterministic ? VMC_PC_SLEEP : 0,
         .ram_bytes = r->opt.mem_bytes,
         .ram = r->ram,
         .ram_space = r->space,

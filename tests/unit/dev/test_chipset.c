@@ -27,7 +27,7 @@ struct fx {
 static int setup(void **state)
 {
     struct fx *f = calloc(1, sizeof(*f));
-    struct vmc_chipset_config cc = {.size = sizeof(cc)};
+    struct vmc_chipset_config cc = {.size = sizeof(cc), .flags = VMC_CHIPSET_S3};
     struct vmc_i8042_config kc = {.size = sizeof(kc)};
     struct vmc_chardev out;
 
@@ -197,6 +197,41 @@ static void pm_s5_stops(void **state)
     assert_int_equal(f->b.stops, 1);
     assert_int_equal(f->b.stop_why, VMC_STOP_POWER_OFF);
     assert_int_equal(test_in(&f->b, 0x604, 2), 1); /* SLP_EN reads 0 */
+}
+
+/* S3 ends the run; an enabled alarm, or the button, wakes; the reason is kept. */
+static void pm_s3(void **state)
+{
+    struct fx *f = *state;
+    struct vmc_irq_line alarm = vmc_chipset_rtc_line(f->cs);
+
+    vmc_irq_set(&alarm, true); /* before the guest sleeps: a status bit */
+    vmc_irq_set(&alarm, false);
+    assert_int_equal(test_in(&f->b, 0x600, 2), 0x400);
+    assert_false(vmc_chipset_wake_event(f->cs));
+    test_out(&f->b, 0x600, 2, 0xffff);
+    test_out(&f->b, 0x604, 2, 0x2400);
+    assert_int_equal(f->b.stops, 1);
+    assert_int_equal(f->b.stop_why, VMC_STOP_SUSPEND);
+    vmc_irq_set(&alarm, true); /* not enabled */
+    assert_false(vmc_chipset_wake_event(f->cs));
+    test_out(&f->b, 0x602, 2, 0x400);
+    assert_true(vmc_chipset_wake_event(f->cs));
+    vmc_board_reset(&f->b.bd);
+    assert_false(vmc_chipset_wake_event(f->cs));
+    assert_int_equal(test_in(&f->b, 0x600, 2), 0);
+    vmc_chipset_wake(f->cs);
+    assert_int_equal(test_in(&f->b, 0x600, 2), 0x8400);
+
+    test_out(&f->b, 0x600, 2, 0xffff);
+    test_out(&f->b, 0x604, 2, 0x2400);
+    vmc_chipset_power_button(f->cs); /* whatever is enabled */
+    assert_true(vmc_chipset_wake_event(f->cs));
+    vmc_board_reset(&f->b.bd);
+    vmc_chipset_wake(f->cs);
+    assert_int_equal(test_in(&f->b, 0x600, 2), 0x8100);
+    vmc_board_reset(&f->b.bd); /* a reset that is not the end of sleep forgets */
+    assert_int_equal(test_in(&f->b, 0x600, 2), 0);
 }
 
 static void gpe_registers(void **state)
@@ -514,6 +549,7 @@ int main(void)
         T(pm_timer_overflow),
         T(power_button_raises_sci),
         T(pm_s5_stops),
+        T(pm_s3),
         T(gpe_registers),
         T(reset_register),
         T(pirq_routing),

@@ -384,6 +384,7 @@ static void rtc_alarm(void **state)
 {
     struct fx *f = *state;
 
+    vmc_rtc_set_alarm_line(f->r, test_board_line(&f->b, 30));
     cmos_set(f, 5, 0x12);
     cmos_set(f, 3, 0x31);
     cmos_set(f, 1, 0x05);
@@ -393,7 +394,9 @@ static void rtc_alarm(void **state)
     assert_false(f->b.line[8].level);
     test_board_run(&f->b, S + MS);
     assert_true(f->b.line[8].level);
+    assert_true(f->b.line[30].level);
     assert_int_equal(cmos(f, 0x0c) & 0xa0, 0xa0);
+    assert_false(f->b.line[30].level);
     cmos_set(f, 1, 0xff); /* every second of that minute */
     test_board_run(&f->b, S);
     assert_int_equal(cmos(f, 0x0c) & 0x20, 0x20);
