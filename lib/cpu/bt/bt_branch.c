@@ -138,6 +138,7 @@ static uint32_t host_column(const struct bt_work *w)
 static void jump_target(struct bt_work *w)
 {
     bt_flags_need(w, w->x);
+    bt_rsp_pay(w);
     bt_exchange(&w->e, w->set, BT_CANON);
     em_jump_gs(&w->e, GS_BT(target));
 }
@@ -183,6 +184,7 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
 {
     struct bt_cold *c;
 
+    bt_rsp_pay(w);
     if (target == w->t->la && near(w, target) && !w->cold_phase && w->word == 8) {
         if (!w->loop || w->lost_top == 0)
             bt_flags_need(w, w->s);
@@ -344,8 +346,7 @@ static bool push_return(struct bt_work *w, const struct vmci_insn *in, uint64_t 
         em_mov_imm(e, r, next);
         em_rm(e, EM_W, 0x89, r, &a);
     }
-    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, -size);
-    w->moved -= size;
+    bt_rsp_move(w, -size);
     return true;
 }
 
@@ -391,8 +392,8 @@ static bool ret(struct bt_work *w, const struct vmci_insn *in)
     em_rm(e, bt_wide(w), 0x8b, w->x, &a);
     bt_cache(w, (int32_t)w->word + release);
     bt_cold_insn(w, look_up(w), missed_rcx(w));
-    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word + release);
-    w->moved += (int32_t)w->word + release;
+    bt_rsp_move(w, (int32_t)w->word + release);
+    bt_rsp_pay(w);
     jump_found(w);
     return true;
 }
@@ -432,8 +433,7 @@ static bool ret_back(struct bt_work *w, const struct vmci_insn *in, uint64_t to)
         bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
         bt_rcx_back(w);
     }
-    em_lea(e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
-    w->moved += (int32_t)w->word;
+    bt_rsp_move(w, (int32_t)w->word);
     return true;
 }
 

@@ -93,6 +93,15 @@ void bt_count_after(struct bt_work *w, size_t at)
     w->budget_cold = -1;
 }
 
+/* The second copy of a loop may go on here. */
+static void counted_here(struct bt_work *w)
+{
+    if (w->loop)
+        return;
+    w->counted_at = w->e.len;
+    w->counted_owed = w->owed;
+}
+
 void bt_count_end(struct bt_work *w)
 {
     struct emit *e = &w->e;
@@ -107,8 +116,7 @@ void bt_count_end(struct bt_work *w)
         struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(e, CC_S));
         if (c != NULL)
             end_at(w, c);
-        if (!w->loop)
-            w->counted_at = e->len;
+        counted_here(w);
         return;
     }
     em_mov(e, w->x, EM_RCX);
@@ -121,8 +129,7 @@ void bt_count_end(struct bt_work *w)
     em_pext_gs(e, EM_RCX, r, GS_BT(sign_mask));
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump_unless_rcxz(e));
     em_mov(e, EM_RCX, w->x);
-    if (!w->loop)
-        w->counted_at = e->len;
+    counted_here(w);
     if (c == NULL)
         return;
     c->rcx = BT_RCX_X;

@@ -58,12 +58,12 @@ static size_t compare(struct bt_work *w, struct bt_cache *c, unsigned k)
 /* The branch is taken, to the target in place k: RSP moves, and control goes there. */
 static void take(struct bt_work *w, struct bt_cache *c, unsigned k, int32_t pops)
 {
-    int32_t moved = w->moved;
+    int32_t moved = w->moved, owed = w->owed;
     uint8_t lost = w->lost;
 
     if (pops != 0)
-        em_lea(&w->e, EM_W, EM_RSP, EM_RSP, EM_NONE, 0, pops);
-    w->moved += pops;
+        bt_rsp_move(w, pops);
+    bt_rsp_pay(w);
     bt_flags_need(w, w->x);
     struct bt_cold *cold = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
     if (cold != NULL) {
@@ -72,6 +72,7 @@ static void take(struct bt_work *w, struct bt_cache *c, unsigned k, int32_t pops
         cold->place = (uint8_t)k;
     }
     w->moved = moved;
+    w->owed = owed;
     w->lost = lost;
 }
 

@@ -15,6 +15,7 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
     c->set = w->set;
     c->loop = w->loop;
     c->moved = w->moved;
+    c->owed = w->owed;
     return c;
 }
 
@@ -159,9 +160,12 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     if (site == NULL)
         return;
     const struct bt_step *st = &w->step[c->insn];
+    int32_t owed = c->loop ? st->owed[1] : c->back_owed;
     bool retry = st->kept;
-    if (retry)
+    if (retry) {
         resume = w->start[c->insn];
+        owed = st->owed[0];
+    }
     *site = (struct bt_site){.insn = st->in,
                              .t = w->t,
                              .blk = st->b,
@@ -186,6 +190,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         site->span = (uint32_t)(c->group->hi - c->group->lo);
     }
     restore_rcx(w, c->rcx);
+    bt_rsp_pay(w);
     bt_count_keep(w);
     if (c->lazy != 0)
         bt_flags_again(w, c->lazy, w->s);
@@ -203,8 +208,9 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     ask(e, site, c->io ? w->sc->bt.call_io : w->sc->bt.call_insn);
     w->loop = false;
     bool late = c->late && !retry;
-    if (w->t->set != BT_CANON || late) {
+    if (w->t->set != BT_CANON || late || owed != 0) {
         site->resume = em_here(e);
+        bt_rsp_borrow(e, owed);
         bt_exchange(e, BT_CANON, w->t->set);
         keep_addends(w, false);
         if (late)
@@ -273,7 +279,9 @@ static void cold_stay(struct bt_work *w, const struct bt_cold *c)
 static void cold_rest(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
-    size_t at = c->copy_len != 0 ? w->resume[c->insn - 1] : w->counted_at;
+    bool copied = c->copy_len != 0;
+    size_t at = copied ? w->resume[c->insn - 1] : w->counted_at;
+    int32_t owed = copied ? w->step[c->insn - 1].owed[1] : w->counted_owed;
 
     for (unsigned k = 0; k < c->copy_len; k++)
         em8(e, e->rw[c->copy + k]);
@@ -284,6 +292,7 @@ static void cold_rest(struct bt_work *w, const struct bt_cold *c)
     bt_hoist_leave(w);
     keep_for_first(w);
     bt_exchange(e, c->set, w->t->set);
+    bt_rsp_borrow(e, owed);
     em_jump_to(e, EM_JMP, e->rx + at);
 }
 
@@ -302,6 +311,7 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
         bt_flags_again(w, c->lazy, w->s);
     for (unsigned k = 0; k < c->copy_len; k++)
         em8(e, e->rw[c->copy + k]);
+    bt_rsp_pay(w);
     bt_exchange(e, c->set, BT_CANON);
     if (c->insn < w->n) { /* what is left of the block does not count */
         em_load_gs(e, r, GS_BUDGET(w, 0));
@@ -324,6 +334,7 @@ void bt_emit_cold(struct bt_work *w)
         em_patch_here(&w->e, c->site);
         w->loop = c->loop;
         w->moved = c->moved;
+        w->owed = c->owed;
         w->k = w->copy_k[c->loop];
         if (c->kind == BT_COLD_REFILL)
             bt_loop_refill(w, c);

@@ -154,8 +154,7 @@ bool bt_moves_rsp(const struct bt_work *w, const struct vmci_insn *in, int32_t *
     }
 }
 
-/* ADD or SUB of a constant to RSP. */
-static bool adjusts_rsp(const struct bt_work *w, const struct vmci_insn *in)
+bool bt_adjusts_rsp(const struct bt_work *w, const struct vmci_insn *in)
 {
     return w->word == 8 && (in->op == VMCI_OP_ADD || in->op == VMCI_OP_SUB) && in->opsize == 8 &&
            is_gpr(&in->opnd[0]) && in->opnd[0].reg == EM_RSP && in->opnd[1].kind == VMCI_OPND_IMM &&
@@ -205,7 +204,7 @@ static struct recipe recipe_of(const struct bt_work *w, unsigned i)
         if (!full || mem || !is_gpr(&o[0]) || (is_gpr(&o[1]) && o[0].reg == o[1].reg))
             return none;
         r.simple = false;
-        r.rsp = adjusts_rsp(w, in);
+        r.rsp = bt_adjusts_rsp(w, in);
         return r;
     default:
         return none;
@@ -246,9 +245,10 @@ void bt_flags_again(struct bt_work *w, unsigned recipe, unsigned scratch)
         return;
     case VMCI_OP_ADD:
     case VMCI_OP_SUB: /* undo it in a copy, then do it again */
-        if (adjusts_rsp(w, in)) {
+        if (bt_adjusts_rsp(w, in)) {
             int32_t by = (int32_t)(add ? in->imm : -in->imm);
-            em_lea(e, EM_W, scratch, EM_RSP, EM_NONE, 0, w->step[recipe - 1].moved - w->moved - by);
+            em_lea(e, EM_W, scratch, EM_RSP, EM_NONE, 0,
+                   w->step[recipe - 1].moved - w->moved + w->owed - by);
             em_ri(e, EM_W, add ? 0 : 5, scratch, (uint32_t)in->imm);
             return;
         }

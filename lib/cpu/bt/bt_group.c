@@ -265,7 +265,7 @@ static void check_indexed(struct bt_work *w, struct bt_group *g, int32_t off, ui
                           uint32_t tag)
 {
     struct emit *e = &w->e;
-    struct em_addr at = bt_group_addr(g, g->lo - off);
+    struct em_addr at = bt_group_addr(g, g->lo - off + bt_owed(w, g->reg));
     int32_t last = bt_group_last(g) - g->lo;
 
     em_rm(e, EM_W, 0x8d, w->x, &at);
@@ -294,7 +294,7 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off, unsigned h
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
     uint32_t tag = table + (uint32_t)(g->write ? offsetof(struct vmci_tlb, wr)
                                                : offsetof(struct vmci_tlb, rd));
-    struct em_addr at = {g->reg, EM_NONE, 0, g->lo - off};
+    struct em_addr at = {g->reg, EM_NONE, 0, g->lo - off + bt_owed(w, g->reg)};
     unsigned from = g->reg;
 
     if (g->index != EM_NONE) {
@@ -374,6 +374,7 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
         return false;
     struct bt_group *g = &w->group[r->group - 1];
     bool hoisted = w->loop && g->hoist != BT_HOIST_NOT;
+    disp += bt_owed(w, g->reg);
     if (g->mem && (!w->loop || g->host == EM_NONE)) {
         *out = bt_group_addr(g, disp);
         use_memory(w, g, r->off, out);

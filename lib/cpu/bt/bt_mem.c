@@ -211,7 +211,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
     bool wide = in->addrsize == 8;
     int32_t disp = (int32_t)in->disp;
     struct em_addr at = {in->base < 16 ? in->base : EM_NONE, in->index < 16 ? in->index : EM_NONE,
-                         in->scale, disp};
+                         in->scale, disp + bt_owed(w, in->base)};
 
     if (align > 1 && align != 16 && align != 32)
         return false;
@@ -275,7 +275,7 @@ bool bt_check_bit(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc
 bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned bytes,
                     struct em_addr *out)
 {
-    struct em_addr at = {EM_RSP, EM_NONE, 0, disp};
+    struct em_addr at = {EM_RSP, EM_NONE, 0, disp + w->owed};
 
     if (bt_group_use(w, &w->stack_ref[w->i], disp, out))
         return true;

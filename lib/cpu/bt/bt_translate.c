@@ -254,6 +254,18 @@ static bool translate_mem(struct bt_work *w, const struct vmci_insn *in)
 
 static bool translate_reg(struct bt_work *w, const struct vmci_insn *in)
 {
+    struct bt_step *st = &w->step[w->i];
+
+    if (bt_rsp_later(w, in)) {
+        w->owed += (int32_t)(in->op == VMCI_OP_ADD ? in->imm : -in->imm);
+        w->lost = (uint8_t)(w->i + 1);
+        st->later = true;
+        return true;
+    }
+    if (st->later) { /* both copies of a loop charge the budget at the same places */
+        bt_emit_copy(w, in);
+        return true;
+    }
     bt_count_before(w, bt_flag_use(in));
     size_t at = w->e.len;
     bt_emit_copy(w, in);
@@ -319,8 +331,7 @@ static bool translate_push(struct bt_work *w, const struct vmci_insn *in)
         em_rm(e, bt_wide(w), 0xc7, 0, &to); /* mov [to], imm32 */
         em32(e, (uint32_t)in->imm);
     }
-    em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, -size);
-    w->moved -= size;
+    bt_rsp_move(w, -size);
     return true;
 }
 
@@ -336,8 +347,7 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
         return false;
     em_rm(e, bt_wide(w), 0x8b, in->opnd[0].reg, &a);
     if (in->opnd[0].reg != EM_RSP) /* which has moved before it is loaded */
-        em_lea(e, bt_wide(w), EM_RSP, EM_RSP, EM_NONE, 0, (int32_t)w->word);
-    w->moved += (int32_t)w->word;
+        bt_rsp_move(w, (int32_t)w->word);
     return true;
 }
 
@@ -473,6 +483,7 @@ static void set_resume(struct bt_work *w, unsigned first)
 {
     for (unsigned k = first; k < w->cold_count; k++) {
         w->cold[k].resume = w->e.len;
+        w->cold[k].back_owed = w->owed;
         w->cold[k].late = !w->cold[k].counted && w->counted;
     }
 }
@@ -521,7 +532,7 @@ static void translate_body(struct bt_work *w)
     bool open = true; /* control can run off the end */
     int32_t by;
 
-    w->moved = 0;
+    w->moved = w->owed = 0;
     for (unsigned i = 0; i < w->n && !w->failed; i++) {
         const struct vmci_insn *in = bt_step(w, i);
         enum bt_follow follow = w->step[i].follow;
@@ -529,6 +540,9 @@ static void translate_body(struct bt_work *w)
         if (w->step[i].again == BT_AGAIN_FIRST)
             bt_flags_need(w, w->s);
         w->lazy = w->step[i].lazy;
+        if (!bt_rsp_may_owe(w, in, follow))
+            bt_rsp_pay(w);
+        int32_t owed = w->owed;
         size_t start = w->e.len;
         bool counted = w->counted;
         int32_t moved = w->moved;
@@ -541,14 +555,16 @@ static void translate_body(struct bt_work *w)
             w->cold_count = first;
             w->counted = counted;
             w->moved = moved;
+            w->owed = owed;
             bt_groups_undo(w);
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
+            w->owed = 0;
             if (bt_moves_rsp(w, in, &by))
                 w->moved += by;
             w->lost = 0;
             open = in + 1 < w->b->insn + w->b->n || bt_sys_goes_on(in);
         }
-        if (bt_step_use(w, i) == BT_FU_WRITE)
+        if (bt_step_use(w, i) == BT_FU_WRITE && w->lost != i + 1)
             w->lost = 0;
         w->lazy = w->step[i].after;
         w->step[i].moved = w->moved;
@@ -556,6 +572,8 @@ static void translate_body(struct bt_work *w)
         if (!w->loop) {
             w->start[i] = start;
             w->resume[i] = w->e.len;
+            w->step[i].owed[0] = owed;
+            w->step[i].owed[1] = w->owed;
         }
         if (!open)
             break;

@@ -70,6 +70,8 @@ struct bt_step {
     uint8_t again;   /* enum bt_again: if they were lost, they are made again for it */
     bool kept;       /* CMP or TEST: its memory operand goes to f */
     int32_t moved;   /* RSP behind it, against the beginning of the trace */
+    bool later;      /* only added to what is owed to RSP, in the first copy */
+    int32_t owed[2]; /* in the first copy: what is still to be added to RSP, before and behind it */
 };
 enum bt_again {
     BT_AGAIN_NOT,
@@ -100,7 +102,9 @@ struct bt_cold {
     bool loop;     /* in the second copy of a loop */
     uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
-    int32_t moved; /* RSP, as in struct bt_step */
+    int32_t moved;     /* RSP, as in struct bt_step */
+    int32_t owed;      /* ... what is still to be added to it here */
+    int32_t back_owed; /* ... and at resume */
 };
 #define BT_COLD_MAX   (6 * BLK_MAX_INSNS)
 #define BT_PIECES_MAX (BT_COLD_MAX + 2 * BLK_MAX_INSNS + 2)
@@ -128,6 +132,7 @@ struct bt_work {
     size_t loop_site; /* rel32 of the first copy's jump to its beginning; 0: none */
     size_t loop_top;
     size_t counted_at;           /* where the first copy goes on when it has counted at an end */
+    int32_t counted_owed;        /* ... owed there */
     bool few_rounds;             /* the trace is a loop that is left soon, mostly */
     uint8_t around;              /* at the jump back flags may be lost: as in struct bt_step */
     bool strip;                  /* the count in the second copy is what its hoisted checks allow */
@@ -137,6 +142,7 @@ struct bt_work {
     uint8_t lost;                 /* they are; the same */
     uint8_t lost_top;             /* ... where the second copy of a loop begins */
     int32_t moved;                /* RSP now, as in struct bt_step */
+    int32_t owed;                 /* what is still to be added to RSP (bt_stack.c) */
     unsigned f;                   /* keeps an operand, for the flags; EM_NONE */
     unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
@@ -178,6 +184,8 @@ unsigned bt_flags_gain(const struct bt_work *w);
 void bt_flags_plan_around(struct bt_work *w);
 /* Does the instruction move RSP by a constant and leave the flags alone? */
 bool bt_moves_rsp(const struct bt_work *w, const struct vmci_insn *in, int32_t *by);
+/* ADD or SUB of a constant to RSP. */
+bool bt_adjusts_rsp(const struct bt_work *w, const struct vmci_insn *in);
 /* Make flags again; scratch is lost. The second: if they are lost now. */
 void bt_flags_again(struct bt_work *w, unsigned recipe, unsigned scratch);
 void bt_flags_need(struct bt_work *w, unsigned scratch);
@@ -237,6 +245,24 @@ bool bt_moves(const struct vmci_insn *in, unsigned *reg, int64_t *by);
 static inline struct em_addr bt_group_addr(const struct bt_group *g, int32_t disp)
 {
     return (struct em_addr){g->reg, g->index, g->scale, disp};
+}
+
+/* bt_stack.c */
+/* The guest's RSP moves by so much; the host's may stay for now, and w->owed changes instead. */
+void bt_rsp_move(struct bt_work *w, int32_t by);
+/* Bring RSP up to date. Flags stay. */
+void bt_rsp_pay(struct bt_work *w);
+/* RSP is up to date: back to code that owes so much. */
+void bt_rsp_borrow(struct emit *e, int32_t owed);
+/* May instruction w->i be executed while RSP is not up to date? */
+bool bt_rsp_may_owe(const struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
+/* Is it an ADD or SUB to RSP that need not be executed at all? Its flags can be had again behind
+   it, where anybody wants them. */
+bool bt_rsp_later(const struct bt_work *w, const struct vmci_insn *in);
+/* What is to be added to displacements from the register. */
+static inline int32_t bt_owed(const struct bt_work *w, unsigned reg)
+{
+    return reg == EM_RSP ? w->owed : 0;
 }
 
 /* bt_hoist.c */
