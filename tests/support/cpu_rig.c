@@ -89,6 +89,12 @@ void cpu_rig_create(struct cpu_rig *r, uint32_t flags)
 void cpu_rig_create_soft(struct cpu_rig *r, uint32_t flags, uint32_t soft_flags)
 {
     struct vmc_soft_config soft = {.size = sizeof(soft), .flags = soft_flags};
+
+    cpu_rig_create_with(r, flags, &soft);
+}
+
+void cpu_rig_create_with(struct cpu_rig *r, uint32_t flags, const struct vmc_soft_config *soft)
+{
     struct vmc_error err = {0};
 
     memset(r, 0, sizeof(*r));
@@ -108,7 +114,7 @@ void cpu_rig_create_soft(struct cpu_rig *r, uint32_t flags, uint32_t soft_flags)
     r->ev = zeroed(r->info.vcpu_bytes);
     struct vmc_engine_vm_config cfg = {.size = sizeof(cfg), .max_vcpus = 4,
                                        .platform = &r->tp.pf, .mem = r->mem, .flags = flags,
-                                       .engine_config = &soft};
+                                       .engine_config = soft};
     must(r->ops->vm_init(r->evm, &cfg, &err) == 0, "vm_init");
     r->io = (struct vmc_engine_io){.ctx = r, .pio = rig_pio, .mmio = rig_mmio, .msr = rig_msr,
                                    .irq_pending = rig_irq_pending, .irq_ack = rig_irq_ack};

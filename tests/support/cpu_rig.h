@@ -50,6 +50,7 @@ struct cpu_rig {
 void cpu_rig_create(struct cpu_rig *r, uint32_t flags);
 /* The same with VMC_SOFT_* flags. */
 void cpu_rig_create_soft(struct cpu_rig *r, uint32_t flags, uint32_t soft_flags);
+void cpu_rig_create_with(struct cpu_rig *r, uint32_t flags, const struct vmc_soft_config *soft);
 void cpu_rig_destroy(struct cpu_rig *r);
 /* Set rig.st to flat code of that width and CPL at CPU_RIG_TEXT (16: real mode), IDT included. */
 void cpu_rig_mode(struct cpu_rig *r, unsigned bits, unsigned cpl);
