@@ -14,6 +14,7 @@
 
 static uint16_t port = 0x3f8;
 static bool present, by_irq;
+static uint8_t ier; /* as last written while interrupts are used */
 static struct bm_lock lock;
 static uint8_t tx[RING], rx[1024];
 static uint32_t tx_head, tx_tail, rx_head, rx_tail;
@@ -42,15 +43,18 @@ void bm_serial_init(void)
     present = inb(port + 7) == 0x5a;
 }
 
-/* Up to a FIFO of characters if the last one is gone. With the lock. */
+/* Up to a FIFO of characters if the last one is gone. An interrupt asks for the rest. With the
+ * lock. */
 static void feed(void)
 {
-    if ((inb(port + 5) & LSR_THRE) == 0)
-        return;
-    for (unsigned i = 0; i < FIFO_BYTES && tx_tail != tx_head; i++)
-        outb(port, tx[tx_tail++ % RING]);
-    if (by_irq)
-        outb(port + 1, IER_RX | (tx_tail != tx_head ? IER_TX : 0));
+    if (inb(port + 5) & LSR_THRE)
+        for (unsigned i = 0; i < FIFO_BYTES && tx_tail != tx_head; i++)
+            outb(port, tx[tx_tail++ % RING]);
+    uint8_t want = IER_RX | (tx_tail != tx_head ? IER_TX : 0);
+    if (by_irq && want != ier) {
+        ier = want;
+        outb(port + 1, want);
+    }
 }
 
 static void take_input(void)
@@ -78,8 +82,9 @@ void bm_serial_irq(void)
     if (!present)
         return;
     by_irq = bm_irq_isa(port == 0x2f8 ? 3 : 4, on_irq, NULL);
+    ier = IER_RX;
     if (by_irq)
-        outb(port + 1, IER_RX);
+        outb(port + 1, ier);
 }
 
 void bm_puts(const char *s, size_t n)
