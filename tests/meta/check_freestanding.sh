@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# Build lib/ freestanding, link it into one object, and fail on any undefined symbol that is not in
-# allowed_undefined.txt and on any writable data. Modules that run while a guest's vector registers are
-# live in the host's may not even use the platform's mem* functions, which could overwrite them.
+# Build lib/ freestanding, link it into one object, and into another one with each x_small.c in the
+# place of x.c, and fail on any undefined symbol that is not in allowed_undefined.txt and on any
+# writable data. Modules that run while a guest's vector registers are live in the host's may not even
+# use the platform's mem* functions, which could overwrite them.
 # Usage: check_freestanding.sh SOURCE OUT-DIRECTORY GENERAL-REGS-MODULE...
 set -eu
 root=$1
@@ -14,8 +15,13 @@ mkdir -p "$out"
 cat >"$out/Makefile" <<'MK'
 SRC := $(shell find $(ROOT)/lib -name '*.c' -o -name '*.S' | sort)
 OBJ := $(patsubst $(ROOT)/%,%.o,$(SRC))
-all.o: $(OBJ)
-	ld -r -o $@ $(OBJ)
+SMALL := $(filter %_small.c.o,$(OBJ))
+.PHONY: all
+all: all.o small.o
+all.o: $(filter-out $(SMALL),$(OBJ))
+	ld -r -o $@ $^
+small.o: $(filter-out $(SMALL:_small.c.o=.c.o),$(OBJ))
+	ld -r -o $@ $^
 $(OBJ): %.o: $(ROOT)/%
 	@mkdir -p $(dir $@)
 	gcc -std=gnu17 -O2 -ffreestanding -fno-stack-protector -mno-red-zone -fno-pic -nostdlib \
@@ -23,8 +29,8 @@ $(OBJ): %.o: $(ROOT)/%
 	  -fno-strict-aliasing -I$(ROOT)/include -I$(ROOT)/lib -MMD -MP -c $< -o $@
 -include $(OBJ:.o=.d)
 MK
-make -s -j2 -C "$out" ROOT="$root" GENERAL="$general" all.o
-nm -u "$out/all.o" | awk '{print $2}' | sort -u >"$out/undefined.txt"
+make -s -j2 -C "$out" ROOT="$root" GENERAL="$general" all
+nm -u "$out/all.o" "$out/small.o" | awk 'NF == 2 {print $2}' | sort -u >"$out/undefined.txt"
 grep -v '^#' "$here/allowed_undefined.txt" | awk 'NF {print $1}' | sort -u >"$out/allowed.txt"
 bad=$(comm -23 "$out/undefined.txt" "$out/allowed.txt")
 if [ -n "$bad" ]; then
@@ -42,7 +48,7 @@ for m in $general; do
         fi
     done
 done
-data=$(nm "$out/all.o" | awk '$2 ~ /^[bBdDcC]$/ {print $3}')
+data=$(nm "$out/all.o" "$out/small.o" | awk '$2 ~ /^[bBdDcC]$/ {print $3}')
 if [ -n "$data" ]; then
     echo "writable data in lib/:"
     echo "$data"
