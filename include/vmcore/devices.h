@@ -170,7 +170,12 @@ VMC_API void vmc_chipset_power_button(struct vmc_chipset *cs);
 VMC_API struct vmc_irq_line vmc_chipset_rtc_line(struct vmc_chipset *cs);
 /** In S3: the power button was pressed, or an alarm came that is enabled to wake. Any thread. */
 VMC_API bool vmc_chipset_wake_event(struct vmc_chipset *cs);
-/** Out of S3, after the reset of the machine: set WAK_STS and the status bit of what woke it. */
+/** VMC_CHIPSET_S3 from now on, or not: what is booted may not know how to be woken. Any thread. */
+VMC_API void vmc_chipset_offer_s3(struct vmc_chipset *cs, bool yes);
+/**
+ * Out of S3, after the reset of the machine: set WAK_STS and the status bit of what woke it, and
+ * SCI_EN as it was.
+ */
 VMC_API void vmc_chipset_wake(struct vmc_chipset *cs);
 
 /* ---- fw_cfg -------------------------------------------------------------------------------- */

@@ -4,8 +4,9 @@
  * blocks, PM timer, GPE0; the APM ports that switch ACPI mode on, and the reset register.
  *
  * Threats (guest input: any value of any width to any of these ports)
- *   sleep, reset        reported to the embedder, who decides     pm_s5_stops, pm_s3,
- * reset_register status storms       level-triggered SCI, no timer below 2.3 s  pm_timer_overflow
+ *   sleep              reported to the embedder, who decides      pm_s5_stops, pm_s3
+ *   reset              the same                                   reset_register
+ *   status storms      level-triggered SCI, no timer below 2.3 s  pm_timer_overflow
  */
 #include "chipset_priv.h"
 
@@ -122,10 +123,17 @@ struct vmc_irq_line vmc_chipset_rtc_line(struct vmc_chipset *cs)
 
 /* ---- sleep --------------------------------------------------------------------------------- */
 
+void vmc_chipset_offer_s3(struct vmc_chipset *cs, bool yes)
+{
+    vmci_lock(&cs->base.lock);
+    cs->cfg.flags = yes ? cs->cfg.flags | VMC_CHIPSET_S3 : cs->cfg.flags & ~VMC_CHIPSET_S3;
+    vmci_unlock(&cs->base.lock);
+}
+
 bool vmc_chipset_wake_event(struct vmc_chipset *cs)
 {
     vmci_lock(&cs->base.lock);
-    bool wake = cs->asleep && (cs->pm.sts & (STS_PWRBTN | (cs->pm.en & STS_RTC))) != 0;
+    bool wake = cs->pm.asleep != 0 && (cs->pm.sts & (STS_PWRBTN | (cs->pm.en & STS_RTC))) != 0;
     vmci_unlock(&cs->base.lock);
     return wake;
 }
@@ -134,7 +142,9 @@ void vmc_chipset_wake(struct vmc_chipset *cs)
 {
     vmci_lock(&cs->base.lock);
     cs->pm.sts |= (uint16_t)(STS_WAKE | cs->woken);
-    cs->woken = 0;
+    cs->pm.cnt |= cs->woken_cnt;
+    cs->woken = cs->woken_cnt = 0;
+    vmci_pm_sci_update(cs);
     vmci_unlock(&cs->base.lock);
 }
 
@@ -188,7 +198,7 @@ static uint32_t cnt_write(struct vmc_chipset *cs, uint16_t v)
     if ((v & CNT_SLP_EN) == 0)
         return 0;
     if (type == SLP_TYP_S3 && (cs->cfg.flags & VMC_CHIPSET_S3) != 0) {
-        cs->asleep = true;
+        cs->pm.asleep = 1;
         return VMC_STOP_SUSPEND;
     }
     return type == SLP_TYP_S5 ? VMC_STOP_POWER_OFF : 0;
@@ -318,8 +328,8 @@ void vmci_pm_reset(struct vmc_chipset *cs)
     uint8_t pirq = pm->pirq_level;
     uint16_t isa = pm->isa_level;
 
-    cs->woken = cs->asleep ? pm->sts & (STS_PWRBTN | STS_RTC) : 0;
-    cs->asleep = false;
+    cs->woken = pm->asleep ? pm->sts & (STS_PWRBTN | STS_RTC) : 0;
+    cs->woken_cnt = pm->asleep ? pm->cnt & CNT_SCI : 0;
     memset(pm, 0, sizeof(*pm));
     pm->base_ns = base; /* the timer just runs */
     pm->seen_ns = dev_now(&cs->base);

@@ -288,6 +288,7 @@ static int chipset_load(void *dev, const void *src, size_t bytes, struct vmc_err
         return rc;
     vmci_lock(&cs->base.lock);
     cs->pm = pm;
+    cs->woken = cs->woken_cnt = 0;
     cs->pm.base_ns += shift;
     cs->pm.seen_ns += shift;
     cs->pm.pirq_level = 0; /* the functions that drive the lines load after this */

@@ -21,7 +21,8 @@ struct pm_state {
     uint8_t pirq_route[8];
     uint8_t pad2[7];
     uint16_t isa_level; /* bit n: ISA interrupt n is driven by PIRQs */
-    uint16_t pad3[3];
+    uint16_t asleep;    /* in S3 */
+    uint16_t pad3[2];
 };
 #define CHIPSET_VERSION 1u
 
@@ -34,8 +35,8 @@ struct vmc_chipset {
     struct pm_state pm;        /* (l) */
     struct vmci_lock map_lock; /* moves of the PM block; taken before the base lock */
     uint16_t pm_base;          /* where it is mapped, 0: nowhere; map_lock */
-    bool asleep;               /* (l) in S3 */
-    uint16_t woken;            /* (l) status bits that a reset in S3 leaves for vmc_chipset_wake */
+    /* (l) status bits, and SCI_EN, that a reset in S3 leaves for vmc_chipset_wake */
+    uint16_t woken, woken_cnt;
     struct vmc_timer *timer;
 };
 

@@ -249,6 +249,7 @@ int vmc_pc_boot(struct vmc_pc *pc, const struct vmc_pc_boot *boot, struct vmc_bo
         return vmci_error(err, VMC_ENOMEM, "pc/boot", "no memory for the start state");
     memset(st, 0, sizeof(*st));
     pc->boot = *boot;
+    vmc_chipset_offer_s3(pc->chipset, pc_sleeps(pc));
     int rc = boot->firmware != NULL ? boot_firmware(pc, boot, st, out, err)
                                     : boot_direct(pc, boot, st, out, err);
     if (rc == VMC_OK) {

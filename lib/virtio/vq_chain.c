@@ -4,16 +4,16 @@
  *
  * Threats of this file and the two ring files (tests/unit/virtio/test_villain.c):
  *
- * | guest input                     | worst effect without a check | bound |
- * |---------------------------------|------------------------------|-------------------------------|
- * | available index, head           | read outside the ring        | jump <= size, head < size | |
- * next                            | endless loop                 | at most size steps            |
- * | indirect table address, length  | read outside RAM, huge loop  | in RAM, <= max_size entries |
- * | nested indirect                 | recursion                    | structural error | | address,
- * length of a piece      | access outside RAM           | vmc_mem_ref, else "malformed" | | sum of
- * lengths                  | overflow                     | 2^32                          | |
- * changing a descriptor in use    | check and use differ         | fetched once, copy is used    |
- * | the same head again while in use| more requests than storage   | in flight <= size |
+ * | guest input                     | worst without a check      | bound                         |
+ * |---------------------------------|----------------------------|-------------------------------|
+ * | available index, head           | read outside the ring      | jump <= size, head < size     |
+ * | next                            | endless loop               | at most size steps            |
+ * | indirect table address, length  | outside RAM, huge loop     | in RAM, <= max_size entries   |
+ * | nested indirect                 | recursion                  | structural error              |
+ * | address, length of a piece      | access outside RAM         | vmc_mem_ref, else "malformed" |
+ * | sum of lengths                  | overflow                   | 2^32                          |
+ * | changing a descriptor in use    | check and use differ       | fetched once, copy is used    |
+ * | the same head again while in use| more requests than storage | in flight <= size             |
  */
 #include "virtio/virtio_int.h"
 

@@ -31,12 +31,12 @@ echo "ok: a file in the way is left alone"
 
 "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
 server=$!
-for _ in $(seq 3000); do
-    [ -S "$dir/socket" ] && break
+uri="nbd+unix:///?socket=$dir/socket"
+for _ in $(seq 3000); do # a socket is there before anybody listens
+    timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
     kill -0 "$server" 2>/dev/null || fail "the server ended"
     sleep 0.1
 done
-uri="nbd+unix:///?socket=$dir/socket"
 timeout 300 qemu-img convert -f raw -O raw "$uri" "$dir/read"
 cmp "$dir/first" "$dir/read" || fail "read something else"
 echo "ok: reads"

@@ -153,7 +153,8 @@ static void reboot(struct loop *l)
         end(l, EXIT_ERROR);
         return;
     }
-    run_threads_resume(l->r);
+    if (!l->user_paused)
+        run_threads_resume(l->r);
 }
 
 /* Timers go on; one of them, or the power button, ends it. */
@@ -167,6 +168,7 @@ static void wake(struct loop *l)
 {
     struct vmc_error err = {0};
 
+    run_threads_pause(l->r); /* a debugger may have let it go on, into the same stop */
     l->suspended = false;
     if (vmc_vm_reset(l->r->vm) != VMC_OK || vmc_pc_wake(l->r->pc, &err) != VMC_OK) {
         fprintf(stderr, "\r\nvmcore: the guest cannot be woken: %s\r\n", err.text);

@@ -206,8 +206,8 @@ static void read_vms(struct reader *r, struct sim_scenario *sc, json_object *lis
 int sim_scenario_load(struct sim_scenario *sc, const char *path)
 {
     static const char *const known[] = {
-        "cpus",    "threads_per_core", "quantum_us", "duration_ms", "seed",   "switch_ns",
-        "kick_ns", "ple_us",           "pools",      "vms",         "comment"};
+        "cpus",    "threads_per_core", "quantum_us", "duration_ms", "seed", "switch_ns",
+        "kick_ns", "late_ns",          "ple_us",     "pools",       "vms",  "comment"};
     struct reader r = {.path = path};
     json_object *list;
     json_object *root = json_object_from_file(path);

@@ -81,10 +81,12 @@ void bm_serial_irq(void)
 {
     if (!present)
         return;
-    by_irq = bm_irq_isa(port == 0x2f8 ? 3 : 4, on_irq, NULL);
-    ier = IER_RX;
-    if (by_irq)
-        outb(port + 1, ier);
+    bool has_irq = bm_irq_isa(port == 0x2f8 ? 3 : 4, on_irq, NULL);
+    bool on = bm_lock_irq(&lock); /* others print already */
+    by_irq = has_irq;
+    ier = 0;
+    feed();
+    bm_unlock_irq(&lock, on);
 }
 
 void bm_puts(const char *s, size_t n)

@@ -173,7 +173,7 @@ struct vmci_bt {
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
     struct bt_link *far[BT_FAR_LISTS]; /* links to other pages, by page */
-    uint8_t jump_bits[BT_JUMP_MODES];  /* code size that the table is filled for */
+    uint8_t jump_bits[BT_JUMP_MODES];  /* 64, or 32: filled for other code */
     uint32_t jump_log_n;               /* > BT_JUMP_LOG: overflowed */
     uint32_t jump_log[BT_JUMP_LOG];    /* index | mode << BT_JUMP_BITS */
     bool jump_used[BT_JUMP_MODES];     /* something was entered since the table was cleared */

@@ -85,6 +85,8 @@ static void note_operand(struct bt_work *w, const struct vmci_insn *in)
         struct em_addr at = {in->base < 16 ? in->base : EM_NONE,
                              in->index < 16 ? in->index : EM_NONE, in->scale, (int32_t)in->disp};
         em_rm(e, in->addrsize == 8 ? EM_W : 0, 0x8d, w->s, &at); /* lea */
+        if (in->addrsize == 2)
+            em_zero16(e, w->s, w->s);
     }
     em_store_gs(e, w->s, GS_BT(x87_ea));
 }

@@ -182,10 +182,11 @@ void bt_jumps_bits(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
     unsigned m = sc->cpu.tlb_mode;
+    /* Flat and segmented code cannot ask for each other's; 64-bit code can ask for any number. */
+    uint8_t bits = sc->cpu.code_bits == 64 ? 64 : 32;
 
-    /* Those of other contexts do not look like any of these. */
-    if (m >= BT_JUMP_MODES || bt->ctx.id != 0 || bt->jump_bits[m] == sc->cpu.code_bits)
+    if (m >= BT_JUMP_MODES || bt->jump_bits[m] == bits)
         return;
     clear_table(bt, m);
-    bt->jump_bits[m] = sc->cpu.code_bits;
+    bt->jump_bits[m] = bits;
 }

@@ -224,14 +224,19 @@ static void pm_s3(void **state)
     assert_int_equal(test_in(&f->b, 0x600, 2), 0x8400);
 
     test_out(&f->b, 0x600, 2, 0xffff);
-    test_out(&f->b, 0x604, 2, 0x2400);
+    test_out(&f->b, 0x604, 2, 0x2401);
     vmc_chipset_power_button(f->cs); /* whatever is enabled */
     assert_true(vmc_chipset_wake_event(f->cs));
     vmc_board_reset(&f->b.bd);
     vmc_chipset_wake(f->cs);
     assert_int_equal(test_in(&f->b, 0x600, 2), 0x8100);
+    assert_int_equal(test_in(&f->b, 0x604, 2), 1); /* ACPI mode is as it was */
     vmc_board_reset(&f->b.bd); /* a reset that is not the end of sleep forgets */
     assert_int_equal(test_in(&f->b, 0x600, 2), 0);
+    assert_int_equal(test_in(&f->b, 0x604, 2), 0);
+    vmc_chipset_offer_s3(f->cs, false);
+    test_out(&f->b, 0x604, 2, 0x2400);
+    assert_int_equal(f->b.stops, 2);
 }
 
 static void gpe_registers(void **state)
