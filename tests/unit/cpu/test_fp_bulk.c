@@ -111,7 +111,8 @@ static void test_registers(void **state)
     (void)state;
     need_avx();
 #ifdef VMC_SANITIZED
-    print_message("with sanitizers compiled code uses vector registers itself: none is a guest's\n");
+    print_message(
+        "with sanitizers compiled code uses vector registers itself: none is a guest's\n");
     skip();
 #endif
     for (unsigned n = 0; n <= MOST; n++) {
