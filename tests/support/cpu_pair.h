@@ -37,4 +37,19 @@ static int teardown(void **state)
     return 0;
 }
 
+/* After a run of both: are they in the same state, and the bytes around middle the same? */
+__attribute__((unused)) static void compare_pair(unsigned k, uint64_t middle, uint64_t reach)
+{
+    for (unsigned r = 0; r < 16; r++)
+        if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
+            fail_msg("program %u: register %u", k, r);
+    if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
+        fail_msg("program %u: rip or flags", k);
+    if (rig[0].exit.retired != rig[1].exit.retired)
+        fail_msg("program %u: %llu instructions retired, not %llu", k,
+                 (unsigned long long)rig[1].exit.retired, (unsigned long long)rig[0].exit.retired);
+    if (memcmp(rig[0].ram + middle - reach, rig[1].ram + middle - reach, 2 * reach) != 0)
+        fail_msg("program %u: memory", k);
+}
+
 #endif

@@ -135,20 +135,6 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at, unsig
     r->st.gpr[VMC_RAX] = at;
 }
 
-static void compare(unsigned k)
-{
-    for (unsigned r = 0; r < 16; r++)
-        if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
-            fail_msg("program %u: register %u", k, r);
-    if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
-        fail_msg("program %u: rip or flags", k);
-    if (rig[0].exit.retired != rig[1].exit.retired)
-        fail_msg("program %u: %llu instructions retired, not %llu", k,
-                 (unsigned long long)rig[1].exit.retired, (unsigned long long)rig[0].exit.retired);
-    if (memcmp(rig[0].ram + MIDDLE - REACH, rig[1].ram + MIDDLE - REACH, 2 * REACH) != 0)
-        fail_msg("program %u: memory", k);
-}
-
 static void test_loops(void **state)
 {
     struct program p = {.slowly = false};
@@ -162,7 +148,7 @@ static void test_loops(void **state)
             begin(&rig[r], &p, at, ITERATIONS);
             assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
         }
-        compare(k);
+        compare_pair(k, MIDDLE, REACH);
     }
 }
 
@@ -184,7 +170,7 @@ static void test_stops(void **state)
             for (unsigned r = 0; r < 2; r++)
                 why[r] = first ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);
-            compare(k);
+            compare_pair(k, MIDDLE, REACH);
         }
         assert_int_equal(why[0], VMC_EXIT_IDLE);
     }

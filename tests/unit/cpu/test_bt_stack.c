@@ -79,20 +79,6 @@ static void begin(struct cpu_rig *r, const uint8_t *code, size_t n, uint64_t rsp
     r->st.gpr[VMC_RDI] = 1ull << 62;
 }
 
-static void compare(unsigned k)
-{
-    for (unsigned r = 0; r < 16; r++)
-        if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
-            fail_msg("program %u: register %u", k, r);
-    if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
-        fail_msg("program %u: rip or flags", k);
-    if (rig[0].exit.retired != rig[1].exit.retired)
-        fail_msg("program %u: instructions retired", k);
-    if (memcmp(rig[0].ram + CPU_RIG_STACK - REACH, rig[1].ram + CPU_RIG_STACK - REACH, 2 * REACH) !=
-        0)
-        fail_msg("program %u: stack", k);
-}
-
 static void test_frames(void **state)
 {
     uint8_t code[32 * 6];
@@ -110,7 +96,7 @@ static void test_frames(void **state)
             for (unsigned r = 0; r < 2; r++)
                 why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);
-            compare(k);
+            compare_pair(k, CPU_RIG_STACK, REACH);
         }
     }
 }

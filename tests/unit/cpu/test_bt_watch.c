@@ -261,19 +261,6 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at)
     r->st.gpr[VMC_R14] = at;
 }
 
-static void compare(unsigned k)
-{
-    for (unsigned r = 0; r < 16; r++)
-        if (rig[0].st.gpr[r] != rig[1].st.gpr[r])
-            fail_msg("program %u: register %u", k, r);
-    if (rig[0].st.rip != rig[1].st.rip || rig[0].st.rflags != rig[1].st.rflags)
-        fail_msg("program %u: rip or flags", k);
-    if (rig[0].exit.retired != rig[1].exit.retired)
-        fail_msg("program %u: instructions retired", k);
-    if (memcmp(rig[0].ram + MIDDLE - REACH, rig[1].ram + MIDDLE - REACH, 2 * REACH) != 0)
-        fail_msg("program %u: memory", k);
-}
-
 #ifndef VMC_SANITIZED
 static uint64_t watched(struct cpu_rig *r)
 {
@@ -307,7 +294,7 @@ static void test_nested(void **state)
             for (unsigned r = 0; r < 2; r++)
                 why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);
-            compare(k);
+            compare_pair(k, MIDDLE, REACH);
         }
         assert_int_equal(why[0], VMC_EXIT_IDLE);
     }
