@@ -132,6 +132,7 @@ struct vmc_balloon_guest {
 #define VMC_BALLOON_STUCK_NS     5000000000ull  /**< without progress: it does not deliver */
 #define VMC_BALLOON_CALM_NS      30000000000ull /**< of peace after a guest ran out of memory */
 
+/** Begin with a guest of so many 4 KiB pages (VMC_BALLOON_MAX_PAGES at most count). [one] */
 VMC_API void vmc_balloon_guest_init(struct vmc_balloon_guest *g, uint64_t configured);
 /** Look at the balloon, about once a second. now_ns: of a clock that does not go back. */
 VMC_API void vmc_balloon_guest_look(struct vmc_balloon_guest *g,

@@ -78,9 +78,11 @@ VMC_API void vmc_bm_poll(void);
  * comes out of one, so that its end can be proved to return everything.
  */
 struct vmc_bm_domain;
+/** Make an empty domain. VMC_ELIMIT: too many at a time, VMC_ENOMEM. [any] */
 VMC_API VMC_MUST_CHECK int vmc_bm_domain_create(struct vmc_bm_domain **out);
 /** Free it, and whatever it still holds; returns how many pages that was (0: nothing leaked). */
 VMC_API uint64_t vmc_bm_domain_destroy(struct vmc_bm_domain *d);
+/** The platform whose memory is the domain's; valid until destroy. [any] */
 VMC_API const struct vmc_platform *vmc_bm_domain_platform(struct vmc_bm_domain *d);
 /** Pages it holds now. [any] */
 VMC_API uint64_t vmc_bm_domain_pages(struct vmc_bm_domain *d);
@@ -90,6 +92,7 @@ VMC_API const struct vmc_platform *vmc_bm_platform(void);
 struct vmc_bm_memory {
     uint64_t ram_pages, free_pages, kernel_pages;
 };
+/** Physical memory now, in 4 KiB pages. [any] */
 VMC_API void vmc_bm_get_memory(struct vmc_bm_memory *out);
 
 /* ---- console -----------------------------------------------------------------------------------
@@ -101,8 +104,11 @@ VMC_API void vmc_bm_write(const void *data, size_t bytes);
 VMC_API size_t vmc_bm_write_room(void);
 /** Take what was typed; returns how many bytes. [any] */
 VMC_API size_t vmc_bm_read(void *data, size_t bytes);
+/** Format to the serial line, at most 511 bytes at a time. [irq] */
 VMC_API VMC_PRINTF(1, 2) void vmc_bm_printf(const char *fmt, ...);
+/** Format into dst, terminated, cut after bytes - 1; returns the length it would have had. [irq] */
 VMC_API size_t vmc_bm_snprintf(char *dst, size_t bytes, const char *fmt, ...) VMC_PRINTF(3, 4);
+/** The same for a list of arguments. [irq] */
 VMC_API VMC_PRINTF(3, 0) size_t
     vmc_bm_vsnprintf(char *dst, size_t bytes, const char *fmt, va_list ap);
 
@@ -125,15 +131,18 @@ struct vmc_bm_nic {
     void (*receive)(void *ctx, const void *frame, size_t bytes); /**< set by the embedder */
     void *receive_ctx;
 };
+/** Network card number i, or NULL past the last; it lives as long as the kernel. [any] */
 VMC_API struct vmc_bm_nic *vmc_bm_nic(uint32_t i);
 
 struct vmc_bm_cpu_stats {
     uint64_t interrupts, timer_ticks, ipis, idle_ns;
 };
+/** Counts of a CPU since it started; zeros for one that does not exist. [any] */
 VMC_API void vmc_bm_get_cpu_stats(uint32_t cpu, struct vmc_bm_cpu_stats *out);
 
-/** Switch the machine off, or start it again. Do not return. [any] */
+/** Switch the machine off. Does not return. [any] */
 VMC_API __attribute__((noreturn)) void vmc_bm_power_off(void);
+/** Start the machine again. Does not return. [any] */
 VMC_API __attribute__((noreturn)) void vmc_bm_reset(void);
 /** Something is wrong beyond repair: message, backtrace, stop. [irq] */
 VMC_API __attribute__((noreturn)) VMC_PRINTF(1, 2) void vmc_bm_panic(const char *fmt, ...);

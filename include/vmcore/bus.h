@@ -29,6 +29,7 @@ struct vmc_bus_ops {
  */
 VMC_API VMC_MUST_CHECK int vmc_bus_create(const struct vmc_platform *pf, const char *name,
                                           uint64_t limit, struct vmc_bus **out);
+/** Free the bus; no handler runs any more, and no range need be detached. NULL is allowed. */
 VMC_API void vmc_bus_destroy(struct vmc_bus *bus);
 
 /** Give [base, base+bytes) to a device. Any thread. VMC_EEXIST overlap, VMC_ERANGE, VMC_ELIMIT. */
@@ -47,6 +48,7 @@ VMC_API VMC_MUST_CHECK int vmc_bus_detach(struct vmc_bus *bus, uint64_t base);
  * ends of ranges, and bytes that nobody claims read as ones. Lock-free. Any thread.
  */
 VMC_API bool vmc_bus_read(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t *value);
+/** As vmc_bus_read; bytes that nobody claims are dropped. Lock-free. Any thread. */
 VMC_API bool vmc_bus_write(struct vmc_bus *bus, uint64_t addr, unsigned bytes, uint64_t value);
 
 VMC_END_DECLS

@@ -54,10 +54,13 @@ struct vmc_board {
 
 /** Put a device on the board's list. While quiesced. */
 VMC_API void vmc_board_add(struct vmc_board *bd, struct vmc_device *d);
+/** Take it off the list; nothing happens when it is not there. While quiesced. */
 VMC_API void vmc_board_remove(struct vmc_board *bd, struct vmc_device *d);
+/** Put every device into its state after power-on. While quiesced. */
 VMC_API void vmc_board_reset(struct vmc_board *bd);
 /** VMC_EAGAIN until every device is idle. */
 VMC_API VMC_MUST_CHECK int vmc_board_quiesce(struct vmc_board *bd);
+/** Let devices start requests again after vmc_board_quiesce. */
 VMC_API void vmc_board_resume(struct vmc_board *bd);
 /** Destroy every device on the list, last first. */
 VMC_API void vmc_board_destroy_devices(struct vmc_board *bd);

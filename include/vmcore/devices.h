@@ -42,6 +42,7 @@ struct vmc_uart_config {
     void (*input_ready)(void *ctx);
     void *input_ready_ctx;
 };
+/** A 16550A at eight ports. The board owns it. VMC_EINVAL, VMC_ENOMEM, VMC_EEXIST: ports taken. */
 VMC_API VMC_MUST_CHECK int vmc_uart_create(struct vmc_board *bd, const struct vmc_uart_config *cfg,
                                            struct vmc_uart **out, struct vmc_error *err);
 /** Characters arrive on the line. Returns how many were taken; the rest when input_ready says. */
@@ -78,10 +79,15 @@ struct vmc_hpet_config {
     struct vmc_irq_line gsi[VMC_HPET_GSIS]; /**< where comparators may be routed */
     struct vmc_irq_line irq0, irq8; /**< PIT's and RTC's wires; shared in legacy replacement */
 };
+/**
+ * An HPET of three comparators. The board owns it. VMC_EINVAL, VMC_ENOMEM, VMC_EEXIST: address
+ * taken.
+ */
 VMC_API VMC_MUST_CHECK int vmc_hpet_create(struct vmc_board *bd, const struct vmc_hpet_config *cfg,
                                            struct vmc_hpet **out, struct vmc_error *err);
 /** What to give to the PIT and the RTC instead of the wires themselves. */
 VMC_API struct vmc_irq_line vmc_hpet_pit_line(struct vmc_hpet *h);
+/** The same for the RTC. */
 VMC_API struct vmc_irq_line vmc_hpet_rtc_line(struct vmc_hpet *h);
 
 /* ---- keyboard controller, A20, reset ------------------------------------------------------- */
@@ -128,6 +134,7 @@ struct vmc_post_port;
 /** A POST code port: keeps the last value written and reads it back. */
 VMC_API VMC_MUST_CHECK int vmc_post_port_create(struct vmc_board *bd, uint16_t port,
                                                 struct vmc_post_port **out, struct vmc_error *err);
+/** The last value written to it; 0 before the first. Any thread. */
 VMC_API uint32_t vmc_post_port_value(const struct vmc_post_port *p);
 
 struct vmc_fpu_error;
@@ -162,9 +169,11 @@ struct vmc_chipset_config {
 VMC_API VMC_MUST_CHECK int vmc_chipset_create(struct vmc_board *bd,
                                               const struct vmc_chipset_config *cfg,
                                               struct vmc_chipset **out, struct vmc_error *err);
+/** The root bus, to add functions to; it lives as long as the chipset. */
 VMC_API struct vmc_pci_bus *vmc_chipset_pci(struct vmc_chipset *cs);
 /** I/O address of the power-management block, 0: not enabled. */
 VMC_API uint16_t vmc_chipset_pm_base(struct vmc_chipset *cs);
+/** Press the power button: the guest is asked by its ACPI interrupt to shut down. Any thread. */
 VMC_API void vmc_chipset_power_button(struct vmc_chipset *cs);
 /** RTC_STS follows the rising edges of this line (vmc_rtc_set_alarm_line). */
 VMC_API struct vmc_irq_line vmc_chipset_rtc_line(struct vmc_chipset *cs);

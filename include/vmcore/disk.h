@@ -202,6 +202,7 @@ struct vmc_disk_vmfs {
     void (*raw_close)(void *raw_ctx, void *raw);
     void *raw_ctx;
 };
+/** The operations for files in that folder; *folder is borrowed as long as they are used. */
 VMC_API struct vmc_disk_files vmc_disk_vmfs_files(struct vmc_disk_vmfs *folder);
 
 VMC_END_DECLS

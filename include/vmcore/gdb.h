@@ -41,9 +41,11 @@ struct vmc_gdb_config {
     uint32_t pad;
 };
 
+/** A stub for cfg->vm, not connected yet. *pf is borrowed. VMC_EINVAL, VMC_ENOMEM. */
 VMC_API VMC_MUST_CHECK int vmc_gdb_create(const struct vmc_platform *pf,
                                           const struct vmc_gdb_config *cfg, struct vmc_gdb **out,
                                           struct vmc_error *err);
+/** Free it; breakpoints that a debugger has set stay as they are. NULL is allowed. */
 VMC_API void vmc_gdb_destroy(struct vmc_gdb *g);
 /** A new connection: the VM is stopped, protocol state starts anew. */
 VMC_API void vmc_gdb_connected(struct vmc_gdb *g);

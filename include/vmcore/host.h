@@ -34,6 +34,7 @@ VMC_API VMC_MUST_CHECK int vmc_host_platform_init(struct vmc_platform *pf,
  */
 VMC_API VMC_MUST_CHECK int vmc_host_guest_memory(size_t bytes, int *shared_fd, void **out,
                                                  struct vmc_error *err);
+/** Give that memory back; bytes as it was asked for. Nobody may use it any more. */
 VMC_API void vmc_host_guest_memory_free(void *mem, size_t bytes);
 
 VMC_END_DECLS

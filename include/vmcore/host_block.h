@@ -65,6 +65,7 @@ VMC_API const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d);
 /** Open a host's device or image for a raw device mapping: vmc_disk_vmfs.raw_open. ctx: unused. */
 VMC_API VMC_MUST_CHECK int vmc_host_raw_open(void *ctx, const char *device, bool write, void **raw,
                                              struct vmc_blockdev *out, struct vmc_error *err);
+/** Close what vmc_host_raw_open opened: vmc_disk_vmfs.raw_close. */
 VMC_API void vmc_host_raw_close(void *ctx, void *raw);
 
 struct vmc_host_folder;

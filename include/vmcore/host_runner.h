@@ -154,6 +154,7 @@ VMC_API VMC_MUST_CHECK int vmc_runner_detach(struct vmc_runner *r, uint32_t id);
  */
 VMC_API VMC_MUST_CHECK int vmc_runner_trace_begin(struct vmc_runner *r, const char *path,
                                                   struct vmc_error *err);
+/** Write what the rings have gathered since the last flush. Errors show at the end. */
 VMC_API void vmc_runner_trace_flush(struct vmc_runner *r);
 /** Flush, and close the file. VMC_EIO; VMC_OK where there is none. */
 VMC_API VMC_MUST_CHECK int vmc_runner_trace_end(struct vmc_runner *r, struct vmc_error *err);

@@ -78,6 +78,7 @@ struct vmc_mem_watch {
 };
 /** Begin to tell *w, which stays borrowed until vmc_mem_unwatch. Both while quiesced. */
 VMC_API void vmc_mem_watch(struct vmc_mem *mem, struct vmc_mem_watch *w);
+/** Tell it no more. While quiesced. */
 VMC_API void vmc_mem_unwatch(struct vmc_mem *mem, struct vmc_mem_watch *w);
 
 /** Copy from guest memory. VMC_ERANGE when any byte is not RAM or ROM (dst then undefined). */
@@ -118,6 +119,7 @@ VMC_API void vmc_mem_return(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes);
 
 /** Start logging for a client (0..VMC_DIRTY_CLIENTS-1); every page starts dirty. VMC_EBUSY. */
 VMC_API VMC_MUST_CHECK int vmc_mem_dirty_start(struct vmc_mem *mem, unsigned client);
+/** End a client's log; nothing happens when it has none. While quiesced. */
 VMC_API void vmc_mem_dirty_stop(struct vmc_mem *mem, unsigned client);
 /**
  * Take and clear one client's dirty bits of a range (multiple of 64 pages from a slot's start).

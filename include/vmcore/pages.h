@@ -72,6 +72,7 @@ VMC_API VMC_MUST_CHECK int vmc_pool_create(const struct vmc_platform *pf,
                                            struct vmc_pool **out, struct vmc_error *err);
 /** Destroy a pool without spaces. NULL is fine. [one] */
 VMC_API void vmc_pool_destroy(struct vmc_pool *pool);
+/** Counts of the whole pool now. [any] */
 VMC_API void vmc_pool_stats(struct vmc_pool *pool, struct vmc_pool_stats *out);
 /** Give unused 2 MiB blocks back to the host (discard); keep frames that are ready. [one] */
 VMC_API uint64_t vmc_pool_trim(struct vmc_pool *pool, uint64_t keep);
@@ -165,8 +166,11 @@ VMC_API VMC_MUST_CHECK int vmc_space_create(struct vmc_pool *pool,
                                             struct vmc_space **out, struct vmc_error *err);
 /** Remove a VM that nobody executes any more, with all its pages. NULL is fine. [one] */
 VMC_API void vmc_space_destroy(struct vmc_space *s);
+/** Counts of one VM now. [any] */
 VMC_API void vmc_space_stats(struct vmc_space *s, struct vmc_space_stats *out);
+/** Its length in pages, as created. [any] */
 VMC_API uint64_t vmc_space_pages(const struct vmc_space *s);
+/** What a page is now; VMC_PAGE_ZERO past the end. [any] */
 VMC_API enum vmc_page_state vmc_space_state(struct vmc_space *s, uint64_t page);
 
 #define VMC_ACCESS_WRITE 1u
@@ -206,6 +210,10 @@ VMC_API void vmc_space_unpin(struct vmc_space *s, uint64_t page, bool dirty);
  */
 VMC_API VMC_MUST_CHECK int vmc_space_read(struct vmc_space *s, uint64_t page, uint32_t offset,
                                           void *dst, uint32_t bytes, uint32_t flags);
+/**
+ * Write bytes of one page, from offset; a shared page becomes private. Errors as vmc_space_read.
+ * [any]
+ */
 VMC_API VMC_MUST_CHECK int vmc_space_write(struct vmc_space *s, uint64_t page, uint32_t offset,
                                            const void *src, uint32_t bytes, uint32_t flags);
 /**

@@ -114,6 +114,7 @@ VMC_API VMC_MUST_CHECK int vmc_pci_bus_assign(struct vmc_pci_bus *bus,
 /** Read or write configuration space as a guest would (bytes 1, 2 or 4). Any thread. */
 VMC_API uint32_t vmc_pci_config_read(struct vmc_pci_bus *bus, uint8_t devfn, uint16_t offset,
                                      unsigned bytes);
+/** Write it. Functions that do not exist ignore it. Any thread. */
 VMC_API void vmc_pci_config_write(struct vmc_pci_bus *bus, uint8_t devfn, uint16_t offset,
                                   unsigned bytes, uint32_t value);
 

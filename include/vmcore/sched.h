@@ -103,6 +103,7 @@ VMC_API VMC_MUST_CHECK int vmc_sched_group_add(struct vmc_sched *s, uint32_t par
                                                uint32_t *group, struct vmc_error *err);
 /** Remove an empty pool. VMC_EBUSY, VMC_ENOENT. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_group_remove(struct vmc_sched *s, uint32_t group);
+/** Change a pool's share. VMC_EINVAL, VMC_ENOENT, VMC_ENOSPC: reservations do not fit. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_group_set(struct vmc_sched *s, uint32_t group,
                                                const struct vmc_sched_share *share,
                                                struct vmc_error *err);
@@ -118,6 +119,7 @@ VMC_API VMC_MUST_CHECK int vmc_sched_vm_add(struct vmc_sched *s, uint32_t group,
  * (vmc_sched_vcpu_cpu), kick that CPU. The number is reused once none runs. [any]
  */
 VMC_API VMC_MUST_CHECK int vmc_sched_vm_remove(struct vmc_sched *s, uint32_t vm);
+/** Change a VM's share. VMC_EINVAL, VMC_ENOENT, VMC_ENOSPC: the reservation does not fit. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_vm_set(struct vmc_sched *s, uint32_t vm,
                                             const struct vmc_sched_share *share,
                                             struct vmc_error *err);
@@ -220,10 +222,13 @@ struct vmc_sched_cpu_stats {
     uint64_t busy_ns, idle_ns, picks, switches, boosts, fills, late_plans;
 };
 
+/** Times of a vCPU up to now_ns. VMC_ENOENT. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_vcpu_stats(const struct vmc_sched *s, uint32_t vcpu,
                                                 uint64_t now_ns, struct vmc_sched_vcpu_stats *out);
+/** What the last plan knew of a VM. VMC_ENOENT. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_vm_stats(const struct vmc_sched *s, uint32_t vm,
                                               struct vmc_sched_vm_stats *out);
+/** Counts of a CPU. VMC_ENOENT. [any] */
 VMC_API VMC_MUST_CHECK int vmc_sched_cpu_stats(const struct vmc_sched *s, uint32_t cpu,
                                                struct vmc_sched_cpu_stats *out);
 /** Time stolen from the vCPU since it was added: ready, co-stopped, taken by the host. [any] */

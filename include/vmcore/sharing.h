@@ -105,6 +105,7 @@ struct vmc_share_stats {
     uint64_t meta_bytes;    /**< tables and scratch */
     uint64_t delta_tried, delta_won;
 };
+/** Counts since creation, and sizes now. [one] */
 VMC_API void vmc_share_stats(struct vmc_share *sh, struct vmc_share_stats *out);
 
 /**

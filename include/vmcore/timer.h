@@ -16,6 +16,7 @@ struct vmc_timer;
 /** Called with no lock held, from vmc_timerq_advance. May arm its own timer again. */
 typedef void vmc_timer_fn(void *ctx, uint64_t deadline_ns);
 
+/** An empty queue on the platform's clock. *pf is borrowed. VMC_ENOMEM. */
 VMC_API VMC_MUST_CHECK int vmc_timerq_create(const struct vmc_platform *pf, struct vmc_timerq **out);
 /** Every timer must be destroyed first. */
 VMC_API void vmc_timerq_destroy(struct vmc_timerq *q);

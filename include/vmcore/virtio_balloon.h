@@ -103,9 +103,11 @@ VMC_API VMC_MUST_CHECK int vmc_virtio_balloon_request_stats(struct vmc_virtio *d
 VMC_API void vmc_virtio_balloon_stats(struct vmc_virtio *dev, struct vmc_balloon_stats *out);
 /** Start a round of free-page hints. VMC_ENOTSUP: not negotiated. Any thread. */
 VMC_API VMC_MUST_CHECK int vmc_virtio_balloon_hint_start(struct vmc_virtio *dev);
-/** End it early (stop), or tell the guest it may use the hinted pages again (done). Any thread. */
+/** End it early. Any thread. */
 VMC_API void vmc_virtio_balloon_hint_stop(struct vmc_virtio *dev);
+/** Tell the guest that it may use the hinted pages again. Any thread. */
 VMC_API void vmc_virtio_balloon_hint_release(struct vmc_virtio *dev);
+/** State of the balloon. Any thread. */
 VMC_API void vmc_virtio_balloon_info(struct vmc_virtio *dev, struct vmc_balloon_info *out);
 
 /* ---- joined to spaces and policy ------------------------------------------------------------- */

@@ -32,6 +32,10 @@ struct vmc_virtio_console_config {
     void *ctx;
 };
 
+/**
+ * A console or serial device; the board owns it. VMC_EINVAL, VMC_ENOMEM; vmc_virtio_config's
+ * errors.
+ */
 VMC_API VMC_MUST_CHECK int vmc_virtio_console_create(struct vmc_board *bd,
                                                      const struct vmc_virtio_console_config *cfg,
                                                      struct vmc_virtio **out,

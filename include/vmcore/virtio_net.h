@@ -25,6 +25,7 @@ struct vmc_virtio_net_config {
     void *ctx;
 };
 
+/** A network card; the board owns it. VMC_EINVAL, VMC_ENOMEM; vmc_virtio_config's errors. */
 VMC_API VMC_MUST_CHECK int vmc_virtio_net_create(struct vmc_board *bd,
                                                  const struct vmc_virtio_net_config *cfg,
                                                  struct vmc_virtio **out, struct vmc_error *err);

@@ -47,14 +47,21 @@ struct vmc_vm_config {
     uint32_t pad;
 };
 
+/**
+ * A VM without vCPUs, memory or devices. VMC_EINVAL, VMC_ENOMEM; what the engine answers
+ * (VMC_ENOTSUP).
+ */
 VMC_API VMC_MUST_CHECK int vmc_vm_create(const struct vmc_vm_config *cfg, struct vmc_vm **out,
                                          struct vmc_error *err);
 /** While quiesced. Destroys its vCPUs, devices and memory. NULL is allowed. */
 VMC_API void vmc_vm_destroy(struct vmc_vm *vm);
+/** Its memory map; lives as long as the VM. Any thread. */
 VMC_API struct vmc_mem *vmc_vm_mem(struct vmc_vm *vm);
+/** What its devices are put on; lives as long as the VM. Any thread. */
 VMC_API struct vmc_board *vmc_vm_board(struct vmc_vm *vm);
 /** The engine's own object, for what the engine's header offers; NULL before creation ends. */
 VMC_API void *vmc_vm_engine(struct vmc_vm *vm);
+/** What the engine can do. Any thread. */
 VMC_API const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm);
 
 /**
@@ -94,7 +101,9 @@ VMC_API VMC_MUST_CHECK int vmc_vm_memory_changed(struct vmc_vm *vm);
  * log is used through these. Start and stop while quiesced: VMC_EBUSY. take: any thread.
  */
 VMC_API VMC_MUST_CHECK int vmc_vm_dirty_start(struct vmc_vm *vm, unsigned client);
+/** End a client's log. VMC_EBUSY; what the engine answers. */
 VMC_API VMC_MUST_CHECK int vmc_vm_dirty_stop(struct vmc_vm *vm, unsigned client);
+/** As vmc_mem_dirty_take: VMC_ERANGE, VMC_ESTATE; what the engine answers. */
 VMC_API VMC_MUST_CHECK int vmc_vm_dirty_take(struct vmc_vm *vm, unsigned client, uint64_t gpa,
                                              uint64_t pages, uint64_t *bitmap, size_t words);
 /** Ask every vCPU to leave run with KICKED and stay out; does not wait. Any thread. */
@@ -112,6 +121,10 @@ VMC_API VMC_MUST_CHECK int vmc_vm_reset(struct vmc_vm *vm);
 
 /* ---- vCPUs --------------------------------------------------------------------------------- */
 
+/**
+ * Make vCPU number index, in its state after power-on. The VM owns it. Before vmc_vm_start: VMC_ESTATE;
+ * VMC_ERANGE, VMC_EEXIST, VMC_ENOMEM; what the engine answers.
+ */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_create(struct vmc_vm *vm, uint32_t index,
                                            struct vmc_vcpu **out, struct vmc_error *err);
 /** vCPU number index, or NULL. */
@@ -169,10 +182,22 @@ VMC_API void vmc_vm_set_trace(struct vmc_vm *vm,
 VMC_API uint32_t vmc_vcpu_index(const struct vmc_vcpu *v);
 /** Finish the exit that run returned. VMC_ESTATE when none is owed. */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_complete(struct vmc_vcpu *v, const struct vmc_exit *exit);
+/**
+ * Read groups (VMC_ST_*) of the state, others stay as they are in *st. Owner's thread, or while
+ * quiesced. VMC_EINVAL: unknown groups; what the engine answers.
+ */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_get_state(struct vmc_vcpu *v, uint32_t groups,
                                               struct vmc_x86_state *st);
+/**
+ * Set groups of the state. Owner's thread, or while quiesced. VMC_EINVAL: unknown groups, or values
+ * that no processor can hold; VMC_ESTATE: a completion is owed.
+ */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_set_state(struct vmc_vcpu *v, uint32_t groups,
                                               const struct vmc_x86_state *st);
+/**
+ * Deliver an exception, interrupt or NMI at the next entry. Owner's thread. VMC_ESTATE: a
+ * completion is owed; VMC_EAGAIN: the guest cannot take it now.
+ */
 VMC_API VMC_MUST_CHECK int vmc_vcpu_inject(struct vmc_vcpu *v, const struct vmc_event *e);
 /** Make run return KICKED soon; a kick before run is not lost. Any thread, signal-safe. */
 VMC_API void vmc_vcpu_kick(struct vmc_vcpu *v);
@@ -191,6 +216,7 @@ struct vmc_vcpu_stats {
     uint64_t irqs;      /**< interrupts delivered */
     uint64_t pio, mmio; /**< device accesses, with or without an exit */
 };
+/** Counts since creation. Any thread; exact while the vCPU does not run. */
 VMC_API void vmc_vcpu_get_stats(struct vmc_vcpu *v, struct vmc_vcpu_stats *out);
 /** The engine's own counters; returns how many exist. */
 VMC_API size_t vmc_vcpu_engine_stats(struct vmc_vcpu *v, const char **names, uint64_t *values,

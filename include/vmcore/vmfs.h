@@ -17,6 +17,12 @@
  * its own, where operations may take longer). A session that was not able to beat within its lease
  * answers VMC_EFENCED to everything from then on; lease_until in struct vmc_vmfs_mount_config is for
  * the moments in which it cannot even do that.
+ *
+ * Errors that any call on a volume may give, besides those that it names: VMC_EIO (a device failed),
+ * VMC_EFORMAT (the volume is damaged; the text names structure and field), VMC_ENOMEM, VMC_EFENCED;
+ * those that take a path: VMC_EINVAL (no absolute path, or a part is too long or no directory),
+ * VMC_ENOENT; those that change something: VMC_EPERM (mounted to be read, or a system file), VMC_EBUSY
+ * (another host holds what is to be changed), VMC_ENOSPC.
  */
 #ifndef VMCORE_VMFS_H
 #define VMCORE_VMFS_H
@@ -142,6 +148,7 @@ struct vmc_vmfs_info {
     bool compare_write; /**< locks use the devices' compare-and-write */
     uint64_t partition_offset; /**< of the first extent on its device */
 };
+/** What the volume is. Any thread. */
 VMC_API void vmc_vmfs_info(struct vmc_vmfs *v, struct vmc_vmfs_info *out);
 
 /** One kind of resource. */
@@ -196,11 +203,15 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_stat(struct vmc_vmfs *v, const char *path,
  */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_readdir(struct vmc_vmfs *v, const char *path, uint64_t *cookie,
                                             struct vmc_vmfs_dirent *out, struct vmc_error *err);
+/** Make a directory. VMC_EEXIST; errors as vmc_vmfs_create. */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_mkdir(struct vmc_vmfs *v, const char *path, uint32_t mode,
                                           struct vmc_error *err);
 /** An empty file; VMC_EEXIST. */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_create(struct vmc_vmfs *v, const char *path, uint32_t mode,
                                            struct vmc_error *err);
+/**
+ * Make a symbolic link at path. VMC_EINVAL: target empty or too long; errors as vmc_vmfs_create.
+ */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_symlink(struct vmc_vmfs *v, const char *target,
                                             const char *path, struct vmc_error *err);
 /** A raw device mapping: a file that stands for a device of so many bytes. It has no contents. */
@@ -214,6 +225,9 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_readlink(struct vmc_vmfs *v, const char *pat
 VMC_API VMC_MUST_CHECK int vmc_vmfs_remove(struct vmc_vmfs *v, const char *path,
                                            struct vmc_error *err);
 #define VMC_VMFS_RENAME_NOREPLACE 1u
+/**
+ * Rename or move; an existing target of the same kind is replaced, unless NOREPLACE (VMC_EEXIST).
+ */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_rename(struct vmc_vmfs *v, const char *from, const char *to,
                                            uint32_t flags, struct vmc_error *err);
 
@@ -237,6 +251,7 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_open(struct vmc_vmfs *v, const char *path, u
                                          struct vmc_vmfs_file **out, struct vmc_error *err);
 /** Writes times, releases the lock. The handle is gone even when an error is returned. */
 VMC_API int vmc_vmfs_close(struct vmc_vmfs_file *f, struct vmc_error *err);
+/** As vmc_vmfs_stat, for an open file. Any thread. */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_fstat(struct vmc_vmfs_file *f, struct vmc_vmfs_stat *out,
                                           struct vmc_error *err);
 /** Bytes read (fewer only at the end of the file) or VMC_E*. Any thread. */

@@ -64,6 +64,7 @@ VMC_API VMC_MUST_CHECK int vmc_vmware_create(struct vmc_board *bd,
 VMC_API bool vmc_vmware_call(struct vmc_vmware *dev, struct vmc_port_call *call);
 /** Ask the guest for a balloon of that many 4 KiB pages (clamped to guest RAM). Any thread. */
 VMC_API void vmc_vmware_set_target(struct vmc_vmware *dev, uint64_t pages);
+/** State of the balloon. Any thread. */
 VMC_API void vmc_vmware_balloon_info(struct vmc_vmware *dev, struct vmc_vmware_info *out);
 /** What vmc_balloon_guest_look wants to know. Any thread. */
 VMC_API void vmc_vmware_look(struct vmc_vmware *dev, struct vmc_balloon_seen *out);

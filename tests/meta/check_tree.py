@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Rules of the tree that a script can see: licence lines, unique basenames, size of files."""
+"""Rules of the tree that a script can see: licence lines, unique basenames, size of files, and that each
+public function has a comment of its own."""
 import pathlib
 import subprocess
 import sys
@@ -33,6 +34,10 @@ def main():
             errors.append(f"{rel}: no SPDX line in the first three lines")
         if len(lines) > HARD_LINES:
             errors.append(f"{rel}: {len(lines)} lines, at most {HARD_LINES}")
+        if rel.parts[0] == "include":
+            for n, line in enumerate(lines[1:], 2):
+                if line.startswith("VMC_API") and not lines[n - 2].rstrip().endswith("*/"):
+                    errors.append(f"{rel}:{n}: a public function without a comment")
         if rel.parts[0] == "lib":
             if rel.name in names:
                 errors.append(f"{rel}: the name is taken by {names[rel.name]}")
