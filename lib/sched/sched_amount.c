@@ -11,6 +11,7 @@ static void add_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t 
     s->gangs[s->ngangs++] = (struct gang){.vm = vm,
                                           .first = first,
                                           .n = (uint8_t)n,
+                                          .width = (uint8_t)VMCI_MIN(n, s->online),
                                           .len = len,
                                           .strict = m->mode == VMC_SCHED_CO_STRICT,
                                           .restricted = m->restricted != 0};
@@ -24,7 +25,13 @@ static void add_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t 
 static void split_gang(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t n, uint32_t len)
 {
     uint32_t less = VMCI_MIN(VMCI_MAX(len / 16, (uint32_t)s->frame_ns / UNEVEN), len / 2);
+    bool strict = s->vm[vm].mode == VMC_SCHED_CO_STRICT;
     uint32_t keep = 0;
+
+    if (n > s->online && !strict) {
+        add_gang(s, vm, first, n, len);
+        return;
+    }
 
     for (uint32_t i = 0; i < n; i++) {
         struct item it = s->items[first + i];

@@ -135,6 +135,17 @@ static bool wraps(const struct pack *p, const struct gang *g, uint32_t i, uint32
     return rest == 0 || (second != NONE && p->c[second + i].level + rest <= p->c[first + i].level);
 }
 
+/* For those of its siblings that wait busily for it: when it first runs in this frame. */
+static void note_due(const struct pack *p, const struct gang *g, uint32_t vcpu)
+{
+    struct sched_vcpu *v = &p->s->vcpu[vcpu];
+    uint32_t start = p->frame_ns;
+
+    for (uint32_t i = 0; i < v->npieces; i++)
+        start = VMCI_MIN(start, v->piece[i].start);
+    vmci_store_relaxed(&v->due[p->frame & 1], due_word(p->frame, g->first, start));
+}
+
 /*
  * Lay the members side by side, each as far as its column goes and the rest in the second window.
  * One for which a table is full keeps the time in its lag.
@@ -147,12 +158,59 @@ static void place_set(struct pack *p, const struct gang *g, uint32_t first, uint
         uint32_t len = VMCI_MIN(it->amount, p->limit - p->c[first + i].level);
         if (place(p, first + i, g->vm, it->vcpu, len) && rest >= SLIVER)
             (void)place(p, second + i, g->vm, it->vcpu, rest);
+        note_due(p, g, it->vcpu);
     }
+}
+
+/* What the members of a set have together, in each of the columns: enough for the longest. */
+static uint32_t height(const struct pack *p, const struct gang *g)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < g->n; i++)
+        sum += p->s->items[g->first + i].amount;
+    return (uint32_t)VMCI_MAX((sum + g->width - 1) / g->width, (uint64_t)g->len);
+}
+
+/*
+ * More members than CPUs: they share a rectangle, in which McNaughton's rule lays them. What would
+ * have to run twice at once, because the columns do not begin at the same level, stays in the lag.
+ */
+static bool lay_block(struct pack *p, const struct gang *g)
+{
+    uint32_t col = window(p, p->open, g->width);
+    uint32_t high = height(p, g);
+    uint32_t used = 0; /* of the column */
+
+    for (uint32_t i = 0; i < g->width; i++)
+        if (col == NONE || p->c[col + i].level + high > p->limit + SLIVER)
+            return false;
+    uint32_t last = col + g->width - 1;
+    for (uint32_t i = 0; i < g->n; i++) {
+        const struct item *it = &p->s->items[g->first + i];
+        uint32_t start = p->c[col].level;
+        uint32_t len = VMCI_MIN(VMCI_MIN(it->amount, high - used), p->limit - start);
+        if (len >= SLIVER && !place(p, col, g->vm, it->vcpu, len))
+            continue;
+        used += len;
+        uint32_t rest = it->amount - len;
+        if (used + SLIVER > high && col < last) {
+            used = 0;
+            col++;
+            rest = VMCI_MIN(rest, start > p->c[col].level ? start - p->c[col].level : 0);
+            if (rest >= SLIVER && place(p, col, g->vm, it->vcpu, rest))
+                used = rest;
+        }
+        note_due(p, g, it->vcpu);
+    }
+    return true;
 }
 
 /* True if the set was laid out side by side, whole. */
 static bool lay_set(struct pack *p, const struct gang *g)
 {
+    if (g->width < g->n)
+        return lay_block(p, g);
     uint32_t first = window(p, p->open, g->n);
     uint32_t second = NONE;
     bool whole = true;
@@ -195,7 +253,7 @@ static uint32_t order_sets(struct pack *p)
     uint32_t total = 0;
 
     for (uint32_t i = 0; i < s->ngangs; i++)
-        count[s->gangs[i].n]++;
+        count[s->gangs[i].width]++;
     for (uint32_t w = VMC_SCHED_MAX_WIDTH; w >= 1; w--) {
         uint32_t n = count[w];
         count[w] = total;
@@ -203,7 +261,7 @@ static uint32_t order_sets(struct pack *p)
     }
     uint32_t sets = count[1];
     for (uint32_t i = 0; i < s->ngangs; i++)
-        s->gang_order[count[s->gangs[i].n]++] = i;
+        s->gang_order[count[s->gangs[i].width]++] = i;
     return sets;
 }
 
@@ -383,7 +441,7 @@ static void lay_whole_frames(struct pack *p)
 
     for (uint32_t i = 0; i < s->ngangs; i++) {
         struct gang *g = &s->gangs[i];
-        if (g->len + SLIVER < p->frame_ns - s->base || g->restricted)
+        if (g->len + SLIVER < p->frame_ns - s->base || g->restricted || g->width < g->n)
             continue;
         for (uint32_t k = 0; k < g->n; k++) {
             const struct item *it = &s->items[g->first + k];

@@ -272,6 +272,32 @@ static bool fill(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
     return false;
 }
 
+/*
+ * The owner of this time runs elsewhere: because a sibling that waited busily gave way to it, most
+ * likely, and that one lacks the time now. Siblings belong side by side, so one goes first.
+ */
+static bool swap_sibling(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
+                         const struct tab_entry *e, uint64_t now)
+{
+    const struct sched_vm *m = &s->vm[e->vm];
+    int64_t most = (int64_t)s->min_piece;
+    uint32_t best = NONE;
+
+    if (m->n == 1 || m->mode == VMC_SCHED_CO_NONE)
+        return false;
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct sched_vcpu *v = &s->vcpu[m->first + i];
+        if (vmci_load_relaxed(&v->st) != ST_READY && m->first + i != c->cur)
+            continue;
+        int64_t lag = lag_now(s, v);
+        if (lag > most && may_fill(s, c, m->first + i, cpu, lag)) {
+            most = lag;
+            best = m->first + i;
+        }
+    }
+    return best != NONE && take(s, c, cpu, best, e->vm, now);
+}
+
 /* A vCPU that was just woken and has not used its share may go first. */
 static bool boost(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, bool owned, uint64_t now,
                   uint64_t *end)
@@ -443,9 +469,12 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
     if (likely(e != NULL)) {
         if (likely(take(s, c, cpu, e->vcpu, e->vm, now)))
             return true;
-        if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0 &&
-            await_owner(s, c, e->vcpu, now, end))
-            return false;
+        if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0) {
+            if (swap_sibling(s, c, cpu, e, now))
+                return true;
+            if (await_owner(s, c, e->vcpu, now, end))
+                return false;
+        }
         /* the owner is not here: whoever was woken need not make up for anything */
         if (vmci_load_relaxed(&c->boosts) != 0 && boost(s, c, cpu, false, now, end))
             return true;
@@ -695,6 +724,25 @@ int vmc_sched_yield_to(struct vmc_sched *s, uint32_t cpu, uint32_t vcpu, uint64_
     return VMC_OK;
 }
 
+/*
+ * Is the sibling about to run beside v, as the plan has it? Slices before that end late, and the
+ * members of a set do not begin at the very same moment.
+ */
+static bool joins(const struct vmc_sched *s, const struct sched_cpu *c, const struct sched_vcpu *v,
+                  const struct sched_vcpu *sibling, uint64_t now)
+{
+    uint64_t own = vmci_load_relaxed(&v->due[c->frame & 1]);
+    uint64_t its = vmci_load_relaxed(&sibling->due[c->frame & 1]);
+    uint64_t t = now - c->frame_start;
+
+    if ((own ^ its) >> 24 != 0 || own >> 32 != (c->frame & UINT32_MAX))
+        return false;
+    own &= 0xffffff;
+    its &= 0xffffff;
+    uint64_t near = s->frame_ns / UNEVEN;
+    return t + EARLY_NS >= own && its < own + near && t < VMCI_MAX(own, its) + near;
+}
+
 int vmc_sched_spin(struct vmc_sched *s, uint32_t cpu, uint64_t now)
 {
     struct sched_cpu *c = &s->cpu[cpu];
@@ -704,12 +752,25 @@ int vmc_sched_spin(struct vmc_sched *s, uint32_t cpu, uint64_t now)
     const struct sched_vm *m = &s->vm[s->vcpu[c->cur].vm];
     uint32_t best = NONE;
     uint64_t least = UINT64_MAX;
+    bool best_waits = true;
     for (uint32_t i = 0; i < m->n; i++) {
         const struct sched_vcpu *o = &s->vcpu[m->first + i];
-        if (vmci_load_relaxed(&o->st) == ST_READY && vcpu_progress(o) < least) {
-            least = vcpu_progress(o);
+        if (vmci_load_relaxed(&o->st) != ST_READY)
+            continue;
+        if (joins(s, c, &s->vcpu[c->cur], o, now))
+            return VMC_ENOENT;
+        bool waits = (vmci_load_relaxed(&o->notes) & NOTE_WAITS) != 0;
+        uint64_t key = waits ? vmci_load_relaxed(&o->ts) : vcpu_progress(o);
+        if (best == NONE || (best_waits && !waits) || (waits == best_waits && key < least)) {
+            least = key;
             best = m->first + i;
+            best_waits = waits;
         }
     }
-    return best == NONE ? VMC_ENOENT : vmc_sched_yield_to(s, cpu, best, now);
+    if (best == NONE)
+        return VMC_ENOENT;
+    int rc = vmc_sched_yield_to(s, cpu, best, now);
+    if (rc == VMC_OK)
+        (void)vmci_fetch_or(&s->vcpu[c->cur].notes, (uint8_t)NOTE_WAITS);
+    return rc;
 }

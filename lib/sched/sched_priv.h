@@ -25,6 +25,7 @@
 /* Of a vCPU that has not run since. */
 #define NOTE_WOKEN   0x01u /* a wake, at ts */
 #define NOTE_STOPPED 0x02u /* a co-stop */
+#define NOTE_WAITS   0x04u /* it left because it waited busily */
 
 /* Virtual time of the light class: frames, with this many fraction bits. */
 #define V_SHIFT 20
@@ -106,6 +107,9 @@ struct sched_vcpu {
     uint64_t wait_ns, costop_ns, stolen_ns, extra_ns, max_wake_ns; /* (o) */
     uint64_t wakes, costops, yields;                               /* (o) */
     uint64_t costop_since;                                         /* (o) 0: not co-stopped */
+
+    /* (a) when it begins in its set: the frame, by its parity, then 8 bits of the set, 24 of ns */
+    uint64_t due[2];
 } __attribute__((aligned(VMCI_CACHELINE)));
 
 enum vm_class { CLS_IDLE, CLS_HEAVY, CLS_LIGHT };
@@ -247,6 +251,7 @@ struct gang {
     uint32_t vm, first; /* items[first .. first + n) */
     uint32_t len;       /* ns that all its members share */
     uint8_t n;
+    uint8_t width;           /* CPUs side by side; less than n: members follow each other there */
     bool strict, restricted; /* what packing asks of its VM */
     bool laid;               /* it has its place */
 };
@@ -341,6 +346,12 @@ struct vmc_sched {
 static inline bool vmci_sched_log_waits(const struct vmc_sched *s)
 {
     return vmci_load_relaxed(&s->log_head) != vmci_load_relaxed(&s->log_tail);
+}
+
+/* See sched_vcpu.due. */
+static inline uint64_t due_word(uint64_t frame, uint32_t set, uint32_t start)
+{
+    return frame << 32 | (uint64_t)(set & 0xff) << 24 | start;
 }
 
 #define GROUP_BIT 0x80000000u
