@@ -238,6 +238,21 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
     (void)rc; /* woken meanwhile: it stays runnable */
 }
 
+/* A sleep takes some 20 us at least. The scheduler waits for less where a vCPU changes its worker.
+ */
+#define SHORT_WAIT_NS 5000u
+
+/* Nothing to run until then, or until the bell rings. */
+static void idle(struct runner_worker *w, uint32_t bell, uint64_t now, uint64_t end)
+{
+    if (end - now > SHORT_WAIT_NS) {
+        sleep_on(&w->bell, bell, end);
+        return;
+    }
+    while (__atomic_load_n(&w->bell, __ATOMIC_SEQ_CST) == bell && vmc_runner_now_ns() < end)
+        ;
+}
+
 static void *worker_main(void *arg)
 {
     struct runner_worker *w = arg;
@@ -259,7 +274,7 @@ static void *worker_main(void *arg)
         if (sl.vcpu != VMC_SCHED_NONE)
             run_slice(r, w, sl.vcpu, sl.end_ns);
         else if (sl.end_ns > now)
-            sleep_on(&w->bell, bell, sl.end_ns);
+            idle(w, bell, now, sl.end_ns);
     }
     runner_timer_drop(w);
     return NULL;
