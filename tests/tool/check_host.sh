@@ -100,6 +100,8 @@ verdict "traces the scheduler" eval \
     "[ $? = 0 ] && python3 '$(dirname "$0")/../sched/check_trace.py' '$dir/trace.json' >>'$dir/out' 2>&1"
 timeout -k 5 300 "$vmcore" host --trace=/none/trace "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
 verdict "no place for the trace" eval "[ $? = 4 ] && grep -q -e 'cannot write /none/trace' '$dir/out'"
+timeout -k 5 300 "$vmcore" host --verbose "$dir/exit.cfg" >"$dir/out" 2>&1 </dev/null
+verdict "what it says of a VM names the VM" eval "[ -s '$dir/out' ] && ! grep -v \"^vmcore host: VM 'vm1': \" '$dir/out'"
 timeout -k 5 300 "$vmcore" host --check "$dir/exit.cfg" >"$dir/out" 2>&1
 verdict "a check runs nothing" [ $? = 0 ]
 

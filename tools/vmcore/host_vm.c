@@ -92,6 +92,19 @@ static struct vmc_blockdev count_disk(void *ctx, unsigned index, struct vmc_bloc
     return (struct vmc_blockdev){.ops = &ops, .ctx = &vm->disks[index]};
 }
 
+/* ---- what the library says ---------------------------------------------------------------------
+ */
+
+/* Which VM it is about is to be seen. */
+static void log_line(void *ctx, int level, const char *module, const char *text)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    const struct host_vm *vm = ctx;
+
+    fprintf(stderr, "vmcore host: VM '%s': %s: %s: %s\n", vm->run.opt.name,
+            level >= 0 && level < 4 ? names[level] : "?", module, text);
+}
+
 /* ---- memory ------------------------------------------------------------------------------------
  */
 
@@ -368,6 +381,7 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     vm->run.frames = h->kvm_frames;
     vm->run.max_mappings = h->max_mappings;
     vm->run.opt.verbose = h->cfg.verbose;
+    vm->run.log = (struct vmc_host_log){.line = log_line, .ctx = vm};
     vm->run.hooks = &hooks;
     vm->run.hooks_ctx = vm;
     vm->run.kernel.fd = vm->run.initrd.fd = vm->run.firmware.fd = -1;

@@ -138,7 +138,7 @@ static int choose_engine(struct run_vm *r, struct vmc_engine_info *info)
         return EXIT_ERROR;
     }
     if (r->opt.engine == RUN_ENGINE_AUTO && r->opt.verbose)
-        fprintf(stderr, "vmcore: not using KVM: %s\n", why);
+        fprintf(stderr, "%s: not using KVM: %s\n", run_who, why);
     if (probe(r, vmc_engine_soft(), info, &err) != VMC_OK)
         return run_vm_fail("the software engine does not work here", &err);
     return 0;
@@ -341,7 +341,7 @@ int run_vm_boot(struct run_vm *r)
         return EXIT_ERROR;
     }
     if (r->opt.verbose)
-        fprintf(stderr, "vmcore: %s, entry at 0x%llx\n", vmc_boot_kind_name(done.kind),
+        fprintf(stderr, "%s: %s, entry at 0x%llx\n", run_who, vmc_boot_kind_name(done.kind),
                 (unsigned long long)done.entry);
     return 0;
 }
