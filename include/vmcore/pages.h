@@ -155,6 +155,9 @@ struct vmc_space_stats {
     uint64_t unpacks, swap_ins, swap_outs;
     uint64_t swap_errors;            /**< reads or writes of the swap file that failed */
     uint64_t swap_lost; /**< of these, times that a page which was asked for could not be read */
+    uint64_t unpack_lost; /**< times that compressed contents of a page did not decode */
+    uint64_t lost_page; /**< the page of the last of either */
+    bool swap_paused; /**< a write failed a moment ago (vmc_space_swap_out) */
     uint64_t accessed;               /**< pages in use during the last sample (vmc_space_sample) */
 };
 
@@ -190,7 +193,8 @@ struct vmc_page_ref {
  *
  * VMC_EAGAIN: other vCPUs hold read pointers to contents that are about to become two. They were
  * asked to let go; let go yourself (pass a boundary at which revokes are obeyed) and call again.
- * VMC_ERANGE, VMC_ENOSPC (no frame is free: reclaim), VMC_EIO (swap file), VMC_EINTERNAL. [any]
+ * VMC_ERANGE, VMC_ENOSPC (no frame is free: reclaim), VMC_EIO (swap file), VMC_EINTERNAL (compressed
+ * contents do not decode). The last two say that this page is lost to this VM, and only that. [any]
  */
 VMC_API VMC_MUST_CHECK int vmc_space_access(struct vmc_space *s, uint64_t page, uint32_t flags,
                                             struct vmc_page_ref *out);
@@ -234,8 +238,9 @@ VMC_API void vmc_space_return(struct vmc_space *s, uint64_t first, uint64_t coun
 /* ---- samples and reclaim --------------------------------------------------------------------- */
 
 /**
- * End a sampling period: count the pages accessed since the last call, start anew, and revoke all
- * pointers so that new accesses are seen. VMC_EAGAIN: the last revoke has not settled. [one]
+ * End a sampling period: count the pages accessed since the last call (into *accessed unless that is
+ * NULL), start anew, and revoke all pointers so that new accesses are seen. VMC_EAGAIN: the last
+ * revoke has not settled. [one]
  */
 VMC_API VMC_MUST_CHECK int vmc_space_sample(struct vmc_space *s, uint64_t *accessed);
 
@@ -244,13 +249,15 @@ VMC_API VMC_MUST_CHECK int vmc_space_sample(struct vmc_space *s, uint64_t *acces
  * pages not accessed since the sample before the last one first, with hot any that nobody holds a
  * pointer to. Shared and compressed pages stay. The frames are free once the writes are done: see
  * vmc_space_poll. Compression is vmc_share_pack (vmcore/sharing.h). *started: pages handed to the
- * swap file. VMC_ENOTSUP: no swap file. VMC_EAGAIN: all requests are in flight. [one]
+ * swap file. VMC_ENOTSUP: no swap file. VMC_EAGAIN: all requests are in flight, or a write failed:
+ * then the file has a pause, of 50 ms at first and twice as long each time, up to 3.2 s. [one]
  */
 VMC_API VMC_MUST_CHECK int vmc_space_swap_out(struct vmc_space *s, uint64_t want, uint64_t budget,
                                               bool hot, uint64_t *started);
 /**
  * The VM shall end and must not be executed further than to where it stops: pages that cannot be
- * read from its swap file are zero from now on, so that a vCPU which waits for one can leave. [any]
+ * read from its swap file, or whose compressed contents do not decode, are zero from now on, so that
+ * a vCPU which waits for one can leave. [any]
  */
 VMC_API void vmc_space_abandon(struct vmc_space *s);
 /**

@@ -249,7 +249,9 @@ struct vmc_space {
     uint32_t changed;    /* (a) for parking: bumped when a pending page is done */
     bool abandoned;      /* (s) see vmc_space_abandon */
     bool finishing;      /* (s) see vmc_space_finish */
-    uint64_t breaks, unpacks, swap_ins, swap_outs, swap_errors, swap_lost; /* (s) */
+    uint64_t breaks, unpacks, unpack_lost, lost_page;           /* (s) */
+    uint64_t swap_ins, swap_outs, swap_errors, swap_lost;       /* (s) */
+    uint64_t swap_pause_ns, swap_retry_ns; /* (s) after a write that failed; 0: none did */
 };
 
 static inline unsigned char *vmci_frame(const struct vmc_pool *p, uint32_t frame)
@@ -367,6 +369,8 @@ int vmci_swap_init(struct vmc_space *s, struct vmc_error *err);
 void vmci_swap_fini(struct vmc_space *s);
 /* (s) Start reading a SWAPPED page; it is pending then. VMC_EAGAIN: no request is free. */
 int vmci_swap_in(struct vmc_space *s, uint64_t page);
+/* (s) Did a write fail so lately that none should be tried? */
+bool vmci_swap_paused(const struct vmc_space *s);
 /* Submit what was prepared. No lock held. true: something finished at once. */
 bool vmci_swap_kick(struct vmc_space *s);
 /* (s) Note what finished requests brought. */

@@ -258,6 +258,23 @@ static bool take_over(struct vmc_space *s, uint32_t id, uint32_t *frame)
     return sole;
 }
 
+/*
+ * Its contents do not decode. Others that share them notice when they touch them; a VM that ends
+ * (vmc_space_abandon) has zeros instead: VMC_OK then. *entry: what the page is from now on.
+ */
+static int lost(struct vmc_space *s, uint64_t page, uint32_t *entry)
+{
+    s->unpack_lost++;
+    s->lost_page = page;
+    if (!s->abandoned)
+        return VMC_EINTERNAL;
+    vmci_lock(&s->pool->lock);
+    vmci_object_put(s->pool, vmci_entry_value(*entry));
+    vmci_unlock(&s->pool->lock);
+    *entry = vmci_entry(VMCI_E_ZERO, 0);
+    return VMC_OK;
+}
+
 static int write_object(struct vmc_space *s, uint64_t page, uint32_t e, struct vmc_page_ref *out)
 {
     struct vmc_pool *p = s->pool;
@@ -275,11 +292,11 @@ static int write_object(struct vmc_space *s, uint64_t page, uint32_t e, struct v
         return VMC_ENOSPC;
     }
     s->unpacks += vmci_object_kind(vmci_object(p, id)) != VMCI_O_RESIDENT;
-    rc = vmci_object_read(p, id, vmci_frame(p, frame));
-    if (rc != VMC_OK) {
+    if (vmci_object_read(p, id, vmci_frame(p, frame)) != VMC_OK) {
         vmci_frame_free(p, frame);
+        rc = lost(s, page, &e);
         vmci_page_set(s, page, e);
-        return rc;
+        return rc == VMC_OK ? write_zero(s, page, e, out) : rc;
     }
     vmci_lock(&p->lock);
     vmci_object_put(p, id);
@@ -303,10 +320,11 @@ static int read_object(struct vmc_space *s, uint64_t page, uint32_t e, struct vm
         return found(s, page, frame, false, false, out);
     if (frame == VMCI_NONE)
         return VMC_ENOSPC;
-    int rc = vmci_object_read(p, id, vmci_frame(p, frame));
-    if (rc != VMC_OK) {
+    if (vmci_object_read(p, id, vmci_frame(p, frame)) != VMC_OK) {
         vmci_frame_free(p, frame);
-        return rc;
+        int rc = lost(s, page, &e);
+        vmci_page_set(s, page, e);
+        return rc == VMC_OK ? found(s, page, 0, false, false, out) : rc;
     }
     s->unpacks++;
     vmci_lock(&p->lock);

@@ -228,7 +228,9 @@ int vmci_object_read(struct vmc_pool *p, uint32_t id, void *page)
     if (rc != VMC_OK) {
         p->unpack_bad++;
         rc = VMC_EINTERNAL;
-        vmci_bug(p->pf, __FILE__, __LINE__, "a compressed page does not decode");
+        /* Who asked is told each time, and asks again: the 1st, 2nd, 4th, 8th time is said. */
+        if ((p->unpack_bad & (p->unpack_bad - 1)) == 0)
+            vmci_bug(p->pf, __FILE__, __LINE__, "a compressed page does not decode");
     }
     vmci_unlock(&p->unpack_lock);
     return rc;

@@ -269,6 +269,9 @@ void vmc_space_stats(struct vmc_space *s, struct vmc_space_stats *out)
     out->swap_outs = s->swap_outs;
     out->swap_errors = s->swap_errors;
     out->swap_lost = s->swap_lost;
+    out->unpack_lost = s->unpack_lost;
+    out->lost_page = s->lost_page;
+    out->swap_paused = vmci_swap_paused(s);
     out->accessed = s->accessed;
     out->consumed_bytes += s->limbo_count * (uint64_t)VMC_PAGE_SIZE;
     vmci_unlock(&s->lock);
@@ -387,7 +390,8 @@ int vmc_space_sample(struct vmc_space *s, uint64_t *accessed)
         return VMC_EAGAIN;
     }
     s->accessed = start_period(s);
-    *accessed = s->accessed;
+    if (accessed != NULL)
+        *accessed = s->accessed;
     s->limbo_ready = s->limbo_count;
     s->ticket = 0;
     if (s->provider != NULL && s->provider->revoke != NULL)

@@ -10,7 +10,9 @@
 #include "pages/pages_int.h"
 
 #define SITE       "pages/swap"
-#define READ_AHEAD 8u /* pages around a fault, aligned */
+#define READ_AHEAD 8u          /* pages around a fault, aligned */
+#define PAUSE_NS   50000000ull /* after a write that failed; doubled while they go on failing */
+#define PAUSE_MOST (64 * PAUSE_NS)
 
 static uint32_t checksum(const struct vmc_space *s, uint64_t page, const void *data)
 {
@@ -114,8 +116,30 @@ bool vmci_swap_kick(struct vmc_space *s)
 /* ---- finished requests -------------------------------------------------------------------------
  */
 
+/* A disk that is full stays so for a while: pages are copied and written in vain meanwhile. */
+static void note_write(struct vmc_space *s, bool good)
+{
+    const struct vmc_platform *pf = s->pool->pf;
+
+    if (good) {
+        s->swap_pause_ns = s->swap_retry_ns = 0;
+        return;
+    }
+    s->swap_pause_ns =
+        s->swap_pause_ns == 0 ? PAUSE_NS : VMCI_MIN(2 * s->swap_pause_ns, PAUSE_MOST);
+    s->swap_retry_ns = pf->now_ns(pf->ctx) + s->swap_pause_ns;
+}
+
+bool vmci_swap_paused(const struct vmc_space *s)
+{
+    const struct vmc_platform *pf = s->pool->pf;
+
+    return s->swap_retry_ns != 0 && pf->now_ns(pf->ctx) < s->swap_retry_ns;
+}
+
 static void wrote(struct vmc_space *s, struct vmci_swap_io *io, unsigned index)
 {
+    note_write(s, io->req.status == VMC_OK);
     for (uint32_t i = 0; i < io->count; i++) {
         struct vmci_pending *d = vmci_pending_find(s, io->first + i);
         if (d == NULL || d->kind != VMCI_P_SWAP_OUT || d->io != index)
@@ -147,6 +171,7 @@ static void arrived(struct vmc_space *s, struct vmci_pending *d, const unsigned 
         if (wanted) {
             vmci_frame_free(s->pool, d->frame);
             s->bad_page = page + 1;
+            s->lost_page = page;
             s->swap_lost++;
         }
         vmci_pending_end(s, d, s->abandoned ? vmci_entry(VMCI_E_ZERO, 0) : d->entry);
@@ -317,7 +342,7 @@ int vmc_space_swap_out(struct vmc_space *s, uint64_t want, uint64_t budget, bool
     while (*started < want && budget > 0) {
         vmci_lock(&s->lock);
         vmci_swap_reap(s);
-        bool idle = idle_io(s) != NULL;
+        bool idle = idle_io(s) != NULL && !vmci_swap_paused(s);
         uint64_t got =
             idle && vmci_space_settled(s) ? next_run(s, want - *started, &budget, hot) : 0;
         vmci_unlock(&s->lock);

@@ -32,7 +32,7 @@
 #define PACK_PAGES     512u
 #define SWAP_BUDGET    8192u /* pages looked at for a VM to swap out */
 #define COMPACT_BUDGET 2048u
-#define LOST_TRIES     3u  /* to read a page from the swap file */
+#define LOST_TRIES     3u  /* to bring a page back */
 #define PACK_GUESS     60u /* percent saved by compression, before it was measured */
 
 static uint64_t now_ns(const struct host *h)
@@ -181,11 +181,15 @@ static uint32_t pack_percent(const struct vmc_pool_stats *st)
  */
 static void look_for_loss(struct host_vm *vm, const struct vmc_space_stats *st)
 {
-    if (vm->lost || vm->ended || st->swap_lost < LOST_TRIES)
+    bool swap = st->swap_lost >= LOST_TRIES;
+
+    if (vm->lost || vm->ended || (!swap && st->unpack_lost < LOST_TRIES))
         return;
     vm->lost = true;
-    fprintf(stderr, "vmcore host: VM '%s': a page cannot be read back from the swap file\n",
-            vm->run.opt.name);
+    fprintf(stderr, "vmcore host: VM '%s': page %llu of its memory is lost: %s\n", vm->run.opt.name,
+            (unsigned long long)st->lost_page,
+            swap ? "it cannot be read back from the swap file"
+                 : "what it was compressed to does not decode");
     vmc_space_abandon(vm->run.space);
     host_vm_fail(vm);
 }
@@ -202,7 +206,7 @@ static void means(struct host *h, struct host_vm *vm, const struct vmc_pool_stat
         .configured = host_vm_pages(vm),
         .target = vm->target,
         .consumed = st.consumed_bytes / VMC_PAGE_SIZE,
-        .can_swap = vm->swap != NULL,
+        .can_swap = vm->swap != NULL && !st.swap_paused,
         .can_pack = !h->cfg.no_compression,
         .can_share = !h->cfg.no_sharing,
         .pack_percent = pack_percent(pool),

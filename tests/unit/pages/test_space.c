@@ -237,6 +237,12 @@ static void samples_count_what_was_touched(void **state)
         rig_expect(s, i, i + 1);
     assert_int_equal(vmc_space_sample(s, &n), VMC_OK);
     assert_int_equal(n, 50);
+    rp.settled_to = rp.ticket;
+    rig_expect(s, 1, 2);
+    assert_int_equal(vmc_space_sample(s, NULL), VMC_OK); /* who does not want to know */
+    rp.settled_to = rp.ticket;
+    assert_int_equal(vmc_space_sample(s, &n), VMC_OK);
+    assert_int_equal(n, 0);
     vmc_space_destroy(s);
 }
 

@@ -181,9 +181,43 @@ static void failed_writes_lose_nothing(void **state)
     vmc_space_poll(space);
     assert_int_equal(vmc_pool_free(pool), before);
     vmc_space_stats(space, &st);
-    assert_true(st.swap_errors >= 64);
+    assert_int_equal(st.swap_errors, 32); /* the first request; the next waits */
     for (uint64_t i = 0; i < PAGES; i++)
         rig_expect(space, i, i + 1);
+}
+
+static void a_full_disk_is_left_alone_for_longer_and_longer(void **state)
+{
+    (void)state;
+    struct vmc_space_stats st;
+    uint64_t started, end = tp.now_ns + 60000000000ull, failed = 0;
+
+    file.fail = VMC_ENOSPC;
+    for (; tp.now_ns < end; tp.now_ns += 5000000) { /* as a host looks */
+        unsigned before = file.submitted;
+        int rc = vmc_space_swap_out(space, 64, PAGES, false, &started);
+        assert_int_equal(rc, file.submitted == before ? VMC_EAGAIN : VMC_OK);
+        vmc_space_poll(space);
+        failed += file.submitted - before;
+    }
+    assert_in_range(failed, 60000 / 3200, 60000 / 3200 + 8);
+    vmc_space_stats(space, &st);
+    assert_true(st.swap_paused);
+    /* Room again: found out at the next try, and no pause any more. */
+    file.fail = 0;
+    tp.now_ns += 3200000000ull;
+    assert_int_equal(out(64), 64);
+    vmc_space_stats(space, &st);
+    assert_false(st.swap_paused);
+    file.fail = VMC_ENOSPC;
+    (void)out(32);
+    vmc_space_poll(space);
+    tp.now_ns += 50000000; /* the pause is a short one again */
+    file.fail = 0;
+    assert_int_equal(out(32), 32);
+    for (uint64_t i = 0; i < PAGES; i++)
+        rig_expect(space, i, i + 1);
+    rig_check(pool);
 }
 
 static void failed_reads_are_reported_and_tried_again(void **state)
@@ -214,6 +248,7 @@ static void abandoned_spaces_read_zeros(void **state)
         assert_int_equal(vmc_space_access(space, 1, 0, &r), VMC_EIO);
     vmc_space_stats(space, &st);
     assert_int_equal(st.swap_lost, 3);
+    assert_int_equal(st.lost_page, 1);
     vmc_space_abandon(space);
     (void)!vmc_space_access(space, 1, 0, &r); /* says so once more, or finds zeros */
     assert_int_equal(vmc_space_access(space, 1, 0, &r), VMC_OK);
@@ -274,6 +309,7 @@ int main(void)
         T(a_page_that_is_touched_while_written_stays),
         T(reads_are_waited_for),
         T(failed_writes_lose_nothing),
+        T(a_full_disk_is_left_alone_for_longer_and_longer),
         T(failed_reads_are_reported_and_tried_again),
         T(abandoned_spaces_read_zeros),
         T(damage_is_noticed),
