@@ -211,7 +211,7 @@ static void make_zero(struct vmc_share *sh, const struct share_page *pg,
 
 static void one(struct vmc_share *sh, const struct share_page *pg, struct vmc_share_result *out)
 {
-    struct share_group *g = share_group_of(sh, pg->space);
+    struct share_group *g = pg->group;
 
     if (pg->zero) {
         make_zero(sh, pg, out);
@@ -256,8 +256,9 @@ static void fetch_frame(const struct vmc_pool *p, uint32_t frame, unsigned bytes
 static void examine(struct vmc_share *sh, struct share_page *pg)
 {
     const unsigned char *frame = vmci_frame(sh->pool, vmci_entry_value(pg->entry));
-    const struct share_group *g = share_group_of(sh, pg->space);
+    struct share_group *g = share_group_of(sh, pg->space);
 
+    pg->group = g;
     pg->like = SHARE_EMPTY;
     pg->zero = vmci_page_is_zero(frame);
     if (pg->zero || g == NULL)
@@ -269,7 +270,7 @@ static void examine(struct vmc_share *sh, struct share_page *pg)
 /* The first candidate, and what tells its frame. */
 static void guess(struct vmc_share *sh, struct share_page *pg)
 {
-    const struct share_group *g = share_group_of(sh, pg->space);
+    const struct share_group *g = pg->group;
     struct share_slot slot;
     uint64_t page;
 

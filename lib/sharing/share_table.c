@@ -2,6 +2,10 @@
 /* The hint table: two-choice buckets of one cache line. */
 #include "sharing/sharing_priv.h"
 
+/* The compiler's own vectors: its header for SSE includes others, which a kernel has not. */
+typedef uint32_t share_words __attribute__((vector_size(16), may_alias));
+typedef float share_signs __attribute__((vector_size(16)));
+
 static uint64_t mulhi(uint64_t a, uint64_t b)
 {
     __extension__ unsigned __int128 p = (unsigned __int128)a * b;
@@ -65,6 +69,25 @@ void share_table_prefetch(const struct share_table *t, uint64_t hash)
     __builtin_prefetch(second(t, hash), 1);
 }
 
+/* Which words of a bucket are want, of the bits in mask? A bit for each. */
+static uint32_t alike(const struct share_bucket *b, uint32_t want, uint32_t mask)
+{
+    const share_words *v = (const share_words *)(const void *)b->word;
+    uint32_t bits = 0;
+
+    for (unsigned i = 0; i < SHARE_WORDS / 4; i++) {
+        share_words is = (share_words)((v[i] & mask) == want);
+        bits |= (uint32_t)__builtin_ia32_movmskps((share_signs)is) << (4 * i);
+    }
+    return bits;
+}
+
+/* Those that are entries, and not tags. */
+static uint32_t ways_of(const struct share_table *t)
+{
+    return (1u << t->ways) - 1;
+}
+
 static unsigned find_in(const struct share_table *t, struct share_bucket *b, uint32_t tag,
                         struct share_slot *out, unsigned n, unsigned most)
 {
@@ -75,9 +98,7 @@ static unsigned find_in(const struct share_table *t, struct share_bucket *b, uin
         for (unsigned w = 0; w < SHARE_WIDE_WAYS; w++)
             fits |= (uint32_t)(tg[w] == (uint8_t)tag) << w;
     } else {
-        uint32_t want = above(t, tag);
-        for (unsigned w = 0; w < SHARE_WORDS; w++)
-            fits |= (uint32_t)((b->word[w] ^ want) >> (t->value_bits + 1) == 0) << w;
+        fits = alike(b, above(t, tag), above(t, UINT32_MAX));
     }
     for (; fits != 0 && n < most; fits &= fits - 1) {
         unsigned w = (unsigned)__builtin_ctz(fits);
@@ -99,15 +120,11 @@ unsigned share_table_find(const struct share_table *t, uint64_t hash, struct sha
 
 static unsigned used(const struct share_table *t, const struct share_bucket *b, unsigned *hole)
 {
-    unsigned n = 0;
+    uint32_t empty = alike(b, SHARE_EMPTY, UINT32_MAX) & ways_of(t);
 
-    for (unsigned w = 0; w < t->ways; w++) {
-        if (b->word[w] != SHARE_EMPTY)
-            n++;
-        else
-            *hole = w;
-    }
-    return n;
+    if (empty != 0)
+        *hole = (unsigned)__builtin_ctz(empty);
+    return t->ways - (unsigned)__builtin_popcount(empty);
 }
 
 static uint32_t word_of(const struct share_table *t, uint32_t ref)

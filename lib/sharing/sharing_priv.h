@@ -124,6 +124,7 @@ struct share_group {
 /* A page on its way. */
 struct share_page {
     struct vmc_space *space;
+    struct share_group *group; /* NULL: no memory for one */
     uint64_t page, hash;
     uint32_t entry;
     uint32_t like; /* where its first candidate seems to be, or SHARE_EMPTY */
