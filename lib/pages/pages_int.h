@@ -337,6 +337,8 @@ int vmci_store_put(struct vmc_pool *p, uint32_t object, uint32_t base, const voi
                    uint16_t bytes, uint32_t *slot);
 uint16_t vmci_store_bytes(const struct vmc_pool *p, uint32_t slot, bool base);
 uint32_t vmci_store_base(const struct vmc_pool *p, uint32_t slot);
+/* Into the cache: all of the slot is going to be read. */
+void vmci_store_fetch(const struct vmc_pool *p, uint32_t slot);
 /* At most a page. Returns the bytes. */
 uint16_t vmci_store_get(const struct vmc_pool *p, uint32_t slot, bool base, void *data);
 void vmci_store_drop(struct vmc_pool *p, uint32_t slot, bool base);

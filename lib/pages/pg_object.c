@@ -210,6 +210,18 @@ int vmci_object_read(struct vmc_pool *p, uint32_t id, void *page)
         return VMC_OK;
     }
     delta = vmci_object_kind(o) == VMCI_O_DELTA;
+    /*
+     * All of this is cold: that is why it was compressed. What is going to be read, and written, is
+     * asked for at once, and not a line at a time.
+     */
+    vmci_store_fetch(p, o->where);
+    for (unsigned at = 0; at < VMC_PAGE_SIZE; at += VMCI_CACHELINE)
+        __builtin_prefetch((unsigned char *)page + at, 1);
+    if (delta) {
+        const struct vmci_object *b = vmci_object(p, vmci_store_base(p, o->where));
+        if (vmci_object_kind(b) != VMCI_O_RESIDENT)
+            vmci_store_fetch(p, b->where);
+    }
     bytes = vmci_store_get(p, o->where, delta, packed(p));
     if (delta) {
         const struct vmci_object *b = vmci_object(p, vmci_store_base(p, o->where));

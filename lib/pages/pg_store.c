@@ -289,6 +289,16 @@ uint32_t vmci_store_base(const struct vmc_pool *p, uint32_t slot)
     return vmci_ld_le32(le);
 }
 
+void vmci_store_fetch(const struct vmc_pool *p, uint32_t slot)
+{
+    uint32_t at;
+    const struct vmci_slab *sl = slab_of(p, slot, &at);
+    uint32_t from = slot_at(sl, at), end = from + sl->cls * VMCI_CLASS_STEP;
+
+    for (from -= from % VMCI_CACHELINE; from < end; from += VMCI_CACHELINE)
+        __builtin_prefetch(vmci_frame(p, sl->frame[from / VMC_PAGE_SIZE]) + from % VMC_PAGE_SIZE);
+}
+
 uint16_t vmci_store_get(const struct vmc_pool *p, uint32_t slot, bool base, void *data)
 {
     uint16_t bytes = vmci_store_bytes(p, slot, base);
