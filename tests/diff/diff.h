@@ -36,6 +36,7 @@
 
 #define DIFF_MAX_INSNS 10u
 #define DIFF_CODE_MAX  224u
+#define DIFF_MAX_BYTES 15u /* of an instruction */
 
 /* FXSAVE layout and the upper halves of YMM. */
 struct diff_fp {
@@ -131,6 +132,14 @@ void diff_gen_case(struct diff_gen *g, unsigned bits, uint64_t seed, struct diff
 /* One instruction of a given form. */
 void diff_gen_form(struct diff_gen *g, unsigned bits, unsigned form, uint64_t seed,
                    struct diff_case *c);
+/* Registers for one instruction of random bytes (diff_raw.c), of which the first one is there. */
+void diff_gen_raw(struct diff_gen *g, unsigned bits, uint64_t seed, struct diff_case *c);
+/* Bytes that are safe to run. */
+void diff_raw_bytes(struct diff_rng *r, unsigned bits, uint8_t b[DIFF_MAX_BYTES]);
+/* The instruction ends, n bytes long, where the executable pages do. */
+void diff_raw_length(struct diff_case *c, unsigned n);
+/* Did the processor ask for more bytes than there are? */
+bool diff_raw_wants_more(const struct diff_case *c, const struct diff_result *r);
 /* Remove instruction i. */
 void diff_case_drop(struct diff_case *c, unsigned i);
 

@@ -566,6 +566,14 @@ void diff_gen_form(struct diff_gen *g, unsigned bits, unsigned form, uint64_t se
     diff_case_finish(c);
 }
 
+void diff_gen_raw(struct diff_gen *g, unsigned bits, uint64_t seed, struct diff_case *c)
+{
+    struct diff_rng r = {seed};
+    begin(g, &r, bits, seed, c);
+    diff_raw_bytes(&r, bits, c->code);
+    diff_raw_length(c, 1);
+}
+
 uint64_t diff_undefined_flags(struct diff_gen *g, const struct diff_case *c, uint64_t rip)
 {
     uint64_t undef = 0;

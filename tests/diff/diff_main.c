@@ -6,6 +6,7 @@
  *   -s SEED        first seed (default: from the clock; printed)
  *   -m 16,32,64    modes                                 -a, -b NAME   executors (native, soft, bt)
  *   -f             walk the forms: every instruction form in turn instead of sequences
+ *   -w             single instructions of random bytes; executor a says how long they are
  *   -r FILE        replay the vectors of FILE            -o DIR     keep failures there
  *   -x             keep going after a failure            -v         show what passes by
  *   -i PERCENT     share of integer instructions (default 50)
@@ -21,8 +22,9 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include <vmcore/x86.h>
 
-#define BATCH     64u
+#define BATCH     256u
 #define FAIL_SHOW 50u
 
 struct run {
@@ -30,7 +32,7 @@ struct run {
     const struct diff_executor *ex[2];
     void *ctx[2];
     const char *keep;
-    bool forms, go_on, verbose;
+    bool forms, raw, go_on, verbose;
     unsigned modes[3], nmodes;
     unsigned long cases, failures, faults, hangs;
     struct diff_case c[BATCH];
@@ -121,10 +123,8 @@ static void failure(struct run *run, const struct diff_case *orig)
     }
 }
 
-static void run_batch(struct run *run, unsigned n)
+static void compare_batch(struct run *run, unsigned n)
 {
-    for (unsigned k = 0; k < 2; k++)
-        run->ex[k]->run(run->ctx[k], run->c, run->r[k], n);
     for (unsigned i = 0; i < n; i++) {
         run->cases++;
         run->faults += run->r[0][i].vector < 32;
@@ -134,6 +134,42 @@ static void run_batch(struct run *run, unsigned n)
         if (!diff_same(run->gen, &run->c[i], &run->r[0][i], &run->r[1][i], NULL, 0))
             failure(run, &run->c[i]);
     }
+}
+
+static void run_batch(struct run *run, unsigned n)
+{
+    for (unsigned k = 0; k < 2; k++)
+        run->ex[k]->run(run->ctx[k], run->c, run->r[k], n);
+    compare_batch(run, n);
+}
+
+/* Each instruction as long as executor a wants it, then run by executor b. */
+static void run_raw_batch(struct run *run)
+{
+    static struct diff_case part[BATCH];
+    static struct diff_result result[BATCH];
+    unsigned which[BATCH], n = BATCH;
+    for (unsigned i = 0; i < BATCH; i++)
+        which[i] = i;
+    for (unsigned bytes = 1; bytes <= DIFF_MAX_BYTES && n != 0; bytes++) {
+        unsigned left = 0;
+        for (unsigned i = 0; i < n; i++) {
+            diff_raw_length(&run->c[which[i]], bytes);
+            part[i] = run->c[which[i]];
+        }
+        run->ex[0]->run(run->ctx[0], part, result, n);
+        for (unsigned i = 0; i < n; i++) {
+            if (diff_raw_wants_more(&part[i], &result[i]))
+                which[left++] = which[i];
+            else if (result[i].vector ==
+                     VMC_VEC_UD) /* how early it is known is nobody's business */
+                diff_raw_length(&run->c[which[i]], DIFF_MAX_BYTES);
+        }
+        n = left;
+    }
+    run->ex[0]->run(run->ctx[0], run->c, run->r[0], BATCH);
+    run->ex[1]->run(run->ctx[1], run->c, run->r[1], BATCH);
+    compare_batch(run, BATCH);
 }
 
 static bool enough(const struct run *run, unsigned long max_cases, double seconds)
@@ -151,7 +187,9 @@ static void random_cases(struct run *run, uint64_t seed, unsigned long max_cases
     while (!enough(run, max_cases, seconds)) {
         for (unsigned i = 0; i < BATCH; i++, seed++) {
             unsigned bits = run->modes[round % run->nmodes];
-            if (!run->forms) {
+            if (run->raw) {
+                diff_gen_raw(run->gen, bits, seed, &run->c[i]);
+            } else if (!run->forms) {
                 diff_gen_case(run->gen, bits, seed, &run->c[i]);
             } else {
                 diff_gen_form(run->gen, bits, form, seed, &run->c[i]);
@@ -165,7 +203,10 @@ static void random_cases(struct run *run, uint64_t seed, unsigned long max_cases
         }
         if (!run->forms)
             round++;
-        run_batch(run, BATCH);
+        if (run->raw)
+            run_raw_batch(run);
+        else
+            run_batch(run, BATCH);
     }
 }
 
@@ -223,7 +264,7 @@ int main(int argc, char **argv)
     double seconds = 20;
     bool self = false;
     int c, rc = 0;
-    while ((c = getopt(argc, argv, "t:n:s:m:a:b:fr:o:xvzi:")) != -1) {
+    while ((c = getopt(argc, argv, "t:n:s:m:a:b:fr:o:xvzwi:")) != -1) {
         switch (c) {
         case 't': seconds = atof(optarg); break;
         case 'n': max_cases = strtoul(optarg, NULL, 0); break;
@@ -233,12 +274,14 @@ int main(int argc, char **argv)
         case 'b': names[1] = optarg; break;
         case 'i': mix = (unsigned)atoi(optarg); break;
         case 'f': run.forms = true; break;
+        case 'w': run.raw = true; break;
         case 'r': if (nvectors < 64) vectors[nvectors++] = optarg; break;
         case 'o': run.keep = optarg; break;
         case 'x': run.go_on = true; break;
         case 'v': run.verbose = true; break;
         case 'z': self = true; break;
-        default: return 2;
+        default:
+            return 2;
         }
     }
     while (optind < argc && nvectors != 0 && nvectors < 64)

@@ -20,7 +20,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#define BATCH 64u
+#define BATCH 256u
 
 struct shared {
     volatile unsigned next; /* the case that runs, for the post mortem */

@@ -42,17 +42,18 @@ static bool near_branch64(const struct dec_scan *s, const uint8_t *op)
            (op[0] == 0xff && (reg == 2 || reg == 4));
 }
 
-/* Jcc, JMP and CALL with an immediate: an address size means nothing to them. */
-static bool relative_branch(const struct dec_scan *s, uint8_t op)
+/* Jcc, JMP, CALL and RET with an immediate: an address size means nothing to them, but the library
+   sizes the immediate by it. */
+static bool immediate_branch(const struct dec_scan *s, uint8_t op)
 {
     if (s->map == VMCI_MAP_0F)
         return (op & 0xf0) == 0x80;
     return s->map == VMCI_MAP_1B &&
-           ((op & 0xf0) == 0x70 || op == 0xe8 || op == 0xe9 || op == 0xeb);
+           ((op & 0xf0) == 0x70 || op == 0xc2 || op == 0xe8 || op == 0xe9 || op == 0xeb);
 }
 
-/* Opcodes outside the FP table that F2 or F3 makes other instructions of. Elsewhere they mean nothing,
-   but would keep the library from seeing 66. */
+/* Opcodes outside the FP table that F2 or F3 makes other instructions of. Elsewhere they mean
+   nothing, but would keep the library from seeing 66. */
 static bool rep_matters(const struct dec_scan *s)
 {
     switch (s->map) {
@@ -74,8 +75,8 @@ static bool mandatory66(const struct dec_scan *s)
 }
 
 /*
- * 16-bit code is shown as 32-bit code with the size prefixes turned round: the library's 16-bit mode
- * does not know mandatory prefixes (LZCNT, POPCNT, CRC32, ADCX ...).
+ * 16-bit code is shown as 32-bit code with the size prefixes turned round: the library's 16-bit
+ * mode does not know mandatory prefixes (LZCNT, POPCNT, CRC32, ADCX ...).
  *
  * The encoding with one prefix of each kind in the usual order; segment overrides, LOCK and REP of
  * one-byte opcodes are left out: they do not change what an instruction is. Returns the number of
@@ -90,7 +91,7 @@ static unsigned canonical(const struct dec_scan *s, const uint8_t *b, unsigned n
     bool p66 = s->bits == 16 && !mandatory66(s) ? !s->p66 : s->p66;
 
     if (!s->vex) {
-        if (p67 && !relative_branch(s, op[0])) /* the library sizes offsets by it */
+        if (p67 && !immediate_branch(s, op[0]))
             out[o++] = 0x67;
         if (p66 && !x87 && !near_branch64(s, op))
             out[o++] = 0x66;
@@ -525,8 +526,7 @@ static uint16_t prefix_flags(const struct dec_scan *s)
 
 /* ---- the decoder ----------------------------------------------------------------------------- */
 
-static int undefined(struct vmci_insn *in, const struct dec_scan *s, const uint8_t *b,
-                     unsigned len)
+static int undefined(struct vmci_insn *in, const struct dec_scan *s, const uint8_t *b, unsigned len)
 {
     memset(in, 0, sizeof(*in));
     in->op = VMCI_OP_UD;
@@ -633,9 +633,9 @@ int vmci_decode(struct vmci_decoder *dec, const struct vmci_dec_mode *mode, cons
     unsigned op_at = head + s.opcode_off - body;
     dec_fix_bytes(&s, canon + op_at, n - s.opcode_off);
 
-    bool known = !s.evex && !s.xop &&
-                 (dec_fp_facts(&s, &f) ||
-                  dec_backend_facts(dec->be, VMCI_MAX(mode->bits, 32), canon, &f));
+    bool known =
+        !s.evex && !s.xop &&
+        (dec_fp_facts(&s, &f) || dec_backend_facts(dec->be, VMCI_MAX(mode->bits, 32), canon, &f));
     if (!known) {
         memset(&f, 0, sizeof(f));
         f.op = VMCI_OP_UD;

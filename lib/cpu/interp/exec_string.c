@@ -159,11 +159,9 @@ static int ins_step(struct vmci_cpu *cpu, const struct vmci_insn *in, const stru
     u64 la;
     u32 v = 0;
     u16 port = (u16)cpu->gpr[VMC_RDX];
-    int rc = vmci_io_check(cpu, port, s->n);
+    int rc = dst_la(cpu, s, true, &la);
 
     (void)in;
-    if (rc == 0)
-        rc = dst_la(cpu, s, true, &la);
     if (rc == 0) /* the port must not be read for nothing */
         rc = probe_operand(cpu, la, s->n);
     if (rc == 0)
@@ -179,10 +177,8 @@ static int outs_step(struct vmci_cpu *cpu, const struct vmci_insn *in, const str
 {
     u64 v;
     u16 port = (u16)cpu->gpr[VMC_RDX];
-    int rc = vmci_io_check(cpu, port, s->n);
+    int rc = src_rd(cpu, in, s, &v);
 
-    if (rc == 0)
-        rc = src_rd(cpu, in, s, &v);
     if (rc != 0)
         return rc;
     u32 d = (u32)v;
@@ -506,8 +502,16 @@ STRING_EXEC(stos, stos_run, false)
 STRING_EXEC(lods, NULL, false)
 STRING_EXEC(cmps, cmps_run, true)
 STRING_EXEC(scas, scas_run, true)
-STRING_EXEC(ins, NULL, false)
-STRING_EXEC(outs, NULL, false)
+
+/* The port's permission comes first, also of a repetition of no times. */
+#define PORT_EXEC(name)                                                                            \
+    static EXEC(name)                                                                              \
+    {                                                                                              \
+        int rc = vmci_io_check(cpu, (u16)cpu->gpr[VMC_RDX], in->opsize);                           \
+        return rc != 0 ? rc : repeat(cpu, in, name##_step, NULL, false);                           \
+    }
+PORT_EXEC(ins)
+PORT_EXEC(outs)
 
 vmci_exec_fn string_handler(const struct vmci_insn *in)
 {
