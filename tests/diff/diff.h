@@ -31,6 +31,19 @@
 #define DIFF_LDT_CODE16  0x07u /* base DIFF_CODE */
 #define DIFF_LDT_DATA16  0x0fu /* base DIFF_DATA */
 #define DIFF_LDT_STACK16 0x17u /* base DIFF_STACK, limit one page */
+/* Data segments of 16- and 32-bit code that are not the usual ones: from entry DIFF_LDT_SEGS of the
+   LDT on, in the order of diff_segs. */
+#define DIFF_LDT_SEGS 3u
+#define DIFF_SEGS     8u
+struct diff_seg {
+    uint32_t base, limit; /* the limit as the descriptor has it */
+    uint16_t attr;        /* struct vmc_segment */
+};
+extern const struct diff_seg diff_segs[DIFF_SEGS];
+static inline unsigned diff_seg_sel(unsigned kind) /* kind: from 1 on */
+{
+    return (DIFF_LDT_SEGS + kind - 1) << 3 | 7;
+}
 #define DIFF_FS_BASE 0x140ull
 #define DIFF_GS_BASE (0ull - 0x2c0)
 
@@ -61,6 +74,7 @@ struct diff_regs {
 struct diff_case {
     uint8_t bits; /* 64, 32, 16 */
     uint8_t insns;
+    uint8_t ds, es; /* 0: the usual segment, else 1 + an index of diff_segs */
     uint8_t len[DIFF_MAX_INSNS];
     uint16_t code_at;    /* offset of the first instruction in the code pages */
     uint16_t code_bytes; /* without the jump to DIFF_EXIT */

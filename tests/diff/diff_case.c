@@ -79,6 +79,19 @@ static void st_value(struct diff_rng *r, unsigned kind, uint8_t out[16])
     memcpy(out + 8, &e, 2);
 }
 
+/* ---- segments -------------------------------------------------------------------------------- */
+
+const struct diff_seg diff_segs[DIFF_SEGS] = {
+    {DIFF_DATA, 0x2fff, 0x40f1},          /* read-only */
+    {DIFF_DATA, 0x17ff, 0x40f3},          /* a limit in bytes */
+    {DIFF_DATA, 1, 0xc0f3},               /* and in pages */
+    {DIFF_DATA, 0x7ff, 0x40f7},           /* expand-down */
+    {DIFF_DATA, 0x7ff, 0x00f7},           /* the same with 16 bits: up to FFFFH */
+    {DIFF_DATA, 0, 0xc0f5},               /* expand-down, read-only, in pages */
+    {DIFF_DATA, 0xffff, 0x40fb},          /* readable code */
+    {DIFF_DATA, 0xfffff, 0xc0f3},         /* to the end of the address space and round it */
+};
+
 /* ---- what the seed determines ---------------------------------------------------------------- */
 
 void diff_case_finish(struct diff_case *c)
@@ -190,6 +203,9 @@ bool diff_case_read(void *file, struct diff_case *c, bool *bad)
             c->fp_kind = (uint8_t)d;
             c->data_kind = (uint8_t)e;
             begun = true;
+        } else if (sscanf(line, "segs %u %u", &a, &b) == 2 && a <= DIFF_SEGS && b <= DIFF_SEGS) {
+            c->ds = (uint8_t)a;
+            c->es = (uint8_t)b;
         } else if (sscanf(line, "flags %" SCNx64 " mxcsr %x fcw %x fsw %x ftw %x", &v, &a, &b, &d, &e) == 5) {
             c->in.rflags = v;
             c->in.fp.mxcsr = a;

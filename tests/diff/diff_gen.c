@@ -283,9 +283,15 @@ static uint64_t integer(struct diff_rng *r)
     return diff_chance(r, 35) ? v[diff_below(r, 16)] : diff_rand(r) >> diff_below(r, 64);
 }
 
+/* Where DS has the data pages. */
+static uint32_t data_base(const struct diff_case *c)
+{
+    return c->bits == 16 || c->ds != 0 ? 0 : DIFF_DATA;
+}
+
 static void registers(struct diff_rng *r, struct diff_case *c)
 {
-    uint32_t base = c->bits == 16 ? 0 : DIFF_DATA;
+    uint32_t base = data_base(c);
     for (unsigned i = 0; i < 16; i++) {
         uint64_t v;
         if (POINTERS >> i & 1)
@@ -440,8 +446,11 @@ static void fix_address(const struct diff_case *c, struct vmci_insn *in, uint8_t
         v = DIFF_DATA + data_offset(r) - (DIFF_CODE + c->code_at + at + in->len);
         memcpy(b + in->disp_off, &v, 4);
     } else if (in->modrm_off == 0 && in->disp_off != 0) { /* MOV with absolute address */
-        uint64_t a = (c->bits == 16 ? 0 : DIFF_DATA) + (uint64_t)data_offset(r);
+        uint64_t a = data_base(c) + (uint64_t)data_offset(r);
         memcpy(b + in->disp_off, &a, in->disp_bytes);
+    } else if (c->ds != 0 && in->base == VMCI_REG_ZERO && in->disp_bytes == 4) {
+        v = data_offset(r);
+        memcpy(b + in->disp_off, &v, 4);
     }
 }
 
@@ -530,6 +539,10 @@ static void begin(struct diff_gen *g, struct diff_rng *r, unsigned bits, uint64_
     c->code_at = (uint16_t)(0x100 + diff_below(r, 0x80));
     if (diff_chance(r, 5)) /* across two pages, or off the end of the second */
         c->code_at = (uint16_t)((diff_chance(r, 80) ? 1 : 2) * DIFF_PAGE - 1 - diff_below(r, 40));
+    if (bits != 64 && diff_chance(r, 30)) {
+        c->ds = (uint8_t)(1 + diff_below(r, DIFF_SEGS));
+        c->es = diff_chance(r, 50) ? c->ds : (uint8_t)diff_below(r, DIFF_SEGS + 1);
+    }
     registers(r, c);
     fp_control(r, c);
     c->in.rflags = 0x202 | (diff_rand(r) & (VMC_FLAG_ARITH | VMC_FLAG_DF));
@@ -602,6 +615,8 @@ void diff_case_print(void *file, struct diff_gen *g, const struct diff_case *c)
     FILE *f = file;
     fprintf(f, "case bits %u at %x seed %llx fp %u data %u\n", c->bits, c->code_at,
             (unsigned long long)c->seed, c->fp_kind, c->data_kind);
+    if (c->ds != 0 || c->es != 0)
+        fprintf(f, "segs %u %u\n", c->ds, c->es);
     fprintf(f, "flags %llx mxcsr %x fcw %x fsw %x ftw %x\n", (unsigned long long)c->in.rflags,
             c->in.fp.mxcsr, c->in.fp.fcw, c->in.fp.fsw, c->in.fp.ftw);
     for (unsigned i = 0; i < 16; i++)

@@ -48,13 +48,13 @@ struct frame {
     uint64_t target_off; /* m16:32 pointer for the far jump into 16/32-bit code */
     uint16_t target_cs, pad[3];
     uint64_t rip64;
-    uint32_t data_sel, stack_sel, far; /* far: enter by a far jump with these selectors */
+    uint32_t data_sel, stack_sel, es_sel; /* of 16- and 32-bit code */
 };
 #define FRAME_AT (DIFF_EXIT + DIFF_PAGE)
 #define FRAME    ((struct frame *)(uintptr_t)FRAME_AT)
 _Static_assert(offsetof(struct frame, rflags) == 128 && offsetof(struct frame, host_rsp) == 136 &&
                    offsetof(struct frame, target_off) == 152 && offsetof(struct frame, rip64) == 168 &&
-                   offsetof(struct frame, data_sel) == 176 && offsetof(struct frame, far) == 184,
+                   offsetof(struct frame, data_sel) == 176 && offsetof(struct frame, es_sel) == 184,
                "the assembly knows these");
 
 void diff_enter(void);
@@ -84,7 +84,7 @@ __asm__(".text\n"
         /* 16- and 32-bit code: segments first (not popfq's flags: MOV leaves them alone) */
         ".globl diff_enter_far\n"
         "diff_enter_far:\n"
-        "  mov " V(176) ", %ds\n mov " V(176) ", %es\n"
+        "  mov " V(176) ", %ds\n mov " V(184) ", %es\n"
         "  mov " V(32) ", %rsp\n"
         "  mov " V(180) ", %ss\n"
         "  ljmpl *" V(152) "\n"
@@ -214,7 +214,8 @@ static void run_one(const struct diff_case *c, struct diff_result *r)
     f->target_off = (uint32_t)c->in.rip;
     f->target_cs = c->bits == 32 ? DIFF_CS32 : DIFF_LDT_CODE16;
     memcpy((uint8_t *)&f->target_off + 4, &f->target_cs, 2);
-    f->data_sel = c->bits == 32 ? DIFF_DS : DIFF_LDT_DATA16;
+    f->data_sel = c->ds != 0 ? diff_seg_sel(c->ds) : c->bits == 32 ? DIFF_DS : DIFF_LDT_DATA16;
+    f->es_sel = c->es != 0 ? diff_seg_sel(c->es) : c->bits == 32 ? DIFF_DS : DIFF_LDT_DATA16;
     f->stack_sel = c->bits == 32 ? DIFF_DS : DIFF_LDT_STACK16;
     f->rip64 = c->bits == 64 ? c->in.rip : (uintptr_t)diff_enter_far;
     fault_vector = DIFF_END;
@@ -281,17 +282,22 @@ static void fill_read_only(void)
     mprotect(p, DIFF_PAGE, PROT_READ);
 }
 
-static bool set_ldt(unsigned entry, uint32_t base, uint32_t limit, bool code)
+static bool set_ldt(unsigned entry, uint32_t base, uint32_t limit, unsigned attr)
 {
     struct user_desc d = {.entry_number = entry, .base_addr = base, .limit = limit,
-                          .contents = code ? 2 : 0, .useable = 1};
+                          .contents = attr >> 2 & 3, .read_exec_only = !(attr & 2),
+                          .seg_32bit = attr >> 14 & 1, .limit_in_pages = attr >> 15 & 1,
+                          .useable = 1};
     return syscall(SYS_modify_ldt, 1, &d, sizeof(d)) == 0;
 }
 
 static bool make_ldt(void)
 {
-    return set_ldt(0, DIFF_CODE, 0xffff, true) && set_ldt(1, DIFF_DATA, 0xffff, false) &&
-           set_ldt(2, DIFF_STACK, DIFF_PAGE - 1, false);
+    bool ok = set_ldt(0, DIFF_CODE, 0xffff, 0xfb) && set_ldt(1, DIFF_DATA, 0xffff, 0xf3) &&
+              set_ldt(2, DIFF_STACK, DIFF_PAGE - 1, 0xf3);
+    for (unsigned i = 0; i < DIFF_SEGS && ok; i++)
+        ok = set_ldt(DIFF_LDT_SEGS + i, diff_segs[i].base, diff_segs[i].limit, diff_segs[i].attr);
+    return ok;
 }
 
 static void child_main(int in, int out)

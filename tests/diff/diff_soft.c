@@ -38,6 +38,7 @@
 #define KCS 0x10u
 #define TSS_SEL 0x40u
 #define LDT_SEL 0x50u
+#define LDT_LIMIT ((DIFF_LDT_SEGS + DIFF_SEGS) * 8 - 1)
 #define NX (1ull << 63)
 
 /* A case that runs longer than this hangs; string instructions count each iteration. */
@@ -82,11 +83,14 @@ static void build_tables(struct soft *s)
     put64(s, GDT_PA + 0x30, descriptor(0, 0xfffff, 0xa0fb)); /* DIFF_CS64 */
     put64(s, GDT_PA + TSS_SEL, descriptor(TSS_PA, 0x67, 0x8b));
     put64(s, GDT_PA + TSS_SEL + 8, KERNEL >> 32);
-    put64(s, GDT_PA + LDT_SEL, descriptor(LDT_PA, 0x17, 0x82));
+    put64(s, GDT_PA + LDT_SEL, descriptor(LDT_PA, LDT_LIMIT, 0x82));
     put64(s, GDT_PA + LDT_SEL + 8, KERNEL >> 32);
     put64(s, LDT_PA, descriptor(DIFF_CODE, 0xffff, 0xfb));
     put64(s, LDT_PA + 8, descriptor(DIFF_DATA, 0xffff, 0xf3));
     put64(s, LDT_PA + 16, descriptor(DIFF_STACK, DIFF_PAGE - 1, 0xf3));
+    for (unsigned i = 0; i < DIFF_SEGS; i++)
+        put64(s, LDT_PA + (DIFF_LDT_SEGS + i) * 8,
+              descriptor(diff_segs[i].base, diff_segs[i].limit, diff_segs[i].attr));
     put(s, TSS_PA + 0x66, "\xff\xff", 2); /* no I/O permission map */
     put64(s, TSS_PA + 4, KERNEL + KSTACK_TOP);
     for (unsigned v = 0; v < 256; v++) {
@@ -138,9 +142,19 @@ static void base_state(struct soft *s)
     b->idtr.base = KERNEL + IDT_PA;
     b->idtr.limit = 0xfff;
     segment(&b->seg[VMC_TR], TSS_SEL, KERNEL + TSS_PA, 0x67, 0x8b);
-    segment(&b->seg[VMC_LDTR], LDT_SEL, KERNEL + LDT_PA, 0x17, 0x82);
+    segment(&b->seg[VMC_LDTR], LDT_SEL, KERNEL + LDT_PA, LDT_LIMIT, 0x82);
     b->activity = VMC_RUN_RUNNING;
     b->xsave_bytes = sizeof(struct diff_fp);
+}
+
+/* kind: of struct diff_case; 0 leaves the usual one. */
+static void unusual_segment(struct vmc_segment *g, unsigned kind)
+{
+    if (kind == 0)
+        return;
+    const struct diff_seg *d = &diff_segs[kind - 1];
+    bool pages = (d->attr & VMC_SEG_G) != 0;
+    segment(g, diff_seg_sel(kind), d->base, pages ? d->limit << 12 | 0xfff : d->limit, d->attr);
 }
 
 static void set_segments(const struct diff_case *c, struct vmc_x86_state *st)
@@ -160,6 +174,8 @@ static void set_segments(const struct diff_case *c, struct vmc_x86_state *st)
         segment(&st->seg[VMC_DS], ds, 0, wide ? 0 : ~0u, wide ? none : 0xc0f3);
     }
     st->seg[VMC_ES] = st->seg[VMC_DS];
+    unusual_segment(&st->seg[VMC_DS], c->ds);
+    unusual_segment(&st->seg[VMC_ES], c->es);
 }
 
 /* ---- callbacks: this guest has no devices ---------------------------------------------------- */
