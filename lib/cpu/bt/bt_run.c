@@ -252,10 +252,12 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
         bt_iret_done(sc);
     if (in->op == VMCI_OP_LGDT)
         bt_iret_forget(bt);
+    bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
+    bool hits = rc != 0 || site->group == 0 || group_hits(sc, site, group_la);
+    if (!hits && !logged)
+        site->fails++;
     if (rc == 0 && (in + 1 < cpu->blk_end || (site->goes_on && end_passes(sc, site))) &&
         may_resume(sc, t)) {
-        bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
-        bool hits = site->group == 0 || group_hits(sc, site, group_la);
         if (hits && !logged && !site->stop && (!site->retry || may_retry(sc, site))) {
             bt_see_segments(sc);
             if (!site->retry)
@@ -263,8 +265,6 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
             bt->resume = (uintptr_t)site->resume;
             return 0;
         }
-        if (!hits && !logged)
-            site->fails++;
         if (logged && !site->stop)
             rc = interpret_rest(sc, in);
     }

@@ -302,6 +302,32 @@ static void test_straddle(void **state)
     assert_true(stat_of(r, "bt.callouts") - before < 200);
 }
 
+/* The same where a call makes the frame's first access. */
+static void test_straddle_call(void **state)
+{
+    static const uint8_t code[] = {
+        0xb9, 0,    0,    1,    0, /* mov ecx, 65536 */
+        0xe8, 5,    0,    0,    0, /* again: call add */
+        0xff, 0xc9,                /* dec ecx */
+        0x75, 0xf7,                /* jnz again */
+        0xf4,                      /* hlt */
+        0x8b, 0x44, 0x24, 0x10,    /* add: mov eax, [rsp + 16] */
+        0x83, 0xc0, 1,             /* add eax, 1 */
+        0x89, 0x44, 0x24, 0x10,    /* mov [rsp + 16], eax */
+        0xc3,                      /* ret */
+    };
+
+    (void)state;
+    struct cpu_rig *r = &rig[1];
+    cpu_rig_mode(r, 64, 0);
+    cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    uint64_t before = stat_of(r, "bt.callouts");
+    assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+    assert_int_equal(r->st.gpr[VMC_RAX], 65536);
+    assert_true(stat_of(r, "bt.callouts") - before < 200);
+}
+
 /* The same in a loop that is much longer than a translation: each part of it fails rarely. */
 #define PARTS  60u
 #define ROUNDS 2048u
@@ -533,6 +559,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_straddle_call, setup, teardown),
         cmocka_unit_test_setup_teardown(test_straddle_long, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rewriting, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
