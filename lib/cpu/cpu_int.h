@@ -43,7 +43,7 @@ enum vmci_tlb_mode {
 /* The kernel of bare metal, where most vCPUs only have single instructions emulated, is built with
    smaller tables (cmake/VmcModules.cmake). */
 #ifndef VMCI_TLB_BITS
-#define VMCI_TLB_BITS 14
+#define VMCI_TLB_BITS 15
 #endif
 #define VMCI_TLB_SIZE (1u << VMCI_TLB_BITS)
 

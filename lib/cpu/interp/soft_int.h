@@ -31,6 +31,10 @@ struct tlb_info {
 
 /* Non-global entries filled since the last flush; more than these: all are looked at. */
 #define TLB_LOG 2048
+/* Entries side by side that are looked at together when many go. */
+#define TLB_RUN  64u
+#define TLB_RUNS (VMCI_TLB_SIZE / TLB_RUN)
+_Static_assert(TLB_RUNS % 64 == 0, "whole words of bits");
 /* Is a page among those that can be written directly? */
 #define TLB_WR_COUNTS 8192u
 /* Which 2 MiB and 1 GiB pages may be in the TLB in pieces (Bloom filter by address). */
@@ -156,9 +160,9 @@ struct vmci_soft_cpu {
     struct rmw rmw;
     struct tlb_info info[TLB_FILLED][VMCI_TLB_SIZE];
     uint32_t tlb_log_n; /* > TLB_LOG: overflowed */
-    uint16_t tlb_log[TLB_LOG];
-    bool tlb_used[TLB_FILLED];      /* entries of the mode were filled since a flush of all */
-    uint16_t tlb_wr[TLB_WR_COUNTS]; /* entries with write access, by hash of the page's gpa */
+    uint32_t tlb_log[TLB_LOG];
+    uint64_t tlb_used[TLB_FILLED][TLB_RUNS / 64]; /* runs with entries filled since all went */
+    uint32_t tlb_wr[TLB_WR_COUNTS]; /* entries with write access, by hash of the page's gpa */
     uint16_t tlb_keys;              /* protection keys of user pages that may be in the TLB */
     struct tlb_half {
         uint64_t large_2m[TLB_LARGE_WORDS], large_1g[TLB_LARGE_WORDS];

@@ -19,11 +19,23 @@ static struct tlb_at tags(struct vmci_soft_cpu *sc, const struct tlb_info *i)
     return (struct tlb_at){&sc->cpu.tlb[at / VMCI_TLB_SIZE], (unsigned)(at % VMCI_TLB_SIZE)};
 }
 
-static uint16_t *wr_count(struct vmci_soft_cpu *sc, uint64_t gpa)
+static uint32_t *wr_count(struct vmci_soft_cpu *sc, uint64_t gpa)
 {
     return &sc->tlb_wr[(gpa >> VMC_PAGE_SHIFT) % TLB_WR_COUNTS];
 }
-_Static_assert(UINT16_MAX >= VMCI_TLB_SIZE * TLB_FILLED, "all entries may be of one page");
+
+/* The first entry from n on of those that may hold something; VMCI_TLB_SIZE: none does. */
+static unsigned next_used(const struct vmci_soft_cpu *sc, unsigned m, unsigned n)
+{
+    if (n % TLB_RUN != 0)
+        return n;
+    for (unsigned r = n / TLB_RUN; r < TLB_RUNS; r = (r / 64 + 1) * 64) {
+        uint64_t left = sc->tlb_used[m][r / 64] >> r % 64;
+        if (left != 0)
+            return (r + (unsigned)__builtin_ctzll(left)) * TLB_RUN;
+    }
+    return VMCI_TLB_SIZE;
+}
 
 /*
  * Writes through the entry were not seen by the dirty log since it was last read: whoever drops
@@ -70,14 +82,14 @@ void soft_tlb_init(struct vmci_soft_cpu *sc)
 
 static void flush_matching(struct vmci_soft_cpu *sc, bool globals_too)
 {
-    for (unsigned m = 0; m < TLB_FILLED; m++) {
-        for (unsigned n = 0; sc->tlb_used[m] && n < VMCI_TLB_SIZE; n++) {
+    for (unsigned m = 0; m < TLB_FILLED; m++)
+        for (unsigned n = next_used(sc, m, 0); n < VMCI_TLB_SIZE; n = next_used(sc, m, n + 1)) {
             struct tlb_info *i = &sc->info[m][n];
             if (i->la != VMCI_TLB_NONE && (globals_too || !i->global))
                 evict(sc, i);
         }
-        sc->tlb_used[m] = sc->tlb_used[m] && !globals_too;
-    }
+    if (globals_too)
+        memset(sc->tlb_used, 0, sizeof(sc->tlb_used));
 }
 
 /* Blocks of this half of the address space must be looked up again. */
@@ -140,7 +152,7 @@ void vmci_set_pkru(struct vmci_cpu *cpu, uint32_t pkru)
     if (keys == 0)
         return;
     for (unsigned m = 0; m < TLB_FILLED; m++)
-        for (unsigned n = 0; n < VMCI_TLB_SIZE; n++) {
+        for (unsigned n = next_used(sc, m, 0); n < VMCI_TLB_SIZE; n = next_used(sc, m, n + 1)) {
             struct tlb_info *i = &sc->info[m][n];
             if (i->la != VMCI_TLB_NONE && i->keyed && (keys >> i->pkey & 1u) != 0)
                 evict(sc, i);
@@ -157,7 +169,7 @@ static unsigned large_bit(uint64_t unit)
 static void flush_large(struct vmci_soft_cpu *sc, uint64_t la, unsigned bits)
 {
     for (unsigned m = 0; m < TLB_FILLED; m++)
-        for (unsigned n = 0; sc->tlb_used[m] && n < VMCI_TLB_SIZE; n++) {
+        for (unsigned n = next_used(sc, m, 0); n < VMCI_TLB_SIZE; n = next_used(sc, m, n + 1)) {
             struct tlb_info *i = &sc->info[m][n];
             if (i->la != VMCI_TLB_NONE && ((i->la ^ la) >> bits) == 0)
                 evict(sc, i);
@@ -194,7 +206,7 @@ void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa)
     if (gpa != GPA_NONE && *wr_count(sc, gpa) == 0)
         return;
     for (unsigned m = 0; m < TLB_FILLED; m++)
-        for (unsigned n = 0; sc->tlb_used[m] && n < VMCI_TLB_SIZE; n++) {
+        for (unsigned n = next_used(sc, m, 0); n < VMCI_TLB_SIZE; n = next_used(sc, m, n + 1)) {
             struct tlb_at e = {&sc->cpu.tlb[m], n};
             if (e.t->wr[n] != vmci_tlb_none(n) && (gpa == GPA_NONE || sc->info[m][n].gpa == gpa))
                 drop_wr(sc, &sc->info[m][n], e);
@@ -247,7 +259,7 @@ static void note_filled(struct vmci_soft_cpu *sc, const struct tlb_info *i, uint
 {
     if (!i->global && sc->tlb_log_n <= TLB_LOG) {
         if (sc->tlb_log_n < TLB_LOG)
-            sc->tlb_log[sc->tlb_log_n] = (uint16_t)(i - &sc->info[0][0]);
+            sc->tlb_log[sc->tlb_log_n] = (uint32_t)(i - &sc->info[0][0]);
         sc->tlb_log_n++;
     }
     struct tlb_half *h = &sc->half[soft_half(i->la)];
@@ -342,7 +354,7 @@ again:
     if (i->la != page || i->gpa != gpa || i->hva != pg.hva) {
         if (i->la != VMCI_TLB_NONE)
             evict(sc, i);
-        sc->tlb_used[mode] = true;
+        vmci_bit_set(sc->tlb_used[mode], vmci_tlb_index(la) / TLB_RUN);
         i->writable = false;
         i->la = page;
         i->gpa = gpa;
