@@ -408,6 +408,7 @@ bool bt_seg_load(struct bt_work *w, const struct vmci_insn *in)
     if (!w->t->ctx.real || in->opnd[0].kind != VMCI_OPND_SREG ||
         in->opnd[1].kind != VMCI_OPND_GPR || seg == VMC_SS || seg == VMC_CS || seg >= BT_VIEWS)
         return false;
+    bt_unless_zero(w, 4, GS_BT(x87_mark)); /* what FDS is depends on the selector until now */
     bt_rcx_away(w);
     em_load_gs(e, EM_RCX, view_at(seg, offsetof(struct bt_view, rd)));
     bt_unless_rcx(w);

@@ -47,9 +47,7 @@ static bool cli(struct bt_work *w)
     return true;
 }
 
-/* Leave the instruction to the interpreter unless the number of 1, 2 or 4 bytes at gs:[disp] is 0.
- */
-static void unless_zero(struct bt_work *w, unsigned bytes, uint32_t disp)
+void bt_unless_zero(struct bt_work *w, unsigned bytes, uint32_t disp)
 {
     struct emit *e = &w->e;
 
@@ -77,7 +75,7 @@ static bool sti(struct bt_work *w)
         return false;
     bt_count_end(w);
     /* Does anything wait for IF? */
-    unless_zero(w, 2, (uint32_t)offsetof(struct vmci_soft_cpu, want_window));
+    bt_unless_zero(w, 2, (uint32_t)offsetof(struct vmci_soft_cpu, want_window));
     em_load_gs(e, w->s, GS_CPU(rflags));
     and_gs(e, w->s, GS_BT(not_if));
     em_lea(e, EM_W, w->s, w->s, EM_NONE, 0, (int32_t)VMC_FLAG_IF);
@@ -134,7 +132,7 @@ static bool rdtsc(struct bt_work *w, bool p)
 {
     struct emit *e = &w->e;
 
-    unless_zero(w, 1, GS_BT(tsc_slow) + (supervisor(w) ? 0 : 1));
+    bt_unless_zero(w, 1, GS_BT(tsc_slow) + (supervisor(w) ? 0 : 1));
     em8(e, 0x0f); /* rdtsc */
     em8(e, 0x31);
     em_rorx(e, EM_RDX, EM_RDX, 32);
@@ -360,12 +358,12 @@ static bool fsgsbase(struct bt_work *w, const struct vmci_insn *in)
     if (w->word != 8 || in->opnd[0].kind != VMCI_OPND_GPR)
         return false;
     if (in->op == VMCI_OP_RDFSBASE || in->op == VMCI_OP_RDGSBASE) {
-        unless_zero(w, 1, GS_BT(no_fsgsbase));
+        bt_unless_zero(w, 1, GS_BT(no_fsgsbase));
         em_rgs(e, wide, 0x8b, reg, base);
         return true;
     }
     em_rr(e, wide, 0x8b, w->s, reg);
-    unless_zero(w, 1, GS_BT(no_fsgsbase));
+    bt_unless_zero(w, 1, GS_BT(no_fsgsbase));
     bt_rcx_away(w);
     unless_canonical(w);
     em_store_gs(e, w->s, base);
@@ -377,7 +375,7 @@ static bool fsgsbase(struct bt_work *w, const struct vmci_insn *in)
 /* Nothing, unless somebody wants to know of loops that wait. */
 static bool pause_insn(struct bt_work *w)
 {
-    unless_zero(w, 4, (uint32_t)offsetof(struct vmci_soft_cpu, pause_limit));
+    bt_unless_zero(w, 4, (uint32_t)offsetof(struct vmci_soft_cpu, pause_limit));
     return true;
 }
 

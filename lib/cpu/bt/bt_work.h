@@ -415,6 +415,8 @@ bool bt_divide(struct bt_work *w, const struct vmci_insn *in);
 
 /* To cold code if RCX, which is away, is 0. */
 void bt_unless_rcx(struct bt_work *w);
+/* bt_sys.c: ... unless the number of 1, 2 or 4 bytes at gs:[disp] is 0. */
+void bt_unless_zero(struct bt_work *w, unsigned bytes, uint32_t disp);
 
 /* bt_seg.c: the same as bt_check_ea with base, limit and type of a segment. */
 bool bt_seg_check(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,

@@ -501,11 +501,84 @@ static void test_stack16(void **state)
     run_mode(PROT32_STACK16);
 }
 
+/* ---- FDS ------------------------------------------------------------------------------------- */
+
+/* The selector that FNSTENV tells is that of the last operand, whatever DS has become. */
+static void test_fds(void **state)
+{
+    static const uint8_t code[] = {
+        0xb9, 0x40, 0x00,       /* mov cx, 64 */
+        0x8e, 0xd8,             /* again: mov ds, ax */
+        0xd9, 0x07,             /* fld dword [bx] */
+        0x8e, 0xda,             /* mov ds, dx */
+        0xd9, 0x36, 0x40, 0x00, /* fnstenv [64] */
+        0xdd, 0xd8,             /* fstp st(0) */
+        0x42, 0x49,             /* inc dx; dec cx */
+        0x75, 0xf0,             /* jnz again */
+        0xf4,                   /* hlt */
+    };
+
+    (void)state;
+    for (unsigned r = 0; r < 2; r++) {
+        cpu_rig_mode(&rig[r], 16, 0);
+        cpu_rig_code(&rig[r], CPU_RIG_TEXT, code, sizeof(code));
+        rig[r].st.gpr[VMC_RAX] = 0x2000;
+        rig[r].st.gpr[VMC_RDX] = 0x3000;
+        assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+    }
+    compare_pair(0, 0x30000 + 0x400, 0x400);
+}
+
+/* ---- 64-bit code and the targets of others --------------------------------------------------- */
+
+#define COMPAT 0x30u /* selector of a 16-bit code segment at CPU_RIG_TEXT */
+
+/* 64-bit code jumps to what the table of targets has for 16-bit code: no address. */
+static void test_other_targets(void **state)
+{
+    static const uint8_t wide[] = {
+        0x6a, COMPAT,                   /* push COMPAT */
+        0x68, 0x00,   0x01, 0x00, 0x00, /* push 100h */
+        0x48, 0xcb,                     /* retfq */
+    };
+    static const uint8_t narrow[] = {
+        0xb9, 0x00, 0x02,                               /* mov cx, 512 */
+        0xbb, 0x08, 0x01,                               /* mov bx, 108h */
+        0xff, 0xe3,                                     /* again: jmp bx */
+        0x40, 0x49,                                     /* 108h: inc ax; dec cx */
+        0x75, 0xfa,                                     /* jnz again */
+        0x66, 0xea, 0x00, 0x02, 0x01, 0x00, 0x08, 0x00, /* jmp 8:10200h */
+    };
+    static const uint8_t back[] = {0xff, 0xe2}; /* jmp rdx */
+    const uint64_t descriptor =
+        0xffffull | (uint64_t)CPU_RIG_TEXT << 16 | (uint64_t)0x9b << 40; /* 16-bit code */
+
+    (void)state;
+    for (unsigned k = 0; k < 32; k++) {
+        for (unsigned r = 0; r < 2; r++) {
+            cpu_rig_mode(&rig[r], 64, 0);
+            memcpy(rig[r].ram + CPU_RIG_GDT + COMPAT, &descriptor, sizeof(descriptor));
+            if (k == 0) {
+                cpu_rig_code(&rig[r], CPU_RIG_TEXT, wide, sizeof(wide));
+                cpu_rig_code(&rig[r], CPU_RIG_TEXT + 0x100, narrow, sizeof(narrow));
+                cpu_rig_code(&rig[r], CPU_RIG_TEXT + 0x200, back, sizeof(back));
+            }
+            /* With the numbers of contexts as they are given: 1, 2, ... */
+            rig[r].st.gpr[VMC_RDX] = 1ull << 62 | (uint64_t)(k / 8 + 1) << 32 | 0x10108;
+            assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+        }
+        assert_int_equal(rig[0].st.gpr[VMC_RAX] & 0xffff, 512);
+        assert_int_equal(rig[0].st.rip, CPU_RIG_TRAPS + VMC_VEC_GP + 1);
+        compare_pair(k, CPU_RIG_STACK, 0x2000);
+    }
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_real), T(test_v86), T(test_prot16), T(test_prot32), T(test_stack32), T(test_stack16),
+        T(test_real),    T(test_v86),     T(test_prot16), T(test_prot32),
+        T(test_stack32), T(test_stack16), T(test_fds),    T(test_other_targets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
