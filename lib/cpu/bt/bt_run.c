@@ -93,7 +93,8 @@ static uint64_t settle(struct vmci_soft_cpu *sc, const struct bt_site *site, int
     /* Nothing is looked at before the next instruction was executed, so the shadow of STI is over:
        no interrupt was waiting, and one that comes now finds its request looked at after that. And
        translated code runs only while there are no breakpoints, for which RF could matter. */
-    if (sc->cpu.irq_shadow != 0 && bt->budget[t->part] <= BLK_MAX_INSNS)
+    bool lasts = sc->cpu.irq_shadow != 0 || (sc->cpu.rflags & VMC_FLAG_RF) != 0;
+    if (lasts && (bt->budget[t->part] <= BLK_MAX_INSNS || !bt_fp_usable(sc, t)))
         return BT_LEAVE_LOOK + 1;
     sc->cpu.irq_shadow = 0;
     sc->cpu.rflags &= ~VMC_FLAG_RF;
