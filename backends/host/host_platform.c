@@ -105,7 +105,8 @@ static int host_large_pages(void *ctx, void *at, size_t bytes)
 
     (void)ctx;
     for (; from < to; from += LARGE_PAGE) {
-        (void)*(const volatile uint8_t *)from; /* one of its pages must be there */
+        volatile uint8_t *one = (volatile uint8_t *)from;
+        *one = *one; /* one of its pages must be there, and written: not the page of zeros */
         if (madvise((void *)from, LARGE_PAGE, MADV_COLLAPSE) != 0)
             return VMC_EHOST;
     }
