@@ -25,6 +25,8 @@ static void *arena_room(struct vmci_soft_cpu *sc, size_t bytes)
         unsigned char *m = vmci_alloc_aligned(sc->cpu.pf, BLK_CHUNK, 64);
         if (m == NULL)
             return NULL;
+        if (c->chunks != 0) /* a kernel's code, not that of a test */
+            (void)vmci_large_pages(sc->cpu.pf, m, BLK_CHUNK, BLK_CHUNK);
         c->chunk[c->chunks++] = m;
         c->cur = c->chunks - 1;
     }

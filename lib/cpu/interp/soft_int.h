@@ -51,10 +51,14 @@ _Static_assert(TLB_RUNS % 64 == 0, "whole words of bits");
 
 #define BLK_MAX_INSNS 64
 #define BLK_JC_BITS   13
+#ifdef VMCI_SMALL
 #define BLK_HASH_BITS 14
+#else
+#define BLK_HASH_BITS 16
+#endif
 #define BLK_PAGE_BITS 11
-#define BLK_CHUNK     (1u << 20)
-#define BLK_CHUNKS    48 /* at most: 48 MiB of decoded code a vCPU */
+#define BLK_CHUNK     (2u << 20)
+#define BLK_CHUNKS    24 /* at most: 48 MiB of decoded code a vCPU */
 
 struct code_page {
     struct code_page *next; /* hash chain */
