@@ -16,7 +16,7 @@
  */
 #include <vmcore/virtio_blk.h>
 
-#include "virtio/virtio_int.h"
+#include "virtio/vq_three.h"
 
 #define DEVICE_ID       2u
 #define SECTOR          512u
@@ -26,6 +26,7 @@
 #define DISCARD_SEGS    16u
 #define DISCARD_SECTORS (1u << 22)
 #define DISCARD_BYTES   16u /* one segment descriptor */
+#define BATCH           64u /* requests that are taken under one lock */
 
 /* Feature bits (5.2.3). */
 #define F_SEG_MAX      VMCI_BIT(2)
@@ -64,15 +65,20 @@ enum req_status { S_OK, S_IOERR, S_UNSUPP };
 
 struct blk_dev;
 
+/* The usual request (header, data in one piece, status) needs the first two cache lines only. */
 struct blk_req {
-    struct vmci_chain ch;
+    _Alignas(VMCI_CACHELINE) struct blk_req *next; /* free list */
+    struct vmci_mem_slot *usual;                   /* it is one, in this memory; NULL: ch knows */
+    unsigned char *status;                         /* in guest memory; NULL: nowhere */
+    struct vmc_iovec data;                         /* of a usual one */
+    uint32_t written;                              /* bytes, data and status, if there is one */
+    uint32_t result;                               /* enum req_status */
+    uint16_t seg, segs;                            /* of discard and write zeroes */
+    uint16_t id;                                   /* of a usual one */
+    bool flush_after;                              /* a write while the cache is off */
     struct vmc_block_req io;
-    struct blk_req *next; /* free list */
     struct vmci_vq *q;
-    unsigned char *status; /* in guest memory; NULL: nowhere */
-    uint32_t result;       /* enum req_status */
-    bool flush_after;      /* a write while the cache is off */
-    uint16_t seg, segs;    /* of discard and write zeroes */
+    struct vmci_chain ch;
     unsigned char ranges[DISCARD_SEGS * DISCARD_BYTES];
 };
 
@@ -217,6 +223,7 @@ static bool prepare(struct blk_dev *d, struct blk_req *r)
     const unsigned char *header = copy;
 
     r->status = NULL;
+    r->written = (uint32_t)r->ch.in_bytes;
     r->flush_after = false;
     r->seg = r->segs = 0;
     if (r->ch.malformed || r->ch.in_bytes == 0) {
@@ -252,6 +259,35 @@ static bool prepare(struct blk_dev *d, struct blk_req *r)
     default:
         return answer(r, S_UNSUPP);
     }
+}
+
+/*
+ * A usual request. header: in guest memory, read once. False: another kind, for prepare to look at
+ * as a chain.
+ */
+static inline bool prepare_usual(struct blk_dev *d, struct blk_req *r, const struct vmci_three *t)
+{
+    const uint64_t *header = (const void *)t->first;
+    if (unlikely(((uintptr_t)header & 7) != 0))
+        return false;
+    uint32_t type = (uint32_t)vmci_load_relaxed(&header[0]);
+    uint64_t sector = vmci_load_relaxed(&header[1]), offset;
+    bool write = type == T_OUT;
+
+    if (unlikely(type > T_OUT || write == t->write || (write && d->read_only) ||
+                 t->bytes % SECTOR != 0 || !in_disk(d, sector, t->bytes, &offset)))
+        return false;
+    r->usual = t->slot;
+    r->status = t->last;
+    r->data = (struct vmc_iovec){.base = t->data, .bytes = t->bytes};
+    r->written = t->write ? t->bytes + 1 : 1;
+    r->id = t->id;
+    r->flush_after = write && !write_cache(d);
+    r->seg = r->segs = 0;
+    set_io(r, type, offset, t->bytes);
+    r->io.iov = &r->data;
+    r->io.iov_count = 1;
+    return true;
 }
 
 /* An I/O of the request ended; true: another one follows. */
@@ -292,16 +328,25 @@ static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *
     bool irq = false;
 
     for (unsigned i = 0; i < n; i++) {
-        if (req[i]->status != NULL)
-            *req[i]->status = (unsigned char)req[i]->result;
-        vmci_chain_release(d->v.mem, &req[i]->ch);
+        struct blk_req *r = req[i];
+        if (r->status != NULL)
+            *r->status = (unsigned char)r->result;
+        if (likely(r->usual != NULL)) {
+            vmci_three_wrote(d->v.mem, r->usual, r->status, 1);
+            if (r->written > 1)
+                vmci_three_wrote(d->v.mem, r->usual, r->data.base, r->data.bytes);
+        } else {
+            vmci_chain_release(d->v.mem, &r->ch);
+        }
     }
     vmci_lock(&q->lock);
     bool usable = vmci_vq_usable(q);
     for (unsigned i = 0; i < n; i++) {
         struct blk_req *r = req[i];
-        if (usable)
-            vmci_vq_stage(q, &r->ch, r->status != NULL ? (uint32_t)r->ch.in_bytes : 0);
+        if (likely(usable && r->usual != NULL))
+            vmci_three_stage(q, r->id, r->written);
+        else if (usable)
+            vmci_vq_stage(q, &r->ch, r->status != NULL ? r->written : 0);
         r->next = bq->free;
         bq->free = r;
     }
@@ -334,19 +379,32 @@ static void io_done(struct vmc_block_req *io)
     vmci_virtio_leave(&d->v);
 }
 
-/* Take up to a batch of chains; returns how many there were. */
+/* Take up to a batch of chains; returns how many there were. Usual requests are prepared already.
+ */
 static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
 {
     struct blk_queue *bq = &d->queue[q->index];
+    struct vmci_three t;
     unsigned n = 0;
 
     vmci_lock(&q->lock);
-    while (n < VMCI_VBATCH && bq->free != NULL && vmci_vq_usable(q)) {
-        struct blk_req *r = bq->free;
-        if (vmci_vq_pop(q, &r->ch) != 1)
+    for (;;) {
+        struct vmci_threes run = vmci_threes_begin(q);
+        struct blk_req *r;
+        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_take(&run, HEADER, 1, &t)) {
+            bq->free = r->next;
+            req[n++] = r;
+            if (unlikely(!prepare_usual(d, r, &t))) {
+                r->usual = NULL;
+                vmci_three_to_chain(&t, HEADER, 1, &r->ch);
+            }
+        }
+        vmci_threes_end(q, &run);
+        if (r == NULL || n == BATCH || !vmci_vq_usable(q) || vmci_vq_pop(q, &r->ch) != 1)
             break;
         if (r->ch.out_n != 0) /* the header is read next */
             __builtin_prefetch(r->ch.iov[0].base);
+        r->usual = NULL;
         bq->free = r->next;
         req[n++] = r;
     }
@@ -382,15 +440,15 @@ static unsigned submit_all(struct blk_dev *d, struct vmc_block_req **io, unsigne
 static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
 {
     struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
-    struct blk_req *req[VMCI_VBATCH], *done[VMCI_VBATCH];
-    struct vmc_block_req *io[VMCI_VBATCH];
+    struct blk_req *req[BATCH], *done[BATCH];
+    struct vmc_block_req *io[BATCH];
     unsigned count = take(d, q, req), n = 0, finished = 0;
 
     if (count == 0)
         return VMCI_VWORK_EMPTY;
     vmci_virtio_hold(v, count);
     for (unsigned i = 0; i < count; i++) {
-        if (likely(prepare(d, req[i])))
+        if (likely(req[i]->usual != NULL || prepare(d, req[i])))
             io[n++] = &req[i]->io;
         else
             done[finished++] = req[i];
@@ -402,7 +460,7 @@ static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
         finish(d, q, done, finished);
     /* Not the last ones inside: the caller is. */
     (void)__atomic_fetch_sub(&v->active, finished, __ATOMIC_SEQ_CST);
-    return count == VMCI_VBATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
+    return count == BATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
 }
 
 /* ---- configuration and life cycle ---------------------------------------------------------- */
@@ -440,7 +498,8 @@ static void free_queues(struct blk_dev *d, const struct vmc_platform *pf)
 {
     for (unsigned i = 0; i < d->queues; i++) {
         vmci_free_aligned(pf, d->queue[i].sg, d->requests * vmci_chain_bytes(d->seg_cap), 16);
-        vmci_free(pf, d->queue[i].req, d->requests * sizeof(struct blk_req));
+        vmci_free_aligned(pf, d->queue[i].req, d->requests * sizeof(struct blk_req),
+                          VMCI_CACHELINE);
     }
 }
 
@@ -474,10 +533,11 @@ static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
     for (unsigned i = 0; i < d->queues; i++) {
         struct blk_queue *bq = &d->queue[i];
 
-        bq->req = vmci_zalloc(pf, d->requests * sizeof(struct blk_req));
+        bq->req = vmci_alloc_aligned(pf, d->requests * sizeof(struct blk_req), VMCI_CACHELINE);
         bq->sg = vmci_alloc_aligned(pf, d->requests * stride, 16);
         if (bq->req == NULL || bq->sg == NULL)
             return VMC_ENOMEM;
+        memset(bq->req, 0, d->requests * sizeof(struct blk_req));
         for (unsigned j = 0; j < d->requests; j++) {
             struct blk_req *r = &bq->req[j];
             vmci_chain_place(&r->ch, bq->sg + j * stride, d->seg_cap);

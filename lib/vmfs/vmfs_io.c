@@ -378,7 +378,7 @@ static inline const struct vmc_blockdev *place(struct vmc_vmfs *v, const struct 
     uint64_t lv = (fb << shift) + in;
     if (unlikely(v->nsegs != 1))
         seg = vmci_fs_seg(v, lv);
-    if (unlikely(seg == NULL || lv + req->bytes > seg->lv + seg->bytes))
+    if (unlikely(seg == NULL || lv - seg->lv + req->bytes > seg->bytes))
         return NULL;
     *offset = seg->dev_off + (lv - seg->lv);
     return &v->dev[seg->dev].bd;
@@ -444,7 +444,8 @@ static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, 
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
     const struct fs_map *map = vmci_load_acquire(&ino->map);
     uint32_t shift = ino->shift;
-    for (; n < VMCI_MIN(count, BATCH); n++) {
+    count = VMCI_MIN(count, BATCH);
+    for (; n < count; n++) {
         struct vmc_block_req *req = reqs[n];
         if (unlikely(req->op > most || !vmci_range_ok(req->offset, req->bytes, length)))
             break;

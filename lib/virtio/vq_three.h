@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Chains of three descriptors, inline: something short to read, data in one piece, something short
+ * to write. That is what a driver of a disk sends nearly always. Threats: as in vq_chain.c; what is
+ * not exactly of this kind is left to vmci_vq_pop, which knows everything, and what is wrong.
+ */
+#ifndef VQ_THREE_H
+#define VQ_THREE_H
+
+#include "virtio/virtio_int.h"
+
+struct vmci_three {
+    struct vmci_mem_slot *slot; /* ordinary memory that holds all of it */
+    unsigned char *first, *data, *last;
+    uint32_t bytes; /* of data */
+    uint16_t id;
+    bool write; /* data is written by the device */
+};
+
+/* Chains that are taken one after the other, and what is needed for it: on the stack of the taker. */
+struct vmci_threes {
+    const unsigned char *avail, *desc;
+    struct vmci_mem_slot *slot;
+    unsigned char *hva; /* slot's */
+    uint64_t gpa, room;
+    unsigned mask, entries;
+    unsigned next, left; /* next in the available ring; how many may be taken */
+    unsigned taken;
+    bool indirect;
+};
+
+#define VMCI_THREE_AHEAD 4u /* chains from the one that is taken to the one that is fetched */
+
+/* Length and flags of a descriptor of a split ring or indirect table, as in its second word. */
+#define VMCI_THREE_WORD(bytes, flags) ((uint64_t)(bytes) | (uint64_t)(flags) << 32)
+#define VMCI_THREE_MASK               0xffffffffffffull
+
+/* Needs q->lock until vmci_threes_end. Takes what the driver's index was known to have made available. */
+static inline struct vmci_threes vmci_threes_begin(const struct vmci_vq *q)
+{
+    const struct vmci_mem_slot *slot = q->near;
+    struct vmci_threes s = {0};
+
+    if (unlikely(slot == NULL || q->packed || !vmci_vq_usable(q) ||
+                 vmci_load_relaxed(&q->dev->mem->dirty_clients) != 0))
+        return s;
+    uint32_t ready = (uint16_t)(q->shadow - q->pos.next_avail);
+    return (struct vmci_threes){.avail = q->driver + 4,
+                                .desc = q->desc,
+                                .slot = q->near,
+                                .hva = slot->hva,
+                                .gpa = slot->gpa,
+                                .room = slot->bytes,
+                                .mask = q->size - 1u,
+                                .entries = q->size,
+                                .next = q->pos.next_avail,
+                                .left = VMCI_MIN(ready, q->size - q->inflight),
+                                .indirect = q->indirect};
+}
+
+static inline void vmci_threes_end(struct vmci_vq *q, const struct vmci_threes *s)
+{
+    q->pos.next_avail = (uint16_t)(q->pos.next_avail + s->taken);
+    q->inflight += s->taken;
+}
+
+/*
+ * Take the next chain, if it is one of these and its ends have these lengths. False: it was not
+ * taken, or there is none.
+ */
+static inline __attribute__((always_inline)) bool
+vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_bytes,
+                 struct vmci_three *t)
+{
+    const unsigned char *table = s->desc;
+    unsigned entries = s->entries;
+
+    if (s->taken == s->left)
+        return false;
+    size_t head = vmci_ring_ld16(s->avail + (s->next & s->mask) * 2);
+    size_t ahead = vmci_ring_ld16(s->avail + ((s->next + VMCI_THREE_AHEAD) & s->mask) * 2);
+    __builtin_prefetch(table + (ahead & s->mask) * VMCI_VD_BYTES); /* the size is a power of two */
+    if (unlikely(head >= entries))
+        return false;
+    const uint64_t *d = (const void *)(table + (head & s->mask) * VMCI_VD_BYTES);
+    uint64_t at = vmci_load_relaxed(&d[0]) - s->gpa, word = vmci_load_relaxed(&d[1]);
+    if ((word >> 32 & VMCI_VD_INDIRECT) != 0) {
+        const uint64_t bytes = 3 * VMCI_VD_BYTES;
+        if (unlikely(!s->indirect || at > s->room - bytes || ((uintptr_t)(s->hva + at) & 7) != 0 ||
+                     (word & VMCI_THREE_MASK) != VMCI_THREE_WORD(bytes, VMCI_VD_INDIRECT)))
+            return false;
+        table = s->hva + at;
+        entries = 3;
+        d = (const void *)table;
+        at = vmci_load_relaxed(&d[0]) - s->gpa;
+        word = vmci_load_relaxed(&d[1]);
+    }
+
+    /* Slots are whole pages: the ends are shorter than any of them. */
+    if (unlikely((word & VMCI_THREE_MASK) != VMCI_THREE_WORD(first_bytes, VMCI_VD_NEXT) ||
+                 at > s->room - first_bytes || word >> 48 >= entries))
+        return false;
+    t->first = s->hva + at;
+
+    d = (const void *)(table + vmci_nospec_index(word >> 48, entries) * VMCI_VD_BYTES);
+    at = vmci_load_relaxed(&d[0]) - s->gpa;
+    word = vmci_load_relaxed(&d[1]);
+    t->bytes = (uint32_t)word;
+    t->data = s->hva + at;
+    t->write = (word >> 32 & VMCI_VD_WRITE) != 0;
+    if (unlikely((word >> 32 & (0xffff & ~VMCI_VD_WRITE)) != VMCI_VD_NEXT || t->bytes == 0 ||
+                 !vmci_range_ok(at, t->bytes, s->room) || word >> 48 >= entries))
+        return false;
+
+    d = (const void *)(table + vmci_nospec_index(word >> 48, entries) * VMCI_VD_BYTES);
+    at = vmci_load_relaxed(&d[0]) - s->gpa;
+    word = vmci_load_relaxed(&d[1]);
+    if (unlikely((word & VMCI_THREE_MASK) != VMCI_THREE_WORD(last_bytes, VMCI_VD_WRITE) ||
+                 at > s->room - last_bytes))
+        return false;
+    t->last = s->hva + at;
+    t->slot = s->slot;
+    t->id = (uint16_t)head;
+    s->next++;
+    s->taken++;
+    return true;
+}
+
+/* The same as a chain, for whoever knows chains. */
+static inline void vmci_three_to_chain(const struct vmci_three *t, uint32_t first_bytes,
+                                       uint32_t last_bytes, struct vmci_chain *ch)
+{
+    const struct vmc_iovec piece[3] = {
+        {t->first, first_bytes}, {t->data, t->bytes}, {t->last, last_bytes}};
+
+    ch->id = t->id;
+    ch->slots = 1;
+    ch->malformed = ch->held = false;
+    ch->near = t->slot;
+    ch->out_n = t->write ? 1 : 2;
+    ch->in_n = t->write ? 2 : 1;
+    ch->out_bytes = first_bytes + (t->write ? 0 : t->bytes);
+    ch->in_bytes = last_bytes + (t->write ? t->bytes : 0);
+    for (unsigned i = 0; i < 3; i++) {
+        ch->iov[i] = piece[i];
+        ch->ref[i].gpa =
+            t->slot->gpa + (uint64_t)((unsigned char *)piece[i].base - t->slot->hva);
+        ch->ref[i].bytes = piece[i].bytes;
+    }
+}
+
+/* The end of a window on memory of a slot that was written. Needs no lock. */
+static inline void vmci_three_wrote(struct vmc_mem *mem, const struct vmci_mem_slot *slot,
+                                    const unsigned char *at, uint64_t bytes)
+{
+    uint64_t gpa = slot->gpa + (uint64_t)(at - slot->hva);
+
+    if (unlikely(vmci_load_relaxed(&mem->dirty_clients) != 0 ||
+                 !vmci_mem_unref_plain(slot, gpa, bytes)))
+        vmc_mem_unref(mem, gpa, bytes, true);
+}
+
+/* vmci_vq_stage on a split ring. */
+static inline void vmci_three_stage(struct vmci_vq *q, uint16_t id, uint32_t written)
+{
+    unsigned slot = q->pos.next_used & (q->size - 1u);
+    uint32_t *elem = (uint32_t *)(void *)(q->device + 4 + (size_t)slot * 8);
+
+    vmci_store_relaxed(&elem[0], id);
+    vmci_store_relaxed(&elem[1], written);
+    q->pos.next_used++;
+    q->staged++;
+    q->inflight--;
+}
+
+#endif
