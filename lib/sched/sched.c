@@ -197,6 +197,7 @@ static void init_state(struct vmc_sched *s, const struct vmc_sched_config *cfg)
         c->cur = NONE;
         c->last = NONE;
         c->yield_next = NONE;
+        c->payer = NONE;
         c->now = s->start;
         c->online = 1;
         c->fill_cursor = (uint32_t)((uint64_t)i * s->max_vcpus / s->ncpus);
@@ -469,11 +470,12 @@ static void init_vm(struct vmc_sched *s, uint32_t vm, uint32_t first, uint32_t g
         memset((char *)v + sizeof(v->st), 0, sizeof(*v) - sizeof(v->st));
         v->leaves = NONE;
         v->vm = vm;
-        v->index = (uint16_t)i;
+        v->index = (uint8_t)i;
         v->cpu = s->col_cpu[(first + i) % s->online];
         v->ts = s->start;
         v->tokens = s->frame_ns / 4;
         v->tokens_at = s->start;
+        v->shared = m->n > 1 && m->mode != VMC_SCHED_CO_NONE;
         vmci_store_release(&v->st, ST_BLOCKED);
     }
     s->dirty_tree = true;

@@ -56,6 +56,52 @@ static bool claim(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, uint32
     return true;
 }
 
+/* What it was charged for siblings, less what they were charged for it. */
+static int64_t gifts(const struct sched_vcpu *v)
+{
+    return (int64_t)(vmci_load_relaxed(&v->served) - vmci_load_relaxed(&v->had));
+}
+
+/*
+ * A sibling is charged for what the current vCPU receives from now on; NONE: nobody else. Not one
+ * that always gives: the skew of what they really received is bounded, too.
+ */
+static void pays(struct vmc_sched *s, struct sched_cpu *c, uint32_t payer, uint64_t now)
+{
+    if (payer == NONE || !s->vcpu[payer].shared ||
+        gifts(&s->vcpu[payer]) - gifts(&s->vcpu[c->cur]) >= (int64_t)s->costart)
+        return;
+    c->payer = payer;
+    vmci_store_relaxed(&s->vcpu[payer].pays_from, now);
+    vmci_store_relaxed(&s->vcpu[c->cur].paid, (uint64_t)1);
+}
+
+static void stop_paying(struct vmc_sched *s, struct sched_cpu *c)
+{
+    vmci_store_relaxed(&s->vcpu[c->payer].pays_from, (uint64_t)0);
+    vmci_store_relaxed(&s->vcpu[c->cur].paid, (uint64_t)0);
+    c->payer = NONE;
+}
+
+/*
+ * The time is charged to the current vCPU, or to the sibling that gave way to it, whose time it is:
+ * else siblings that wait for each other, and give way by turns, would lack ever more different
+ * amounts, and could not be laid side by side.
+ */
+static void receive(struct vmc_sched *s, struct sched_cpu *c, struct sched_vcpu *v, uint64_t ns)
+{
+    struct sched_vcpu *payer = v;
+
+    if (likely(!v->shared)) {
+        vmci_store_relaxed(&v->served, v->served + ns);
+        return;
+    }
+    if (c->payer != NONE && (vmci_load_relaxed(&s->vcpu[c->payer].st) & ST_READY) != 0)
+        payer = &s->vcpu[c->payer];
+    (void)vmci_fetch_add(&payer->served, ns);
+    vmci_store_relaxed(&v->had, v->had + ns);
+}
+
 /* Add the time since the last charge to what the current vCPU received. */
 static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint64_t stolen)
 {
@@ -77,7 +123,9 @@ static void charge(struct vmc_sched *s, struct sched_cpu *c, uint64_t now, uint6
         add_relaxed64(&v->stolen_ns, stolen);
         (void)__atomic_fetch_add(&s->lost, stolen, __ATOMIC_RELAXED);
     }
-    vmci_store_relaxed(&v->served, v->served + used);
+    receive(s, c, v, used);
+    if (unlikely(c->payer != NONE))
+        vmci_store_relaxed(&s->vcpu[c->payer].pays_from, VMCI_MAX(now, (uint64_t)1));
     vmci_store_relaxed(&v->run_since, VMCI_MAX(now, (uint64_t)1));
     vmci_store_relaxed(&c->stats.busy_ns, c->stats.busy_ns + used);
     if (unlikely(v->extra))
@@ -295,7 +343,10 @@ static bool swap_sibling(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
             best = m->first + i;
         }
     }
-    return best != NONE && take(s, c, cpu, best, e->vm, now);
+    if (best == NONE || !take(s, c, cpu, best, e->vm, now))
+        return false;
+    pays(s, c, e->vcpu, now);
+    return true;
 }
 
 /* A vCPU that was just woken and has not used its share may go first. */
@@ -463,8 +514,10 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
     if (unlikely(c->yield_next != NONE)) {
         uint32_t to = c->yield_next;
         c->yield_next = NONE;
-        if (take(s, c, cpu, to, vmci_load_relaxed(&s->vcpu[to].vm), now))
+        if (take(s, c, cpu, to, vmci_load_relaxed(&s->vcpu[to].vm), now)) {
+            pays(s, c, c->yield_payer, now);
             return true;
+        }
     }
     if (likely(e != NULL)) {
         if (likely(take(s, c, cpu, e->vcpu, e->vm, now)))
@@ -494,6 +547,8 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
     now = advance(c, now);
     if (before != NONE)
         charge(s, c, now, 0);
+    if (unlikely(c->payer != NONE))
+        stop_paying(s, c);
     if (now >= c->frame_end || now < c->frame_start)
         enter_frame(s, c, now);
     uint64_t end = c->frame_end;
@@ -540,6 +595,8 @@ int vmc_sched_block(struct vmc_sched *s, uint32_t cpu, uint64_t now)
         return VMC_ESTATE;
     now = advance(c, now);
     charge(s, c, now, 0);
+    if (unlikely(c->payer != NONE))
+        stop_paying(s, c);
     struct sched_vcpu *v = &s->vcpu[vcpu];
     vmci_store_relaxed(&v->run_since, (uint64_t)0);
     vmci_store_relaxed(&v->ts, now);
@@ -710,7 +767,6 @@ int vmc_sched_yield_to(struct vmc_sched *s, uint32_t cpu, uint32_t vcpu, uint64_
 {
     struct sched_cpu *c = &s->cpu[cpu];
 
-    (void)now;
     if (c->cur == NONE || vcpu >= s->max_vcpus)
         return VMC_ENOENT;
     if (vmci_load_acquire(&s->vcpu[vcpu].st) != ST_READY)
@@ -718,9 +774,12 @@ int vmc_sched_yield_to(struct vmc_sched *s, uint32_t cpu, uint32_t vcpu, uint64_
     if (!vm_allows(s, vmci_load_relaxed(&s->vcpu[vcpu].vm), cpu))
         return VMC_EBUSY;
     c->yield_next = vcpu;
+    c->yield_payer = c->payer != NONE ? c->payer : c->cur;
+    if (s->vcpu[c->cur].vm != vmci_load_relaxed(&s->vcpu[vcpu].vm) || c->yield_payer == vcpu)
+        c->yield_payer = NONE;
     add_relaxed64(&s->vcpu[c->cur].yields, 1);
     if (s->ring_size != 0)
-        vmci_sched_trace(s, c, c->now, VMC_SCHED_EV_YIELD, c->cur);
+        vmci_sched_trace(s, c, VMCI_MAX(now, c->now), VMC_SCHED_EV_YIELD, c->cur);
     return VMC_OK;
 }
 
@@ -739,6 +798,8 @@ static bool joins(const struct vmc_sched *s, const struct sched_cpu *c, const st
         return false;
     own &= 0xffffff;
     its &= 0xffffff;
+    if (vmci_load_relaxed(&sibling->ts) >= c->frame_start + its)
+        return false; /* it has begun, and gave way */
     uint64_t near = s->frame_ns / UNEVEN;
     return t + EARLY_NS >= own && its < own + near && t < VMCI_MAX(own, its) + near;
 }

@@ -74,11 +74,12 @@ struct sched_vcpu {
     uint32_t st;         /* (a) */
     uint32_t vm;         /* (p) */
     uint32_t cpu;        /* (o) where it runs or ran last */
-    uint16_t index;      /* (p) number in its VM */
+    uint8_t index;       /* (p) number in its VM */
+    uint8_t shared;      /* (p) what it receives may be charged to a sibling, and the reverse */
     uint8_t extra : 1;   /* (o) this slice is beyond the plan */
     uint8_t boosted : 1; /* (o) this slice is paid from tokens */
     uint8_t notes;       /* (a) NOTE_*: what is to be done when it next runs */
-    uint64_t served;     /* (o) ns received in all */
+    uint64_t served;     /* (o) ns received in all, as charged; (a) if shared */
     uint64_t run_since;  /* (o) 0: not running */
     uint64_t ts;         /* (o) of the last change of state */
     uint64_t ready_ns;   /* (o) */
@@ -110,6 +111,10 @@ struct sched_vcpu {
 
     /* (a) when it begins in its set: the frame, by its parity, then 8 bits of the set, 24 of ns */
     uint64_t due[2];
+    /* if shared */
+    uint64_t had;       /* (o) ns received in all, whoever was charged */
+    uint64_t paid;      /* (o) a sibling is charged for the slice in progress */
+    uint64_t pays_from; /* (a) it is charged for a sibling's slice since; 0: it is not */
 } __attribute__((aligned(VMCI_CACHELINE)));
 
 enum vm_class { CLS_IDLE, CLS_HEAVY, CLS_LIGHT };
@@ -173,6 +178,7 @@ struct sched_cpu {
     uint32_t last;
     uint32_t pos;
     uint32_t yield_next;
+    uint32_t payer, yield_payer; /* sibling that is charged for the current slice, for the next */
     uint32_t waited_for; /* vCPU that was still elsewhere, in waited_frame */
     uint64_t waited_frame;
     uint64_t cur_since, cur_start;
@@ -389,12 +395,24 @@ static inline uint64_t vcpu_progress(const struct sched_vcpu *v)
     return vmci_load_relaxed(&v->served) + vmci_load_relaxed(&v->prog_adj);
 }
 
-/* The same, with the slice in progress. */
-static inline uint64_t vcpu_progress_at(const struct sched_vcpu *v, uint64_t now)
+/* What it was charged, with the slice in progress. */
+static inline uint64_t served_now(const struct sched_vcpu *v, uint64_t now)
 {
     uint64_t since = vmci_load_relaxed(&v->run_since);
+    uint64_t served = vmci_load_relaxed(&v->served);
 
-    return vcpu_progress(v) + (since != 0 && now > since ? now - since : 0);
+    if (unlikely(v->shared)) {
+        uint64_t pays = vmci_load_relaxed(&v->pays_from);
+        served += pays != 0 && now > pays ? now - pays : 0;
+        since = vmci_load_relaxed(&v->paid) != 0 ? 0 : since;
+    }
+    return since != 0 && now > since ? served + (now - since) : served;
+}
+
+/* Progress with the slice in progress. */
+static inline uint64_t vcpu_progress_at(const struct sched_vcpu *v, uint64_t now)
+{
+    return served_now(v, now) + vmci_load_relaxed(&v->prog_adj);
 }
 
 static inline uint64_t frame_of(const struct vmc_sched *s, uint64_t now)
@@ -422,12 +440,10 @@ static inline int64_t light_lag(const struct vmc_sched *s, const struct sched_vm
     return ahead ? -(int64_t)lag : (int64_t)lag;
 }
 
-static inline uint64_t served_now(const struct sched_vcpu *v, uint64_t now)
+/* ns that it has received in all, up to the last charge. */
+static inline uint64_t had_ns(const struct sched_vcpu *v)
 {
-    uint64_t since = vmci_load_relaxed(&v->run_since);
-    uint64_t served = vmci_load_relaxed(&v->served);
-
-    return since != 0 && now > since ? served + (now - since) : served;
+    return vmci_load_relaxed(v->shared ? &v->had : &v->served);
 }
 
 /* What the frame in progress, or one already laid out, will still give. */

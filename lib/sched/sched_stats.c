@@ -15,7 +15,7 @@ int vmc_sched_vcpu_stats(const struct vmc_sched *s, uint32_t vcpu, uint64_t now,
     uint64_t since = vmci_load_relaxed(&v->run_since);
     uint64_t open = now > ts ? now - ts : 0;
     *out = (struct vmc_sched_vcpu_stats){
-        .used_ns = vmci_load_relaxed(&v->served) + (since != 0 && now > since ? now - since : 0),
+        .used_ns = had_ns(v) + (since != 0 && now > since ? now - since : 0),
         .ready_ns = vmci_load_relaxed(&v->ready_ns),
         .costop_ns = vmci_load_relaxed(&v->costop_ns),
         .wait_ns = vmci_load_relaxed(&v->wait_ns),
@@ -62,7 +62,7 @@ int vmc_sched_vm_stats(const struct vmc_sched *s, uint32_t vm, struct vmc_sched_
         .lag_ns = vmci_load_relaxed(&m->lag_ns),
     };
     for (uint32_t i = 0; i < m->n; i++) {
-        out->used_ns += vmci_load_relaxed(&s->vcpu[m->first + i].served);
+        out->used_ns += had_ns(&s->vcpu[m->first + i]);
         if ((vmci_load_relaxed(&s->vcpu[m->first + i].st) & ST_READY) != 0)
             out->runnable++;
     }

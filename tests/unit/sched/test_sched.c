@@ -388,6 +388,111 @@ static void spinning_yields_to_the_sibling_behind(void **state)
     drop(&w);
 }
 
+/* Two siblings alone on two CPUs; CPU 0 has begun with one in a new frame, CPU 1 is late. */
+static void one_sibling_begins(struct world *w, uint32_t *vm, struct vmc_sched_slice *sl)
+{
+    make(w, 2);
+    *vm = add(w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    add(w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    run_for(w, 20 * FRAME);
+    for (int i = 0; i < 2000; i++) { /* until the other VM leaves both CPUs and this one comes */
+        w->now += 500;
+        pick(w, 0, sl);
+        uint32_t other = vmc_sched_vcpu(w->s, *vm, 0) == sl->vcpu ? vmc_sched_vcpu(w->s, *vm, 1)
+                                                                  : vmc_sched_vcpu(w->s, *vm, 0);
+        bool ours =
+            sl->vcpu == vmc_sched_vcpu(w->s, *vm, 0) || sl->vcpu == vmc_sched_vcpu(w->s, *vm, 1);
+        if (ours && vmc_sched_vcpu_cpu(w->s, other) == VMC_SCHED_NONE)
+            return;
+        struct vmc_sched_slice next;
+        pick(w, 1, &next);
+    }
+    fail_msg("the siblings never begin");
+}
+
+static void nobody_yields_to_a_sibling_about_to_start(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_sched_slice sl;
+    uint32_t vm;
+    one_sibling_begins(&w, &vm, &sl);
+    assert_int_equal(vmc_sched_spin(w.s, 0, w.now), VMC_ENOENT);
+    w.now += FRAME / 8 + 10000; /* CPU 1 does not come: the host has taken it */
+    assert_true(w.now < sl.end_ns);
+    assert_int_equal(vmc_sched_spin(w.s, 0, w.now), VMC_OK);
+    drop(&w);
+}
+
+static void who_gives_way_is_charged(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_sched_slice sl;
+    struct vmc_sched_vcpu_stats a, b;
+    uint32_t vm;
+    one_sibling_begins(&w, &vm, &sl);
+    const struct sched_vcpu *giver = &w.s->vcpu[sl.vcpu];
+    uint32_t from = sl.vcpu;
+    w.now += FRAME / 8 + 10000;
+    assert_int_equal(vmc_sched_spin(w.s, 0, w.now), VMC_OK);
+    pick(&w, 0, &sl);
+    assert_int_not_equal(sl.vcpu, from);
+    uint64_t charged = giver->served;
+    uint64_t other = w.s->vcpu[sl.vcpu].served;
+    assert_int_equal(vmc_sched_vcpu_stats(w.s, from, w.now, &a), VMC_OK);
+    for (int i = 0; i < 2; i++) { /* also where it is charged in between */
+        w.now += 20000;
+        vmc_sched_account(w.s, 0, w.now, 0);
+    }
+    assert_int_equal(giver->served, charged + 40000);
+    assert_int_equal(w.s->vcpu[sl.vcpu].served, other);
+    assert_int_equal(vmc_sched_vcpu_stats(w.s, from, w.now, &b), VMC_OK);
+    assert_int_equal(a.used_ns, b.used_ns); /* but it has not run */
+    /* its sibling's time on CPU 1 is the giver's now, and charged to that one */
+    struct vmc_sched_slice swapped;
+    pick(&w, 1, &swapped);
+    assert_int_equal(swapped.vcpu, from);
+    w.now += 10000;
+    vmc_sched_account(w.s, 1, w.now, 0);
+    assert_int_equal(w.s->vcpu[sl.vcpu].served, other + 10000);
+    assert_int_equal(vmc_sched_vcpu_stats(w.s, from, w.now, &b), VMC_OK);
+    assert_int_equal(b.used_ns, a.used_ns + 10000);
+    run_for(&w, 20 * FRAME);
+    drop(&w);
+}
+
+/* More siblings than CPUs: all CPUs are theirs at the same times, though they lack unequal amounts.
+ */
+static void more_siblings_than_cpus_share_a_rectangle(void **state)
+{
+    (void)state;
+    struct world w;
+    make(&w, 2);
+    uint32_t vm = add(&w, VMC_SCHED_ROOT, 4, (struct vmc_sched_share){.shares = 100});
+    for (int i = 0; i < 3; i++)
+        add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 33});
+    run_for(&w, 20 * FRAME);
+    int alone = 0;
+    int both = 0;
+    for (int i = 0; i < 2000; i++) {
+        run_for(&w, FRAME / 50);
+        int on = 0;
+        for (uint32_t k = 0; k < 4; k++)
+            on += vmc_sched_vcpu_cpu(w.s, vmc_sched_vcpu(w.s, vm, k)) != VMC_SCHED_NONE;
+        alone += on == 1;
+        both += on == 2;
+        if (i % 100 ==
+            50) { /* one is ahead for a while, as if the host had taken the others' time */
+            w.s->vcpu[vmc_sched_vcpu(w.s, vm, (uint32_t)i / 100 % 4)].served += 40000;
+            w.s->vcpu[vmc_sched_vcpu(w.s, vm, ((uint32_t)i / 100 + 1) % 4)].served -= 40000;
+        }
+    }
+    if (both < 700 || alone > both / 8)
+        fail_msg("one of them on the CPUs in %d samples, two in %d", alone, both);
+    drop(&w);
+}
+
 static void trace_tells_what_ran(void **state)
 {
     (void)state;
@@ -535,6 +640,9 @@ int main(void)
         cmocka_unit_test(vm_can_go_at_any_moment),
         cmocka_unit_test(cpu_can_go_and_come_back),
         cmocka_unit_test(spinning_yields_to_the_sibling_behind),
+        cmocka_unit_test(nobody_yields_to_a_sibling_about_to_start),
+        cmocka_unit_test(who_gives_way_is_charged),
+        cmocka_unit_test(more_siblings_than_cpus_share_a_rectangle),
         cmocka_unit_test(trace_tells_what_ran),
         cmocka_unit_test(bad_configurations_and_lack_of_memory_are_reported),
         cmocka_unit_test(cores_are_shared_last),
