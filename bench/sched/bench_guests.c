@@ -6,7 +6,10 @@
  * Everything is measured in CPU time that the VMs received, not in time of the clock, so that it
  * does not matter what else the machine does.
  */
+#define _GNU_SOURCE
+#include <dirent.h>
 #include <getopt.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +24,8 @@
 
 static struct vmc_platform pf;
 static const char *trace_path; /* of the last run with all that the library does; NULL: none */
+static bool realtime;
+static unsigned ways = ~0u; /* bits of enum how */
 
 static void die(const char *what)
 {
@@ -53,16 +58,54 @@ static struct vmc_runner *make_runner(uint32_t flags, uint32_t trace_events)
     return r;
 }
 
+/*
+ * The real-time class: what else the machine does then happens in the pauses between two runs.
+ * Linux gives the others a twentieth of each second that has none.
+ */
+#define PAUSE_US 150000
+
+static void set_class(int tid, int policy, int priority)
+{
+    struct sched_param sp = {.sched_priority = priority};
+
+    if (sched_setscheduler(tid, policy, &sp) != 0)
+        die("no right to the real-time class");
+}
+
+/* Every thread of this process; the workers, which are tied to a CPU each, after the others. */
+static void into_real_time(void)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    const struct dirent *e;
+    cpu_set_t set;
+
+    if (tasks == NULL)
+        die("no /proc/self/task");
+    while ((e = readdir(tasks)) != NULL) {
+        int tid = atoi(e->d_name);
+        if (tid != 0 && sched_getaffinity(tid, sizeof(set), &set) == 0)
+            set_class(tid, SCHED_FIFO, CPU_COUNT(&set) == 1 ? 1 : 2);
+    }
+    closedir(tasks);
+}
+
 /* A VM on the runner; co-scheduled or not, its waiting loops noticed or not. */
-static void add_vm(struct smp_vm *s, struct vmc_runner *r, const struct smp_shared *p,
-                   uint32_t shares, uint32_t coscheduling, bool spin)
+static void start_vm(struct smp_vm *s, struct vmc_runner *r, uint32_t shares, uint32_t coscheduling,
+                     bool spin)
 {
     struct vmc_sched_vm_config sc = {
         .size = sizeof(sc), .share = {.shares = shares}, .coscheduling = coscheduling};
 
-    if (smp_vm_create(s, &pf, vmc_engine_soft(), p) != 0 ||
-        smp_vm_start(s, r, &sc, spin ? 0 : UINT32_MAX, 0) != 0)
+    if (smp_vm_start(s, r, &sc, spin ? 0 : UINT32_MAX, 0) != 0)
         die("no VM");
+}
+
+static void add_vm(struct smp_vm *s, struct vmc_runner *r, const struct smp_shared *p,
+                   uint32_t shares, uint32_t coscheduling, bool spin)
+{
+    if (smp_vm_create(s, &pf, vmc_engine_soft(), p) != 0)
+        die("no VM");
+    start_vm(s, r, shares, coscheduling, spin);
 }
 
 static int by_value(const void *a, const void *b)
@@ -105,99 +148,160 @@ static const struct {
     [LINUX] = {"Linux", VMC_SCHED_CO_NONE, false},
 };
 
+/* A run: its time in ms, and the part of the workers' time that the host took meanwhile. */
+struct run {
+    double ms, taken;
+};
+
+static void add_times(const struct smp_vm *s, uint64_t *used, uint64_t *stolen)
+{
+    struct vmc_sched *sched = vmc_runner_sched(s->r);
+    struct vmc_sched_vcpu_stats st;
+
+    for (uint32_t i = 0; i < s->cpus; i++) {
+        uint32_t v = vmc_sched_vcpu(sched, s->id, i);
+        if (vmc_sched_vcpu_stats(sched, v, vmc_runner_now_ns(), &st) != VMC_OK)
+            die("no statistics");
+        *used += st.used_ns;
+        *stolen += st.stolen_ns;
+    }
+}
+
 /*
- * Run the program once; in ms, the time that the workers gave to VMs until it was done, divided by
- * their number: what the clock would have said on a machine without anything else. Given up when
- * that is more than most.
+ * Run the program once: the time that the workers gave to VMs until it was done, divided by their
+ * number: what the clock would have said on a machine without anything else. Given up when that is
+ * more than most.
  */
-static double run_once(const struct smp_shared *p, enum how how, double most)
+static struct run run_once(const struct smp_shared *p, enum how how, double most)
 {
     struct smp_shared load = {.mode = SMP_COUNT, .cpus = 1};
     bool traced = trace_path != NULL && how == TOGETHER;
     struct vmc_runner *r =
         make_runner(how == LINUX ? VMC_RUNNER_THREADS : 0, traced ? TRACE_EVENTS : 0);
+    unsigned others = how == SOLO ? 0 : OTHERS;
     struct smp_vm guest, other[OTHERS];
     uint64_t before = 0;
+    uint64_t had = 0;
+    uint64_t stolen = 0;
     double ms = 0;
 
-    if (how != SOLO) {
-        for (unsigned i = 0; i < OTHERS; i++)
-            add_vm(&other[i], r, &load, 1000, VMC_SCHED_CO_NONE, false);
-        nap_us(20000);
-        for (unsigned i = 0; i < OTHERS; i++)
-            before += smp_vm_used_ns(&other[i]);
-    }
-    add_vm(&guest, r, p, OTHERS * 1000, way[how].coscheduling, way[how].spin);
+    if (smp_vm_create(&guest, &pf, vmc_engine_soft(), p) != 0)
+        die("no VM");
+    for (unsigned i = 0; i < others; i++)
+        add_vm(&other[i], r, &load, 1000, VMC_SCHED_CO_NONE, false);
+    nap_us(20000);
+    for (unsigned i = 0; i < others; i++)
+        before += smp_vm_used_ns(&other[i]);
+    start_vm(&guest, r, OTHERS * 1000, way[how].coscheduling, way[how].spin);
+    if (realtime && how != LINUX)
+        into_real_time();
     bool done = false;
     while (!done && ms < most) {
-        nap_us(200);
+        nap_us(2000);
+        uint64_t now = vmc_runner_now_ns();
         done = __atomic_load_n(&guest.done, __ATOMIC_SEQ_CST) == p->cpus;
         uint64_t used = smp_vm_used_ns(&guest) - before;
-        for (unsigned i = 0; how != SOLO && i < OTHERS; i++)
+        for (unsigned i = 0; i < others; i++)
             used += smp_vm_used_ns(&other[i]);
         ms = (double)used / WORKERS / 1e6;
+        if (done) /* what the workers have given since; alone, the guest sleeps then */
+            ms -= how == SOLO ? 0 : (double)(now - guest.end_ns) / 1e6;
     }
     if (guest.bad != 0 || (done && guest.sh->sum != (uint64_t)p->cpus * p->rounds))
         die("the guest went wrong");
+    if (how != LINUX)
+        add_times(&guest, &had, &stolen);
     smp_vm_destroy(&guest);
-    for (unsigned i = 0; how != SOLO && i < OTHERS; i++)
+    for (unsigned i = 0; i < others; i++) {
+        if (how != LINUX)
+            add_times(&other[i], &had, &stolen);
         smp_vm_destroy(&other[i]);
+    }
     vmc_runner_stop(r);
     if (traced && vmc_runner_write_trace(r, trace_path, NULL) != VMC_OK)
         die("cannot write the trace");
     vmc_runner_destroy(r);
-    return ms;
+    if (realtime) {
+        set_class(0, SCHED_OTHER, 0);
+        nap_us(PAUSE_US);
+    }
+    return (struct run){.ms = ms, .taken = had == 0 ? 0 : (double)stolen / (double)(had + stolen)};
+}
+
+static const struct {
+    const char *name;
+    struct smp_shared p; /* a loop of work takes some 2.5 ns */
+} program[] = {
+    {"2 vCPUs, spin lock",
+     {.mode = SMP_LOCK, .cpus = 2, .rounds = 6000, .work = 10000, .critical = 4000}},
+    {"2 vCPUs, barrier", {.mode = SMP_BARRIER, .cpus = 2, .rounds = 10000, .work = 8000}},
+    {"4 vCPUs, spin lock",
+     {.mode = SMP_LOCK, .cpus = 4, .rounds = 3000, .work = 10000, .critical = 2000}},
+    {"4 vCPUs, barrier", {.mode = SMP_BARRIER, .cpus = 4, .rounds = 5000, .work = 8000}},
+    {"2 vCPUs, no waiting", {.mode = SMP_BARRIER, .cpus = 2, .rounds = 5, .work = 20000000}},
+};
+
+/* What the repeats of one program gave. */
+struct samples {
+    double ms[HOWS][16];
+    double over[16]; /* each "together" against the "alone" right before it, in percent */
+    double gain[16]; /* "plain" against it */
+    double taken;    /* the most of "alone" or "together" */
+};
+
+static void sample(const struct smp_shared *p, unsigned n, struct samples *s)
+{
+    /* those that are compared come one after the other: a virtual machine's CPUs change speed */
+    static const enum how order[HOWS] = {SOLO, TOGETHER, PLAIN, YIELD, GANG, LINUX};
+
+    for (unsigned k = 0; k < HOWS; k++) {
+        enum how how = order[k];
+        if (!(ways >> how & 1))
+            continue;
+        struct run r = run_once(p, how, how == SOLO ? 1e9 : MOST_TIMES * 2 * s->ms[SOLO][n]);
+        s->ms[how][n] = r.ms;
+        if ((how == SOLO || how == TOGETHER) && r.taken > s->taken)
+            s->taken = r.taken;
+    }
+    s->over[n] = 100 * (s->ms[TOGETHER][n] / (2 * s->ms[SOLO][n]) - 1);
+    s->gain[n] = s->ms[PLAIN][n] / s->ms[TOGETHER][n];
 }
 
 static void cosched(unsigned repeats, unsigned only)
 {
-    static const struct {
-        const char *name;
-        struct smp_shared p; /* a loop of work takes some 2.5 ns */
-    } program[] = {
-        {"2 vCPUs, spin lock",
-         {.mode = SMP_LOCK, .cpus = 2, .rounds = 6000, .work = 10000, .critical = 4000}},
-        {"2 vCPUs, barrier", {.mode = SMP_BARRIER, .cpus = 2, .rounds = 10000, .work = 8000}},
-        {"4 vCPUs, spin lock",
-         {.mode = SMP_LOCK, .cpus = 4, .rounds = 3000, .work = 10000, .critical = 2000}},
-        {"4 vCPUs, barrier", {.mode = SMP_BARRIER, .cpus = 4, .rounds = 5000, .work = 8000}},
-        {"2 vCPUs, no waiting", {.mode = SMP_BARRIER, .cpus = 2, .rounds = 5, .work = 20000000}},
-    };
     double least = 1e9;
     double loss = -1e9;
-    double sample[HOWS][16];
 
     printf("%u workers, half of them for the guest, %u other VMs; median of %u, ms; given up at %u "
-           "times \"alone\":\n",
+           "times \"alone\"; the repeats' times over \"alone\", and what the host took:\n",
            WORKERS, OTHERS, repeats, 2 * MOST_TIMES);
     printf("%-20s", "");
     for (unsigned how = 0; how < HOWS; how++)
         printf(" %9s", way[how].name);
-    printf("\n");
+    printf(" %7s %26s %6s\n", "gain", "over alone", "taken");
     for (unsigned i = 0; i < sizeof(program) / sizeof(program[0]); i++) {
-        double t[HOWS];
+        struct samples s = {0};
         if (only != 0 && only != i + 1)
             continue;
         for (unsigned n = 0; n < repeats; n++)
-            for (unsigned how = 0; how < HOWS; how++)
-                sample[how][n] = run_once(&program[i].p, (enum how)how,
-                                          how == SOLO ? 1e9 : MOST_TIMES * 2 * sample[SOLO][n]);
+            sample(&program[i].p, n, &s);
         printf("%-20s", program[i].name);
-        for (unsigned how = 0; how < HOWS; how++) {
-            t[how] = median(sample[how], repeats);
-            printf(" %9.0f", how == SOLO ? 2 * t[how] : t[how]);
-        }
-        printf("\n");
+        for (unsigned how = 0; how < HOWS; how++)
+            printf(" %9.0f", (how == SOLO ? 2 : 1) * median(s.ms[how], repeats));
+        double gain = median(s.gain, repeats);
+        double over = median(s.over, repeats); /* sorts them */
+        printf(" %7.2f %6.1f %% (%5.1f to %5.1f) %4.1f %%\n", gain, over, s.over[0],
+               s.over[repeats - 1], 100 * s.taken);
         fflush(stdout);
         if (i + 1 == CONTROL)
             continue;
-        least = t[PLAIN] / t[TOGETHER] < least ? t[PLAIN] / t[TOGETHER] : least;
-        double over = 100 * (t[TOGETHER] / (2 * t[SOLO]) - 1);
+        least = gain < least ? gain : least;
         loss = over > loss ? over : loss;
     }
     if (only == CONTROL)
         return;
-    printf("result sched.cosched_real_speedup %.2f x\n", least);
+    if (ways >> PLAIN & 1)
+        printf("result sched.cosched_real_speedup %.2f x\n", least);
     printf("result sched.cosched_real_over_solo_pct %.1f %%\n", loss);
 }
 
@@ -269,13 +373,14 @@ int main(int argc, char **argv)
     static const struct option longs[] = {
         {"seconds", required_argument, NULL, 's'}, {"repeats", required_argument, NULL, 'r'},
         {"only", required_argument, NULL, 'o'},    {"trace", required_argument, NULL, 't'},
+        {"realtime", no_argument, NULL, 'R'},      {"quick", no_argument, NULL, 'q'},
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     double seconds = 60;
     unsigned repeats = 3;
     unsigned only = 0;
     int c;
 
-    while ((c = getopt_long(argc, argv, "s:r:o:t:h", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "s:r:o:t:Rqh", longs, NULL)) != -1) {
         if (c == 's')
             seconds = strtod(optarg, NULL);
         else if (c == 'r')
@@ -284,14 +389,22 @@ int main(int argc, char **argv)
             only = (unsigned)strtoul(optarg, NULL, 10);
         else if (c == 't')
             trace_path = optarg;
+        else if (c == 'R')
+            realtime = true;
+        else if (c == 'q')
+            ways = 1u << SOLO | 1u << TOGETHER;
         else {
             printf(
                 "usage: bench_guests [--repeats N] [--only PROGRAM] [--seconds S] [--trace FILE]\n"
+                "                    [--realtime] [--quick]\n"
                 "  -r, --repeats  runs of each program of which the median counts, up to 15;"
                 " 0: none\n"
                 "  -o, --only     one of the programs, 1 to 5\n"
                 "  -s, --seconds  of the measurement of fairness, each scheduler; 0: none\n"
-                "  -t, --trace    write what happened in the last run of \"together\"\n");
+                "  -t, --trace    write what happened in the last run of \"together\"\n"
+                "  -R, --realtime run in Linux's real-time class (needs root), but for the way\n"
+                "                 called Linux: on a machine that does other things too\n"
+                "  -q, --quick    only alone and together\n");
             return c == 'h' ? 0 : 2;
         }
     }
