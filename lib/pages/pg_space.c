@@ -496,19 +496,17 @@ static void set_block(uint32_t *map, uint32_t entry, uint32_t step)
 
     __atomic_thread_fence(__ATOMIC_RELEASE);
     for (uint32_t i = 0; i < BLOCK; i += 2, two += more)
-        memcpy(&map[i], &two, sizeof(two));
+        vmci_st_le64(&map[i], two);
 #endif
 }
 
 /* Are the entries of a block e, e + 1, e + 2 ...? */
 static bool is_run(const uint32_t *map, uint32_t e)
 {
-    uint64_t two = (uint64_t)(e + 1) << 32 | e, diff = 0, w;
+    uint64_t two = (uint64_t)(e + 1) << 32 | e, diff = 0;
 
-    for (uint32_t i = 0; i < BLOCK; i += 2, two += 2ull << 32 | 2) {
-        memcpy(&w, &map[i], sizeof(w));
-        diff |= w ^ two;
-    }
+    for (uint32_t i = 0; i < BLOCK; i += 2, two += 2ull << 32 | 2)
+        diff |= vmci_ld_le64(&map[i]) ^ two;
     return diff == 0;
 }
 
