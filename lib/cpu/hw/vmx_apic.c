@@ -14,7 +14,6 @@
  */
 #include "cpu/hw/vmx_int.h"
 
-#define VAPIC_TPR   0x80u
 #define VAPIC_ISR   0x100u
 #define VAPIC_IRR   0x200u
 #define POSTED_AT   2048u /* the descriptor, within the page */

@@ -116,6 +116,10 @@ static int check_addresses(const struct check *k)
         REQUIRE((proc2 & PROC2_VID) || rd(k, VMCS_TPR_THRESHOLD) < 16, s, "TPR threshold",
                 rd(k, VMCS_TPR_THRESHOLD));
     }
+    if ((proc & PROC_TPR_SHADOW) && !(proc2 & (PROC2_APIC_ACCESS | PROC2_VID)) &&
+        k->f->vapic != NULL)
+        REQUIRE(rd(k, VMCS_TPR_THRESHOLD) <= k->f->vapic[VAPIC_TPR] >> 4, s,
+                "TPR threshold is above VTPR", rd(k, VMCS_TPR_THRESHOLD));
     if (proc2 & PROC2_APIC_ACCESS)
         REQUIRE(page_ok(k, rd(k, VMCS_APIC_ACCESS)), s, "APIC-access address",
                 rd(k, VMCS_APIC_ACCESS));

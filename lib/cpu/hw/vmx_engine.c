@@ -56,7 +56,7 @@ static uint64_t read_current(void *ctx, uint32_t field)
 
 int vmx_entry_failed(struct hw_vcpu *v, bool guest_state, uint32_t reason, struct vmc_exit *x)
 {
-    struct vmx_fields f = {.ctx = v, .read = read_current};
+    struct vmx_fields f = {.ctx = v, .read = read_current, .vapic = v->u.vmx.vapic};
     struct vmc_error err = {.text = "every check that we know passes"};
 
     (void)vmx_check(&v->vm->caps.vmx, &f, &err);

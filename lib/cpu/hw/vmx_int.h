@@ -13,10 +13,13 @@
 int vmx_caps_read(const struct vmc_platform *pf, uint32_t flags, struct vmx_caps *out,
                   struct vmc_error *err);
 
+#define VAPIC_TPR 0x80u /* in a virtual-APIC page */
+
 /* Where a checker finds the fields: the current VMCS, or a test's. */
 struct vmx_fields {
     void *ctx;
     uint64_t (*read)(void *ctx, uint32_t field);
+    const unsigned char *vapic; /* the virtual-APIC page; NULL: not at hand, and not checked */
 };
 /*
  * The checks that VM entry makes (SDM 3C 27.2 and 27.3), on a whole VMCS. VMC_OK, or VMC_EINVAL:

@@ -38,7 +38,7 @@ static uint64_t model_field(void *ctx, uint32_t field)
 
 static void look(struct hw_model *m)
 {
-    struct vmx_fields f = {.ctx = m, .read = model_field};
+    struct vmx_fields f = {.ctx = m, .read = model_field, .vapic = m->v->u.vmx.vapic};
     struct vmc_error err = {.text = ""};
 
     if (vmx_check(&m->vm->caps.vmx, &f, &err) != VMC_OK)

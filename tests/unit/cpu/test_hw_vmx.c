@@ -32,7 +32,7 @@ static uint64_t model_field(void *ctx, uint32_t field)
 /* Every entry must pass the manual's checks. */
 static void check_entry(struct hw_model *m)
 {
-    struct vmx_fields f = {.ctx = m, .read = model_field};
+    struct vmx_fields f = {.ctx = m, .read = model_field, .vapic = m->v->u.vmx.vapic};
     struct vmc_error err = {.text = ""};
 
     if (vmx_check(&m->vm->caps.vmx, &f, &err) != VMC_OK)
@@ -216,6 +216,38 @@ static void bad_fields_are_explained(void **state)
             fail_msg("activity %u, event 0x%x: \"%s\"", injected[i].activity, injected[i].info,
                      err.text);
     }
+    end();
+}
+
+static void the_tpr_threshold_is_compared(void **state)
+{
+    (void)state;
+    struct vmx_fields f = {.ctx = &model, .read = model_field};
+    struct vmc_error err;
+
+    begin(HW_MODEL_FULL);
+    run(VMX_HLT);
+    model.field[VMCS_ENTRY_INTR_INFO] = 0;
+    const struct vmx_caps *caps = &model.vm->caps.vmx;
+    uint8_t *page = model.v->u.vmx.vapic;
+    assert_true(caps->tpr_shadow);
+    assert_int_equal(model.field[VMCS_PROC2_CTL] & (PROC2_APIC_ACCESS | PROC2_VID), 0);
+    uint8_t old = page[VAPIC_TPR];
+    f.vapic = page;
+    page[VAPIC_TPR] = 0x6f;
+    model.field[VMCS_TPR_THRESHOLD] = 6;
+    assert_int_equal(vmx_check(caps, &f, &err), VMC_OK);
+    model.field[VMCS_TPR_THRESHOLD] = 7;
+    assert_int_equal(vmx_check(caps, &f, &err), VMC_EINVAL);
+    assert_non_null(strstr(err.text, "TPR threshold is above VTPR"));
+    model.field[VMCS_TPR_THRESHOLD] = 16;
+    assert_int_equal(vmx_check(caps, &f, &err), VMC_EINVAL);
+    assert_non_null(strstr(err.text, "TPR threshold (0x10)"));
+    /* Not with the page at the guest's APIC, where the processor makes it exit instead. */
+    model.field[VMCS_TPR_THRESHOLD] = 7;
+    model.field[VMCS_PROC2_CTL] |= PROC2_APIC_ACCESS;
+    assert_int_equal(vmx_check(caps, &f, &err), VMC_OK);
+    page[VAPIC_TPR] = old;
     end();
 }
 
@@ -618,6 +650,7 @@ int main(void)
         cmocka_unit_test(missing_controls_are_named),
         cmocka_unit_test(features_follow_the_processor),
         cmocka_unit_test(bad_fields_are_explained),
+        cmocka_unit_test(the_tpr_threshold_is_compared),
         cmocka_unit_test(a_failed_entry_is_reported),
         cmocka_unit_test(cpuid_answers_and_steps_over),
         cmocka_unit_test(ports_are_claimed_or_exit),
