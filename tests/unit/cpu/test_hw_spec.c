@@ -145,6 +145,10 @@ static void another_vcpu_gets_another_history(void **state)
     assert_int_equal(cpu.ibpbs, 0);
     hw_spec_switch(&b, &pc);
     assert_int_equal(cpu.ibpbs, 1);
+    /* The last one is gone, and a new one lies in its place. */
+    a.last_cpu = UINT32_MAX;
+    hw_spec_switch(&a, &pc);
+    assert_int_equal(cpu.ibpbs, 2);
 }
 
 int main(void)
