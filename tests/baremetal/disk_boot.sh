@@ -18,7 +18,7 @@ cat >"$dir/vmcore.conf" <<'CONF'
 hypervisor { when_done = poweroff }
 guest outer { firmware = bios.bin; disk = disk.img; mem = 64M }
 CONF
-machine "$dir/log.txt" "$seconds" --machine "$m" --kernel "$build/bin/baremetal" --mem 512 \
+machine "$dir/log.txt" "$seconds" --machine "$m" --mem 512 \
     --module "$dir/vmcore.conf=vmcore.conf" --module "$bios=bios.bin" \
     --module "$dir/disk.img=disk.img"
 want "$dir/log.txt" "^\[vmcore\] engine: $engine$"

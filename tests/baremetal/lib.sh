@@ -43,7 +43,8 @@ machine() {
     local log=$1 seconds=$2 status=0
     shift 2
     # shellcheck disable=SC2046
-    "$root/scripts/baremetal" --work "${log%.txt}.work" --append panic=poweroff $(limits "$seconds") \
+    "$root/scripts/baremetal" --kernel "$build/bin/baremetal" --work "${log%.txt}.work" \
+        --append panic=poweroff $(limits "$seconds") \
         "$@" </dev/null >"$log.raw" 2>&1 || status=$?
     tr -d '\r' <"$log.raw" >"$log"
     rm -f "$log.raw"
