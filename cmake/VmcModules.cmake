@@ -34,10 +34,20 @@ endfunction()
 set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 # Code of the image, which lies in the topmost 2 GiB: addresses are 32-bit constants (tables of jumps
-# would be of 64-bit ones), and GCC optimises the whole once more when it is linked.
+# would be of 64-bit ones), and the whole is optimised once more when it is linked: by GCC, or by lld for
+# Clang, where inlining has to make the code smaller (what is inlined within a file is decided before).
 set(VMC_KERNEL_CODE -fno-pic -mcmodel=kernel -fno-jump-tables)
+set(VMC_KERNEL_LINK -Wl,--no-warn-rwx-segments)
 if(CMAKE_C_COMPILER_ID STREQUAL GNU)
   list(APPEND VMC_KERNEL_CODE -flto -flto-partition=one -fno-fat-lto-objects -malign-data=abi)
+else()
+  find_program(VMC_LLD ld.lld)
+  if(VMC_LLD)
+    list(APPEND VMC_KERNEL_CODE -flto)
+    set(VMC_KERNEL_LINK -fuse-ld=lld -Wl,--icf=safe -Wl,-mllvm,-inline-threshold=-25)
+  else()
+    message(STATUS "bare metal: no lld, the image is larger than with it")
+  endif()
 endif()
 
 include(CheckCCompilerFlag)
@@ -79,6 +89,7 @@ function(vmc_add_small_library)
     list(APPEND objs $<TARGET_OBJECTS:vmc_small_${m}>)
   endforeach()
   add_library(vmcore_small STATIC EXCLUDE_FROM_ALL ${objs})
+  set_property(GLOBAL PROPERTY VMC_SMALL_OBJECTS ${objs})
 endfunction()
 
 function(vmc_add_library)
