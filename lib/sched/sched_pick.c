@@ -63,16 +63,16 @@ static int64_t gifts(const struct sched_vcpu *v)
 }
 
 /*
- * A sibling is charged for what the current vCPU receives from now on; NONE: nobody else. Not one
- * that always gives: the skew of what they really received is bounded, too.
+ * A sibling is charged for what the current vCPU receives from now on; NONE: nobody else. For one
+ * at a time, and not one that always gives: the skew of what they really received is bounded, too.
  */
 static void pays(struct vmc_sched *s, struct sched_cpu *c, uint32_t payer, uint64_t now)
 {
-    if (payer == NONE || !s->vcpu[payer].shared ||
+    if (payer == NONE || !s->vcpu[payer].shared || vmci_load_relaxed(&s->vcpu[payer].pays_from) ||
         gifts(&s->vcpu[payer]) - gifts(&s->vcpu[c->cur]) >= (int64_t)s->costart)
         return;
     c->payer = payer;
-    vmci_store_relaxed(&s->vcpu[payer].pays_from, now);
+    vmci_store_relaxed(&s->vcpu[payer].pays_from, VMCI_MAX(now, (uint64_t)1));
     vmci_store_relaxed(&s->vcpu[c->cur].paid, (uint64_t)1);
 }
 
@@ -90,15 +90,19 @@ static void stop_paying(struct vmc_sched *s, struct sched_cpu *c)
  */
 static void receive(struct vmc_sched *s, struct sched_cpu *c, struct sched_vcpu *v, uint64_t ns)
 {
-    struct sched_vcpu *payer = v;
+    uint64_t gift = 0;
 
     if (likely(!v->shared)) {
         vmci_store_relaxed(&v->served, v->served + ns);
         return;
     }
-    if (c->payer != NONE && (vmci_load_relaxed(&s->vcpu[c->payer].st) & ST_READY) != 0)
-        payer = &s->vcpu[c->payer];
-    (void)vmci_fetch_add(&payer->served, ns);
+    if (c->payer != NONE && (vmci_load_relaxed(&s->vcpu[c->payer].st) & ST_READY) != 0) {
+        struct sched_vcpu *payer = &s->vcpu[c->payer];
+        int64_t most = ((int64_t)s->costart - (gifts(payer) - gifts(v))) / 2;
+        gift = VMCI_MIN(ns, (uint64_t)VMCI_MAX(most, (int64_t)0));
+        (void)vmci_fetch_add(&payer->served, gift);
+    }
+    (void)vmci_fetch_add(&v->served, ns - gift);
     vmci_store_relaxed(&v->had, v->had + ns);
 }
 
