@@ -175,4 +175,4 @@ void bt_count_late(struct bt_work *w)
     add(w, w->s, -(int32_t)w->n);
 }
 
-_Static_assert(BLK_MAX_INSNS <= 127, "the count is a signed byte");
+_Static_assert(BT_TRACE_MAX <= 127, "the count is a signed byte");

@@ -180,13 +180,13 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .counted = c->counted ? w->n : 0};
     if (c->group != NULL && (c->group->kept || c->group->mem)) {
         site->group = 1;
-        site->reg = c->group->reg != EM_NONE ? c->group->reg : VMCI_REG_ZERO;
-        site->index = c->group->index != EM_NONE ? c->group->index : VMCI_REG_ZERO;
-        site->scale = c->group->scale;
+        site->reg = c->ref.reg != EM_NONE ? c->ref.reg : VMCI_REG_ZERO;
+        site->index = c->ref.index != EM_NONE ? c->ref.index : VMCI_REG_ZERO;
+        site->scale = c->ref.scale;
         site->slot = c->group->slot;
         site->write = c->group->write;
         site->align = c->group->align;
-        site->lo = c->group->lo - c->off;
+        site->lo = c->group->lo - c->ref.off;
         site->span = (uint32_t)(c->group->hi - c->group->lo);
     }
     restore_rcx(w, c->rcx);

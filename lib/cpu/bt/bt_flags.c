@@ -357,11 +357,12 @@ static void plan_step(struct bt_work *w, unsigned i, const struct recipe *r)
     struct bt_step *st = &w->step[i];
     const struct vmci_insn *in = st->in;
     uint32_t regs = changes(w, in, r);
-    bool kills = (regs & r->need) != 0 && wanted_after(w, i);
+    enum bt_fluse use = bt_step_use(w, i);
+    bool kills = (regs & r->need) != 0 && use != BT_FU_WRITE && wanted_after(w, i);
 
     if (regs == 0xffff) {
         st->again = BT_AGAIN_FIRST;
-    } else if (!is_read(bt_step_use(w, i)) && !kills) {
+    } else if (!is_read(use) && !kills) {
         st->lazy = r->step;
     } else if (r->simple && in->op < VMCI_OP_FP_FIRST && (in->flags & VMCI_IF_BRANCH) == 0 &&
                (in->flags & VMCI_IF_MEM) != 0 && bt_copyable(w, in)) {

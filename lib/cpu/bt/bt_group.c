@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Groups: accesses of a block that go through the same value of a base register, displacements
- * apart, are checked together by the first of them. RSP counts through pushes and pops.
+ * Groups: accesses of a trace whose addresses count from the same value, constants apart, are
+ * checked together by the first of them. Values are followed through moves between registers,
+ * additions of constants, and pushes and pops; where a register holds a constant, that is part of
+ * the constants.
  *
  * The check asks for one page that holds everything from the lowest byte to the highest, and for
  * write access if any of them writes. If that is not to be had, the interpreter executes the rest
@@ -10,14 +12,20 @@
  */
 #include "cpu/bt/bt_work.h"
 
-/* What is known of a register: which value it counts from, and the distance. */
+/* What a register holds: a value that is known by number, and a constant. Number 0 is zero, 1 to 16
+   are what the registers hold where the trace begins. */
 struct value {
-    uint8_t gen;
+    uint16_t root;
     int32_t off;
 };
+#define ROOT_ZERO 0u
+#define ROOT_TOP  16u
+/* Constants beyond are values of their own. */
+#define OFF_MAX (1 << 24)
 
 struct scan {
     struct bt_work *w;
+    uint16_t roots;
     struct value v[EM_NONE + 1]; /* the last one is that of no register */
 };
 
@@ -25,7 +33,17 @@ static void forget(struct scan *s, uint32_t regs)
 {
     for (unsigned r = 0; r < 16; r++)
         if ((regs & 1u << r) != 0)
-            s->v[r] = (struct value){(uint8_t)(s->v[r].gen + 1), 0};
+            s->v[r] = (struct value){++s->roots, 0};
+}
+
+static void set(struct scan *s, unsigned reg, struct value v, int64_t by)
+{
+    int64_t off = v.off + by;
+
+    if (off > OFF_MAX || off < -OFF_MAX)
+        forget(s, 1u << reg);
+    else
+        s->v[reg] = (struct value){v.root, (int32_t)off};
 }
 
 /* The next multiple of align, counted from zero, that is not above n. */
@@ -57,47 +75,79 @@ static bool join(struct bt_group *g, int32_t lo, int32_t hi, unsigned align)
 }
 
 /* A group of the same address, within reach; NULL: there is none, and no room. */
-static struct bt_group *group_of(struct scan *s, const struct em_addr *at, int32_t lo, int32_t hi,
+static struct bt_group *group_of(struct scan *s, const struct bt_ref *r, int32_t lo, int32_t hi,
                                  unsigned align)
 {
     struct bt_work *w = s->w;
-    uint8_t gen[2] = {s->v[at->base].gen, s->v[at->index].gen};
+    uint16_t root[2] = {s->v[r->reg].root, s->v[r->index].root};
 
     for (unsigned k = 0; k < w->group_count; k++) {
         struct bt_group *g = &w->group[k];
-        if (g->reg == at->base && g->index == at->index && g->scale == at->scale &&
-            memcmp(g->gen, gen, sizeof(gen)) == 0 && join(g, lo, hi, align))
+        /* Where there are two values, they are in the same registers each time. */
+        if (memcmp(g->root, root, sizeof(root)) == 0 && g->scale == r->scale &&
+            (r->index == EM_NONE || (g->reg == r->reg && g->index == r->index)) &&
+            join(g, lo, hi, align))
             return g;
     }
     if (w->group_count == BT_GROUP_MAX)
         return NULL;
     struct bt_group *g = &w->group[w->group_count++];
-    *g = (struct bt_group){.reg = at->base,
-                           .index = at->index,
-                           .scale = at->scale,
-                           .gen = {gen[0], gen[1]},
+    *g = (struct bt_group){.reg = r->reg,
+                           .index = r->index,
+                           .scale = r->scale,
+                           .root = {root[0], root[1]},
                            .host = EM_NONE,
                            .tag = EM_NONE,
                            .lo = lo,
                            .hi = hi,
                            .align = (uint8_t)align};
+    /* Of several registers that hold the value, the one that has it where the trace begins. */
+    g->later = root[0] > ROOT_TOP || root[1] > ROOT_TOP;
+    if (r->index == EM_NONE && !g->later)
+        g->reg = (uint8_t)(root[0] - 1);
     return g;
+}
+
+/* The address of an access as it is looked for: registers that hold constants are no part of it. */
+static bool simplify(const struct scan *s, const struct em_addr *at, struct bt_ref *r)
+{
+    struct value base = s->v[at->base], index = s->v[at->index];
+
+    *r = (struct bt_ref){.reg = at->base, .index = at->index, .scale = at->scale};
+    if (index.root == ROOT_ZERO) {
+        r->index = EM_NONE;
+        r->scale = 0;
+        r->more = (int32_t)((uint32_t)index.off << at->scale);
+        r->off = base.off;
+        return base.root != ROOT_ZERO;
+    }
+    if (base.root == ROOT_ZERO && at->scale == 0) {
+        r->reg = at->index;
+        r->index = EM_NONE;
+        r->more = base.off;
+        r->off = index.off;
+        return true;
+    }
+    r->off = base.off + (int32_t)((uint32_t)index.off << at->scale);
+    return true;
 }
 
 static struct bt_ref touch(struct scan *s, const struct em_addr *at, unsigned bytes, unsigned align,
                            bool write)
 {
-    int32_t off = s->v[at->base].off + (int32_t)((uint32_t)s->v[at->index].off << at->scale);
+    struct bt_work *w = s->w;
+    struct bt_ref r;
 
-    if (at->disp > INT32_MAX / 4 || at->disp < INT32_MIN / 4 || bytes == 0)
-        return (struct bt_ref){0, 0};
-    int32_t lo = off + at->disp;
-    struct bt_group *g = group_of(s, at, lo, lo + (int32_t)bytes, align);
+    if (at->disp > INT32_MAX / 4 || at->disp < INT32_MIN / 4 || bytes == 0 || !simplify(s, at, &r))
+        return (struct bt_ref){0};
+    int32_t lo = r.off + r.more + at->disp;
+    struct bt_group *g = group_of(s, &r, lo, lo + (int32_t)bytes, align);
     if (g == NULL)
-        return (struct bt_ref){0, 0};
+        return (struct bt_ref){0};
     g->write = g->write || write;
     g->count++;
-    return (struct bt_ref){(uint8_t)(g - s->w->group + 1), off};
+    r.group = (uint8_t)(g - w->group + 1);
+    return r;
 }
 
 static struct bt_ref touch_stack(struct scan *s, int32_t disp, bool write)
@@ -142,6 +192,40 @@ static bool addressed(const struct vmci_insn *in, struct em_addr *at)
     return at->base != EM_NONE || at->index != EM_NONE;
 }
 
+/* Does the instruction only give its register a value that is known? */
+static bool copied(struct scan *s, const struct vmci_insn *in)
+{
+    const struct vmci_opnd *to = &in->opnd[0], *from = &in->opnd[1];
+    struct em_addr at;
+
+    if (in->nopnd < 2 || to->kind != VMCI_OPND_GPR || in->opsize < 4)
+        return false;
+    switch (in->op) {
+    case VMCI_OP_MOV:
+        if (from->kind == VMCI_OPND_GPR && in->opsize == 8) {
+            set(s, to->reg, s->v[from->reg], 0);
+            return true;
+        }
+        if (from->kind != VMCI_OPND_IMM || in->imm < 0 || in->imm > OFF_MAX)
+            return false;
+        set(s, to->reg, (struct value){ROOT_ZERO, 0}, in->imm);
+        return true;
+    case VMCI_OP_XOR:
+    case VMCI_OP_SUB:
+        if (from->kind != VMCI_OPND_GPR || from->reg != to->reg)
+            return false;
+        set(s, to->reg, (struct value){ROOT_ZERO, 0}, 0);
+        return true;
+    case VMCI_OP_LEA:
+        if (in->opsize != 8 || !addressed(in, &at) || at.index != EM_NONE)
+            return false;
+        set(s, to->reg, s->v[at.base], at.disp);
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void scan_insn(struct scan *s, const struct vmci_insn *in)
 {
     struct bt_work *w = s->w;
@@ -174,10 +258,12 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
         forget(s, 1u << in->opnd[0].reg);
         return;
     default:
-        if (bt_moves(in, &reg, &by) && by > -BT_GROUP_SPAN && by < BT_GROUP_SPAN) {
-            s->v[reg].off += (int32_t)by;
+        if (bt_moves(in, &reg, &by)) {
+            set(s, reg, s->v[reg], by);
             return;
         }
+        if (copied(s, in))
+            return;
         break;
     }
     forget(s, bt_regs_written(w, in));
@@ -196,15 +282,14 @@ static struct bt_group *most_used(struct bt_work *w)
     return best;
 }
 
-/* Groups that got no register, of plain addresses: to fetch the addend is still less than to look
-   for it again. */
+/* Groups that got no register: to fetch the addend is still less than to look for it again. */
 static bool keep_in_memory(struct bt_work *w)
 {
     unsigned n = 0;
 
     for (unsigned k = 0; k < w->group_count && n < BT_GROUP_MEM; k++) {
         struct bt_group *g = &w->group[k];
-        if (g->kept || g->count < 2 || g->index != EM_NONE)
+        if (g->kept || g->count < 2)
             continue;
         g->mem = true;
         g->slot = (uint8_t)(BT_GROUP_REGS + 1 + n++);
@@ -214,8 +299,11 @@ static bool keep_in_memory(struct bt_work *w)
 
 void bt_groups(struct bt_work *w, uint32_t used)
 {
-    struct scan s = {.w = w};
+    struct scan s = {.w = w, .roots = ROOT_TOP};
     unsigned given = 0;
+
+    for (unsigned r = 0; r < 16; r++)
+        s.v[r].root = (uint16_t)(r + 1);
 
     w->group_count = 0;
     w->group_regs = 0;
@@ -242,7 +330,7 @@ void bt_groups(struct bt_work *w, uint32_t used)
     w->t->groups = keep_in_memory(w) || w->group_regs != 0;
 }
 
-static void cold(struct bt_work *w, const struct bt_group *g, int32_t off, size_t site,
+static void cold(struct bt_work *w, const struct bt_group *g, const struct bt_ref *r, size_t site,
                  enum bt_rcx rcx)
 {
     struct bt_cold *c = bt_cold(w, BT_COLD_INSN, site);
@@ -252,7 +340,7 @@ static void cold(struct bt_work *w, const struct bt_group *g, int32_t off, size_
     c->rcx = (uint8_t)rcx;
     c->lazy = w->lazy;
     c->group = g;
-    c->off = off;
+    c->ref = *r;
 }
 
 static void load_addend(struct bt_work *w, unsigned host, uint32_t table)
@@ -260,45 +348,48 @@ static void load_addend(struct bt_work *w, unsigned host, uint32_t table)
     em_load_gs_x8(&w->e, host, host, table + (uint32_t)offsetof(struct vmci_tlb, addend));
 }
 
-/* The address has an index: it is computed in x. */
-static void check_indexed(struct bt_work *w, struct bt_group *g, int32_t off, uint32_t table,
-                          uint32_t tag)
+/* The address has an index: it is computed in x, which is lost where the flags may be. */
+static void check_indexed(struct bt_work *w, struct bt_group *g, const struct bt_ref *r,
+                          unsigned host, uint32_t table, uint32_t tag)
 {
     struct emit *e = &w->e;
-    struct em_addr at = bt_group_addr(g, g->lo - off + bt_owed(w, g->reg));
+    struct em_addr at = bt_ref_addr(r, g->lo - r->off + bt_owed(w, r->reg));
     int32_t last = bt_group_last(g) - g->lo;
 
     em_rm(e, EM_W, 0x8d, w->x, &at);
-    em_pext_gs(e, g->host, w->x, GS_BT(tlb_mask));
+    em_pext_gs(e, host, w->x, GS_BT(tlb_mask));
     if (w->lazy != 0) {
+        struct em_addr entry = {EM_NONE, (uint8_t)host, 3, (int32_t)tag};
         w->lost = w->lazy;
-        em_load_gs_x8(e, w->s, g->host, tag);
-        em_lea(e, EM_W, w->s, w->s, w->x, 0, last);
-        em_test_imm(e, w->s, bt_group_mask(g));
-        cold(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+        em8(e, 0x65); /* add x, tag: the offset in the page */
+        em_rm(e, EM_W, 0x03, w->x, &entry);
+        if (last != 0)
+            em_lea(e, EM_W, w->x, w->x, EM_NONE, 0, last);
+        em_test_imm(e, w->x, bt_group_mask(g));
+        cold(w, g, r, em_jump(e, CC_NE), BT_RCX_HOME);
     } else {
         bt_rcx_away(w);
-        em_load_gs_x8(e, EM_RCX, g->host, tag);
+        em_load_gs_x8(e, EM_RCX, host, tag);
         em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, last);
         em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
-        cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_K);
+        cold(w, g, r, em_jump_unless_rcxz(e), BT_RCX_K);
         bt_rcx_back(w);
     }
-    load_addend(w, g->host, table);
+    load_addend(w, host, table);
 }
 
 /* The first access checks for all. Leaves the page's addend in host. */
-static void check(struct bt_work *w, struct bt_group *g, int32_t off, unsigned host)
+static void check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r, unsigned host)
 {
     struct emit *e = &w->e;
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
     uint32_t tag = table + (uint32_t)(g->write ? offsetof(struct vmci_tlb, wr)
                                                : offsetof(struct vmci_tlb, rd));
-    struct em_addr at = {g->reg, EM_NONE, 0, g->lo - off + bt_owed(w, g->reg)};
-    unsigned from = g->reg;
+    struct em_addr at = {r->reg, EM_NONE, 0, g->lo - r->off + bt_owed(w, r->reg)};
+    unsigned from = r->reg;
 
     if (g->index != EM_NONE) {
-        check_indexed(w, g, off, table, tag);
+        check_indexed(w, g, r, host, table, tag);
         return;
     }
     if (at.disp != 0) {
@@ -309,14 +400,14 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off, unsigned h
     if (w->lazy != 0) {
         w->lost = w->lazy;
         em_load_gs_x8(e, w->x, host, tag);
-        if (g->reg == EM_RSP)
+        if (r->reg == EM_RSP)
             at.index = (uint8_t)w->x;
         else
-            at = (struct em_addr){(uint8_t)w->x, g->reg, 0, at.disp};
+            at = (struct em_addr){(uint8_t)w->x, r->reg, 0, at.disp};
         at.disp += bt_group_last(g) - g->lo;
         em_rm(e, EM_W, 0x8d, w->x, &at);
         em_test_imm(e, w->x, bt_group_mask(g));
-        cold(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+        cold(w, g, r, em_jump(e, CC_NE), BT_RCX_HOME);
         load_addend(w, host, table);
         return;
     }
@@ -328,15 +419,16 @@ static void check(struct bt_work *w, struct bt_group *g, int32_t off, unsigned h
     at.disp += bt_group_last(g) - g->lo;
     em_rm(e, EM_W, 0x8d, EM_RCX, &at);
     em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
-    cold(w, g, off, em_jump_unless_rcxz(e), BT_RCX_X);
+    cold(w, g, r, em_jump_unless_rcxz(e), BT_RCX_X);
     em_mov(e, EM_RCX, w->x);
     load_addend(w, host, table);
 }
 
 /* Where the access is when its group was checked. */
-static struct em_addr operand(struct bt_work *w, const struct bt_group *g, int32_t disp)
+static struct em_addr operand(struct bt_work *w, const struct bt_group *g, const struct bt_ref *r,
+                              int32_t disp)
 {
-    struct em_addr at = bt_group_addr(g, disp);
+    struct em_addr at = bt_ref_addr(r, disp);
 
     if (g->index == EM_NONE) {
         at.index = g->host;
@@ -347,23 +439,28 @@ static struct em_addr operand(struct bt_work *w, const struct bt_group *g, int32
         return at;
     }
     if (w->loop && g->hoist == BT_HOIST_INDEX)
-        return (struct em_addr){g->reg, g->host, 0, disp};
+        return (struct em_addr){r->reg, g->host, 0, disp};
     em_rm(&w->e, EM_W, 0x8d, w->x, &at); /* lea */
     return (struct em_addr){(uint8_t)w->x, g->host, 0, 0};
 }
 
 /* The addend is in memory, and in s for one access. */
-static void use_memory(struct bt_work *w, struct bt_group *g, int32_t off, struct em_addr *out)
+static void use_memory(struct bt_work *w, struct bt_group *g, const struct bt_ref *r,
+                       struct em_addr *out)
 {
     uint32_t slot = GS_BT(keep) + 8u * g->slot;
 
     if (g->checked) {
         em_load_gs(&w->e, w->s, slot);
     } else {
-        check(w, g, off, w->s);
+        check(w, g, r, w->s);
         em_store_gs(&w->e, w->s, slot);
         g->checked = true;
         g->at = (uint16_t)w->i;
+    }
+    if (out->index != EM_NONE) {
+        em_rm(&w->e, EM_W, 0x8d, w->x, out); /* lea */
+        *out = (struct em_addr){(uint8_t)w->x, EM_NONE, 0, 0};
     }
     out->index = (uint8_t)w->s;
 }
@@ -374,23 +471,23 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
         return false;
     struct bt_group *g = &w->group[r->group - 1];
     bool hoisted = w->loop && g->hoist != BT_HOIST_NOT;
-    disp += bt_owed(w, g->reg);
+    disp += r->more + bt_owed(w, r->reg);
     if (g->mem && (!w->loop || g->host == EM_NONE)) {
-        *out = bt_group_addr(g, disp);
-        use_memory(w, g, r->off, out);
+        *out = bt_ref_addr(r, disp);
+        use_memory(w, g, r, out);
         return true;
     }
     if (g->host == EM_NONE || (!w->loop && !g->kept))
         return false;
     if (!hoisted && !g->checked) {
         if (w->loop && g->tag != EM_NONE)
-            bt_loop_check(w, g, r->off);
+            bt_loop_check(w, g, r);
         else
-            check(w, g, r->off, g->host);
+            check(w, g, r, g->host);
         g->checked = true;
         g->at = (uint16_t)w->i;
     }
-    *out = operand(w, g, disp);
+    *out = operand(w, g, r, disp);
     return true;
 }
 

@@ -53,9 +53,9 @@ void bt_hoist_find(struct bt_work *w)
         g->hoist = BT_HOIST_NOT;
         g->stride = base->step + index->step * (1 << g->scale);
         g->fixed = base->known && !base->moves && g->reg != EM_NONE && g->index != EM_NONE;
-        g->steady = base->known && index->known && g->stride % g->align == 0;
-        if (!base->known || !index->known || g->stride > STRIDE_MAX || g->stride < -STRIDE_MAX ||
-            g->stride % g->align != 0)
+        g->steady = !g->later && base->known && index->known && g->stride % g->align == 0;
+        if (g->later || !base->known || !index->known || g->stride > STRIDE_MAX ||
+            g->stride < -STRIDE_MAX || g->stride % g->align != 0)
             continue;
         g->hoist = g->index == EM_NONE ? BT_HOIST_PLAIN
                    : !base->moves      ? BT_HOIST_BASE
@@ -228,7 +228,7 @@ void bt_hoist_leave(struct bt_work *w)
     for (unsigned k = 0; k < w->group_count; k++) {
         const struct bt_group *g = &w->group[k];
         bool base = g->biased || (g->hoist == BT_HOIST_BASE && g->reg != EM_NONE);
-        if (!g->kept || (!base && g->hoist != BT_HOIST_INDEX))
+        if ((!g->kept && !g->mem) || (!base && g->hoist != BT_HOIST_INDEX))
             continue;
         if (base) /* host -= base */
             em_mov(e, w->s, g->reg);

@@ -125,8 +125,8 @@ struct bt_x87 {
 #define BT_CODE_MIN   (4u << 20)
 #define BT_CODE_MAX   (1u << 30)
 /* More than the longest translation of one block, and what it takes of the arena. */
-#define BT_BLOCK_MAX  (32u << 10)
-#define BT_ARENA_ROOM (32u << 10)
+#define BT_BLOCK_MAX  (48u << 10)
+#define BT_ARENA_ROOM (64u << 10)
 /* Runs of a block in the interpreter before it is translated. */
 #define BT_HOT 12
 /* Instructions between two looks at the requests of other threads. */
@@ -276,6 +276,8 @@ void bt_cache_enter(const struct bt_site *site, struct bt_trans *t);
 void bt_sample(struct vmci_soft_cpu *sc);
 /* Was the branch that ends b watched for long enough? */
 bool bt_branch_known(const struct vmci_soft_cpu *sc, const struct block *b);
+/* How often it jumps before it does not, if that is the same each time; else 0. */
+unsigned bt_branch_row(const struct block *b);
 
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);

@@ -179,7 +179,8 @@ bool bt_loop(struct bt_work *w)
 
 /* ---- checks in the second copy --------------------------------------------------------------- */
 
-static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t site, enum bt_rcx rcx)
+static void refill(struct bt_work *w, struct bt_group *g, const struct bt_ref *r, size_t site,
+                   enum bt_rcx rcx)
 {
     struct bt_cold *c = bt_cold(w, BT_COLD_REFILL, site);
 
@@ -188,7 +189,7 @@ static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t si
     c->rcx = (uint8_t)rcx;
     c->lazy = w->lazy;
     c->group = g;
-    c->off = off;
+    c->ref = *r;
     c->back = w->e.len;
 }
 
@@ -196,21 +197,21 @@ static void refill(struct bt_work *w, struct bt_group *g, int32_t off, size_t si
  * The group's first byte must not lie in front of the page, nor its last byte behind it: no index
  * has chosen the tag. to = address + tag, the offset of the first byte, was computed.
  */
-static void check_lazy(struct bt_work *w, struct bt_group *g, int32_t off, unsigned to)
+static void check_lazy(struct bt_work *w, struct bt_group *g, const struct bt_ref *r, unsigned to)
 {
     struct emit *e = &w->e;
 
     w->lost = w->lazy;
     if (g->hi - g->lo > g->align || g->align == 1) {
         em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
-        refill(w, g, off, em_jump(e, CC_A), BT_RCX_HOME);
+        refill(w, g, r, em_jump(e, CC_A), BT_RCX_HOME);
         if (g->align > 1 && !g->steady) {
             em_test_imm(e, to, g->align - 1u);
-            refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+            refill(w, g, r, em_jump(e, CC_NE), BT_RCX_HOME);
         }
     } else {
         em_test_imm(e, to, bt_group_mask(g));
-        refill(w, g, off, em_jump(e, CC_NE), BT_RCX_HOME);
+        refill(w, g, r, em_jump(e, CC_NE), BT_RCX_HOME);
     }
 }
 
@@ -230,10 +231,10 @@ static size_t check_exact(struct bt_work *w, const struct bt_group *g)
     return em_jump_unless_rcxz(e);
 }
 
-void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
+void bt_loop_check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r)
 {
     struct emit *e = &w->e;
-    struct em_addr at = bt_group_addr(g, g->lo - off);
+    struct em_addr at = bt_ref_addr(r, g->lo - r->off);
     bool plain = g->index == EM_NONE;
 
     if (g->biased)
@@ -242,19 +243,19 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off)
         if (!plain)
             em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
         if (!g->biased)
-            em_lea(e, EM_W, w->x, plain ? g->reg : w->x, g->tag, 0, plain ? at.disp : 0);
-        check_lazy(w, g, off, w->x);
+            em_lea(e, EM_W, w->x, plain ? r->reg : w->x, g->tag, 0, plain ? at.disp : 0);
+        check_lazy(w, g, r, w->x);
     } else if (!plain) {
         bt_rcx_away(w);
         em_rm(e, EM_W, 0x8d, EM_RCX, &at);
         if (!g->biased)
             em_lea(e, EM_W, EM_RCX, EM_RCX, g->tag, 0, 0);
-        refill(w, g, off, check_exact(w, g), BT_RCX_K);
+        refill(w, g, r, check_exact(w, g), BT_RCX_K);
         bt_rcx_back(w);
     } else {
         em_mov(e, w->x, EM_RCX);
-        em_lea(e, EM_W, EM_RCX, g->reg == EM_RCX ? w->x : g->reg, g->tag, 0, at.disp);
-        refill(w, g, off, check_exact(w, g), BT_RCX_X);
+        em_lea(e, EM_W, EM_RCX, r->reg == EM_RCX ? w->x : r->reg, g->tag, 0, at.disp);
+        refill(w, g, r, check_exact(w, g), BT_RCX_X);
         em_mov(e, EM_RCX, w->x);
     }
 }
@@ -279,7 +280,7 @@ void bt_loop_refill(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
     const struct bt_group *g = c->group;
-    struct em_addr at = bt_group_addr(g, g->lo - c->off);
+    struct em_addr at = bt_ref_addr(&c->ref, g->lo - c->ref.off);
     unsigned to = c->lazy == 0 ? EM_RCX : w->x;
 
     if (c->rcx == BT_RCX_K) /* RCX may be part of the address; it is away all the same */

@@ -94,7 +94,7 @@ static uint64_t settle(struct vmci_soft_cpu *sc, const struct bt_site *site, int
        no interrupt was waiting, and one that comes now finds its request looked at after that. And
        translated code runs only while there are no breakpoints, for which RF could matter. */
     bool lasts = sc->cpu.irq_shadow != 0 || (sc->cpu.rflags & VMC_FLAG_RF) != 0;
-    if (lasts && (bt->budget[t->part] <= BLK_MAX_INSNS || !bt_fp_usable(sc, t)))
+    if (lasts && (bt->budget[t->part] <= BT_TRACE_MAX || !bt_fp_usable(sc, t)))
         return BT_LEAVE_LOOK + 1;
     sc->cpu.irq_shadow = 0;
     sc->cpu.rflags &= ~VMC_FLAG_RF;

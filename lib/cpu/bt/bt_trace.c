@@ -22,9 +22,16 @@
 #define UNROLL_MAX    4u
 #define UNROLL_INSNS  40u
 
+/* A loop in a trace that has as many rounds each time, so many at most, is unrolled wholly, in so
+   many instructions. */
+#define INNER_ROUNDS 8u
+#define INNER_INSNS  64u
+
 struct tracer {
     struct bt_work *w;
     const struct block *seen[TRACE_BLOCKS];
+    unsigned begin[TRACE_BLOCKS]; /* their first instructions */
+    unsigned room;                /* instructions of the trace, at most */
     unsigned blocks;
     unsigned fp;
     unsigned chance; /* that control gets this far, as a part of CHANCE_ALL */
@@ -54,7 +61,7 @@ static struct block *candidate(struct tracer *t, uint64_t la)
     if (seen(t, gpa))
         return NULL;
     struct block *b = block_ahead(w->sc, at, gpa, w->sc->cpu.vm->bt_hot == 0);
-    if (b == NULL || b->n + w->n > BLK_MAX_INSNS || (bt_block_fp(w, b) & ~t->fp) != 0 ||
+    if (b == NULL || b->n + w->n > t->room || (bt_block_fp(w, b) & ~t->fp) != 0 ||
         !bt_in_limit(w, la + b->bytes - 1))
         return NULL;
     return b;
@@ -63,6 +70,38 @@ static struct block *candidate(struct tracer *t, uint64_t la)
 static unsigned heat(const struct block *b)
 {
     return b == NULL ? 0 : b->heat + 1u;
+}
+
+/*
+ * The trace has come to the branch that ends b and leads back to a block of it. If that is a loop
+ * with as many rounds each time, all of them become part of the trace.
+ */
+static bool unroll_inner(struct tracer *t, const struct block *b, uint64_t target)
+{
+    struct bt_work *w = t->w;
+    unsigned more = bt_branch_row(b);
+    unsigned k = 0;
+
+    while (k < t->blocks && w->step[t->begin[k]].la != target)
+        k++;
+    if (k == t->blocks || more == 0 || more >= INNER_ROUNDS || w->word != 8 || w->n == 0)
+        return false;
+    unsigned first = t->begin[k], n = w->n - first;
+    if (n * more > INNER_INSNS || w->n + n * more > BT_TRACE_MAX)
+        return false;
+    for (unsigned r = 0; r < more; r++) {
+        w->step[w->n - 1].follow = BT_FOLLOW_TAKEN;
+        for (unsigned i = 0; i < n; i++) {
+            w->step[w->n] = w->step[first + i];
+            w->step[w->n++].before += (uint16_t)((r + 1) * n);
+        }
+    }
+    w->step[w->n - 1].follow = BT_FOLLOW_NOT;
+    t->room = BT_TRACE_MAX;
+    /* A trace that begins within such a loop ends with it: the next one may go around an outer
+       loop, and have all of this one in it. */
+    w->few_rounds = k == 0;
+    return true;
 }
 
 /* A conditional branch that was watched. */
@@ -123,8 +162,11 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     default:
         return NULL;
     }
+    bool known = bt_branch_known(t->w->sc, b);
+    if (known && t->watched && unroll_inner(t, b, target))
+        return t->w->few_rounds ? NULL : candidate(t, next);
     struct block *fall = candidate(t, next);
-    if (bt_branch_known(t->w->sc, b))
+    if (known)
         return watched_branch(t, b, fall, target, how);
     t->watched = false;
     if (target == t->w->step[0].la) { /* a loop is closed here */
@@ -147,6 +189,7 @@ static void add(struct tracer *t, struct block *b, uint64_t la)
     for (unsigned i = 0; i < b->n; i++)
         w->step[w->n++] =
             (struct bt_step){.in = &b->insn[i], .b = b, .la = la, .before = (uint16_t)before};
+    t->begin[t->blocks] = before;
     t->seen[t->blocks++] = b;
 }
 
@@ -182,7 +225,11 @@ bool bt_trace(struct bt_work *w, struct block *b)
     w->bits = b->bits;
     w->word = b->bits == 64 ? 8 : 4;
     w->seg = w->sc->bt.ctx.id != 0;
-    struct tracer t = {.w = w, .fp = bt_block_fp(w, b), .chance = CHANCE_ALL, .watched = true};
+    struct tracer t = {.w = w,
+                       .fp = bt_block_fp(w, b),
+                       .chance = CHANCE_ALL,
+                       .watched = true,
+                       .room = BLK_MAX_INSNS};
     uint64_t flushes = w->sc->bt.st_flushes;
     uint64_t la = bt_block_start(&w->sc->bt.ctx, b);
     enum bt_follow how;

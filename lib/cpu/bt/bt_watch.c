@@ -16,6 +16,11 @@ static const struct {
     uint16_t blocks, runs;
 } limits[2] = {{16, 600, 32}, {1, 80, 4}};
 
+/* A branch back is taken as often each time if that was seen so often, and one of so many at most
+   was unlike the one before, and the first. */
+#define ROWS_LEAST  3u
+#define ROWS_UNLIKE 16u
+
 static unsigned row(const struct vmci_soft_cpu *sc)
 {
     return sc->cpu.vm->bt_hot == 0;
@@ -51,7 +56,24 @@ void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
     if (b->runs == UINT16_MAX) {
         b->runs /= 2;
         b->taken /= 2;
+        b->unlike /= 2;
     }
     b->runs++;
-    b->taken += last->op == VMCI_OP_JCC && soft_code_la(&sc->cpu) != b->la + last->next;
+    if (last->op != VMCI_OP_JCC)
+        return;
+    if (soft_code_la(&sc->cpu) != b->la + last->next) {
+        b->taken++;
+        b->row = (uint8_t)VMCI_MIN(b->row + 1u, UINT8_MAX);
+        return;
+    }
+    b->unlike += b->row != b->rows;
+    b->rows = b->row;
+    b->row = 0;
+}
+
+unsigned bt_branch_row(const struct block *b)
+{
+    unsigned falls = (unsigned)(b->runs - b->taken);
+
+    return falls >= ROWS_LEAST && b->unlike <= falls / ROWS_UNLIKE + 1u ? b->rows : 0;
 }

@@ -6,6 +6,9 @@
 #include "cpu/bt/bt.h"
 #include "cpu/bt/bt_int.h"
 
+/* Instructions of a trace: more than a block has only where short loops are unrolled. */
+#define BT_TRACE_MAX 120
+
 /* Code that is rarely reached, put behind the block. */
 enum bt_cold_kind {
     BT_COLD_INSN,   /* let the interpreter execute instruction i */
@@ -21,7 +24,8 @@ enum bt_rcx { BT_RCX_HOME, BT_RCX_X, BT_RCX_S, BT_RCX_K };
 /* Accesses that are checked together (bt_group.c). */
 struct bt_group {
     uint8_t reg, index, scale; /* as in an address; EM_NONE */
-    uint8_t gen[2];            /* which values of reg and index, counted by what changes them */
+    uint16_t root[2];          /* the values of reg and index, by number; bt_group.c */
+    bool later;                /* ... they are made in the trace */
     uint8_t host;              /* holds the page's addend; EM_NONE: each access for itself */
     uint8_t slot;              /* of bt.keep */
     bool write;
@@ -48,8 +52,10 @@ enum bt_hoist { BT_HOIST_NOT, BT_HOIST_PLAIN, BT_HOIST_BASE, BT_HOIST_INDEX };
 
 /* An access of a group. */
 struct bt_ref {
-    uint8_t group; /* index + 1; 0: none */
-    int32_t off;   /* what was added to the address until here */
+    uint8_t group;             /* index + 1; 0: none */
+    uint8_t reg, index, scale; /* its address, but for registers that hold a constant, */
+    int32_t more;              /* ... which is added to the displacement */
+    int32_t off;               /* what was added to the group's values until here */
 };
 
 /* An instruction of the trace. */
@@ -95,8 +101,8 @@ struct bt_cold {
     struct block *blk;      /* ... or by a link: of the jump */
     struct bt_cache *cache; /* LINK: from this place of it; INSN: which is asked for */
     uint8_t place;
-    const struct bt_group *group; /* INSN: whose check failed */
-    int32_t off;
+    const struct bt_group *group; /* INSN: whose check failed, */
+    struct bt_ref ref;            /* ... by this access */
     size_t back;   /* REFILL: where the check has succeeded */
     uint16_t set;  /* scratch registers there */
     bool loop;     /* in the second copy of a loop */
@@ -106,8 +112,8 @@ struct bt_cold {
     int32_t owed;      /* ... what is still to be added to it here */
     int32_t back_owed; /* ... and at resume */
 };
-#define BT_COLD_MAX   (6 * BLK_MAX_INSNS)
-#define BT_PIECES_MAX (BT_COLD_MAX + 2 * BLK_MAX_INSNS + 2)
+#define BT_COLD_MAX   (6 * BT_TRACE_MAX)
+#define BT_PIECES_MAX (BT_COLD_MAX + 2 * BT_TRACE_MAX + 2)
 
 struct bt_work {
     struct vmci_soft_cpu *sc;
@@ -116,7 +122,7 @@ struct bt_work {
     struct emit e;
     unsigned i; /* instruction */
     unsigned n; /* instructions to translate */
-    struct bt_step step[BLK_MAX_INSNS];
+    struct bt_step step[BT_TRACE_MAX];
     unsigned fp;   /* BT_FP_* that the trace needs */
     unsigned word; /* 8, or 4 for 32- and 16-bit code: size of addresses; in flat code also of
                       pushes and branch targets */
@@ -136,8 +142,8 @@ struct bt_work {
     bool few_rounds;             /* the trace is a loop that is left soon, mostly */
     uint8_t around;              /* at the jump back flags may be lost: as in struct bt_step */
     bool strip;                  /* the count in the second copy is what its hoisted checks allow */
-    size_t start[BLK_MAX_INSNS]; /* where each instruction begins in the first copy */
-    size_t resume[BLK_MAX_INSNS]; /* ... and where it goes on behind it */
+    size_t start[BT_TRACE_MAX]; /* where each instruction begins in the first copy */
+    size_t resume[BT_TRACE_MAX]; /* ... and where it goes on behind it */
     uint8_t lazy;                 /* flags may be lost now: as in struct bt_step */
     uint8_t lost;                 /* they are; the same */
     uint8_t lost_top;             /* ... where the second copy of a loop begins */
@@ -152,8 +158,8 @@ struct bt_work {
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */
     struct bt_group group[BT_GROUP_MAX];
-    struct bt_ref ref[BLK_MAX_INSNS];       /* of each explicit operand */
-    struct bt_ref stack_ref[BLK_MAX_INSNS]; /* of each push, pop, call and return */
+    struct bt_ref ref[BT_TRACE_MAX];       /* of each explicit operand */
+    struct bt_ref stack_ref[BT_TRACE_MAX]; /* of each push, pop, call and return */
     int budget_cold; /* BUDGET entry that waits for its host instruction; or -1 */
     unsigned cold_count;
     struct bt_cold cold[BT_COLD_MAX];
@@ -246,6 +252,10 @@ static inline struct em_addr bt_group_addr(const struct bt_group *g, int32_t dis
 {
     return (struct em_addr){g->reg, g->index, g->scale, disp};
 }
+static inline struct em_addr bt_ref_addr(const struct bt_ref *r, int32_t disp)
+{
+    return (struct em_addr){r->reg, r->index, r->scale, disp};
+}
 
 /* bt_stack.c */
 /* The guest's RSP moves by so much; the host's may stay for now, and w->owed changes instead. */
@@ -285,7 +295,7 @@ bool bt_loop(struct bt_work *w);
 /* The second copy cannot be entered: one more round in the first one. */
 void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx);
 /* The check of a group that has a tag. */
-void bt_loop_check(struct bt_work *w, struct bt_group *g, int32_t off);
+void bt_loop_check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r);
 /* Cold: look the page up; falls through where the TLB has not got it. */
 void bt_loop_refill(struct bt_work *w, const struct bt_cold *c);
 

@@ -90,6 +90,8 @@ struct block {
     bool watched;            /* translated again by what was seen of its branches */
     uint8_t heat;            /* runs in the interpreter, up to what makes it worth translating */
     uint16_t runs, taken;    /* while branches were watched: of them, that the last one jumped */
+    uint8_t row, rows;       /* ... so often in a row, now and the time before */
+    uint16_t unlike;         /* ... how often that was another number than before */
     struct bt_cover *covers; /* traces of others that go through the block */
     struct bt_trans *bt;     /* translations, the one of la first */
     struct vmci_insn insn[];
