@@ -377,6 +377,15 @@ static int move_small(struct fs_inode *ino, uint32_t zla, struct vmc_error *err)
     return rc;
 }
 
+/* Would the contents need another sub-block, and there is none? They go to file blocks then. */
+static bool lacks_sub_block(const struct fs_inode *ino, uint32_t zla, uint64_t need)
+{
+    uint64_t sb = ino->v->g.sb_bytes;
+
+    return ino->v->no_sb && zla == ZLA_SB &&
+           need > vmci_align_up(vmci_fs_md64(ino, FD_LENGTH), sb);
+}
+
 int vmci_fs_map_prepare(struct fs_inode *ino, uint64_t need, struct vmc_error *err)
 {
     const struct fs_geometry *g = &ino->v->g;
@@ -388,11 +397,12 @@ int vmci_fs_map_prepare(struct fs_inode *ino, uint64_t need, struct vmc_error *e
         uint64_t block = vmci_fs_md64(ino, FD_BLOCK);
         /* Regular files have at most one sub-block. */
         uint64_t cap = zla == ZLA_SB && !dir ? block : vmci_fs_map_capacity(g, zla, block);
+        bool no_sb = lacks_sub_block(ino, zla, need);
         int rc;
-        if (need <= cap)
+        if (need <= cap && !no_sb)
             return VMC_OK;
         if (zla == ZLA_RESIDENT || zla == ZLA_SB)
-            rc = move_small(ino, need <= g->sb_bytes ? ZLA_SB : ZLA_FB, err);
+            rc = move_small(ino, need <= g->sb_bytes && !ino->v->no_sb ? ZLA_SB : ZLA_FB, err);
         else if (zla == ZLA_FB)
             rc = deepen(ino, ZLA_PB, err);
         else if ((zla == ZLA_PB || zla == ZLA_PB2) && g->version >= 5)

@@ -11,6 +11,11 @@ bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline)
 {
     vmci_fs_cache_trim(v);
     vmci_fs_inodes_trim(v);
+    bool no_sb = v->no_sb_new;
+    v->no_sb = v->no_sb && !(v->sb_freed && rc == VMC_OK);
+    v->no_sb_new = v->sb_freed = false;
+    if (rc == VMC_ENOSPC && no_sb && !v->s.fenced)
+        return true;
     if (rc != VMC_EBUSY || v->s.fenced)
         return false;
     uint64_t now = vmci_fs_now(v), ns = v->lock_wait_ms * 1000000ull;

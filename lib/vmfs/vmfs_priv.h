@@ -271,6 +271,9 @@ struct vmc_vmfs {
     uint32_t lease_ms, window_ms, beat_ms, lock_wait_ms;
     int (*lease_until)(void *ctx, uint64_t end_ns);
     void *lease_ctx;
+    bool no_sb;        /* no sub-block was free: small contents get whole file blocks */
+    bool no_sb_new;    /* that was found just now: the operation begins again */
+    bool sb_freed;     /* by the operation: there are some again if it succeeds */
     bool lock_moved;   /* the lock that was waited for went from host to host */
     uint64_t busy_lv, busy_token; /* the lock that was last found busy */
     uint64_t wait_end; /* of the running operation, however much moves */

@@ -463,7 +463,10 @@ int vmci_fs_res_alloc(struct vmc_vmfs *v, struct fs_res *r, uint64_t *cluster, u
 
     if (r->clusters == 0)
         return vmci_error(err, VMC_ENOSPC, site, "the volume has no %s", name_of(r->lock_type));
-    return search(v, r, UINT64_MAX, 0, 1, cluster, item, &got, err);
+    int rc = search(v, r, UINT64_MAX, 0, 1, cluster, item, &got, err);
+    if (rc == VMC_ENOSPC && r == &v->sbc && !v->no_sb && v->g.version < 6)
+        v->no_sb = v->no_sb_new = true;
+    return rc;
 }
 
 int vmci_fs_res_free(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t item,
@@ -477,6 +480,8 @@ int vmci_fs_res_free(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t 
         count > vmci_fs_res_total(r, c) - item)
         return vmci_error(err, VMC_EFORMAT, site, "%s has no resource %llu/%u", r->name,
                           (unsigned long long)c, item);
+    if (r == &v->sbc)
+        v->sb_freed = true;
     int rc = lock_cluster(v, r, c, &lv, &md, &p, err);
     if (rc != VMC_OK)
         return rc;
