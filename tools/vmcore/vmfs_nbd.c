@@ -77,6 +77,16 @@ static int put(void *ctx, const void *p, size_t n)
     return 0;
 }
 
+/* The client gets, and gives, all that it asks for or nothing: the buffer holds older data too. */
+static int64_t whole(struct vmc_error *err, int64_t done, uint32_t len)
+{
+    if (done < 0 || done == (int64_t)len)
+        return done;
+    snprintf(err->text, sizeof(err->text), "%lld of %u bytes: the file became shorter",
+             (long long)done, len);
+    return VMC_EIO;
+}
+
 static int act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, bool fua)
 {
     struct nbd *s = ctx;
@@ -85,10 +95,10 @@ static int act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, bool fua
 
     switch (cmd) {
     case NBD_READ:
-        rc = vmc_vmfs_pread(s->f, s->buf, len, off, err);
+        rc = whole(err, vmc_vmfs_pread(s->f, s->buf, len, off, err), len);
         break;
     case NBD_WRITE:
-        rc = vmc_vmfs_pwrite(s->f, s->buf, len, off, err);
+        rc = whole(err, vmc_vmfs_pwrite(s->f, s->buf, len, off, err), len);
         break;
     case NBD_FLUSH:
         rc = vmc_vmfs_fsync(s->f, err);
