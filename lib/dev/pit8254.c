@@ -31,17 +31,20 @@
 #define P61_REFRESH    0x10u
 #define P61_OUT2       0x20u
 
+/* For what a written count waits: the end of the period, the middle of it (mode 3); or, in modes 1
+   and 5 and while the gate is closed, the next trigger. */
+enum { WAITS_NOT, WAITS_END, WAITS_MIDDLE };
 enum { ACCESS_LOW = 1, ACCESS_HIGH = 2, ACCESS_BOTH = 3 };
 
 struct pit_channel {
     uint64_t start_ns;   /* when the current count was loaded, or the gate triggered */
-    uint64_t paused;     /* ticks that passed before the gate closed */
+    uint64_t paused;     /* ticks that had passed at start_ns */
     uint32_t count;      /* in effect: 1..65536 (binary) */
     uint8_t mode;        /* 0-5 */
     uint8_t access;      /* ACCESS_* */
     uint8_t bcd;
     uint8_t gate;
-    uint8_t armed;       /* a count was loaded since the control word */
+    uint8_t armed;       /* a count was written since the control word */
     uint8_t triggered;   /* modes 1 and 5: the gate started the count */
     uint8_t write_low;   /* low byte of a 16-bit write, waiting for the high one */
     uint8_t write_second;
@@ -50,7 +53,11 @@ struct pit_channel {
     uint8_t status_latched;
     uint8_t status;
     uint16_t latch;
+    uint8_t waits;       /* WAITS_*: next was written and is not loaded yet */
+    uint8_t pad;
+    uint32_t next;       /* 1..65536 */
 };
+_Static_assert(sizeof(struct pit_channel) == 40, "saved as it is");
 
 struct pit_state {
     struct pit_channel ch[CHANNELS];
@@ -88,6 +95,53 @@ static uint64_t ticks_since_start(const struct pit_channel *c, uint64_t now)
     return c->paused + muldiv(now - c->start_ns, PIT_HZ, NS_PER_S);
 }
 
+/* Ticks of a period of mode 3 while OUT is high: with an odd count one more than the others. */
+static uint64_t high_ticks(uint32_t count)
+{
+    return (count + 1) / 2;
+}
+
+/* The count that waits is loaded; t: the tick, after start, at which it is. */
+static void load_next(struct pit_channel *c, uint64_t t)
+{
+    c->start_ns += t > c->paused ? muldiv_up(t - c->paused, NS_PER_S, PIT_HZ) : 0;
+    c->paused = c->waits == WAITS_MIDDLE ? high_ticks(c->next) : 0;
+    c->count = c->next;
+    c->waits = WAITS_NOT;
+}
+
+static uint64_t next_tick(const struct pit_channel *c)
+{
+    return c->waits == WAITS_MIDDLE ? high_ticks(c->count) : c->count;
+}
+
+static bool is_periodic(const struct pit_channel *c)
+{
+    return c->mode == 2 || c->mode == 3;
+}
+
+/* Up to now: load the count that waited for the end of something. */
+static void settle(struct pit_channel *c, uint64_t now)
+{
+    if (c->waits == WAITS_NOT || !is_periodic(c) || gate_stops(c))
+        return;
+    if (ticks_since_start(c, now) >= next_tick(c))
+        load_next(c, next_tick(c));
+}
+
+/* A count is written in the middle of a period of modes 2 and 3, which goes on to its end. */
+static void wait_for_end(struct pit_channel *c, uint32_t count, uint64_t now)
+{
+    uint64_t t = ticks_since_start(c, now);
+
+    if (t >= c->count) { /* this period begins at start_ns */
+        c->start_ns += muldiv_up(t - t % c->count - c->paused, NS_PER_S, PIT_HZ);
+        c->paused = 0;
+    }
+    c->waits = c->mode == 3 && t % c->count < high_ticks(c->count) ? WAITS_MIDDLE : WAITS_END;
+    c->next = count;
+}
+
 /* Level of OUT (data sheet, "Mode definitions"). */
 static bool out_level(const struct pit_channel *c, uint64_t now)
 {
@@ -102,7 +156,7 @@ static bool out_level(const struct pit_channel *c, uint64_t now)
     case 2: /* low for the last tick of each period */
         return !running || !c->gate || t % c->count != c->count - 1;
     case 3: /* square wave; the odd tick is high */
-        return !running || !c->gate || t % c->count < (c->count + 1) / 2;
+        return !running || !c->gate || t % c->count < high_ticks(c->count);
     default: /* 4 and 5: low for one tick after the count */
         return !running || t != c->count;
     }
@@ -182,16 +236,18 @@ static void irq_set(struct vmc_pit *p, bool level)
 /* Schedule the first edge after time from. */
 static void edge_arm(struct vmc_pit *p, uint64_t from, uint64_t now)
 {
-    const struct pit_channel *c = &p->st.ch[0];
+    struct pit_channel c = p->st.ch[0];
     uint64_t edge = 0;
 
-    if (!next_edge_tick(c, ticks_since_start(c, from), &edge)) {
+    if (c.waits == WAITS_MIDDLE && !gate_stops(&c)) /* OUT is high now and falls then */
+        load_next(&c, next_tick(&c));
+    if (!next_edge_tick(&c, ticks_since_start(&c, from), &edge)) {
         p->st.next_edge_ns = 0;
         vmc_timer_disarm(p->timer);
         return;
     }
     /* Where the edge belongs is kept apart from when it can be delivered. */
-    p->st.next_edge_ns = c->start_ns + muldiv_up(edge - c->paused, NS_PER_S, PIT_HZ);
+    p->st.next_edge_ns = c.start_ns + muldiv_up(edge - c.paused, NS_PER_S, PIT_HZ);
     vmc_timer_arm(p->timer, VMCI_MAX(p->st.next_edge_ns, now + MIN_EDGE_NS));
 }
 
@@ -214,7 +270,9 @@ static void edge_fn(void *ctx, uint64_t deadline_ns)
         irq_set(p, false);
         irq_set(p, true);
         /* Missed periods are delivered one by one, but only so many of them. */
-        edge_arm(p, now - due > MAX_LAG_NS ? now : due, now);
+        uint64_t from = now - due > MAX_LAG_NS ? now : due;
+        settle(&p->st.ch[0], from);
+        edge_arm(p, from, now);
     }
     vmci_unlock(&p->base.lock);
 }
@@ -230,16 +288,25 @@ static void load_count(struct vmc_pit *p, unsigned n, uint16_t raw, uint64_t now
         count = wrap(c);
     if (count == 1 && (c->mode == 2 || c->mode == 3))
         count = 2; /* 1 is illegal (data sheet, table "minimum and maximum counts") */
-    /*
-     * A new count in modes 2 and 3 takes effect at the end of the period on the chip; taking it
-     * at once differs for less than a period and keeps the state small.
-     */
+    /* The first count after a control word is loaded at once, but for modes 1 and 5. */
+    if (mode_is_triggered(c) || (is_periodic(c) && c->armed && gate_stops(c))) {
+        c->next = count;
+        c->waits = WAITS_END;
+        c->armed = 1;
+        return;
+    }
+    if (is_periodic(c) && c->armed) {
+        wait_for_end(c, count, now);
+        /* An edge that is late is still delivered. */
+        if (n == 0 && (p->st.next_edge_ns == 0 || p->st.next_edge_ns > now))
+            edge_arm(p, now, now);
+        return;
+    }
     c->count = count;
     c->armed = 1;
-    if (!mode_is_triggered(c)) {
-        c->start_ns = now;
-        c->paused = 0;
-    }
+    c->waits = WAITS_NOT;
+    c->start_ns = now;
+    c->paused = 0;
     if (n == 0)
         channel0_update(p, now);
 }
@@ -255,9 +322,11 @@ static void latch_count(struct pit_channel *c, uint64_t now)
 
 static void latch_status(struct pit_channel *c, uint64_t now)
 {
+    bool loaded = c->armed && c->waits == WAITS_NOT;
+
     if (c->status_latched)
         return;
-    c->status = (uint8_t)((out_level(c, now) ? STATUS_OUT : 0) | (c->armed ? 0 : STATUS_NULL) |
+    c->status = (uint8_t)((out_level(c, now) ? STATUS_OUT : 0) | (loaded ? 0 : STATUS_NULL) |
                           c->access << 4 | c->mode << 1 | c->bcd);
     c->status_latched = 1;
 }
@@ -340,14 +409,25 @@ static uint8_t count_read(struct pit_channel *c, uint64_t now)
     return (uint8_t)(high ? v >> 8 : v);
 }
 
+/* What the time is for an access: the channels are as they are then. */
+static uint64_t settle_all(struct vmc_pit *p)
+{
+    uint64_t now = dev_now(&p->base);
+
+    for (unsigned i = 0; i < CHANNELS; i++)
+        settle(&p->st.ch[i], now);
+    return now;
+}
+
 static uint8_t pit_read8(void *dev, uint64_t offset)
 {
     struct vmc_pit *p = dev;
     uint8_t v = 0; /* the control word cannot be read */
 
     vmci_lock(&p->base.lock);
+    uint64_t now = settle_all(p);
     if ((offset & 3) < CHANNELS)
-        v = count_read(&p->st.ch[offset & 3], dev_now(&p->base));
+        v = count_read(&p->st.ch[offset & 3], now);
     vmci_unlock(&p->base.lock);
     return v;
 }
@@ -357,7 +437,7 @@ static void pit_write8(void *dev, uint64_t offset, uint8_t v)
     struct vmc_pit *p = dev;
 
     vmci_lock(&p->base.lock);
-    uint64_t now = dev_now(&p->base);
+    uint64_t now = settle_all(p);
     if ((offset & 3) == CHANNELS)
         control_write(p, v, now);
     else
@@ -381,6 +461,9 @@ static void gate_set(struct pit_channel *c, bool gate, uint64_t now)
         return;
     }
     c->gate = 1;
+    if (c->waits != WAITS_NOT)
+        c->count = c->next;
+    c->waits = WAITS_NOT;
     c->start_ns = now;
     /* A rising gate starts modes 1 and 5, restarts modes 2 and 3, and resumes modes 0 and 4. */
     if (c->mode != 0 && c->mode != 4)
@@ -395,7 +478,7 @@ static uint8_t port61_read8(void *dev, uint64_t offset)
 
     (void)offset;
     vmci_lock(&p->base.lock);
-    uint64_t now = dev_now(&p->base);
+    uint64_t now = settle_all(p);
     uint8_t v = p->st.port61;
     if (now / REFRESH_NS % 2 != 0)
         v |= P61_REFRESH;
@@ -412,7 +495,7 @@ static void port61_write8(void *dev, uint64_t offset, uint8_t v)
     (void)offset;
     vmci_lock(&p->base.lock);
     p->st.port61 = v & P61_WRITABLE;
-    gate_set(&p->st.ch[2], (v & P61_GATE2) != 0, dev_now(&p->base));
+    gate_set(&p->st.ch[2], (v & P61_GATE2) != 0, settle_all(p));
     vmci_unlock(&p->base.lock);
 }
 
@@ -461,7 +544,8 @@ static int pit_load(void *dev, const void *src, size_t bytes, struct vmc_error *
     for (unsigned i = 0; i < CHANNELS; i++) {
         const struct pit_channel *c = &s.ch[i];
         if (c->mode > 5 || c->access == 0 || c->access > ACCESS_BOTH || c->count == 0 ||
-            c->count > 0x10000 || c->bcd > 1)
+            c->count > 0x10000 || c->bcd > 1 || c->waits > WAITS_MIDDLE ||
+            (c->waits != WAITS_NOT && (c->next == 0 || c->next > 0x10000)))
             return vmci_error(err, VMC_EFORMAT, "pit/load", "channel %u is malformed", i);
         s.ch[i].start_ns += shift;
     }

@@ -134,6 +134,124 @@ static void pit_gated_one_shot(void **state)
     assert_int_equal(test_in(&f->b, 0x61, 1) & 0x20, 0x20);
 }
 
+#define P61_OUT2 0x20u
+
+static unsigned pit_status(struct fx *f, unsigned ch)
+{
+    test_out(&f->b, 0x43, 1, 0xe0 | 2u << ch);
+    return test_in(&f->b, (uint16_t)(0x40 + ch), 1);
+}
+
+static void pit_new_count(struct fx *f, unsigned ch, unsigned count)
+{
+    test_out(&f->b, (uint16_t)(0x40 + ch), 1, count & 0xff);
+    test_out(&f->b, (uint16_t)(0x40 + ch), 1, count >> 8);
+}
+
+/* Modes 1 and 5: a count is loaded by the next trigger; until then NULL COUNT says so. */
+static void pit_count_waits_for_the_trigger(void **state)
+{
+    struct fx *f = *state;
+
+    pit_program(f, 2, 1, 11932); /* 10 ms */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0xc0);
+    test_out(&f->b, 0x61, 1, 0x01);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_board_run(&f->b, 2 * MS);
+    pit_new_count(f, 2, 1193);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x40);
+    test_board_run(&f->b, 7 * MS);
+    assert_int_equal(test_in(&f->b, 0x61, 1) & P61_OUT2, 0); /* the shot goes on */
+    assert_in_range(pit_count(f, 2), 1190, 1196);
+    test_board_run(&f->b, 2 * MS);
+    assert_int_equal(test_in(&f->b, 0x61, 1) & P61_OUT2, P61_OUT2);
+    test_out(&f->b, 0x61, 1, 0x00);
+    test_out(&f->b, 0x61, 1, 0x01);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_board_run(&f->b, 900000);
+    assert_int_equal(test_in(&f->b, 0x61, 1) & P61_OUT2, 0);
+    test_board_run(&f->b, 200000);
+    assert_int_equal(test_in(&f->b, 0x61, 1) & P61_OUT2, P61_OUT2); /* 1 ms */
+}
+
+/* Mode 2: a count is loaded when the period ends, or the gate opens. */
+static void pit_count_waits_for_the_period(void **state)
+{
+    struct fx *f = *state;
+
+    test_out(&f->b, 0x61, 1, 0x01);
+    pit_program(f, 2, 2, 11932); /* 10 ms */
+    assert_int_equal(pit_status(f, 2) & 0x40, 0);
+    test_board_run(&f->b, 34 * MS);
+    pit_new_count(f, 2, 2386); /* 2 ms */
+    assert_int_equal(pit_status(f, 2) & 0x40, 0x40);
+    assert_in_range(pit_count(f, 2), 11932 - 4774, 11932 - 4770);
+    test_board_run(&f->b, 5 * MS);
+    assert_in_range(pit_count(f, 2), 1190, 1198);
+    test_board_run(&f->b, 1500000); /* 0.5 ms of the next period */
+    assert_int_equal(pit_status(f, 2) & 0x40, 0);
+    assert_in_range(pit_count(f, 2), 2386 - 600, 2386 - 592);
+    test_board_run(&f->b, 100 * MS); /* 50 periods */
+    assert_in_range(pit_count(f, 2), 2386 - 620, 2386 - 610); /* and 18 ticks */
+    pit_new_count(f, 2, 11932);
+    test_out(&f->b, 0x61, 1, 0x00);
+    assert_int_equal(pit_status(f, 2) & 0x40, 0x40);
+    test_out(&f->b, 0x61, 1, 0x01);
+    assert_int_equal(pit_status(f, 2) & 0x40, 0);
+    test_board_run(&f->b, MS);
+    assert_in_range(pit_count(f, 2), 11932 - 1195, 11932 - 1192);
+}
+
+/* Mode 3: when the half ends. */
+static void pit_count_waits_for_half_a_period(void **state)
+{
+    struct fx *f = *state;
+
+    test_out(&f->b, 0x61, 1, 0x01);
+    pit_program(f, 2, 3, 11932); /* 5 ms high, 5 ms low */
+    test_board_run(&f->b, 21 * MS);
+    pit_new_count(f, 2, 2386);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0xc0);
+    test_board_run(&f->b, 3900000); /* 24.9 ms */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0xc0);
+    test_board_run(&f->b, 200000);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_board_run(&f->b, 800000); /* 25.9 ms: low for 1 ms */
+    assert_int_equal(pit_status(f, 2) & 0x80, 0);
+    test_board_run(&f->b, 200000);
+    assert_int_equal(pit_status(f, 2) & 0x80, 0x80);
+    test_board_run(&f->b, MS);
+    assert_int_equal(pit_status(f, 2) & 0x80, 0);
+    pit_new_count(f, 2, 11932); /* in the low half: at the end of the period, 28 ms */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x40);
+    test_board_run(&f->b, MS);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x80);
+    test_board_run(&f->b, 4700000); /* 32.8 ms */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x80);
+    test_board_run(&f->b, 400000);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+}
+
+/* The interrupts of channel 0 follow. */
+static void pit_interrupts_change_with_the_period(void **state)
+{
+    struct fx *f = *state;
+
+    for (unsigned mode = 2; mode <= 3; mode++) {
+        pit_program(f, 0, mode, 11932); /* 10 ms */
+        test_board_run(&f->b, 21 * MS);
+        pit_new_count(f, 0, 1193); /* 1 ms */
+        f->b.line[0].rises = 0;
+        /* In the middle of mode 3, 25 ms: low for half a period, then high. */
+        test_board_run(&f->b, (mode == 2 ? 8900 : 4400) * 1000ull);
+        assert_int_equal(f->b.line[0].rises, 0);
+        test_board_run(&f->b, 200000);
+        assert_int_equal(f->b.line[0].rises, 1);
+        test_board_run(&f->b, 10 * MS);
+        assert_int_equal(f->b.line[0].rises, 11);
+    }
+}
+
 static void pit_read_back(void **state)
 {
     struct fx *f = *state;
@@ -618,6 +736,10 @@ int main(void)
         T(pit_one_shot),
         T(pit_counts_down),
         T(pit_gated_one_shot),
+        T(pit_count_waits_for_the_trigger),
+        T(pit_count_waits_for_the_period),
+        T(pit_count_waits_for_half_a_period),
+        T(pit_interrupts_change_with_the_period),
         T(pit_read_back),
         T(pit_latch_holds),
         T(pit_bcd),
