@@ -80,6 +80,11 @@ struct vmc_engine_io {
     bool (*apic_post)(void *ctx, uint32_t requests[8]);
     /** Puts what is left of them back, and wakes the vCPU as for a new request. Any thread. */
     void (*apic_unpost)(void *ctx, uint32_t requests[8]);
+    /**
+     * The guest wrote the TSC or TSC_ADJUST, and read_tsc tells the new one: a TSC deadline is
+     * nearer or farther now. On the vCPU's thread; may be NULL.
+     */
+    void (*tsc_moved)(void *ctx);
 };
 
 /** What apic_lend returns. */

@@ -28,6 +28,7 @@ int vmci_emulator_create(const struct vmc_platform *pf, struct vmc_mem *mem, uin
         e->io = *io;
     e->io.irq_pending = NULL;
     e->io.irq_ack = NULL;
+    e->io.tsc_moved = NULL; /* the owner's TSC follows later, and so does the notice of it */
     int rc = e->ops->vm_init(&e->vm, &cfg, err);
     if (rc != VMC_OK) {
         vmci_free_aligned(pf, e, sizeof(*e), 64);

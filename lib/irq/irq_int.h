@@ -255,6 +255,8 @@ void vmci_apic_timer_set_divide(struct vmci_lapic *l, uint32_t divide);
 uint32_t vmci_apic_timer_current(struct vmci_lapic *l);
 uint64_t vmci_apic_timer_get_deadline(struct vmci_lapic *l);
 void vmci_apic_timer_set_deadline(struct vmci_lapic *l, uint64_t tsc);
+/* The TSC was written: an armed deadline counts by the new one. */
+void vmci_apic_timer_tsc_moved(struct vmci_lapic *l);
 /* Restore a running count (snapshot). */
 void vmci_apic_timer_set_current(struct vmci_lapic *l, uint32_t count);
 vmc_timer_fn vmci_apic_timer_fire;

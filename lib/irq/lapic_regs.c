@@ -158,7 +158,23 @@ static void write_lvt(struct vmci_lapic *l, int n, uint32_t v)
         vmci_store_relaxed(&l->lvt[n], v);
 }
 
-/* False: no such register, or read-only. */
+/* Not an error to write in xAPIC mode: ESR reports reserved addresses only (SDM 3A 11.5.3). */
+static bool read_only(uint32_t reg)
+{
+    switch (reg) {
+    case VMCI_APIC_ID:
+    case VMCI_APIC_VERSION:
+    case VMCI_APIC_APR:
+    case VMCI_APIC_PPR:
+    case VMCI_APIC_RRD:
+    case VMCI_APIC_TIMER_CURRENT:
+        return true;
+    default:
+        return reg >= VMCI_APIC_ISR && reg < VMCI_APIC_ESR;
+    }
+}
+
+/* False: no such register, or read-only in x2APIC mode. */
 static bool write_reg(struct vmci_lapic *l, uint32_t reg, uint32_t v)
 {
     bool x2 = vmci_lapic_x2(l);
@@ -169,8 +185,6 @@ static bool write_reg(struct vmci_lapic *l, uint32_t reg, uint32_t v)
         return true;
     }
     switch (reg) {
-    case VMCI_APIC_ID: /* read-only here, but not an error in xAPIC mode */
-        return !x2;
     case VMCI_APIC_TPR:
         l->tpr = v & 0xff;
         vmci_lapic_update_ppr(l);
@@ -211,7 +225,7 @@ static bool write_reg(struct vmci_lapic *l, uint32_t reg, uint32_t v)
             send_ipi(l, (v & 0xff) | 1u << 18, 0, true);
         return x2;
     default:
-        return false;
+        return !x2 && read_only(reg);
     }
 }
 

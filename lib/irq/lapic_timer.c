@@ -163,15 +163,16 @@ static uint64_t ticks_to_ns(uint64_t ticks, uint64_t hz)
     return quotient;
 }
 
-void vmci_apic_timer_set_deadline(struct vmci_lapic *l, uint64_t tsc)
+/* Arm the timer for the deadline: another one, or (NULL) the one that there is, by a TSC that was
+   written. */
+static void aim(struct vmci_lapic *l, const uint64_t *other)
 {
     uint64_t now_tsc = 0, hz = 0;
 
-    if (mode(l) != VMCI_TIMER_DEADLINE)
-        return; /* writes are ignored in the other modes */
     l->chip->ops->tsc(l->chip->ctx, l->index, &now_tsc, &hz);
-    bool past = tsc != 0 && (tsc <= now_tsc || hz == 0);
     vmci_lock(&l->timer_lock);
+    uint64_t tsc = other != NULL ? *other : l->tsc_deadline;
+    bool past = tsc != 0 && (tsc <= now_tsc || hz == 0);
     if (tsc == 0 || past) {
         stop(l);
         l->tsc_deadline = 0;
@@ -185,6 +186,18 @@ void vmci_apic_timer_set_deadline(struct vmci_lapic *l, uint64_t tsc)
     vmci_unlock(&l->timer_lock);
     if (past)
         vmci_lapic_local(l, VMCI_LVT_TIMER);
+}
+
+void vmci_apic_timer_set_deadline(struct vmci_lapic *l, uint64_t tsc)
+{
+    if (mode(l) == VMCI_TIMER_DEADLINE) /* writes are ignored in the other modes */
+        aim(l, &tsc);
+}
+
+void vmci_apic_timer_tsc_moved(struct vmci_lapic *l)
+{
+    if (mode(l) == VMCI_TIMER_DEADLINE)
+        aim(l, NULL);
 }
 
 void vmci_apic_timer_fire(void *ctx, uint64_t deadline_ns)

@@ -213,6 +213,16 @@ static void io_apic_unpost(void *ctx, uint32_t requests[8])
         vmci_lapic_unpost(v->lapic, requests);
 }
 
+static void io_tsc_moved(void *ctx)
+{
+    struct vmc_vcpu *v = ctx;
+
+    if (v->lapic == NULL)
+        return;
+    sync_clock(v);
+    vmci_apic_timer_tsc_moved(v->lapic);
+}
+
 /* Without anything on the line nobody could end the wait: IGNNE# is strapped. */
 static bool io_ferr(void *ctx, bool asserted)
 {
@@ -235,4 +245,5 @@ const struct vmc_engine_io vmci_vm_engine_io = {
     .apic_eoi = io_apic_eoi,
     .apic_post = io_apic_post,
     .apic_unpost = io_apic_unpost,
+    .tsc_moved = io_tsc_moved,
 };

@@ -243,6 +243,14 @@ static void errors(void)
     wr(ESR, 0);
     wr(ESR, 0);
     CHECK(rd(ESR) == 0, "ESR is cleared");
+    static const uint16_t read_only[] = {ID, VERSION, 0x90, PPR, 0xc0, ISR, TMR, IRR, TMCCT};
+    for (unsigned i = 0; i < sizeof(read_only) / sizeof(read_only[0]); i++)
+        wr(read_only[i], 0);
+    wr(ESR, 0);
+    CHECK(rd(ESR) == 0, "writing what can only be read: %x", rd(ESR));
+    wr(0x40, 0);
+    wr(ESR, 0);
+    CHECK(rd(ESR) == 0x80, "a reserved register: %x", rd(ESR));
     wr(LVTE, MASKED);
 }
 
@@ -341,6 +349,35 @@ static void timer_modes(void)
     CHECK(rd(TMCCT) == 0, "the change of mode disarmed the count: %x", rd(TMCCT));
     wr(LVTT, MASKED | 0x40047);
     CHECK(rdmsr(MSR_DEADLINE) == 0, "and the deadline");
+    wr(LVTT, MASKED);
+}
+
+#define FAR 1000000000000ull
+
+/* The deadline is a value of the TSC, which may be written (SDM 3A 11.5.4.1). */
+static void deadline_and_tsc(void)
+{
+    clear();
+    wr(LVTT, 0x40048);
+    wrmsr(MSR_DEADLINE, tsc() + FAR);
+    wrmsr(0x10, tsc() + 2 * FAR);
+    wait_for(0x48, 1);
+    CHECK(hits[0x48] == 1 && rdmsr(MSR_DEADLINE) == 0, "the TSC was set past the deadline");
+    wrmsr(MSR_DEADLINE, tsc() + 300000000);
+    wrmsr(0x10, tsc() - 2 * FAR);
+    uint64_t end = tsc() + 600000000;
+    while (tsc() < end)
+        sti_nop();
+    CHECK(hits[0x48] == 1 && rdmsr(MSR_DEADLINE) != 0, "the TSC was set back: %u", hits[0x48]);
+    if (!cpu_has(7, 1, 1)) {
+        wr(LVTT, MASKED);
+        return;
+    }
+    wrmsr(MSR_DEADLINE, tsc() + FAR);
+    wrmsr(0x3b, rdmsr(0x3b) + 2 * FAR);
+    wait_for(0x48, 2);
+    CHECK(hits[0x48] == 2, "TSC_ADJUST");
+    wrmsr(0x3b, rdmsr(0x3b) - 2 * FAR);
     wr(LVTT, MASKED);
 }
 
@@ -701,6 +738,8 @@ void test_main(void)
     timer();
     timer_modes();
     deadline();
+    if (cpu_has(1, 2, 24))
+        deadline_and_tsc();
     legacy();
     ioapic();
     immediate();

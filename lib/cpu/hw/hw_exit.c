@@ -251,6 +251,8 @@ int hw_emulate(struct hw_vcpu *v, uint64_t n, struct vmc_exit *x)
     if (*tsc != offset) {
         v->tsc_offset += *tsc - offset;
         hw_changed(v, VMC_ST_CLOCK);
+        if (v->io->tsc_moved != NULL)
+            v->io->tsc_moved(v->io->ctx);
     }
     if (v->loaded)
         v->vm->vendor->tpr_in(v);

@@ -198,9 +198,16 @@ static EXEC(rdmsr)
 static EXEC(wrmsr)
 {
     int rc = need_cpl0(cpu);
+    int64_t offset = cpu->tsc_offset;
 
     (void)in;
-    return rc != 0 ? rc : vmci_msr_write(cpu, (u32)cpu->gpr[VMC_RCX], edx_eax(cpu));
+    if (rc == 0)
+        rc = vmci_msr_write(cpu, (u32)cpu->gpr[VMC_RCX], edx_eax(cpu));
+    if (cpu->tsc_offset != offset && cpu->io != NULL && cpu->io->tsc_moved != NULL) {
+        vmci_fp_park(cpu);
+        cpu->io->tsc_moved(cpu->io->ctx);
+    }
+    return rc;
 }
 
 static EXEC(mov_cr)

@@ -92,6 +92,31 @@ static void errors_show_after_a_write_to_esr(void **state)
     assert_int_equal(apic_rd(f, 0, VMCI_APIC_ESR), 0);
 }
 
+static void read_only_registers_are_no_error(void **state)
+{
+    struct irq_fx *f = *state;
+    static const uint32_t regs[] = {
+        VMCI_APIC_ID,  VMCI_APIC_VERSION,    VMCI_APIC_APR,        VMCI_APIC_PPR,
+        VMCI_APIC_RRD, VMCI_APIC_ISR,        VMCI_APIC_TMR + 0x30, VMCI_APIC_IRR + 0x70,
+        0x390,         VMCI_APIC_ESR - 0x10,
+    };
+
+    apic_enable_all(f);
+    for (unsigned i = 0; i < sizeof(regs) / sizeof(regs[0]); i++) {
+        uint32_t before = apic_rd(f, 1, regs[i]);
+        apic_wr(f, 1, regs[i], ~0u);
+        apic_wr(f, 1, VMCI_APIC_ESR, 0);
+        assert_int_equal(apic_rd(f, 1, VMCI_APIC_ESR), 0);
+        assert_int_equal(apic_rd(f, 1, regs[i]), before);
+    }
+    apic_wr(f, 1, 0x40, 0); /* reserved */
+    apic_wr(f, 1, VMCI_APIC_ESR, 0);
+    assert_int_equal(apic_rd(f, 1, VMCI_APIC_ESR), VMCI_ESR_REGISTER);
+    x2_on(f, 1);
+    for (unsigned i = 0; i < sizeof(regs) / sizeof(regs[0]); i++)
+        assert_false(wr(f, 1, regs[i], 0));
+}
+
 static void software_disable_masks_the_lvt(void **state)
 {
     struct irq_fx *f = *state;
@@ -555,6 +580,40 @@ static void tsc_deadline(void **state)
     assert_int_equal(apic_rd(f, 0, VMCI_APIC_LVT_TIMER), 0x42);
 }
 
+static void deadline_follows_the_tsc(void **state)
+{
+    struct irq_fx *f = *state;
+    struct vmci_lapic *l = apic(f, 0);
+    uint64_t tsc, hz, v;
+
+    apic_enable_all(f);
+    apic_wr(f, 0, VMCI_APIC_LVT_TIMER, 0x40042);
+    f->tsc_offset += 5000;
+    vmci_apic_timer_tsc_moved(l); /* nothing is armed */
+    assert_int_equal(take(f, 0), -1);
+    fx_tsc(f, 0, &tsc, &hz);
+    assert_true(vmci_lapic_wrmsr(l, VMC_MSR_TSC_DEADLINE, tsc + 3000));
+    f->tsc_offset -= 3000; /* farther by 1 us */
+    vmci_apic_timer_tsc_moved(l);
+    pass(f, 1999);
+    assert_int_equal(take(f, 0), -1);
+    assert_true(vmci_lapic_rdmsr(l, VMC_MSR_TSC_DEADLINE, &v));
+    assert_int_equal(v, tsc + 3000);
+    pass(f, 1);
+    assert_int_equal(take(f, 0), 0x42);
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+    fx_tsc(f, 0, &tsc, &hz);
+    assert_true(vmci_lapic_wrmsr(l, VMC_MSR_TSC_DEADLINE, tsc + 3000000));
+    f->tsc_offset += 3000000; /* reached */
+    vmci_apic_timer_tsc_moved(l);
+    assert_int_equal(take(f, 0), 0x42);
+    assert_true(vmci_lapic_rdmsr(l, VMC_MSR_TSC_DEADLINE, &v));
+    assert_int_equal(v, 0);
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+    pass(f, 10000000);
+    assert_int_equal(take(f, 0), -1);
+}
+
 /* ---- life ---------------------------------------------------------------------------------- */
 
 static void init_keeps_the_base(void **state)
@@ -612,6 +671,7 @@ int main(void)
         irq_test(reset_values),
         irq_test(access_widths),
         irq_test(errors_show_after_a_write_to_esr),
+        irq_test(read_only_registers_are_no_error),
         irq_test(software_disable_masks_the_lvt),
         irq_test(priorities_nest),
         irq_test(task_priority_blocks),
@@ -632,6 +692,7 @@ int main(void)
         irq_test(tiny_period_does_not_flood),
         irq_test(masked_timer_runs_silently),
         irq_test(tsc_deadline),
+        irq_test(deadline_follows_the_tsc),
         irq_test(init_keeps_the_base),
         irq_test(page_round_trip),
     };
