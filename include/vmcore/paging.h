@@ -11,12 +11,19 @@
 
 VMC_BEGIN_DECLS
 
+/** What the processor lacks, in vmc_paging.without. */
+enum vmc_paging_lack {
+    VMC_PAGING_NO_1G = 1u << 0,    /**< pages of 1 GiB (CPUID pdpe1gb): PS is reserved there */
+    VMC_PAGING_NO_PSE36 = 1u << 1, /**< 4 MiB pages above 4 GiB (CPUID pse36) */
+};
+
 /** What a walk depends on. */
 struct vmc_paging {
     uint64_t cr0, cr3, cr4, efer;
     uint64_t pdpte[4]; /**< the PDPTE registers, for PAE paging outside long mode */
     uint32_t pkru;
     uint32_t phys_bits; /**< MAXPHYADDR; 0 is taken as 40 */
+    uint32_t without;   /**< enum vmc_paging_lack */
 };
 
 /** Kind of an access. One of READ, WRITE, FETCH, with flags. */

@@ -140,6 +140,7 @@ struct vmci_cpu {
     struct vmc_x86_msrs msr;
     struct vmci_exc exc;
     uint64_t pending_db; /* DR6 bits of a trap to deliver after this instruction */
+    bool task_switched;  /* by an instruction; cleared before one that TF may trap */
     bool mid_rep;        /* the event being delivered interrupts a REP between iterations */
     uint8_t irq_shadow;  /* 1: interrupts (STI), 3: and debug traps, NMI (MOV SS): until after the
                             next instruction */
@@ -166,6 +167,7 @@ struct vmci_cpu {
     struct vmci_soft_vm *vm;
     const struct vmc_cpu_policy *policy;
     uint32_t phys_bits;
+    uint32_t paging_lacks; /* enum vmc_paging_lack */
     uint32_t index;
     struct vmc_exit exit; /* filled when VMCI_EXIT is returned */
     struct vmci_fp *fp;

@@ -104,9 +104,11 @@ static uint64_t reserved_bits(const struct walker *w, uint64_t entry, unsigned l
     uint64_t rsvd = 0;
 
     if (!w->wide) {
-        /* 4 MiB page: bits 20:13 hold address bits 39:32 (PSE-36), bit 21 is reserved. */
+        /* 4 MiB page: bits 20:13 hold address bits 39:32 with PSE-36, as far as there are such. */
+        unsigned top =
+            (w->pg->without & VMC_PAGING_NO_PSE36) != 0 ? 32 : VMCI_MIN(w->phys_bits, 40);
         if (leaf && level == 2)
-            rsvd |= 1ull << 21;
+            rsvd |= (1ull << 22) - (1ull << (top - 19));
         return rsvd;
     }
     uint64_t phys_mask = (1ull << w->phys_bits) - 1;
@@ -131,7 +133,7 @@ static bool is_leaf(const struct walker *w, uint64_t entry, unsigned level)
         return false;
     if (level == 2)
         return w->wide || (w->pg->cr4 & VMC_CR4_PSE) != 0;
-    return level == 3 && w->long_mode;
+    return level == 3 && w->long_mode && (w->pg->without & VMC_PAGING_NO_1G) == 0;
 }
 
 /* SDM 3A 4.6.1. */

@@ -50,7 +50,8 @@ static void dump_regs(struct vmci_cpu *cpu)
 static void dump_code(struct vmci_cpu *cpu)
 {
     struct vmc_paging pg = {.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4,
-                            .efer = cpu->efer, .phys_bits = cpu->phys_bits};
+                            .efer = cpu->efer, .phys_bits = cpu->phys_bits,
+                            .without = cpu->paging_lacks};
     struct vmc_walk w;
     uint8_t bytes[VMCI_INSN_MAX];
     char text[96];

@@ -239,6 +239,7 @@ static int walk(struct vmci_cpu *cpu, uint64_t la, uint32_t access, struct vmc_w
         .cr4 = cpu->cr4,
         .efer = cpu->efer,
         .phys_bits = cpu->phys_bits,
+        .without = cpu->paging_lacks,
         .pkru = cpu->pkru,
     };
     for (unsigned i = 0; i < 4; i++)

@@ -206,6 +206,8 @@ void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy
                                                          : 32;
     if (cpu->phys_bits == 36 && vmc_cpu_policy_has(policy, "lm"))
         cpu->phys_bits = DEFAULT_PHYS_BITS;
+    cpu->paging_lacks = (vmc_cpu_policy_has(policy, "pdpe1gb") ? 0 : VMC_PAGING_NO_1G) |
+                        (vmc_cpu_policy_has(policy, "pse36") ? 0 : VMC_PAGING_NO_PSE36);
     l = vmc_cpu_policy_find(policy, 0xd, 0);
     cpu->xcr0_allowed = l != NULL ? l->eax | (uint64_t)l->edx << 32 : VMC_XCR0_X87;
     set_tsc_rate(cpu, policy->tsc_hz);

@@ -182,8 +182,49 @@ static void large_pages_translate(void **state)
     assert_int_equal(vmc_walk_gva(mem, &long_base, GVA, 0, &w), VMC_OK);
     assert_int_equal(w.gpa, 0x40000000ull + 0x201000);
     assert_int_equal(w.page_bytes, 0x40000000);
+    struct vmc_paging lacks = long_base;
+    lacks.without = VMC_PAGING_NO_1G;
+    assert_int_equal(vmc_walk_gva(mem, &lacks, GVA, 0, &w), VMC_GUEST_FAULT);
+    assert_int_equal(w.fault_code, VMC_PF_P | VMC_PF_RSVD);
     put64(PML4, PDPT | 7 | 0x80);
     assert_int_equal(vmc_walk_gva(mem, &long_base, GVA, 0, &w), VMC_GUEST_FAULT);
+}
+
+/* SDM 3A table 4-4: bits 21:(M-19) are reserved, M the lesser of 40 and MAXPHYADDR. */
+static void large_pages_of_2_levels_reserve_what_has_no_address(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned phys_bits;
+        uint32_t without;
+        unsigned first; /* reserved bit */
+    } t[] = {{46, 0, 21},
+             {40, 0, 21},
+             {39, 0, 20},
+             {36, 0, 17},
+             {32, 0, 13},
+             {40, VMC_PAGING_NO_PSE36, 13},
+             {32, VMC_PAGING_NO_PSE36, 13}};
+
+    for (unsigned i = 0; i < sizeof(t) / sizeof(t[0]); i++)
+        for (unsigned bit = 13; bit <= 21; bit++) {
+            struct vmc_paging pg = {
+                .cr0 = VMC_CR0_PE | VMC_CR0_PG, .cr3 = PML4, .cr4 = VMC_CR4_PSE};
+            uint32_t pde = 0x400000 | 0x80 | 7 | 1u << bit;
+            struct vmc_walk w;
+
+            pg.phys_bits = t[i].phys_bits;
+            pg.without = t[i].without;
+            assert_int_equal(vmc_mem_write(mem, PML4 + 4 * (GVA >> 22), &pde, 4), VMC_OK);
+            int rc = vmc_walk_gva(mem, &pg, GVA, 0, &w);
+            if (bit >= t[i].first) {
+                assert_int_equal(rc, VMC_GUEST_FAULT);
+                assert_int_equal(w.fault_code, VMC_PF_P | VMC_PF_RSVD);
+            } else {
+                assert_int_equal(rc, VMC_OK);
+                assert_int_equal(w.gpa, (1ull << (bit + 19)) + 0x400000 + (GVA & 0x3fffff));
+            }
+        }
 }
 
 static void two_level_and_pae_translate(void **state)
@@ -267,6 +308,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(rights_match_the_manual), T(not_present_and_reserved_bits_fault),
         T(large_pages_translate),   T(two_level_and_pae_translate),
+        T(large_pages_of_2_levels_reserve_what_has_no_address),
         T(probe_changes_nothing),   T(paging_off_is_identity),
         T(protection_keys_apply_to_user_pages),
     };
