@@ -106,6 +106,10 @@
 #define VMC_PF_FETCH 0x10u
 #define VMC_PF_PK    0x20u
 
+/* IA32_DEBUGCTL */
+#define VMC_DEBUGCTL_LBR 0x1ull
+#define VMC_DEBUGCTL_BTF 0x2ull
+
 /* DR6, DR7 */
 #define VMC_DR6_BD 0x2000ull
 #define VMC_DR6_BS 0x4000ull

@@ -419,6 +419,47 @@ static void debug_trap(void)
     exc_hook = NULL;
 }
 
+static volatile unsigned steps;
+static volatile unsigned long first_step;
+
+static bool on_step(struct regs *r)
+{
+    if (r->vector != 1)
+        return false;
+    if (steps++ == 0)
+        first_step = r->rip;
+    if (r->rip == (unsigned long)task_body)
+        r->flags &= ~0x100ul;
+    __asm__ volatile("mov %0, %%dr6" : : "r"(0));
+    return true;
+}
+
+/* TF of the old task does not trap in the new one; the new task's does. */
+static void step_switch(void)
+{
+    unsigned long here;
+
+    exc_hook = on_step;
+    new_task(task_start);
+    steps = 0;
+    __asm__ volatile("mov $1f, %0\n\tpushfl\n\torl $0x100, (%%esp)\n\tpopfl\n\tlcall %1, $0\n"
+                     "1:\tnop\n\tpushfl\n\tandl $~0x100, (%%esp)\n\tpopfl"
+                     : "=&r"(here)
+                     : "i"(SEL_NEW)
+                     : "memory", "cc");
+    check_back("TF of the old task", 1);
+    CHECK(steps == 4 && first_step == here + 1,
+          "TF of the old task: %u traps, the first at %lx, not %lx", steps, first_step, here + 1);
+    new_task(task_start);
+    new_tss.flags = 0x102;
+    steps = 0;
+    __asm__ volatile("lcall %0, $0" : : "i"(SEL_NEW) : "memory");
+    check_back("TF of the new task", 1);
+    CHECK(steps == 1 && first_step == (unsigned long)task_body,
+          "TF of the new task: %u traps, the first at %lx", steps, first_step);
+    exc_hook = NULL;
+}
+
 void test_main(void)
 {
     uint64_t d = gdt[SEL_TSS / 8];
@@ -432,4 +473,5 @@ void test_main(void)
     priorities();
     double_fault();
     debug_trap();
+    step_switch();
 }

@@ -6,8 +6,10 @@
  */
 #include "kern.h"
 
+#define DE 0
 #define DB 1
 #define GP 13
+#define PF 14
 #define AC 17
 
 #define DR6_BS     0x4000ul
@@ -16,6 +18,8 @@
 #define CR0_AM     (1ul << 18)
 #define FLAGS_IOPL 0x3000ul
 #define HITS       12
+#define DEBUGCTL   0x1d9
+#define BTF        2
 #define IN_HANDLER ~0ul
 
 #define DR_ACCESS(n)                                                                               \
@@ -47,6 +51,8 @@ struct hit {
 };
 static struct hit hit[HITS];
 static volatile unsigned hits;
+static bool branches; /* set BTF again, which #DB clears */
+static uint64_t debugctl;
 
 static bool on_trap(struct regs *r)
 {
@@ -62,6 +68,10 @@ static bool on_trap(struct regs *r)
     }
     hits++;
     wr_dr6(0);
+    if (branches) {
+        debugctl |= rdmsr(DEBUGCTL);
+        wrmsr(DEBUGCTL, BTF);
+    }
     return true;
 }
 
@@ -146,6 +156,33 @@ static void syscalls(void)
     STEP(s_syscall, 0, 1, 2, 3);
 }
 
+/* BTF: only branches that are taken trap. */
+STEPPED(b_branch, "nop\n\ttest %rsp, %rsp\n\tjz 1f\n\tjnz 1f\n\tnop\n1:\tcall 2f\n2:\tpop %rax\n\t"
+                  "mov $2, %ecx\n3:\tloop 3b\n\tjrcxz 4f\n4:\tjmp 5f\n5:\tmov $3, %ecx\n\t"
+                  "mov %rsp, %rsi\n\trep lodsb\n\tpushfq\n\tpopfq");
+STEPPED(b_iret, "mov %rsp, %rcx\n\tmov %ss, %eax\n\tpush %rax\n\tpush %rcx\n\tpushfq\n\t"
+                "mov %cs, %eax\n\tpush %rax\n\tlea 1f(%rip), %rax\n\tpush %rax\n\tiretq\n"
+                "1:\tnop");
+
+static void branch_steps(void)
+{
+    branches = true;
+    debugctl = 0;
+    for (int user = 0; user < 2; user++) {
+        wrmsr(DEBUGCTL, BTF);
+        STEP(b_branch, 0, user, 9, 14, 20, 24, 26);
+        wrmsr(DEBUGCTL, BTF);
+        STEP(b_iret, 0, user, 21);
+        wrmsr(DEBUGCTL, BTF);
+        step("NOPs, branches stepped", s_plain, s_plain_end, NULL, 0, 0, user);
+    }
+    branches = false;
+    CHECK(debugctl == 0, "DEBUGCTL in the handler of #DB: %lx", (unsigned long)debugctl);
+    wrmsr(DEBUGCTL, BTF | 1);
+    CHECK(rdmsr(DEBUGCTL) == BTF, "LBR: DEBUGCTL %lx", (unsigned long)rdmsr(DEBUGCTL));
+    wrmsr(DEBUGCTL, 0);
+}
+
 /* ---- debug registers ------------------------------------------------------------------------- */
 
 static void put_dr6(void *p)
@@ -183,6 +220,40 @@ static void registers(void)
     CHECK(hits == 1 && (hit[0].dr6 & 0xffffefff) == (DR6_STEP & 0xffffefff) + 1,
           "BS and B1 before a hit of DR0: %lx", hit[0].dr6);
     wr_dr7(0);
+}
+
+/* ---- faults ------------------------------------------------------------------------------------
+ */
+
+#define UNMAPPED 0x4000000000ul
+
+static void divide(void *p)
+{
+    unsigned long lo = 1, hi = 0;
+    __asm__ volatile("divq (%2)" : "+a"(lo), "+d"(hi) : "r"(p) : "memory", "cc");
+}
+static void move(void *p)
+{
+    unsigned long to = UNMAPPED;
+    __asm__ volatile("movsq" : "+S"(p), "+D"(to) : : "memory");
+}
+
+/* An instruction that faults did not hit the breakpoint that it came across (SDM 3B 18.2.4). */
+static void faulting(void)
+{
+    static void (*const f[])(void *) = {divide, move};
+
+    for (unsigned i = 0; i < 2; i++) {
+        watched[1] = 0;
+        hits = 0;
+        wr_dr0((unsigned long)(watched + 1));
+        wr_dr6(0);
+        wr_dr7(0xb0002); /* 8 bytes, read or written */
+        long v = try_call(f[i], (void *)(watched + 1));
+        wr_dr7(0);
+        CHECK(v == (i == 0 ? DE : PF) && hits == 0, "fault %u behind a breakpoint: %ld, %u traps",
+              i, v, hits);
+    }
 }
 
 /*
@@ -281,7 +352,9 @@ void test_main(void)
     exc_hook = on_trap;
     stepping();
     syscalls();
+    branch_steps();
     registers();
+    faulting();
     movss();
     exc_hook = NULL;
     alignment();

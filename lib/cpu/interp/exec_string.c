@@ -486,7 +486,8 @@ static inline int repeat(struct vmci_cpu *cpu, const struct vmci_insn *in, step_
                 break;
         }
         slice += k;
-        if (sc->one_shot || slice >= REP_SLICE || vmci_load_relaxed(&cpu->request) != 0)
+        if (sc->one_shot || slice >= REP_SLICE || cpu->pending_db != 0 ||
+            vmci_load_relaxed(&cpu->request) != 0)
             return VMCI_AGAIN;
     }
     return 0;

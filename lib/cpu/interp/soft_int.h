@@ -200,6 +200,7 @@ struct vmci_soft_cpu {
     bool irq_wait;                 /* an interrupt was pending when it could not be taken */
     bool one_shot;                 /* REP executes one iteration */
     uint8_t outcome;               /* what the last instruction that gave up returned */
+    uint64_t held_db;              /* what MOV SS held back for the instruction under way */
     uint8_t exit_len;              /* of the instruction that made a hypercall */
     uint64_t seen_dr7, seen_dr[4]; /* what the TLB knows of */
     uint64_t fault_at;             /* cpu.retired when the last exception was delivered */

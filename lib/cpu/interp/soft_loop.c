@@ -127,6 +127,9 @@ static int trouble(struct vmci_soft_cpu *sc, int rc)
     cpu->cur = cpu->blk;
     if (cpu->code_bits != 64)
         rip = (uint32_t)rip;
+    /* It did not complete, so breakpoints that it hit are not reported: it will hit them again. */
+    if (rc != VMCI_AGAIN && !(rc == VMCI_FAULT && cpu->exc.rip_set))
+        cpu->pending_db = sc->held_db;
     if (rc != VMCI_FAULT) {
         cpu->rip = rip;
         if (rc == VMCI_RETRY) {
@@ -368,10 +371,38 @@ static int run_blocks(struct vmci_soft_cpu *sc)
 
 /* ---- one instruction ------------------------------------------------------------------------- */
 
-/* Does the single-step trap follow this instruction, if TF was set before it? */
-static bool traps(const struct vmci_cpu *cpu, unsigned op)
+/* Was the instruction, which is complete, a branch that was taken? */
+static bool branched(const struct vmci_cpu *cpu, const struct vmci_insn *in)
 {
-    switch (op) {
+    uint64_t count = cut(cpu->gpr[VMC_RCX], in->addrsize);
+    bool zf = (cpu->rflags & VMC_FLAG_ZF) != 0;
+
+    switch (in->op) {
+    case VMCI_OP_JCC:
+        return condition(cpu->rflags, in->cond);
+    case VMCI_OP_JCXZ:
+        return count == 0;
+    case VMCI_OP_LOOP:
+        return count != 0;
+    case VMCI_OP_LOOPE:
+        return count != 0 && zf;
+    case VMCI_OP_LOOPNE:
+        return count != 0 && !zf;
+    case VMCI_OP_INTO: /* if it had been, TF would be clear */
+        return false;
+    default:
+        return (in->flags & VMCI_IF_BRANCH) != 0;
+    }
+}
+
+/* Does the single-step trap follow this instruction, if TF was set before it? */
+static bool traps(const struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    if (cpu->task_switched) /* TF was that of the old task */
+        return false;
+    if ((cpu->msr.debugctl & VMC_DEBUGCTL_BTF) != 0 && !branched(cpu, in))
+        return false;
+    switch (in->op) {
     case VMCI_OP_INT:
     case VMCI_OP_INT1:
     case VMCI_OP_INT3:
@@ -423,9 +454,12 @@ static int run_one(struct vmci_soft_cpu *sc)
     cpu->rflags &= ~VMC_FLAG_RF;
     sc->one_shot = tf;
     sc->outcome = 0;
-    unsigned op = b->insn[0].op;
+    sc->held_db = cpu->pending_db;
+    cpu->task_switched = false;
+    struct vmci_insn in = b->insn[0];
     int rc = exec_block(sc, b, 1, &flags);
     sc->one_shot = false;
+    sc->held_db = 0;
     soft_new_key(sc);
     if ((rc == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN) || sc->outcome == VMCI_RETRY) {
         cpu->irq_shadow = shadow; /* it is run again */
@@ -433,7 +467,9 @@ static int run_one(struct vmci_soft_cpu *sc)
             cpu->rflags |= VMC_FLAG_RF;
         return rc;
     }
-    if (rc == 0 && tf && (sc->outcome == 0 ? traps(cpu, op) : sc->outcome == VMCI_AGAIN))
+    /* Between iterations of a REP, too, unless it is branches that are stepped. */
+    bool between = sc->outcome == VMCI_AGAIN && (cpu->msr.debugctl & VMC_DEBUGCTL_BTF) == 0;
+    if (rc == 0 && tf && (sc->outcome == 0 ? traps(cpu, &in) : between))
         cpu->pending_db |= VMC_DR6_BS;
     return rc;
 }

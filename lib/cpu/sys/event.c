@@ -134,7 +134,7 @@ static void latch(struct vmci_cpu *cpu, const struct vmci_exc *x)
         /* B0-B3 report this exception; BD, BS and BT accumulate (SDM 3B 18.2.3). */
         cpu->dr6 = (cpu->dr6 & ~0xfull) | VMC_DR6_FIXED | (x->payload & 0xe00full);
         cpu->dr7 &= ~VMC_DR7_GD;
-        cpu->msr.debugctl &= ~3ull; /* LBR, BTF */
+        cpu->msr.debugctl &= ~(VMC_DEBUGCTL_LBR | VMC_DEBUGCTL_BTF);
     }
 }
 

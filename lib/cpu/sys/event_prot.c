@@ -214,7 +214,6 @@ int sys_event_v86_redirect(struct vmci_cpu *cpu, const struct sys_event *e)
     sys_sp_set(cpu, s.bits, s.sp);
     sys_seg_v86(&cpu->seg[VMC_CS], (uint16_t)(entry >> 16));
     cpu->rip = entry & 0xffffu;
-    cpu->rflags &= ~(VMC_FLAG_TF | VMC_FLAG_RF | VMC_FLAG_NT |
-                     (virtual_if ? VMC_FLAG_VIF : VMC_FLAG_IF));
+    cpu->rflags &= ~(VMC_FLAG_TF | VMC_FLAG_RF | (virtual_if ? VMC_FLAG_VIF : VMC_FLAG_IF));
     return 0;
 }

@@ -40,7 +40,7 @@
 #define MTRR_DEF_WRITABLE 0xcffull
 #define MTRR_MASK_VALID   0x800ull
 #define SPEC_CTRL_KNOWN   7ull /* IBRS, STIBP, SSBD */
-#define DEBUGCTL_KNOWN    3ull /* LBR, BTF */
+#define DEBUGCTL_KNOWN    (VMC_DEBUGCTL_LBR | VMC_DEBUGCTL_BTF)
 #define UCODE_INTEL       (1ull << 32)
 #define UCODE_AMD         0x01000065ull
 #define FEATURE_CTL_LOCKED 1ull
@@ -69,6 +69,18 @@ static bool has_bit(const struct vmci_cpu *cpu, uint32_t leaf, unsigned reg, uns
 }
 enum { EAX, EBX, ECX, EDX };
 
+/* Intel's P6, AMD's K7 and later: before them there were few MSRs. */
+static bool since_p6(const struct vmci_cpu *cpu)
+{
+    const struct vmc_cpuid_leaf *l =
+        cpu->policy != NULL ? vmc_cpu_policy_find(cpu->policy, 1, 0) : NULL;
+
+    return cpu->policy == NULL || (l != NULL && (l->eax >> 8 & 15u) >= 6);
+}
+static bool has_apic(const struct vmci_cpu *cpu)
+{
+    return has_bit(cpu, 1, EDX, 9);
+}
 static bool has_mtrr(const struct vmci_cpu *cpu)
 {
     return has_bit(cpu, 1, EDX, 12);
@@ -96,6 +108,8 @@ static bool has_pred_cmd(const struct vmci_cpu *cpu)
 
 static int machine(struct vmci_cpu *cpu, bool write, uint32_t index, uint64_t *value)
 {
+    if (index == VMC_MSR_APIC_BASE && !has_apic(cpu))
+        return gp0(cpu);
     if (cpu->io == NULL || cpu->io->msr == NULL)
         return gp0(cpu);
     return vmci_io_access(cpu, VMCI_IO_MSR, write, index, 8, value);
@@ -293,7 +307,7 @@ static const struct fixed_msr *find_fixed(const struct vmci_cpu *cpu, uint32_t i
         const struct fixed_msr *f = &fixed[i];
         if (index >= f->first && index <= f->last &&
             (f->vendor == 0 || (f->vendor == 'a') == cpu->amd))
-            return f;
+            return f->last == MSR_P5_MC_TYPE || since_p6(cpu) ? f : NULL;
     }
     return NULL;
 }
@@ -333,10 +347,11 @@ static bool read_special(struct vmci_cpu *cpu, uint32_t index, uint64_t *out, in
         break;
     case VMC_MSR_MISC_ENABLE:
         *out = cpu->msr.misc_enable | MISC_ENABLE_FIXED;
-        ok = !cpu->amd;
+        ok = !cpu->amd && since_p6(cpu);
         break;
     case VMC_MSR_DEBUGCTL:
         *out = cpu->msr.debugctl;
+        ok = since_p6(cpu);
         break;
     case VMC_MSR_SPEC_CTRL:
         *out = cpu->msr.spec_ctrl;
@@ -413,7 +428,7 @@ static bool write_special(struct vmci_cpu *cpu, uint32_t index, uint64_t v, int 
         ok = has_mca(cpu) && v == 0;
         break;
     case VMC_MSR_MISC_ENABLE:
-        ok = !cpu->amd;
+        ok = !cpu->amd && since_p6(cpu);
         if (ok) {
             cpu->msr.misc_enable = v | MISC_ENABLE_FIXED;
             if ((v & MISC_ENABLE_XD) != 0)
@@ -423,9 +438,9 @@ static bool write_special(struct vmci_cpu *cpu, uint32_t index, uint64_t v, int 
         }
         break;
     case VMC_MSR_DEBUGCTL:
-        ok = (v & ~DEBUGCTL_KNOWN) == 0;
-        if (ok)
-            cpu->msr.debugctl = v;
+        ok = since_p6(cpu) && (v & ~DEBUGCTL_KNOWN) == 0;
+        if (ok) /* LBR does not stick: nothing is recorded, as in many virtual machines */
+            cpu->msr.debugctl = v & VMC_DEBUGCTL_BTF;
         break;
     case VMC_MSR_SPEC_CTRL:
         ok = has_spec_ctrl(cpu) && (v & ~SPEC_CTRL_KNOWN) == 0;

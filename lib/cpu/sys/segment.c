@@ -374,7 +374,7 @@ int vmci_lar(struct vmci_cpu *cpu, uint16_t selector, uint32_t *out, bool *zf)
         return r;
     *zf = system_type_ok(cpu, selector, &d, LAR_LEGACY, LAR_LONG);
     if (*zf)
-        *out = d.hi & 0x00f0ff00u;
+        *out = d.hi & 0x00ffff00u; /* limit 19:16, too (APM 3, LAR), as processors give it */
     return 0;
 }
 

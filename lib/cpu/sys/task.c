@@ -337,6 +337,7 @@ int sys_task_switch(struct vmci_cpu *cpu, struct sys_task *t)
     /* Commit. */
     bool tss32 = (sys_d_type(&t->d) & SYS_TYPE_32) != 0;
     load_registers(cpu, t, &p);
+    cpu->task_switched = true;
     if (tss32 && (cpu->cr0 & VMC_CR0_PG) != 0)
         r = sys_task_set_cr3(cpu, p.im.cr3);
     if (r == 0)

@@ -348,15 +348,16 @@ static void vme_redirection(void **state)
     (void)state;
     enter_v86(0);
     rig.cpu->cr4 = VMC_CR4_VME;
-    rig.cpu->rflags |= VMC_FLAG_VIF;
+    rig.cpu->rflags |= VMC_FLAG_VIF | VMC_FLAG_NT;
     put16(RIG_TSS + 0x66, 0x88); /* redirection map at 68h */
     put32(4 * 0x21, 0x03000100);
     /* Clear bit: through the program's own table, with the virtual interrupt flag. */
     assert_int_equal(vmci_soft_int(rig.cpu, 0x21, VMC_EV_SOFT_INT, 0x42), 0);
     assert_int_equal(rig.cpu->rip, 0x100);
     assert_int_equal(rig.cpu->seg[VMC_CS].base, 0x3000);
-    assert_int_equal(get(0x10ffc, 2), VMC_FLAG_1 | VMC_FLAG_IF | VMC_FLAG_IOPL);
-    assert_int_equal(rig.cpu->rflags & (VMC_FLAG_VIF | VMC_FLAG_IF), VMC_FLAG_IF);
+    assert_int_equal(get(0x10ffc, 2), VMC_FLAG_1 | VMC_FLAG_IF | VMC_FLAG_IOPL | VMC_FLAG_NT);
+    assert_int_equal(rig.cpu->rflags & (VMC_FLAG_VIF | VMC_FLAG_IF | VMC_FLAG_NT),
+                     VMC_FLAG_IF | VMC_FLAG_NT);
     assert_int_equal(vmci_iret(rig.cpu, 2, 0), 0);
     assert_int_equal(rig.cpu->rip, 0x42);
     assert_true((rig.cpu->rflags & VMC_FLAG_VIF) != 0);

@@ -185,7 +185,7 @@ static void lar_lsl_verr_verw(void **state)
     bool zf;
     rig_prot(0);
     assert_int_equal(vmci_lar(rig.cpu, S_CODE3, &v, &zf), 0);
-    assert_int_equal(v, 0x00c0fb00);
+    assert_int_equal(v, 0x00cffb00);
     assert_int_equal(vmci_lsl(rig.cpu, S_CODE3, &v, &zf), 0);
     assert_int_equal(v, 0xffffffff);
     rig_new();

@@ -339,6 +339,7 @@ static void msr_rules(void **state)
         {VMC_MSR_TSC_AUX, 0xffffffff, true},
         {VMC_MSR_SYSENTER_ESP, 1ull << 48, false},
         {VMC_MSR_XSS, 1, false},
+        {VMC_MSR_DEBUGCTL, VMC_DEBUGCTL_BTF, true},
         {VMC_MSR_DEBUGCTL, 0x100, false},
         {0x12345678, 0, false},
     };
@@ -437,6 +438,62 @@ static void presets(void **state)
     assert_int_equal(rig.cpu->efer_allowed, 0);
     assert_int_equal(rig.cpu->features,
                      1ull << VMCI_FEAT_NONE | 1ull << VMCI_FEAT_FPU);
+}
+
+static void models_have_the_pages_of_their_time(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model;
+        uint32_t lacks;
+    } t[] = {{"pentium", VMC_PAGING_NO_1G | VMC_PAGING_NO_PSE36},
+             {"pentium3", VMC_PAGING_NO_1G},
+             {"x86-64-v1", 0}};
+    struct vmc_error err;
+
+    vmci_soft_ceiling(&ceiling, FP_ALL);
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(t); i++) {
+        rig_prot(0);
+        assert_int_equal(vmc_cpu_policy_preset(&policy, t[i].model, &ceiling, &err), VMC_OK);
+        vmci_apply_policy(rig.cpu, &policy);
+        assert_int_equal(rig.cpu->paging_lacks, t[i].lacks);
+    }
+    assert_int_equal(vmc_cpu_policy_feature(&policy, "pdpe1gb", false, &ceiling, &err), VMC_OK);
+    vmci_apply_policy(rig.cpu, &policy);
+    assert_int_equal(rig.cpu->paging_lacks, VMC_PAGING_NO_1G);
+}
+
+/* Those of the P6 came with family 6, the APIC's base address with the local APIC. */
+static void models_have_the_msrs_of_their_time(void **state)
+{
+    (void)state;
+    static const uint32_t p6[] = {0x17, 0x2a, 0x3a, 0x79, 0x8b, 0x11e, 0x198, 0x1a0, 0x1d9, 0x1db};
+    static const struct vmc_engine_io io = {
+        .msr = (int (*)(void *, bool, uint32_t, uint64_t *))(uintptr_t)1}; /* never called here */
+    struct vmc_error err;
+    uint64_t v;
+
+    vmci_soft_ceiling(&ceiling, FP_ALL);
+    for (unsigned k = 0; k < 2; k++) {
+        rig_prot(0);
+        assert_int_equal(
+            vmc_cpu_policy_preset(&policy, k == 0 ? "pentium" : "pentium3", &ceiling, &err),
+            VMC_OK);
+        vmci_apply_policy(rig.cpu, &policy);
+        rig.cpu->io = &io;
+        rig.msr_answer = VMC_IO_GP;
+        for (unsigned i = 0; i < VMCI_ARRAY_SIZE(p6); i++) {
+            int r = vmci_msr_read(rig.cpu, p6[i], &v);
+            if ((r == 0) != (k == 1))
+                fail_msg("MSR %x: %d", p6[i], r);
+        }
+        assert_int_equal(vmci_msr_write(rig.cpu, VMC_MSR_DEBUGCTL, 0) == 0, k == 1);
+        assert_int_equal(vmci_msr_write(rig.cpu, VMC_MSR_MISC_ENABLE, 0) == 0, k == 1);
+        assert_int_equal(vmci_msr_read(rig.cpu, 0, &v), 0); /* of the Pentium */
+        rig.msr_answer = VMC_IO_DONE;
+        assert_int_equal(vmci_msr_read(rig.cpu, VMC_MSR_APIC_BASE, &v) == 0, k == 1);
+        assert_int_equal(vmci_msr_write(rig.cpu, VMC_MSR_APIC_BASE, v) == 0, k == 1);
+    }
 }
 
 static void features_and_what_they_need(void **state)
@@ -670,6 +727,8 @@ int main(void)
         cmocka_unit_test(machine_msrs_are_asked_for),
         cmocka_unit_test(tsc_and_adjust),
         cmocka_unit_test(presets),
+        cmocka_unit_test(models_have_the_pages_of_their_time),
+        cmocka_unit_test(models_have_the_msrs_of_their_time),
         cmocka_unit_test(features_and_what_they_need),
         cmocka_unit_test(table_is_bounded),
         cmocka_unit_test(cpuid_follows_the_state),
