@@ -148,6 +148,7 @@ struct vmci_bt {
     bool enabled;
     bool pass;        /* let the interpreter run the next block */
     bool large_pages; /* the platform has them, as far as is known */
+    uint32_t asked;   /* bits of segments: large pages were asked for */
     bool full;        /* the segment is used up: the engine goes on to the next */
     bool ctx_full;    /* too many contexts: the engine forgets everything */
 

@@ -173,10 +173,14 @@ void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n)
     size_t code = bt->code_bytes / BT_SEGMENTS;
     size_t arena = code / 2;
 
-    /* Where this cannot be had once it is not asked for again: to find that out takes time. */
-    bt->large_pages = bt->large_pages &&
-                      vmci_large_pages(pf, bt->rw + n * code, code, bt->code_bytes) &&
-                      vmci_large_pages(pf, bt->arena + n * arena, arena, bt->code_bytes / 2);
+    /*
+     * Once for each segment, and not again where they cannot be had: to ask takes time, on Linux
+     * until a kernel thread has run on every CPU.
+     */
+    if (bt->large_pages && (bt->asked >> n & 1) == 0)
+        bt->large_pages = vmci_large_pages(pf, bt->rw + n * code, code, bt->code_bytes) &&
+                          vmci_large_pages(pf, bt->arena + n * arena, arena, bt->code_bytes / 2);
+    bt->asked |= 1u << n;
 
     bt->segment = n;
     bt->used = n == 0 ? bt->glue : n * code;
