@@ -68,8 +68,11 @@ static int64_t gifts(const struct sched_vcpu *v)
  */
 static void pays(struct vmc_sched *s, struct sched_cpu *c, uint32_t payer, uint64_t now)
 {
-    if (payer == NONE || !s->vcpu[payer].shared || vmci_load_relaxed(&s->vcpu[payer].pays_from) ||
-        gifts(&s->vcpu[payer]) - gifts(&s->vcpu[c->cur]) >= (int64_t)s->costart)
+    int64_t half = (int64_t)s->costart / 2;
+
+    if (payer == NONE || !s->vcpu[payer].shared || s->vcpu[payer].vm != s->vcpu[c->cur].vm ||
+        vmci_load_relaxed(&s->vcpu[payer].pays_from) != 0 || gifts(&s->vcpu[payer]) >= half ||
+        gifts(&s->vcpu[c->cur]) <= -half)
         return;
     c->payer = payer;
     vmci_store_relaxed(&s->vcpu[payer].pays_from, VMCI_MAX(now, (uint64_t)1));
@@ -98,7 +101,8 @@ static void receive(struct vmc_sched *s, struct sched_cpu *c, struct sched_vcpu 
     }
     if (c->payer != NONE && (vmci_load_relaxed(&s->vcpu[c->payer].st) & ST_READY) != 0) {
         struct sched_vcpu *payer = &s->vcpu[c->payer];
-        int64_t most = ((int64_t)s->costart - (gifts(payer) - gifts(v))) / 2;
+        int64_t half = (int64_t)s->costart / 2; /* each: so siblings differ by costart at most */
+        int64_t most = VMCI_MIN(half - gifts(payer), half + gifts(v));
         gift = VMCI_MIN(ns, (uint64_t)VMCI_MAX(most, (int64_t)0));
         (void)vmci_fetch_add(&payer->served, gift);
     }
@@ -375,6 +379,7 @@ static bool boost(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu, bool o
         if (!take(s, c, cpu, vcpu, vmci_load_relaxed(&v->vm), now))
             continue;
         v->boosted = 1;
+        c->lent = owned;
         if (owned)
             *end = VMCI_MIN(*end, now + VMCI_MIN(tokens, c->boost_left));
         add_relaxed64(&c->stats.boosts, 1);
@@ -513,12 +518,15 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
                    const struct sched_tab *tab, const struct tab_entry *e, uint64_t now,
                    uint64_t *end)
 {
+    uint32_t to = c->yield_next;
+
+    c->yield_next = NONE;
     if (unlikely(vmci_load_relaxed(&c->boosts) != 0) && boost(s, c, cpu, e != NULL, now, end))
         return true;
-    if (unlikely(c->yield_next != NONE)) {
-        uint32_t to = c->yield_next;
-        c->yield_next = NONE;
+    /* what is left of the slice, and no time of whoever comes after it */
+    if (unlikely(to != NONE) && now < c->slice_end) {
         if (take(s, c, cpu, to, vmci_load_relaxed(&s->vcpu[to].vm), now)) {
+            *end = VMCI_MIN(*end, c->slice_end);
             pays(s, c, c->yield_payer, now);
             return true;
         }
@@ -526,7 +534,8 @@ static bool choose(struct vmc_sched *s, struct sched_cpu *c, uint32_t cpu,
     if (likely(e != NULL)) {
         if (likely(take(s, c, cpu, e->vcpu, e->vm, now)))
             return true;
-        if ((vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0) {
+        /* not if it is current here, and its siblings stop it: it must not pay for them too */
+        if (e->vcpu != c->cur && (vmci_load_relaxed(&s->vcpu[e->vcpu].st) & ST_ONCPU) != 0) {
             if (swap_sibling(s, c, cpu, e, now))
                 return true;
             if (await_owner(s, c, e->vcpu, now, end))
@@ -553,6 +562,7 @@ void vmc_sched_pick(struct vmc_sched *s, uint32_t cpu, uint64_t now, struct vmc_
         charge(s, c, now, 0);
     if (unlikely(c->payer != NONE))
         stop_paying(s, c);
+    c->lent = 0;
     if (now >= c->frame_end || now < c->frame_start)
         enter_frame(s, c, now);
     uint64_t end = c->frame_end;
@@ -775,7 +785,7 @@ int vmc_sched_yield_to(struct vmc_sched *s, uint32_t cpu, uint32_t vcpu, uint64_
         return VMC_ENOENT;
     if (vmci_load_acquire(&s->vcpu[vcpu].st) != ST_READY)
         return VMC_EBUSY;
-    if (!vm_allows(s, vmci_load_relaxed(&s->vcpu[vcpu].vm), cpu))
+    if (c->lent || !vm_allows(s, vmci_load_relaxed(&s->vcpu[vcpu].vm), cpu))
         return VMC_EBUSY;
     c->yield_next = vcpu;
     c->yield_payer = c->payer != NONE ? c->payer : c->cur;

@@ -179,7 +179,8 @@ struct sched_cpu {
     uint32_t pos;
     uint32_t yield_next;
     uint32_t payer, yield_payer; /* sibling that is charged for the current slice, for the next */
-    uint32_t waited_for; /* vCPU that was still elsewhere, in waited_frame */
+    uint32_t lent;               /* the slice is an owner's who was preempted for a woken vCPU */
+    uint32_t waited_for;         /* vCPU that was still elsewhere, in waited_frame */
     uint64_t waited_frame;
     uint64_t cur_since, cur_start;
     uint64_t boost_left;

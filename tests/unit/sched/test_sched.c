@@ -462,6 +462,75 @@ static void who_gives_way_is_charged(void **state)
     drop(&w);
 }
 
+/* Go on in small steps until a vCPU of the VM starts on CPU 0, with so much of its slice left. */
+static void until_starts(struct world *w, uint32_t vm, uint64_t left, struct vmc_sched_slice *sl)
+{
+    for (int i = 0; i < 20000; i++) {
+        w->now += 1000;
+        pick(w, 0, sl);
+        bool ours =
+            sl->vcpu == vmc_sched_vcpu(w->s, vm, 0) || sl->vcpu == vmc_sched_vcpu(w->s, vm, 1);
+        if (ours && sl->end_ns > w->now + left)
+            return;
+    }
+    fail_msg("VM %u never starts", vm);
+}
+
+/* Whoever wakes, spins and gives way gets no more of another VM's time than the wake-up allows. */
+static void time_lent_to_a_woken_vcpu_is_not_handed_on(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_sched_slice sl;
+    uint32_t kick;
+    make(&w, 1);
+    uint32_t a = add(&w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    uint32_t b = add(&w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    run_for(&w, 10 * FRAME);
+    until_starts(&w, a, 0, &sl);
+    uint32_t sleeper = sl.vcpu;
+    assert_int_equal(vmc_sched_block(w.s, 0, w.now), VMC_OK);
+    for (int i = 0; i < 20; i++) {
+        w.now += FRAME / 2;
+        pick(&w, 0, &sl);
+    }
+    until_starts(&w, b, FRAME / 8, &sl);
+    assert_int_equal(vmc_sched_wake(w.s, sleeper, w.now, &kick), VMC_OK);
+    assert_int_equal(kick, 0);
+    pick(&w, 0, &sl);
+    assert_int_equal(sl.vcpu, sleeper);
+    assert_int_equal(vmc_sched_spin(w.s, 0, w.now), VMC_EBUSY);
+    drop(&w);
+}
+
+static void a_yield_ends_with_the_slice(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_sched_slice sl, next;
+    make(&w, 1);
+    uint32_t a = add(&w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    uint32_t b = add(&w, VMC_SCHED_ROOT, 2, (struct vmc_sched_share){.shares = 100});
+    unsigned seen = 0;
+    run_for(&w, 10 * FRAME);
+    for (int i = 0; i < 200 && seen < 5; i++) {
+        until_starts(&w, a, 0, &sl);
+        uint32_t other = vmc_sched_vcpu(w.s, a, sl.vcpu == vmc_sched_vcpu(w.s, a, 0));
+        if (vmc_sched_spin(w.s, 0, w.now) != VMC_OK)
+            continue;
+        pick(&w, 0, &next); /* in time: the sibling, for no longer */
+        assert_int_equal(next.vcpu, other);
+        assert_true(next.end_ns <= sl.end_ns);
+        if (vmc_sched_spin(w.s, 0, w.now) != VMC_OK)
+            continue;
+        w.now = next.end_ns; /* too late: what the plan says, and often that is the other VM */
+        pick(&w, 0, &next);
+        seen += next.vcpu == vmc_sched_vcpu(w.s, b, 0) || next.vcpu == vmc_sched_vcpu(w.s, b, 1);
+    }
+    assert_int_equal(seen, 5);
+    drop(&w);
+}
+
 /* More siblings than CPUs: all CPUs are theirs at the same times, though they lack unequal amounts.
  */
 static void more_siblings_than_cpus_share_a_rectangle(void **state)
@@ -641,6 +710,8 @@ int main(void)
         cmocka_unit_test(cpu_can_go_and_come_back),
         cmocka_unit_test(spinning_yields_to_the_sibling_behind),
         cmocka_unit_test(nobody_yields_to_a_sibling_about_to_start),
+        cmocka_unit_test(time_lent_to_a_woken_vcpu_is_not_handed_on),
+        cmocka_unit_test(a_yield_ends_with_the_slice),
         cmocka_unit_test(who_gives_way_is_charged),
         cmocka_unit_test(more_siblings_than_cpus_share_a_rectangle),
         cmocka_unit_test(trace_tells_what_ran),
