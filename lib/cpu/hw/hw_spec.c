@@ -109,8 +109,8 @@ void hw_spec_cpu_up(const struct vmc_platform *pf)
 
 void hw_spec_switch(struct hw_vcpu *v, struct hw_percpu *pc)
 {
-    /* Another guest's branch history must not steer this one. One that never ran may lie where the
-       last one lay, which is gone. */
-    if (v->vm->spec.ibpb && (pc->last != v || v->last_cpu == UINT32_MAX))
+    /* Another guest's branch history must not steer this one. One that did not run here last may lie
+       where the one that did lay, which is gone. */
+    if (v->vm->spec.ibpb && (pc->last != v || v->last_cpu != vmci_load_relaxed(&v->cpu)))
         v->vm->hw->wrmsr(hw_ctx(v), MSR_PRED_CMD, PRED_CMD_IBPB);
 }

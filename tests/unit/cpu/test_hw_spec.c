@@ -149,6 +149,13 @@ static void another_vcpu_gets_another_history(void **state)
     a.last_cpu = UINT32_MAX;
     hw_spec_switch(&a, &pc);
     assert_int_equal(cpu.ibpbs, 2);
+    /* So it does when that one has run since, on another processor. */
+    a.last_cpu = 1;
+    hw_spec_switch(&a, &pc);
+    assert_int_equal(cpu.ibpbs, 3);
+    a.last_cpu = 0;
+    hw_spec_switch(&a, &pc);
+    assert_int_equal(cpu.ibpbs, 3);
 }
 
 int main(void)
