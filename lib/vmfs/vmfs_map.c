@@ -377,13 +377,13 @@ static int move_small(struct fs_inode *ino, uint32_t zla, struct vmc_error *err)
     return rc;
 }
 
-/* Would the contents need another sub-block, and there is none? They go to file blocks then. */
-static bool lacks_sub_block(const struct fs_inode *ino, uint32_t zla, uint64_t need)
+/* Is the last sub-block that the contents need one they lack, and none is free? File blocks then. */
+static bool lacks_sub_block(struct fs_inode *ino, uint32_t zla, uint64_t need)
 {
-    uint64_t sb = ino->v->g.sb_bytes;
+    uint64_t raw;
 
-    return ino->v->no_sb && zla == ZLA_SB &&
-           need > vmci_align_up(vmci_fs_md64(ino, FD_LENGTH), sb);
+    return ino->v->no_sb && zla == ZLA_SB && need > 0 &&
+           vmci_fs_map_get(ino, (need - 1) / ino->v->g.sb_bytes, &raw, NULL) == VMC_OK && raw == 0;
 }
 
 int vmci_fs_map_prepare(struct fs_inode *ino, uint64_t need, struct vmc_error *err)

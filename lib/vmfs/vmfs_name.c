@@ -6,6 +6,7 @@ static const char site[] = SITE("path");
 
 #define STABLE_TRIES 100u
 #define PATIENCE     16u /* times lock_wait_ms, while locks go from host to host */
+#define NO_SB_NS     10000000000ull /* then other hosts may have freed sub-blocks */
 
 bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline)
 {
@@ -16,6 +17,8 @@ bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline)
     v->no_sb_new = v->sb_freed = false;
     if (rc == VMC_ENOSPC && no_sb && !v->s.fenced)
         return true;
+    if (v->no_sb && !v->exclusive && rc != VMC_EBUSY && vmci_fs_now(v) - v->no_sb_ns > NO_SB_NS)
+        v->no_sb = false;
     if (rc != VMC_EBUSY || v->s.fenced)
         return false;
     uint64_t now = vmci_fs_now(v), ns = v->lock_wait_ms * 1000000ull;

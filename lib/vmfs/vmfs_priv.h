@@ -272,6 +272,7 @@ struct vmc_vmfs {
     int (*lease_until)(void *ctx, uint64_t end_ns);
     void *lease_ctx;
     bool no_sb;        /* no sub-block was free: small contents get whole file blocks */
+    uint64_t no_sb_ns; /* when that was found: other hosts free some, too */
     bool no_sb_new;    /* that was found just now: the operation begins again */
     bool sb_freed;     /* by the operation: there are some again if it succeeds */
     bool lock_moved;   /* the lock that was waited for went from host to host */

@@ -464,8 +464,10 @@ int vmci_fs_res_alloc(struct vmc_vmfs *v, struct fs_res *r, uint64_t *cluster, u
     if (r->clusters == 0)
         return vmci_error(err, VMC_ENOSPC, site, "the volume has no %s", name_of(r->lock_type));
     int rc = search(v, r, UINT64_MAX, 0, 1, cluster, item, &got, err);
-    if (rc == VMC_ENOSPC && r == &v->sbc && !v->no_sb && v->g.version < 6)
+    if (rc == VMC_ENOSPC && r == &v->sbc && !v->no_sb && v->g.version < 6) {
         v->no_sb = v->no_sb_new = true;
+        v->no_sb_ns = vmci_fs_now(v);
+    }
     return rc;
 }
 

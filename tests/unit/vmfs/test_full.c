@@ -108,6 +108,15 @@ static void small_things_go_on_without_sub_blocks(uint32_t version)
         snprintf(path, sizeof(path), "/d%u/f", i);
         check_file(&x, path, i);
     }
+    /* A hole needs a sub-block when it is written, and none is left to give. */
+    struct vmc_vmfs_file *f;
+    assert_int_equal(vmc_vmfs_open(x.v, "/hole", VMC_VMFS_WRITE | VMC_VMFS_CREATE, &f, &x.err),
+                     VMC_OK);
+    assert_int_equal(vmc_vmfs_truncate(f, BYTES, &x.err), VMC_OK);
+    assert_int_equal(vmc_vmfs_close(f, &x.err), VMC_OK);
+    put_file(&x, "/hole", 5);
+    check_file(&x, "/hole", 5);
+    assert_int_equal(errors(&x), 0);
     /* Freed sub-blocks are used again. */
     for (unsigned i = 0; i < FILES; i++) {
         snprintf(path, sizeof(path), "/d%u/f", i);
