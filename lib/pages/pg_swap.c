@@ -116,6 +116,13 @@ bool vmci_swap_kick(struct vmc_space *s)
 /* ---- finished requests -------------------------------------------------------------------------
  */
 
+bool vmci_swap_paused(const struct vmc_space *s)
+{
+    const struct vmc_platform *pf = s->pool->pf;
+
+    return s->swap_retry_ns != 0 && pf->now_ns(pf->ctx) < s->swap_retry_ns;
+}
+
 /* A disk that is full stays so for a while: pages are copied and written in vain meanwhile. */
 static void note_write(struct vmc_space *s, bool good)
 {
@@ -125,16 +132,11 @@ static void note_write(struct vmc_space *s, bool good)
         s->swap_pause_ns = s->swap_retry_ns = 0;
         return;
     }
+    if (vmci_swap_paused(s)) /* it was begun before the one that failed first */
+        return;
     s->swap_pause_ns =
         s->swap_pause_ns == 0 ? PAUSE_NS : VMCI_MIN(2 * s->swap_pause_ns, PAUSE_MOST);
     s->swap_retry_ns = pf->now_ns(pf->ctx) + s->swap_pause_ns;
-}
-
-bool vmci_swap_paused(const struct vmc_space *s)
-{
-    const struct vmc_platform *pf = s->pool->pf;
-
-    return s->swap_retry_ns != 0 && pf->now_ns(pf->ctx) < s->swap_retry_ns;
 }
 
 static void wrote(struct vmc_space *s, struct vmci_swap_io *io, unsigned index)
