@@ -106,11 +106,11 @@ vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_byte
     at = vmci_load_relaxed(&d[0]) - s->gpa;
     word = vmci_load_relaxed(&d[1]);
     t->bytes = (uint32_t)word;
-    t->data = s->hva + at;
     t->write = (word >> 32 & VMCI_VD_WRITE) != 0;
     if (unlikely((word >> 32 & (0xffff & ~VMCI_VD_WRITE)) != VMCI_VD_NEXT || t->bytes == 0 ||
                  !vmci_range_ok(at, t->bytes, s->room) || word >> 48 >= entries))
         return false;
+    t->data = s->hva + at;
 
     d = (const void *)(table + vmci_nospec_index(word >> 48, entries) * VMCI_VD_BYTES);
     at = vmci_load_relaxed(&d[0]) - s->gpa;
