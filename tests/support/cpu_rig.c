@@ -271,3 +271,18 @@ uint32_t cpu_rig_run(struct cpu_rig *r, uint64_t n)
          "set_state");
     return cpu_rig_resume(r, n);
 }
+
+/* ---- seeing ---------------------------------------------------------------------------------- */
+
+uint64_t cpu_rig_stat(struct cpu_rig *r, const char *name)
+{
+    const char *names[1024];
+    uint64_t values[1024];
+    size_t n = r->ops->stats(r->ev, names, values, 1024);
+
+    for (size_t k = 0; k < n && k < 1024; k++)
+        if (strcmp(names[k], name) == 0)
+            return values[k];
+    must(false, name);
+    return 0;
+}

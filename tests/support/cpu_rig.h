@@ -60,5 +60,7 @@ void cpu_rig_code(struct cpu_rig *r, uint64_t gpa, const void *bytes, size_t n);
 uint32_t cpu_rig_run(struct cpu_rig *r, uint64_t n);
 /* Go on without loading rig.st. */
 uint32_t cpu_rig_resume(struct cpu_rig *r, uint64_t n);
+/* A statistic of the engine; the program ends if there is none of that name. */
+uint64_t cpu_rig_stat(struct cpu_rig *r, const char *name);
 
 #endif

@@ -260,19 +260,6 @@ static void test_endless(void **state)
     }
 }
 
-static uint64_t stat_of(struct cpu_rig *r, const char *name)
-{
-    const char *names[1024];
-    uint64_t values[1024];
-    size_t n = r->ops->stats(r->ev, names, values, 1024);
-
-    for (size_t k = 0; k < n && k < 1024; k++)
-        if (strcmp(names[k], name) == 0)
-            return values[k];
-    fail_msg("no statistic %s", name);
-    return 0;
-}
-
 /* A stack frame that lies across two pages is not interpreted for ever. */
 static void test_straddle(void **state)
 {
@@ -296,10 +283,10 @@ static void test_straddle(void **state)
     cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
     cpu_rig_code(r, CPU_RIG_TEXT + 0x1000, ret, sizeof(ret));
     r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
-    uint64_t before = stat_of(r, "bt.callouts");
+    uint64_t before = cpu_rig_stat(r, "bt.callouts");
     assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
     assert_int_equal(r->st.gpr[VMC_RAX], 65536);
-    assert_true(stat_of(r, "bt.callouts") - before < 200);
+    assert_true(cpu_rig_stat(r, "bt.callouts") - before < 200);
 }
 
 /* The same where a call makes the frame's first access. */
@@ -322,10 +309,10 @@ static void test_straddle_call(void **state)
     cpu_rig_mode(r, 64, 0);
     cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
     r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
-    uint64_t before = stat_of(r, "bt.callouts");
+    uint64_t before = cpu_rig_stat(r, "bt.callouts");
     assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
     assert_int_equal(r->st.gpr[VMC_RAX], 65536);
-    assert_true(stat_of(r, "bt.callouts") - before < 200);
+    assert_true(cpu_rig_stat(r, "bt.callouts") - before < 200);
 }
 
 /* The same in a loop that is much longer than a translation: each part of it fails rarely. */
@@ -363,10 +350,10 @@ static void test_straddle_long(void **state)
     cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
     cpu_rig_code(r, CPU_RIG_TEXT + 0x1000, ret, sizeof(ret));
     r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
-    uint64_t before = stat_of(r, "bt.callouts");
+    uint64_t before = cpu_rig_stat(r, "bt.callouts");
     assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
     assert_int_equal(r->st.gpr[VMC_RAX], PARTS * ROUNDS);
-    assert_true(stat_of(r, "bt.callouts") - before < PARTS * 20);
+    assert_true(cpu_rig_stat(r, "bt.callouts") - before < PARTS * 20);
 }
 
 /*
@@ -433,12 +420,12 @@ static void test_full(void **state)
     }
     cpu_rig_code(r, MANY_AT, code, 16u * MANY);
     r->st.rip = MANY_AT;
-    uint64_t before = stat_of(r, "soft.cache_flushes");
+    uint64_t before = cpu_rig_stat(r, "soft.cache_flushes");
     assert_int_equal(cpu_rig_run(r, 4 * MANY), VMC_EXIT_BUDGET);
     assert_int_equal(r->st.gpr[VMC_RBX], 2 * MANY);
     assert_int_equal(r->st.rip, MANY_AT);
 #ifndef VMC_SANITIZED /* such builds have no translator */
-    assert_true(stat_of(r, "soft.cache_flushes") > before);
+    assert_true(cpu_rig_stat(r, "soft.cache_flushes") > before);
 #else
     (void)before;
 #endif
@@ -546,7 +533,8 @@ static void test_strings(void **state)
     }
 #ifndef VMC_SANITIZED /* such builds have no translator */
     /* Not all of them were interpreted. */
-    assert_true(stat_of(&rig[1], "bt.callout.MOVS") + stat_of(&rig[1], "bt.callout.STOS") <
+    assert_true(cpu_rig_stat(&rig[1], "bt.callout.MOVS") +
+                    cpu_rig_stat(&rig[1], "bt.callout.STOS") <
                 STRINGS * 9 / 10);
 #endif
 }

@@ -231,21 +231,6 @@ static void begin(struct cpu_rig *r, const struct program *p, const struct pass 
     r->st.cr0 |= 1u << 16; /* WP */
 }
 
-#ifndef VMC_SANITIZED
-static uint64_t watched(struct cpu_rig *r)
-{
-    const char *names[1024];
-    uint64_t values[1024];
-    size_t n = r->ops->stats(r->ev, names, values, 1024);
-
-    for (size_t k = 0; k < n && k < 1024; k++)
-        if (strcmp(names[k], "bt.watched") == 0)
-            return values[k];
-    fail_msg("no statistic of what was watched");
-    return 0;
-}
-#endif
-
 static void test_nests(void **state)
 {
     static struct pass t[PASSES];
@@ -272,7 +257,7 @@ static void test_nests(void **state)
     }
     assert_in_range(faults, PROGRAMS / 8, PROGRAMS * 7 / 8);
 #ifndef VMC_SANITIZED /* such builds have no translator */
-    assert_true(watched(&rig[1]) > PROGRAMS);
+    assert_true(cpu_rig_stat(&rig[1], "bt.watched") > PROGRAMS);
 #endif
 }
 

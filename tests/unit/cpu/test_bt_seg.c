@@ -440,21 +440,6 @@ static void run_program(unsigned k, struct program *p)
     }
 }
 
-#ifndef VMC_SANITIZED
-static uint64_t segmented(struct cpu_rig *r)
-{
-    const char *names[1024];
-    uint64_t values[1024];
-    size_t n = r->ops->stats(r->ev, names, values, 1024);
-
-    for (size_t k = 0; k < n && k < 1024; k++)
-        if (strcmp(names[k], "bt.segmented") == 0)
-            return values[k];
-    fail_msg("no statistic of what was translated");
-    return 0;
-}
-#endif
-
 static void run_mode(enum mode mode)
 {
     uint32_t first = number("VMC_BT_SEED", 0);
@@ -466,7 +451,7 @@ static void run_mode(enum mode mode)
         run_program(k, &p);
     }
 #ifndef VMC_SANITIZED /* such builds have no translator */
-    assert_true(segmented(&rig[1]) > PROGRAMS);
+    assert_true(cpu_rig_stat(&rig[1], "bt.segmented") > PROGRAMS);
 #endif
 }
 
