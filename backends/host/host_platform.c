@@ -2,6 +2,7 @@
 /* struct vmc_platform of a Linux process. */
 #define _GNU_SOURCE
 #include <vmcore/host.h>
+#include <vmcore/log.h>
 
 #include <cpuid.h>
 #include <errno.h>
@@ -115,9 +116,7 @@ static int host_large_pages(void *ctx, void *at, size_t bytes)
 
 static void log_stderr(int level, const char *module, const char *text)
 {
-    static const char *const names[] = {"error", "warning", "info", "debug"};
-    const char *name = level >= 0 && level < 4 ? names[level] : "?";
-    fprintf(stderr, "vmcore: %s: %s: %s\r\n", name, module, text);
+    fprintf(stderr, "vmcore: %s: %s: %s\r\n", vmc_log_level_name(level), module, text);
 }
 
 static void host_log(void *ctx, int level, const char *module, const char *text)
@@ -378,52 +377,4 @@ int vmc_host_platform_init(struct vmc_platform *pf, const struct vmc_host_log *l
         .wall_s = host_wall_s,
     };
     return vmc_platform_check(pf, err);
-}
-
-static int fail(struct vmc_error *err, int code, size_t bytes)
-{
-    if (err != NULL) {
-        err->code = code;
-        err->host_code = errno;
-        err->site = "host/guest_memory";
-        snprintf(err->text, sizeof(err->text), "cannot reserve %zu MiB of guest memory: %s",
-                 bytes >> 20, strerror(errno));
-    }
-    return code;
-}
-
-int vmc_host_guest_memory(size_t bytes, int *shared_fd, void **out, struct vmc_error *err)
-{
-    int fd = -1;
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-
-    if (shared_fd != NULL) {
-        fd = memfd_create("vmcore-guest", MFD_CLOEXEC);
-        if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0) {
-            int rc = fail(err, VMC_ENOMEM, bytes);
-            if (fd >= 0)
-                close(fd);
-            return rc;
-        }
-        flags = MAP_SHARED | MAP_NORESERVE;
-    }
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-    if (p == MAP_FAILED) {
-        int rc = fail(err, VMC_ENOMEM, bytes);
-        if (fd >= 0)
-            close(fd);
-        return rc;
-    }
-    madvise(p, bytes, MADV_HUGEPAGE); /* only a hint */
-    madvise(p, bytes, MADV_DONTDUMP);
-    if (shared_fd != NULL)
-        *shared_fd = fd;
-    *out = p;
-    return VMC_OK;
-}
-
-void vmc_host_guest_memory_free(void *mem, size_t bytes)
-{
-    if (mem != NULL)
-        munmap(mem, bytes);
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Memory for a pool that KVM guests use, and the kernel's own merging for memory that no pool has.
- */
+/* Memory for a pool that KVM guests use. */
 #define _GNU_SOURCE
 #include "kvm_window.h"
 #include "kvm_int.h"
@@ -76,17 +75,4 @@ int kvm_frames_fd(const struct vmc_kvm_frames *f)
 unsigned char *kvm_frames_base(const struct vmc_kvm_frames *f)
 {
     return f->base;
-}
-
-int vmc_kvm_mergeable(void *base, size_t bytes, bool *running, struct vmc_error *err)
-{
-    char c = 0;
-    int fd = open("/sys/kernel/mm/ksm/run", O_RDONLY | O_CLOEXEC);
-
-    *running = fd >= 0 && read(fd, &c, 1) == 1 && c == '1';
-    if (fd >= 0)
-        close(fd);
-    return madvise(base, bytes, MADV_MERGEABLE) == 0
-               ? VMC_OK
-               : kvm_set_error(err, VMC_ENOTSUP, "the kernel does not merge pages (CONFIG_KSM)");
 }

@@ -36,6 +36,13 @@ VMC_API VMC_MUST_CHECK int vmc_host_guest_memory(size_t bytes, int *shared_fd, v
                                                  struct vmc_error *err);
 /** Give that memory back; bytes as it was asked for. Nobody may use it any more. */
 VMC_API void vmc_host_guest_memory_free(void *mem, size_t bytes);
+/**
+ * Let the kernel store equal pages of that memory once (KSM), for a VM without paged memory
+ * (vmcore/pages.h). A guest can find out by timing its writes which pages others hold as well.
+ * *running: the kernel's scanner is on. VMC_ENOTSUP. Any thread.
+ */
+VMC_API VMC_MUST_CHECK int vmc_host_guest_memory_merge(void *mem, size_t bytes, bool *running,
+                                                       struct vmc_error *err);
 
 VMC_END_DECLS
 

@@ -51,13 +51,6 @@ VMC_API VMC_MUST_CHECK int vmc_kvm_frames_create(uint64_t frames, struct vmc_kvm
 VMC_API void vmc_kvm_frames_destroy(struct vmc_kvm_frames *f);
 /** Set the members of *cfg that say where the pool's memory is and how to give it back. */
 VMC_API void vmc_kvm_frames_pool(struct vmc_kvm_frames *f, struct vmc_pool_config *cfg);
-/**
- * Where paged memory is not to be had: let the kernel merge equal pages of plain guest memory
- * (KSM). *running: its scanner is on. VMC_ENOTSUP. Any thread.
- */
-VMC_API VMC_MUST_CHECK int vmc_kvm_mergeable(void *base, size_t bytes, bool *running,
-                                             struct vmc_error *err);
-
 /** What vmc_kvm_check found. */
 struct vmc_kvm_report {
     uint32_t size;

@@ -44,6 +44,11 @@ check "interpreted" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --no-tra
 check "code memory" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --code-memory 4M
 check "code memory of an odd size" 2 "power of two" $flat --kernel "$dir/exit21" --code-memory 5M
 check "too little code memory" 2 "between 4M and 1024M" $flat --kernel "$dir/exit21" --code-memory 1M
+if [ "$(cat /sys/kernel/mm/ksm/run 2>/dev/null)" = 0 ]; then
+    check "memory to merge, scanner off" 43 "nothing is merged" $flat --kernel "$dir/exit21" --exit-port 0xf4 --merge
+elif [ -e /sys/kernel/mm/ksm/run ]; then
+    check "memory to merge" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --merge
+fi
 check "two processors" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2
 check "two processors on one worker" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --cpus 2 --workers 1
 check "a timeout on workers" 124 "timeout" $flat --kernel "$dir/spin" --workers 2 --timeout 0.5

@@ -26,6 +26,7 @@ enum key {
     KEY_FIRMWARE,
     KEY_LOAD_AT,
     KEY_MEM,
+    KEY_MERGE,
     KEY_CPUS,
     KEY_DISK,
     KEY_NET,
@@ -64,6 +65,8 @@ static const struct argp_option option_table[] = {
     {"engine", KEY_ENGINE, "auto|kvm|soft", 0, "What executes guest code (default: auto)", 0},
     {"name", KEY_NAME, "N", 0, "Name of the VM", 0},
     {"mem", KEY_MEM, "SIZE", 0, "Memory, with suffix K, M (default), G or T (default: 512M)", 0},
+    {"merge", KEY_MERGE, NULL, 0,
+     "Let the kernel store memory that equals other processes' once (KSM); guests can find out", 0},
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
     {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
      0},
@@ -410,6 +413,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
         break;
     case KEY_MEM:
         o->mem_bytes = parse_size("mem", arg, RUN_MIN_MEM, RUN_MAX_MEM, st) & ~0xfffull;
+        break;
+    case KEY_MERGE:
+        o->merge = true;
         break;
     case KEY_CPUS:
         o->cpus = (unsigned)parse_range("cpus", arg, 1, RUN_MAX_CPUS, st);

@@ -56,6 +56,7 @@ struct run_options {
     struct run_module modules[RUN_MAX_MODULES];
     unsigned module_count;
     uint64_t mem_bytes;
+    bool merge;
     unsigned cpus;
     struct run_disk disks[RUN_MAX_DISKS];
     unsigned workers; /* threads that all vCPUs share; 0: one for each vCPU */

@@ -236,6 +236,28 @@ static uint32_t hypervisor_flag(enum run_hypervisor h)
     return h == RUN_HYPERVISOR_NONE ? VMC_VM_NO_PARAVIRT : 0;
 }
 
+/* Memory of our own, unless hooks give the guest pages. */
+static int create_memory(struct run_vm *r)
+{
+    struct vmc_error err = {0};
+    bool running;
+
+    if (r->hooks != NULL)
+        return r->hooks->memory(r->hooks_ctx);
+    if (vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
+        return run_vm_fail("--mem", &err);
+    if (!r->opt.merge)
+        return 0;
+    if (vmc_host_guest_memory_merge(r->ram, r->opt.mem_bytes, &running, &err) != VMC_OK)
+        return run_vm_fail("--merge", &err);
+    if (!running)
+        fprintf(stderr,
+                "%s: --merge: nothing is merged until 1 is written to "
+                "/sys/kernel/mm/ksm/run\n",
+                run_who);
+    return 0;
+}
+
 static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
 {
     struct vmc_error err = {0};
@@ -278,9 +300,7 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
     };
     if (vmc_vm_create(&vc, &r->vm, &err) != VMC_OK)
         return run_vm_fail("cannot create the VM", &err);
-    if (r->hooks == NULL && vmc_host_guest_memory(r->opt.mem_bytes, NULL, &r->ram, &err) != VMC_OK)
-        return run_vm_fail("--mem", &err);
-    int rc = r->hooks != NULL ? r->hooks->memory(r->hooks_ctx) : 0;
+    int rc = create_memory(r);
     if (rc != 0)
         return rc;
 

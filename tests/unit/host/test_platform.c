@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The host's platform: large pages for memory that nobody has touched yet. */
+/* The host's platform: large pages for memory that nobody has touched yet; guest memory. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <vmcore/host.h>
 
@@ -59,10 +61,70 @@ static void test_large_pages(void **state)
     pf.exec->release(pf.ctx, rw, rx, 2 * LARGE);
 }
 
+/* Does the kernel's list of our mappings give that flag for the one at p? */
+static bool has_flag(const void *p, const char *flag)
+{
+    FILE *f = fopen("/proc/self/smaps", "re");
+    char line[512];
+    bool ours = false, found = false;
+
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f) != NULL) {
+        unsigned long long from, to;
+        if (sscanf(line, "%llx-%llx ", &from, &to) == 2)
+            ours = from <= (uintptr_t)p && (uintptr_t)p < to;
+        if (ours && strncmp(line, "VmFlags:", 8) == 0)
+            found = strstr(line, flag) != NULL;
+    }
+    fclose(f);
+    return found;
+}
+
+static void test_guest_memory_that_is_merged(void **state)
+{
+    struct vmc_error err = {0};
+    void *p;
+    bool running;
+
+    (void)state;
+    if (access("/sys/kernel/mm/ksm/run", F_OK) != 0) {
+        print_message("this kernel merges no pages\n");
+        skip();
+    }
+    assert_int_equal(vmc_host_guest_memory(LARGE, NULL, &p, &err), VMC_OK);
+    memset(p, 7, LARGE);
+    assert_false(has_flag(p, " mg"));
+    assert_int_equal(vmc_host_guest_memory_merge(p, LARGE, &running, &err), VMC_OK);
+    assert_true(has_flag(p, " mg"));
+    assert_int_equal(((uint8_t *)p)[LARGE - 1], 7);
+    vmc_host_guest_memory_free(p, LARGE);
+}
+
+static void test_guest_memory_that_others_map(void **state)
+{
+    struct vmc_error err = {0};
+    void *p;
+    int fd = -1;
+
+    (void)state;
+    assert_int_equal(vmc_host_guest_memory(LARGE, &fd, &p, &err), VMC_OK);
+    uint8_t *q = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(q != MAP_FAILED);
+    ((uint8_t *)p)[4096] = 9;
+    assert_int_equal(q[4096], 9);
+    munmap(q, LARGE);
+    close(fd);
+    vmc_host_guest_memory_free(p, LARGE);
+    assert_int_equal(vmc_host_guest_memory((size_t)1 << 60, NULL, &p, &err), VMC_ENOMEM);
+    assert_non_null(strstr(err.text, "MiB of guest memory"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_large_pages),
+        cmocka_unit_test(test_guest_memory_that_is_merged),
+        cmocka_unit_test(test_guest_memory_that_others_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
