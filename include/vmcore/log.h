@@ -9,7 +9,7 @@
 
 VMC_BEGIN_DECLS
 
-/** "error", "warn", "info", "debug", or "?". Any thread. */
+/** "error", "warning", "info", "debug", or "?". Any thread. */
 VMC_API const char *vmc_log_level_name(int level);
 
 VMC_END_DECLS

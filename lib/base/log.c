@@ -5,7 +5,7 @@
 
 const char *vmc_log_level_name(int level)
 {
-    static const char *const names[] = {"error", "warn", "info", "debug"};
+    static const char *const names[] = {"error", "warning", "info", "debug"};
 
     if (level < 0 || (size_t)level >= VMCI_ARRAY_SIZE(names))
         return "?";

@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <vmcore/log.h>
+
 uint64_t host_vm_pages(const struct host_vm *vm)
 {
     return vm->run.opt.mem_bytes / VMC_PAGE_SIZE;
@@ -98,11 +100,10 @@ static struct vmc_blockdev count_disk(void *ctx, unsigned index, struct vmc_bloc
 /* Which VM it is about is to be seen. */
 static void log_line(void *ctx, int level, const char *module, const char *text)
 {
-    static const char *const names[] = {"error", "warning", "info", "debug"};
     const struct host_vm *vm = ctx;
 
     fprintf(stderr, "vmcore host: VM '%s': %s: %s: %s\n", vm->run.opt.name,
-            level >= 0 && level < 4 ? names[level] : "?", module, text);
+            vmc_log_level_name(level), module, text);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------

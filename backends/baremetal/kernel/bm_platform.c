@@ -2,6 +2,8 @@
 /* struct vmc_platform on this kernel, one for each memory domain. */
 #include "bm_hw.h"
 
+#include <vmcore/log.h>
+
 #define MAX_DOMAINS 256u
 
 struct vmc_bm_domain {
@@ -200,11 +202,9 @@ static int64_t pf_wall(void *ctx)
 
 static void pf_log(void *ctx, int level, const char *module, const char *text)
 {
-    static const char *const names[] = {"error", "warning", "info", "debug"};
-
     (void)ctx;
     if (level <= VMC_LOG_WARN)
-        bm_printf("vmcore: %s: %s: %s\n", names[level & 3], module, text);
+        bm_printf("vmcore: %s: %s: %s\n", vmc_log_level_name(level), module, text);
 }
 
 static void pf_bug(void *ctx, const char *file, int line, const char *text)

@@ -7,6 +7,8 @@
 #include "base/base_int.h"
 #include "test_platform.h"
 
+#include <vmcore/log.h>
+
 #include <cmocka.h>
 
 static void fmt_agrees_with_libc(void **state)
@@ -47,6 +49,16 @@ static void status_names_are_complete(void **state)
     assert_string_equal(vmc_strerror(VMC_EFORMAT), "malformed data");
     assert_string_equal(vmc_strerror(0), "success");
     assert_string_equal(vmc_strerror(-1000), "unknown status");
+}
+
+static void log_levels_have_names(void **state)
+{
+    (void)state;
+    assert_string_equal(vmc_log_level_name(VMC_LOG_ERROR), "error");
+    assert_string_equal(vmc_log_level_name(VMC_LOG_WARN), "warning");
+    assert_string_equal(vmc_log_level_name(VMC_LOG_DEBUG), "debug");
+    assert_string_equal(vmc_log_level_name(VMC_LOG_DEBUG + 1), "?");
+    assert_string_equal(vmc_log_level_name(-1), "?");
 }
 
 static void error_record_is_filled(void **state)
@@ -102,6 +114,7 @@ int main(void)
         cmocka_unit_test(fmt_agrees_with_libc),
         cmocka_unit_test(fmt_truncates_and_terminates),
         cmocka_unit_test(status_names_are_complete),
+        cmocka_unit_test(log_levels_have_names),
         cmocka_unit_test(error_record_is_filled),
         cmocka_unit_test(crc32c_matches_rfc3720),
         cmocka_unit_test(platform_check_explains),

@@ -96,6 +96,7 @@ static int setup(void **state)
     cfg.reset_port = &reg_ops;
     cfg.reset_port_dev = f;
     assert_int_equal(vmc_pci_bus_create(&f->b.bd, &cfg, &f->bus, NULL), VMC_OK);
+    assert_ptr_equal(vmc_pci_bus_board(f->bus), &f->b.bd);
     f->f = new_func(f, 3, 1);
     *state = f;
     return 0;

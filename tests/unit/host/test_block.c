@@ -96,6 +96,7 @@ static int rw(struct vmc_host_disk *d, bool write, uint64_t offset, void *p, siz
 }
 
 static const uint32_t engines[] = {VMC_HOST_DISK_URING, VMC_HOST_DISK_THREADS};
+static const char *const engine_names[] = {"io_uring", "threads"};
 
 /* ---- tests --------------------------------------------------------------------------------- */
 
@@ -105,6 +106,7 @@ static void what_is_written_is_in_the_file_and_read_back(void **state)
     for (unsigned e = 0; e < 2; e++) {
         struct vmc_host_disk *d = open_disk(engines[e], false);
         assert_non_null(d);
+        assert_string_equal(vmc_host_disk_engine_name(d), engine_names[e]);
         static unsigned char a[8192];
         static unsigned char b[8192];
         for (unsigned i = 0; i < sizeof(a); i++)

@@ -267,11 +267,16 @@ static uint16_t fw_file(struct fx *f, const char *name, uint32_t *bytes)
 static void fw_cfg_items(void **state)
 {
     struct fx *f = *state;
+    const struct vmc_fw_cfg_item own = {.data = "own", .bytes = 3};
     uint8_t b[64];
     uint32_t n;
 
     machine(f, 4096 * MIB, 3, 0);
+    assert_int_equal(vmc_fw_cfg_add_file(vmc_pc_fw_cfg(f->pc), "opt/ours", &own), VMC_OK);
     boot_flat(f);
+    fw_read(f, fw_file(f, "opt/ours", &n), b, 3);
+    assert_int_equal(n, 3);
+    assert_memory_equal(b, "own", 3);
     fw_read(f, 0, b, 4);
     assert_memory_equal(b, "QEMU", 4);
     fw_read(f, 1, b, 4);
@@ -305,7 +310,7 @@ static void table_loader_script(void **state)
 {
     struct fx *f = *state;
     static uint8_t tables[131072], rsdp[64], cmd[128];
-    const uint64_t base = 0x123000, rsdp_base = 0xf5a00;
+    const uint64_t base = 0x123000;
     uint32_t bytes, rsdp_bytes, script;
 
     machine(f, 64 * MIB, 2, 0);
@@ -342,7 +347,6 @@ static void table_loader_script(void **state)
             assert_int_equal(vmci_ld_le32(cmd), 1);
         }
     }
-    (void)rsdp_base;
     assert_int_equal(vmc_mem_load(vmc_vm_mem(f->vm), base, tables, bytes), VMC_OK);
     assert_int_equal(vmc_mem_load(vmc_vm_mem(f->vm), 0xe0000, rsdp, 36), VMC_OK);
     check_acpi(f);
@@ -439,6 +443,8 @@ static void exit_port_power_off_reset(void **state)
     machine(f, 64 * MIB, 1, 0);
     boot_flat(f);
     assert_false(vmc_vm_stopped(f->vm, &why, &detail));
+    pio_write(f, 0x80, 1, 0x5a);
+    assert_int_equal(vmc_pc_post_code(f->pc), 0x5a);
     pio_write(f, 0xf4, 4, 0x12345);
     assert_true(vmc_vm_stopped(f->vm, &why, &detail));
     assert_int_equal(why, VMC_STOP_EXIT_PORT);

@@ -123,6 +123,21 @@ static void time_is_proportional_to_shares(void **state)
     drop(&w);
 }
 
+static void planning_is_due_when_it_says(void **state)
+{
+    (void)state;
+    struct world w;
+    make(&w, 2);
+    add(&w, VMC_SCHED_ROOT, 1, (struct vmc_sched_share){.shares = 100});
+    run_for(&w, 3 * FRAME);
+    uint64_t due = vmc_sched_plan_ns(w.s);
+    assert_in_range(due, w.now - FRAME, w.now + 2 * FRAME);
+    while (vmc_sched_plan(w.s, due))
+        ;
+    assert_in_range(vmc_sched_plan_ns(w.s), due + 1, due + FRAME);
+    drop(&w);
+}
+
 static void small_shares_are_kept_too(void **state)
 {
     (void)state;
@@ -697,6 +712,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(time_is_proportional_to_shares),
+        cmocka_unit_test(planning_is_due_when_it_says),
         cmocka_unit_test(small_shares_are_kept_too),
         cmocka_unit_test(pools_divide_before_their_members),
         cmocka_unit_test(reservation_and_limit_bound_the_share),
