@@ -41,24 +41,24 @@ static int put(void *ctx, const void *p, size_t bytes)
     return 0;
 }
 
-static int act(void *ctx, enum nbd_cmd cmd, uint64_t offset, uint32_t bytes, bool fua)
+static int64_t act(void *ctx, enum nbd_cmd cmd, uint64_t offset, uint32_t bytes, unsigned flags)
 {
     struct client *c = ctx;
 
     /* The contract. */
-    if (offset > c->s->size || bytes > c->s->size - offset || (fua && cmd == NBD_READ))
+    if (offset > c->s->size || bytes > c->s->size - offset || (flags != 0 && cmd == NBD_READ))
         abort();
     switch (cmd) {
     case NBD_READ:
         memcpy(c->s->buf, c->image + offset, bytes);
-        return 0;
+        return bytes;
     case NBD_WRITE:
         memcpy(c->image + offset, c->s->buf, bytes);
-        return 0;
+        return bytes;
     case NBD_TRIM:
     case NBD_ZEROES:
         memset(c->image + offset, 0, bytes);
-        return bytes == MOST ? ENOSPC : 0;
+        return bytes == MOST ? -ENOSPC : 0;
     case NBD_FLUSH:
         return 0;
     default:

@@ -43,6 +43,25 @@ echo "ok: reads"
 timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
 timeout 300 qemu-img compare -q -f raw -F raw "$dir/second" "$uri" || fail "wrote something else"
 echo "ok: writes and zeroes"
+if command -v qemu-io >/dev/null; then
+    blocks() { "$vmcore" vmfs stat --json --exclusive "$dir/vol" /raw | sed -n 's/.*"blocks": *\([0-9]*\).*/\1/p'; }
+    zero() { # OPTION...: 1.5 to 6.5 MiB, of which 3 MiB have data
+        timeout 300 qemu-img convert -n -f raw -O raw "$dir/first" "$uri"
+        timeout 300 qemu-io -f raw -c "discard 4M 1M" -c "write -z $* 1536k 5M" -c flush "$uri" >"$dir/io" ||
+            { cat "$dir/io"; fail "qemu-io"; }
+        cp "$dir/first" "$dir/zeroed"
+        dd if=/dev/zero of="$dir/zeroed" bs=512k seek=3 count=10 conv=notrunc status=none
+        timeout 300 qemu-img compare -q -f raw -F raw "$dir/zeroed" "$uri" || fail "zeroed something else"
+    }
+    zero
+    [ "$(blocks)" = 8 ] || fail "zeros without holes leave $(blocks) of 8 blocks"
+    zero -u
+    [ "$(blocks)" = 4 ] || fail "zeros with holes leave $(blocks) of 4 blocks"
+    timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
+    echo "ok: zeros keep their space, if the client says so"
+else
+    echo "SKIPPED: no qemu-io"
+fi
 kill -TERM "$server"
 wait "$server" || fail "the server's end"
 server=

@@ -4,6 +4,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <stdbool.h>
 
 /* The protocol: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md */
 #define NBD_MAGIC       0x4e42444d41474943ull
@@ -22,7 +23,6 @@
 #define REP_ERR_UNSUP   0x80000001u
 #define HANDSHAKE_FLAGS 3u                         /* fixed newstyle, no zeroes */
 #define EXPORT_FLAGS    (1u | 4u | 8u | 32u | 64u) /* flags, flush, FUA, trim, write zeroes */
-#define CMD_FLAG_FUA    1u
 #define MAX_OPTION      4096u
 
 static int opt_reply(const struct nbd_server *s, uint32_t opt, uint32_t type, const void *data,
@@ -138,8 +138,12 @@ static int request(const struct nbd_server *s, const struct request *q)
         return -1;
     if (cmd > NBD_ZEROES || cmd == NBD_CACHE || off > s->size || len > s->size - off)
         return EINVAL;
-    bool fua = (be16toh(q->flags) & CMD_FLAG_FUA) != 0 && cmd != NBD_READ;
-    return s->act(s->ctx, cmd, off, len, fua);
+    unsigned known = cmd == NBD_READ ? 0 : cmd == NBD_ZEROES ? NBD_FUA | NBD_NO_HOLE : NBD_FUA;
+    int64_t done = s->act(s->ctx, cmd, off, len, be16toh(q->flags) & known);
+    if (done < 0)
+        return (int)-done;
+    /* All or nothing: the rest of the buffer holds older data. */
+    return (cmd == NBD_READ || cmd == NBD_WRITE) && done != len ? EIO : 0;
 }
 
 void nbd_serve(const struct nbd_server *s)

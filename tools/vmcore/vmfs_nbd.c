@@ -77,17 +77,28 @@ static int put(void *ctx, const void *p, size_t n)
     return 0;
 }
 
-/* The client gets, and gives, all that it asks for or nothing: the buffer holds older data too. */
-static int64_t whole(struct vmc_error *err, int64_t done, uint32_t len)
+/* Zeros that keep their space: holes get blocks that read as zeros, the rest is overwritten. */
+static int64_t zero(struct nbd *s, uint64_t off, uint32_t len)
 {
-    if (done < 0 || done == (int64_t)len)
-        return done;
-    snprintf(err->text, sizeof(err->text), "%lld of %u bytes: the file became shorter",
-             (long long)done, len);
-    return VMC_EIO;
+    struct vmc_error *err = &s->t->err;
+    int64_t rc = len != 0 ? vmc_vmfs_allocate(s->f, off, len, VMC_VMFS_ALLOC_LAZY, err) : VMC_OK;
+
+    memset(s->buf, 0, len < NBD_MAX_REQUEST ? len : NBD_MAX_REQUEST);
+    while (rc >= 0 && len > 0) {
+        struct vmc_vmfs_extent x = {0};
+        rc = vmc_vmfs_extent(s->f, off, &x, err);
+        uint32_t n = x.bytes < len ? (uint32_t)x.bytes : len;
+        if (rc == VMC_OK && (x.has_data || !x.allocated)) { /* small files have no such blocks */
+            n = n < NBD_MAX_REQUEST ? n : NBD_MAX_REQUEST;
+            rc = vmc_vmfs_pwrite(s->f, s->buf, n, off, err);
+        }
+        off += n;
+        len -= n;
+    }
+    return rc < 0 ? rc : 0;
 }
 
-static int act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, bool fua)
+static int64_t act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, unsigned flags)
 {
     struct nbd *s = ctx;
     struct vmc_error *err = &s->t->err;
@@ -95,23 +106,25 @@ static int act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, bool fua
 
     switch (cmd) {
     case NBD_READ:
-        rc = whole(err, vmc_vmfs_pread(s->f, s->buf, len, off, err), len);
+        rc = vmc_vmfs_pread(s->f, s->buf, len, off, err);
         break;
     case NBD_WRITE:
-        rc = whole(err, vmc_vmfs_pwrite(s->f, s->buf, len, off, err), len);
+        rc = vmc_vmfs_pwrite(s->f, s->buf, len, off, err);
         break;
     case NBD_FLUSH:
         rc = vmc_vmfs_fsync(s->f, err);
         break;
     default: /* trim, zeroes */
-        rc = vmc_vmfs_punch(s->f, off, len, err);
+        rc = (flags & NBD_NO_HOLE) != 0 ? zero(s, off, len) : vmc_vmfs_punch(s->f, off, len, err);
         break;
     }
-    if (rc >= 0 && fua)
+    int64_t done = rc;
+    if (rc >= 0 && (flags & NBD_FUA) != 0)
         rc = vmc_vmfs_fsync(s->f, err);
-    if (rc < 0)
-        fprintf(stderr, "%s: %s\n", s->t->name, err->text);
-    return rc == VMC_ENOSPC ? ENOSPC : rc < 0 ? EIO : 0;
+    if (rc >= 0)
+        return done;
+    fprintf(stderr, "%s: %s\n", s->t->name, err->text);
+    return rc == VMC_ENOSPC ? -ENOSPC : -EIO;
 }
 
 /* SIGINT and SIGTERM as something to poll, so that none is missed between two waits; -1. */
