@@ -201,6 +201,22 @@ int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generati
     return VMC_OK;
 }
 
+/* Whom the caller is about to wait for, and for how long at most, as things are. */
+static void tell_wait(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, const uint8_t *hb)
+{
+    uint64_t ms = (vmci_fs_now(v) - v->obs[slot].since_ns) / MS, all = v->window_ms;
+    uint32_t lease;
+
+    if (vmci_fs_host_lease(v, slot, generation, &lease, NULL) != VMC_OK)
+        return; /* the wait itself will say what is wrong */
+    all += lease;
+    vmci_log(v->pf, VMC_LOG_WARN, "vmfs",
+             "host %.*s (heartbeat slot %u) did not unmount: waiting up to %llu s for a sign of life "
+             "before what it left is recovered",
+             (int)HB_NAME_BYTES - 1, hb[HB_NAME] ? (const char *)hb + HB_NAME : "unnamed", slot,
+             (unsigned long long)((all > ms ? all - ms : 0) + 999) / 1000);
+}
+
 /*
  * A session that was in use when we mounted may have ended together with the devices' power. Then
  * a lock may look released whose contents never reached the disk, and only its journal has them.
@@ -210,6 +226,7 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
                            struct vmc_error *err)
 {
     uint8_t hb[FS_SECTOR];
+    bool told = false;
 
     while (v->unsure[slot] && generation == v->gen_at_mount[slot]) {
         int rc = read_slot(v, slot, hb, err);
@@ -228,6 +245,9 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
         rc = vmci_fs_session_dead(v, slot, generation, hb + HB_OWNER, err);
         if (rc != VMC_EBUSY)
             return rc;
+        if (!told)
+            tell_wait(v, slot, generation, hb);
+        told = true;
         if (!vmci_fs_sleep(v, 250 * MS))
             return rc;
         rc = vmci_fs_session_check(v, err);
