@@ -514,20 +514,19 @@ static int export_raw(struct disk_cmd *c, const char *to)
 int disk_export(struct disk_cmd *c)
 {
     char temp[512];
-    const char *to = c->vt.arg[1];
+    struct vt_new_host out;
+    int rc = vt_new_host(&c->vt, &out, c->vt.arg[1]);
 
-    if (!c->vt.force && access(to, F_OK) == 0) {
-        fprintf(stderr, "%s: %s exists (-f overwrites it)\n", c->vt.name, to);
-        return EXIT_ERROR;
-    }
-    if (c->vt.format == NULL || strcmp(c->vt.format, "raw") == 0)
-        return export_raw(c, to);
-    int rc = vt_temp_name(&c->vt, temp, sizeof(temp));
     if (rc != 0)
         return rc;
-    rc = export_raw(c, temp);
-    if (rc == 0)
-        rc = vt_convert(&c->vt, "raw", temp, c->vt.format, to);
-    unlink(temp);
-    return rc;
+    if (c->vt.format == NULL || strcmp(c->vt.format, "raw") == 0)
+        return vt_new_host_end(&c->vt, &out, export_raw(c, out.path));
+    rc = vt_temp_name(&c->vt, temp, sizeof(temp));
+    if (rc == 0) {
+        rc = export_raw(c, temp);
+        if (rc == 0)
+            rc = vt_convert(&c->vt, "raw", temp, c->vt.format, out.path);
+        unlink(temp);
+    }
+    return vt_new_host_end(&c->vt, &out, rc);
 }

@@ -14,10 +14,15 @@
 static const struct {
     const char *name;
     unsigned at, bytes;
-    char magic[9];
+    char magic[18];
 } formats[] = {
-    {"qcow2", 0, 4, "QFI\xfb"},           {"qed", 0, 4, "QED"},      {"vmdk", 0, 4, "KDMV"},
-    {"vdi", 0x40, 4, "\x7f\x10\xda\xbe"}, {"vpc", 0, 8, "conectix"}, {"vhdx", 0, 8, "vhdxfile"},
+    {"qcow2", 0, 4, "QFI\xfb"},
+    {"qed", 0, 4, "QED"},
+    {"vmdk", 0, 4, "KDMV"},
+    {"vmdk", 0, 17, "# Disk Descriptor"}, /* of a disk in other files */
+    {"vdi", 0x40, 4, "\x7f\x10\xda\xbe"},
+    {"vpc", 0, 8, "conectix"},
+    {"vhdx", 0, 8, "vhdxfile"},
 };
 
 const char *disk_image_format(const char *path)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The commands that move contents or change names. */
 #define _GNU_SOURCE
+#include "disk_place.h"
 #include "vmfs_tool.h"
 
 #include <errno.h>
@@ -185,39 +186,42 @@ static int open_host_file(struct vt *t, const char *host, int *fd, off_t *size)
 
 static int import_file(struct vt *t, const char *host)
 {
-    struct vmc_vmfs_file *f;
+    static struct vt_new_file n;
     off_t bytes;
     int fd, rc = open_host_file(t, host, &fd, &bytes);
 
     if (rc != 0)
         return rc;
-    if (t->force)
-        (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL);
-    if (vmc_vmfs_create(t->v, t->arg[2], 0644, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[2]);
-    if (rc == 0)
-        rc = open_volume_file(t, t->arg[2], VMC_VMFS_WRITE, &f);
+    rc = vt_new_file(t, &n, t->arg[2]);
     if (rc != 0) {
         close(fd);
         return rc;
     }
     uint64_t size = (uint64_t)bytes;
-    if (vmc_vmfs_truncate(f, size, &t->err) != VMC_OK)
+    if (vmc_vmfs_truncate(n.f, size, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[2]);
     if (rc == 0 && t->kind != NULL && strcmp(t->kind, "thin") != 0 && size > 0 &&
-        vmc_vmfs_allocate(f, 0, size, *t->kind == 'l' ? VMC_VMFS_ALLOC_LAZY : VMC_VMFS_ALLOC_EAGER,
+        vmc_vmfs_allocate(n.f, 0, size,
+                          *t->kind == 'l' ? VMC_VMFS_ALLOC_LAZY : VMC_VMFS_ALLOC_EAGER,
                           &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[2]);
     if (rc == 0)
-        rc = import_data(t, fd, bytes, f);
-    if (vmc_vmfs_fsync(f, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[2]);
-    if (vmc_vmfs_close(f, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[2]);
-    if (rc != 0)
-        (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL); /* half a file: already failing */
+        rc = import_data(t, fd, bytes, n.f);
     close(fd);
-    return rc;
+    return vt_new_file_end(t, &n, rc);
+}
+
+/* Images are files like others here; but a descriptor without the files it names is of no use. */
+static void tell_format(const struct vt *t, const char *host)
+{
+    const char *format = t->format == NULL ? disk_image_format(host) : NULL;
+
+    if (format != NULL && !t->quiet)
+        fprintf(
+            stderr,
+            "%s: %s: a %s image, copied as it is, without other files that it names; for a disk, "
+            "'vmcore disk import -O %s'; for its contents alone, -O %s\n",
+            t->name, host, format, format, format);
 }
 
 int vt_import(struct vt *t)
@@ -226,6 +230,7 @@ int vt_import(struct vt *t)
     const char *from = t->arg[1];
     int rc = 0;
 
+    tell_format(t, from);
     if (t->format != NULL && strcmp(t->format, "raw") != 0) {
         rc = vt_temp_name(t, temp, sizeof(temp));
         if (rc == 0)
@@ -300,26 +305,23 @@ static int export_file(struct vt *t, const char *to)
 int vt_export(struct vt *t)
 {
     char temp[512] = "";
-    const char *to = t->arg[2];
-    int rc = 0;
+    struct vt_new_host out;
+    int rc = vt_new_host(t, &out, t->arg[2]);
+    bool convert = t->format != NULL && strcmp(t->format, "raw") != 0;
 
-    if (!t->force && access(to, F_OK) == 0) {
-        fprintf(stderr, "%s: %s exists (-f overwrites it)\n", t->name, to);
-        return EXIT_ERROR;
-    }
-    if (t->format != NULL && strcmp(t->format, "raw") != 0) {
+    if (rc != 0)
+        return rc;
+    if (convert)
         rc = vt_temp_name(t, temp, sizeof(temp));
-        to = temp;
-    }
     if (rc == 0)
         rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
     if (rc == 0)
-        rc = vt_close(t, export_file(t, to));
-    if (rc == 0 && *temp)
-        rc = vt_convert(t, "raw", temp, t->format, t->arg[2]);
+        rc = vt_close(t, export_file(t, convert ? temp : out.path));
+    if (rc == 0 && convert)
+        rc = vt_convert(t, "raw", temp, t->format, out.path);
     if (*temp)
         unlink(temp);
-    return rc;
+    return vt_new_host_end(t, &out, rc);
 }
 
 /* ---- on the volume
@@ -358,7 +360,8 @@ static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *
 
 int vt_cp(struct vt *t)
 {
-    struct vmc_vmfs_file *from, *to;
+    static struct vt_new_file n;
+    struct vmc_vmfs_file *from;
     int rc = vt_mount(t, t->arg[0], 0);
 
     if (rc != 0)
@@ -366,19 +369,12 @@ int vt_cp(struct vt *t)
     rc = open_volume_file(t, t->arg[1], VMC_VMFS_READ, &from);
     if (rc != 0)
         return vt_close(t, rc);
-    if (t->force)
-        (void)!vmc_vmfs_remove(t->v, t->arg[2], NULL);
-    if (vmc_vmfs_create(t->v, t->arg[2], 0644, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[2]);
-    if (rc == 0)
-        rc = open_volume_file(t, t->arg[2], VMC_VMFS_WRITE, &to);
-    if (rc == 0) {
-        rc = copy(t, from, to);
-        if (vmc_vmfs_fsync(to, &t->err) != VMC_OK || vmc_vmfs_close(to, &t->err) != VMC_OK)
-            rc = vt_fail(t, t->arg[2]);
-    }
+    rc = vt_new_file(t, &n, t->arg[2]);
+    int copied = rc == 0 ? copy(t, from, n.f) : rc;
     if (vmc_vmfs_close(from, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[1]);
+        copied = vt_fail(t, t->arg[1]);
+    if (rc == 0)
+        rc = vt_new_file_end(t, &n, copied);
     return vt_close(t, rc);
 }
 

@@ -71,6 +71,25 @@ int vt_temp_name(struct vt *t, char *path, size_t bytes);
 /* Data of the host's file from *off on; *end: where it stops being data. False: no more. */
 bool vt_next_data(int fd, off_t *off, off_t *end, off_t size);
 
+/*
+ * vmfs_new.c: files that get their name when they are whole. After vt_new_* returned 0, the contents are
+ * written to path or f; vt_new_*_end gives them their name, or with another rc than 0 removes them.
+ * --force: what has the name is replaced then.
+ */
+struct vt_new_host {
+    char *path, *to; /* to NULL: a device, written as it is */
+};
+int vt_new_host(struct vt *t, struct vt_new_host *n, const char *to);
+int vt_new_host_end(struct vt *t, struct vt_new_host *n, int rc);
+
+struct vt_new_file {
+    const char *to;
+    char path[VMC_VMFS_PATH_MAX + 32];
+    struct vmc_vmfs_file *f;
+};
+int vt_new_file(struct vt *t, struct vt_new_file *n, const char *to);
+int vt_new_file_end(struct vt *t, struct vt_new_file *n, int rc);
+
 int vt_mkfs(struct vt *t);
 int vt_info(struct vt *t);
 int vt_df(struct vt *t);

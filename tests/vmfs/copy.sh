@@ -1,0 +1,115 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Copies onto a volume, on it and off it that fail: what was there stays, nothing half is left.
+# Usage: copy.sh VMCORE
+set -euo pipefail
+vmcore=$1
+dir=$(mktemp -d)
+mounted=
+trap '[ -z "$mounted" ] || kill -9 $mounted 2>/dev/null; rm -rf "$dir"' EXIT
+cd "$dir"
+fail() { echo "FAILED: $*"; exit 1; }
+refused() { # PATTERN COMMAND...: fails, and says why
+    local pattern=$1
+    shift
+    "$@" >out 2>&1 && { cat out; fail "should have failed: $*"; }
+    grep -q "$pattern" out || { cat out; fail "no '$pattern' from: $*"; }
+}
+listed() { [ "$(echo $("$vmcore" vmfs ls --json vol "$1" | sed -n 's/.*"name": *"\(.*\)".*/\1/p' | grep -v '^\.' | sort))" = "$2" ]; }
+hidden() { "$vmcore" vmfs ls --json vol "$1" | grep -q '\.vmcore-'; }
+clean() {
+    "$vmcore" vmfs fsck vol >fsck.out || { cat fsck.out; fail "fsck"; }
+    grep -q ' 0 lost, .*; 0 errors' fsck.out || { cat fsck.out; fail "fsck found something"; }
+}
+
+"$vmcore" vmfs mkfs -q --size 300M vol
+"$vmcore" vmfs mkdir vol /d
+head -c 20M /dev/urandom >first
+head -c 9M /dev/urandom >second
+head -c 300M /dev/urandom >large
+"$vmcore" vmfs import -q vol first /d/file
+"$vmcore" vmfs import -q vol second /d/other
+
+# A name that is taken, a volume that is full.
+refused 'exists' "$vmcore" vmfs import -q vol second /d/file
+refused 'exists' "$vmcore" vmfs cp -q vol /d/other /d/file
+refused 'is a directory' "$vmcore" vmfs import -q -f vol second /d
+refused 'No space\|no space\|no free\|full' "$vmcore" vmfs import -q -f vol large /d/file
+refused 'No space\|no space\|no free\|full' "$vmcore" vmfs import -q vol large /d/third
+cmp first <("$vmcore" vmfs cat vol /d/file) || fail "an import that failed changed the file that it was to replace"
+listed /d 'file other' || { "$vmcore" vmfs ls vol /d; fail "something was left behind"; }
+"$vmcore" vmfs import -q vol large /d/fill 2>/dev/null && fail "300 MiB fit"
+head -c 190M large >most
+"$vmcore" vmfs import -q vol most /most
+refused 'No space\|no space\|no free\|full' "$vmcore" vmfs cp -q -f vol /most /d/file
+cmp first <("$vmcore" vmfs cat vol /d/file) || fail "a copy that failed changed the file that it was to replace"
+"$vmcore" vmfs rm vol /most
+hidden /d && fail "something was left behind"
+clean
+echo "ok: copies that fail leave everything as it was"
+
+# What is replaced, is.
+"$vmcore" vmfs import -q -f vol second /d/file
+cmp second <("$vmcore" vmfs cat vol /d/file) || fail "import -f"
+"$vmcore" vmfs import -q -f vol first /d/other
+"$vmcore" vmfs cp -q -f vol /d/other /d/file
+cmp first <("$vmcore" vmfs cat vol /d/file) || fail "cp -f"
+"$vmcore" vmfs cp -q -f vol /d/file /d/file
+cmp first <("$vmcore" vmfs cat vol /d/file) || fail "cp -f onto itself"
+listed /d 'file other' && ! hidden /d || fail "something was left behind"
+clean
+echo "ok: replaced"
+
+# Off the volume.
+mkdir exports
+limited() { (trap '' XFSZ; ulimit -f 409600; "$@"); } # 400 MiB: enough for the volume
+"$vmcore" disk import -q first vmfs:vol:/disk.vmdk
+"$vmcore" disk grow vmfs:vol:/disk.vmdk 1G
+for command in "vmfs export -q vol /disk-flat.vmdk" "disk export -q vmfs:vol:/disk.vmdk"; do
+    rm -f exports/*
+    refused 'large' limited "$vmcore" $command exports/new
+    [ -z "$(ls -A exports)" ] || { ls -la exports; fail "left behind by: $command"; }
+    echo precious >exports/old
+    refused 'exists' "$vmcore" $command exports/old
+    refused 'large' limited "$vmcore" ${command/-q/-q -f} exports/old
+    refused 'convert\|format' "$vmcore" ${command/-q/-q -f -O no-such-format} exports/old
+    [ "$(cat exports/old)" = precious ] && [ "$(ls -A exports)" = old ] || fail "damaged by: $command"
+    chmod 640 exports/old
+    ln -s old exports/link
+    "$vmcore" ${command/-q/-q -f} exports/link
+    [ "$(stat -c %s exports/old)" = 1073741824 ] && cmp -n 20971520 first exports/old || fail "not exported: $command"
+    [ -L exports/link ] && [ "$(stat -c %a exports/old)" = 640 ] || fail "link or mode: $command"
+    (umask 027; "$vmcore" $command exports/new)
+    [ "$(stat -c %a exports/new)" = 640 ] || fail "mode of a new file: $command"
+done
+echo "ok: exports that fail leave nothing"
+
+# A descriptor is not a disk.
+if command -v qemu-img >/dev/null; then
+    qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentFlat first split.vmdk
+    refused 'O vmdk' "$vmcore" disk import -q split.vmdk vmfs:vol:/split.vmdk
+    "$vmcore" disk import -q -O vmdk split.vmdk vmfs:vol:/split.vmdk
+    cmp first <("$vmcore" vmfs cat vol /split-flat.vmdk) || fail "a disk in several files"
+    "$vmcore" vmfs import vol split.vmdk /descriptor 2>out
+    grep -q 'other files' out || { cat out; fail "no word of a descriptor's files"; }
+    cmp split.vmdk <("$vmcore" vmfs cat vol /descriptor) || fail "a descriptor as a file"
+    echo "ok: descriptors"
+fi
+
+# A host that did not unmount: who waits says for whom, and for how long.
+"$vmcore" vmfs truncate vol /busy 1M
+"$vmcore" vmfs nbd --lease 2 vol /busy socket >nbd.log 2>&1 &
+mounted=$!
+for _ in $(seq 300); do
+    [ -S socket ] && break
+    kill -0 $mounted 2>/dev/null || { cat nbd.log; fail "nbd"; }
+    sleep 0.1
+done
+pid=$mounted
+kill -9 $mounted
+wait $mounted 2>/dev/null || true
+mounted=
+"$vmcore" vmfs rm --exclusive --lease 2 vol /busy 2>out || { cat out; fail "after a killed host"; }
+grep -q "pid $pid (heartbeat slot [0-9]*) did not unmount: waiting up to [0-9]* s" out || { cat out; fail "a silent wait"; }
+clean
+echo "ok: $(grep 'did not unmount' out)"
