@@ -41,7 +41,8 @@ struct bt_site {
     uint64_t back;          /* a return that the trace goes on behind: there; else 0 */
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
-    uint8_t fails;         /* of a group's check, in vain; of a return, that it led elsewhere */
+    uint8_t fails;         /* of a group's check, in vain */
+    uint8_t astray;        /* of a return, that it led elsewhere */
     struct bt_link *alone; /* of a group: to a translation that has none, */
     const uint8_t *alone_way; /* ... by way of this */
     bool retry; /* a comparison whose operand the translation needs: resume executes it again */

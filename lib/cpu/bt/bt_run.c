@@ -218,7 +218,7 @@ static bool may_retry(struct vmci_soft_cpu *sc, const struct bt_site *site)
    does, traces end in front of it. */
 static void see_return(struct vmci_soft_cpu *sc, struct bt_site *site)
 {
-    if (sc->cpu.rip == site->back || ++site->fails < RETURNS_ASTRAY)
+    if (sc->cpu.rip == site->back || ++site->astray < RETURNS_ASTRAY)
         return;
     site->blk->astray = true;
     bt_kill(sc, site->blk);
