@@ -143,14 +143,15 @@ struct vmci_bt {
     struct bt_ctx known[BT_CONTEXTS]; /* a hash table; id 0: empty */
     uint32_t ctx_ids;                 /* how many that are */
     uint32_t x87_mark; /* arena offset of the struct bt_x87 that ran last; 0: C knows */
-    uint64_t x87_ea;   /* ... its memory operand */
+    uint64_t x87_ea;   /* ... the last memory operand since C knew; BT_X87_NO_EA */
+    uint8_t x87_seg;   /* ... its segment */
     uint8_t fp_ready;  /* BT_FP_*: they may */
     bool enabled;
-    bool pass;        /* let the interpreter run the next block */
-    bool large_pages; /* the platform has them, as far as is known */
-    uint32_t asked;   /* bits of segments: large pages were asked for */
-    bool full;        /* the segment is used up: the engine goes on to the next */
-    bool ctx_full;    /* too many contexts: the engine forgets everything */
+    bool pass;            /* let the interpreter run the next block */
+    uint8_t large_rest;   /* segments to begin until the platform is asked for large pages again */
+    uint32_t large_pages; /* bits of segments that have them */
+    bool full;            /* the segment is used up: the engine goes on to the next */
+    bool ctx_full;        /* too many contexts: the engine forgets everything */
 
     uint8_t *rw;
     const uint8_t *rx;

@@ -8,6 +8,9 @@
  */
 #include "cpu/bt/bt_work.h"
 
+/* Segments that are begun until large pages are asked for again. */
+#define LARGE_REST 4u
+
 static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
 {
     vmci_st_le32(site, (uint32_t)(target - (site_rx + 4)));
@@ -174,13 +177,18 @@ void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n)
     size_t arena = code / 2;
 
     /*
-     * Once for each segment, and not again where they cannot be had: to ask takes time, on Linux
-     * until a kernel thread has run on every CPU.
+     * Once for each segment, and where they cannot be had not before some more are begun: to ask
+     * takes time, on Linux until a kernel thread has run on every CPU.
      */
-    if (bt->large_pages && (bt->asked >> n & 1) == 0)
-        bt->large_pages = vmci_large_pages(pf, bt->rw + n * code, code, bt->code_bytes) &&
-                          vmci_large_pages(pf, bt->arena + n * arena, arena, bt->code_bytes / 2);
-    bt->asked |= 1u << n;
+    if ((bt->large_pages >> n & 1) == 0) {
+        if (bt->large_rest > 0)
+            bt->large_rest--;
+        else if (vmci_large_pages(pf, bt->rw + n * code, code, bt->code_bytes) &&
+                 vmci_large_pages(pf, bt->arena + n * arena, arena, bt->code_bytes / 2))
+            bt->large_pages |= 1u << n;
+        else
+            bt->large_rest = LARGE_REST;
+    }
 
     bt->segment = n;
     bt->used = n == 0 ? bt->glue : n * code;

@@ -63,15 +63,31 @@ void bt_x87_settle(struct vmci_soft_cpu *sc)
     if (bt->x87_mark == 0)
         return;
     const struct bt_x87 *x = (const struct bt_x87 *)(const void *)(bt->arena + bt->x87_mark);
-    const struct vmci_insn *in = x->insn;
     bt->x87_mark = 0;
     fp->fip = x->la;
     fp->fcs = cpu->seg[VMC_CS].selector;
-    fp->fop = vmci_fp_fop(in);
-    if ((in->flags & VMCI_IF_MEM) != 0) {
+    fp->fop = vmci_fp_fop(x->insn);
+    if (bt->x87_ea != BT_X87_NO_EA) { /* that of the last one that had an operand in memory */
         fp->fdp = bt->x87_ea;
-        fp->fds = cpu->seg[in->seg].selector;
+        fp->fds = cpu->seg[bt->x87_seg].selector;
+        bt->x87_ea = BT_X87_NO_EA;
     }
+}
+
+/* bt.x87_seg is the segment of bt.x87_ea. It is not stored again while a trace knows it. */
+static void note_segment(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+
+    if (w->x87_seg == in->seg)
+        return;
+    w->x87_seg = in->seg;
+    em8(e, 0x65); /* mov byte gs:[x87_seg], seg */
+    em8(e, 0xc6);
+    em8(e, 0x04);
+    em8(e, 0x25);
+    em32(e, GS_BT(x87_seg));
+    em8(e, in->seg);
 }
 
 /* The effective address of the operand, before the instruction changes any register. */
@@ -89,6 +105,7 @@ static void note_operand(struct bt_work *w, const struct vmci_insn *in)
             em_zero16(e, w->s, w->s);
     }
     em_store_gs(e, w->s, GS_BT(x87_ea));
+    note_segment(w, in);
 }
 
 /* mov dword gs:[x87_mark], offset of a record */

@@ -115,6 +115,9 @@ struct bt_trans {
 #define BT_FP_AVX 2u
 #define BT_FP_X87 4u /* x87 and MMX state live, no unmasked x87 exceptions, usable */
 
+/* Not the address of an operand that was accessed: it is not canonical. */
+#define BT_X87_NO_EA (1ull << 63)
+
 /* An x87 instruction that runs natively, for the unit's pointers. */
 struct bt_x87 {
     const struct vmci_insn *insn;

@@ -253,6 +253,8 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
         bt_iret_done(sc);
     if (in->op == VMCI_OP_LGDT)
         bt_iret_forget(bt);
+    if (in->op == VMCI_OP_FP_X87 && (in->flags & VMCI_IF_MEM) != 0)
+        bt->x87_seg = in->seg; /* the trace counts on it behind the instruction */
     bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
     bool hits = rc != 0 || site->group == 0 || group_hits(sc, site, group_la);
     if (!hits && !logged)
@@ -533,7 +535,7 @@ int bt_init(struct vmci_soft_cpu *sc)
         bt_sys_init(sc);
         bt_jumps_init(sc);
         rc = bt_make_glue(sc);
-        bt->large_pages = true;
+        bt->x87_ea = BT_X87_NO_EA;
         bt_segment_begin(sc, 0);
     }
     bt->enabled = rc == VMC_OK;

@@ -533,6 +533,7 @@ static void translate_body(struct bt_work *w)
     int32_t by;
 
     w->moved = w->owed = 0;
+    w->x87_seg = UINT8_MAX;
     for (unsigned i = 0; i < w->n && !w->failed; i++) {
         const struct vmci_insn *in = bt_step(w, i);
         enum bt_follow follow = w->step[i].follow;
@@ -557,6 +558,7 @@ static void translate_body(struct bt_work *w)
             w->moved = moved;
             w->owed = owed;
             bt_groups_undo(w);
+            w->x87_seg = UINT8_MAX;
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
             w->owed = 0;
             if (bt_moves_rsp(w, in, &by))

@@ -154,6 +154,7 @@ struct bt_work {
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
     unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
     bool counted;                 /* the budget was charged */
+    uint8_t x87_seg; /* what bt.x87_seg is now; UINT8_MAX: not known */
     bool failed;
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */

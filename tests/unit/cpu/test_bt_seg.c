@@ -488,7 +488,8 @@ static void test_stack16(void **state)
 
 /* ---- FDS ------------------------------------------------------------------------------------- */
 
-/* The selector that FNSTENV tells is that of the last operand, whatever DS has become. */
+/* What FNSTENV tells of the last operand: its selector is that of then, whatever DS has become, and
+   instructions without an operand in memory leave it alone. */
 static void test_fds(void **state)
 {
     static const uint8_t code[] = {
@@ -497,9 +498,19 @@ static void test_fds(void **state)
         0xd9, 0x07,             /* fld dword [bx] */
         0x8e, 0xda,             /* mov ds, dx */
         0xd9, 0x36, 0x40, 0x00, /* fnstenv [64] */
+        0xd9, 0xe1,             /* fabs */
+        0xd9, 0x46, 0x04,       /* fld dword [bp + 4] */
+        0xde, 0xc9,             /* fmulp */
+        0xd9, 0x36, 0x60, 0x00, /* fnstenv [96] */
+        0xd9, 0xe0,             /* fchs */
+        0xd9, 0x36, 0x80, 0x00, /* fnstenv [128] */
+        0xd8, 0x46, 0x06,       /* fadd dword [bp + 6] */
+        0xd8, 0x47, 0x02,       /* fadd dword [bx + 2] */
+        0xd9, 0xe0,             /* fchs */
+        0xd9, 0x36, 0xa0, 0x00, /* fnstenv [160] */
         0xdd, 0xd8,             /* fstp st(0) */
         0x42, 0x49,             /* inc dx; dec cx */
-        0x75, 0xf0,             /* jnz again */
+        0x75, 0xd3,             /* jnz again */
         0xf4,                   /* hlt */
     };
 
