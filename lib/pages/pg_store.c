@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The compressed store: slots of one size in slabs of eight frames, which need not be contiguous;
- * a slot may straddle two of them. Sizes are 32 bytes apart, so a slot wastes 16 bytes on average,
- * and a slab less than one slot. Each slot names the object it belongs to, so that compaction can
- * move it.
+ * The compressed store: slots of one size in slabs of up to eight frames, which need not be
+ * contiguous; a slot may straddle two of them. Sizes are 32 bytes apart, so a slot wastes 16 bytes
+ * on average; a slab has as many frames as leave least behind its last slot. Each slot names the
+ * object it belongs to, so that compaction can move it.
  */
 #include "pages/pages_int.h"
 
@@ -22,9 +22,25 @@ static unsigned class_of(uint16_t bytes)
     return VMCI_MAX(cls, (least + VMCI_CLASS_STEP - 1) / VMCI_CLASS_STEP);
 }
 
+/* How many frames a slab of the class has: what they do not use for slots is small. */
+static unsigned frames_of(unsigned cls)
+{
+    unsigned bytes = cls * VMCI_CLASS_STEP, best = VMCI_SLAB_FRAMES, best_lost = UINT32_MAX;
+
+    for (unsigned n = VMCI_SLAB_FRAMES; n > 0; n--) {
+        unsigned lost = (unsigned)sizeof(struct vmci_slab) + n * VMC_PAGE_SIZE % bytes;
+        /* For each frame; 840 is a multiple of all numbers of them. */
+        if (n * VMC_PAGE_SIZE >= bytes && lost * 840u / n < best_lost) {
+            best = n;
+            best_lost = lost * 840u / n;
+        }
+    }
+    return best;
+}
+
 static size_t dir_bytes(const struct vmc_pool *p)
 {
-    uint64_t most = VMCI_MIN(p->frames / VMCI_SLAB_FRAMES + 1, (uint64_t)MAX_SLABS);
+    uint64_t most = VMCI_MIN(p->frames, (uint64_t)MAX_SLABS);
     return (most / VMCI_SLAB_CHUNK + 1) * sizeof(p->store.chunk[0]);
 }
 
@@ -172,7 +188,8 @@ static int new_slab(struct vmc_pool *p, unsigned cls, uint32_t *out)
         return VMC_ENOMEM;
     uint32_t n = st->free_slab;
     struct vmci_slab *sl = slab(st, n);
-    for (unsigned i = 0; i < VMCI_SLAB_FRAMES; i++) {
+    unsigned frames = frames_of(cls);
+    for (unsigned i = 0; i < frames; i++) {
         sl->frame[i] = vmci_frame_alloc_store(p);
         if (sl->frame[i] == VMCI_NONE) {
             while (i-- > 0)
@@ -181,10 +198,10 @@ static int new_slab(struct vmc_pool *p, unsigned cls, uint32_t *out)
         }
     }
     st->free_slab = sl->next;
-    st->frames += VMCI_SLAB_FRAMES;
+    st->frames += frames;
     sl->cls = (uint16_t)cls;
     sl->used = 0;
-    sl->slots = (uint16_t)(VMCI_SLAB_BYTES / (cls * VMCI_CLASS_STEP));
+    sl->slots = (uint16_t)(frames * VMC_PAGE_SIZE / (cls * VMCI_CLASS_STEP));
     sl->free_slot = 0;
     for (uint32_t i = 0; i < sl->slots; i++)
         head_set(p, sl, i, i + 1);
@@ -197,11 +214,12 @@ static void free_slab(struct vmc_pool *p, uint32_t n)
 {
     struct vmci_store *st = &p->store;
     struct vmci_slab *sl = slab(st, n);
+    unsigned frames = frames_of(sl->cls);
 
     unlink_partial(st, n);
-    for (unsigned i = 0; i < VMCI_SLAB_FRAMES; i++)
+    for (unsigned i = 0; i < frames; i++)
         vmci_frame_free_locked(p, sl->frame[i]);
-    st->frames -= VMCI_SLAB_FRAMES;
+    st->frames -= frames;
     sl->cls = 0;
     sl->next = st->free_slab;
     st->free_slab = n;
@@ -392,7 +410,7 @@ uint64_t vmc_pool_compact(struct vmc_pool *p, uint64_t budget)
                         slab(&p->store, from)->used <= budget;
             if (fits) {
                 budget -= evacuate(p, from);
-                freed += VMCI_SLAB_FRAMES;
+                freed += frames_of(cls);
             }
             vmci_unlock(&p->lock);
             if (!fits)
