@@ -31,7 +31,7 @@ struct vmc_share_config {
     uint32_t size;       /**< sizeof(struct vmc_share_config) */
     uint32_t order;      /**< enum vmc_share_order */
     uint64_t seed;       /**< secret that keys the hashes; 0: from the platform's entropy */
-    int32_t level;       /**< zstd level of the compressed store, -7 to 19; 0: 1 */
+    int32_t level;       /**< zstd level of the compressed store, -7 to 19; 0: 3 */
     uint32_t max_packed; /**< largest compressed size worth keeping, bytes; 0: 3072 */
 };
 

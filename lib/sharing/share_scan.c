@@ -25,7 +25,7 @@ int vmc_share_create(struct vmc_pool *pool, const struct vmc_share_config *cfg,
                      struct vmc_share **out, struct vmc_error *err)
 {
     const struct vmc_platform *pf = pool->pf;
-    int level = cfg->level != 0 ? cfg->level : 1;
+    int level = cfg->level != 0 ? cfg->level : 3;
 
     if (cfg->size != sizeof(*cfg) || cfg->order > VMC_SHARE_RANDOM ||
         cfg->max_packed > SHARE_PACKED_MOST)
