@@ -83,6 +83,18 @@ struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space 
     return sh->group[i];
 }
 
+int share_group_index(struct vmc_share *sh, struct share_group *g)
+{
+    uint64_t pages = 0;
+
+    for (uint32_t i = 0; i < VMC_POOL_MAX_SPACES; i++) {
+        const struct vmc_space *s = vmci_load_acquire(&sh->pool->space[i]);
+        if (s != NULL && s->salt == g->salt)
+            pages += s->pages;
+    }
+    return share_sim_init(sh->pool->pf, &g->sim, pages);
+}
+
 uint8_t share_mark(const struct vmc_share *sh, const struct vmc_space *s)
 {
     uint32_t i = sh->group_of[s->index];

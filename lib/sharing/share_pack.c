@@ -92,7 +92,7 @@ static bool squeeze(struct vmc_share *sh, struct share_group *g, uint32_t self,
     size_t plain = vmci_pack(sh->packer, page, NULL, style, plain_of(sh), sh->max_packed);
 
     *out = (struct packed){.data = plain_of(sh), .bytes = (uint16_t)plain, .base = VMCI_NONE};
-    if (g == NULL || share_sim_init(sh->pool->pf, &g->sim) != VMC_OK)
+    if (g == NULL || (g->sim.entry == NULL && share_group_index(sh, g) != VMC_OK))
         return plain != 0;
     share_sim_features(page, out->feature);
     uint32_t base = share_sim_find(&g->sim, out->feature);
@@ -260,6 +260,11 @@ static bool step_page(struct vmc_share *sh, struct vmc_space *only,
         *c = (struct share_cursor){.space = only->index};
     if (only == NULL)
         s = c->space < VMC_POOL_MAX_SPACES ? vmci_load_acquire(&sh->pool->space[c->space]) : NULL;
+    if (s != NULL && c->word == 0) {
+        struct share_group *g = share_group_of(sh, s);
+        if (g != NULL && g->sim.entry != NULL)
+            (void)share_group_index(sh, g); /* there may be more spaces than before */
+    }
     if (s != NULL && c->word < s->pages) {
         pack_page(sh, s, c->word++, out);
         return false;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Similar pages: a page is the set of its 64-byte lines; of several keyed orders of all possible
+ * Similar pages: a page is the set of its 32-byte lines; of several keyed orders of all possible
  * lines, the smallest line present is a feature (min-wise hashing, Broder 1997). Two pages that
  * have a part r of their lines in common have each feature in common with probability r.
  */
 #include "sharing/sharing_priv.h"
 
-#define LINE 64u
+#define LINE 32u
 
 static uint64_t line_hash(const uint64_t *w)
 {
@@ -25,7 +25,7 @@ void share_sim_features(const void *page, uint32_t *f)
     uint64_t least[SIM_FEATURES] = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
 
     for (unsigned i = 0; i < VMC_PAGE_SIZE / LINE; i++, w += LINE / 8) {
-        if ((w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7]) == 0)
+        if ((w[0] | w[1] | w[2] | w[3]) == 0)
             continue; /* every page has these */
         uint64_t h = line_hash(w);
         for (unsigned k = 0; k < SIM_FEATURES; k++) {
@@ -38,15 +38,28 @@ void share_sim_features(const void *page, uint32_t *f)
         f[k] = (uint32_t)(least[k] * 0xff51afd7ed558ccdull >> 32) ^ k;
 }
 
-int share_sim_init(const struct vmc_platform *pf, struct share_sim_index *x)
+/* An entry for every second page: of those that become objects, each has four. */
+static unsigned bits_for(uint64_t pages)
 {
-    if (x->entry != NULL)
+    unsigned bits = SIM_BITS_MIN;
+
+    while (bits < SIM_BITS_MAX && (4ull << bits) <= pages)
+        bits++;
+    return bits;
+}
+
+int share_sim_init(const struct vmc_platform *pf, struct share_sim_index *x, uint64_t pages)
+{
+    struct share_sim_index n = {.bits = bits_for(pages)};
+
+    if (x->entry != NULL && n.bits <= x->bits)
         return VMC_OK;
-    x->entry =
-        vmci_alloc_aligned(pf, share_sim_bytes(&(struct share_sim_index){.entry = (void *)x}), 64);
-    if (x->entry == NULL)
-        return VMC_ENOMEM;
-    memset(x->entry, 0xff, share_sim_bytes(x));
+    n.entry = vmci_alloc_aligned(pf, sizeof(n.entry[0]) << n.bits, 64);
+    if (n.entry == NULL)
+        return x->entry != NULL ? VMC_OK : VMC_ENOMEM;
+    memset(n.entry, 0xff, share_sim_bytes(&n));
+    share_sim_fini(pf, x); /* entries cannot be moved: they do not keep the feature */
+    *x = n;
     return VMC_OK;
 }
 
@@ -56,32 +69,46 @@ void share_sim_fini(const struct vmc_platform *pf, struct share_sim_index *x)
     x->entry = NULL;
 }
 
-static struct share_sim_entry *at(const struct share_sim_index *x, uint32_t feature)
+#define OBJECTS (UINT32_MAX >> SIM_TAG_BITS) /* that have room in an entry */
+
+static uint32_t *at(const struct share_sim_index *x, uint32_t feature)
 {
-    return &x->entry[feature >> (32 - SIM_BITS)];
+    return &x->entry[feature >> (32 - x->bits)];
+}
+
+static uint32_t entry_of(uint32_t feature, uint32_t object)
+{
+    return object << SIM_TAG_BITS | (feature & ((1u << SIM_TAG_BITS) - 1));
+}
+
+/* VMCI_NONE: another feature is there, or none. */
+static uint32_t object_at(const struct share_sim_index *x, uint32_t feature)
+{
+    uint32_t e = *at(x, feature), object = e >> SIM_TAG_BITS;
+
+    return object < OBJECTS && e == entry_of(feature, object) ? object : VMCI_NONE;
 }
 
 void share_sim_add(struct share_sim_index *x, const uint32_t *f, uint32_t object)
 {
-    for (unsigned k = 0; k < SIM_FEATURES; k++)
-        *at(x, f[k]) = (struct share_sim_entry){.feature = f[k], .object = object};
+    for (unsigned k = 0; k < SIM_FEATURES && object < OBJECTS; k++)
+        *at(x, f[k]) = entry_of(f[k], object);
 }
 
 uint32_t share_sim_find(const struct share_sim_index *x, const uint32_t *f)
 {
-    uint32_t best = VMCI_NONE;
+    uint32_t object[SIM_FEATURES], best = VMCI_NONE;
     unsigned votes = 0;
 
+    for (unsigned k = 0; k < SIM_FEATURES; k++)
+        object[k] = object_at(x, f[k]);
     for (unsigned k = 0; k < SIM_FEATURES; k++) {
-        const struct share_sim_entry *e = at(x, f[k]);
         unsigned n = 0;
-        if (e->feature != f[k] || e->object == VMCI_NONE)
-            continue;
         for (unsigned j = 0; j < SIM_FEATURES; j++)
-            n += at(x, f[j])->feature == f[j] && at(x, f[j])->object == e->object;
-        if (n > votes) {
+            n += object[j] == object[k];
+        if (object[k] != VMCI_NONE && n > votes) {
             votes = n;
-            best = e->object;
+            best = object[k];
         }
     }
     return best;

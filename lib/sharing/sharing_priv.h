@@ -81,23 +81,26 @@ static inline void share_slot_clear(struct share_table *t, const struct share_sl
  */
 
 #define SIM_FEATURES 4u
-#define SIM_BITS     17u
+#define SIM_BITS_MIN 12u
+#define SIM_BITS_MAX 22u
+#define SIM_TAG_BITS 8u /* of an entry: which feature of those that belong there it is */
 
-struct share_sim_entry {
-    uint32_t feature, object;
-};
-
-/* A cache of features of pages that others may be stored as differences to. */
+/*
+ * A cache of features of pages that others may be stored as differences to: an object's number
+ * above the tag. Objects with larger numbers than there is room for are not in it.
+ */
 struct share_sim_index {
-    struct share_sim_entry *entry; /* 2^SIM_BITS, allocated with the first page */
+    uint32_t *entry; /* 2^bits, allocated with the first page */
+    unsigned bits;
 };
 
 void share_sim_features(const void *page, uint32_t *f);
-int share_sim_init(const struct vmc_platform *pf, struct share_sim_index *x);
+/* An index that suits so many pages; one that does so already stays as it is. */
+int share_sim_init(const struct vmc_platform *pf, struct share_sim_index *x, uint64_t pages);
 void share_sim_fini(const struct vmc_platform *pf, struct share_sim_index *x);
 static inline uint64_t share_sim_bytes(const struct share_sim_index *x)
 {
-    return x->entry != NULL ? sizeof(struct share_sim_entry) << SIM_BITS : 0;
+    return x->entry != NULL ? sizeof(uint32_t) << x->bits : 0;
 }
 void share_sim_add(struct share_sim_index *x, const uint32_t *f, uint32_t object);
 /* The object with most features in common, or VMCI_NONE. It may be gone or something else by now.
@@ -177,6 +180,8 @@ static inline bool share_is_ours(uint8_t mark, const struct vmci_object *o)
 /* Make room for more entries, or go on moving an old table. */
 void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t more);
 void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets);
+/* The group's index of similar pages, as large as its spaces need it by now. */
+int share_group_index(struct vmc_share *sh, struct share_group *g);
 /* Merge, or add as hints, what is in the batch. */
 void share_flush(struct vmc_share *sh, struct vmc_share_result *out);
 

@@ -260,6 +260,98 @@ static void a_vm_that_ends_gets_the_last_frames(void **state)
     vmc_pool_destroy(pool);
 }
 
+/* Bytes that nothing compresses, so many that the page's compressed size is about as large. */
+static void fill_noise(struct vmc_space *s, uint64_t page, uint64_t seed, unsigned bytes)
+{
+    struct vmc_page_ref r;
+    unsigned char *p;
+
+    assert_int_equal(vmc_space_access(s, page, VMC_ACCESS_WRITE, &r), VMC_OK);
+    p = r.ptr;
+    for (unsigned i = 0; i < bytes; i++) {
+        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        p[i] = (unsigned char)(seed >> 56);
+    }
+}
+
+/* Whatever the size, the store is little larger than what is in it. */
+static void slots_of_any_size_fill_their_slabs(void **state)
+{
+    (void)state;
+    enum { PAGES = 1500 };
+    static const unsigned sizes[] = {200, 1400, 2490, 2970, 3000};
+    struct vmc_share_pack_result pr;
+    struct vmc_pool_stats st;
+
+    for (unsigned k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+        struct vmc_pool *pool = rig_pool(&tp, 4096);
+        struct vmc_share *sh = scanner(pool);
+        struct vmc_space *s = rig_space(pool, PAGES, 1, NULL);
+        for (uint64_t i = 0; i < PAGES; i++)
+            fill_noise(s, i, i + 1, sizes[k]);
+        for (unsigned i = 0; i < 5; i++)
+            rig_sample(s, NULL);
+        assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+        assert_int_equal(pr.packed + pr.deltas, PAGES);
+        vmc_pool_stats(pool, &st);
+        assert_true(st.store_frames * VMC_PAGE_SIZE * 100 <=
+                    st.packed_bytes * 103 + PAGES * 38ull * 100 + 8ull * VMC_PAGE_SIZE * 100);
+        rig_check(pool);
+        vmc_space_destroy(s);
+        vmc_pool_stats(pool, &st);
+        assert_int_equal(st.store_frames, 0);
+        vmc_share_destroy(sh);
+        vmc_pool_destroy(pool);
+    }
+}
+
+/* The index of similar pages has room for those of VMs that come later. */
+static void similar_pages_are_found_in_vms_that_come_later(void **state)
+{
+    (void)state;
+    enum { SMALL = 4, LARGE = 40000, ALIKE = 6000 };
+    struct vmc_pool *pool = rig_pool(&tp, 16384);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *a = rig_space(pool, SMALL, 1, NULL), *b;
+    struct vmc_share_pack_result pr;
+    struct vmc_page_ref r;
+
+    for (uint64_t i = 0; i < SMALL; i++)
+        fill_noise(a, i, i + 1, 2048);
+    for (unsigned i = 0; i < 5; i++)
+        rig_sample(a, NULL);
+    assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+    assert_int_equal(pr.packed, SMALL);
+    unsigned bits = sh->group[0]->sim.bits;
+    assert_int_equal(bits, SIM_BITS_MIN);
+    b = rig_space(pool, LARGE, 1, NULL);
+    for (uint64_t i = 0; i < 2 * ALIKE; i++) { /* each differs a little from one before */
+        fill_noise(b, i, 1000 + i % ALIKE, 2048);
+        assert_int_equal(vmc_space_access(b, i, VMC_ACCESS_WRITE, &r), VMC_OK);
+        memcpy((unsigned char *)r.ptr + 64, &i, sizeof(i));
+    }
+    for (unsigned i = 0; i < 5; i++) {
+        rig_sample(a, NULL);
+        rig_sample(b, NULL);
+    }
+    do {
+        assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+    } while (pr.packed == 0);
+    assert_true(sh->group[0]->sim.bits > bits);
+    assert_int_equal(pr.packed + pr.deltas, 2 * ALIKE);
+    assert_true(pr.deltas > ALIKE / 3); /* 4096 entries would have room for 1000 pages */
+    for (uint64_t i = 0; i < 2 * ALIKE; i += 499) {
+        uint64_t got;
+        assert_int_equal(vmc_space_read(b, i, 64, &got, sizeof(got), 0), VMC_OK);
+        assert_int_equal(got, i);
+    }
+    rig_check(pool);
+    vmc_space_destroy(a);
+    vmc_space_destroy(b);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -270,6 +362,8 @@ int main(void)
         T(bases_of_deltas_are_quick),
         T(numbers_used_again_do_not_join_groups),
         T(a_vm_that_ends_gets_the_last_frames),
+        T(slots_of_any_size_fill_their_slabs),
+        T(similar_pages_are_found_in_vms_that_come_later),
     };
 #undef T
     return cmocka_run_group_tests(tests, NULL, NULL);
