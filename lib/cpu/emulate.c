@@ -113,6 +113,12 @@ int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e)
     return &e->cpu.cpu.tsc_offset;
 }
 
+void vmci_emulator_paging(const struct vmci_emulator *e, struct vmc_paging *pg)
+{
+    pg->phys_bits = e->cpu.cpu.phys_bits;
+    pg->without = e->cpu.cpu.paging_lacks;
+}
+
 uint64_t vmci_emulator_tsc(struct vmci_emulator *e)
 {
     return vmci_tsc(&e->cpu.cpu);

@@ -14,6 +14,7 @@
 #define CPU_EMULATE_H
 
 #include <vmcore/engine.h>
+#include <vmcore/paging.h>
 
 struct vmci_emulator;
 
@@ -45,6 +46,8 @@ int vmci_emulator_set_policy(struct vmci_emulator *e, const struct vmc_cpu_polic
                              struct vmc_error *err);
 /* DEBUG exits as set_debug of the software engine gives them. */
 int vmci_emulator_set_debug(struct vmci_emulator *e, const struct vmc_breakpoint *bp, size_t n);
+/* What the guest's page tables may say by the CPU model: phys_bits and without of *pg. */
+void vmci_emulator_paging(const struct vmci_emulator *e, struct vmc_paging *pg);
 /* Guest TSC minus host TSC, to be set before and read after emulation. */
 int64_t *vmci_emulator_tsc_offset(struct vmci_emulator *e);
 /* The guest's TSC as the emulator has it now. */

@@ -97,7 +97,7 @@ static void op_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]
     else if (leaf == 0x8000000au && is_amd(m)) {
         out[1] = 16;
         out[3] = m->cpu == HW_MODEL_NPT      ? SVM_F_NPT | SVM_F_NRIP | SVM_F_CLEAN
-                 : m->cpu == HW_MODEL_DECODE ? SVM_F_NRIP | SVM_F_DECODE | SVM_F_TSC
+                 : m->cpu == HW_MODEL_DECODE ? SVM_F_NRIP | SVM_F_DECODE | SVM_F_TSC | SVM_F_LBR
                                              : 0;
     }
 }

@@ -20,7 +20,7 @@ enum hw_model_cpu {
     HW_MODEL_APIC,   /* as FULL, with the local APIC in the processor and posted interrupts */
     HW_MODEL_NPT,    /* SVM */
     HW_MODEL_NO_NPT, /* SVM without nested paging, next RIP and clean bits */
-    HW_MODEL_DECODE, /* SVM without nested paging, but decode assists, next RIP and TSC ratio */
+    HW_MODEL_DECODE, /* SVM without nested paging, but decode assists, next RIP, LBRs, TSC ratio */
     HW_MODEL_CPUS,
 };
 

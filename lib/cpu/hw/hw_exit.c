@@ -159,13 +159,13 @@ static bool may_use_fpu(struct hw_vcpu *v)
 {
     const struct vmc_x86_state *st = &v->st;
     bool code64 = (st->efer & VMC_EFER_LMA) != 0 && (st->seg[VMC_CS].attr & VMC_SEG_L) != 0;
-    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    struct vmc_paging pg;
     uint64_t la = code64 ? st->rip : (uint32_t)(st->seg[VMC_CS].base + st->rip);
     struct vmc_walk w;
     uint8_t b[15];
     unsigned i = 0;
 
-    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    hw_paging(v, &pg);
     unsigned n = (unsigned)VMCI_MIN(sizeof(b), VMC_PAGE_SIZE - (la & (VMC_PAGE_SIZE - 1)));
     if (vmc_walk_gva(v->vm->mem, &pg, la, VMC_ACC_FETCH | VMC_ACC_PROBE, &w) != VMC_OK ||
         vmc_mem_read(v->vm->mem, w.gpa, b, n) != VMC_OK)
@@ -291,8 +291,12 @@ int hw_on_mov_cr3(struct hw_vcpu *v, unsigned gpr, unsigned len, struct vmc_exit
     hw_need(v, VMC_ST_CTRL);
     uint64_t cr3 = *hw_gpr(v, gpr);
     bool long_mode = (v->st.efer & VMC_EFER_LMA) != 0;
+    struct vmc_paging pg;
+
+    vmci_emulator_paging(v->emu, &pg);
     /* PDPTEs to load, or bits to refuse: the long way. */
-    if ((!long_mode && (v->st.cr4 & VMC_CR4_PAE) != 0) || cr3 >> (long_mode ? 40 : 32) != 0)
+    if ((!long_mode && (v->st.cr4 & VMC_CR4_PAE) != 0) ||
+        cr3 >> (long_mode ? pg.phys_bits : 32) != 0)
         return hw_emulate_system(v, x);
     v->stat[HW_STAT_CR]++;
     v->st.cr3 = cr3;
@@ -360,6 +364,7 @@ int hw_on_gpa_fault(struct hw_vcpu *v, uint64_t gpa, uint32_t want, struct vmc_e
 int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_exit *x)
 {
     struct vmc_x86_state *st = &v->st;
+    struct vmc_paging pg;
     struct vmc_walk w;
     bool flushed;
 
@@ -367,8 +372,7 @@ int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_
     if (unlikely(v->vm->nested)) /* cannot be */
         return hw_emulate(v, 1, x);
     hw_need(v, VMC_ST_CTRL);
-    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
-    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    hw_paging(v, &pg);
     uint32_t access =
         ((code & VMC_PF_WRITE) ? VMC_ACC_WRITE : 0) | ((code & VMC_PF_FETCH) ? VMC_ACC_FETCH : 0) |
         ((code & VMC_PF_USER) ? VMC_ACC_USER : 0) | ((st->rflags & VMC_FLAG_AC) ? VMC_ACC_AC : 0);

@@ -144,6 +144,7 @@ struct vmx_caps {
 struct svm_caps {
     uint32_t asids, features;
     bool npt, nrips, flush_asid, clean_bits, decode, tsc_ratio, pause_filter, vgif, npt_1g;
+    bool lbr;        /* DBGCTL is the guest's own */
     bool offer_irqs; /* see svm_inject */
 };
 
@@ -313,11 +314,30 @@ static inline void hw_changed(struct hw_vcpu *v, uint32_t groups)
     v->dirty |= groups;
     v->todo |= HW_TODO_PUSH;
 }
+/* What walks of the guest's page tables depend on; VMC_ST_CTRL is valid. */
+static inline void hw_paging(const struct hw_vcpu *v, struct vmc_paging *pg)
+{
+    const struct vmc_x86_state *st = &v->st;
+
+    *pg = (struct vmc_paging){.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    memcpy(pg->pdpte, st->pdpte, sizeof(pg->pdpte));
+    vmci_emulator_paging(v->emu, pg);
+}
+/* Both interrupt shadows at once. */
+static inline bool hw_shadowed(const struct hw_vcpu *v)
+{
+    const size_t at = offsetof(struct vmc_x86_state, sti_shadow);
+
+    _Static_assert(offsetof(struct vmc_x86_state, ss_shadow) ==
+                       offsetof(struct vmc_x86_state, sti_shadow) + 1,
+                   "side by side");
+    return vmci_ld_le16((const unsigned char *)&v->st + at) != 0;
+}
 /* Step over the instruction that exited. */
 static inline void hw_skip(struct hw_vcpu *v, unsigned len)
 {
     v->st.rip += len;
-    if (unlikely((v->st.sti_shadow | v->st.ss_shadow) != 0)) {
+    if (unlikely(hw_shadowed(v))) {
         v->st.sti_shadow = v->st.ss_shadow = 0;
         hw_changed(v, VMC_ST_RIP);
     }

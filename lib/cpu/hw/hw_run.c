@@ -78,14 +78,10 @@ static int take_requests(struct hw_vcpu *v, struct vmc_exit *x)
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-static bool shadowed(const struct hw_vcpu *v)
-{
-    return (v->st.sti_shadow | v->st.ss_shadow) != 0;
-}
-
 static bool irqs_open(const struct hw_vcpu *v)
 {
-    return v->st.injected.type == VMC_EV_NONE && (v->st.rflags & VMC_FLAG_IF) != 0 && !shadowed(v);
+    return v->st.injected.type == VMC_EV_NONE && (v->st.rflags & VMC_FLAG_IF) != 0 &&
+           !hw_shadowed(v);
 }
 
 /* Highest vector that waits, or -1; a no is remembered until somebody notifies. */
@@ -124,7 +120,7 @@ static void pick_event(struct hw_vcpu *v, bool by_software)
 
     if (st->injected.type != VMC_EV_NONE)
         return;
-    if (st->nmi_pending != 0 && st->nmi_blocked == 0 && !shadowed(v)) {
+    if (st->nmi_pending != 0 && st->nmi_blocked == 0 && !hw_shadowed(v)) {
         st->nmi_pending--;
         st->injected = (struct vmc_event){.vector = VMC_VEC_NMI, .type = VMC_EV_NMI};
     } else if (irqs_open(v)) {
@@ -147,6 +143,11 @@ static void side_effects(struct hw_vcpu *v, const struct vmc_event *e)
         v->st.dr6 = (v->st.dr6 & ~0xfull) | e->payload;
         v->st.dr7 &= ~VMC_DR7_GD;
         hw_changed(v, VMC_ST_DEBUG);
+        if (v->st.msr.debugctl != 0) {
+            hw_need(v, VMC_ST_MSR);
+            v->st.msr.debugctl &= ~(VMC_DEBUGCTL_LBR | VMC_DEBUGCTL_BTF);
+            hw_changed(v, VMC_ST_MSR);
+        }
     }
 }
 

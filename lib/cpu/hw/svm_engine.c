@@ -41,6 +41,7 @@ int svm_caps_read(const struct vmc_platform *pf, uint32_t flags, struct svm_caps
     c->decode = (r[3] & SVM_F_DECODE) != 0;
     c->tsc_ratio = (r[3] & SVM_F_TSC) != 0;
     c->pause_filter = (r[3] & SVM_F_PAUSE) != 0;
+    c->lbr = (r[3] & SVM_F_LBR) != 0;
     c->vgif = (r[3] & SVM_F_VGIF) != 0;
     c->offer_irqs = is_tcg(pf);
     pf->hw->cpuid(pf->ctx, 0x80000001u, 0, r);
@@ -133,10 +134,10 @@ void svm_cpu_down(const struct vmc_platform *pf, struct hw_percpu *pc)
 /* ---- vendor -----------------------------------------------------------------------------------
  */
 
+/* Where DBGCTL cannot be the guest's own, the software CPU steps from branch to branch. */
 static bool runnable(struct hw_vcpu *v)
 {
-    (void)v;
-    return true;
+    return v->vm->caps.svm.lbr || (v->st.msr.debugctl & VMC_DEBUGCTL_BTF) == 0;
 }
 
 static int attach(struct hw_vcpu *v)

@@ -23,11 +23,11 @@ static bool is_prefix(uint8_t b, bool code64)
 static unsigned prefixes_slowly(struct hw_vcpu *v, bool code64)
 {
     const struct vmc_x86_state *st = &v->st;
-    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    struct vmc_paging pg;
     unsigned n = 0;
 
     hw_fpu_park(v); /* a page may have to be brought in */
-    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    hw_paging(v, &pg);
     for (; n < 14; n++) {
         uint64_t la = st->rip + n;
         struct vmc_walk w;
@@ -100,6 +100,15 @@ static void take_back_event(struct hw_vcpu *v)
 /* ---- handlers ---------------------------------------------------------------------------------
  */
 
+static int reflect_db(struct hw_vcpu *v, struct vmc_exit *x)
+{
+    int r = hw_raise(v, VMC_VEC_DB, false, 0, x);
+
+    if (r == HW_RESUME)
+        v->st.injected.payload = v->st.dr6 & 0xe00full;
+    return r;
+}
+
 static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
 {
     struct vmcb *b = vmcb_of(v);
@@ -117,7 +126,7 @@ static int on_exception(struct hw_vcpu *v, struct vmc_exit *x)
     case VMC_VEC_DB:
         v->st.dr6 = b->dr6; /* the processor has set it */
         v->st.dr7 = b->dr7;
-        return hw_raise(v, VMC_VEC_DB, false, 0, x);
+        return reflect_db(v, x);
     case VMC_VEC_DF:
         /*
          * Delivered by the software CPU: a triple fault is then seen on every processor. (Some

@@ -114,6 +114,7 @@ static void pull_control(struct hw_vcpu *v)
 {
     const struct vmcb *b = vmcb_of(v);
     struct vmc_x86_state *st = &v->st;
+    struct vmc_paging pg;
 
     st->cr2 = b->cr2;
     if (!v->vm->nested)
@@ -123,8 +124,9 @@ static void pull_control(struct hw_vcpu *v)
     st->cr4 = b->cr4;
     st->efer = b->efer & ~VMC_EFER_SVME;
     /* The processor reads PDPTEs as it walks; the software CPU wants them beforehand. */
+    vmci_emulator_paging(v->emu, &pg);
     if ((st->cr0 & VMC_CR0_PG) && (st->cr4 & VMC_CR4_PAE) && !(st->efer & VMC_EFER_LMA) &&
-        vmc_walk_load_pdpte(v->vm->mem, st->cr3, 0, st->pdpte) != VMC_OK)
+        vmc_walk_load_pdpte(v->vm->mem, st->cr3, pg.phys_bits, st->pdpte) != VMC_OK)
         memset(st->pdpte, 0, sizeof(st->pdpte));
 }
 
@@ -242,6 +244,10 @@ void svm_push(struct hw_vcpu *v, uint32_t groups)
         b->sysenter_esp = st->msr.sysenter_esp;
         b->sysenter_eip = st->msr.sysenter_eip;
         b->g_pat = st->msr.pat;
+        if (v->vm->caps.svm.lbr) { /* switched only while it is needed */
+            b->dbgctl = st->msr.debugctl & VMC_DEBUGCTL_BTF;
+            b->lbr = b->dbgctl != 0 ? SVM_LBR_ON : 0;
+        }
         if (vmc_cpu_policy_has(&v->vm->policy, "rdtscp"))
             v->vm->hw->wrmsr(hw_ctx(v), VMC_MSR_TSC_AUX, st->msr.tsc_aux);
     }

@@ -104,6 +104,8 @@ _Static_assert(offsetof(struct vmcb, tr) == 0x490 && offsetof(struct vmcb, efer)
 #define SVM_V_IRQ     1u    /* of v_irq */
 #define SVM_V_IGN_TPR 0x10u /* of v_prio */
 
+#define SVM_LBR_ON 1u /* of lbr */
+
 /* tlb_control */
 #define SVM_TLB_KEEP       0u
 #define SVM_TLB_FLUSH_ALL  1u
@@ -166,6 +168,7 @@ enum svm_exit {
 
 /* CPUID 8000000AH EDX */
 #define SVM_F_NPT    (1u << 0)
+#define SVM_F_LBR    (1u << 1) /* DBGCTL is switched, too */
 #define SVM_F_LOCK   (1u << 2)
 #define SVM_F_NRIP   (1u << 3)
 #define SVM_F_TSC    (1u << 4)

@@ -534,9 +534,12 @@ static int check_guest_rest(const struct check *k, const struct guest *g)
             "an NMI is injected while NMIs are blocked", intr);
     REQUIRE(!(intr & INTR_SMI), s, "blocking by SMI outside SMM", intr);
     REQUIRE((pend & ~0x1500full) == 0, s, "pending debug exceptions: reserved bits", pend);
-    if ((intr & 3) || act == 1) /* BTF is never set by us */
-        REQUIRE(!(pend & VMC_DR6_BS) == !(g->rflags & VMC_FLAG_TF), s,
-                "pending debug exceptions: BS does not follow TF", pend);
+    if ((intr & 3) || act == 1) {
+        bool steps =
+            (g->rflags & VMC_FLAG_TF) != 0 && (rd(k, VMCS_GUEST_DEBUGCTL) & VMC_DEBUGCTL_BTF) == 0;
+        REQUIRE(!(pend & VMC_DR6_BS) == !steps, s,
+                "pending debug exceptions: BS does not follow TF and BTF", pend);
+    }
     REQUIRE(link == ~0ull, s, "VMCS link pointer", link);
     bool pae = (g->cr0 & VMC_CR0_PG) && (rd(k, VMCS_GUEST_CR4) & VMC_CR4_PAE) && !g->ia32e;
     for (unsigned i = 0; pae && (proc2_of(k) & PROC2_EPT) && i < 4; i++) {

@@ -338,8 +338,8 @@ static void push_flow(struct hw_vcpu *v)
     vmx_write(v, VMCS_GUEST_RFLAGS, (st->rflags & 0x3f7fd5ull) | VMC_FLAG_1);
     vmx_write(v, VMCS_INTERRUPTIBILITY, i);
     /* A trap of the instruction that was just stepped over is queued as an event, not here. */
-    vmx_write(v, VMCS_PENDING_DEBUG,
-              (i & (INTR_STI | INTR_SS)) && (st->rflags & VMC_FLAG_TF) ? VMC_DR6_BS : 0);
+    bool steps = (st->rflags & VMC_FLAG_TF) && !(st->msr.debugctl & VMC_DEBUGCTL_BTF);
+    vmx_write(v, VMCS_PENDING_DEBUG, (i & (INTR_STI | INTR_SS)) && steps ? VMC_DR6_BS : 0);
 }
 
 static void set_proc2(struct hw_vcpu *v, uint32_t bit, bool on)
@@ -368,7 +368,7 @@ void vmx_push(struct hw_vcpu *v, uint32_t groups)
 {
     const struct vmc_x86_state *st = &v->st;
 
-    if (groups & (VMC_ST_RIP | VMC_ST_EVENT))
+    if (groups & (VMC_ST_RIP | VMC_ST_EVENT | VMC_ST_MSR))
         push_flow(v);
     if (groups & HW_ST_RSP)
         vmx_write(v, VMCS_GUEST_RSP, st->gpr[VMC_RSP]);
@@ -390,6 +390,7 @@ void vmx_push(struct hw_vcpu *v, uint32_t groups)
         vmx_write(v, VMCS_GUEST_SYSENTER_CS, st->msr.sysenter_cs);
         vmx_write(v, VMCS_GUEST_SYSENTER_ESP, st->msr.sysenter_esp);
         vmx_write(v, VMCS_GUEST_SYSENTER_EIP, st->msr.sysenter_eip);
+        vmx_write(v, VMCS_GUEST_DEBUGCTL, st->msr.debugctl & VMC_DEBUGCTL_BTF);
         if (caps(v)->save_pat)
             vmx_write(v, VMCS_GUEST_PAT, st->msr.pat);
         load_live_msrs(v);

@@ -200,12 +200,10 @@ void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy
     cpu->features = feature_mask(policy);
     cpu->cr4_allowed = allowed(policy, cr4_rules, VMCI_ARRAY_SIZE(cr4_rules));
     cpu->efer_allowed = allowed(policy, efer_rules, VMCI_ARRAY_SIZE(efer_rules));
-    cpu->phys_bits = l != NULL && (l->eax & 0xffu) >= 32 && (l->eax & 0xffu) <= 52
-                         ? l->eax & 0xffu
+    cpu->phys_bits = l != NULL && (l->eax & 0xffu) >= 32 && (l->eax & 0xffu) <= 52 ? l->eax & 0xffu
+                     : vmc_cpu_policy_has(policy, "lm")  ? DEFAULT_PHYS_BITS
                      : vmc_cpu_policy_has(policy, "pae") ? 36
                                                          : 32;
-    if (cpu->phys_bits == 36 && vmc_cpu_policy_has(policy, "lm"))
-        cpu->phys_bits = DEFAULT_PHYS_BITS;
     cpu->paging_lacks = (vmc_cpu_policy_has(policy, "pdpe1gb") ? 0 : VMC_PAGING_NO_1G) |
                         (vmc_cpu_policy_has(policy, "pse36") ? 0 : VMC_PAGING_NO_PSE36);
     l = vmc_cpu_policy_find(policy, 0xd, 0);

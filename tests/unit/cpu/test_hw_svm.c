@@ -172,6 +172,35 @@ static void page_faults_fill_the_shadow(void **state)
     end();
 }
 
+/* Bits that the guest's CPU model reserves in its tables, whatever the processor below can do. */
+static void the_shadow_keeps_to_the_model(void **state)
+{
+    (void)state;
+    struct vmc_error err = {.text = ""};
+    struct vmc_cpu_policy *p = &model.info.ceiling;
+    const uint64_t fault = SVM_EV_VALID | SVM_EV_CODE | VMC_EV_EXCEPTION << 8 | VMC_VEC_PF;
+
+    for (unsigned narrow = 0; narrow < 2; narrow++) {
+        begin(HW_MODEL_NO_NPT);
+        uint64_t *pdpt = (uint64_t *)(void *)(model.ram + 0x2000);
+        if (narrow == 0) {
+            assert_int_equal(vmc_cpu_policy_feature(p, "pdpe1gb", false, p, &err), VMC_OK);
+        } else {
+            struct vmc_cpuid_leaf l = *vmc_cpu_policy_find(p, 0x80000008u, 0);
+            l.eax = (l.eax & ~0xffu) | 36;
+            assert_int_equal(vmc_cpu_policy_set(p, &l), VMC_OK);
+            pdpt[0] |= 1ull << 37;
+        }
+        assert_int_equal(model.engine->set_policy(model.vm, p, &err), VMC_OK);
+        play.info1 = VMC_PF_USER;
+        play.info2 = 0x23456;
+        run(SVM_EXC + VMC_VEC_PF);
+        assert_int_equal(play.event & 0xffffffffu, fault);
+        assert_int_equal(play.event >> 32, VMC_PF_P | VMC_PF_RSVD | VMC_PF_USER);
+        end();
+    }
+}
+
 /* MOV of control registers and INVLPG: the exit says what the operand is. */
 static void decode_assists_name_operands(void **state)
 {
@@ -423,6 +452,7 @@ int main(void)
         cmocka_unit_test(code_that_moves_is_found_again),
         cmocka_unit_test(nested_faults_map_pages),
         cmocka_unit_test(page_faults_fill_the_shadow),
+        cmocka_unit_test(the_shadow_keeps_to_the_model),
         cmocka_unit_test(decode_assists_name_operands),
         cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(events),
