@@ -31,7 +31,7 @@ endfunction()
 # The static library once more, optimised for size where speed does not matter: for the bare-metal
 # image. What every exit of a guest goes through is as in the other one. A file x_small.c takes the
 # place of x.c there.
-set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io")
+set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io|lib/bus/bus")
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 # Code of the image, which lies in the topmost 2 GiB: addresses are 32-bit constants (tables of jumps
 # would be of 64-bit ones), and the whole is optimised once more when it is linked: by GCC, or by lld for

@@ -113,7 +113,8 @@ static inline uint32_t hw_io_mask(unsigned bytes)
 
 /*
  * IN or OUT of 1, 2 or 4 bytes by whoever answers at once. False: it is for the VM layer, see
- * hw_leave_for_pio. Little is passed on from before the callback to what follows it.
+ * hw_leave_for_pio. Little is passed on from before the callback to what follows it; write is a
+ * constant, for shorter code of each.
  */
 static inline __attribute__((always_inline)) bool hw_pio(struct hw_vcpu *v, bool write,
                                                          uint16_t port, unsigned bytes)
@@ -121,7 +122,6 @@ static inline __attribute__((always_inline)) bool hw_pio(struct hw_vcpu *v, bool
     uint64_t *rax = &v->st.gpr[VMC_RAX];
     uint32_t data = (uint32_t)*rax; /* buses take what they need */
 
-    v->stat[HW_STAT_IO]++;
     hw_callback(v);
     if (unlikely(v->io->pio(v->io->ctx, write, port, bytes, &data) != VMC_IO_DONE))
         return false;

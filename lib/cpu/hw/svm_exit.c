@@ -231,11 +231,12 @@ static inline __attribute__((always_inline)) int on_io(struct hw_vcpu *v, struct
 {
     uint64_t i = vmcb_of(v)->exit_info1;
 
-    if (unlikely((i & SVM_IO_STR) || SVM_IO_SIZE(i) == 0)) {
-        v->stat[HW_STAT_IO]++;
+    v->stat[HW_STAT_IO]++;
+    if (unlikely((i & SVM_IO_STR) || SVM_IO_SIZE(i) == 0))
         return hw_emulate(v, 1, x);
-    }
-    if (unlikely(!hw_pio(v, (i & SVM_IO_IN) == 0, (uint16_t)(i >> 16), SVM_IO_SIZE(i))))
+    bool done = (i & SVM_IO_IN) != 0 ? hw_pio(v, false, (uint16_t)(i >> 16), SVM_IO_SIZE(i))
+                                     : hw_pio(v, true, (uint16_t)(i >> 16), SVM_IO_SIZE(i));
+    if (unlikely(!done))
         return leave_for_io(v, x);
     hw_skip(v, io_len(v));
     return HW_RESUME;

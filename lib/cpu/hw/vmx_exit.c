@@ -234,11 +234,12 @@ static inline __attribute__((always_inline)) int on_io(struct hw_vcpu *v, struct
 {
     uint64_t q = frame_of(v)->qualification;
 
-    if (unlikely(q & IO_STRING)) {
-        v->stat[HW_STAT_IO]++;
+    v->stat[HW_STAT_IO]++;
+    if (unlikely(q & IO_STRING))
         return hw_emulate(v, 1, x);
-    }
-    if (unlikely(!hw_pio(v, (q & IO_IN) == 0, IO_PORT(q), IO_BYTES(q))))
+    bool done = (q & IO_IN) != 0 ? hw_pio(v, false, IO_PORT(q), IO_BYTES(q))
+                                 : hw_pio(v, true, IO_PORT(q), IO_BYTES(q));
+    if (unlikely(!done))
         return leave_for_io(v, x);
     hw_skip(v, frame_of(v)->insn_len);
     return HW_RESUME;
@@ -453,15 +454,20 @@ static inline __attribute__((always_inline)) int enter_once(struct hw_vcpu *v, s
         }
         return HW_RESUME;
     }
-    if (likely(!(f->reason & VMX_ENTRY_FAILED)))
+    if (unlikely(!(f->flags & VMC_HW_LAUNCHED)) && !(f->reason & VMX_ENTRY_FAILED))
         f->flags |= VMC_HW_LAUNCHED;
     v->inflight.type = VMC_EV_NONE;
     v->valid &= ~HW_ST_GUEST;
     v->st.rip = f->rip;
     v->st.rflags = f->rflags;
-    v->st.sti_shadow = (f->interruptibility & INTR_STI) != 0;
-    v->st.ss_shadow = (f->interruptibility & INTR_SS) != 0;
-    v->st.nmi_blocked = (f->interruptibility & INTR_NMI) != 0;
+    if (likely(f->interruptibility == 0)) { /* worth a branch: the most frequent by far */
+        v->st.sti_shadow = v->st.ss_shadow = 0;
+        v->st.nmi_blocked = 0;
+    } else {
+        v->st.sti_shadow = (f->interruptibility & INTR_STI) != 0;
+        v->st.ss_shadow = (f->interruptibility & INTR_SS) != 0;
+        v->st.nmi_blocked = (f->interruptibility & INTR_NMI) != 0;
+    }
     if (f->reason == VMX_CPUID)
         return on_cpuid(v, x);
     if (f->reason == VMX_IO)
