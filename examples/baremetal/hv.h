@@ -30,6 +30,7 @@ struct hv_guest_config {
     uint32_t cpus;
     uint32_t shares;
     char cpu_model[64]; /* preset[,+feature|,-feature]... */
+    bool restart;       /* after a triple fault */
     bool network;
     bool autostart;
 };
@@ -89,8 +90,9 @@ struct hv_guest {
     volatile uint32_t failed;    /* a vCPU cannot go on: failure says why */
     char failure[96];
     uint32_t timer_owner; /* processor that answers for the timers */
-    uint64_t start_ns, status_used_ns;
-    uint32_t boots;
+    uint64_t start_ns, status_used_ns, status_stolen_ns;
+    uint64_t reset_ns; /* resets since then are counted */
+    uint32_t resets;
 
     /* console */
     char line[160];

@@ -148,6 +148,10 @@ static bool guest_key(struct parser *s, struct hv_guest_config *g, const char *k
         g->shares = (uint32_t)n;
     } else if (hv_streq(key, "network")) {
         return boolean(s, v, &g->network);
+    } else if (hv_streq(key, "on_crash")) {
+        g->restart = hv_streq(v, "restart");
+        if (!g->restart && !hv_streq(v, "stop"))
+            return fail(s, "on_crash is stop or restart, not", v);
     } else if (hv_streq(key, "start")) {
         return boolean(s, v, &g->autostart);
     } else {

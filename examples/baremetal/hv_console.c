@@ -173,19 +173,33 @@ static uint64_t flush_partial(uint64_t now)
 /* ---- status -------------------------------------------------------------------------------------
  */
 
-static uint64_t used_ns(const struct hv_guest *g)
+/* What its vCPUs had, and what a host of this machine took away while they ran. */
+static void times_of(const struct hv_guest *g, uint64_t now, uint64_t *used, uint64_t *stolen)
 {
-    struct vmc_sched_vm_stats st;
+    struct vmc_sched_vcpu_stats st;
 
-    return g->state != HV_OFF && vmc_sched_vm_stats(hv_sched, g->sched_vm, &st) == VMC_OK
-               ? st.used_ns
-               : 0;
+    *used = *stolen = 0;
+    for (uint32_t i = 0; i < g->cfg->cpus; i++)
+        if (vmc_sched_vcpu_stats(hv_sched, g->vcpu[i].entity, now, &st) == VMC_OK) {
+            *used += st.used_ns;
+            *stolen += st.stolen_ns;
+        }
 }
 
-static void status_of(struct hv_guest *g, uint64_t span_ns, char *out, size_t room)
+/* In permille of a processor, as a percentage. */
+static size_t percent(char *out, size_t room, const char *what, uint64_t ns, uint64_t span_ns)
+{
+    uint64_t permille = span_ns != 0 ? ns * 1000 / span_ns : 0;
+
+    return vmc_bm_snprintf(out, room, "%s %llu.%llu%%, ", what, (unsigned long long)(permille / 10),
+                           (unsigned long long)(permille % 10));
+}
+
+static void status_of(struct hv_guest *g, uint64_t now, uint64_t span_ns, char *out, size_t room)
 {
     struct vmc_vcpu_stats st = {.size = sizeof(st)};
-    uint64_t exits = 0, irqs = 0;
+    uint64_t exits = 0, irqs = 0, used, stolen;
+    char cpu[64];
 
     if (g->state == HV_OFF) {
         vmc_bm_snprintf(out, room, "%s off (%s)", g->cfg->name, g->ended);
@@ -196,17 +210,17 @@ static void status_of(struct hv_guest *g, uint64_t span_ns, char *out, size_t ro
         exits += st.pio + st.mmio;
         irqs += st.irqs;
     }
-    uint64_t used = used_ns(g);
-    uint64_t permille = span_ns != 0 ? (used - g->status_used_ns) * 1000 / span_ns : 0;
+    times_of(g, now, &used, &stolen);
+    size_t n = percent(cpu, sizeof(cpu), "cpu", used - g->status_used_ns, span_ns);
+    if ((stolen - g->status_stolen_ns) / 100 > span_ns / 10000) /* an emulated machine may starve */
+        percent(cpu + n, sizeof(cpu) - n, "stolen", stolen - g->status_stolen_ns, span_ns);
     g->status_used_ns = used;
-    vmc_bm_snprintf(out, room,
-                    "%s %s: cpu %llu.%llu%%, %llu MiB, %llu device accesses, "
-                    "%llu interrupts, up %llu s",
-                    g->cfg->name, hv_state_name(g), (unsigned long long)(permille / 10),
-                    (unsigned long long)(permille % 10),
-                    (unsigned long long)(vmc_bm_domain_pages(g->domain) >> 8),
-                    (unsigned long long)exits, (unsigned long long)irqs,
-                    (unsigned long long)((hv_now() - g->start_ns) / 1000000000u));
+    g->status_stolen_ns = stolen;
+    vmc_bm_snprintf(
+        out, room, "%s %s: %s%llu MiB, %llu device accesses, %llu interrupts, up %llu s",
+        g->cfg->name, hv_state_name(g), cpu,
+        (unsigned long long)(vmc_bm_domain_pages(g->domain) >> 8), (unsigned long long)exits,
+        (unsigned long long)irqs, (unsigned long long)((now - g->start_ns) / 1000000000u));
 }
 
 /* At the bottom of the terminal, below the region that scrolls; the cursor stays where it is. */
@@ -228,7 +242,7 @@ void hv_status_now(void)
     char text[200];
 
     for (uint32_t i = 0; i < hv_config.guests; i++) {
-        status_of(&hv_guests[i], now - last, text, sizeof(text));
+        status_of(&hv_guests[i], now, now - last, text, sizeof(text));
         if (hv_config.rows > hv_config.guests + 2)
             draw(i, text);
         else

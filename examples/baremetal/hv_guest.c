@@ -214,7 +214,6 @@ static int boot(struct hv_guest *g, struct vmc_error *err)
         .name = g->cfg->kernel,
     };
 
-    g->boots++;
     return vmc_pc_boot(g->pc, &b, &done, err);
 }
 
@@ -382,10 +381,29 @@ void hv_guest_resume(struct hv_guest *g)
 /* ---- guests that stop by themselves
  * -------------------------------------------------------------- */
 
+/* One that does nothing but start again is not let go on for ever. */
+#define RESETS_NS 60000000000ull
+#define RESETS    10u
+
+static bool resets_again_and_again(struct hv_guest *g)
+{
+    uint64_t now = hv_now();
+
+    if (now - g->reset_ns > RESETS_NS) {
+        g->reset_ns = now;
+        g->resets = 0;
+    }
+    return ++g->resets > RESETS;
+}
+
 static void reboot(struct hv_guest *g)
 {
     struct vmc_error err = {.text = ""};
 
+    if (resets_again_and_again(g)) {
+        hv_guest_end(g, "reset more than ten times in a minute");
+        return;
+    }
     hv_guest_pause(g);
     int rc = vmc_vm_reset(g->vm);
     if (rc == VMC_OK)
@@ -443,7 +461,10 @@ static void look_at(struct hv_guest *g)
     case VMC_STOP_TRIPLE_FAULT:
         hv_guest_pause(g);
         report_crash(g);
-        hv_guest_end(g, "crashed: triple fault");
+        if (g->cfg->restart)
+            reboot(g);
+        else
+            hv_guest_end(g, "crashed: triple fault");
         break;
     case VMC_STOP_HALT_FOREVER:
         hv_guest_end(g, "halted with interrupts off");

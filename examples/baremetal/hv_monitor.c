@@ -33,10 +33,13 @@ static void stats_vcpu(struct hv_guest *g, uint32_t i)
     uint64_t values[MAX_STATS];
 
     vmc_vcpu_get_stats(g->vcpu[i].v, &st);
-    hv_print("vCPU %u: %llu instructions, %llu ms in the guest, %llu interrupts, %llu port and "
-             "%llu memory accesses to devices\n",
-             i, (unsigned long long)st.retired, (unsigned long long)(st.guest_ns / 1000000),
-             (unsigned long long)st.irqs, (unsigned long long)st.pio, (unsigned long long)st.mmio);
+    hv_print(
+        "vCPU %u: %llu ms in the guest, %llu interrupts, %llu port and %llu memory accesses to "
+        "devices\n",
+        i, (unsigned long long)(st.guest_ns / 1000000), (unsigned long long)st.irqs,
+        (unsigned long long)st.pio, (unsigned long long)st.mmio);
+    if (st.retired != 0) /* processors do not count */
+        hv_print("  instructions           %llu\n", (unsigned long long)st.retired);
     for (uint32_t k = 0; k < VMC_EXIT_KINDS; k++)
         if (st.exits[k] != 0)
             hv_print("  exit %-12s %llu\n", vmc_exit_name(k), (unsigned long long)st.exits[k]);
@@ -117,9 +120,10 @@ static bool cmd_sched(struct hv_guest *none)
     for (uint32_t i = 0; i < hv_config.guests; i++)
         for (uint32_t k = 0; k < hv_guests[i].cfg->cpus && hv_guests[i].state != HV_OFF; k++)
             if (vmc_sched_vcpu_stats(hv_sched, hv_guests[i].vcpu[k].entity, hv_now(), &v) == VMC_OK)
-                hv_print("%s.%u: ran %llu ms, ready %llu ms, co-stopped %llu ms, %llu switches, "
-                         "%llu migrations\n",
+                hv_print("%s.%u: ran %llu ms, stolen %llu ms, ready %llu ms, co-stopped %llu ms, "
+                         "%llu switches, %llu migrations\n",
                          hv_guests[i].cfg->name, k, (unsigned long long)(v.used_ns / 1000000),
+                         (unsigned long long)(v.stolen_ns / 1000000),
                          (unsigned long long)(v.ready_ns / 1000000),
                          (unsigned long long)(v.costop_ns / 1000000),
                          (unsigned long long)v.switches, (unsigned long long)v.migrations);
@@ -146,6 +150,8 @@ static bool cmd_disks(struct hv_guest *none)
     struct vmc_block_info info;
 
     (void)none;
+    if (vmc_bm_disk(0) == NULL)
+        hv_print("no disks\n");
     for (uint32_t i = 0; (d = vmc_bm_disk(i)) != NULL; i++)
         if (d->dev.ops->info(d->dev.ctx, &info) == VMC_OK)
             hv_print("%s: %llu MiB, %s\n", d->name, (unsigned long long)(info.bytes >> 20),
