@@ -26,7 +26,7 @@
 
 /* ---- small tools ----------------------------------------------------------------------------- */
 
-static uint64_t clock_ns(clockid_t id)
+uint64_t runner_clock_ns(clockid_t id)
 {
     struct timespec ts;
 
@@ -36,7 +36,7 @@ static uint64_t clock_ns(clockid_t id)
 
 uint64_t vmc_runner_now_ns(void)
 {
-    return clock_ns(CLOCK_MONOTONIC);
+    return runner_clock_ns(CLOCK_MONOTONIC);
 }
 
 /* Sleep while *word is expect, until the deadline. */
@@ -177,10 +177,34 @@ static uint64_t charged_ns(struct vmc_runner *r, uint32_t vcpu)
     return vmc_sched_vcpu_stats(r->sched, vcpu, 0, &st) == VMC_OK ? st.used_ns : 0;
 }
 
-static void begin_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vcpu, uint64_t cpu)
+/*
+ * Charge the current vCPU, if there is one, until now: it had so much of the CPU time since the
+ * last charge. What else has passed, the host took. Nothing is left out between two charges: Linux
+ * takes the CPU from a thread whose time is over when a system call ends, as that for its CPU time.
+ */
+static void charge(struct runner_worker *w, uint64_t now, uint64_t cpu, uint64_t had)
 {
-    __atomic_store_n(&w->used0, charged_ns(r, vcpu), __ATOMIC_SEQ_CST);
-    __atomic_store_n(&w->cpu0, cpu, __ATOMIC_SEQ_CST);
+    uint64_t passed = now - w->at;
+
+    vmc_sched_account(w->r->sched, w->cpu, now, passed > had ? passed - had : 0);
+    w->at = now;
+    w->at_cpu = cpu;
+}
+
+static void charge_until_now(struct runner_worker *w)
+{
+    uint64_t now = vmc_runner_now_ns();
+    uint64_t cpu = runner_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+
+    charge(w, now, cpu, cpu - w->at_cpu);
+}
+
+static void begin_slice(struct runner_worker *w, uint32_t vcpu)
+{
+    __atomic_store_n(&w->came, SIGNAL_DUE, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->begun, w->at, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->used0, charged_ns(w->r, vcpu), __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->cpu0, w->at_cpu, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&w->slice, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&w->current, vcpu, __ATOMIC_SEQ_CST);
 }
@@ -208,25 +232,24 @@ static bool spins_on(struct vmc_runner *r, struct runner_worker *w, uint64_t end
 static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vcpu, uint64_t end)
 {
     struct runner_task *t = &r->task[vcpu];
-    uint64_t wall = vmc_runner_now_ns();
-    uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     int res = VMC_RUNNER_AGAIN;
 
     __atomic_store_n(&t->active, 1, __ATOMIC_SEQ_CST);
-    begin_slice(r, w, vcpu, cpu);
+    begin_slice(w, vcpu);
     if (!__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST) &&
         !__atomic_load_n(&r->stop, __ATOMIC_SEQ_CST)) {
         watch_slice(w, t, end);
+        __atomic_store_n(&w->inside, 1, __ATOMIC_RELAXED);
         res = t->t.ops->run(t->t.ctx, slice_left(end));
         while (res == VMC_RUNNER_SPIN && spins_on(r, w, end))
             res = t->t.ops->run(t->t.ctx, slice_left(end));
+        __atomic_store_n(&w->inside, 0, __ATOMIC_RELAXED);
         set_deadline(r, w, NEVER);
     }
     uint64_t now = vmc_runner_now_ns();
-    uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
-    uint64_t stolen = now - wall > used ? now - wall - used : 0;
+    uint64_t cpu = runner_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     /* charged before it leaves: used_in_slice would miss the slice in between */
-    vmc_sched_account(r->sched, w->cpu, now, stolen);
+    charge(w, now, cpu, runner_slice_had(w, cpu));
     __atomic_store_n(&w->current, VMC_SCHED_NONE, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&w->slice, 1, __ATOMIC_SEQ_CST);
     if (res == VMC_RUNNER_DONE)
@@ -241,6 +264,9 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
 /* A sleep takes some 20 us at least. The scheduler waits for less where a vCPU changes its worker.
  */
 #define SHORT_WAIT_NS 5000u
+
+/* The time of the last charge is what is picked with, unless something came between. */
+#define STALE_NS 10000u
 
 /* Nothing to run until then, or until the bell rings. */
 static void idle(struct runner_worker *w, uint32_t bell, uint64_t now, uint64_t end)
@@ -260,21 +286,28 @@ static void *worker_main(void *arg)
 
     prctl(PR_SET_TIMERSLACK, 1); /* waits end when they should; a sandbox may forbid it */
     runner_timer_make(w);
+    charge(w, vmc_runner_now_ns(), runner_clock_ns(CLOCK_THREAD_CPUTIME_ID), 0);
     while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
         struct vmc_sched_slice sl;
         uint32_t bell = __atomic_load_n(&w->bell, __ATOMIC_SEQ_CST);
-        uint64_t now = vmc_runner_now_ns();
-        vmc_sched_pick(r->sched, w->cpu, now, &sl);
+        if (vmc_runner_now_ns() > w->at + STALE_NS)
+            charge_until_now(w);
+        vmc_sched_pick(r->sched, w->cpu, w->at, &sl);
         if ((sl.flags & VMC_SCHED_PLAN_DUE) != 0) {
-            bool planned = vmc_sched_plan(r->sched, now);
+            bool planned = vmc_sched_plan(r->sched, w->at);
             kick_pending(r);
-            if (planned)
+            if (planned) {
+                charge_until_now(w);
                 continue; /* the plan may be for right now */
+            }
         }
-        if (sl.vcpu != VMC_SCHED_NONE)
+        if (sl.vcpu != VMC_SCHED_NONE) {
             run_slice(r, w, sl.vcpu, sl.end_ns);
-        else if (sl.end_ns > now)
-            idle(w, bell, now, sl.end_ns);
+            continue;
+        }
+        if (sl.end_ns > w->at)
+            idle(w, bell, w->at, sl.end_ns);
+        charge_until_now(w);
     }
     runner_timer_drop(w);
     return NULL;
@@ -292,7 +325,7 @@ static void *task_main(void *arg)
            !__atomic_load_n(&t->gone, __ATOMIC_SEQ_CST)) {
         uint32_t wakes = __atomic_load_n(&t->wakes, __ATOMIC_SEQ_CST);
         int res = t->t.ops->run(t->t.ctx, quantum);
-        __atomic_store_n(&t->used, clock_ns(CLOCK_THREAD_CPUTIME_ID), __ATOMIC_RELAXED);
+        __atomic_store_n(&t->used, runner_clock_ns(CLOCK_THREAD_CPUTIME_ID), __ATOMIC_RELAXED);
         if (res == VMC_RUNNER_DONE)
             break;
         if (res == VMC_RUNNER_SPIN)
@@ -403,7 +436,7 @@ static uint64_t thread_ns(pthread_t thread)
 {
     clockid_t id;
 
-    return pthread_getcpuclockid(thread, &id) == 0 ? clock_ns(id) : 0;
+    return pthread_getcpuclockid(thread, &id) == 0 ? runner_clock_ns(id) : 0;
 }
 
 /* What a vCPU on a worker has used, with the part of the slice that it really had. */
@@ -413,9 +446,8 @@ static bool used_in_slice(struct runner_worker *w, uint32_t vcpu, uint64_t *ns)
 
     if (__atomic_load_n(&w->current, __ATOMIC_SEQ_CST) != vcpu)
         return false;
-    uint64_t cpu0 = __atomic_load_n(&w->cpu0, __ATOMIC_SEQ_CST);
-    uint64_t now = thread_ns(w->thread);
-    *ns = __atomic_load_n(&w->used0, __ATOMIC_SEQ_CST) + (now > cpu0 ? now - cpu0 : 0);
+    uint64_t had = runner_slice_has(w, thread_ns(w->thread), vmc_runner_now_ns());
+    *ns = __atomic_load_n(&w->used0, __ATOMIC_SEQ_CST) + had;
     return __atomic_load_n(&w->slice, __ATOMIC_SEQ_CST) == slice;
 }
 
@@ -475,6 +507,7 @@ static int place_workers(struct vmc_runner *r, uint32_t want)
         r->w[i].host_cpu = host;
         r->w[i].current = VMC_SCHED_NONE;
         r->w[i].deadline = NEVER;
+        r->w[i].slice_end = NEVER;
     }
     return VMC_OK;
 }

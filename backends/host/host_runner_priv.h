@@ -28,6 +28,9 @@ struct runner_task {
     uint64_t used;  /* (a) */
 };
 
+/* Late: long after the end of the slice, though it was no system call that kept it. */
+enum { SIGNAL_DUE, SIGNAL_CAME, SIGNAL_LATE };
+
 struct runner_worker {
     struct vmc_runner *r;
     uint32_t cpu;
@@ -41,10 +44,15 @@ struct runner_worker {
     bool has_timer;
     void *stack; /* of the handler; NULL: the thread had one */
     stack_t old_stack;
-    uint64_t slice_end;
+    uint64_t slice_end; /* (a) when the signal is due */
+    uint32_t inside;    /* (a) the task's run is active */
+    uint32_t came;      /* (a) SIGNAL_*: of this slice */
+    uint64_t late_cpu;  /* (a) SIGNAL_LATE: what the thread had used when it came */
+    uint64_t at, at_cpu; /* charged until then, when the thread had used so much */
     /* for vmc_runner_used_ns: what current had used, and this thread, when the slice began */
     uint32_t slice;       /* (a) counts beginnings and ends */
     uint64_t used0, cpu0; /* (a) */
+    uint64_t begun;       /* (a) when that was */
 } __attribute__((aligned(64)));
 
 struct vmc_runner {
@@ -70,6 +78,9 @@ struct vmc_runner {
     struct runner_trace *trace; /* of vmc_runner_trace_begin, or NULL */
 };
 
+/* Time of the clock; CPU time of the calling thread. */
+uint64_t runner_clock_ns(clockid_t id);
+
 /* A task that is gone may be freed as soon as nobody is in here with it (vmc_runner_vm_remove). */
 void runner_kick_task(struct runner_task *t);
 
@@ -79,6 +90,9 @@ int runner_timer_install(const struct vmc_runner *r);
 void runner_timer_make(struct runner_worker *w);
 void runner_timer_drop(struct runner_worker *w);
 bool runner_timer_arm(struct runner_worker *w, uint64_t end);
+/* What a vCPU had of the slice that has ended, or that goes on, when the worker has used cpu. */
+uint64_t runner_slice_had(const struct runner_worker *w, uint64_t cpu);
+uint64_t runner_slice_has(const struct runner_worker *w, uint64_t cpu, uint64_t now);
 
 /* The timekeeper has something to do at that time. Any thread. */
 void runner_keeper_at(struct vmc_runner *r, uint64_t when);

@@ -13,10 +13,78 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define NS_PER_S      1000000000u
 #define HANDLER_BYTES 65536u
+
+/* A signal takes some 20 us. */
+static uint64_t late_ns(const struct runner_worker *w)
+{
+    return vmc_sched_frame_ns(w->r->sched) / 8;
+}
+
+/*
+ * Did the signal interrupt a system call? The instruction for it leaves the address of the next one
+ * in RCX; a call that will be made again is before that.
+ */
+static bool in_system_call(const ucontext_t *uc)
+{
+    greg_t next = uc->uc_mcontext.gregs[REG_RIP] - uc->uc_mcontext.gregs[REG_RCX];
+
+    return next == 0 || next == -2;
+}
+
+/*
+ * The timer of a CPU interrupts whatever code runs there. Where that took long, the CPU stood still
+ * or did something else, and Linux charges this thread for it: a hypervisor below had the CPU and
+ * did not say so, or interrupts had. But what the vCPU lets the kernel do is its own time.
+ */
+static void note_signal(struct runner_worker *w, uint64_t now, const ucontext_t *uc)
+{
+    uint32_t came = SIGNAL_CAME;
+
+    if (__atomic_load_n(&w->came, __ATOMIC_SEQ_CST) != SIGNAL_DUE)
+        return;
+    bool own = __atomic_load_n(&w->inside, __ATOMIC_RELAXED) != 0 && in_system_call(uc);
+    if (now > w->slice_end + late_ns(w) && !own) {
+        uint64_t cpu = runner_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        __atomic_store_n(&w->late_cpu, cpu, __ATOMIC_SEQ_CST);
+        came = SIGNAL_LATE;
+    }
+    __atomic_store_n(&w->came, came, __ATOMIC_SEQ_CST);
+}
+
+/* Of the CPU time until the signal came, no more was the vCPU's than the slice is long. */
+static uint64_t without_late(const struct runner_worker *w, uint64_t cpu, uint64_t until)
+{
+    uint64_t begun = __atomic_load_n(&w->begun, __ATOMIC_SEQ_CST);
+    uint64_t end = __atomic_load_n(&w->slice_end, __ATOMIC_SEQ_CST);
+    uint64_t cpu0 = __atomic_load_n(&w->cpu0, __ATOMIC_SEQ_CST);
+    uint64_t length = end > begun ? end - begun : 0;
+    uint64_t before = until > cpu0 ? until - cpu0 : 0;
+    uint64_t all = cpu > cpu0 ? cpu - cpu0 : 0;
+
+    return before > length && all > before - length ? all - (before - length) : all;
+}
+
+uint64_t runner_slice_had(const struct runner_worker *w, uint64_t cpu)
+{
+    bool late = __atomic_load_n(&w->came, __ATOMIC_SEQ_CST) == SIGNAL_LATE;
+
+    return without_late(w, cpu, late ? __atomic_load_n(&w->late_cpu, __ATOMIC_SEQ_CST) : 0);
+}
+
+uint64_t runner_slice_has(const struct runner_worker *w, uint64_t cpu, uint64_t now)
+{
+    uint64_t end = __atomic_load_n(&w->slice_end, __ATOMIC_SEQ_CST);
+
+    if (__atomic_load_n(&w->came, __ATOMIC_SEQ_CST) != SIGNAL_DUE || end == RUNNER_NEVER ||
+        now <= end + late_ns(w))
+        return runner_slice_had(w, cpu);
+    return without_late(w, cpu, cpu); /* it may be late */
+}
 
 /* Another slice may have begun since; then its own timer is armed. */
 static void on_signal(int sig, siginfo_t *info, void *context)
@@ -24,13 +92,14 @@ static void on_signal(int sig, siginfo_t *info, void *context)
     int saved = errno;
 
     (void)sig;
-    (void)context;
     if (info->si_code == SI_TIMER) {
         struct runner_worker *w = info->si_value.sival_ptr;
         uint32_t v = __atomic_load_n(&w->current, __ATOMIC_SEQ_CST);
-        if (v != VMC_SCHED_NONE &&
-            vmc_runner_now_ns() >= __atomic_load_n(&w->slice_end, __ATOMIC_RELAXED))
+        uint64_t now = vmc_runner_now_ns();
+        if (v != VMC_SCHED_NONE && now >= __atomic_load_n(&w->slice_end, __ATOMIC_RELAXED)) {
+            note_signal(w, now, context);
             runner_kick_task(&w->r->task[v]);
+        }
     }
     errno = saved;
 }

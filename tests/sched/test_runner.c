@@ -4,11 +4,16 @@
  * over a long run instead, beside Linux's scheduler with one thread per task.
  */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/types.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <vmcore/host_runner.h>
 
@@ -205,6 +210,63 @@ static void one_thread_per_task_works_too(void **state)
     test_platform_check(&tp);
 }
 
+#define RIVALS 4
+
+/* A process that takes CPU time from the workers, and ends with this one. */
+static pid_t start_rival(void)
+{
+    pid_t pid = fork();
+
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;)
+        __builtin_ia32_pause();
+}
+
+static uint64_t process_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Whenever Linux takes the CPU away: also between two slices. */
+static void no_more_is_charged_than_was_used(void **state)
+{
+    (void)state;
+    struct test_platform tp;
+    struct vmc_runner *r = make(&tp, 2, 0);
+    struct load l[4] = {{0}};
+    pid_t rival[RIVALS];
+    uint32_t vm[4];
+    uint64_t charged = 0;
+
+    for (int i = 0; i < RIVALS; i++) {
+        rival[i] = start_rival();
+        assert_true(rival[i] > 0);
+    }
+    for (int i = 0; i < 4; i++)
+        vm[i] = add(r, &l[i], 1, 100);
+    uint64_t before = process_ns();
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    for (int i = 0; i < 20000 && process_ns() < before + 500000000; i++)
+        pause_ms(1);
+    vmc_runner_stop(r);
+    uint64_t used = process_ns() - before;
+    for (int i = 0; i < RIVALS; i++) {
+        kill(rival[i], SIGKILL);
+        waitpid(rival[i], NULL, 0);
+    }
+    for (int i = 0; i < 4; i++)
+        charged += vmc_runner_used_ns(r, vm[i], 0);
+    assert_true(charged > 0);
+    assert_true(charged <= used);
+    vmc_runner_destroy(r);
+    test_platform_check(&tp);
+}
+
 /* Largest |received - equal part of what all received|, sampled every few ms. */
 static double measure(uint32_t flags, long seconds)
 {
@@ -243,6 +305,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(tasks_never_run_twice_at_once),
         cmocka_unit_test(stubborn_task_is_preempted_by_the_kick),
         cmocka_unit_test(cpu_time_follows_shares),
+        cmocka_unit_test(no_more_is_charged_than_was_used),
         cmocka_unit_test(idle_workers_sleep_and_wake),
         cmocka_unit_test(one_thread_per_task_works_too),
     };
