@@ -61,12 +61,16 @@ int main(int argc, char **argv)
 {
     double least = 1e9; /* of programs with a CPU for each vCPU that wait for a certain sibling */
     double worst = -1e9;
+    unsigned shown = 0;
+    unsigned judged = 0;
     const char *late = take_option(&argc, &argv, "--late");
     const char *part = argc == 2 ? argv[1] : "";
 
     if (argc > 2 || part[0] == '-') {
         printf("usage: bench_cosched [--late US] [PART-OF-A-PROGRAM'S-NAME]\n"
-               "  --late  slices end late, by up to so much at random, as they do on threads\n");
+               "  --late  slices end late, by up to so much at random, as they do on threads\n"
+               "The results are the worst of the programs shown in which each vCPU has a CPU and "
+               "waits for a certain sibling.\n");
         return strcmp(part, "--help") == 0 ? 0 : 2;
     }
     printf("ms (percent of its CPU time that the program waits)\n%-34s %10s", "", "alone x 2");
@@ -84,6 +88,7 @@ int main(int argc, char **argv)
                                      .most_ns = 100000000000};
         if (strstr(p->name, part) == NULL)
             continue;
+        shown++;
         struct measure alone = measure(&cfg);
         struct measure m[WAYS];
         printf("%-34s %5.0f (%2.0f)", p->name, 2 * alone.ms, alone.waiting_pct);
@@ -102,9 +107,16 @@ int main(int argc, char **argv)
         if (p->cpus == p->shared.cpus && p->shared.mode != SMP_TAS) {
             least = gain < least ? gain : least;
             worst = over > worst ? over : worst;
+            judged++;
         }
         printf("  %.1f times, %+.1f %%\n", gain, over);
     }
+    if (shown == 0) {
+        fprintf(stderr, "bench_cosched: no program's name has \"%s\" in it\n", part);
+        return 2;
+    }
+    if (judged == 0) /* none of those that the results are about */
+        return 0;
     printf("result sched.cosched_code_speedup %.2f x\n", least);
     printf("result sched.cosched_code_over_solo_pct %.1f %%\n", worst);
     return 0;
