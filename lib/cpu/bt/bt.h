@@ -111,6 +111,7 @@ struct vmci_bt {
     /* Addends of groups, and an operand, while the interpreter is called; addends of groups that
        have no register. */
     uint64_t keep[BT_GROUP_REGS + 1 + BT_GROUP_MEM];
+    uint64_t keep_tag[BT_GROUP_REGS + 1 + BT_GROUP_MEM]; /* ... and TLB tags of their pages */
     const void *site;              /* what called for help: struct bt_site, bt_link or bt_trans */
     const struct bt_site *retried; /* what was last executed again, and when that was */
     uint64_t retried_at;
@@ -171,6 +172,7 @@ struct vmci_bt {
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
     uint64_t
         st_segmented;    /* translations of 16-bit code and of code with other than flat segments */
+    uint64_t st_apart; /* translations given up as groups that were in one page no longer are */
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 

@@ -96,8 +96,8 @@ static void keep_addends(struct bt_work *w, bool store)
 static bool starts_group(const struct bt_work *w, const struct bt_cold *c)
 {
     for (unsigned k = 0; k < w->group_count; k++)
-        if ((w->group[k].kept || w->group[k].mem) && &w->group[k] != c->group &&
-            w->group[k].at == c->insn)
+        if ((w->group[k].kept || w->group[k].mem || w->group[k].shares) &&
+            &w->group[k] != c->group && w->group[k].at == c->insn)
             return true;
     return false;
 }
@@ -178,8 +178,9 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                              .cache = c->cache,
                              .back = st->follow == BT_FOLLOW_BACK ? bt_after(w, c->insn) : 0,
                              .counted = c->counted ? w->n : 0};
-    if (c->group != NULL && (c->group->kept || c->group->mem)) {
+    if (c->group != NULL && (c->group->kept || c->group->mem || c->group->shares)) {
         site->group = 1;
+        site->shares = c->group->shares;
         site->reg = c->ref.reg != EM_NONE ? c->ref.reg : VMCI_REG_ZERO;
         site->index = c->ref.index != EM_NONE ? c->ref.index : VMCI_REG_ZERO;
         site->scale = c->ref.scale;
@@ -198,7 +199,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         bt_hoist_leave(w);
         keep_for_first(w);
     }
-    struct bt_link *alone = site->group != 0 ? alone_link(w, c) : NULL;
+    struct bt_link *alone = site->group != 0 && !site->shares ? alone_link(w, c) : NULL;
     keep_addends(w, true);
     bt_exchange(e, c->set, BT_CANON);
     if (c->stub != BT_STUB_NONE) {
@@ -208,13 +209,15 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
     ask(e, site, c->io ? w->sc->bt.call_io : w->sc->bt.call_insn);
     w->loop = false;
     bool late = c->late && !retry;
-    if (w->t->set != BT_CANON || late || owed != 0) {
+    struct bt_held held = c->loop || retry ? (struct bt_held){0} : c->back_held;
+    if (w->t->set != BT_CANON || late || owed != 0 || held.x != 0 || held.s != 0) {
         site->resume = em_here(e);
         bt_rsp_borrow(e, owed);
         bt_exchange(e, BT_CANON, w->t->set);
         keep_addends(w, false);
         if (late)
             bt_count_late(w);
+        bt_hold_again(w, &held);
         em_jump_to(e, EM_JMP, e->rx + resume);
     }
     if (alone != NULL)

@@ -269,6 +269,45 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
     forget(s, bt_regs_written(w, in));
 }
 
+/* The page of all of the group's bytes where the trace begins, to judge by the registers now. */
+static uint64_t page_now(const struct bt_work *w, const struct bt_group *g)
+{
+    const uint64_t *gpr = w->sc->cpu.gpr;
+    uint64_t la = (uint64_t)(int64_t)g->lo;
+
+    if (g->later)
+        return VMCI_TLB_NONE;
+    if (g->root[0] != ROOT_ZERO)
+        la += gpr[g->root[0] - 1];
+    if (g->root[1] != ROOT_ZERO)
+        la += gpr[g->root[1] - 1] << g->scale;
+    uint64_t end = la + (uint64_t)(uint32_t)(g->hi - g->lo) - 1;
+    return ((la ^ end) & PAGE_MASK) == 0 ? la & PAGE_MASK : VMCI_TLB_NONE;
+}
+
+/*
+ * Groups that lie in one page now are expected there: the first one is looked up in the TLB, the
+ * others are compared with its page, and have its addend.
+ */
+static void find_twins(struct bt_work *w)
+{
+    uint64_t page[BT_GROUP_MAX];
+
+    for (unsigned k = 0; k < w->group_count; k++) {
+        struct bt_group *g = &w->group[k];
+        page[k] = page_now(w, g);
+        for (unsigned m = 0; m < k && page[k] != VMCI_TLB_NONE && g->twin == 0; m++) {
+            struct bt_group *first = &w->group[m];
+            if (page[m] != page[k] || first->twin != 0 || first->index != EM_NONE)
+                continue;
+            g->twin = (uint8_t)(m + 1);
+            first->shared = true;
+            first->write = first->write || g->write;
+            first->count += g->count;
+        }
+    }
+}
+
 /* The group without a register that has most accesses, two at least. */
 static struct bt_group *most_used(struct bt_work *w)
 {
@@ -276,7 +315,7 @@ static struct bt_group *most_used(struct bt_work *w)
 
     for (unsigned k = 0; k < w->group_count; k++) {
         struct bt_group *g = &w->group[k];
-        if (g->host == EM_NONE && g->count > (best == NULL ? 1 : best->count))
+        if (g->host == EM_NONE && g->twin == 0 && g->count > (best == NULL ? 1 : best->count))
             best = g;
     }
     return best;
@@ -287,9 +326,10 @@ static bool keep_in_memory(struct bt_work *w)
 {
     unsigned n = 0;
 
-    for (unsigned k = 0; k < w->group_count && n < BT_GROUP_MEM; k++) {
-        struct bt_group *g = &w->group[k];
-        if (g->kept || g->count < 2)
+    /* Those that may use the addend of another one come last. */
+    for (unsigned k = 0; k < 2 * w->group_count && n < BT_GROUP_MEM; k++) {
+        struct bt_group *g = &w->group[k % w->group_count];
+        if (g->kept || g->count < 2 || (g->twin != 0) != (k >= w->group_count))
             continue;
         g->mem = true;
         g->slot = (uint8_t)(BT_GROUP_REGS + 1 + n++);
@@ -307,6 +347,7 @@ void bt_groups(struct bt_work *w, uint32_t used)
 
     w->group_count = 0;
     w->group_regs = 0;
+    w->sharing = false;
     memset(w->ref, 0, sizeof(w->ref));
     memset(w->stack_ref, 0, sizeof(w->stack_ref));
     /* Offsets of 32-bit code wrap around at 4 GiB. */
@@ -314,6 +355,9 @@ void bt_groups(struct bt_work *w, uint32_t used)
         return;
     for (unsigned i = 0; i < w->n; i++)
         scan_insn(&s, bt_step(w, i));
+    w->sharing = w->n > 0 && !w->step[0].b->apart && !bt_loop_likely(w);
+    if (w->sharing)
+        find_twins(w);
     for (; given < BT_GROUP_REGS; given++) {
         struct bt_group *g = most_used(w);
         if (g == NULL)
@@ -378,6 +422,13 @@ static void check_indexed(struct bt_work *w, struct bt_group *g, const struct bt
     load_addend(w, host, table);
 }
 
+/* The tag is in reg: those that share the page want it. */
+static void keep_tag(struct bt_work *w, const struct bt_group *g, unsigned reg)
+{
+    if (g->shared && !w->loop)
+        em_store_gs(&w->e, reg, GS_BT(keep_tag) + 8u * g->slot);
+}
+
 /* The first access checks for all. Leaves the page's addend in host. */
 static void check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r, unsigned host)
 {
@@ -400,6 +451,7 @@ static void check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r,
     if (w->lazy != 0) {
         w->lost = w->lazy;
         em_load_gs_x8(e, w->x, host, tag);
+        keep_tag(w, g, w->x);
         if (r->reg == EM_RSP)
             at.index = (uint8_t)w->x;
         else
@@ -413,6 +465,7 @@ static void check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r,
     }
     em_mov(e, w->x, EM_RCX);
     em_load_gs_x8(e, EM_RCX, host, tag);
+    keep_tag(w, g, EM_RCX);
     at.index = EM_RCX;
     if (at.base == EM_RCX)
         at.base = (uint8_t)w->x;
@@ -444,25 +497,175 @@ static struct em_addr operand(struct bt_work *w, const struct bt_group *g, const
     return (struct em_addr){(uint8_t)w->x, g->host, 0, 0};
 }
 
-/* The addend is in memory, and in s for one access. */
+/* ---- addends in memory, which x and s hold as long as they are not needed otherwise ------------
+ */
+
+static bool is_reg(const struct vmci_opnd *o)
+{
+    return o->kind == VMCI_OPND_GPR;
+}
+
+/* Is the instruction translated by code that uses x and s for nothing but what bt_group_use asks
+   for its one access? */
+static bool leaves_scratch(const struct bt_work *w, const struct vmci_insn *in,
+                           enum bt_follow follow)
+{
+    switch (in->op) {
+    case VMCI_OP_NOP:
+        return true;
+    case VMCI_OP_PUSH:
+    case VMCI_OP_POP:
+        return w->word == 8 && in->opsize == 8 && is_reg(&in->opnd[0]);
+    case VMCI_OP_JMP:
+        return follow == BT_FOLLOW_TAKEN;
+    case VMCI_OP_JCC:
+        return follow != BT_FOLLOW_NOT && (w->counted || w->lazy != 0);
+    case VMCI_OP_LEA:
+        return true;
+    case VMCI_OP_FP_SSE:
+    case VMCI_OP_FP_AVX:
+        return bt_fp_native(w, in);
+    default:
+        return in->op < VMCI_OP_FP_FIRST && (in->flags & VMCI_IF_BRANCH) == 0 && bt_copyable(w, in);
+    }
+}
+
+void bt_hold_begin(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
+{
+    w->holds = w->sharing && !w->loop && !w->step[w->i].kept && leaves_scratch(w, in, follow);
+    if (!w->holds)
+        w->held = (struct bt_held){0};
+}
+
+void bt_hold_end(struct bt_work *w)
+{
+    if (!w->holds)
+        w->held = (struct bt_held){0};
+}
+
+static void load_slot(struct bt_work *w, unsigned reg, unsigned slot)
+{
+    em_load_gs(&w->e, reg, GS_BT(keep) + 8u * slot);
+}
+
+void bt_hold_again(struct bt_work *w, const struct bt_held *h)
+{
+    if (h->x != 0)
+        load_slot(w, w->x, h->x - 1u);
+    if (h->s != 0)
+        load_slot(w, w->s, h->s - 1u);
+}
+
+static void hold(struct bt_work *w, unsigned reg, unsigned slot)
+{
+    if (reg == w->x)
+        w->held.x = (uint8_t)(slot + 1);
+    else
+        w->held.s = (uint8_t)(slot + 1);
+    w->held.x_last = reg == w->x;
+}
+
+/* Which of x and s has the addend; it is loaded if none has. */
+static unsigned slot_reg(struct bt_work *w, unsigned slot)
+{
+    unsigned reg = w->s;
+
+    if (w->holds && w->held.s != slot + 1) {
+        if (w->held.x == slot + 1)
+            reg = w->x;
+        else if (w->held.s != 0 && (w->held.x == 0 || !w->held.x_last))
+            reg = w->x;
+    }
+    if (!w->holds || (reg == w->x ? w->held.x : w->held.s) != slot + 1)
+        load_slot(w, reg, slot);
+    hold(w, reg, slot);
+    return reg;
+}
+
+/* The group lies in the page of another one, or cold code executes the access. */
+static void check_twin(struct bt_work *w, const struct bt_group *g, const struct bt_ref *r,
+                       const struct bt_group *first)
+{
+    struct emit *e = &w->e;
+    struct em_addr at = bt_ref_addr(r, g->lo - r->off + bt_owed(w, r->reg));
+    bool in_x = w->holds && !first->kept && w->held.x == first->slot + 1;
+    unsigned to = in_x ? w->s : w->x;
+
+    w->lost = w->lazy;
+    em_rm(e, EM_W, 0x8d, to, &at);                                 /* lea */
+    em_rgs(e, EM_W, 0x03, to, GS_BT(keep_tag) + 8u * first->slot); /* add */
+    if (in_x)
+        w->held.s = 0;
+    else
+        w->held.x = 0;
+    if (g->hi - g->lo > g->align || g->align == 1) {
+        em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
+        cold(w, g, r, em_jump(e, CC_A), BT_RCX_HOME);
+        if (g->align > 1) {
+            em_test_imm(e, to, g->align - 1u);
+            cold(w, g, r, em_jump(e, CC_NE), BT_RCX_HOME);
+        }
+    } else {
+        em_test_imm(e, to, bt_group_mask(g));
+        cold(w, g, r, em_jump(e, CC_NE), BT_RCX_HOME);
+    }
+}
+
+/* *out and the addend in reg as one address. */
+static void add_addend(struct bt_work *w, unsigned reg, struct em_addr *out)
+{
+    unsigned other = reg == w->x ? w->s : w->x;
+
+    if (out->index != EM_NONE) {
+        em_rm(&w->e, EM_W, 0x8d, other, out); /* lea */
+        *out = (struct em_addr){(uint8_t)other, EM_NONE, 0, 0};
+        if (other == w->x)
+            w->held.x = 0;
+        else
+            w->held.s = 0;
+    }
+    out->index = (uint8_t)reg;
+}
+
+/* The addend is in memory. */
 static void use_memory(struct bt_work *w, struct bt_group *g, const struct bt_ref *r,
                        struct em_addr *out)
 {
-    uint32_t slot = GS_BT(keep) + 8u * g->slot;
+    unsigned reg = w->s;
 
     if (g->checked) {
-        em_load_gs(&w->e, w->s, slot);
+        reg = slot_reg(w, g->slot);
     } else {
         check(w, g, r, w->s);
-        em_store_gs(&w->e, w->s, slot);
+        em_store_gs(&w->e, w->s, GS_BT(keep) + 8u * g->slot);
+        w->held.x = 0;
+        hold(w, w->s, g->slot);
         g->checked = true;
         g->at = (uint16_t)w->i;
     }
-    if (out->index != EM_NONE) {
-        em_rm(&w->e, EM_W, 0x8d, w->x, out); /* lea */
-        *out = (struct em_addr){(uint8_t)w->x, EM_NONE, 0, 0};
+    add_addend(w, reg, out);
+}
+
+/* The group has a twin whose page is known: its addend is used. false: it is not known, or flags
+   must stay. */
+static bool use_twin(struct bt_work *w, struct bt_group *g, const struct bt_ref *r,
+                     struct em_addr *out)
+{
+    const struct bt_group *first = &w->group[g->twin - 1u];
+
+    if (!g->shares && (g->checked || !first->checked || w->lazy == 0))
+        return false;
+    if (!g->shares) {
+        check_twin(w, g, r, first);
+        g->checked = g->shares = true;
+        g->at = (uint16_t)w->i;
     }
-    out->index = (uint8_t)w->s;
+    if (first->kept && out->index == EM_NONE) {
+        out->index = first->host;
+        return true;
+    }
+    add_addend(w, first->kept ? first->host : slot_reg(w, first->slot), out);
+    return true;
 }
 
 bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struct em_addr *out)
@@ -472,6 +675,11 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
     struct bt_group *g = &w->group[r->group - 1];
     bool hoisted = w->loop && g->hoist != BT_HOIST_NOT;
     disp += r->more + bt_owed(w, r->reg);
+    if (g->twin != 0) {
+        *out = bt_ref_addr(r, disp);
+        if (use_twin(w, g, r, out))
+            return true;
+    }
     if (g->mem && (!w->loop || g->host == EM_NONE)) {
         *out = bt_ref_addr(r, disp);
         use_memory(w, g, r, out);
@@ -484,9 +692,12 @@ bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struc
             bt_loop_check(w, g, r);
         else
             check(w, g, r, g->host);
+        w->held.x = 0;
         g->checked = true;
         g->at = (uint16_t)w->i;
     }
+    if (g->index != EM_NONE) /* operand() computes the address in x */
+        w->held.x = 0;
     *out = operand(w, g, r, disp);
     return true;
 }
@@ -495,5 +706,5 @@ void bt_groups_undo(struct bt_work *w)
 {
     for (unsigned k = 0; k < w->group_count; k++)
         if (w->group[k].checked && w->group[k].at == w->i)
-            w->group[k].checked = false;
+            w->group[k].checked = w->group[k].shares = false;
 }

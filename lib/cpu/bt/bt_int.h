@@ -39,6 +39,7 @@ struct bt_site {
     bool write;
     struct bt_cache *cache; /* of the indirect jump or return; NULL */
     uint64_t back;          /* a return that the trace goes on behind: there; else 0 */
+    bool shares; /* ... that it lies in the page of another group */
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
     uint8_t fails;         /* of a group's check, in vain */

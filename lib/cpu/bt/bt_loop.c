@@ -134,10 +134,21 @@ static void enter(struct bt_work *w)
         em_load_gs(e, w->count, GS_BUDGET(w, 0));
 }
 
+bool bt_loop_likely(const struct bt_work *w)
+{
+    const struct bt_step *last = &w->step[w->n - 1];
+    uint64_t next = last->la + last->in->next;
+    uint64_t top = w->step[0].la;
+
+    if (w->n > LOOP_MAX || w->few_rounds)
+        return false;
+    return bt_after(w, w->n - 1) == top || bt_target(w, last->in, next) == top;
+}
+
 /* Is the loop run often enough each time, and wholly translated? */
 static bool worth_it(const struct bt_work *w)
 {
-    if (w->loop_site == 0 || w->n > LOOP_MAX || w->few_rounds)
+    if (w->loop_site == 0 || w->n > LOOP_MAX || w->few_rounds || w->sharing)
         return false;
     for (unsigned i = 0; i < w->n; i++)
         if (bt_regs_written(w, w->step[i].in) == 0xffff)

@@ -221,6 +221,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         check_segment(w, in);
     if (bt_group_use(w, &w->ref[w->i], disp, out))
         return true;
+    w->holds = false;
     if (in->base == VMCI_REG_IP || (at.base == EM_NONE && at.index == EM_NONE)) {
         uint64_t la = (in->base == VMCI_REG_IP ? w->la : 0) + (uint64_t)in->disp;
         if (!wide)
@@ -279,6 +280,7 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
 
     if (bt_group_use(w, &w->stack_ref[w->i], disp, out))
         return true;
+    w->holds = false;
     if (w->lazy != 0 || w->word != 8) {
         em_rm(&w->e, bt_wide(w), 0x8d, w->x, &at);
         bt_check_linear(w, acc, bytes, 1, false, out);
@@ -410,6 +412,7 @@ void bt_emit_rm(struct bt_work *w, const struct vmci_insn *in, const struct em_a
         w->failed = true;
         return;
     }
+    w->holds = false;
     struct em_addr plain = {(uint8_t)v, EM_NONE, 0, 0};
     if (v != w->s)
         em_store_gs(e, v, GS_SPILL(0));

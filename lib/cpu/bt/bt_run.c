@@ -13,6 +13,8 @@
 #define RETURNS_ASTRAY 8u
 /* Failures of a group's check until its way out leads to a translation without groups. */
 #define GROUP_FAILS 3u
+/* Times that one was not in the page of another group until they are all checked apart. */
+#define SHARE_FAILS 8u
 
 /* One run of so many has a part of the budget that is smaller by so much. */
 #define SAMPLE_RUNS 4u
@@ -116,6 +118,7 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
         (la & (site->align - 1u)) != 0)
         return false;
     sc->bt.keep[site->slot] = t->addend[i];
+    sc->bt.keep_tag[site->slot] = site->write ? t->wr[i] : t->rd[i];
     return true;
 }
 
@@ -236,7 +239,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     bt->st_calls++;
     bt->st_op[in->op]++;
     at_insn(sc, site);
-    if (site->group != 0 && site->fails == GROUP_FAILS) {
+    if (site->group != 0 && site->fails == GROUP_FAILS && !site->shares) {
         site->fails++;
         return go_alone(sc, site);
     }
@@ -256,7 +259,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     if (in->op == VMCI_OP_FP_X87 && (in->flags & VMCI_IF_MEM) != 0)
         bt->x87_seg = in->seg; /* the trace counts on it behind the instruction */
     bool logged = t->groups && vmci_load_relaxed(&cpu->mem->dirty_clients) != 0;
-    bool hits = rc != 0 || site->group == 0 || group_hits(sc, site, group_la);
+    bool hits = rc != 0 || site->group == 0 || (!site->shares && group_hits(sc, site, group_la));
     if (!hits && !logged)
         site->fails++;
     if (rc == 0 && (in + 1 < cpu->blk_end || (site->goes_on && end_passes(sc, site))) &&
@@ -273,6 +276,11 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
     }
     if (rc == 0 && site->back != 0)
         see_return(sc, site);
+    if (rc == 0 && site->shares && site->fails >= SHARE_FAILS && !t->dead) {
+        t->blk->apart = true;
+        bt->st_apart++;
+        bt_kill(sc, t->blk);
+    }
     return settle(sc, site, rc);
 }
 

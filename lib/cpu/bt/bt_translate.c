@@ -484,6 +484,7 @@ static void set_resume(struct bt_work *w, unsigned first)
     for (unsigned k = first; k < w->cold_count; k++) {
         w->cold[k].resume = w->e.len;
         w->cold[k].back_owed = w->owed;
+        w->cold[k].back_held = w->held;
         w->cold[k].late = !w->cold[k].counted && w->counted;
     }
 }
@@ -534,13 +535,17 @@ static void translate_body(struct bt_work *w)
 
     w->moved = w->owed = 0;
     w->x87_seg = UINT8_MAX;
+    w->held = (struct bt_held){0};
     for (unsigned i = 0; i < w->n && !w->failed; i++) {
         const struct vmci_insn *in = bt_step(w, i);
         enum bt_follow follow = w->step[i].follow;
         unsigned first = w->cold_count;
-        if (w->step[i].again == BT_AGAIN_FIRST)
+        if (w->step[i].again == BT_AGAIN_FIRST) {
             bt_flags_need(w, w->s);
+            w->held.s = 0;
+        }
         w->lazy = w->step[i].lazy;
+        bt_hold_begin(w, in, follow);
         if (!bt_rsp_may_owe(w, in, follow))
             bt_rsp_pay(w);
         int32_t owed = w->owed;
@@ -559,6 +564,7 @@ static void translate_body(struct bt_work *w)
             w->owed = owed;
             bt_groups_undo(w);
             w->x87_seg = UINT8_MAX;
+            w->holds = false;
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
             w->owed = 0;
             if (bt_moves_rsp(w, in, &by))
@@ -570,6 +576,7 @@ static void translate_body(struct bt_work *w)
             w->lost = 0;
         w->lazy = w->step[i].after;
         w->step[i].moved = w->moved;
+        bt_hold_end(w);
         set_resume(w, first);
         if (!w->loop) {
             w->start[i] = start;

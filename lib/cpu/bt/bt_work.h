@@ -37,6 +37,9 @@ struct bt_group {
     bool biased;    /* ... so reg has been added to tag and host */
     bool steady;    /* ... the address moves by a multiple of align, if at all */
     int32_t stride; /* ... how far the address moves each time round */
+    uint8_t twin;   /* index + 1 of the group in whose page it is expected; 0: none */
+    bool shared;    /* some are expected in its page: its tag is in bt.keep_tag */
+    bool shares;    /* ... that it lies in its twin's page was checked, and the addend is that one's */
     bool checked;   /* ... by instruction at */
     uint16_t at;
     uint16_t count;
@@ -85,6 +88,12 @@ enum bt_again {
     BT_AGAIN_OP,    /* behind the check of its operand */
 };
 
+/* Which addends, by slot of bt.keep + 1, the scratch registers x and s hold; 0: none. */
+struct bt_held {
+    uint8_t x, s;
+    bool x_last; /* x is the one that was used last */
+};
+
 struct bt_cold {
     size_t site;     /* rel32 to patch */
     size_t resume;   /* where the hot code goes on (offset) */
@@ -111,6 +120,7 @@ struct bt_cold {
     int32_t moved;     /* RSP, as in struct bt_step */
     int32_t owed;      /* ... what is still to be added to it here */
     int32_t back_owed; /* ... and at resume */
+    struct bt_held back_held; /* what x and s hold at resume */
 };
 #define BT_COLD_MAX   (6 * BT_TRACE_MAX)
 #define BT_PIECES_MAX (BT_COLD_MAX + 2 * BT_TRACE_MAX + 2)
@@ -158,6 +168,9 @@ struct bt_work {
     bool failed;
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */
+    bool sharing;        /* groups may have twins; there is no second copy then */
+    bool holds;          /* instruction w->i uses x and s for the addend of its operand only */
+    struct bt_held held;
     struct bt_group group[BT_GROUP_MAX];
     struct bt_ref ref[BT_TRACE_MAX];       /* of each explicit operand */
     struct bt_ref stack_ref[BT_TRACE_MAX]; /* of each push, pop, call and return */
@@ -246,6 +259,11 @@ void bt_groups(struct bt_work *w, uint32_t used);
 bool bt_group_use(struct bt_work *w, const struct bt_ref *r, int32_t disp, struct em_addr *out);
 /* Instruction w->i is not translated after all. */
 void bt_groups_undo(struct bt_work *w);
+/* In front of instruction w->i, and behind it: do x and s keep the addends they hold? Are they to
+   be loaded again after something else? */
+void bt_hold_begin(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
+void bt_hold_end(struct bt_work *w);
+void bt_hold_again(struct bt_work *w, const struct bt_held *h);
 
 /* Which register the instruction adds what constant to; false: it does something else. */
 bool bt_moves(const struct vmci_insn *in, unsigned *reg, int64_t *by);
@@ -291,6 +309,8 @@ static inline bool bt_loop_lazy(const struct bt_work *w)
 
 /* bt_loop.c */
 #define LOOP_MAX 48u /* instructions of a loop that is translated twice */
+/* May the trace, which is not translated yet, have a second copy? */
+bool bt_loop_likely(const struct bt_work *w);
 /* Prepare the second copy. false: none is wanted. */
 bool bt_loop(struct bt_work *w);
 /* The second copy cannot be entered: one more round in the first one. */

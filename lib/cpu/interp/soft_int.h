@@ -85,6 +85,7 @@ struct block {
     bool dead;               /* invalidated */
     bool never;              /* cannot be translated */
     bool by_table;           /* jumps from global pages lead to others: by the table of targets */
+    bool apart;              /* groups of its translation are not expected in the same page */
     bool astray;             /* its return does not lead behind the call */
     bool global;             /* as mapped at la: a change of address space leaves it there */
     bool watched;            /* translated again by what was seen of its branches */

@@ -190,6 +190,8 @@ static void make_passes(struct pass *t)
         if (rnd(8) == 0) {
             rsi = MIDDLE + 8 * rnd(512 * PAGES / 2);
             rdi = MIDDLE + (rnd(2) == 0 ? 64 * rnd(64 * PAGES / 2) : 8 * rnd(512 * PAGES / 2));
+            if (rnd(2) == 0) /* in the same page, or nearly so */
+                rdi = (rsi & ~4095ull) + 64 * rnd(70);
         }
         t[k] = (struct pass){rsi, rdi, 0, 0, 0};
         if (k < PASSES / 2 || rnd(60) != 0)
@@ -234,7 +236,7 @@ static void begin(struct cpu_rig *r, const struct program *p, const struct pass 
 static void test_nests(void **state)
 {
     static struct pass t[PASSES];
-    unsigned faults = 0;
+    unsigned faults = 0, wild = 0;
     struct program p;
 
     (void)state;
@@ -252,12 +254,15 @@ static void test_nests(void **state)
             assert_int_equal(why[0], why[1]);
             compare_pair(k, MIDDLE, REACH);
         }
-        assert_int_equal(why[0], VMC_EXIT_IDLE);
+        /* Few call what they have written over, and end anyhow. */
+        wild += why[0] != VMC_EXIT_IDLE;
         faults += rig[0].st.rip < CPU_RIG_TEXT;
     }
     assert_in_range(faults, PROGRAMS / 8, PROGRAMS * 7 / 8);
+    assert_in_range(wild, 0, PROGRAMS / 50);
 #ifndef VMC_SANITIZED /* such builds have no translator */
     assert_true(cpu_rig_stat(&rig[1], "bt.watched") > PROGRAMS);
+    assert_true(cpu_rig_stat(&rig[1], "bt.apart") > PROGRAMS / 8);
 #endif
 }
 
