@@ -106,7 +106,7 @@ static void build(struct machine *m)
     must(vmc_fw_cfg_create(&m->bd, &fw, NULL));
     must(vmc_debugcon_create(&m->bd, 0xe9, &out, &dc, NULL));
     must(vmc_exit_port_create(&m->bd, 0xf4, &sink, &ep, NULL));
-    must(vmc_post_port_create(&m->bd, 0x80, &pp, NULL));
+    must(vmc_post_port_create(&m->bd, 0x80, NULL, &pp, NULL));
     must(vmc_pci_func_create(vmc_chipset_pci(m->cs), &fc, &m->f, NULL));
     must(vmc_pci_add_bar(m->f, 0, VMC_PCI_BAR_MEM64, 0x4000, &bar_ops, m, NULL));
     must(vmc_pci_add_bar(m->f, 2, VMC_PCI_BAR_IO, 64, &bar_ops, m, NULL));

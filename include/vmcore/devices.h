@@ -131,8 +131,12 @@ VMC_API VMC_MUST_CHECK int vmc_test_device_create(struct vmc_board *bd,
                                                   struct vmc_test_device **out,
                                                   struct vmc_error *err);
 struct vmc_post_port;
-/** A POST code port: keeps the last value written and reads it back. */
+/**
+ * A POST code port: keeps the last value written, reads it back, and gives the low byte of each to
+ * codes, on the thread of the vCPU that writes; NULL or ops NULL: to nobody.
+ */
 VMC_API VMC_MUST_CHECK int vmc_post_port_create(struct vmc_board *bd, uint16_t port,
+                                                const struct vmc_chardev *codes,
                                                 struct vmc_post_port **out, struct vmc_error *err);
 /** The last value written to it; 0 before the first. Any thread. */
 VMC_API uint32_t vmc_post_port_value(const struct vmc_post_port *p);

@@ -43,11 +43,12 @@ struct vmc_pc_config {
     uint32_t cpus; /**< present at start */
     /** I/O port that ends the run (VMC_STOP_EXIT_PORT), and with it a vmc_test_device; 0: none. */
     uint32_t exit_port;
-    uint32_t post_port; /**< a second POST code port beside 0x80, 0: none */
+    uint32_t post_port; /**< a POST code port beside 0x80, which is the one that counts; 0: none */
     uint32_t pad;
     struct vmc_chardev serial;   /**< COM1; ops NULL: output is dropped */
     struct vmc_chardev debugcon; /**< port 0xe9; ops NULL: output is dropped */
     struct vmc_stop_sink stop;   /**< who ends the run; stop NULL: vmc_vm_request_stop */
+    struct vmc_chardev post;     /**< takes each POST code; ops NULL: nobody */
 };
 
 /** Build the machine on a VM that has not started. VMC_EINVAL, VMC_ENOMEM, VMC_EEXIST. */

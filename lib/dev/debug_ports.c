@@ -137,7 +137,8 @@ int vmc_exit_port_create(struct vmc_board *bd, uint16_t port, const struct vmc_s
 
 struct vmc_post_port {
     struct dev_base base;
-    uint32_t value; /* (a) */
+    struct vmc_chardev out; /* of each code; ops NULL: none */
+    uint32_t value;         /* (a) */
     uint16_t port;
 };
 
@@ -150,9 +151,14 @@ static uint64_t post_read(void *dev, uint64_t offset, unsigned bytes)
 
 static void post_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
 {
+    struct vmc_post_port *p = dev;
+    uint8_t code = (uint8_t)value;
+
     (void)offset;
     (void)bytes;
-    vmci_store_relaxed(&((struct vmc_post_port *)dev)->value, (uint32_t)value);
+    vmci_store_relaxed(&p->value, (uint32_t)value);
+    if (p->out.ops != NULL)
+        (void)p->out.ops->write(p->out.ctx, &code, 1);
 }
 
 static const struct vmc_bus_ops post_ops = {.read = post_read, .write = post_write};
@@ -195,13 +201,15 @@ static const struct vmc_device_ops post_device_ops = {.name = "post-port",
                                                       .save = VMCI_SNAPSHOT(post_save),
                                                       .load = VMCI_SNAPSHOT(post_load)};
 
-int vmc_post_port_create(struct vmc_board *bd, uint16_t port, struct vmc_post_port **out,
-                         struct vmc_error *err)
+int vmc_post_port_create(struct vmc_board *bd, uint16_t port, const struct vmc_chardev *codes,
+                         struct vmc_post_port **out, struct vmc_error *err)
 {
     struct vmc_post_port *p = vmci_dev_alloc(bd, sizeof(*p), &post_device_ops, err);
 
     if (p == NULL)
         return VMC_ENOMEM;
+    if (codes != NULL)
+        p->out = *codes;
     p->port = port;
     int rc = vmc_bus_attach(bd->pio, port, 1, &post_ops, p, err);
     if (rc != VMC_OK) {

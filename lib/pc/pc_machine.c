@@ -157,9 +157,11 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
     if (rc == VMC_OK)
         rc = vmc_debugcon_create(pc->bd, PC_DEBUGCON, &pc->cfg.debugcon, &pc->debugcon, err);
     if (rc == VMC_OK)
-        rc = vmc_post_port_create(pc->bd, PC_POST, &pc->post, err);
+        rc = vmc_post_port_create(pc->bd, PC_POST, pc->cfg.post_port == 0 ? &pc->cfg.post : NULL,
+                                  &pc->post, err);
     if (rc == VMC_OK && pc->cfg.post_port != 0)
-        rc = vmc_post_port_create(pc->bd, (uint16_t)pc->cfg.post_port, &pc->post2, err);
+        rc = vmc_post_port_create(pc->bd, (uint16_t)pc->cfg.post_port, &pc->cfg.post, &pc->post2,
+                                  err);
     if (rc == VMC_OK)
         rc = vmc_fw_cfg_create(pc->bd, &pc->fw, err);
     /* Last, so that it is the one to blame for an overlap. */

@@ -42,6 +42,20 @@ struct vmc_chardev run_console_dev(struct vmc_host_char *c)
     return c != NULL ? vmc_host_char_dev(c) : (struct vmc_chardev){0};
 }
 
+static int post_code(void *ctx, const void *data, size_t bytes)
+{
+    (void)ctx;
+    fprintf(stderr, "vmcore: POST code %02x\n", *(const uint8_t *)data);
+    return (int)bytes;
+}
+
+struct vmc_chardev run_console_post(void)
+{
+    static const struct vmc_chardev_ops ops = {.write = post_code};
+
+    return (struct vmc_chardev){.ops = &ops};
+}
+
 /* ---- the serial line's events, on the channel's thread ----------------------------------------
  */
 

@@ -35,6 +35,7 @@ enum key {
     KEY_CPU,
     KEY_HYPERVISOR,
     KEY_EXIT_PORT,
+    KEY_POST_PORT,
     KEY_TIMEOUT,
     KEY_STATS,
     KEY_DUMP_MEMORY,
@@ -78,6 +79,8 @@ static const struct argp_option option_table[] = {
     {"debugcon", KEY_DEBUGCON, "stdio|file:PATH", 0, "Debug console on port 0xe9", 0},
     {"hypervisor", KEY_HYPERVISOR, "kvm|vmware|none", 0,
      "Whose interface the guest finds (default: kvm); vmware: with VMware's balloon", 0},
+    {"post-port", KEY_POST_PORT, "PORT", 0,
+     "Print each POST code that firmware writes there, mostly 0x80, on standard error", 0},
     {"exit-port", KEY_EXIT_PORT, "PORT", 0,
      "A guest write of V there ends the run with exit status (V << 1) | 1; with a device for tests",
      0},
@@ -440,6 +443,9 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
     case KEY_HYPERVISOR:
         parse_hypervisor(arg, st, o);
         break;
+    case KEY_POST_PORT:
+        o->post_port = (int)parse_range("post-port", arg, 1, 0xffff, st);
+        break;
     case KEY_EXIT_PORT:
         o->exit_port = (int)parse_range("exit-port", arg, 1, 0xffff, st);
         break;
@@ -508,7 +514,7 @@ int run_options_parse(int argc, char **argv, bool from_file, struct run_options 
     o->mem_bytes = 512ull << 20;
     o->cpus = 1;
     o->translate = true;
-    o->exit_port = -1;
+    o->exit_port = o->post_port = -1;
     o->serial.kind = RUN_CHR_STDIO;
     argp_err_exit_status = EXIT_BAD_ARGS;
     argv[0] = run_who;

@@ -66,6 +66,7 @@ struct run_options {
     struct run_chr serial, debugcon;
     char *cpu_model; /* PRESET[,+f|,-f]... */
     int exit_port;   /* -1: none */
+    int post_port;   /* whose POST codes are printed; -1: none */
     double timeout_s; /* 0: none */
     char *stats_path, *control_path, *dump_path;
     bool gdb;

@@ -315,6 +315,9 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         .exit_port = r->opt.exit_port > 0 ? (uint32_t)r->opt.exit_port : 0,
         .serial = run_console_dev(r->serial),
         .debugcon = run_console_dev(r->debugcon),
+        .post_port =
+            r->opt.post_port > 0 && r->opt.post_port != 0x80 ? (uint32_t)r->opt.post_port : 0,
+        .post = r->opt.post_port > 0 ? run_console_post() : (struct vmc_chardev){0},
     };
     if (vmc_pc_create(r->vm, &pc, &r->pc, &err) != VMC_OK) {
         run_vm_fail("cannot create the machine", &err);

@@ -104,6 +104,7 @@ int run_vm_fail(const char *what, const struct vmc_error *err);
 /* run_console.c: serial line and debug console. Closed before the machine is destroyed. */
 int run_console_open(struct run_vm *r);
 struct vmc_chardev run_console_dev(struct vmc_host_char *c);
+struct vmc_chardev run_console_post(void); /* prints POST codes */
 int run_console_start(struct run_vm *r);
 void run_console_close(struct run_vm *r);
 

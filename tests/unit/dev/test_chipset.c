@@ -45,7 +45,7 @@ static int setup(void **state)
     assert_int_equal(vmc_chipset_create(&f->b.bd, &cc, &f->cs, NULL), VMC_OK);
     assert_int_equal(vmc_i8042_create(&f->b.bd, &kc, &f->k, NULL), VMC_OK);
     assert_int_equal(vmc_exit_port_create(&f->b.bd, 0xf4, &stop, &f->ep, NULL), VMC_OK);
-    assert_int_equal(vmc_post_port_create(&f->b.bd, 0x80, &f->pp, NULL), VMC_OK);
+    assert_int_equal(vmc_post_port_create(&f->b.bd, 0x80, &out, &f->pp, NULL), VMC_OK);
     assert_int_equal(vmc_debugcon_create(&f->b.bd, 0xe9, &out, &f->dc, NULL), VMC_OK);
     assert_int_equal(vmc_fpu_error_create(&f->b.bd, test_board_line(&f->b, 13), &f->fe, NULL),
                      VMC_OK);
@@ -477,6 +477,8 @@ static void debugcon_and_post(void **state)
     OUT(0x80, 0x42);
     assert_int_equal(IN(0x80), 0x42);
     assert_int_equal(vmc_post_port_value(f->pp), 0x42);
+    assert_int_equal(f->b.out_bytes, 3);
+    assert_int_equal(f->b.out[2], 0x42); /* each code goes out, too */
     vmc_board_reset(&f->b.bd);
     assert_int_equal(IN(0x80), 0);
 }
