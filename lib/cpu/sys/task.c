@@ -79,6 +79,7 @@ int sys_task_read_tss(struct vmci_cpu *cpu, struct sys_task *t, unsigned vector)
 
 /* ---- reading and writing the TSS -------------------------------------------------------------- */
 
+/* The upper halves of registers that come from a 16-bit TSS are ones, as they are since the 386. */
 static int read_image(struct vmci_cpu *cpu, const struct sys_desc *d, struct tss_image *im)
 {
     const struct tss_format *f = format_of(sys_d_type(d));
@@ -96,7 +97,7 @@ static int read_image(struct vmci_cpu *cpu, const struct sys_desc *d, struct tss
         else if (i == 1)
             im->eflags = (uint32_t)v;
         else
-            im->gpr[i - 2] = (uint32_t)v;
+            im->gpr[i - 2] = f == &format16 ? 0xffff0000u | (uint32_t)v : (uint32_t)v;
     }
     for (unsigned i = 0; i < f->sels; i++) {
         r = vmci_rd_sys(cpu, la32(base, f->sel + i * f->sel_step), 2, &v);

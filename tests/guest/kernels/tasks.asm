@@ -409,7 +409,7 @@ sixteen:
         mov word [T2(0x1a)], STACK2
         mov word [T2(0x22)], SEL_DATA0
         mov word [T2(0x24)], SEL_Y
-        mov word [T2(0x26)], SEL_DATA0
+        mov word [T2(0x26)], SEL_D16
         mov word [T2(0x28)], SEL_DATA0
         mov ecx, 0x11112222
         mov edx, 0x33334444
@@ -417,14 +417,24 @@ sixteen:
         call SEL_TSS2:0
         jmp .done
 .task:
+        mov [t2_esp], esp               ; PRINT needs a flat stack
+        movzx esp, sp
+        mov bx, SEL_DATA0
+        mov ss, bx
         push ecx
         push eax
-        PRINT "ax "
+        PRINT "eax "
         pop eax
-        call put16
-        PRINT " cx "
+        call put32
+        PRINT " ecx "
         pop eax
-        call put16
+        call put32
+        PRINT " ebp "
+        mov eax, ebp
+        call put32
+        PRINT " esp "
+        mov eax, [t2_esp]
+        call put32
         PRINT " fs "
         mov ax, fs
         call put16
@@ -533,6 +543,7 @@ v86_tasks:
         align 8
 current: dd 0
 how:     dd 0
+t2_esp:  dd 0
         align 16
 ftss:   times 104 db 0
 
