@@ -184,9 +184,12 @@ static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
     if (rc == VMC_OK && req->op <= VMC_BLOCK_WRITE && f->ino->shift != 0 &&
         req->offset < f->ino->length)
         rc = vmci_fs_leaf_load(f->ino, req->offset >> f->ino->shift, &err);
+    bool told = f->ino->full && rc == VMC_ENOSPC; /* whoever tries again every second heard it once */
+    if (req->op == VMC_BLOCK_WRITE)
+        f->ino->full = rc == VMC_ENOSPC;
     vmci_fs_cache_trim(v);
     vmci_unlock(&v->lock);
-    if (rc != VMC_OK)
+    if (rc != VMC_OK && !told)
         vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "I/O on file 0x%08x at 0x%llx: %s", f->ino->addr,
                  (unsigned long long)req->offset, err.text);
     req->status = rc;

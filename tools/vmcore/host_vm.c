@@ -423,7 +423,8 @@ static void quiesce(struct host_vm *vm)
     vmc_vm_pause(vm->run.vm);
     while (!vmc_vm_quiesced(vm->run.vm))
         nanosleep(&nap, NULL);
-    for (int i = 0; i < 50000 && vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN; i++)
+    int looks = run_io_waits(&vm->run) ? 500 : 50000;
+    for (int i = 0; i < looks && vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN; i++)
         nanosleep(&nap, NULL);
 }
 
@@ -474,6 +475,7 @@ void host_vm_end(struct host_vm *vm, const char *reason)
     if (vm->state != HOST_VM_RUNNING)
         return;
     host_vm_hold(vm, HOST_HELD_STOPPED);
+    run_io_fail_waiting(&vm->run, true);
     quiesce(vm);
     unschedule(vm);
     vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, NULL, NULL);
@@ -489,6 +491,7 @@ void host_vm_end(struct host_vm *vm, const char *reason)
 
 void host_vm_reboot(struct host_vm *vm)
 {
+    run_io_fail_waiting(&vm->run, true);
     quiesce(vm);
     snprintf(run_who, sizeof(run_who), "vmcore host: VM '%.80s'", vm->run.opt.name);
     if (vmc_vm_reset(vm->run.vm) != VMC_OK || run_vm_boot(&vm->run) != 0) {
@@ -496,6 +499,7 @@ void host_vm_reboot(struct host_vm *vm)
         vm->h->status = EXIT_ERROR;
         return;
     }
+    run_io_fail_waiting(&vm->run, false);
     vmc_board_resume(vmc_vm_board(vm->run.vm));
     vmc_vm_resume(vm->run.vm);
     host_vm_release(vm, HOST_HELD_STOPPED);

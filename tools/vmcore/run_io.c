@@ -2,6 +2,7 @@
 /* The virtio devices of a run: disks, network cards, entropy, balloon. */
 #include "run_vm.h"
 
+#include "disk_full.h"
 #include "disk_place.h"
 #include "vmcore_cmd.h"
 
@@ -24,6 +25,7 @@ struct run_io {
         struct vmc_host_disk *raw; /* a raw image, or */
         struct disk_place place;   /* where a disk with a descriptor is, */
         struct vmc_disk *disk;     /* and the disk */
+        struct disk_full *full;    /* around either, if it is written to */
     } disks[RUN_MAX_DISKS];
     struct disk_volume *volumes;
     struct nic {
@@ -100,6 +102,25 @@ static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, str
     return 0;
 }
 
+/* Writes that find no space wait, unless the user does not want that. */
+static int let_wait(struct run_vm *r, unsigned i, struct vmc_blockdev *bd)
+{
+    const struct run_disk *spec = &r->opt.disks[i];
+    struct disk *d = &r->io->disks[i];
+    char name[512];
+
+    if (spec->read_only || spec->full_fails)
+        return 0;
+    snprintf(name, sizeof(name), "%s: --disk %s", run_who, spec->path);
+    d->full = disk_full_create(name, *bd);
+    if (d->full == NULL) {
+        fprintf(stderr, "%s: no thread to watch it\n", name);
+        return EXIT_ERROR;
+    }
+    *bd = disk_full_blockdev(d->full);
+    return 0;
+}
+
 static int add_disk(struct run_vm *r, unsigned i)
 {
     const struct run_disk *d = &r->opt.disks[i];
@@ -115,6 +136,8 @@ static int add_disk(struct run_vm *r, unsigned i)
         return EXIT_BAD_ARGS;
     }
     int rc = open_disk(r, i, &bc.disk, &err);
+    if (rc == 0)
+        rc = let_wait(r, i, &bc.disk);
     if (rc != 0)
         return rc;
     if (r->hooks != NULL)
@@ -243,11 +266,27 @@ int run_io_create(struct run_vm *r)
     return rc == 0 ? add_rng_and_balloon(r) : rc;
 }
 
+void run_io_fail_waiting(struct run_vm *r, bool fail)
+{
+    for (unsigned i = 0; i < r->opt.disk_count; i++)
+        if (r->io->disks[i].full != NULL)
+            disk_full_fail(r->io->disks[i].full, fail);
+}
+
+bool run_io_waits(const struct run_vm *r)
+{
+    for (unsigned i = 0; i < r->opt.disk_count; i++)
+        if (r->io->disks[i].full != NULL && disk_full_waits(r->io->disks[i].full))
+            return true;
+    return false;
+}
+
 void run_io_stop(struct run_vm *r)
 {
     if (r->io == NULL)
         return;
     run_bells_stop(r);
+    run_io_fail_waiting(r, true);
     for (unsigned i = 0; i < RUN_MAX_NETS; i++) {
         vmc_host_net_close(r->io->nics[i].net);
         r->io->nics[i].net = NULL;
@@ -261,6 +300,7 @@ void run_io_destroy(struct run_vm *r)
     run_bells_free(r);
     for (unsigned i = 0; i < RUN_MAX_DISKS; i++) {
         struct disk *d = &r->io->disks[i];
+        disk_full_free(d->full);
         vmc_host_disk_close(d->raw);
         int rc = d->disk != NULL ? vmc_disk_close(d->disk) : VMC_OK;
         if (rc != VMC_OK)

@@ -71,7 +71,7 @@ static const struct argp_option option_table[] = {
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
     {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
      0},
-    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,serial=S]", 0,
+    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,full=fail][,serial=S]", 0,
      "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
@@ -232,12 +232,16 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
             d->exclusive = true;
         else if (strcmp(word, "exclusive") == 0)
             bad_usage(st, "--disk %s: exclusive is for disks on volumes (vmfs:...)", arg);
+        else if (strcmp(word, "full=fail") == 0 || strcmp(word, "full=wait") == 0)
+            d->full_fails = word[5] == 'f';
+        else if (strncmp(word, "full=", 5) == 0)
+            bad_usage(st, "--disk %s: full= is followed by wait or fail", arg);
         else if (strncmp(word, "serial=", 7) == 0 && word[7] != '\0' && strlen(word + 7) <= 20)
             set(&d->serial, word + 7);
         else if (strncmp(word, "serial=", 7) == 0)
             bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
-            bad_usage(st, "--disk %s: unknown option '%s' (ro, raw, exclusive, serial=S)", arg,
+            bad_usage(st, "--disk %s: unknown option '%s' (ro, raw, exclusive, full=fail, serial=S)", arg,
                       word);
     }
     if (d->path[0] == '\0')

@@ -21,6 +21,7 @@ struct run_disk {
     bool read_only;
     bool raw;       /* whatever it looks like */
     bool exclusive; /* nobody else uses its volume */
+    bool full_fails; /* no space: errors to the guest, instead of writes that wait */
 };
 
 struct run_net {

@@ -160,8 +160,9 @@ void run_threads_pause(struct run_vm *r)
     pthread_mutex_unlock(&r->lock);
     if (r->runner != NULL)
         run_runner_wait(r);
-    /* Requests in flight finish on their own; a disk may take its time. */
-    for (int i = 0; i < 50000 && vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN; i++) {
+    /* Requests in flight finish on their own; a disk may take its time, one that is full any time. */
+    int looks = run_io_waits(r) ? 500 : 50000;
+    for (int i = 0; i < looks && vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN; i++) {
         struct timespec nap = {.tv_nsec = 100000};
         nanosleep(&nap, NULL);
     }

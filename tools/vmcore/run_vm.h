@@ -110,7 +110,11 @@ void run_console_close(struct run_vm *r);
 
 /* run_io.c: virtio devices of the options. */
 int run_io_create(struct run_vm *r);
-/* Ends the network threads: before the machine is destroyed. */
+/* Writes that wait for space fail, now and until this is called with false: a reset is no use else. */
+void run_io_fail_waiting(struct run_vm *r, bool fail);
+/* Does a write wait for space? */
+bool run_io_waits(const struct run_vm *r);
+/* Ends the network threads, and lets no write wait: before the machine is destroyed. */
 void run_io_stop(struct run_vm *r);
 /* Closes the disks: after it. */
 void run_io_destroy(struct run_vm *r);

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A disk whose writes wait while there is no space for them: the guest sees a slow disk instead of an
+ * error, and goes on when somebody has made room.
+ */
+#ifndef DISK_FULL_H
+#define DISK_FULL_H
+
+#include <stdbool.h>
+
+#include <vmcore/io.h>
+
+struct disk_full;
+
+/* name: begins its messages. NULL: no memory, or no thread. */
+struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below);
+struct vmc_blockdev disk_full_blockdev(struct disk_full *d);
+/* true: nothing waits any longer, what waited has failed. false: as in the beginning. */
+void disk_full_fail(struct disk_full *d, bool fail);
+/* Does a write wait for space? */
+bool disk_full_waits(struct disk_full *d);
+/* Nothing is in flight. NULL is allowed. */
+void disk_full_free(struct disk_full *d);
+
+#endif
