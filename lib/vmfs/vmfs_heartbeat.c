@@ -201,20 +201,24 @@ int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generati
     return VMC_OK;
 }
 
-/* Whom the caller is about to wait for, and for how long at most, as things are. */
-static void tell_wait(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, const uint8_t *hb)
+/*
+ * Whom the caller waits for, and for how long at most; once it is silent for longer than one that
+ * lives would be. True: said.
+ */
+static bool tell_wait(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, const uint8_t *hb)
 {
     uint64_t ms = (vmci_fs_now(v) - v->obs[slot].since_ns) / MS, all = v->window_ms;
     uint32_t lease;
 
-    if (vmci_fs_host_lease(v, slot, generation, &lease, NULL) != VMC_OK)
-        return; /* the wait itself will say what is wrong */
+    if (ms < 2ull * v->beat_ms || vmci_fs_host_lease(v, slot, generation, &lease, NULL) != VMC_OK)
+        return false;
     all += lease;
     vmci_log(v->pf, VMC_LOG_WARN, "vmfs",
-             "host %.*s (heartbeat slot %u) did not unmount: waiting up to %llu s for a sign of life "
+             "host %.*s (heartbeat slot %u) is silent and did not unmount: waiting up to %llu s more "
              "before what it left is recovered",
              (int)HB_NAME_BYTES - 1, hb[HB_NAME] ? (const char *)hb + HB_NAME : "unnamed", slot,
              (unsigned long long)((all > ms ? all - ms : 0) + 999) / 1000);
+    return true;
 }
 
 /*
@@ -245,9 +249,7 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
         rc = vmci_fs_session_dead(v, slot, generation, hb + HB_OWNER, err);
         if (rc != VMC_EBUSY)
             return rc;
-        if (!told)
-            tell_wait(v, slot, generation, hb);
-        told = true;
+        told = told || tell_wait(v, slot, generation, hb);
         if (!vmci_fs_sleep(v, 250 * MS))
             return rc;
         rc = vmci_fs_session_check(v, err);
