@@ -57,7 +57,8 @@ message 'thin.vmdk: no space left'
 [ "$(free)" = 0 ] || fail "$(free) blocks are free"
 sleep 3
 grep -q 'run: exit status' out && fail "the guest went on without space"
-"$vmcore" vmfs rm vol /filler
+"$vmcore" vmfs rm vol /filler 2>rm.out || { cat rm.out; fail "rm"; }
+[ ! -s rm.out ] || { cat rm.out; fail "a host that lives is called silent"; }
 finish 0
 grep -q 'thin.vmdk: there is space again' out || fail "no word of the space"
 [ "$(grep -c 'no space left' out)" = 1 ] || fail "said more than once"
@@ -100,8 +101,10 @@ start vmfs:vol:/last.vmdk "$write"
 message 'no space left'
 since=$SECONDS
 kill -TERM $vm
-wait $vm || true
+status=0
+wait $vm || status=$?
 vm=
+[ $status = 4 ] || fail "exit status $status"
 [ $((SECONDS - since)) -lt 60 ] || fail "it took $((SECONDS - since)) s"
 "$vmcore" vmfs rm vol /last-flat.vmdk 2>rm.out || { cat rm.out; fail "rm"; }
 [ ! -s rm.out ] || { cat rm.out; fail "the volume was not given back"; }
