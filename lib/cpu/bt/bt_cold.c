@@ -16,6 +16,7 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
     c->loop = w->loop;
     c->moved = w->moved;
     c->owed = w->owed;
+    c->x87_mark = w->x87_mark;
     return c;
 }
 
@@ -191,6 +192,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         site->span = (uint32_t)(c->group->hi - c->group->lo);
     }
     restore_rcx(w, c->rcx);
+    bt_x87_store(w);
     bt_rsp_pay(w);
     bt_count_keep(w);
     if (c->lazy != 0)
@@ -263,6 +265,7 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
     (void)bt_step(w, c.insn);
     w->lost = 0;
     w->lazy = c.lazy;
+    bt_x87_store(w);
     if (c.insn + 1u < w->n)
         bt_count_back(w, c.insn + 1u);
     bt_exit_direct(w, c.target);
@@ -309,6 +312,7 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
         return;
     }
     restore_rcx(w, c->rcx);
+    bt_x87_store(w);
     bt_count_keep(w);
     if (c->lazy != 0 && c->copy_len == 0)
         bt_flags_again(w, c->lazy, w->s);
@@ -339,6 +343,7 @@ void bt_emit_cold(struct bt_work *w)
         w->moved = c->moved;
         w->owed = c->owed;
         w->k = w->copy_k[c->loop];
+        w->x87_mark = c->x87_mark;
         if (c->kind == BT_COLD_REFILL)
             bt_loop_refill(w, c);
         if (c->kind == BT_COLD_INSN || c->kind == BT_COLD_REFILL)

@@ -109,10 +109,53 @@ static void note_operand(struct bt_work *w, const struct vmci_insn *in)
 }
 
 /* mov dword gs:[x87_mark], offset of a record */
+static void store_mark(struct emit *e, uint32_t record)
+{
+    em8(e, 0x65);
+    em8(e, 0xc7);
+    em8(e, 0x04);
+    em8(e, 0x25);
+    em32(e, GS_BT(x87_mark));
+    em32(e, record);
+}
+
+void bt_x87_store(struct bt_work *w)
+{
+    if (w->x87_mark != 0)
+        store_mark(&w->e, w->x87_mark);
+    w->x87_mark = 0;
+}
+
+void bt_x87_before(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow)
+{
+    bool stays;
+
+    switch (in->op) {
+    case VMCI_OP_NOP:
+    case VMCI_OP_LEA:
+        stays = true;
+        break;
+    case VMCI_OP_JCC:
+    case VMCI_OP_JMP:
+        stays = follow != BT_FOLLOW_NOT && in->opnd[0].kind == VMCI_OPND_REL;
+        break;
+    case VMCI_OP_FP_X87:
+    case VMCI_OP_FP_SSE:
+    case VMCI_OP_FP_AVX:
+        stays = bt_fp_native(w, in);
+        break;
+    default:
+        stays =
+            in->op < VMCI_OP_FP_FIRST && (in->flags & VMCI_IF_BRANCH) == 0 && bt_copyable(w, in);
+    }
+    if (!stays || w->i + 1 == w->n)
+        bt_x87_store(w);
+}
+
+/* The next x87 instruction of the trace makes the mark void: it waits until control may leave. */
 static void mark(struct bt_work *w, const struct vmci_insn *in)
 {
     struct vmci_bt *bt = &w->sc->bt;
-    struct emit *e = &w->e;
 
     if (bt->arena_end - bt->arena_used < sizeof(struct bt_x87)) {
         w->failed = true;
@@ -120,13 +163,10 @@ static void mark(struct bt_work *w, const struct vmci_insn *in)
     }
     struct bt_x87 *x = (struct bt_x87 *)(void *)(bt->arena + bt->arena_used);
     *x = (struct bt_x87){in, bt_insn_la(w, in)};
-    em8(e, 0x65);
-    em8(e, 0xc7);
-    em8(e, 0x04);
-    em8(e, 0x25);
-    em32(e, GS_BT(x87_mark));
-    em32(e, (uint32_t)bt->arena_used);
+    w->x87_mark = (uint32_t)bt->arena_used;
     bt->arena_used += sizeof(*x);
+    if (w->i + 1 == w->n)
+        bt_x87_store(w);
 }
 
 bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_form *form)

@@ -181,6 +181,57 @@ bool bt_moves(const struct vmci_insn *in, unsigned *reg, int64_t *by)
     }
 }
 
+/* The result of a 32-bit instruction is n; registers may hold that as a constant. */
+static bool is_small(int64_t n)
+{
+    return n >= 0 && n <= OFF_MAX;
+}
+
+/* ADD, SUB, INC, DEC and SHL of what is known. */
+static bool computed(struct scan *s, const struct vmci_insn *in)
+{
+    const struct vmci_opnd *to = &in->opnd[0], *from = &in->opnd[1];
+    struct value v = s->v[to->reg];
+    int64_t n = v.off;
+
+    switch (in->op) {
+    case VMCI_OP_INC:
+        n++;
+        break;
+    case VMCI_OP_DEC:
+        n--;
+        break;
+    case VMCI_OP_SUB:
+        if (from->kind != VMCI_OPND_IMM)
+            return false;
+        n -= in->imm;
+        break;
+    case VMCI_OP_ADD:
+        if (from->kind == VMCI_OPND_IMM) {
+            n += in->imm;
+            break;
+        }
+        if (from->kind != VMCI_OPND_GPR || in->opsize != 8)
+            return false;
+        struct value f = s->v[from->reg];
+        if (v.root != ROOT_ZERO && f.root != ROOT_ZERO)
+            return false;
+        set(s, to->reg, v.root == ROOT_ZERO ? f : v, v.root == ROOT_ZERO ? v.off : f.off);
+        return true;
+    case VMCI_OP_SHL:
+        if (from->kind != VMCI_OPND_IMM || (uint64_t)in->imm > 24 || n < 0)
+            return false;
+        n <<= in->imm;
+        break;
+    default:
+        return false;
+    }
+    if (v.root != ROOT_ZERO || !is_small(n))
+        return false;
+    set(s, to->reg, (struct value){ROOT_ZERO, 0}, n);
+    return true;
+}
+
 /* The operand as an address that groups can be made of. */
 static bool addressed(const struct vmci_insn *in, struct em_addr *at)
 {
@@ -197,13 +248,17 @@ static bool copied(struct scan *s, const struct vmci_insn *in)
 {
     const struct vmci_opnd *to = &in->opnd[0], *from = &in->opnd[1];
     struct em_addr at;
+    struct bt_ref r;
 
-    if (in->nopnd < 2 || to->kind != VMCI_OPND_GPR || in->opsize < 4)
+    if (in->nopnd < 1 || to->kind != VMCI_OPND_GPR || in->opsize < 4)
         return false;
     switch (in->op) {
     case VMCI_OP_MOV:
-        if (from->kind == VMCI_OPND_GPR && in->opsize == 8) {
-            set(s, to->reg, s->v[from->reg], 0);
+        if (from->kind == VMCI_OPND_GPR) {
+            struct value v = s->v[from->reg];
+            if (in->opsize != 8 && (v.root != ROOT_ZERO || !is_small(v.off)))
+                return false;
+            set(s, to->reg, v, 0);
             return true;
         }
         if (from->kind != VMCI_OPND_IMM || in->imm < 0 || in->imm > OFF_MAX)
@@ -213,16 +268,16 @@ static bool copied(struct scan *s, const struct vmci_insn *in)
     case VMCI_OP_XOR:
     case VMCI_OP_SUB:
         if (from->kind != VMCI_OPND_GPR || from->reg != to->reg)
-            return false;
+            return computed(s, in);
         set(s, to->reg, (struct value){ROOT_ZERO, 0}, 0);
         return true;
     case VMCI_OP_LEA:
-        if (in->opsize != 8 || !addressed(in, &at) || at.index != EM_NONE)
+        if (in->opsize != 8 || !addressed(in, &at) || !simplify(s, &at, &r) || r.index != EM_NONE)
             return false;
-        set(s, to->reg, s->v[at.base], at.disp);
+        set(s, to->reg, s->v[r.reg], (int64_t)r.more + at.disp);
         return true;
     default:
-        return false;
+        return computed(s, in);
     }
 }
 

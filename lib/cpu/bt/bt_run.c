@@ -14,7 +14,7 @@
 /* Failures of a group's check until its way out leads to a translation without groups. */
 #define GROUP_FAILS 3u
 /* Times that one was not in the page of another group until they are all checked apart. */
-#define SHARE_FAILS 8u
+#define SHARE_FAILS 4u
 
 /* One run of so many has a part of the budget that is smaller by so much. */
 #define SAMPLE_RUNS 4u

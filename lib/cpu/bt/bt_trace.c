@@ -48,6 +48,18 @@ static bool seen(const struct tracer *t, uint64_t gpa)
     return false;
 }
 
+/* Is b, at la, a loop by itself that has as many rounds each time? All of them may be in the trace
+   more than once. */
+static bool loops(const struct tracer *t, const struct block *b, uint64_t la)
+{
+    const struct vmci_insn *last = &b->insn[b->n - 1];
+    unsigned more = bt_branch_row(b);
+
+    return t->watched && last->op == VMCI_OP_JCC && bt_branch_known(t->w->sc, b) &&
+           bt_target(t->w, last, bt_wrap(t->w, la + last->next)) == la && more != 0 &&
+           more < INNER_ROUNDS && t->w->n + b->n * (more + 1) <= t->room;
+}
+
 /* The block at la, if it can become part of the trace. */
 static struct block *candidate(struct tracer *t, uint64_t la)
 {
@@ -58,11 +70,9 @@ static struct block *candidate(struct tracer *t, uint64_t la)
     if (((at ^ head->la) & PAGE_MASK) != 0 || !bt_in_limit(w, la))
         return NULL;
     uint64_t gpa = (head->gpa & PAGE_MASK) | (at & ~PAGE_MASK);
-    if (seen(t, gpa))
-        return NULL;
     struct block *b = block_ahead(w->sc, at, gpa, w->sc->cpu.vm->bt_hot == 0);
-    if (b == NULL || b->n + w->n > t->room || (bt_block_fp(w, b) & ~t->fp) != 0 ||
-        !bt_in_limit(w, la + b->bytes - 1))
+    if (b == NULL || (seen(t, gpa) && !loops(t, b, la)) || b->n + w->n > t->room ||
+        (bt_block_fp(w, b) & ~t->fp) != 0 || !bt_in_limit(w, la + b->bytes - 1))
         return NULL;
     return b;
 }
@@ -80,11 +90,12 @@ static bool unroll_inner(struct tracer *t, const struct block *b, uint64_t targe
 {
     struct bt_work *w = t->w;
     unsigned more = bt_branch_row(b);
-    unsigned k = 0;
+    unsigned k = t->blocks - 1;
 
-    while (k < t->blocks && w->step[t->begin[k]].la != target)
-        k++;
-    if (k == t->blocks || more == 0 || more >= INNER_ROUNDS || w->word != 8 || w->n == 0)
+    while (k > 0 && w->step[t->begin[k]].la != target)
+        k--;
+    if (w->step[t->begin[k]].la != target || more == 0 || more >= INNER_ROUNDS || w->word != 8 ||
+        w->n == 0)
         return false;
     unsigned first = t->begin[k], n = w->n - first;
     if (n * more > INNER_INSNS || w->n + n * more > BT_TRACE_MAX)

@@ -535,6 +535,7 @@ static void translate_body(struct bt_work *w)
 
     w->moved = w->owed = 0;
     w->x87_seg = UINT8_MAX;
+    w->x87_mark = 0;
     w->held = (struct bt_held){0};
     for (unsigned i = 0; i < w->n && !w->failed; i++) {
         const struct vmci_insn *in = bt_step(w, i);
@@ -546,6 +547,8 @@ static void translate_body(struct bt_work *w)
         }
         w->lazy = w->step[i].lazy;
         bt_hold_begin(w, in, follow);
+        bt_x87_before(w, in, follow);
+        uint32_t mark = w->x87_mark;
         if (!bt_rsp_may_owe(w, in, follow))
             bt_rsp_pay(w);
         int32_t owed = w->owed;
@@ -565,7 +568,9 @@ static void translate_body(struct bt_work *w)
             bt_groups_undo(w);
             w->x87_seg = UINT8_MAX;
             w->holds = false;
+            w->x87_mark = mark;
             bt_cold_insn(w, em_jump(&w->e, EM_JMP), BT_RCX_HOME);
+            w->x87_mark = 0;
             w->owed = 0;
             if (bt_moves_rsp(w, in, &by))
                 w->moved += by;
@@ -589,6 +594,7 @@ static void translate_body(struct bt_work *w)
     }
     if (!open || w->failed)
         return;
+    bt_x87_store(w);
     w->i = w->n;
     bt_count_end(w);
     bt_exit_direct(w, bt_after(w, w->n - 1));

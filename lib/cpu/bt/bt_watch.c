@@ -59,6 +59,12 @@ void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
         b->unlike /= 2;
     }
     b->runs++;
+    /* What is seen so often has its share of the time: its own translations are made again, too. */
+    if (b->runs == limits[row(sc)].runs && !b->watched && !b->dead && b->bt != NULL) {
+        b->watched = true;
+        sc->bt.st_watched++;
+        bt_kill(sc, b);
+    }
     if (last->op != VMCI_OP_JCC)
         return;
     if (soft_code_la(&sc->cpu) != b->la + last->next) {

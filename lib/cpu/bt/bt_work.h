@@ -7,7 +7,7 @@
 #include "cpu/bt/bt_int.h"
 
 /* Instructions of a trace: more than a block has only where short loops are unrolled. */
-#define BT_TRACE_MAX 120
+#define BT_TRACE_MAX 126
 
 /* Code that is rarely reached, put behind the block. */
 enum bt_cold_kind {
@@ -121,6 +121,7 @@ struct bt_cold {
     int32_t owed;      /* ... what is still to be added to it here */
     int32_t back_owed; /* ... and at resume */
     struct bt_held back_held; /* what x and s hold at resume */
+    uint32_t x87_mark;        /* as in struct bt_work */
 };
 #define BT_COLD_MAX   (6 * BT_TRACE_MAX)
 #define BT_PIECES_MAX (BT_COLD_MAX + 2 * BT_TRACE_MAX + 2)
@@ -164,7 +165,8 @@ struct bt_work {
     unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
     unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
     bool counted;                 /* the budget was charged */
-    uint8_t x87_seg; /* what bt.x87_seg is now; UINT8_MAX: not known */
+    uint32_t x87_mark; /* of the last x87 instruction, not stored yet; 0: none */
+    uint8_t x87_seg;   /* what bt.x87_seg is now; UINT8_MAX: not known */
     bool failed;
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */
@@ -470,6 +472,10 @@ void bt_seg_fetch(struct bt_work *w, const struct vmci_insn *in, unsigned reg,
 
 /* bt_fp.c: an x87 instruction that may run natively. */
 struct vmci_fp_form;
+/* Store the mark that waits, in front of anything by which control may leave hot code. */
+void bt_x87_store(struct bt_work *w);
+/* ... unless instruction in, which is next, leaves by way of cold code only. */
+void bt_x87_before(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
 bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_form *form);
 
 /* Linear address of the instruction being translated. */

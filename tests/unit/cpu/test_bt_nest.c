@@ -262,7 +262,7 @@ static void test_nests(void **state)
     assert_in_range(wild, 0, PROGRAMS / 50);
 #ifndef VMC_SANITIZED /* such builds have no translator */
     assert_true(cpu_rig_stat(&rig[1], "bt.watched") > PROGRAMS);
-    assert_true(cpu_rig_stat(&rig[1], "bt.apart") > PROGRAMS / 8);
+    assert_true(cpu_rig_stat(&rig[1], "bt.apart") > PROGRAMS / 20);
 #endif
 }
 
