@@ -42,7 +42,7 @@ size_t vmci_packer_bytes(const struct vmci_packer *p);
  */
 enum vmci_pack_style {
     VMCI_PACK_QUICK, /* left as they are */
-    VMCI_PACK_EITHER /* coded, unless that saves less than a sixth of the result */
+    VMCI_PACK_EITHER /* coded, unless that saves less than a third of the result */
 };
 
 /*

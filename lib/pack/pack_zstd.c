@@ -29,7 +29,7 @@ struct vmci_unpacker {
 };
 
 #define ALIGN      64u
-#define QUICK_PART 6u /* of a packed page: what coding must save at least */
+#define QUICK_PART 3u /* of a packed page: what coding must save at least */
 #define HEAD       64u
 _Static_assert(sizeof(struct vmci_packer) <= HEAD && sizeof(struct vmci_unpacker) <= HEAD,
                "the context starts behind the head");

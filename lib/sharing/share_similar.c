@@ -38,12 +38,12 @@ void share_sim_features(const void *page, uint32_t *f)
         f[k] = (uint32_t)(least[k] * 0xff51afd7ed558ccdull >> 32) ^ k;
 }
 
-/* An entry for every second page: of those that become objects, each has four. */
+/* Up to an entry for each page; of those that others may refer to, each has four. */
 static unsigned bits_for(uint64_t pages)
 {
     unsigned bits = SIM_BITS_MIN;
 
-    while (bits < SIM_BITS_MAX && (4ull << bits) <= pages)
+    while (bits < SIM_BITS_MAX && (2ull << bits) <= pages)
         bits++;
     return bits;
 }
