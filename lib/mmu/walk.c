@@ -36,6 +36,11 @@ struct walker {
     uint64_t gva;
     uint64_t rights_and; /* W and U of every level so far */
     bool exec;
+    /* Entries that lack A or D; they get them when nothing can fault any more. */
+    struct used {
+        uint64_t gpa, entry, set;
+    } used[MAX_LEVELS];
+    unsigned used_count;
 };
 
 static int fault(struct walker *w, uint32_t bits)
@@ -195,64 +200,72 @@ static void finish(struct walker *w, uint64_t entry, unsigned level, unsigned sh
                   (((entry & PTE_G) && (w->pg->cr4 & VMC_CR4_PGE)) ? VMC_RIGHT_GLOBAL : 0);
 }
 
-/* Outcome of one level. */
-enum step { STEP_DOWN, STEP_DONE, STEP_FAULT, STEP_AGAIN };
+/* Outcome of one level. STEP_CHANGED: another processor changed an entry, walk again. */
+enum step { STEP_DOWN, STEP_DONE, STEP_FAULT, STEP_AGAIN, STEP_CHANGED };
+
+/* A walk that faults marks nothing: entries above the one that faults are used, but not accessed. */
+static enum step mark_used(struct walker *w)
+{
+    for (unsigned i = 0; i < w->used_count; i++) {
+        const struct used *u = &w->used[i];
+        unsigned char *p;
+        bool rom;
+
+        if (entry_ptr(w, u->gpa, true, &rom, &p) != VMC_OK)
+            return STEP_AGAIN;
+        if (p == NULL || rom || !entry_cas(w, p, u->entry, u->entry | u->set))
+            return STEP_CHANGED;
+        vmci_mem_mark_dirty(w->mem, u->gpa, w->wide ? 8 : 4);
+    }
+    return STEP_DONE;
+}
 
 static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, unsigned shift,
                             unsigned index_bits)
 {
-    unsigned entry_bytes = w->wide ? 8 : 4;
     uint64_t index = (w->gva >> shift) & ((1ull << index_bits) - 1);
+    uint64_t at = *table + index * (w->wide ? 8 : 4);
     bool rom = false;
     unsigned char *p;
 
-    if (entry_ptr(w, *table + index * entry_bytes, false, &rom, &p) != VMC_OK)
+    if (entry_ptr(w, at, false, &rom, &p) != VMC_OK)
         return STEP_AGAIN;
-    for (;;) {
-        uint64_t entry = entry_load(w, p);
-        if ((entry & PTE_P) == 0) {
-            fault(w, 0);
-            return STEP_FAULT;
-        }
-        bool leaf = is_leaf(w, entry, level);
-        if ((entry & reserved_bits(w, entry, level, leaf)) != 0 ||
-            (level == 3 && (entry & PTE_PS) != 0 && !leaf)) {
-            fault(w, VMC_PF_P | VMC_PF_RSVD);
-            return STEP_FAULT;
-        }
-        uint64_t rights = w->rights_and & entry;
-        bool exec = w->exec && !(w->nx && w->wide && (entry & PTE_NX) != 0);
-        uint64_t set = PTE_A;
-        if (leaf) {
-            bool exec_before = w->exec;
-            w->exec = exec;
-            bool user_page = (rights & PTE_U) != 0;
-            bool key = key_allows(w, entry, user_page); /* reported beside other reasons */
-            if (!allowed(w, user_page, (rights & PTE_W) != 0) || !key) {
-                fault(w, VMC_PF_P | (key ? 0 : VMC_PF_PK));
-                return STEP_FAULT;
-            }
-            w->exec = exec_before;
-            if (w->access & VMC_ACC_WRITE)
-                set |= PTE_D;
-        }
-        if ((entry & set) != set && !rom && (w->access & VMC_ACC_PROBE) == 0) {
-            if (entry_ptr(w, *table + index * entry_bytes, true, &rom, &p) != VMC_OK)
-                return STEP_AGAIN;
-            if (!entry_cas(w, p, entry, entry | set))
-                continue;
-            vmci_mem_mark_dirty(w->mem, *table + index * entry_bytes, entry_bytes);
-            entry |= set;
-        }
-        w->rights_and = rights;
-        w->exec = exec;
-        if (leaf) {
-            finish(w, entry, level, shift);
-            return STEP_DONE;
-        }
-        *table = w->wide ? entry & ((1ull << w->phys_bits) - 1) & ~0xfffull : entry & 0xfffff000ull;
-        return STEP_DOWN;
+    uint64_t entry = entry_load(w, p);
+    if ((entry & PTE_P) == 0) {
+        fault(w, 0);
+        return STEP_FAULT;
     }
+    bool leaf = is_leaf(w, entry, level);
+    if ((entry & reserved_bits(w, entry, level, leaf)) != 0 ||
+        (level == 3 && (entry & PTE_PS) != 0 && !leaf)) {
+        fault(w, VMC_PF_P | VMC_PF_RSVD);
+        return STEP_FAULT;
+    }
+    w->rights_and &= entry;
+    w->exec = w->exec && !(w->nx && w->wide && (entry & PTE_NX) != 0);
+    uint64_t set = PTE_A;
+    if (leaf) {
+        bool user_page = (w->rights_and & PTE_U) != 0;
+        bool key = key_allows(w, entry, user_page); /* reported beside other reasons */
+        if (!allowed(w, user_page, (w->rights_and & PTE_W) != 0) || !key) {
+            fault(w, VMC_PF_P | (key ? 0 : VMC_PF_PK));
+            return STEP_FAULT;
+        }
+        if (w->access & VMC_ACC_WRITE)
+            set |= PTE_D;
+    }
+    if ((entry & set) != set && !rom && (w->access & VMC_ACC_PROBE) == 0) {
+        w->used[w->used_count++] = (struct used){.gpa = at, .entry = entry, .set = set};
+        entry |= set;
+    }
+    if (leaf) {
+        enum step st = mark_used(w);
+        if (st == STEP_DONE)
+            finish(w, entry, level, shift);
+        return st;
+    }
+    *table = w->wide ? entry & ((1ull << w->phys_bits) - 1) & ~0xfffull : entry & 0xfffff000ull;
+    return STEP_DOWN;
 }
 
 static int walk_unpaged(const struct vmc_paging *pg, uint64_t gva, struct vmc_walk *out)
@@ -282,12 +295,9 @@ int vmc_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva,
     }
 }
 
-int vmci_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva, uint32_t access,
-                  struct vmc_walk *out)
+static enum step walk_once(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva,
+                           uint32_t access, struct vmc_walk *out)
 {
-    if ((pg->cr0 & VMC_CR0_PG) == 0)
-        return walk_unpaged(pg, gva, out);
-
     *out = (struct vmc_walk){0};
     struct walker w = {
         .mem = mem,
@@ -312,8 +322,10 @@ int vmci_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva
     } else if (w.wide) {
         w.gva &= 0xffffffffull;
         uint64_t pdpte = pg->pdpte[w.gva >> 30];
-        if ((pdpte & PTE_P) == 0)
-            return fault(&w, 0);
+        if ((pdpte & PTE_P) == 0) {
+            fault(&w, 0);
+            return STEP_FAULT;
+        }
         level = 2;
         table = pdpte & ((1ull << w.phys_bits) - 1) & ~0xfffull;
     } else {
@@ -323,18 +335,24 @@ int vmci_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva
     }
     for (; level >= 1; level--) {
         unsigned shift = VMC_PAGE_SHIFT + (level - 1) * index_bits;
-        switch (walk_level(&w, &table, level, shift, index_bits)) {
-        case STEP_DOWN:
-            break;
-        case STEP_DONE:
-            return VMC_OK;
-        case STEP_FAULT:
-            return VMC_GUEST_FAULT;
-        case STEP_AGAIN:
-            return VMC_EAGAIN;
-        }
+        enum step st = walk_level(&w, &table, level, shift, index_bits);
+        if (st != STEP_DOWN)
+            return st;
     }
-    return VMC_GUEST_FAULT;
+    return STEP_FAULT;
+}
+
+int vmci_walk_gva(struct vmc_mem *mem, const struct vmc_paging *pg, uint64_t gva, uint32_t access,
+                  struct vmc_walk *out)
+{
+    enum step st;
+
+    if ((pg->cr0 & VMC_CR0_PG) == 0)
+        return walk_unpaged(pg, gva, out);
+    do {
+        st = walk_once(mem, pg, gva, access, out);
+    } while (st == STEP_CHANGED);
+    return st == STEP_DONE ? VMC_OK : st == STEP_AGAIN ? VMC_EAGAIN : VMC_GUEST_FAULT;
 }
 
 int vmc_walk_load_pdpte(struct vmc_mem *mem, uint64_t cr3, uint32_t phys_bits, uint64_t pdpte[4])

@@ -119,7 +119,7 @@ static void rights_match_the_manual(void **state)
                     assert_int_equal(rc, ok ? VMC_OK : VMC_GUEST_FAULT);
                     if (ok) {
                         assert_int_equal(w.gpa, PAGE + 5);
-                        assert_true(get64(PT + 8) & 0x20);
+                        assert_true(get64(PT + 8) & get64(PD + 8) & get64(PDPT + 8) & 0x20);
                         assert_int_equal((get64(PT + 8) & 0x40) != 0, (acc & VMC_ACC_WRITE) != 0);
                     } else {
                         uint32_t code = VMC_PF_P | (acc & VMC_ACC_USER ? VMC_PF_USER : 0) |
@@ -127,6 +127,7 @@ static void rights_match_the_manual(void **state)
                                         (acc & VMC_ACC_FETCH ? VMC_PF_FETCH : 0);
                         assert_int_equal(w.fault_code, code);
                         assert_int_equal(get64(PT + 8) & 0x60, 0);
+                        assert_int_equal(get64(PD + 8) & 0x20, 0); /* nothing was accessed */
                     }
                     cases++;
                 }
