@@ -53,6 +53,7 @@ test_main:
         jb .vme
         mov eax, [cr4_plain]
         mov cr4, eax
+        call gate16
         jmp protected_virtual
 
 ; length and bytes; HLT behind them ends the program by #GP
@@ -194,6 +195,65 @@ hook:
         rep movsd
         ret
 
+; ---- a 16-bit gate: nine words, and none of the offset's upper half ---------------------------------
+gate16:
+        PRINT "16-bit gate"
+        mov dword [gdt + SEL_X], 0x0000ffff     ; 32-bit code at 10000h
+        mov dword [gdt + SEL_X + 4], 0x00409b01
+        mov eax, .handler - image_start
+        or eax, SEL_X << 16
+        mov [idt + 0x22 * 8], eax
+        mov dword [idt + 0x22 * 8 + 4], 0xffffe600
+        mov dword [V86_CS * 16], 0xf422cd       ; int 22h; hlt
+        mov [gate16_esp], esp
+        push dword 0x5000
+        push dword 0x4000
+        push dword 0x1234
+        push dword 0x2345
+        push dword V86_SS
+        push dword V86_SP
+        push dword 0x023202
+        push dword V86_CS
+        push dword 0
+        iretd
+.handler:
+        mov [ss:gate16_sel], ds
+        mov [ss:gate16_sel + 2], es
+        mov [ss:gate16_sel + 4], fs
+        mov [ss:gate16_sel + 6], gs
+        mov [ss:gate16_sel + 8], ss
+        mov ax, SEL_DATA0
+        mov ds, ax
+        mov es, ax
+        mov fs, ax
+        mov gs, ax
+        pushfd
+        pop dword [gate16_flags]
+        mov ecx, STACK0T
+        sub ecx, esp
+        mov [gate16_sel + 10], cx
+        mov esi, esp
+        mov edi, gate16_sel + 12
+        mov ecx, 9
+        rep movsw
+        mov esp, [gate16_esp]
+        jmp SEL_CODE0:.flat
+.flat:  xor ecx, ecx
+.print: mov al, ' '
+        call putc
+        mov ax, [gate16_sel + ecx * 2]
+        call put16
+        inc ecx
+        cmp ecx, 15
+        jb .print
+        mov al, ' '
+        call putc
+        mov eax, [gate16_flags]
+        and eax, 0x27700
+        call put32
+        PRINT 10
+        ret
+
 ; ---- the virtual flags of programs in protected mode (CR4.PVI) ---------------------------------
 pvi_programs:
         db 1, 0x90                      ; nop
@@ -286,5 +346,8 @@ vme:    dd 0
 iopl:   dd 0
 flag_case: dd 0
 frame:  times 9 dd 0
+gate16_esp: dd 0
+gate16_flags: dd 0
+gate16_sel: times 16 dw 0
 
         END_KERNEL
