@@ -106,6 +106,14 @@ static bool number(struct parser *s, const char *v, uint64_t max, uint64_t *out)
     return true;
 }
 
+static bool copy(struct parser *s, char *out, size_t room, const char *v)
+{
+    if (hv_strlen(v) >= room)
+        return fail(s, "too long a value", "");
+    hv_strcpy(out, room, v);
+    return true;
+}
+
 static bool boolean(struct parser *s, const char *v, bool *out)
 {
     *out = hv_streq(v, "yes") || hv_streq(v, "on");
@@ -120,30 +128,34 @@ static bool guest_key(struct parser *s, struct hv_guest_config *g, const char *k
     uint64_t n = 0;
 
     if (hv_streq(key, "kernel")) {
-        hv_strcpy(g->kernel, sizeof(g->kernel), v);
+        return copy(s, g->kernel, sizeof(g->kernel), v);
     } else if (hv_streq(key, "initrd")) {
-        hv_strcpy(g->initrd, sizeof(g->initrd), v);
+        return copy(s, g->initrd, sizeof(g->initrd), v);
     } else if (hv_streq(key, "firmware")) {
-        hv_strcpy(g->firmware, sizeof(g->firmware), v);
+        return copy(s, g->firmware, sizeof(g->firmware), v);
     } else if (hv_streq(key, "cmdline")) {
-        hv_strcpy(g->cmdline, sizeof(g->cmdline), v);
+        return copy(s, g->cmdline, sizeof(g->cmdline), v);
     } else if (hv_streq(key, "cpu")) {
-        hv_strcpy(g->cpu_model, sizeof(g->cpu_model), v);
+        return copy(s, g->cpu_model, sizeof(g->cpu_model), v);
     } else if (hv_streq(key, "disk")) {
         if (g->disks == HV_MAX_DISKS)
             return fail(s, "too many disks for guest", g->name);
-        hv_strcpy(g->disk[g->disks++], sizeof(g->disk[0]), v);
+        return copy(s, g->disk[g->disks++], sizeof(g->disk[0]), v);
     } else if (hv_streq(key, "mem")) {
         if (!number(s, v, VMC_PC_MAX_RAM, &g->mem_bytes))
             return false;
         if (g->mem_bytes < VMC_PC_MIN_RAM || g->mem_bytes % VMC_PAGE_SIZE != 0)
             return fail(s, "mem must be whole pages, at least 1M:", v);
     } else if (hv_streq(key, "cpus")) {
-        if (!number(s, v, HV_MAX_VCPUS, &n) || n == 0)
+        if (!number(s, v, UINT64_MAX, &n))
+            return false;
+        if (n == 0 || n > HV_MAX_VCPUS)
             return fail(s, "cpus must be 1 to 8:", v);
         g->cpus = (uint32_t)n;
     } else if (hv_streq(key, "shares")) {
-        if (!number(s, v, VMC_SCHED_MAX_SHARES, &n) || n == 0)
+        if (!number(s, v, UINT64_MAX, &n))
+            return false;
+        if (n == 0 || n > VMC_SCHED_MAX_SHARES)
             return fail(s, "shares must be 1 to 1000000:", v);
         g->shares = (uint32_t)n;
     } else if (hv_streq(key, "network")) {
@@ -181,7 +193,7 @@ static bool hypervisor_key(struct parser *s, struct hv_config *c, const char *ke
         if (!c->poweroff_when_done && !hv_streq(v, "stay"))
             return fail(s, "when_done is poweroff or stay, not", v);
     } else if (hv_streq(key, "engine")) {
-        hv_strcpy(c->engine, sizeof(c->engine), v);
+        return copy(s, c->engine, sizeof(c->engine), v);
     } else if (hv_streq(key, "apic")) {
         c->apic = hv_streq(v, "processor")  ? VMC_HW_CFG_APIC
                   : hv_streq(v, "software") ? VMC_HW_CFG_NO_APIC
@@ -189,7 +201,7 @@ static bool hypervisor_key(struct parser *s, struct hv_config *c, const char *ke
         if (c->apic == 0 && !hv_streq(v, "auto"))
             return fail(s, "apic is auto, software or processor, not", v);
     } else if (hv_streq(key, "run")) {
-        hv_strcpy(c->startup, sizeof(c->startup), v);
+        return copy(s, c->startup, sizeof(c->startup), v);
     } else {
         return fail(s, "the hypervisor has no setting", key);
     }
@@ -247,9 +259,9 @@ bool hv_config_parse(struct hv_config *c, const char *text, size_t bytes, char *
     bool ok = true;
 
     *c = (struct hv_config){.hot_key = 1, .engine = "auto"};
-    for (;;) {
+    while (ok) { /* nothing is skipped behind a mistake: its line is told */
         skip(&s, true);
-        if (s.p == s.end || !ok)
+        if (s.p == s.end)
             break;
         ok = word(&s, kind, sizeof(kind));
         if (ok && hv_streq(kind, "guest"))

@@ -142,10 +142,15 @@ static int make_policy(struct hv_guest *g, struct vmc_error *err)
         }
         item[n] = 0;
         p += n + (p[n] == ',');
-        if (first)
+        if (first) {
             rc = vmc_cpu_policy_preset(&g->policy, item, ceiling, err);
-        else
+        } else if (item[0] != '+' && item[0] != '-') {
+            vmc_bm_snprintf(err->text, sizeof(err->text), "'%s' is neither +%s nor -%s", item, item,
+                            item);
+            rc = VMC_EINVAL;
+        } else {
             rc = vmc_cpu_policy_feature(&g->policy, item + 1, item[0] == '+', ceiling, err);
+        }
     }
     return rc == VMC_OK ? vmc_cpu_policy_topology(&g->policy, g->cfg->cpus) : rc;
 }
@@ -168,6 +173,16 @@ static int make_devices(struct hv_guest *g, struct vmc_error *err)
     return rc;
 }
 
+/* For translated code of each vCPU: small guests have little code. */
+static uint64_t code_bytes(const struct hv_guest *g)
+{
+    uint64_t bytes = 32u << 20;
+
+    while (bytes > g->cfg->mem_bytes / 4 && bytes > 4u << 20)
+        bytes /= 2;
+    return bytes;
+}
+
 static int make_machine(struct hv_guest *g, struct vmc_error *err)
 {
     struct vmc_vm_config vc = {.size = sizeof(vc),
@@ -176,7 +191,8 @@ static int make_machine(struct hv_guest *g, struct vmc_error *err)
                                .engine = hv_engine,
                                .policy = &g->policy};
 
-    g->soft = (struct vmc_soft_config){.size = sizeof(g->soft), .flags = VMC_SOFT_TRANSLATE};
+    g->soft = (struct vmc_soft_config){
+        .size = sizeof(g->soft), .flags = VMC_SOFT_TRANSLATE, .code_bytes = code_bytes(g)};
     if (hv_engine == vmc_engine_soft())
         vc.engine_config = &g->soft;
     g->hw = (struct vmc_hw_config){.size = sizeof(g->hw), .flags = hv_config.apic};

@@ -21,6 +21,7 @@
 #define ZP_E820_MAX       128
 #define HDR_START         0x1f1
 #define HDR_SETUP_SECTS   0x1f1
+#define HDR_SYSSIZE       0x1f4
 #define HDR_VID_MODE      0x1fa
 #define HDR_BOOT_FLAG     0x1fe
 #define HDR_JUMP          0x201
@@ -203,6 +204,12 @@ static int read_header(struct boot_ctx *c, uint8_t *page, uint64_t *setup_bytes)
     if (*setup_bytes >= c->cfg->image->bytes)
         return vmci_error(c->err, VMC_EFORMAT, "boot/linux",
                           "the image ends inside its setup code (%u sectors)", sects);
+    /* In paragraphs, to which build tools fill the image up. 0: not told. */
+    uint64_t whole = *setup_bytes + vmci_ld_le32(page + HDR_SYSSIZE) * 16ull;
+    if (whole > c->cfg->image->bytes + 15)
+        return vmci_error(c->err, VMC_EFORMAT, "boot/linux",
+                          "the image is cut off: it has %llu bytes of %llu",
+                          (unsigned long long)c->cfg->image->bytes, (unsigned long long)whole);
     if ((page[HDR_LOADFLAGS] & LOADED_HIGH) == 0)
         return vmci_error(c->err, VMC_ENOTSUP, "boot/linux",
                           "a zImage, which loads below 640 KiB, is not supported");

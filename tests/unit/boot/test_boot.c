@@ -251,7 +251,13 @@ static void bzimage_truncated(void **state)
         assert_true(load(f, i) < 0);
     }
     assert_int_equal(load(f, KERNEL_AT + 1), VMC_OK);
-    (void)n;
+    /* It says how long it is. */
+    vmci_st_le32(f->buf + 0x1f4, 625);
+    assert_int_equal(n, KERNEL_AT + 625 * 16);
+    assert_int_equal(load(f, n), VMC_OK);
+    assert_int_equal(load(f, n - 15), VMC_OK);
+    assert_int_equal(load(f, n - 16), VMC_EFORMAT);
+    assert_non_null(strstr(f->err.text, "cut off"));
 }
 
 static void bzimage_old_protocols(void **state)
