@@ -173,17 +173,20 @@ static uint64_t flush_partial(uint64_t now)
 /* ---- status -------------------------------------------------------------------------------------
  */
 
-/* What its vCPUs had, and what a host of this machine took away while they ran. */
+/*
+ * What its vCPUs had, and what a host of this machine took away while they ran: which of the two a
+ * slice was is known at its end, so the one that is open does not count.
+ */
 static void times_of(const struct hv_guest *g, uint64_t now, uint64_t *used, uint64_t *stolen)
 {
+    struct vmc_sched_vm_stats vm = {0};
     struct vmc_sched_vcpu_stats st;
 
-    *used = *stolen = 0;
+    *stolen = 0;
+    *used = vmc_sched_vm_stats(hv_sched, g->sched_vm, &vm) == VMC_OK ? vm.used_ns : 0;
     for (uint32_t i = 0; i < g->cfg->cpus; i++)
-        if (vmc_sched_vcpu_stats(hv_sched, g->vcpu[i].entity, now, &st) == VMC_OK) {
-            *used += st.used_ns;
+        if (vmc_sched_vcpu_stats(hv_sched, g->vcpu[i].entity, now, &st) == VMC_OK)
             *stolen += st.stolen_ns;
-        }
 }
 
 /* In permille of a processor, as a percentage. */

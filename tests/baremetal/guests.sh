@@ -46,6 +46,7 @@ if [ "$how" = two ]; then
     want "$dir/log.txt" "^\[vmcore\] two: [1-9][0-9]* pages returned, 0 leaked$"
 fi
 forbid "$dir/log.txt" "PANIC"
+forbid "$dir/log.txt" "(cpu|stolen) [0-9]{4,}\." # percent
 # Without the libraries of others the image stays below 512 KiB, and it takes little memory.
 size=$(sed -n 's/.*image \([0-9]*\) KiB and.*/\1/p' "$dir/log.txt")
 resident=$(sed -n 's/.* resident \([0-9]*\) KiB.*/\1/p' "$dir/log.txt")

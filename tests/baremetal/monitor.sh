@@ -105,4 +105,5 @@ for g in idle echo crash large small smc; do
 done
 want "$log" "every guest has ended, switching off$"
 forbid "$log" "PANIC"
+forbid "$log" "(cpu|stolen) [0-9]{4,}\." # percent
 verdict
