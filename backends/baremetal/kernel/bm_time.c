@@ -4,8 +4,9 @@
 
 #define PIT_HZ    1193182u
 #define PM_HZ     3579545u
-#define PIT_TICKS (PIT_HZ / 100) /* 10 ms */
-#define PIT_TRIES 50u
+#define PIT_LONG  (PIT_HZ / 100) /* 10 ms */
+#define PIT_SHORT (PIT_HZ / 400)
+#define PIT_TRIES 100u
 
 static uint64_t tsc_hz = 1000000000u;
 static uint64_t mult = 1ull << 32; /* ns for a TSC tick, 32.32 */
@@ -48,22 +49,24 @@ void bm_delay_us(uint64_t us)
  */
 
 /*
- * Channel 2 counts once from PIT_TICKS to zero; its output is bit 5 of port 0x61. What lies between
- * two looks at either end is uncertain, and long when a machine underneath takes us off its CPU:
- * the most certain of some tries counts. 0: the PIT does not count.
+ * Channel 2 counts once to zero; its output is bit 5 of port 0x61. When that starts and ends lies
+ * between two looks, and they lie far apart when a machine underneath takes us off its CPU: so each
+ * try says between which two rates the TSC's is, and what all of them allow counts. Short tries are
+ * disturbed less often, long ones are more precise. 0: the PIT does not count.
  */
 static uint64_t by_pit(void)
 {
     uint8_t old = inb(0x61);
-    uint64_t best = UINT64_MAX, ticks = 0;
+    uint64_t lo = 0, hi = UINT64_MAX;
 
-    for (unsigned i = 0; i < PIT_TRIES && best > ticks / 1000; i++) {
+    for (unsigned i = 0; i < PIT_TRIES && hi - lo > hi / 1000; i++) {
+        uint32_t count = i % 4 == 0 ? PIT_LONG : PIT_SHORT;
         uint64_t polls = 0;
         outb(0x61, (uint8_t)((old & ~2u) | 1u));
         outb(0x43, 0xb0);
-        outb(0x42, PIT_TICKS & 0xff);
+        outb(0x42, (uint8_t)count);
         uint64_t t0 = rdtsc();
-        outb(0x42, PIT_TICKS >> 8);
+        outb(0x42, (uint8_t)(count >> 8));
         uint64_t t1 = rdtsc();
         uint64_t seen = t1, t2 = t1; /* not yet, and already */
         for (uint64_t before = t1; ++polls < 10000000; seen = before) {
@@ -73,16 +76,18 @@ static uint64_t by_pit(void)
             if (over)
                 break;
         }
-        if (polls < 16 || polls >= 10000000) /* no PIT: the bit is stuck */
+        if (polls >= 10000000)
             break;
-        uint64_t doubt = (t1 - t0) + (t2 - seen);
-        if (doubt < best) {
-            best = doubt;
-            ticks = (t2 + seen) / 2 - (t0 + t1) / 2;
-        }
+        if (polls < 16) /* no PIT, whose bit is stuck then; or too long away */
+            continue;
+        uint64_t least = (seen - t1) * PIT_HZ / count, most = (t2 - t0) * PIT_HZ / count;
+        lo = least > lo ? least : lo;
+        hi = most < hi ? most : hi;
     }
     outb(0x61, old);
-    return ticks * PIT_HZ / PIT_TICKS;
+    if (hi == UINT64_MAX)
+        return 0;
+    return lo < hi ? lo + (hi - lo) / 2 : hi;
 }
 
 static uint64_t by_pm_timer(void)
