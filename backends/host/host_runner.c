@@ -266,7 +266,7 @@ static void run_slice(struct vmc_runner *r, struct runner_worker *w, uint32_t vc
 #define SHORT_WAIT_NS 5000u
 
 /* The time of the last charge is what is picked with, unless something came between. */
-#define STALE_NS 10000u
+#define STALE_NS 2000u
 
 /* Nothing to run until then, or until the bell rings. */
 static void idle(struct runner_worker *w, uint32_t bell, uint64_t now, uint64_t end)
