@@ -33,6 +33,13 @@ cmake --build "$work/hello" >>"$work/cmake.log" || { cat "$work/cmake.log"; exit
 timeout 60 "$work/hello/hello-vmm" >"$work/out1"
 expect "$work/out1" "find_package, static"
 
+cmake -S "$src/examples/own-loop" -B "$work/own-loop" -DCMAKE_PREFIX_PATH="$prefix" \
+    -DCMAKE_C_COMPILER="$cc" -DCMAKE_C_FLAGS="$flags" >"$work/cmake.log"
+cmake --build "$work/own-loop" >>"$work/cmake.log" || { cat "$work/cmake.log"; exit 1; }
+timeout 600 "$work/own-loop/own-loop" >"$work/own-loop.out" ||
+    { echo "own-loop failed:"; cat "$work/own-loop.out"; exit 1; }
+echo "ok: the scheduler in a loop of its own"
+
 # 2. and 3. pkg-config, shared and static; moved, to prove that it is relocatable
 mv "$prefix" "$work/moved"
 libdir=$(dirname "$(find "$work/moved" -name vmcore.pc)")
