@@ -290,8 +290,8 @@ static void *worker_main(void *arg)
     while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
         struct vmc_sched_slice sl;
         uint32_t bell = __atomic_load_n(&w->bell, __ATOMIC_SEQ_CST);
-        if (vmc_runner_now_ns() > w->at + STALE_NS)
-            charge_until_now(w);
+        for (int i = 0; i < 3 && vmc_runner_now_ns() > w->at + STALE_NS; i++)
+            charge_until_now(w); /* Linux may take the CPU at the end of this, too */
         vmc_sched_pick(r->sched, w->cpu, w->at, &sl);
         if ((sl.flags & VMC_SCHED_PLAN_DUE) != 0) {
             bool planned = vmc_sched_plan(r->sched, w->at);
