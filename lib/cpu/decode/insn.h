@@ -156,7 +156,7 @@ struct vmci_insn {
     struct vmci_opnd opnd[4]; /* in Intel order: destination first */
     uint8_t nopnd;
     uint8_t feature; /* enum vmci_feat: what the CPU model must have */
-    void *aux;       /* fpu/'s thunk; NULL */
+    void *aux;       /* fpu/'s thunk; what exec_vex of bind.c ends in; NULL */
 
     /* Encoding, for FP thunks, the translator and disassembly. Offsets into raw; 0: absent. */
     uint8_t raw[VMCI_INSN_MAX];

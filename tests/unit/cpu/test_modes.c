@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What instructions need of the mode and of the model of CPU. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cpu_rig.h"
+
+static struct cpu_rig rig;
+
+static int setup(void **state)
+{
+    (void)state;
+    cpu_rig_create(&rig, 0);
+    return 0;
+}
+static int teardown(void **state)
+{
+    (void)state;
+    cpu_rig_destroy(&rig);
+    return 0;
+}
+
+/* Runs to a HLT; returns the vector if that is in a handler, else -1. */
+static int outcome(void)
+{
+    assert_int_equal(cpu_rig_run(&rig, 1000), VMC_EXIT_IDLE);
+    uint64_t at = rig.st.seg[VMC_CS].base + rig.st.rip - 1 - CPU_RIG_TRAPS;
+    return at < 32 ? (int)at : -1;
+}
+
+/* 16-bit code in virtual-8086 mode at CPU_RIG_TEXT. */
+static void v86_mode(void)
+{
+    cpu_rig_mode(&rig, 32, 3);
+    rig.st.rflags |= VMC_FLAG_VM | VMC_FLAG_IOPL;
+    for (unsigned i = 0; i < 6; i++)
+        rig.st.seg[i] = (struct vmc_segment){.limit = 0xffff, .attr = 0xf3};
+    rig.st.seg[VMC_CS].selector = CPU_RIG_TEXT >> 4;
+    rig.st.seg[VMC_CS].base = CPU_RIG_TEXT;
+    rig.st.rip = 0;
+    rig.st.gpr[VMC_RSP] = 0x8000;
+}
+
+/* Protected mode, 16-bit code at CPU_RIG_TEXT. */
+static void prot16(void)
+{
+    cpu_rig_mode(&rig, 32, 0);
+    rig.st.seg[VMC_CS].attr &= ~VMC_SEG_DB;
+}
+
+/*
+ * All of the VEX space is #UD in real and virtual-8086 mode, the instructions on general registers
+ * too (SDM 2A, exception type 13); the code is the same in all three modes, and so are its blocks.
+ */
+static void vex_needs_protected_mode(void **state)
+{
+    static const struct {
+        const char *what;
+        uint8_t bytes[8];
+    } vex[] = {
+        {"andn eax, ebx, ecx", {0xc4, 0xe2, 0x60, 0xf2, 0xc1, 0xf4}},
+        {"bextr eax, ebx, ecx", {0xc4, 0xe2, 0x70, 0xf7, 0xc3, 0xf4}},
+        {"blsi eax, ecx", {0xc4, 0xe2, 0x78, 0xf3, 0xd9, 0xf4}},
+        {"blsmsk eax, ecx", {0xc4, 0xe2, 0x78, 0xf3, 0xd1, 0xf4}},
+        {"blsr eax, ecx", {0xc4, 0xe2, 0x78, 0xf3, 0xc9, 0xf4}},
+        {"bzhi eax, ebx, ecx", {0xc4, 0xe2, 0x70, 0xf5, 0xc3, 0xf4}},
+        {"mulx eax, ebx, ecx", {0xc4, 0xe2, 0x63, 0xf6, 0xc1, 0xf4}},
+        {"pdep eax, ebx, ecx", {0xc4, 0xe2, 0x63, 0xf5, 0xc1, 0xf4}},
+        {"pext eax, ebx, ecx", {0xc4, 0xe2, 0x62, 0xf5, 0xc1, 0xf4}},
+        {"rorx eax, ecx, 8", {0xc4, 0xe3, 0x7b, 0xf0, 0xc1, 0x08, 0xf4}},
+        {"sarx eax, ebx, ecx", {0xc4, 0xe2, 0x72, 0xf7, 0xc3, 0xf4}},
+        {"shlx eax, ebx, ecx", {0xc4, 0xe2, 0x71, 0xf7, 0xc3, 0xf4}},
+        {"shrx eax, ebx, ecx", {0xc4, 0xe2, 0x73, 0xf7, 0xc3, 0xf4}},
+        {"vzeroupper", {0xc5, 0xf8, 0x77, 0xf4}},
+        {"vstmxcsr [bx]", {0xc5, 0xf8, 0xae, 0x1f, 0xf4}},
+    };
+    (void)state;
+    for (unsigned i = 0; i < sizeof(vex) / sizeof(vex[0]); i++) {
+        for (unsigned k = 0; k < 4; k++) {
+            if (k % 2 == 0)
+                prot16();
+            else if (k == 1)
+                cpu_rig_mode(&rig, 16, 0);
+            else
+                v86_mode();
+            rig.st.cr4 |= VMC_CR4_OSXSAVE;
+            rig.st.xcr0 = 7;
+            rig.st.gpr[VMC_RBX] = CPU_RIG_DATA & 0xffff;
+            rig.st.gpr[VMC_RCX] = 0x12345678;
+            if (k == 0)
+                cpu_rig_code(&rig, CPU_RIG_TEXT, vex[i].bytes, sizeof(vex[i].bytes));
+            int got = outcome(), want = k % 2 == 0 ? -1 : VMC_VEC_UD;
+            if (got != want)
+                fail_msg("%s, mode %u: vector %d, not %d", vex[i].what, k, got, want);
+        }
+    }
+    /* Those of BMI1 without VEX are valid everywhere: tzcnt eax, ecx. */
+    static const uint8_t tzcnt[] = {0x66, 0xf3, 0x0f, 0xbc, 0xc1, 0xf4};
+    cpu_rig_code(&rig, CPU_RIG_TEXT, tzcnt, sizeof(tzcnt));
+    cpu_rig_mode(&rig, 16, 0);
+    rig.st.gpr[VMC_RCX] = 0x100;
+    assert_int_equal(outcome(), -1);
+    assert_int_equal(rig.st.gpr[VMC_RAX], 8);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(vex_needs_protected_mode, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
