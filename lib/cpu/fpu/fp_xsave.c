@@ -23,19 +23,14 @@ static void part(struct image *im, unsigned at, unsigned bytes)
     im->parts++;
 }
 
-/* All or nothing: every page is probed before the first byte is written. */
+/* To memory that has been probed. */
 static int write_image(struct vmci_cpu *cpu, uint64_t la, const struct image *im)
 {
     int r = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (unsigned i = 0; i < im->parts && r == 0; i++) {
-            unsigned end = im->part[i].at + im->part[i].bytes;
-            for (unsigned at = im->part[i].at; at < end && r == 0; at += 64) {
-                unsigned n = VMCI_MIN(64u, end - at);
-                r = pass == 0 ? vmci_probe_wr(cpu, la + at, n)
-                              : vmci_wr_block(cpu, la + at, im->b + at, n);
-            }
-        }
+    for (unsigned i = 0; i < im->parts && r == 0; i++) {
+        unsigned end = im->part[i].at + im->part[i].bytes;
+        for (unsigned at = im->part[i].at; at < end && r == 0; at += 64)
+            r = vmci_wr_block(cpu, la + at, im->b + at, VMCI_MIN(64u, end - at));
     }
     return r;
 }
@@ -195,6 +190,15 @@ static unsigned pkru_offset(bool compact, uint64_t components)
     return compact && (components & VMC_XCR0_AVX) == 0 ? VMCI_XSAVE_AVX : VMCI_XSAVE_PKRU;
 }
 
+/* Up to the end of the last one of some components, in an area that has room for all of `room`. All
+   modes have the same areas. */
+static unsigned area_bytes(bool compact, uint64_t some, uint64_t room)
+{
+    if (some & VMC_XCR0_PKRU)
+        return pkru_offset(compact, room) + 8;
+    return (some & VMC_XCR0_AVX) ? VMCI_XSAVE_AVX + 256 : VMCI_XSAVE_AVX;
+}
+
 /* ---- MXCSR ----------------------------------------------------------------------------------- */
 
 static int load_mxcsr(struct vmci_cpu *cpu, const struct vmci_insn *in)
@@ -277,17 +281,26 @@ static int do_fxrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t
 
 /* ---- XSAVE, XSAVEOPT, XSAVEC, XSAVES --------------------------------------------------------- */
 
+static bool compacts(const struct vmci_insn *in)
+{
+    return in->op == VMCI_OP_XSAVEC || in->op == VMCI_OP_XSAVES;
+}
+
 static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la, uint64_t rfbm)
 {
     struct vmci_fp *fp = cpu->fp;
     struct image im = {.parts = 0};
-    bool compact = in->op == VMCI_OP_XSAVEC || in->op == VMCI_OP_XSAVES;
+    bool compact = compacts(in);
     uint64_t header = 0;
-    if (!compact) {
-        int r = vmci_rd(cpu, la + VMCI_XSAVE_LEGACY, 8, &header);
-        if (r != 0)
-            return r;
-    }
+    /* All or nothing: an EPYC 9004 looks at the first byte, then at the last one that there may be
+       of what is asked for; the area has no more than two pages. */
+    int r = vmci_probe_wr(cpu, la, 1);
+    if (r == 0)
+        r = vmci_probe_wr(cpu, la + area_bytes(compact, rfbm, rfbm) - 1, 1);
+    if (r == 0 && !compact)
+        r = vmci_rd(cpu, la + VMCI_XSAVE_LEGACY, 8, &header);
+    if (r != 0)
+        return r;
     vmci_fp_park(cpu);
     uint64_t used = in_use(cpu) & rfbm;
     if (compact && (rfbm & VMC_XCR0_SSE) && fp->area.mxcsr != VMCI_MXCSR_INIT)
@@ -331,7 +344,8 @@ static bool header_valid(const struct vmci_cpu *cpu, const struct vmci_insn *in,
         uint64_t allowed = cpu->xcr0 | (in->op == VMCI_OP_XRSTORS ? cpu->msr.xss : 0);
         if (!((cpu->features >> VMCI_FEAT_XSAVEC) & 1))
             return false;
-        return !(comp & ~XCOMP_COMPACT & ~allowed) && !(bv & ~comp) && all_zero(h + 16, 48);
+        comp &= ~XCOMP_COMPACT;
+        return !(comp & ~allowed) && !(bv & ~comp) && all_zero(h + 16, 48);
     }
     if (in->op == VMCI_OP_XRSTORS)
         return false;
@@ -342,16 +356,24 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
 {
     struct vmci_fp *fp = cpu->fp;
     uint8_t b[sizeof(struct vmci_xsave)];
-    uint64_t pkru = 0;
-    int r = read_image(cpu, la, b, VMCI_XSAVE_LEGACY, VMCI_XSAVE_AVX);
+    uint64_t pkru = 0, edge;
+    /* In this order on an EPYC 9004: first byte, header, and the last one that there may be of what
+       is asked for; of the compacted form, of what is there. */
+    int r = vmci_rd(cpu, la, 1, &edge);
+    if (r == 0)
+        r = read_image(cpu, la, b, VMCI_XSAVE_LEGACY, VMCI_XSAVE_AVX);
     if (r != 0)
         return r;
     if (!header_valid(cpu, in, b + VMCI_XSAVE_LEGACY))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
-    bool compact = (vmci_ld_le64(b + VMCI_XSAVE_LEGACY + 8) & XCOMP_COMPACT) != 0;
     uint64_t bv = vmci_ld_le64(b + VMCI_XSAVE_LEGACY);
-    bool mx = compact ? (rfbm & bv & VMC_XCR0_SSE) != 0
-                      : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX)) != 0;
+    uint64_t comp = vmci_ld_le64(b + VMCI_XSAVE_LEGACY + 8);
+    bool compact = (comp & XCOMP_COMPACT) != 0;
+    r = vmci_rd(cpu, la + area_bytes(compact, compact ? rfbm & bv : rfbm, comp) - 1, 1, &edge);
+    if (r != 0)
+        return r;
+    bool mx =
+        compact ? (rfbm & bv & VMC_XCR0_SSE) != 0 : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX)) != 0;
     if ((rfbm & bv & (VMC_XCR0_X87 | VMC_XCR0_SSE)) || mx) {
         r = read_image(cpu, la, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
         if (r != 0)
@@ -363,7 +385,6 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
             return r;
     }
     if (rfbm & bv & VMC_XCR0_PKRU) {
-        uint64_t comp = vmci_ld_le64(b + VMCI_XSAVE_LEGACY + 8);
         r = vmci_rd(cpu, la + pkru_offset(compact, comp), 8, &pkru);
         if (r != 0)
             return r;
@@ -416,6 +437,8 @@ static int fx_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
     uint8_t last;
     r = in->op == VMCI_OP_FXSAVE ? vmci_probe_wr(cpu, la + 511, 1)
                                  : vmci_rd_block(cpu, la + 511, &last, 1);
+    if (r == 0 && in->op == VMCI_OP_FXSAVE)
+        r = vmci_probe_wr(cpu, la, 1);
     if (r != 0)
         return r;
     return in->op == VMCI_OP_FXSAVE ? do_fxsave(cpu, in, la) : do_fxrstor(cpu, in, la);
@@ -433,14 +456,9 @@ static int xsave_family(struct vmci_cpu *cpu, const struct vmci_insn *in)
     if (supervisor && cpu->cpl != 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     uint64_t rfbm = requested(cpu, supervisor);
-    unsigned bytes = (rfbm & VMC_XCR0_PKRU)  ? VMCI_XSAVE_PKRU + 8
-                     : (rfbm & VMC_XCR0_AVX) ? VMCI_XSAVE_AVX + vector_regs(cpu) * 16
-                                             : VMCI_XSAVE_AVX;
-    int r = vmci_fp_operand(cpu, in, bytes, 0, !load, &la);
+    int r = vmci_fp_operand(cpu, in, area_bytes(compacts(in), rfbm, rfbm), 64, !load, &la);
     if (r != 0)
         return r;
-    if (la & 63)
-        return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     return load ? do_xrstor(cpu, in, la, rfbm) : do_xsave(cpu, in, la, rfbm);
 }
 
