@@ -161,7 +161,8 @@ static unsigned fp_need(const struct bt_work *w, const struct vmci_insn *in,
         (in->flags & VMCI_IF_VSIB) != 0)
         return 0;
     if (form->special != VMCI_FS_PLAIN && form->special != VMCI_FS_EMMS &&
-        form->special != VMCI_FS_FNOP && form->special != VMCI_FS_FNOP0)
+        form->special != VMCI_FS_VZERO8 && form->special != VMCI_FS_FNOP &&
+        form->special != VMCI_FS_FNOP0)
         return 0;
     if ((w->sc->cpu.fp->host_features >> form->feature & 1) == 0)
         return 0; /* whatever the CPU model says */
@@ -371,6 +372,15 @@ static bool translate_leave(struct bt_work *w, const struct vmci_insn *in)
 
 /* ---- SSE and AVX ----------------------------------------------------------------------------- */
 
+static void emit_vzero8(struct bt_work *w, const struct vmci_insn *in)
+{
+    uint8_t b[VMCI_VZERO8_BYTES];
+
+    vmci_fp_vzero8(in, b);
+    for (unsigned k = 0; k < sizeof(b); k++)
+        em8(&w->e, b[k]);
+}
+
 static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
 {
     struct vmci_fp_form form;
@@ -384,7 +394,10 @@ static bool translate_fp(struct bt_work *w, const struct vmci_insn *in)
     if ((in->flags & VMCI_IF_MEM) == 0) {
         bt_count_before(w, use);
         size_t at = w->e.len;
-        bt_emit_copy(w, in);
+        if (form.special == VMCI_FS_VZERO8)
+            emit_vzero8(w, in);
+        else
+            bt_emit_copy(w, in);
         bt_count_after(w, at);
         return true;
     }

@@ -407,7 +407,7 @@ void vmci_fp_prepare(struct vmci_cpu *cpu, struct vmci_insn *in)
     }
     in->aux = (void *)(((uintptr_t)cpu->fp->generation << 16) | (uintptr_t)(t - cpu->fp->thunk));
     if (t->form.special != VMCI_FS_PLAIN && t->form.special != VMCI_FS_EMMS &&
-        t->form.special != VMCI_FS_FNOP)
+        t->form.special != VMCI_FS_VZERO8 && t->form.special != VMCI_FS_FNOP)
         in->exec = exec_special;
     else
         in->exec = (t->form.flags & VMCI_FO_X87) ? exec_x87 : exec_simd;

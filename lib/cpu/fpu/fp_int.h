@@ -101,6 +101,7 @@ enum vmci_fp_mem {
 enum vmci_fp_special {
     VMCI_FS_PLAIN, VMCI_FS_MASKMOV, VMCI_FS_VMASKLD, VMCI_FS_VMASKST, VMCI_FS_GATHER,
     VMCI_FS_PCMPSTR, VMCI_FS_EMMS,
+    VMCI_FS_VZERO8, /* VZEROUPPER, VZEROALL outside 64-bit mode: of YMM0-7 only */
     /* x87 */
     VMCI_FS_FLDCW, VMCI_FS_FNSTCW, VMCI_FS_FNSTSW, VMCI_FS_FLDENV, VMCI_FS_FNSTENV,
     VMCI_FS_FRSTOR, VMCI_FS_FNSAVE, VMCI_FS_FNINIT, VMCI_FS_FNCLEX, VMCI_FS_FNOP0, VMCI_FS_FNOP,
@@ -210,6 +211,9 @@ struct vmci_fp {
 /* Find or make the thunk of in. NULL: its encoding is not valid (#UD). */
 struct vmci_thunk *vmci_thunk_get(struct vmci_cpu *cpu, const struct vmci_insn *in);
 void vmci_thunk_init(struct vmci_fp *fp);
+/* What VMCI_FS_VZERO8 is in 64-bit code. */
+#define VMCI_VZERO8_BYTES 32u
+void vmci_fp_vzero8(const struct vmci_insn *in, uint8_t out[VMCI_VZERO8_BYTES]);
 
 /* Run fn on the guest's state. */
 void vmci_fp_load(struct vmci_fp *fp);

@@ -356,6 +356,8 @@ bool vmci_fp_classify(const struct vmci_insn *in, unsigned bits, struct vmci_fp_
     }
     if (op->special == VMCI_FS_EMMS) {
         form->flags |= vex ? 0 : VMCI_FO_MMX;
+        if (vex && bits != 64)
+            form->special = VMCI_FS_VZERO8;
         return true;
     }
     if ((op->flags & VMCI_FO_REG) && mem)

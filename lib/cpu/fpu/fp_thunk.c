@@ -150,6 +150,17 @@ static void wrap_string(struct code *c, const struct code *insn)
 }
 
 /* A body around the instruction according to what goes in and out. */
+void vmci_fp_vzero8(const struct vmci_insn *in, uint8_t out[VMCI_VZERO8_BYTES])
+{
+    bool all = (in->vex_lpp & 4) != 0;
+    for (unsigned i = 0; i < 8; i++, out += 4) { /* vxorps x, x, x or vmovaps x, x */
+        out[0] = 0xc5;
+        out[1] = (uint8_t)(0x80 | (all ? ~i & 15u : 15u) << 3);
+        out[2] = all ? 0x57 : 0x28;
+        out[3] = (uint8_t)(0xc0 | i << 3 | i);
+    }
+}
+
 static void wrap(struct code *c, const struct code *insn, const struct vmci_fp_form *f,
                  bool flags_in)
 {
@@ -260,13 +271,19 @@ static void name_gprs(const struct vmci_insn *in, struct vmci_thunk *t, unsigned
 }
 
 static struct vmci_thunk *add(struct vmci_fp *fp, const struct vmci_thunk *want,
-                              const struct code *key, uint32_t h, bool flags_in)
+                              const struct code *key, uint32_t h, const struct vmci_insn *in)
 {
     struct code body;
     uint32_t i = fp->thunks++;
     struct vmci_thunk *t = &fp->thunk[i];
     size_t at = VMCI_THUNK_FIXED + (size_t)i * VMCI_THUNK_BYTES;
-    wrap(&body, key, &want->form, flags_in);
+    if (want->form.special == VMCI_FS_VZERO8) {
+        vmci_fp_vzero8(in, body.b);
+        body.b[VMCI_VZERO8_BYTES] = 0xc3;
+        body.n = VMCI_VZERO8_BYTES + 1;
+    } else {
+        wrap(&body, key, &want->form, is_fcmov(in, &want->form));
+    }
     vmci_fp_copy(fp->rw + at, body.b, body.n);
     vmci_fp_copy(t, want, sizeof(*t));
     t->fn = (vmci_thunk_fn)(uintptr_t)(fp->rx + at);
@@ -302,7 +319,7 @@ struct vmci_thunk *vmci_thunk_get(struct vmci_cpu *cpu, const struct vmci_insn *
     }
     if (fp->thunks == VMCI_THUNK_MAX)
         flush(fp);
-    return add(fp, &want, &key, h, is_fcmov(in, &want.form));
+    return add(fp, &want, &key, h, in);
 }
 
 /* ---- fixed pieces ---------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The XSAVE family at the edges of memory: what faults, how and where, is what an EPYC 9004 did
- * with the same areas; and headers.
+ * with the same areas; headers; and the upper registers, which only 64-bit mode reaches.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -215,6 +215,39 @@ static void misaligned_and_not_canonical(void **state)
     }
 }
 
+/* VZEROUPPER and VZEROALL leave YMM8 to 15 alone outside 64-bit mode (SDM 2C), in a translation,
+ * too. */
+static void zeroing_stops_at_ymm7(void **state)
+{
+    /* mov ecx, 20000; L: vzeroupper or vzeroall; dec ecx; jnz L; hlt */
+    uint8_t code[] = {0xb9, 0x20, 0x4e, 0, 0, 0xc5, 0xf8, 0x77, 0xff, 0xc9, 0x75, 0xf9, 0xf4};
+    (void)state;
+    for (unsigned k = 0; k < 8; k++) {
+        unsigned bits = k & 1 ? 64 : 32, all = k & 2, n = bits == 64 ? 16 : 8;
+        struct cpu_rig *r = &rig;
+        cpu_rig_destroy(r);
+        cpu_rig_create_soft(r, 0, k & 4 ? VMC_SOFT_TRANSLATE : 0);
+        cpu_rig_mode(r, bits, 0);
+        enable(7);
+        r->st.xsave_bytes = 832;
+        memset(r->st.xsave, 0, sizeof(r->st.xsave));
+        r->st.xsave[512] = 7;
+        memset(r->st.xsave + 160, 0x55, 256);
+        memset(r->st.xsave + 576, 0xaa, 256);
+        code[6] = all ? 0xfc : 0xf8;
+        cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+        assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+        for (unsigned i = 0; i < 256; i++) {
+            assert_int_equal(r->st.xsave[160 + i], all && i < 16 * n ? 0 : 0x55);
+            assert_int_equal(r->st.xsave[576 + i], i < 16 * n ? 0 : 0xaa);
+        }
+        if (k & 4) { /* it was translated, and needs no help */
+            assert_true(cpu_rig_stat(r, "bt.translated") > 0);
+            assert_true(cpu_rig_stat(r, "bt.callouts") < 200);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +256,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(pkru_is_the_end, setup, teardown),
         cmocka_unit_test_setup_teardown(compacted_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(misaligned_and_not_canonical, setup, teardown),
+        cmocka_unit_test_setup_teardown(zeroing_stops_at_ymm7, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
