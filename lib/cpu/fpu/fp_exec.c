@@ -69,12 +69,20 @@ int vmci_fp_check_ac(struct vmci_cpu *cpu, uint64_t la, unsigned bytes)
     return vmci_raise_code(cpu, VMC_VEC_AC, 0);
 }
 
+/* Is the operand's linear address no multiple of align? In 64-bit mode only FS and GS have bases. */
+static bool misaligned(const struct vmci_cpu *cpu, unsigned seg, uint64_t ea, unsigned align)
+{
+    if (cpu->code_bits != 64 || seg == VMC_FS || seg == VMC_GS)
+        ea += cpu->seg[seg].base;
+    return (ea & (align - 1)) != 0;
+}
+
 int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
                     unsigned align, bool write, uint64_t *la)
 {
     uint64_t ea = vmci_ea(cpu, in);
     /* An operand that must be aligned is checked for that first. */
-    if (align != 0 && ((cpu->seg[in->seg].base + ea) & (align - 1)))
+    if (align != 0 && misaligned(cpu, in->seg, ea, align))
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     int r = vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
     if (r != 0)
@@ -268,7 +276,7 @@ static inline int operand(struct vmci_cpu *cpu, const struct vmci_insn *in, stru
             return 0;
     }
     unsigned align = t->form.align;
-    if (align != 0 && ((cpu->seg[in->seg].base + vmci_ea(cpu, in)) & (align - 1)) &&
+    if (align != 0 && misaligned(cpu, in->seg, vmci_ea(cpu, in), align) &&
         misaligned_allowed(cpu, t))
         align = 0;
     return vmci_fp_operand(cpu, in, t->form.mem_bytes, align, write, la);

@@ -248,6 +248,20 @@ static void zeroing_stops_at_ymm7(void **state)
     }
 }
 
+/* Bases of data segments mean nothing to 64-bit code, for the alignment of operands neither. */
+static void alignment_without_bases(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        pages(3, 3);
+        rig.st.seg[VMC_DS].base = 8;
+        /* movaps xmm0, [rbx], then with a base that counts; xsave [rbx] */
+        static const char *const insns[] = {"\x0f\x28\x03", "\x64\x0f\x28\x03", XSAVE};
+        rig.st.seg[VMC_FS].base = 8;
+        assert_int_equal(run_at(insns[i], BORDER, 7), i == 1 ? VMC_VEC_GP : -1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -257,6 +271,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(compacted_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(misaligned_and_not_canonical, setup, teardown),
         cmocka_unit_test_setup_teardown(zeroing_stops_at_ymm7, setup, teardown),
+        cmocka_unit_test_setup_teardown(alignment_without_bases, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
