@@ -57,12 +57,23 @@ int sys_push_room(struct vmci_cpu *cpu, const struct sys_stack *s, unsigned n, u
     return 0;
 }
 
+/* #AC of level 3 on its own stack. The address is canonical. */
+static int stack_aligned(struct vmci_cpu *cpu, const struct sys_stack *s, uint64_t la,
+                         unsigned bytes)
+{
+    if (likely(cpu->tlb_mode != VMCI_TLB_ALIGN || s->cpl != 3 || (la & (bytes - 1)) == 0))
+        return 0;
+    return vmci_raise_code(cpu, VMC_VEC_AC, s->ss_code & 1u); /* EXT */
+}
+
 int sys_push(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t v)
 {
     uint64_t sp = (s->sp - bytes) & sp_mask(s->bits);
     uint64_t la = 0;
     int r = stack_la(cpu, s, sp, bytes, &la);
 
+    if (r == 0)
+        r = stack_aligned(cpu, s, la, bytes);
     if (r == 0)
         r = vmci_wr_cpl(cpu, s->cpl, la, bytes, v);
     if (r == 0)
@@ -75,6 +86,8 @@ int sys_pop(struct vmci_cpu *cpu, struct sys_stack *s, unsigned bytes, uint64_t 
     uint64_t la = 0;
     int r = stack_la(cpu, s, s->sp, bytes, &la);
 
+    if (r == 0)
+        r = stack_aligned(cpu, s, la, bytes);
     if (r == 0)
         r = vmci_rd_cpl(cpu, s->cpl, la, bytes, v);
     if (r == 0)
