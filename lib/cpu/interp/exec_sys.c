@@ -449,19 +449,21 @@ static EXEC(lgdt_lidt)
 static EXEC(sgdt_sidt)
 {
     const struct vmc_table *t = in->op == VMCI_OP_SGDT ? &cpu->gdtr : &cpu->idtr;
-    bool wide = cpu->code_bits == 64;
+    unsigned bytes = cpu->code_bits == 64 ? 10 : 6;
+    u8 image[10];
     u64 la;
     int rc = umip(cpu);
 
     if (rc == 0)
-        rc = insn_la(cpu, in, wide ? 10 : 6, true, &la);
-    if (rc == 0)
-        rc = vmci_probe_wr(cpu, la, wide ? 10 : 6);
-    if (rc == 0)
-        rc = vmci_wr(cpu, la, 2, t->limit);
-    if (rc == 0)
-        rc = vmci_wr(cpu, la + 2, wide ? 8 : 4, cut(t->base, wide ? 8 : 4));
-    return rc;
+        rc = insn_la(cpu, in, bytes, true, &la);
+    if (rc != 0)
+        return rc;
+    /* One operand that wants to be aligned to four bytes (SDM 3A table 6-7). */
+    if (cpu->tlb_mode == VMCI_TLB_ALIGN && (la & 3) != 0 && vmci_canonical(cpu, la))
+        return vmci_raise_code(cpu, VMC_VEC_AC, 0);
+    vmci_st_le16(image, (u16)t->limit);
+    vmci_st_le64(image + 2, t->base);
+    return vmci_wr_block(cpu, la, image, bytes);
 }
 
 static EXEC(lldt_ltr)

@@ -111,10 +111,39 @@ static void far_transfers_check_the_stack(void **state)
     }
 }
 
+/* What SGDT and SIDT store wants to be aligned to four bytes as a whole (SDM 3A table 6-7). */
+static void descriptor_tables_are_one_operand(void **state)
+{
+    static const uint8_t code[][4] = {{0x0f, 0x01, 0x06, 0xf4}, {0x0f, 0x01, 0x0e, 0xf4}};
+    (void)state;
+    for (unsigned bits = 32; bits <= 64; bits += 32) {
+        for (unsigned i = 0; i < 2; i++) {
+            for (unsigned off = 0; off < 16; off++) {
+                uint64_t at = CPU_RIG_DATA + 0xff8 + off; /* across pages, too */
+                uint8_t want[16];
+                begin(bits, code[i], sizeof(code[i]), CPU_RIG_STACK, true);
+                memset(rig.ram + at, 0xcc, 16);
+                rig.st.gpr[VMC_RSI] = at;
+                int got = outcome();
+                if (got != (off % 4 != 0 ? VMC_VEC_AC : VMC_VEC_GP))
+                    fail_msg("%s off by %u: vector %d", i ? "sidt" : "sgdt", off, got);
+                struct vmc_table *table = i ? &rig.st.idtr : &rig.st.gdtr;
+                memset(want, 0xcc, sizeof(want));
+                if (off % 4 == 0) {
+                    memcpy(want, &table->limit, 2);
+                    memcpy(want + 2, &table->base, bits / 8);
+                }
+                assert_memory_equal(rig.ram + at, want, 16);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(far_transfers_check_the_stack, setup, teardown),
+        cmocka_unit_test_setup_teardown(descriptor_tables_are_one_operand, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
