@@ -85,6 +85,9 @@ struct bt_view {
 
 /* Entries that a change of address space makes invalid, since the last one. */
 #define BT_JUMP_LOG 2048u
+/* Of so many pages that INVLPG took out lately so many entries are known. */
+#define BT_JUMP_KNOWN_PAGES 16u
+#define BT_JUMP_KNOWN 4u
 /* Entries of programs, by page: lists of the last ones. */
 #define BT_JUMP_LISTS 512u
 #define BT_JUMP_LIST  32u
@@ -177,11 +180,17 @@ struct vmci_bt {
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
     struct bt_link *far[BT_FAR_LISTS]; /* links to other pages, by page */
+    bool far_any;                      /* false: there are none */
     uint8_t jump_bits[BT_JUMP_MODES];  /* 64, or 32: filled for other code */
     uint32_t jump_log_n;               /* > BT_JUMP_LOG: overflowed */
     uint32_t jump_log[BT_JUMP_LOG];    /* index | mode << BT_JUMP_BITS */
     bool jump_used[BT_JUMP_MODES];     /* something was entered since the table was cleared */
     uint64_t jump_pages[256];          /* Bloom filter of the pages in the tables */
+    struct bt_jump_known {
+        uint64_t page;              /* all of its entries are at these places; ~0: none */
+        uint32_t n;                 /* > BT_JUMP_KNOWN: too many to name them */
+        uint32_t at[BT_JUMP_KNOWN]; /* as in the log */
+    } jump_known[BT_JUMP_KNOWN_PAGES];
     /* Of programs: in which page the target of an entry was, and which entries a page has. */
     uint64_t jump_gpa[BT_JUMP_SIZE];
     uint16_t jump_list[BT_JUMP_LISTS][BT_JUMP_LIST]; /* 0: none */
@@ -205,6 +214,7 @@ void bt_kill(struct vmci_soft_cpu *sc, struct block *b);
 /* Mappings are about to change: all, all that are not global, those of one page. */
 void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too);
 void bt_jumps_flush_page(struct vmci_soft_cpu *sc, uint64_t la);
+void bt_jumps_flush_range(struct vmci_soft_cpu *sc, uint64_t la, uint64_t bytes);
 /* After a request was handled: translated code may find its targets again. */
 void bt_jumps_open(struct vmci_soft_cpu *sc);
 

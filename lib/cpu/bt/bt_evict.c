@@ -60,6 +60,7 @@ void bt_link_far(struct vmci_bt *bt, struct bt_link *l, struct bt_trans *t)
     struct bt_link **list = far_list(bt, t->la);
 
     bt_link_to(l, t);
+    bt->far_any = true;
     l->far = true;
     l->far_next = *list;
     l->far_prev = list;
@@ -102,6 +103,7 @@ void bt_far_flush(struct vmci_bt *bt)
             leave_list_in(l);
             unlink(l);
         }
+    bt->far_any = false;
 }
 
 void bt_far_flush_page(struct vmci_bt *bt, uint64_t la)
@@ -115,6 +117,20 @@ void bt_far_flush_page(struct vmci_bt *bt, uint64_t la)
         leave_list_in(l);
         unlink(l);
     }
+}
+
+void bt_far_flush_range(struct vmci_bt *bt, uint64_t la, uint64_t bytes)
+{
+    struct bt_link *next;
+
+    for (unsigned k = 0; bt->far_any && k < BT_FAR_LISTS; k++)
+        for (struct bt_link *l = bt->far[k]; l != NULL; l = next) {
+            next = l->far_next;
+            if (l->target_la - la >= bytes)
+                continue;
+            leave_list_in(l);
+            unlink(l);
+        }
 }
 
 static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)

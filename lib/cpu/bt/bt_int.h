@@ -248,6 +248,7 @@ static inline uint64_t bt_key_la(uint64_t key)
 void bt_link_far(struct vmci_bt *bt, struct bt_link *l, struct bt_trans *t);
 void bt_far_flush(struct vmci_bt *bt);
 void bt_far_flush_page(struct vmci_bt *bt, uint64_t la);
+void bt_far_flush_range(struct vmci_bt *bt, uint64_t la, uint64_t bytes);
 /* Let the jump lead to t; the block belongs to the trace of t; fill segment n. */
 void bt_link_to(struct bt_link *l, struct bt_trans *t);
 /* From the way out of a group, whose check fails, to a translation without groups. */

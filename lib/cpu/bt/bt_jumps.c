@@ -46,6 +46,8 @@ void bt_jumps_init(struct vmci_soft_cpu *sc)
     }
     bt->jump_log_n = 0;
     memset(bt->jump_pages, 0, sizeof(bt->jump_pages));
+    for (unsigned k = 0; k < BT_JUMP_KNOWN_PAGES; k++)
+        bt->jump_known[k].page = ~0ull;
     bt->jump_mask = BT_JUMP_MASK;
 }
 
@@ -91,16 +93,38 @@ static void wake_page(struct vmci_bt *bt, unsigned i, const struct bt_trans *t)
 }
 _Static_assert(BT_JUMP_SIZE <= 1u << 16, "a list has 16 bits for an entry");
 
+static struct bt_jump_known *known(struct vmci_bt *bt, uint64_t page)
+{
+    return &bt->jump_known[page_bit(page) % BT_JUMP_KNOWN_PAGES];
+}
+
+/* The page has an entry there. */
+static void note_known(struct vmci_bt *bt, uint64_t page, uint32_t at)
+{
+    struct bt_jump_known *k = known(bt, page);
+
+    if (k->page != page || k->n > BT_JUMP_KNOWN)
+        return;
+    for (unsigned n = 0; n < k->n; n++)
+        if (k->at[n] == at)
+            return;
+    if (k->n < BT_JUMP_KNOWN)
+        k->at[k->n] = at;
+    k->n++;
+}
+
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     struct vmci_bt *bt = &sc->bt;
     unsigned i = bt_jump_index(t->key);
+    uint64_t page = bt_key_la(t->key) & PAGE_MASK;
 
     if (i == 0 || t->mode >= BT_JUMP_MODES)
         return;
     bt->jumps[t->mode][i] = (struct bt_jump){0 - t->key, t->canon};
     bt->jump_used[t->mode] = true;
-    vmci_bit_set(bt->jump_pages, page_bit(bt_key_la(t->key)));
+    vmci_bit_set(bt->jump_pages, page_bit(page));
+    note_known(bt, page, i | (uint32_t)t->mode << BT_JUMP_BITS);
     bt->st_jumps++;
     if (t->blk->global)
         return;
@@ -143,28 +167,61 @@ void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
     bt->jump_log_n = 0;
 }
 
+static void clear_in_page(struct vmci_bt *bt, unsigned mode, unsigned i, uint64_t page)
+{
+    if (bt_key_la(0 - bt->jumps[mode][i].neg) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
+        clear(bt, mode, i);
+}
+
+static void scan_page(struct vmci_bt *bt, uint64_t page)
+{
+    struct bt_jump_known *known_at = known(bt, page);
+
+    if (known_at->page == page && known_at->n <= BT_JUMP_KNOWN) {
+        for (unsigned n = 0; n < known_at->n; n++)
+            clear_in_page(bt, known_at->at[n] >> BT_JUMP_BITS, known_at->at[n] & (BT_JUMP_SIZE - 1),
+                          page);
+    } else {
+        unsigned first = bt_jump_index(page);
+        unsigned span = VMC_PAGE_SIZE + (VMC_PAGE_SIZE >> BT_JUMP_FOLD);
+        for (unsigned m = 0; m < BT_JUMP_MODES; m++)
+            for (unsigned k = 0; bt->jump_used[m] && k < span; k++)
+                clear_in_page(bt, m, (first + k) & BT_JUMP_MASK, page);
+    }
+    known_at->page = page;
+    known_at->n = 0;
+}
+
 static void flush_in_page(struct vmci_bt *bt, uint64_t page)
 {
-    bt_far_flush_page(bt, page);
-    if (!vmci_bit_test(bt->jump_pages, page_bit(page)))
-        return;
-    unsigned first = bt_jump_index(page);
-    unsigned span = VMC_PAGE_SIZE + (VMC_PAGE_SIZE >> BT_JUMP_FOLD);
-    for (unsigned m = 0; m < BT_JUMP_MODES; m++)
-        for (unsigned k = 0; bt->jump_used[m] && k < span; k++) {
-            unsigned i = (first + k) & BT_JUMP_MASK;
-            if (bt_key_la(0 - bt->jumps[m][i].neg) >> VMC_PAGE_SHIFT == page >> VMC_PAGE_SHIFT)
-                clear(bt, m, i);
-        }
+    if (vmci_bit_test(bt->jump_pages, page_bit(page)))
+        scan_page(bt, page);
 }
 
 void bt_jumps_flush_page(struct vmci_soft_cpu *sc, uint64_t la)
 {
-    if (!sc->bt.enabled)
+    struct vmci_bt *bt = &sc->bt;
+    uint64_t page = la & PAGE_MASK;
+
+    if (!bt->enabled)
         return;
-    flush_in_page(&sc->bt, la & PAGE_MASK);
     /* An instruction may begin in the page before. */
-    flush_in_page(&sc->bt, (la & PAGE_MASK) - VMC_PAGE_SIZE);
+    for (unsigned n = 0; n < 2; n++, page -= VMC_PAGE_SIZE) {
+        bt_far_flush_page(bt, page);
+        flush_in_page(bt, page);
+    }
+}
+
+void bt_jumps_flush_range(struct vmci_soft_cpu *sc, uint64_t la, uint64_t bytes)
+{
+    struct vmci_bt *bt = &sc->bt;
+
+    if (!bt->enabled)
+        return;
+    la -= VMC_PAGE_SIZE; /* as above */
+    bt_far_flush_range(bt, la, bytes + VMC_PAGE_SIZE);
+    for (uint64_t at = 0; at <= bytes; at += VMC_PAGE_SIZE)
+        flush_in_page(bt, la + at);
 }
 
 void bt_jumps_open(struct vmci_soft_cpu *sc)

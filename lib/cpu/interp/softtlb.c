@@ -174,8 +174,18 @@ static void flush_large(struct vmci_soft_cpu *sc, uint64_t la, unsigned bits)
             if (i->la != VMCI_TLB_NONE && ((i->la ^ la) >> bits) == 0)
                 evict(sc, i);
         }
-    bt_jumps_flush(sc, true);
-    new_epoch(sc, soft_half(la));
+    if (bits > 22) {
+        bt_jumps_flush(sc, true);
+        new_epoch(sc, soft_half(la));
+        return;
+    }
+    la = la >> bits << bits;
+    bt_jumps_flush_range(sc, la, 1ull << bits);
+    for (uint64_t at = 0; at < 1ull << bits; at += VMC_PAGE_SIZE)
+        if (vmci_bit_test(sc->half[soft_half(la)].code, tlb_code_bit(la + at))) {
+            new_epoch(sc, soft_half(la));
+            break;
+        }
 }
 
 void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
@@ -188,7 +198,8 @@ void vmci_tlb_flush_page(struct vmci_cpu *cpu, uint64_t la)
         return;
     }
     if (unlikely(vmci_bit_test(h->large_2m, large_bit(la >> 21)))) {
-        flush_large(sc, la, 22); /* 4 MiB pages come as two */
+        /* 4 MiB pages come as two. */
+        flush_large(sc, la, (cpu->cr4 & VMC_CR4_PAE) != 0 ? 21 : 22);
         return;
     }
     for (unsigned m = 0; m < TLB_FILLED; m++) {

@@ -464,6 +464,70 @@ static void test_pages(void **state)
     }
 }
 
+/* ---- INVLPG where a large page is ---------------------------------------------------------------
+ */
+
+#define LARGE_PD    0x200000u
+#define LARGE_FRAME 0x400000u /* two large frames with functions */
+#define LARGE_LA    0x40000000u
+#define LARGE_EVERY 0x11000u /* functions lie so far from each other */
+
+/* n functions of a large page are called, the page becomes another one, INVLPG, and so on. */
+static void large_case(struct cpu_rig *r, uint8_t n, uint64_t flush_la)
+{
+    uint8_t code[] = {
+        0x48, 0xb8, 0,    0,    0,    0x40, 0, 0, 0, 0, /* l: mov rax, LARGE_LA */
+        0xb9, n,    0,    0,    0,                      /* mov ecx, n */
+        0xff, 0xd0,                                     /* c: call rax */
+        0x48, 0x05, 0,    0x10, 1,    0,                /* add rax, LARGE_EVERY */
+        0xff, 0xc9, 0x75, 0xf4,                         /* dec ecx; jnz c */
+        0x48, 0x89, 0x37,                               /* mov [rdi], rsi */
+        0x4c, 0x31, 0xce,                               /* xor rsi, r9 */
+        0x0f, 0x01, 0x3a,                               /* invlpg [rdx] */
+        0x41, 0xff, 0xc8, 0x75, 0xd7, 0xf4,             /* dec r8d; jnz l; hlt */
+    };
+    uint64_t pml4e;
+
+    cpu_rig_mode(r, 64, 0);
+    memcpy(&pml4e, r->ram + r->st.cr3, sizeof(pml4e));
+    put64(r, (pml4e & ~0xfffull) + 8, LARGE_PD | 7);
+    put64(r, LARGE_PD, LARGE_FRAME | 0x87);
+    cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+    for (unsigned k = 0; k < 2u * n; k++) {
+        uint8_t f[] = {0x48, 0x83, 0xc3, (uint8_t)(1 + k), 0xc3}; /* add rbx, 1 + k; ret */
+        cpu_rig_code(r, LARGE_FRAME + (k < n ? 0 : 0x200000u) + LARGE_EVERY * (k % n), f,
+                     sizeof(f));
+    }
+    memset(r->st.gpr, 0, sizeof(r->st.gpr));
+    r->irq = -1;
+    r->st.rip = CPU_RIG_TEXT;
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK;
+    r->st.gpr[VMC_R8] = 400;
+    r->st.gpr[VMC_RDI] = LARGE_PD;
+    r->st.gpr[VMC_RSI] = (LARGE_FRAME + 0x200000u) | 0x87;
+    r->st.gpr[VMC_R9] = 0x200000u;
+    r->st.gpr[VMC_RDX] = flush_la;
+    assert_int_equal(cpu_rig_run(r, 4 * ENOUGH), VMC_EXIT_IDLE);
+}
+
+static void test_large(void **state)
+{
+    (void)state;
+    for (uint8_t n = 1; n <= 8; n++) {
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < 2; i++)
+            large_case(&rig[i], n, LARGE_LA + (n % 2 == 0 ? 0 : 0x1ff000u));
+        compare(n);
+        for (unsigned k = 0; k < 2u * n; k++)
+            sum += 200 * (1 + k);
+        assert_int_equal(rig[1].st.gpr[VMC_RBX], sum);
+    }
+    /* What is not in the page stays: jumps and returns are not looked up anew each time. */
+    uint64_t before = cpu_rig_stat(&rig[1], "bt.jump_fills");
+    large_case(&rig[1], 1, LARGE_LA);
+    assert_in_range(cpu_rig_stat(&rig[1], "bt.jump_fills") - before, 0, 40);
+}
+
 /* ---- a program whose page of functions is another one after system calls ------------------------
  */
 
@@ -603,6 +667,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_sequences, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pages, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_program, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endless, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sti_first, setup, teardown),
