@@ -310,7 +310,7 @@ static void cosched(unsigned repeats, unsigned only)
 #define FAIR_VMS 6
 
 #define SAMPLE_US  1000
-#define UNSEEN_NS  250000u /* signals and switches, for which a guest does not count, take less */
+#define UNSEEN_NS  250000. /* signals and switches, for which a guest does not count, take less */
 #define AT_ONCE_NS 100000u /* a sample that took longer says nothing: the VMs went on meanwhile */
 
 /*
@@ -342,8 +342,9 @@ static void tally_add(struct tally *t, uint64_t used, uint64_t count, double ns_
     double took = (double)(count - t->count) * ns_each;
     double charged = (double)used - (double)t->used;
 
-    /* less than nothing: the runner has taken back what a slice had too much by far */
-    t->had += charged < 0 || charged > 2 * took + UNSEEN_NS ? took : charged;
+    /* far less than nothing: the runner has taken back what a slice had too much */
+    bool witnessed = charged < -UNSEEN_NS || charged > 2 * took + UNSEEN_NS;
+    t->had += witnessed ? took : charged;
     t->used = used;
     t->count = count;
 }
