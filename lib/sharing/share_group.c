@@ -131,7 +131,7 @@ static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t r
     bool dirty = (vmci_load_acquire(&s->dirty[page / 64]) & VMCI_BIT(page % 64)) != 0;
     if (dirty || vmci_entry_state(e) != VMCI_E_PRIVATE)
         return false; /* it will be looked at again, or is found as an object */
-    *hash = sh->hash(vmci_frame(p, vmci_entry_value(e)), g->seed);
+    *hash = sh->hash(share_look(sh, vmci_frame(p, vmci_entry_value(e))), g->seed);
     return true;
 }
 

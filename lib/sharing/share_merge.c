@@ -255,7 +255,7 @@ static void fetch_frame(const struct vmc_pool *p, uint32_t frame, unsigned bytes
 
 static void examine(struct vmc_share *sh, struct share_page *pg)
 {
-    const unsigned char *frame = vmci_frame(sh->pool, vmci_entry_value(pg->entry));
+    const void *frame = share_look(sh, vmci_frame(sh->pool, vmci_entry_value(pg->entry)));
     struct share_group *g = share_group_of(sh, pg->space);
 
     pg->group = g;

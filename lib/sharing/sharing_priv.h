@@ -164,6 +164,21 @@ struct vmc_share {
     struct vmc_share_stats stat;
 };
 
+/*
+ * A page that its guest may be writing. What is read of it then leads to nothing worse than a
+ * comparison in vain, when nobody can write it.
+ */
+static inline const void *share_look(struct vmc_share *sh, const void *frame)
+{
+#ifdef VMCI_SEES_RACES
+    vmci_copy_racing(sh->scratch, frame, VMC_PAGE_SIZE);
+    return sh->scratch;
+#else
+    (void)sh;
+    return frame;
+#endif
+}
+
 /* The group of a space; NULL: no memory. */
 struct share_group *share_group_of(struct vmc_share *sh, const struct vmc_space *s);
 /* The mark of its objects: they find their group by it, to be stored as differences within it. */

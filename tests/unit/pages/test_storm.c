@@ -536,6 +536,10 @@ static void everybody_at_once(void **state)
         sum.swap_ins += st.swap_ins;
         assert_int_equal(st.swap_errors, 0);
     }
+    for (unsigned i = 0; i < SPACES; i++)
+        check_vm(&vms[i]);
+    vmci_store_release(&stop, 2u);
+    pthread_join(policy, NULL);
     print_message("merged %llu, zeroed %llu, packed %llu, deltas %llu, breaks %llu, unpacked %llu, "
                   "swapped in %llu, given up %llu, device operations %llu\n",
                   (unsigned long long)scans.merged, (unsigned long long)scans.zeroed,
@@ -545,10 +549,6 @@ static void everybody_at_once(void **state)
                   (unsigned long long)device_ops);
     assert_true(scans.merged > 0 && packs.packed > 0 && sum.breaks > 0 && sum.unpacks > 0 &&
                 sum.swap_ins > 0 && drops > 0 && device_ops > 0);
-    for (unsigned i = 0; i < SPACES; i++)
-        check_vm(&vms[i]);
-    vmci_store_release(&stop, 2u);
-    pthread_join(policy, NULL);
     while (pending())
         vmc_space_wait(vms[0].space);
     vmci_store_release(&stop, 3u);
