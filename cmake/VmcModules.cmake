@@ -32,6 +32,10 @@ endfunction()
 # image. What every exit of a guest goes through is as in the other one. A file x_small.c takes the
 # place of x.c there.
 set(VMC_SPEED_FILES "lib/cpu/hw/(hw_exit|svm_exit|vmx_exit)|lib/vm/vm_io|lib/bus/bus")
+set(VMC_SPEED_CODE -O2)
+if(NOT CMAKE_C_COMPILER_ID STREQUAL GNU)
+  set(VMC_SPEED_CODE -Os) # here not slower, but for faults
+endif()
 set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
 # Code of the image, which lies in the topmost 2 GiB: addresses are 32-bit constants (tables of jumps
 # would be of 64-bit ones), and the whole is optimised once more when it is linked: by GCC, or by lld for
@@ -44,7 +48,7 @@ else()
   find_program(VMC_LLD ld.lld)
   if(VMC_LLD)
     list(APPEND VMC_KERNEL_CODE -flto)
-    set(VMC_KERNEL_LINK -fuse-ld=lld -Wl,--icf=safe -Wl,-mllvm,-inline-threshold=-25)
+    set(VMC_KERNEL_LINK -fuse-ld=lld -Wl,--icf=safe -Wl,--no-eh-frame-hdr -Wl,-mllvm,-inline-threshold=-25)
   else()
     message(STATUS "bare metal: no lld, the image is larger than with it")
   endif()
@@ -81,10 +85,12 @@ function(vmc_add_small_library)
                            $<$<C_COMPILER_ID:GNU>:-fno-align-jumps>
                            $<$<C_COMPILER_ID:GNU>:-fno-align-loops>)
     foreach(f IN LISTS src)
-      if(NOT f MATCHES ${VMC_SPEED_FILES})
-        set_property(SOURCE ${f} APPEND PROPERTY COMPILE_OPTIONS
-                     $<$<STREQUAL:$<TARGET_PROPERTY:NAME>,vmc_small_${m}>:${VMC_SMALL_CODE}>)
+      set(code ${VMC_SMALL_CODE})
+      if(f MATCHES ${VMC_SPEED_FILES})
+        set(code ${VMC_SPEED_CODE})
       endif()
+      set_property(SOURCE ${f} APPEND PROPERTY COMPILE_OPTIONS
+                   $<$<STREQUAL:$<TARGET_PROPERTY:NAME>,vmc_small_${m}>:${code}>)
     endforeach()
     list(APPEND objs $<TARGET_OBJECTS:vmc_small_${m}>)
   endforeach()
