@@ -41,9 +41,11 @@ static void on_flush(void *ctx, uint64_t gpa, uint64_t bytes)
 
     (void)gpa;
     (void)bytes; /* all of it: flushes are rare */
-    for (uint32_t i = 0; i < vm->count; i++)
-        if (vm->cpu[i] != NULL)
-            soft_request(vm->cpu[i], VMCI_REQ_FLUSH);
+    for (uint32_t i = 0; i < vmci_load_acquire(&vm->count); i++) {
+        struct vmci_soft_cpu *sc = soft_cpu_at(vm, i);
+        if (sc != NULL)
+            soft_request(sc, VMCI_REQ_FLUSH);
+    }
 }
 
 static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc_error *err)
@@ -122,7 +124,7 @@ static void soft_vcpu_fini(void *ev)
 
     if (sc->cpu.vm == NULL)
         return;
-    sc->cpu.vm->cpu[sc->cpu.index] = NULL;
+    vmci_store_release(&sc->cpu.vm->cpu[sc->cpu.index], (struct vmci_soft_cpu *)NULL);
     block_cache_free(sc);
     bt_fini(sc);
     vmci_fp_destroy(&sc->cpu);
@@ -174,8 +176,8 @@ static int soft_vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_
         return vmci_error(err, VMC_ENOMEM, SITE, "no memory for translated code");
     }
     cpu->injected.type = VMC_EV_NONE;
-    vm->cpu[index] = sc;
-    vm->count = VMCI_MAX(vm->count, index + 1);
+    vmci_store_release(&vm->cpu[index], sc);
+    vmci_store_release(&vm->count, VMCI_MAX(vm->count, index + 1));
     return VMC_OK;
 }
 

@@ -16,25 +16,30 @@ static uint64_t page_of(const struct vmci_mem_slot *s, uint64_t gpa)
 static uint64_t revoke(void *ctx, uint64_t first, uint64_t count)
 {
     struct vmc_mem *mem = ctx;
+    struct {
+        uint64_t gpa, bytes;
+    } part[VMC_MEM_MAX_SLOTS];
+    unsigned n = 0;
     uint64_t ticket;
 
-    if (mem->listeners == NULL)
+    if (vmci_load_acquire(&mem->listeners) == NULL)
         return 0;
     ticket = __atomic_add_fetch(&mem->revoke_seq, 1, __ATOMIC_SEQ_CST);
+    /* Listeners are told without the lock. */
+    vmci_lock(&mem->lock);
     for (unsigned i = 0; i < mem->count; i++) {
         const struct vmci_mem_slot *s = &mem->slot[i];
         uint64_t pages = s->bytes >> VMC_PAGE_SHIFT;
-        if (s->space == NULL)
+        uint64_t from = VMCI_MAX(first, s->space_page);
+        uint64_t to = VMCI_MIN(first + count, s->space_page + pages);
+        if (s->space == NULL || (count != 0 && from >= to))
             continue;
-        if (count == 0) {
-            vmci_mem_notify_flush(mem, s->gpa, s->bytes);
-        } else if (first + count > s->space_page && first < s->space_page + pages) {
-            uint64_t from = VMCI_MAX(first, s->space_page);
-            uint64_t to = VMCI_MIN(first + count, s->space_page + pages);
-            vmci_mem_notify_flush(mem, s->gpa + ((from - s->space_page) << VMC_PAGE_SHIFT),
-                                  (to - from) << VMC_PAGE_SHIFT);
-        }
+        part[n].gpa = count == 0 ? s->gpa : s->gpa + ((from - s->space_page) << VMC_PAGE_SHIFT);
+        part[n++].bytes = count == 0 ? s->bytes : (to - from) << VMC_PAGE_SHIFT;
     }
+    vmci_unlock(&mem->lock);
+    for (unsigned i = 0; i < n; i++)
+        vmci_mem_notify_flush(mem, part[i].gpa, part[i].bytes);
     return ticket;
 }
 

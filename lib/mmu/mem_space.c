@@ -130,6 +130,7 @@ int vmc_mem_add(struct vmc_mem *mem, const struct vmc_mem_slot *slot, struct vmc
         return vmci_error(err, rc, site, "no memory for a slot of 0x%lx bytes",
                           (unsigned long)slot->bytes);
     }
+    vmci_lock(&mem->lock);
     unsigned at = mem->count;
     while (at > 0 && mem->slot[at - 1].gpa > s.gpa) {
         mem->slot[at] = mem->slot[at - 1];
@@ -137,6 +138,7 @@ int vmc_mem_add(struct vmc_mem *mem, const struct vmc_mem_slot *slot, struct vmc
     }
     mem->slot[at] = s;
     mem->count++;
+    vmci_unlock(&mem->lock);
     vmci_mem_notify_flush(mem, 0, 0);
     return VMC_OK;
 }
@@ -147,8 +149,10 @@ int vmc_mem_remove(struct vmc_mem *mem, uint64_t gpa)
         if (mem->slot[i].gpa != gpa)
             continue;
         struct vmci_mem_slot old = mem->slot[i];
+        vmci_lock(&mem->lock);
         memmove(&mem->slot[i], &mem->slot[i + 1], (mem->count - i - 1) * sizeof(mem->slot[0]));
         mem->count--;
+        vmci_unlock(&mem->lock);
         vmci_mem_notify_code(mem, old.gpa, old.bytes);
         vmci_mem_notify_flush(mem, 0, 0);
         slot_free(mem, &old);

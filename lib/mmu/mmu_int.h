@@ -41,12 +41,12 @@ struct vmci_mem_listener {
 
 struct vmc_mem {
     const struct vmc_platform *pf;
-    struct vmci_lock lock; /* dirty clients, listeners */
+    struct vmci_lock lock; /* dirty clients, listeners, and slots while they change */
     unsigned count;
     uint32_t dirty_clients; /* bit mask of started clients (a) */
     struct vmci_mem_listener *listeners;
     uint64_t revoke_seq; /* (a) revokes so far, of spaces behind slots */
-    struct vmci_mem_slot slot[VMC_MEM_MAX_SLOTS]; /* ascending gpa; edited while quiesced */
+    struct vmci_mem_slot slot[VMC_MEM_MAX_SLOTS]; /* ascending gpa; edited while quiesced, under the lock */
 };
 
 /* Slot that holds gpa, or NULL (a hole: MMIO). */

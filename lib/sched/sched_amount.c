@@ -126,7 +126,7 @@ void vmci_sched_emit(struct vmc_sched *s, uint32_t vm, uint64_t now, uint64_t mo
     }
     *room -= sum;
     uint32_t n = s->nitems - first;
-    m->lag_ns = light_lag(s, m);
+    vmci_store_relaxed(&m->lag_ns, light_lag(s, m));
     if (m->cls == CLS_HEAVY)
         vmci_store_relaxed(&m->bias, (int64_t)(((m->credit >> C_SHIFT) * s->ahead) >> V_SHIFT));
     if (m->n > 1)

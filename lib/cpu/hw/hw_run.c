@@ -45,14 +45,17 @@ void hw_irq_notify(void *ev)
 
 void hw_shootdown(struct hw_vm *vm)
 {
-    for (uint32_t i = 0; i < vm->max_vcpus; i++)
-        if (vm->vcpu[i] != NULL)
-            request(vm->vcpu[i], HW_REQ_FLUSH);
+    for (uint32_t i = 0; i < vm->max_vcpus; i++) {
+        struct hw_vcpu *v = vmci_load_acquire(&vm->vcpu[i]);
+        if (v != NULL)
+            request(v, HW_REQ_FLUSH);
+    }
     /* Whoever is seen outside the guest, once, looks at the request before it goes in again. */
-    for (uint32_t i = 0; i < vm->max_vcpus; i++)
-        while (vm->vcpu[i] != NULL &&
-               __atomic_load_n(&vm->vcpu[i]->in_guest, __ATOMIC_SEQ_CST) != 0)
+    for (uint32_t i = 0; i < vm->max_vcpus; i++) {
+        struct hw_vcpu *v = vmci_load_acquire(&vm->vcpu[i]);
+        while (v != NULL && __atomic_load_n(&v->in_guest, __ATOMIC_SEQ_CST) != 0)
             vmci_cpu_relax();
+    }
 }
 
 static int take_requests(struct hw_vcpu *v, struct vmc_exit *x)

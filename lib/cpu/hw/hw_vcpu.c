@@ -159,7 +159,7 @@ int hw_vcpu_init(struct hw_vm *vm, struct hw_vcpu *v, uint32_t index,
     }
     v->tsc_offset = -(int64_t)hw_scale_tsc(vm, vm->hw->rdtsc(vm->pf->ctx));
     v->vm = vm;
-    vm->vcpu[index] = v;
+    vmci_store_release(&vm->vcpu[index], v);
     if (vm->vcpu[0] != NULL)
         v->tsc_offset = vm->vcpu[0]->tsc_offset; /* all TSCs of a machine are one */
     hw_changed(v, HW_ST_EMULATE | HW_ST_RSP | VMC_ST_CLOCK | VMC_ST_FPU);

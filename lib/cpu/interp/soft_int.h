@@ -234,7 +234,7 @@ struct vmci_soft_vm {
     struct vmc_mem *mem;
     struct vmci_mem_listener listener;
     struct vmc_cpu_policy policy;
-    uint32_t count;
+    uint32_t count; /* (a) */
     bool virtual_time;
     bool translate;  /* VMC_SOFT_TRANSLATE */
     size_t bt_bytes; /* code memory of a vCPU */
@@ -246,8 +246,14 @@ struct vmci_soft_vm {
     uint32_t split_lock;          /* (a) held by locked accesses across pages */
     uint64_t code_seq;            /* (a) counts requests to give up write access to code pages */
     uint64_t owners[OWNER_SLOTS]; /* (a) by hash of the page: vCPUs that may cache its code */
-    struct vmci_soft_cpu *cpu[SOFT_MAX_CPUS];
+    struct vmci_soft_cpu *cpu[SOFT_MAX_CPUS]; /* (a) */
 };
+
+/* A vCPU, or NULL. Those who take pages back may look while vCPUs are still being created. */
+static inline struct vmci_soft_cpu *soft_cpu_at(const struct vmci_soft_vm *vm, uint32_t i)
+{
+    return vmci_load_acquire(&vm->cpu[i]);
+}
 
 static inline struct vmci_soft_cpu *soft_of(struct vmci_cpu *cpu)
 {

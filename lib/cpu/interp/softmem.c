@@ -47,9 +47,11 @@ bool soft_mem_settled(void *ctx, uint64_t seq)
 {
     const struct vmci_soft_vm *vm = ctx;
 
-    for (uint32_t i = 0; i < vm->count; i++)
-        if (vm->cpu[i] != NULL && vmci_load_acquire(&vm->cpu[i]->mem_ack) < seq)
+    for (uint32_t i = 0; i < vmci_load_acquire(&vm->count); i++) {
+        const struct vmci_soft_cpu *sc = soft_cpu_at(vm, i);
+        if (sc != NULL && vmci_load_acquire(&sc->mem_ack) < seq)
             return false;
+    }
     return true;
 }
 
