@@ -35,6 +35,7 @@
 #define VMCI_MXCSR_MASKS 0x1f80u
 #define VMCI_MXCSR_UM    0x0800u
 #define VMCI_MXCSR_FZ    0x8000u
+#define VMCI_MXCSR_DAZ   0x0040u
 #define VMCI_MXCSR_MM    0x20000u /* AMD: misaligned SSE operands allowed */
 #define VMCI_MX_PRE      0x0007u  /* IE DE ZE: found before the operation */
 #define VMCI_MX_OE       0x0008u

@@ -164,6 +164,13 @@ static uint64_t allowed(const struct vmc_cpu_policy *p, const struct bit_rule *r
     return bits;
 }
 
+static unsigned family(const struct vmc_cpu_policy *p)
+{
+    const struct vmc_cpuid_leaf *l = vmc_cpu_policy_find(p, 1, 0);
+
+    return l != NULL ? l->eax >> 8 & 15 : 6; /* 15: and later */
+}
+
 static uint64_t feature_mask(const struct vmc_cpu_policy *p)
 {
     uint64_t mask = 1u << VMCI_FEAT_NONE;
@@ -174,6 +181,10 @@ static uint64_t feature_mask(const struct vmc_cpu_policy *p)
             mask |= VMCI_BIT(f->feat);
     if ((mask & VMCI_BIT(VMCI_FEAT_SSE)) != 0)
         mask |= VMCI_BIT(VMCI_FEAT_MMXEXT); /* SSE includes AMD's MMX extensions */
+    if (family(p) >= 6)
+        mask |= VMCI_BIT(VMCI_FEAT_HINTS);
+    if (family(p) >= 6 || (mask & VMCI_BIT(VMCI_FEAT_MMX)) != 0)
+        mask |= VMCI_BIT(VMCI_FEAT_RDPMC); /* in the Pentium with MMX, too */
     return mask;
 }
 

@@ -108,10 +108,81 @@ static void vex_needs_protected_mode(void **state)
     assert_int_equal(rig.st.gpr[VMC_RAX], 8);
 }
 
+static void model(const char *name)
+{
+    struct vmc_cpu_policy p;
+    struct vmc_error err = {0};
+    assert_int_equal(vmc_cpu_policy_preset(&p, name, &rig.info.ceiling, &err), VMC_OK);
+    assert_int_equal(rig.ops->set_policy(rig.evm, &p, &err), VMC_OK);
+}
+
+/* Opcodes that got a meaning in the course of time. */
+static void models_lack_what_came_later(void **state)
+{
+    static const struct {
+        const char *what;
+        uint8_t code[8];
+        int v486, pentium, pentium3, v1;
+    } t[] = {
+        {"nop [eax]", {0x0f, 0x1f, 0x00, 0xf4}, 6, 6, -1, -1},
+        {"nop eax", {0x0f, 0x1f, 0xc0, 0xf4}, 6, 6, -1, -1},
+        {"prefetchnta [eax]", {0x0f, 0x18, 0x00, 0xf4}, 6, 6, -1, -1},
+        {"prefetchw [eax]", {0x0f, 0x0d, 0x08, 0xf4}, 6, 6, -1, -1},
+        {"endbr32", {0xf3, 0x0f, 0x1e, 0xfb, 0xf4}, 6, 6, -1, -1},
+        {"rdpmc", {0x0f, 0x33, 0xf4}, 6, -1, -1, -1},
+        {"cmove eax, ecx", {0x0f, 0x44, 0xc1, 0xf4}, 6, 6, -1, -1},
+        {"pause", {0xf3, 0x90, 0xf4}, -1, -1, -1, -1},
+        {"invd", {0x0f, 0x08, 0xf4}, -1, -1, -1, -1},
+    };
+    static const char *const models[] = {"486", "pentium", "pentium3", "x86-64-v1"};
+    (void)state;
+    for (unsigned m = 0; m < 4; m++) {
+        cpu_rig_destroy(&rig);
+        cpu_rig_create(&rig, 0);
+        model(models[m]);
+        for (unsigned i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+            const int want[4] = {t[i].v486, t[i].pentium, t[i].pentium3, t[i].v1};
+            cpu_rig_mode(&rig, 32, 0);
+            rig.st.cr4 = 0;
+            cpu_rig_code(&rig, CPU_RIG_TEXT, t[i].code, sizeof(t[i].code));
+            int got = outcome();
+            if (got != want[m])
+                fail_msg("%s on %s: vector %d, not %d", t[i].what, models[m], got, want[m]);
+        }
+    }
+}
+
+/* A Pentium III has no DAZ: FXSAVE leaves 0 in MXCSR_MASK, and LDMXCSR refuses the bit. */
+static void daz_came_with_sse2(void **state)
+{
+    static const uint8_t code[] = {0x0f, 0xae, 0x03, 0x0f, 0xae, 0x16, 0xf4};
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        cpu_rig_destroy(&rig);
+        cpu_rig_create(&rig, 0);
+        model(i ? "x86-64-v1" : "pentium3");
+        for (uint32_t daz = 0; daz <= 0x40; daz += 0x40) {
+            uint32_t mxcsr = 0x1f80 | daz, mask;
+            cpu_rig_mode(&rig, 32, 0);
+            rig.st.gpr[VMC_RBX] = CPU_RIG_DATA;
+            rig.st.gpr[VMC_RSI] = CPU_RIG_DATA + 0x400;
+            memcpy(rig.ram + CPU_RIG_DATA + 0x400, &mxcsr, 4);
+            /* fxsave [ebx]; ldmxcsr [esi]; hlt */
+            cpu_rig_code(&rig, CPU_RIG_TEXT, code, sizeof(code));
+            assert_int_equal(outcome(), daz && !i ? VMC_VEC_GP : -1);
+            memcpy(&mask, rig.ram + CPU_RIG_DATA + 28, 4);
+            assert_int_equal(mask & ~0xffbfu, i ? 0x40 : 0);
+            assert_int_equal(mask != 0, i);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(vex_needs_protected_mode, setup, teardown),
+        cmocka_unit_test_setup_teardown(models_lack_what_came_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(daz_came_with_sse2, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
