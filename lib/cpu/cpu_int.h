@@ -132,6 +132,7 @@ struct vmci_cpu {
     uint32_t pkru;     /* changed by vmci_set_pkru */
     uint64_t retired;  /* instructions retired since creation; within a block up to its start */
     uint64_t features; /* 1 << VMCI_FEAT_*: the policy as a mask */
+    bool host_bmi;     /* the host has BMI1, BMI2 and LZCNT */
 
     /* -- system state -- */
     struct vmc_table gdtr, idtr;

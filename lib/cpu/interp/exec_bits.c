@@ -62,8 +62,8 @@ static u64 bit_ea(struct vmci_cpu *cpu, const struct vmci_insn *in, u64 bit)
 
 static EXEC(bt)
 {
-    u64 bit = in->opnd[1].kind == VMCI_OPND_IMM ? (u64)in->imm
-                                                : get_reg(cpu, &in->opnd[1], in->opsize);
+    u64 bit =
+        in->opnd[1].kind == VMCI_OPND_IMM ? (u64)in->imm : get_reg(cpu, &in->opnd[1], in->opsize);
     u64 in_operand = bit & (8u * in->opsize - 1), la, v;
     u32 ax = flags_ax(cpu);
     bool write = in->op != VMCI_OP_BT;
@@ -159,6 +159,16 @@ static EXEC(count)
         n = count_bits(v);
         cpu->rflags &= ~VMC_FLAG_ARITH;
         put_flag(cpu, VMC_FLAG_ZF, v == 0);
+    } else if (cpu->host_bmi) {
+        u64 dst = 0;
+        u32 ax = flags_ax(cpu);
+        if (in->op == VMCI_OP_TZCNT) {
+            SCAN_SIZES("tzcnt")
+        } else {
+            SCAN_SIZES("lzcnt")
+        }
+        set_flags(cpu, ax);
+        n = (unsigned)dst;
     } else {
         if (v == 0)
             n = bits;
@@ -174,6 +184,46 @@ static EXEC(count)
 }
 
 /* ---- BMI1, BMI2 ------------------------------------------------------------------------------ */
+
+/* On a host that has them: the flags that the manual leaves undefined are its own. */
+#define BMI_ASM(op, args, T)                                                                       \
+    {                                                                                              \
+        T d;                                                                                       \
+        __asm__(ASM_LOAD_FLAGS op " " args ", %[d]\n\t" ASM_FLAGS                                  \
+                : [d] "=&r"(d), "+a"(ax)                                                           \
+                : [a] "r"((T)a), [b] "r"((T)b)                                                     \
+                : "cc");                                                                           \
+        r = d;                                                                                     \
+    }
+#define BMI_SIZES(op, args)                                                                        \
+    if (size == 8)                                                                                 \
+        BMI_ASM(op "q", args, u64)                                                                 \
+    else                                                                                           \
+        BMI_ASM(op "l", args, u32)                                                                 \
+    break
+
+static u64 bmi_host(struct vmci_cpu *cpu, unsigned op, unsigned size, u64 a, u64 b)
+{
+    u64 r = 0;
+    u32 ax = flags_ax(cpu);
+
+    switch (op) {
+    case VMCI_OP_ANDN:
+        BMI_SIZES("andn", "%[b], %[a]");
+    case VMCI_OP_BLSI:
+        BMI_SIZES("blsi", "%[a]");
+    case VMCI_OP_BLSMSK:
+        BMI_SIZES("blsmsk", "%[a]");
+    case VMCI_OP_BLSR:
+        BMI_SIZES("blsr", "%[a]");
+    case VMCI_OP_BZHI:
+        BMI_SIZES("bzhi", "%[b], %[a]");
+    default:
+        BMI_SIZES("bextr", "%[b], %[a]");
+    }
+    set_flags(cpu, ax);
+    return r;
+}
 
 static void logic_flags(struct vmci_cpu *cpu, u64 v, unsigned size, bool cf)
 {
@@ -197,6 +247,10 @@ static EXEC(bmi)
     if (rc != 0)
         return rc;
     a = cut(a, size);
+    if (cpu->host_bmi) {
+        put_reg(cpu, &in->opnd[0], size, bmi_host(cpu, in->op, size, a, b));
+        return 0;
+    }
     switch (in->op) {
     case VMCI_OP_ANDN:
         r = ~a & b;

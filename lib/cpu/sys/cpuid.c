@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The CPUID instruction, and what a CPU model means for the rest of the processor. */
+#include <cpuid.h>
+
 #include "cpuid_priv.h"
 #include "sys_priv.h"
 
@@ -202,6 +204,15 @@ static void set_tsc_rate(struct vmci_cpu *cpu, uint64_t wanted)
     cpu->tsc_mult = (cpu->tsc_hz / NS_PER_S << 32) + ((cpu->tsc_hz % NS_PER_S) << 32) / NS_PER_S;
 }
 
+static bool host_has_bmi(void)
+{
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & 1u << 3) == 0 || (b & 1u << 8) == 0)
+        return false;
+    return __get_cpuid(0x80000001u, &a, &b, &c, &d) && (c & 1u << 5) != 0;
+}
+
 void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy)
 {
     const struct vmc_cpuid_leaf *l = vmc_cpu_policy_find(policy, 0x80000008u, 0);
@@ -209,6 +220,7 @@ void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy
     cpu->policy = policy;
     cpu->amd = cpuid_is_amd(policy);
     cpu->features = feature_mask(policy);
+    cpu->host_bmi = host_has_bmi();
     cpu->cr4_allowed = allowed(policy, cr4_rules, VMCI_ARRAY_SIZE(cr4_rules));
     cpu->efer_allowed = allowed(policy, efer_rules, VMCI_ARRAY_SIZE(efer_rules));
     cpu->phys_bits = l != NULL && (l->eax & 0xffu) >= 32 && (l->eax & 0xffu) <= 52 ? l->eax & 0xffu
