@@ -25,6 +25,7 @@ struct slot {
 struct disk_full {
     char *name;
     struct vmc_blockdev below;
+    bool flushes;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed, rested; /* for the thread, and by it */
@@ -130,8 +131,9 @@ static int pass(struct slot *s)
 static int full_submit(void *ctx, struct vmc_block_req *r)
 {
     struct disk_full *d = ctx;
-    bool writes = r->op == VMC_BLOCK_WRITE || r->op == VMC_BLOCK_WRITE_ZEROES;
-    struct slot *s = writes ? slot_take(d, r) : NULL;
+    bool may_wait = r->op == VMC_BLOCK_WRITE || r->op == VMC_BLOCK_WRITE_ZEROES ||
+                    (r->op == VMC_BLOCK_FLUSH && d->flushes);
+    struct slot *s = may_wait ? slot_take(d, r) : NULL;
 
     if (s == NULL)
         return d->below.ops->submit(d->below.ctx, r);
@@ -253,7 +255,7 @@ static void full_kick(void *ctx)
         d->below.ops->kick(d->below.ctx);
 }
 
-struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below)
+struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below, bool flushes)
 {
     struct disk_full *d = calloc(1, sizeof(*d));
     pthread_condattr_t attr;
@@ -262,6 +264,7 @@ struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below)
         return NULL;
     d->name = strdup(name);
     d->below = below;
+    d->flushes = flushes;
     d->last = &d->waiting;
     for (unsigned i = 0; i < SLOTS; i++) {
         d->slots[i].d = d;

@@ -12,8 +12,11 @@
 
 struct disk_full;
 
-/* name: begins its messages. NULL: no memory, or no thread. */
-struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below);
+/*
+ * name: begins its messages. flushes: one that found no space can be tried again, as with the tables of a
+ * redo log; the host's own fsync forgets what it could not write. NULL: no memory, or no thread.
+ */
+struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below, bool flushes);
 struct vmc_blockdev disk_full_blockdev(struct disk_full *d);
 /* true: nothing waits any longer, what waited has failed. false: as in the beginning. */
 void disk_full_fail(struct disk_full *d, bool fail);
