@@ -12,6 +12,10 @@
 #define LPC_PIRQ_E     0x68
 #define PIRQ_ROUTES    0x0b0b0a0au /* A, B (E, F): 10; C, D (G, H): 11 */
 
+/* Vectors of the interrupt controllers under a BIOS. */
+#define PC_BIOS_MASTER 0x08u
+#define PC_BIOS_SLAVE  0x70u
+
 #define MTRR_ENABLED  0xc06ull /* fixed ranges on, default write-back */
 #define MTRR_WB       0x0606060606060606ull
 #define MTRR_FIX16K_A 2 /* of mtrr_fixed: 0xa0000-0xbffff, not cached */
@@ -79,7 +83,13 @@ static int program_chipset(struct vmc_pc *pc, struct vmc_error *err)
     return vmc_pci_bus_assign(bus, &win, line_irq, err);
 }
 
-/* An interrupt handler for real mode that sets the caller's carry flag: no such function. */
+/* Interrupt handlers for real mode, in the extended BIOS data area. */
+#define AT_NO_BIOS 0x10u
+#define AT_TIMER   0x20u
+#define AT_MASTER  0x40u
+#define AT_SLAVE   0x50u
+
+/* Set the caller's carry flag: no such function. */
 static const uint8_t no_bios[] = {
     0x55,                   /* push bp */
     0x89, 0xe5,             /* mov bp, sp */
@@ -87,16 +97,84 @@ static const uint8_t no_bios[] = {
     0x5d,                   /* pop bp */
     0xcf,                   /* iret */
 };
-#define NO_BIOS_OFFSET 0x10u /* in the extended BIOS data area */
+
+/* Count a tick, and tell whoever wants to know. */
+static const uint8_t on_timer[] = {
+    0x50, 0x1e,                   /* push ax; push ds */
+    0x31, 0xc0, 0x8e, 0xd8,       /* xor ax, ax; mov ds, ax */
+    0x66, 0xff, 0x06, 0x6c, 0x04, /* inc dword [0x46c] */
+    0xcd, 0x1c,                   /* int 0x1c */
+    0xb0, 0x20, 0xe6, 0x20,       /* mov al, 0x20; out 0x20, al */
+    0x1f, 0x58, 0xcf,             /* pop ds; pop ax; iret */
+};
+
+static const uint8_t on_master[] = {
+    0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf, /* push ax; mov al, 0x20; out 0x20, al; ... */
+};
+
+static const uint8_t on_slave[] = {
+    0x50, 0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0x58, 0xcf, /* ... out 0xa0, al; out 0x20, al; ... */
+};
+
+static unsigned handler_of(unsigned vector)
+{
+    if (vector == PC_BIOS_MASTER)
+        return AT_TIMER;
+    if (vector - PC_BIOS_MASTER < 8)
+        return AT_MASTER;
+    return vector - PC_BIOS_SLAVE < 8 ? AT_SLAVE : AT_NO_BIOS;
+}
 
 static int write_vectors(struct vmc_pc *pc)
 {
+    static const struct {
+        unsigned at;
+        const uint8_t *code;
+        size_t bytes;
+    } handlers[] = {
+        {AT_NO_BIOS, no_bios, sizeof(no_bios)},
+        {AT_TIMER, on_timer, sizeof(on_timer)},
+        {AT_MASTER, on_master, sizeof(on_master)},
+        {AT_SLAVE, on_slave, sizeof(on_slave)},
+    };
     uint8_t ivt[1024];
+    int rc = VMC_OK;
 
-    for (unsigned i = 0; i < sizeof(ivt); i += 4)
-        vmci_st_le32(ivt + i, (uint32_t)(PC_EBDA >> 4) << 16 | NO_BIOS_OFFSET);
-    int rc = vmc_mem_write(pc->bd->mem, PC_EBDA + NO_BIOS_OFFSET, no_bios, sizeof(no_bios));
+    for (unsigned i = 0; i < 256; i++)
+        vmci_st_le32(ivt + (size_t)i * 4, (uint32_t)(PC_EBDA >> 4) << 16 | handler_of(i));
+    for (unsigned i = 0; rc == VMC_OK && i < VMCI_ARRAY_SIZE(handlers); i++)
+        rc = vmc_mem_write(pc->bd->mem, PC_EBDA + handlers[i].at, handlers[i].code,
+                           handlers[i].bytes);
     return rc != VMC_OK ? rc : vmc_mem_write(pc->bd->mem, 0, ivt, sizeof(ivt));
+}
+
+/*
+ * The 8259s and the timer as a BIOS leaves them, for programs that boot code of a PC starts: ticks
+ * come 18.2 times a second as vector 8 to those that allow interrupts and do not say otherwise.
+ */
+static void start_ticks(struct vmc_pc *pc)
+{
+    static const struct {
+        uint16_t port;
+        uint8_t value;
+    } writes[] = {
+        {0x20, 0x11}, /* ICW1 to ICW4 */
+        {0x21, PC_BIOS_MASTER},
+        {0x21, 4},
+        {0x21, 1},
+        {0xa0, 0x11},
+        {0xa1, PC_BIOS_SLAVE},
+        {0xa1, 2},
+        {0xa1, 1},
+        {0x21, 0xfa}, /* the timer and the cascade are open */
+        {0xa1, 0xff},
+        {0x43, 0x34}, /* channel 0, mode 2, 65536 */
+        {0x40, 0},
+        {0x40, 0},
+    };
+
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(writes); i++)
+        vmc_bus_write(pc->bd->pio, writes[i].port, 1, writes[i].value);
 }
 
 /*
@@ -214,6 +292,8 @@ static int boot_direct(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vm
     vmci_pc_memmap(pc, false);
     if (rc == VMC_OK)
         rc = load_kernel(pc, b, st, out, err);
+    if (rc == VMC_OK && (out->kind == VMC_BOOT_MULTIBOOT || out->kind == VMC_BOOT_FLAT))
+        start_ticks(pc);
     return rc;
 }
 

@@ -32,6 +32,8 @@ guest ready '\xb0\x72\xe6\xe9\xeb\xfe'                           # "r" to port 0
 # lidt [table with limit 0]; int3
 printf '\x2e\x0f\x01\x1e\x07\x00\xcc\x00\x00\x00\x00\x00\x00' >"$dir/triple"
 guest post '\xb0\xa5\xe6\x80\xb0\x3c\xe6\x90\xe4\x90\xe6\xf4\xf4'    # POST a5 to 0x80, 3c to 0x90; exit with in al, 0x90
+# xor ax, ax; mov ds, ax; sti; hlt; hlt; cli; mov ax, [0x46c]; out 0xf4, al
+guest ticks '\x31\xc0\x8e\xd8\xfb\xf4\xf4\xfa\xa1\x6c\x04\xe6\xf4\xf4'
 guest e9 '\xe4\xe9\xe6\xf4\xf4'                                  # in al, 0xe9; out 0xf4, al
 flat="--load-at 0x8000"
 
@@ -41,6 +43,7 @@ check "debug console reads 0xe9" $(((0xe9 << 1 | 1) & 255)) "" $flat --kernel "$
 check "POST codes" $((0x1ff & 255)) "POST code a5" $flat --kernel "$dir/post" --post-port 0x80 --exit-port 0xf4
 check "POST codes elsewhere" $(((0x3c << 1 | 1) & 255)) "POST code 3c" $flat --kernel "$dir/post" --post-port 0x90 --exit-port 0xf4
 check "a POST port that is taken" 2 "" $flat --kernel "$dir/post" --post-port 0x20
+check "the timer ticks as under a BIOS" 5 "" $flat --kernel "$dir/ticks" --exit-port 0xf4
 check "timeout" 124 "timeout" $flat --kernel "$dir/spin" --timeout 0.5
 check "triple fault" 6 "triple fault" $flat --kernel "$dir/triple"
 check "deterministic" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 --deterministic
