@@ -204,12 +204,14 @@ static void guests_see_stolen_time(void **state)
     rig_init(&g, 1, 0);
     struct smp_vm *a = rig_vm(&g, &p, 100);
     struct smp_vm *b = rig_vm(&g, &p, 300);
-    WAIT_FOR(smp_vm_used_ns(a) > 50000000);
+    WAIT_FOR(progress(b, 0) > 0); /* until then the first had all of the CPU */
+    uint64_t used = smp_vm_used_ns(a);
+    WAIT_FOR(smp_vm_used_ns(a) - used > 50000000);
     assert_int_equal(vmc_vm_pause_wait(a->vm, UINT64_MAX), VMC_OK);
     assert_int_equal(vmc_vm_pause_wait(b->vm, UINT64_MAX), VMC_OK);
     assert_true((a->sh->features & FEATURE_STEAL_TIME) != 0);
     /* a quarter of the CPU for one, three for the other, and other processes steal from both */
-    assert_true(steal_of(a) > smp_vm_used_ns(a));
+    assert_true(steal_of(a) > smp_vm_used_ns(a) - used);
     assert_true(steal_of(a) > steal_of(b));
     rig_fini(&g);
 }
