@@ -103,6 +103,22 @@ check "disk of another program" 4 "a qcow2 image, not a raw one" $flat --kernel 
     --disk "$dir/qcow2"
 check "which is taken for raw" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 \
     --disk "$dir/qcow2,raw"
+# Disks with a descriptor on a folder of the host are disks; its text is no raw disk.
+"$vmcore" disk create "$dir/ours.vmdk" 1M || failed=1
+check "a disk with a descriptor" 43 "" $flat --kernel "$dir/exit21" --exit-port 0xf4 \
+    --disk "$dir/ours.vmdk"
+cp "$dir/ours.vmdk" "$dir/descriptor"
+check "a descriptor's text as a raw disk" 4 "a vmdk image, not a raw one" $flat \
+    --kernel "$dir/spin" --disk "$dir/descriptor"
+printf 'KDMV\1\0\0\0' >"$dir/sparse.vmdk"
+truncate -s 1M "$dir/sparse.vmdk"
+cp "$dir/sparse.vmdk" "$dir/sparse"
+check "a sparse vmdk as a raw disk" 4 "a vmdk image, not a raw one" $flat --kernel "$dir/spin" \
+    --disk "$dir/sparse"
+check "a sparse vmdk without a descriptor" 4 "are no descriptor" $flat --kernel "$dir/spin" \
+    --disk "$dir/sparse.vmdk"
+cp "$dir/qcow2" "$dir/qcow2.vmdk"
+check "a descriptor that is none" 4 "are no descriptor" $flat --kernel "$dir/spin" --disk "$dir/qcow2.vmdk"
 head -c 700 /dev/urandom >"$dir/junk"
 check "no known image" 4 "" --kernel "$dir/junk"
 printf '\x7fELF\x02\x01\x01' >"$dir/elf"

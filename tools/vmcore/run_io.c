@@ -82,10 +82,12 @@ static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, str
 
     char what[RUN_WHO_BYTES + 16];
     snprintf(what, sizeof(what), "%s: --disk", run_who);
-    int rc = spec->raw ? 0 : disk_refuse_format(what, spec->path, "',raw' behind its name");
-    if (rc != 0)
-        return rc;
+    int rc = 0;
     if (spec->raw || !disk_place_is(spec->path)) {
+        if (!spec->raw)
+            rc = disk_refuse_format(what, spec->path, "',raw' behind its name");
+        if (rc != 0)
+            return rc;
         if (vmc_host_disk_open(&hc, &d->raw, err) != VMC_OK)
             return run_vm_fail("--disk", err);
         *out = vmc_host_disk_blockdev(d->raw);
