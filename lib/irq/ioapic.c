@@ -70,7 +70,8 @@ static void send(struct vmci_ioapic *io, unsigned pin)
         chip->ops->msi(chip->ctx, addr, data);
         return;
     }
-    vmci_irqchip_deliver(chip, &m);
+    if (!vmci_irqchip_deliver(chip, &m))
+        io->rte[pin] &= ~VMCI_RTE_REMOTE_IRR; /* nobody will end it */
 }
 
 /* A level input that is up is sent once until its EOI. */

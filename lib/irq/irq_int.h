@@ -198,8 +198,8 @@ void vmci_lapic_reset(struct vmci_lapic *l, bool init);
 /* Highest-priority vector that may be delivered now, or -1; and accept it. vCPU's thread. */
 int vmci_lapic_pending(struct vmci_lapic *l);
 int vmci_lapic_ack(struct vmci_lapic *l);
-/* Deliver one message that is meant for this APIC. Any thread. */
-void vmci_lapic_accept(struct vmci_lapic *l, const struct vmci_irq_msg *m);
+/* Deliver one message that is meant for this APIC; false: it takes none. Any thread. */
+bool vmci_lapic_accept(struct vmci_lapic *l, const struct vmci_irq_msg *m);
 /* An entry of the local vector table fires. Any thread. */
 void vmci_lapic_local(struct vmci_lapic *l, enum vmci_lvt entry);
 void vmci_lapic_error(struct vmci_lapic *l, uint32_t bits);
@@ -303,8 +303,11 @@ int vmci_irqchip_init(struct vmci_irqchip *chip, struct vmc_board *board, uint32
 void vmci_irqchip_fini(struct vmci_irqchip *chip);
 /* A new source of wire gsi, or an unconnected line. */
 struct vmc_irq_line vmci_irqchip_line(struct vmci_irqchip *chip, uint32_t gsi);
-/* Deliver to every local APIC that matches, or hand to the engine. Any thread. */
-void vmci_irqchip_deliver(struct vmci_irqchip *chip, const struct vmci_irq_msg *m);
+/*
+ * Deliver to every local APIC that matches, or hand to the engine; false: none of them took it. Any
+ * thread.
+ */
+bool vmci_irqchip_deliver(struct vmci_irqchip *chip, const struct vmci_irq_msg *m);
 /* Interrupt command of one local APIC: shorthand 0 none, 1 self, 2 all, 3 all but self. */
 void vmci_irqchip_ipi(struct vmci_irqchip *chip, struct vmci_lapic *from, unsigned shorthand,
                       const struct vmci_irq_msg *m);

@@ -51,7 +51,7 @@ static bool matches(const struct vmci_lapic *l, const struct vmci_irq_msg *m)
 }
 
 /* The matching processor with the lowest priority; equal ones take turns. */
-static void deliver_lowest(struct vmci_irqchip *chip, const struct vmci_irq_msg *m)
+static bool deliver_lowest(struct vmci_irqchip *chip, const struct vmci_irq_msg *m)
 {
     struct vmci_lapic *best = NULL;
     uint32_t best_ppr = 0;
@@ -68,31 +68,29 @@ static void deliver_lowest(struct vmci_irqchip *chip, const struct vmci_irq_msg 
         }
     }
     if (best == NULL)
-        return;
+        return false;
     vmci_store_relaxed(&chip->next_lowest, best->index + 1);
-    vmci_lapic_accept(best, m);
+    return vmci_lapic_accept(best, m);
 }
 
-void vmci_irqchip_deliver(struct vmci_irqchip *chip, const struct vmci_irq_msg *m)
+bool vmci_irqchip_deliver(struct vmci_irqchip *chip, const struct vmci_irq_msg *m)
 {
     if (chip->lapics == 0) {
         /* 8259 interrupts do not travel as MSIs: the engine's owner pulls them. */
         if (m->mode == VMCI_IRQ_EXTINT)
             chip->ops->notify(chip->ctx, 0);
-        return;
+        return true;
     }
-    if (m->mode == VMCI_IRQ_LOWEST) {
-        deliver_lowest(chip, m);
-        return;
-    }
-    if (!m->logical && m->dest < chip->lapics && m->dest != 0xff) {
-        vmci_lapic_accept(&chip->lapic[m->dest], m); /* IDs are indices: no search */
-        return;
-    }
+    if (m->mode == VMCI_IRQ_LOWEST)
+        return deliver_lowest(chip, m);
+    if (!m->logical && m->dest < chip->lapics && m->dest != 0xff)
+        return vmci_lapic_accept(&chip->lapic[m->dest], m); /* IDs are indices: no search */
+    bool accepted = false;
     for (uint32_t i = 0; i < chip->lapics; i++) {
         if (matches(&chip->lapic[i], m))
-            vmci_lapic_accept(&chip->lapic[i], m);
+            accepted |= vmci_lapic_accept(&chip->lapic[i], m);
     }
+    return accepted;
 }
 
 void vmci_irqchip_ipi(struct vmci_irqchip *chip, struct vmci_lapic *from, unsigned shorthand,

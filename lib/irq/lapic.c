@@ -128,13 +128,13 @@ void vmci_lapic_error(struct vmci_lapic *l, uint32_t bits)
         vmci_lapic_local(l, VMCI_LVT_ERROR);
 }
 
-static void request(struct vmci_lapic *l, uint8_t vector, bool level)
+static bool request(struct vmci_lapic *l, uint8_t vector, bool level)
 {
     if (!(vmci_load_relaxed(&l->svr) & VMCI_SVR_ENABLE))
-        return;
+        return false;
     if (vector < 16) {
         vmci_lapic_error(l, VMCI_ESR_RECV_VECTOR);
-        return;
+        return false;
     }
     if (level)
         vmci_fetch_or(&l->tmr[WORD(vector)], BIT(vector));
@@ -143,20 +143,20 @@ static void request(struct vmci_lapic *l, uint8_t vector, bool level)
     vmci_fetch_or(&l->irr[WORD(vector)], BIT(vector));
     vmci_fetch_or(&l->irr_words, 1u << WORD(vector));
     l->chip->ops->notify(l->chip->ctx, l->index);
+    return true;
 }
 
-void vmci_lapic_accept(struct vmci_lapic *l, const struct vmci_irq_msg *m)
+bool vmci_lapic_accept(struct vmci_lapic *l, const struct vmci_irq_msg *m)
 {
     const struct vmci_irqchip_ops *ops = l->chip->ops;
     void *ctx = l->chip->ctx;
 
     if (!vmci_lapic_on(l))
-        return;
+        return false;
     switch (m->mode) {
     case VMCI_IRQ_FIXED:
     case VMCI_IRQ_LOWEST:
-        request(l, m->vector, m->level);
-        break;
+        return request(l, m->vector, m->level);
     case VMCI_IRQ_NMI:
         ops->nmi(ctx, l->index);
         break;
@@ -171,8 +171,9 @@ void vmci_lapic_accept(struct vmci_lapic *l, const struct vmci_irq_msg *m)
         ops->notify(ctx, l->index);
         break;
     default: /* SMI: there is no system management mode; 3: reserved */
-        break;
+        return false;
     }
+    return true;
 }
 
 void vmci_lapic_local(struct vmci_lapic *l, enum vmci_lvt entry)

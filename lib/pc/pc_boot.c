@@ -11,6 +11,8 @@
 #define LPC_PIRQ_A     0x60
 #define LPC_PIRQ_E     0x68
 #define PIRQ_ROUTES    0x0b0b0a0au /* A, B (E, F): 10; C, D (G, H): 11 */
+#define PIC_ELCR_SLAVE 0x4d1
+#define LEVEL_9_10_11  0x0eu
 
 /* Vectors of the interrupt controllers under a BIOS. */
 #define PC_BIOS_MASTER 0x08u
@@ -79,6 +81,7 @@ static int program_chipset(struct vmc_pc *pc, struct vmc_error *err)
     vmc_pci_config_write(bus, mch, MCH_PCIEXBAR, 4, (uint32_t)PC_ECAM_BASE | XBAR_ENABLE);
     vmc_pci_config_write(bus, lpc, LPC_PIRQ_A, 4, PIRQ_ROUTES);
     vmc_pci_config_write(bus, lpc, LPC_PIRQ_E, 4, PIRQ_ROUTES);
+    vmc_bus_write(pc->bd->pio, PIC_ELCR_SLAVE, 1, LEVEL_9_10_11); /* SCI and PCI */
     vmci_pc_windows(pc, &win);
     return vmc_pci_bus_assign(bus, &win, line_irq, err);
 }

@@ -86,6 +86,28 @@ static void level_waits_for_eoi(void **state)
     assert_int_equal(take(f, 2), 0x55);
 }
 
+static void level_waits_for_somebody_to_take_it(void **state)
+{
+    struct irq_fx *f = *state;
+    struct vmc_irq_line l = line(f, 5);
+
+    apic_enable_all(f);
+    ioapic_rte(f, 5, to(9, 0x41 | LEVEL)); /* there is no processor 9 */
+    vmc_irq_set(&l, true);
+    assert_int_equal(ioapic_rd(f, 0x10 + 10), 0x41 | LEVEL);
+    ioapic_rte(f, 5, to(1, 0x41 | LEVEL));
+    assert_int_equal(ioapic_rd(f, 0x10 + 10), 0x41 | LEVEL | VMCI_RTE_REMOTE_IRR);
+    assert_int_equal(take(f, 1), 0x41);
+    vmc_irq_set(&l, false);
+    apic_wr(f, 1, VMCI_APIC_EOI, 0);
+    apic_wr(f, 1, VMCI_APIC_SVR, 0xff); /* its APIC is off */
+    vmc_irq_set(&l, true);
+    assert_int_equal(ioapic_rd(f, 0x10 + 10), 0x41 | LEVEL);
+    apic_wr(f, 1, VMCI_APIC_SVR, VMCI_SVR_ENABLE | 0xff);
+    ioapic_rte(f, 5, to(1, 0x41 | LEVEL));
+    assert_int_equal(take(f, 1), 0x41);
+}
+
 static void switch_to_edge_is_an_eoi(void **state)
 {
     struct irq_fx *f = *state;
@@ -231,6 +253,7 @@ int main(void)
         irq_test(registers),
         irq_test(edge_is_sent_once),
         irq_test(level_waits_for_eoi),
+        irq_test(level_waits_for_somebody_to_take_it),
         irq_test(switch_to_edge_is_an_eoi),
         irq_test(eoi_register_and_suppressed_broadcast),
         irq_test(sources_share_a_wire),

@@ -445,6 +445,7 @@ static void exit_port_power_off_reset(void **state)
     assert_false(vmc_vm_stopped(f->vm, &why, &detail));
     assert_int_equal(pio_read(f, 0x21, 1), 0xfa);
     assert_int_equal(pio_read(f, 0xa1, 1), 0xff);
+    assert_int_equal(pio_read(f, 0x4d1, 1), 0x0e); /* level-triggered: SCI and PCI */
     pio_write(f, 0x80, 1, 0x5a);
     assert_int_equal(vmc_pc_post_code(f->pc), 0x5a);
     pio_write(f, 0xf4, 4, 0x12345);
