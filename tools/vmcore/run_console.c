@@ -45,7 +45,7 @@ struct vmc_chardev run_console_dev(struct vmc_host_char *c)
 static int post_code(void *ctx, const void *data, size_t bytes)
 {
     (void)ctx;
-    fprintf(stderr, "vmcore: POST code %02x\n", *(const uint8_t *)data);
+    fprintf(stderr, "vmcore: POST code %02x\r\n", *(const uint8_t *)data);
     return (int)bytes;
 }
 
