@@ -146,11 +146,28 @@ int vmc_disk_next_data(struct vmc_disk *d, uint64_t *offset, uint64_t *bytes)
     return rc;
 }
 
+/* Grains that are not in the log yet, at most *bytes of them; *bytes: how much that was. */
+static int write_new(struct vmc_disk *d, struct layer *l, uint64_t off, const uint8_t *src,
+                     uint64_t *bytes)
+{
+    uint64_t at;
+    int rc = vmci_disk_log_add(d, l, off, *bytes, &at, bytes);
+
+    if (rc != VMC_OK)
+        return rc;
+    rc = d->files.ops->write(d->files.ctx, l->file, src, *bytes, at);
+    if (rc == VMC_OK)
+        rc = vmci_disk_log_set(d, l, off, at, *bytes);
+    if (rc != VMC_OK)
+        l->next = at; /* whoever tries again gets the same place */
+    return rc;
+}
+
 /* One grain that is not in the log yet: what the parents have, and src over it. */
 static int write_part(struct vmc_disk *d, struct layer *l, uint64_t off, const uint8_t *src,
                       uint64_t n)
 {
-    uint64_t in = off % l->grain, start = off - in, at, got;
+    uint64_t in = off % l->grain, start = off - in, got = l->grain;
     uint8_t *grain = vmci_zalloc(d->pf, l->grain);
 
     if (grain == NULL)
@@ -158,11 +175,7 @@ static int write_part(struct vmc_disk *d, struct layer *l, uint64_t off, const u
     int rc = vmci_disk_read(d, start, grain, VMCI_MIN(l->grain, d->bytes - start));
     memcpy(grain + in, src, n);
     if (rc == VMC_OK)
-        rc = vmci_disk_log_add(d, l, start, l->grain, &at, &got);
-    if (rc == VMC_OK)
-        rc = d->files.ops->write(d->files.ctx, l->file, grain, l->grain, at);
-    if (rc == VMC_OK)
-        rc = vmci_disk_log_set(d, l, start, at, l->grain);
+        rc = write_new(d, l, start, grain, &got);
     vmci_free(d->pf, grain, l->grain);
     return rc;
 }
@@ -184,11 +197,8 @@ static int write_log(struct vmc_disk *d, struct layer *l, uint64_t off, const ui
             n = VMCI_MIN(bytes, l->grain - in);
             rc = write_part(d, l, off, src, n);
         } else {
-            rc = vmci_disk_log_add(d, l, off, n / l->grain * l->grain, &at, &n);
-            if (rc == VMC_OK)
-                rc = d->files.ops->write(d->files.ctx, l->file, src, n, at);
-            if (rc == VMC_OK)
-                rc = vmci_disk_log_set(d, l, off, at, n);
+            n = n / l->grain * l->grain;
+            rc = write_new(d, l, off, src, &n);
         }
         src += n;
         off += n;

@@ -150,6 +150,18 @@ static int reserve(struct vmc_disk *d, struct layer *l, uint64_t end)
     return rc;
 }
 
+/* A loaded table gets its place in the file; it is dirty: it stays in memory until it is there. */
+static int place(struct vmc_disk *d, struct layer *l, uint32_t t)
+{
+    int rc = l->log->place(l, t);
+
+    if (rc != VMC_OK)
+        return rc;
+    vmci_bit_set(l->dirty, t);
+    l->dir_dirty = true;
+    return reserve(d, l, l->dir[t] + LOG_ENTRIES * l->log->entry_bytes);
+}
+
 int vmci_disk_log_add(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_t want,
                       uint64_t *at, uint64_t *got)
 {
@@ -157,12 +169,8 @@ int vmci_disk_log_add(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_
     uint32_t t = (uint32_t)(g / LOG_ENTRIES), i = (uint32_t)(g % LOG_ENTRIES), n = 0;
     int rc = load(d, l, t);
 
-    if (rc == VMC_OK && l->dir[t] == 0) {
-        rc = l->log->place(l, t);
-        l->dir_dirty = true;
-        if (rc == VMC_OK)
-            rc = reserve(d, l, l->dir[t] + LOG_ENTRIES * l->log->entry_bytes);
-    }
+    if (rc == VMC_OK && l->dir[t] == 0)
+        rc = place(d, l, t);
     if (rc != VMC_OK)
         return rc;
     while (i + n < LOG_ENTRIES && n * l->grain < want && l->table[t][i + n] <= AT_ZERO)
@@ -201,10 +209,7 @@ int vmci_disk_log_zero(struct vmc_disk *d, struct layer *l, uint64_t off)
     if (l->dir[t] == 0) {
         int rc = load(d, l, t);
         if (rc == VMC_OK)
-            rc = l->log->place(l, t);
-        l->dir_dirty = true;
-        if (rc == VMC_OK)
-            rc = reserve(d, l, l->dir[t] + LOG_ENTRIES * l->log->entry_bytes);
+            rc = place(d, l, t);
         if (rc != VMC_OK)
             return rc;
     }

@@ -121,9 +121,14 @@ static int m_read(void *ctx, void *file, void *dst, size_t n, uint64_t off)
 
 static int m_write(void *ctx, void *file, const void *src, size_t n, uint64_t off)
 {
+    struct mem_files *m = ctx;
     struct mem_file *f = file;
     int rc = VMC_OK;
 
+    if (m->no_space > 0) {
+        m->no_space--;
+        return VMC_ENOSPC;
+    }
     if (off > UINT64_MAX - n)
         return VMC_EIO;
     if (off + n > f->bytes)
@@ -145,10 +150,13 @@ static int m_allocate(void *ctx, void *file, uint64_t off, uint64_t n, uint32_t 
 
 static int m_flush(void *ctx, void *file)
 {
+    struct mem_files *m = ctx;
     struct mem_file *f = file;
+    int rc = m->flush_status;
 
-    if (((struct mem_files *)ctx)->no_power_cuts)
-        return VMC_OK;
+    m->flush_status = VMC_OK;
+    if (rc != VMC_OK || m->no_power_cuts)
+        return rc;
     f->durable = realloc(f->durable, f->bytes ? f->bytes : 1);
     if (f->durable == NULL)
         abort();

@@ -19,6 +19,8 @@ struct mem_file {
 struct mem_files {
     struct mem_file file[MEM_FILES];
     uint64_t limit;     /* bytes of one file; 0: no limit */
+    unsigned no_space;  /* so many of the next writes find none */
+    int flush_status;   /* of the next flush, if not VMC_OK */
     bool no_power_cuts; /* nothing is remembered for them */
 };
 
