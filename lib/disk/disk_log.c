@@ -247,27 +247,40 @@ static int write_table(struct vmc_disk *d, struct layer *l, uint32_t t)
     return d->files.ops->write(d->files.ctx, l->file, l->buf, LOG_ENTRIES * n, l->dir[t]);
 }
 
+static int flush_file(struct vmc_disk *d, struct layer *l)
+{
+    int rc = d->files.ops->flush(d->files.ctx, l->file);
+
+    if (rc == VMC_OK)
+        return rc;
+    vmci_log(d->pf, VMC_LOG_WARN, "disk", "%s: a flush failed (%s): no more of them will succeed",
+             l->desc.extent, vmc_status_name(rc));
+    l->lost = true;
+    return VMC_EIO;
+}
+
 int vmci_disk_log_flush(struct vmc_disk *d, struct layer *l)
 {
-    const struct vmc_disk_files_ops *f = d->files.ops;
     bool any = l->dir_dirty;
 
+    if (l->lost)
+        return VMC_EIO;
     for (uint32_t w = 0; w < VMCI_BITMAP_WORDS(l->tables) && !any; w++)
         any = l->dirty[w] != 0;
     int rc = any ? l->log->mark(d, l) : VMC_OK;
     if (rc == VMC_OK)
-        rc = f->flush(d->files.ctx, l->file); /* the grains first */
+        rc = flush_file(d, l); /* the grains first */
     if (rc != VMC_OK || !any)
         return rc;
     for (uint32_t t = 0; t < l->tables && rc == VMC_OK; t++)
         if (vmci_bit_test(l->dirty, t))
             rc = write_table(d, l, t);
     if (rc == VMC_OK)
-        rc = f->flush(d->files.ctx, l->file); /* then the tables, then what points to them */
+        rc = flush_file(d, l); /* then the tables, then what points to them */
     if (rc == VMC_OK && l->dir_dirty) {
         rc = l->log->publish(d, l);
         if (rc == VMC_OK)
-            rc = f->flush(d->files.ctx, l->file);
+            rc = flush_file(d, l);
     }
     if (rc == VMC_OK) {
         memset(l->dirty, 0, VMCI_BITMAP_WORDS(l->tables) * 8);

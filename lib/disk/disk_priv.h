@@ -62,6 +62,7 @@ struct layer {
     uint8_t *buf;     /* a table as on disk */
     uint32_t tables, loaded, hand;
     bool dir_dirty;
+    bool lost;       /* a flush failed: what had been written may be gone */
     uint64_t grain;  /* bytes */
     uint64_t next;   /* where the next grain (COWD: or table) goes, bytes */
     uint64_t dir_at; /* the directory in the file */
@@ -141,6 +142,10 @@ int vmci_disk_log_set(struct vmc_disk *d, struct layer *l, uint64_t off, uint64_
                       uint64_t bytes);
 /* The grain at off is all zeros. */
 int vmci_disk_log_zero(struct vmc_disk *d, struct layer *l, uint64_t off);
+/*
+ * VMC_ENOSPC: tables found no space; they are in memory, and can be tried again. VMC_EIO, from then on: a
+ * flush of the file failed, and whoever served it may have forgotten what it could not write.
+ */
 int vmci_disk_log_flush(struct vmc_disk *d, struct layer *l);
 
 /* Read every table; *bad counts those that are not valid. */

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "disk_full.h"
+#include "disk_rig.h"
 
 #define REQUESTS 200u
 #define THREADS  4u
@@ -213,6 +214,32 @@ static void test_fail(void **state)
     stop(f);
 }
 
+/* Of disks, only redo logs have something to write again; the rest is the host's fsync. */
+static void test_flushes(void **state)
+{
+    static const struct {
+        const char *name;
+        bool flushes;
+    } disks[] = {{"flat.vmdk", false}, {"cowd.vmdk", true}, {"sesparse.vmdk", true}};
+    struct env e;
+    struct vmc_disk *d;
+
+    (void)state;
+    env_init(&e);
+    ok(&e, vmc_disk_create(&e.tp.pf, &e.files, disks[0].name, 1 << 20, VMC_DISK_THIN, &e.err));
+    ok(&e,
+       vmc_disk_snapshot(&e.tp.pf, &e.files, disks[0].name, disks[1].name, VMC_DISK_COWD, &e.err));
+    ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, disks[0].name, disks[2].name, VMC_DISK_SESPARSE,
+                             &e.err));
+    for (unsigned i = 0; i < 3; i++) {
+        ok(&e, vmc_disk_open(&e.tp.pf, &e.files, disks[i].name, false, &d, &e.err));
+        assert_int_equal(disk_full_flushes(d), disks[i].flushes);
+        ok(&e, vmc_disk_close(d));
+    }
+    assert_false(disk_full_flushes(NULL));
+    env_fini(&e);
+}
+
 static void *writer(void *arg)
 {
     struct fx *f = arg;
@@ -266,7 +293,8 @@ static void test_storm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_at_once), cmocka_unit_test(test_later),
-                                       cmocka_unit_test(test_fail), cmocka_unit_test(test_storm)};
+                                       cmocka_unit_test(test_fail), cmocka_unit_test(test_flushes),
+                                       cmocka_unit_test(test_storm)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

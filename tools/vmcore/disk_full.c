@@ -288,6 +288,14 @@ struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below, 
     return d;
 }
 
+bool disk_full_flushes(const struct vmc_disk *disk)
+{
+    struct vmc_disk_layer top;
+
+    return disk != NULL && vmc_disk_layer(disk, 0, &top) == VMC_OK &&
+           (top.format == VMC_DISK_COWD || top.format == VMC_DISK_SESPARSE);
+}
+
 struct vmc_blockdev disk_full_blockdev(struct disk_full *d)
 {
     static const struct vmc_blockdev_ops ops = {

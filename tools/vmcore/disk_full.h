@@ -8,7 +8,7 @@
 
 #include <stdbool.h>
 
-#include <vmcore/io.h>
+#include <vmcore/disk.h>
 
 struct disk_full;
 
@@ -17,6 +17,8 @@ struct disk_full;
  * redo log; the host's own fsync forgets what it could not write. NULL: no memory, or no thread.
  */
 struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below, bool flushes);
+/* Is it one whose flushes can be tried again? disk: or NULL, a file or device of the host. */
+bool disk_full_flushes(const struct vmc_disk *disk);
 struct vmc_blockdev disk_full_blockdev(struct disk_full *d);
 /* true: nothing waits any longer, what waited has failed. false: as in the beginning. */
 void disk_full_fail(struct disk_full *d, bool fail);

@@ -114,7 +114,7 @@ static int let_wait(struct run_vm *r, unsigned i, struct vmc_blockdev *bd)
     if (spec->read_only || spec->full_fails)
         return 0;
     snprintf(name, sizeof(name), "%s: --disk %s", run_who, spec->path);
-    d->full = disk_full_create(name, *bd, d->disk != NULL);
+    d->full = disk_full_create(name, *bd, disk_full_flushes(d->disk));
     if (d->full == NULL) {
         fprintf(stderr, "%s: no thread to watch it\n", name);
         return EXIT_ERROR;

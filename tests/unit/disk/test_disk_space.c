@@ -81,10 +81,66 @@ static void test_place_is_kept(void **state)
     assert_int_equal(length(VMC_DISK_SESPARSE, TRIES), length(VMC_DISK_SESPARSE, 0));
 }
 
+/* Tables that find no space stay in memory and are written by a later flush. */
+static void tables_wait(uint32_t format)
+{
+    struct env e;
+    struct vmc_disk *d = snapshot(&e, format);
+    static unsigned char buf[CHUNK], back[CHUNK];
+
+    memset(buf, 3, sizeof(buf));
+    for (unsigned skip = 1; skip <= 2; skip++) {
+        ok(&e, io(d, VMC_BLOCK_WRITE, skip * CHUNK, buf, CHUNK));
+        e.mem.no_space = skip;
+        for (unsigned i = 0; i < skip; i++)
+            assert_int_equal(io(d, VMC_BLOCK_FLUSH, 0, NULL, 0), VMC_ENOSPC);
+        ok(&e, io(d, VMC_BLOCK_FLUSH, 0, NULL, 0));
+    }
+    ok(&e, vmc_disk_close(d));
+    ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", false, &d, &e.err));
+    for (unsigned skip = 1; skip <= 2; skip++) {
+        ok(&e, io(d, VMC_BLOCK_READ, skip * CHUNK, back, CHUNK));
+        assert_memory_equal(back, buf, CHUNK);
+    }
+    ok(&e, vmc_disk_close(d));
+    env_fini(&e);
+}
+
+/* A flush of the file that fails may have lost what was written: no later one says that all is
+ * well. */
+static void flush_fails(uint32_t format)
+{
+    struct env e;
+    struct vmc_disk *d = snapshot(&e, format);
+    static unsigned char buf[CHUNK];
+
+    ok(&e, io(d, VMC_BLOCK_WRITE, 0, buf, CHUNK));
+    ok(&e, io(d, VMC_BLOCK_FLUSH, 0, NULL, 0));
+    ok(&e, io(d, VMC_BLOCK_WRITE, CHUNK, buf, CHUNK));
+    e.mem.flush_status = VMC_ENOSPC;
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(io(d, VMC_BLOCK_FLUSH, 0, NULL, 0), VMC_EIO);
+    assert_int_equal(vmc_disk_close(d), VMC_EIO);
+    ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", true, &d, &e.err));
+    ok(&e, io(d, VMC_BLOCK_FLUSH, 0, NULL, 0));
+    ok(&e, vmc_disk_close(d));
+    env_fini(&e);
+}
+
+static void test_flush(void **state)
+{
+    (void)state;
+    tables_wait(VMC_DISK_COWD);
+    tables_wait(VMC_DISK_SESPARSE);
+    flush_fails(VMC_DISK_COWD);
+    flush_fails(VMC_DISK_SESPARSE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_place_is_kept),
+        cmocka_unit_test(test_flush),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
