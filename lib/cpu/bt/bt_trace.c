@@ -55,7 +55,8 @@ static bool loops(const struct tracer *t, const struct block *b, uint64_t la)
     const struct vmci_insn *last = &b->insn[b->n - 1];
     unsigned more = bt_branch_row(b);
 
-    return t->watched && last->op == VMCI_OP_JCC && bt_branch_known(t->w->sc, b) &&
+    return t->watched && t->w->word == 8 && last->op == VMCI_OP_JCC &&
+           bt_branch_known(t->w->sc, b) &&
            bt_target(t->w, last, bt_wrap(t->w, la + last->next)) == la && more != 0 &&
            more < INNER_ROUNDS && t->w->n + b->n * (more + 1) <= t->room;
 }

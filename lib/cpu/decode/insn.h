@@ -81,8 +81,9 @@ enum vmci_feat {
 #define VMCI_FEAT_ENUM(n) VMCI_FEAT_##n,
     VMCI_FEATS(VMCI_FEAT_ENUM)
 #undef VMCI_FEAT_ENUM
-    VMCI_FEAT_COUNT, /* at most 64 */
+    VMCI_FEAT_COUNT,
 };
+_Static_assert(VMCI_FEAT_COUNT <= 64, "sets of features are 64 bits");
 /* clang-format on */
 
 enum vmci_opnd_kind {

@@ -246,6 +246,7 @@ bool vmci_fp_no_selectors(struct vmci_cpu *cpu);
 bool vmci_fp_vendor_amd(struct vmci_cpu *cpu);
 /* Bits of MXCSR that the guest may set. */
 uint32_t vmci_fp_mx_valid(struct vmci_cpu *cpu);
+uint32_t vmci_fp_mx_mask(struct vmci_cpu *cpu);
 
 /* After area was written by software: mx_check, x87_check, ES. Not live. */
 void vmci_fp_refresh(struct vmci_fp *fp);

@@ -281,7 +281,7 @@ unsigned vmci_fp_get_xsave(struct vmci_cpu *cpu, void *dst)
     out->fdp = fp->fdp;
     out->fop = fp->fop;
     out->rsvd0 = 0;
-    out->mxcsr_mask = vmci_fp_mx_valid(cpu);
+    out->mxcsr_mask = vmci_fp_mx_mask(cpu);
     vmci_fp_zero(out->rsvd1, sizeof(out->rsvd1) + sizeof(out->avail));
     /* The 64-bit format has no room for the selectors: the library keeps them where software may. */
     vmci_st_le16(out->avail, fp->fcs);
@@ -311,8 +311,8 @@ int vmci_fp_set_xsave(struct vmci_cpu *cpu, const void *src, unsigned bytes)
     if (bytes < sizeof(*in))
         bv &= ~VMC_XCR0_PKRU;
     if ((bv & ~(fp->rfbm | (cpu->xcr0_allowed & VMC_XCR0_PKRU))) ||
-        (in->mxcsr & ~vmci_fp_mx_valid(cpu)))
-        return VMC_EINVAL;
+        (in->mxcsr & ~fp->mx_valid))
+        return VMC_EINVAL; /* under VT-x and SVM the guest sets whatever the processor has */
     vmci_fp_park(cpu);
     init_x87(fp);
     vmci_fp_zero(fp->area.st, sizeof(fp->area.st) + sizeof(fp->area.xmm));

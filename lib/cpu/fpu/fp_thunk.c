@@ -149,7 +149,6 @@ static void wrap_string(struct code *c, const struct code *insn)
     put_bytes(c, after, sizeof(after));
 }
 
-/* A body around the instruction according to what goes in and out. */
 void vmci_fp_vzero8(const struct vmci_insn *in, uint8_t out[VMCI_VZERO8_BYTES])
 {
     bool all = (in->vex_lpp & 4) != 0;
@@ -161,6 +160,7 @@ void vmci_fp_vzero8(const struct vmci_insn *in, uint8_t out[VMCI_VZERO8_BYTES])
     }
 }
 
+/* A body around the instruction according to what goes in and out. */
 static void wrap(struct code *c, const struct code *insn, const struct vmci_fp_form *f,
                  bool flags_in)
 {

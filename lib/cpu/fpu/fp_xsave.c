@@ -75,7 +75,7 @@ uint32_t vmci_fp_mx_valid(struct vmci_cpu *cpu)
 }
 
 /* As images have it: 0 of a processor that has no DAZ, whose bits are FFBFh (SDM 1 11.6.6). */
-static uint32_t mxcsr_mask(struct vmci_cpu *cpu)
+uint32_t vmci_fp_mx_mask(struct vmci_cpu *cpu)
 {
     uint32_t valid = vmci_fp_mx_valid(cpu);
     return (valid & VMCI_MXCSR_DAZ) ? valid : 0;
@@ -255,7 +255,7 @@ static int do_fxsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
     put_x87(cpu, im.b, wide(cpu, in));
     if (cpu->cr4 & VMC_CR4_OSFXSR) {
         vmci_st_le32(im.b + 24, fp->area.mxcsr);
-        vmci_st_le32(im.b + 28, mxcsr_mask(cpu));
+        vmci_st_le32(im.b + 28, vmci_fp_mx_mask(cpu));
         part(&im, 0, LEGACY_XMM);
     } else {
         part(&im, 0, 24);
@@ -322,7 +322,7 @@ static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t l
     }
     if (compact ? (write & VMC_XCR0_SSE) : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX))) {
         vmci_st_le32(im.b + 24, fp->area.mxcsr);
-        vmci_st_le32(im.b + 28, mxcsr_mask(cpu));
+        vmci_st_le32(im.b + 28, vmci_fp_mx_mask(cpu));
         part(&im, 24, 8);
     }
     if (write & VMC_XCR0_SSE) {

@@ -456,6 +456,8 @@ int hw_vm_init(struct hw_vm *vm, const struct vmc_engine_vm_config *cfg,
                const struct hw_vendor *vendor, struct vmc_error *err);
 int hw_vcpu_init(struct hw_vm *vm, struct hw_vcpu *v, uint32_t index,
                  const struct vmc_engine_io *io, struct vmc_error *err);
+/* Let others find it, once it is complete: those who take pages back may look at any time. */
+void hw_vcpu_publish(struct hw_vcpu *v);
 void hw_vcpu_fini(struct hw_vcpu *v);
 int hw_set_policy(void *evm, const struct vmc_cpu_policy *policy, struct vmc_error *err);
 int hw_get_state(void *ev, uint32_t groups, struct vmc_x86_state *st);

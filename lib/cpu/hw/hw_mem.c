@@ -17,24 +17,32 @@ static void mark_again(void *ctx, uint64_t gpa, uint64_t bytes, bool written)
 {
     struct hw_vm *vm = ctx;
 
-    if (written && vmci_load_relaxed(&vm->mem->dirty_clients) != 0)
-        vmci_mem_mark_dirty(vm->mem, gpa, bytes);
+    if (!written || vmci_load_relaxed(&vm->mem->dirty_clients) == 0)
+        return;
+    /* Pages of other slots may be taken back while one is added or removed. */
+    vmci_lock(&vm->mem->lock);
+    vmci_mem_mark_dirty(vm->mem, gpa, bytes);
+    vmci_unlock(&vm->mem->lock);
 }
 
 /* Does the leaf map something else than the memory map now says, or with too many rights? */
 static bool is_stale(void *ctx, uint64_t gpa, unsigned level, uint64_t hpa, uint32_t rights)
 {
     struct hw_vm *vm = ctx;
-    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
     struct vmci_page page;
     uint64_t run;
+
+    vmci_lock(&vm->mem->lock);
+    const struct vmci_mem_slot *s = vmci_mem_find(vm->mem, gpa);
+    bool paged = s == NULL || s->space != NULL;
+    bool read_only = !paged && s->attr != VMC_MEM_RAM;
+    vmci_unlock(&vm->mem->lock);
 
     /*
      * Large leaves are not looked into: pages under them may be elsewhere. A space takes its pages
      * back also where they stay, to see who uses them.
      */
-    if (level > 1 || s == NULL || s->space != NULL ||
-        (s->attr != VMC_MEM_RAM && (rights & VMCI_SLAT_W) != 0) ||
+    if (level > 1 || paged || (read_only && (rights & VMCI_SLAT_W) != 0) ||
         vmci_mem_resolve(vm->mem, gpa, false, &page) != VMC_OK)
         return true;
     return vm->hw->to_phys(vm->pf->ctx, page.hva, &run) != hpa;

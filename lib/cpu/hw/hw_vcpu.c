@@ -123,7 +123,7 @@ void hw_vcpu_fini(struct hw_vcpu *v)
 {
     if (v->vm == NULL)
         return;
-    v->vm->vcpu[v->index] = NULL;
+    vmci_store_release(&v->vm->vcpu[v->index], (struct hw_vcpu *)NULL);
     if (!v->vm->nested)
         vmci_shadow_fini(&v->shadow);
     vmci_emulator_destroy(v->emu);
@@ -159,12 +159,16 @@ int hw_vcpu_init(struct hw_vm *vm, struct hw_vcpu *v, uint32_t index,
     }
     v->tsc_offset = -(int64_t)hw_scale_tsc(vm, vm->hw->rdtsc(vm->pf->ctx));
     v->vm = vm;
-    vmci_store_release(&vm->vcpu[index], v);
     if (vm->vcpu[0] != NULL)
         v->tsc_offset = vm->vcpu[0]->tsc_offset; /* all TSCs of a machine are one */
     hw_changed(v, HW_ST_EMULATE | HW_ST_RSP | VMC_ST_CLOCK | VMC_ST_FPU);
     v->todo |= HW_TODO_EVENT | HW_TODO_FPU;
     return VMC_OK;
+}
+
+void hw_vcpu_publish(struct hw_vcpu *v)
+{
+    vmci_store_release(&v->vm->vcpu[v->index], v);
 }
 
 /* ---- state ------------------------------------------------------------------------------------

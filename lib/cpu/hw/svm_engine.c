@@ -291,6 +291,7 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
     v->u.svm.frame.vmcb = v->u.svm.vmcb_hpa;
     v->u.svm.frame.flags = vm->spec.entry_flags;
     svm_setup(v);
+    hw_vcpu_publish(v);
     return VMC_OK;
 }
 

@@ -242,6 +242,7 @@ static int vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_engin
     }
     vmx_setup(v);
     vmx_detach(v);
+    hw_vcpu_publish(v);
     return VMC_OK;
 }
 
