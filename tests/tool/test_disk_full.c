@@ -21,7 +21,8 @@
 struct fx {
     struct disk_full *d;
     struct vmc_blockdev bd;
-    _Atomic bool space, later; /* later: another thread answers */
+    _Atomic bool space, later; /* later: another thread answers, */
+    _Atomic bool held;         /* not now */
     _Atomic unsigned submits;
     pthread_t worker;
     pthread_mutex_t lock;
@@ -41,6 +42,13 @@ static int result(struct fx *f, const struct vmc_block_req *r)
     return r->op == VMC_BLOCK_READ || atomic_load(&f->space) ? VMC_OK : VMC_ENOSPC;
 }
 
+static void nap(unsigned ms)
+{
+    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l};
+
+    nanosleep(&t, NULL);
+}
+
 static int submit(void *ctx, struct vmc_block_req *r)
 {
     struct fx *f = ctx;
@@ -54,6 +62,7 @@ static int submit(void *ctx, struct vmc_block_req *r)
     f->queue[f->queued++] = r;
     pthread_cond_signal(&f->changed);
     pthread_mutex_unlock(&f->lock);
+    nap(1); /* some are answered before this returns */
     return VMC_BLOCK_PENDING;
 }
 
@@ -69,6 +78,8 @@ static void *work(void *ctx)
         }
         struct vmc_block_req *r = f->queue[--f->queued];
         pthread_mutex_unlock(&f->lock);
+        while (atomic_load(&f->held))
+            nap(1);
         r->status = result(f, r);
         r->done(r);
         pthread_mutex_lock(&f->lock);
@@ -131,13 +142,6 @@ static void issue(struct fx *f, struct request *q, uint32_t op)
         done(&q->r);
 }
 
-static void nap(unsigned ms)
-{
-    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l};
-
-    nanosleep(&t, NULL);
-}
-
 /* Until it is done; the answer. */
 static int answer(struct request *q)
 {
@@ -153,6 +157,7 @@ static void waits(bool later)
 {
     struct fx *f = start(true);
     static struct request q[8];
+    time_t since = time(NULL);
 
     atomic_store(&f->later, later);
     for (unsigned i = 0; i < 8; i++)
@@ -165,13 +170,16 @@ static void waits(bool later)
     assert_int_equal(answer(&read), VMC_OK); /* others go on */
     while (!disk_full_waits(f->d))
         nap(1);
-    nap(1500); /* a look in vain */
+    nap(3000); /* looks in vain, at most one each second */
+    unsigned submits = atomic_load(&f->submits);
+    assert_true(submits > 9 && submits <= 9 + 8 * (unsigned)(time(NULL) - since + 2));
     for (unsigned i = 0; i < 8; i++)
         assert_int_equal(atomic_load(&q[i].done), 0);
     atomic_store(&f->space, true);
     for (unsigned i = 0; i < 8; i++)
         assert_int_equal(answer(&q[i]), VMC_OK);
-    assert_false(disk_full_waits(f->d));
+    while (disk_full_waits(f->d)) /* until the thread is out of it */
+        nap(1);
     issue(f, &q[0], VMC_BLOCK_WRITE);
     assert_int_equal(answer(&q[0]), VMC_OK);
     stop(f);
@@ -187,6 +195,28 @@ static void test_later(void **state)
 {
     (void)state;
     waits(true);
+}
+
+/* A write that is tried again waits as well. */
+static void test_try(void **state)
+{
+    struct fx *f = start(false);
+    static struct request q;
+
+    (void)state;
+    issue(f, &q, VMC_BLOCK_WRITE);
+    atomic_store(&f->held, true);
+    atomic_store(&f->later, true);
+    for (unsigned i = atomic_load(&f->submits); atomic_load(&f->submits) == i;)
+        nap(1);
+    nap(100); /* the thread waits for work again */
+    assert_true(disk_full_waits(f->d));
+    atomic_store(&f->space, true);
+    atomic_store(&f->held, false);
+    assert_int_equal(answer(&q), VMC_OK);
+    while (disk_full_waits(f->d))
+        nap(1);
+    stop(f);
 }
 
 static void test_fail(void **state)
@@ -292,9 +322,10 @@ static void test_storm(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_at_once), cmocka_unit_test(test_later),
-                                       cmocka_unit_test(test_fail), cmocka_unit_test(test_flushes),
-                                       cmocka_unit_test(test_storm)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_at_once), cmocka_unit_test(test_later),
+        cmocka_unit_test(test_try),     cmocka_unit_test(test_fail),
+        cmocka_unit_test(test_flushes), cmocka_unit_test(test_storm)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

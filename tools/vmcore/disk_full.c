@@ -76,19 +76,17 @@ static void slot_give(struct slot *s)
     pthread_mutex_unlock(&d->lock);
 }
 
-/* True: it waits. front: it waited before the others. */
-static bool hold(struct slot *s, bool front)
+/* True: it waits. */
+static bool hold(struct slot *s)
 {
     struct disk_full *d = s->d;
 
     pthread_mutex_lock(&d->lock);
     bool yes = !d->fail;
     if (yes) {
-        struct slot **at = front ? &d->waiting : d->last;
-        s->next = *at;
-        *at = s;
-        if (s->next == NULL)
-            d->last = &s->next;
+        s->next = NULL;
+        *d->last = s;
+        d->last = &s->next;
         if (!d->full)
             fprintf(stderr,
                     "%s: no space left: the guest's writes wait until somebody makes room "
@@ -107,7 +105,7 @@ static void finished(struct vmc_block_req *r)
 {
     struct slot *s = r->opaque;
 
-    if (r->status == VMC_ENOSPC && hold(s, false))
+    if (r->status == VMC_ENOSPC && hold(s))
         return;
     slot_give(s);
     r->done(r);
@@ -141,7 +139,7 @@ static int full_submit(void *ctx, struct vmc_block_req *r)
         return VMC_BLOCK_PENDING;
     if (r->status != VMC_ENOSPC)
         return VMC_BLOCK_COMPLETE;
-    if (hold(s, false))
+    if (hold(s))
         return VMC_BLOCK_PENDING;
     slot_give(s);
     return VMC_BLOCK_COMPLETE;
@@ -158,26 +156,49 @@ static struct slot *first(struct disk_full *d)
     return s;
 }
 
-/* Try those that wait, one after the other, until one finds no space. */
+/* All that wait, to be tried. */
+static struct slot *take_all(struct disk_full *d)
+{
+    pthread_mutex_lock(&d->lock);
+    struct slot *all = d->waiting;
+    d->waiting = NULL;
+    d->last = &d->waiting;
+    for (struct slot *s = all; s != NULL; s = s->next) {
+        s->again = true;
+        d->tries++;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return all;
+}
+
+/* These wait on, before those that came since. */
+static void put_back(struct disk_full *d, struct slot *all)
+{
+    struct slot **end = &all;
+
+    pthread_mutex_lock(&d->lock);
+    for (; *end != NULL; end = &(*end)->next)
+        end_try(*end);
+    *end = d->waiting;
+    if (d->waiting == NULL)
+        d->last = end;
+    d->waiting = all;
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Try those that wait now, one after the other, until one finds no space. */
 static void look(struct disk_full *d)
 {
-    for (;;) {
-        pthread_mutex_lock(&d->lock);
-        struct slot *s = first(d);
-        if (s != NULL) {
-            s->again = true;
-            d->tries++;
-        }
-        pthread_mutex_unlock(&d->lock);
-        if (s == NULL)
-            break;
+    struct slot *next;
+
+    for (struct slot *s = take_all(d); s != NULL; s = next) {
         struct vmc_block_req *r = s->req;
+        next = s->next; /* it may be somebody else's soon */
         if (pass(s) == VMC_BLOCK_PENDING)
             continue;
         if (r->status == VMC_ENOSPC) {
-            if (hold(s, true))
-                break;
-            slot_give(s);
+            put_back(d, s);
+            break;
         }
         r->done(r);
     }
@@ -317,7 +338,7 @@ void disk_full_fail(struct disk_full *d, bool fail)
 bool disk_full_waits(struct disk_full *d)
 {
     pthread_mutex_lock(&d->lock);
-    bool yes = d->waiting != NULL;
+    bool yes = d->waiting != NULL || d->tries != 0 || d->at_it;
     pthread_mutex_unlock(&d->lock);
     return yes;
 }

@@ -22,7 +22,7 @@ bool disk_full_flushes(const struct vmc_disk *disk);
 struct vmc_blockdev disk_full_blockdev(struct disk_full *d);
 /* true: nothing waits any longer, what waited has failed. false: as in the beginning. */
 void disk_full_fail(struct disk_full *d, bool fail);
-/* Does a write wait for space? */
+/* Does a write wait for space, or is one tried again? */
 bool disk_full_waits(struct disk_full *d);
 /* Nothing is in flight. NULL is allowed. */
 void disk_full_free(struct disk_full *d);

@@ -415,23 +415,28 @@ void host_vm_begin(struct host_vm *vm)
     host_vm_release(vm, HOST_HELD_STOPPED);
 }
 
-/* Requests in flight finish on their own; a disk may take its time. */
-static void quiesce(struct host_vm *vm)
+static void stop_vcpus(struct host_vm *vm)
 {
     struct timespec nap = {.tv_nsec = 100000};
 
     vmc_vm_pause(vm->run.vm);
     while (!vmc_vm_quiesced(vm->run.vm))
         nanosleep(&nap, NULL);
-    int looks = run_io_waits(&vm->run) ? 500 : 50000;
-    for (int i = 0; i < looks && vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN; i++)
-        nanosleep(&nap, NULL);
+}
+
+/* Its guest does not see that writes fail which wait for space. */
+static void halt(struct host_vm *vm)
+{
+    stop_vcpus(vm);
+    run_io_fail_waiting(&vm->run, true);
+    run_io_quiesce(&vm->run);
 }
 
 void host_vm_pause(struct host_vm *vm)
 {
     host_vm_hold(vm, HOST_HELD_USER);
-    quiesce(vm);
+    stop_vcpus(vm);
+    run_io_quiesce(&vm->run);
     vm->user_paused = true;
 }
 
@@ -475,8 +480,7 @@ void host_vm_end(struct host_vm *vm, const char *reason)
     if (vm->state != HOST_VM_RUNNING)
         return;
     host_vm_hold(vm, HOST_HELD_STOPPED);
-    run_io_fail_waiting(&vm->run, true);
-    quiesce(vm);
+    halt(vm);
     unschedule(vm);
     vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, NULL, NULL);
     vm->state = HOST_VM_ENDED;
@@ -491,8 +495,7 @@ void host_vm_end(struct host_vm *vm, const char *reason)
 
 void host_vm_reboot(struct host_vm *vm)
 {
-    run_io_fail_waiting(&vm->run, true);
-    quiesce(vm);
+    halt(vm);
     snprintf(run_who, sizeof(run_who), "vmcore host: VM '%.80s'", vm->run.opt.name);
     if (vmc_vm_reset(vm->run.vm) != VMC_OK || run_vm_boot(&vm->run) != 0) {
         host_vm_end(vm, "the reset failed");

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include <vmcore/host_block.h>
 #include <vmcore/host_net.h>
@@ -275,12 +276,22 @@ void run_io_fail_waiting(struct run_vm *r, bool fail)
             disk_full_fail(r->io->disks[i].full, fail);
 }
 
-bool run_io_waits(const struct run_vm *r)
+static bool waits(const struct run_vm *r)
 {
     for (unsigned i = 0; i < r->opt.disk_count; i++)
         if (r->io->disks[i].full != NULL && disk_full_waits(r->io->disks[i].full))
             return true;
     return false;
+}
+
+void run_io_quiesce(struct run_vm *r)
+{
+    const struct timespec nap = {.tv_nsec = 100000};
+
+    /* A disk may take its time, one that is full any time. */
+    for (int i = 0;
+         vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN && i < (waits(r) ? 500 : 50000); i++)
+        nanosleep(&nap, NULL);
 }
 
 void run_io_stop(struct run_vm *r)

@@ -147,8 +147,7 @@ static const struct rpc_method methods[] = {
 
 static void reboot(struct loop *l)
 {
-    run_io_fail_waiting(l->r, true);
-    run_threads_pause(l->r);
+    run_threads_halt(l->r);
     if (vmc_vm_reset(l->r->vm) != VMC_OK || run_vm_boot(l->r) != 0) {
         fprintf(stderr, "\r\nvmcore: the reset failed\r\n");
         end(l, EXIT_ERROR);
@@ -170,8 +169,7 @@ static void wake(struct loop *l)
 {
     struct vmc_error err = {0};
 
-    run_io_fail_waiting(l->r, true);
-    run_threads_pause(l->r); /* a debugger may have let it go on, into the same stop */
+    run_threads_halt(l->r); /* a debugger may have let it go on, into the same stop */
     l->suspended = false;
     if (vmc_vm_reset(l->r->vm) != VMC_OK || vmc_pc_wake(l->r->pc, &err) != VMC_OK) {
         fprintf(stderr, "\r\nvmcore: the guest cannot be woken: %s\r\n", err.text);
@@ -357,8 +355,7 @@ int run_loop(struct run_vm *r, int stats_fd)
         rc = l.status;
     }
     if (run_threads_exist(r)) {
-        run_io_fail_waiting(r, true);
-        run_threads_pause(r);
+        run_threads_halt(r);
         run_threads_stop(r);
     }
     if (!r->opt.deterministic)

@@ -148,7 +148,7 @@ int run_threads_start(struct run_vm *r, bool paused)
     return 0;
 }
 
-void run_threads_pause(struct run_vm *r)
+static void stop_vcpus(struct run_vm *r)
 {
     pthread_mutex_lock(&r->lock);
     r->paused = true;
@@ -160,12 +160,19 @@ void run_threads_pause(struct run_vm *r)
     pthread_mutex_unlock(&r->lock);
     if (r->runner != NULL)
         run_runner_wait(r);
-    /* Requests in flight finish on their own; a disk may take its time, one that is full any time. */
-    int looks = run_io_waits(r) ? 500 : 50000;
-    for (int i = 0; i < looks && vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN; i++) {
-        struct timespec nap = {.tv_nsec = 100000};
-        nanosleep(&nap, NULL);
-    }
+}
+
+void run_threads_pause(struct run_vm *r)
+{
+    stop_vcpus(r);
+    run_io_quiesce(r);
+}
+
+void run_threads_halt(struct run_vm *r)
+{
+    stop_vcpus(r);
+    run_io_fail_waiting(r, true);
+    run_io_quiesce(r);
 }
 
 void run_threads_resume(struct run_vm *r)

@@ -112,8 +112,8 @@ void run_console_close(struct run_vm *r);
 int run_io_create(struct run_vm *r);
 /* Writes that wait for space fail, now and until this is called with false: a reset is no use else. */
 void run_io_fail_waiting(struct run_vm *r, bool fail);
-/* Does a write wait for space? */
-bool run_io_waits(const struct run_vm *r);
+/* With the vCPUs stopped: until requests in flight have finished, but for those that wait for space. */
+void run_io_quiesce(struct run_vm *r);
 /* Ends the network threads, and lets no write wait: before the machine is destroyed. */
 void run_io_stop(struct run_vm *r);
 /* Closes the disks: after it. */
@@ -143,6 +143,8 @@ void run_wake(struct run_vm *r);
 int run_threads_start(struct run_vm *r, bool paused);
 /* Returns when no vCPU is inside run and no device has I/O in flight. */
 void run_threads_pause(struct run_vm *r);
+/* Before a reset or the end: then writes that wait for space fail, and the guest does not see it. */
+void run_threads_halt(struct run_vm *r);
 void run_threads_resume(struct run_vm *r);
 void run_threads_stop(struct run_vm *r);
 bool run_threads_exist(const struct run_vm *r);
