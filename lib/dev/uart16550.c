@@ -293,7 +293,10 @@ static void tx_put(struct vmc_uart *u, uint8_t c)
 {
     struct uart_state *s = &u->st;
 
+    /* The line falls before the emptied transmitter raises it again: a new edge, also for a driver
+       that never reads IIR (data sheet, table of interrupt control functions). */
     s->thre_pending = 0;
+    irq_update(u);
     if ((s->mcr & MCR_LOOP) != 0) {
         rx_put(u, c, 0);
         tx_empty(s);

@@ -91,6 +91,29 @@ static void thre_interrupt(void **state)
     assert_false(f->b.line[IRQ].level);
 }
 
+/* A driver that writes the next character without reading IIR gets an edge for each. */
+static void thre_interrupt_has_an_edge_for_each_character(void **state)
+{
+    struct fx *f = *state;
+
+    OUT(1, 0x02);
+    assert_int_equal(f->b.line[IRQ].rises, 1);
+    for (unsigned i = 0; i < 26; i++) {
+        OUT(0, 'A' + i);
+        assert_true(f->b.line[IRQ].level);
+        assert_int_equal(f->b.line[IRQ].rises, 2 + i);
+    }
+    f->b.out_room = 0;
+    OUT(0, 'x'); /* nobody takes it: busy until somebody does */
+    assert_false(f->b.line[IRQ].level);
+    f->b.out_room = SIZE_MAX;
+    vmc_uart_output_ready(f->u);
+    assert_int_equal(f->b.line[IRQ].rises, 28);
+    OUT(4, 0x10); /* and in loopback, without the receive interrupt */
+    OUT(0, 'y');
+    assert_int_equal(f->b.line[IRQ].rises, 29);
+}
+
 static void divisor_latch(void **state)
 {
     struct fx *f = *state;
@@ -385,6 +408,7 @@ int main(void)
         T(reset_values),
         T(output_goes_out),
         T(thre_interrupt),
+        T(thre_interrupt_has_an_edge_for_each_character),
         T(divisor_latch),
         T(scratch_keeps),
         T(receive_without_fifo),
