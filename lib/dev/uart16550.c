@@ -19,10 +19,18 @@
 #define CLOCK_HZ    1843200u
 #define RETRY_NS    4000000u /* how often a far end that refused is asked again */
 #define MAX_CHAR_NS NS_PER_S
-/* What means that a guest waits for input: looks in a row at an idle receiver, or the receive
-   interrupt left on for a time, since drivers also switch it on and off to identify the chip. */
-#define LISTEN_LOOKS 3u
-#define LISTEN_NS    100000000u
+/* What means that a guest waits for input:
+   - the receive interrupt is on a time after it was switched on, since drivers also switch it on
+     and off to identify the chip;
+   - looks in a row at an idle receiver, with no other access between them;
+   - over time, looks in pairs, as of a poll and the wait for the transmitter that follows it: a
+     console that only sends has few of them, and not for long;
+   - looks of any kind for so long that it is no longer a guest that starts.
+   Both of the latter are counted at most once in LISTEN_NS. */
+#define LISTEN_NS     100000000u
+#define LISTEN_LOOKS  3u
+#define LISTEN_PAIRS  20u
+#define LISTEN_SINGLE 600u
 
 enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR };
 
@@ -95,7 +103,11 @@ struct vmc_uart {
     bool draining;            /* (l) a thread is handing tx to the far end */
     bool refused;             /* (l) input was refused: tell when there is room */
     bool listening;           /* (l) the guest has looked for input; always, unless PATIENT */
+    bool listen_armed;        /* (l) the timer of that name runs */
     uint8_t looks;            /* (l) at an idle receiver, in a row */
+    uint16_t pairs, singles;  /* (l) of them, counted over time */
+    uint64_t pair_ns;         /* (l) when the next pair counts */
+    uint64_t single_ns;       /* (l) and the next single look */
     uint32_t tx_epoch;        /* (l) counts how often the transmit FIFO was cleared */
     struct vmc_timer *timer;  /* receive timeout */
     struct vmc_timer *retry;  /* output that was refused */
@@ -356,19 +368,41 @@ static uint8_t iir_read(struct vmc_uart *u)
     return v;
 }
 
-/*
- * Does this access show that the guest waits for input? A driver that only sends looks at the line
- * status once a character; one that polls for input looks at it again and again.
- */
+/* Count what is seen once in LISTEN_NS; has it been seen often enough? */
+static bool seen_often(uint16_t *count, uint64_t *next_ns, uint64_t now, unsigned enough)
+{
+    if (now < *next_ns)
+        return false;
+    *next_ns = now + LISTEN_NS;
+    return ++*count >= enough;
+}
+
+/* The guest looked at the line status, and there is nothing to read and nothing being sent. */
+static void watch_look(struct vmc_uart *u)
+{
+    uint64_t now = dev_now(&u->base);
+
+    u->looks++;
+    u->listening = u->looks >= LISTEN_LOOKS ||
+                   seen_often(&u->singles, &u->single_ns, now, LISTEN_SINGLE) ||
+                   (u->looks > 1 && seen_often(&u->pairs, &u->pair_ns, now, LISTEN_PAIRS));
+}
+
+/* Does this access show that the guest waits for input? */
 static void watch_listener(struct vmc_uart *u, bool read, unsigned reg)
 {
     bool idle = (lsr_value(&u->st) & (LSR_DR | LSR_THRE)) == LSR_THRE;
 
-    u->looks = read && reg == REG_LSR && idle ? u->looks + 1 : 0;
-    if (u->looks >= LISTEN_LOOKS)
-        u->listening = true;
-    else if (!read && reg == REG_IER && (u->st.ier & IER_RX) != 0)
+    if (read && reg == REG_LSR && idle) {
+        watch_look(u);
+        return;
+    }
+    u->looks = 0;
+    /* A guest may switch the interrupt off and on again all the time: the timer is left alone. */
+    if (!read && reg == REG_IER && (u->st.ier & IER_RX) != 0 && !u->listen_armed) {
+        u->listen_armed = true;
         vmc_timer_arm(u->listen, dev_now(&u->base) + LISTEN_NS);
+    }
 }
 
 static bool takes_input(const struct vmc_uart *u)
@@ -503,6 +537,7 @@ static void listen_fn(void *ctx, uint64_t deadline_ns)
 
     (void)deadline_ns;
     vmci_lock(&u->base.lock);
+    u->listen_armed = false;
     u->listening |= (u->st.ier & IER_RX) != 0;
     vmci_unlock(&u->base.lock);
     notify_room(u);
@@ -587,7 +622,10 @@ static void uart_reset(void *dev)
     u->tx_epoch++;
     u->st = (struct uart_state){.dll = 1, .msr = MSR_CTS | MSR_DSR | MSR_DCD, .thre_pending = 1};
     u->listening = (u->cfg.flags & VMC_UART_PATIENT) == 0;
+    u->listen_armed = false;
     u->looks = 0;
+    u->pairs = u->singles = 0;
+    u->pair_ns = u->single_ns = 0;
     vmc_timer_disarm(u->timer);
     vmc_timer_disarm(u->retry);
     vmc_timer_disarm(u->listen);

@@ -253,6 +253,88 @@ static void patient_uart_notices_a_poll(void **state)
     assert_int_equal(IN(8 + 5), 0x61);
 }
 
+/* A timer interrupt that prints switches the receive interrupt off and on every 55 ms. */
+static void patient_uart_bears_an_interrupt_switched_all_the_time(void **state)
+{
+    struct fx *f = *state;
+
+    patient_setup(f);
+    for (unsigned i = 0; i < 5; i++) {
+        OUT(8 + 1, 0);
+        OUT(8 + 0, '.');
+        OUT(8 + 1, 1);
+        test_board_run(&f->b, 55000000);
+    }
+    assert_int_equal(f->ready, 1);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 1);
+}
+
+/* A guest that polls, and prints whenever there was nothing, never looks three times in a row. */
+static void patient_uart_notices_a_poll_that_prints(void **state)
+{
+    struct fx *f = *state;
+    unsigned ms = 0;
+
+    patient_setup(f);
+    for (; f->ready == 0 && ms < 10000; ms++) {
+        IN(8 + 5); /* input? */
+        IN(8 + 5); /* may I send? */
+        OUT(8 + 0, '.');
+        f->b.out_bytes = 0;
+        test_board_run(&f->b, 1000000);
+    }
+    assert_in_range(ms, 1000, 3000);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 1);
+}
+
+/* A console that sends for many seconds before its driver is ready is not taken for a poll ... */
+static void patient_uart_waits_for_a_slow_start(void **state)
+{
+    struct fx *f = *state;
+    unsigned s = 0;
+
+    patient_setup(f);
+    for (unsigned ms = 0; ms < 30000; ms++) {
+        IN(8 + 5);
+        OUT(8 + 0, 'x');
+        f->b.out_bytes = 0;
+        test_board_run(&f->b, 1000000);
+    }
+    assert_int_equal(f->ready, 0);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 0);
+    for (; f->ready == 0 && s < 300; s++) { /* ... but not for ever */
+        for (unsigned i = 0; i < 10; i++) {
+            IN(8 + 5);
+            OUT(8 + 0, 'x');
+            test_board_run(&f->b, 100000000);
+        }
+    }
+    assert_in_range(s, 20, 60);
+}
+
+/* What was counted before a reset says nothing about the guest after it. */
+static void patient_uart_forgets_at_reset(void **state)
+{
+    struct fx *f = *state;
+
+    patient_setup(f);
+    for (unsigned i = 0; i < 30; i++) {
+        IN(8 + 5);
+        IN(8 + 5);
+        OUT(8 + 0, '.');
+        OUT(8 + 1, 1);
+        if (i % 15 == 14)
+            vmc_board_reset(&f->b.bd);
+        else
+            OUT(8 + 1, 0);
+        test_board_run(&f->b, 110000000);
+    }
+    assert_int_equal(f->ready, 0);
+    OUT(8 + 1, 1);
+    test_board_run(&f->b, 110000000);
+    assert_int_equal(f->ready, 1);
+}
+
 static void slow_output_keeps_order(void **state)
 {
     struct fx *f = *state;
@@ -416,6 +498,10 @@ int main(void)
         T(input_flow_control),
         T(patient_uart_waits_for_the_receive_interrupt),
         T(patient_uart_notices_a_poll),
+        T(patient_uart_bears_an_interrupt_switched_all_the_time),
+        T(patient_uart_notices_a_poll_that_prints),
+        T(patient_uart_waits_for_a_slow_start),
+        T(patient_uart_forgets_at_reset),
         T(slow_output_keeps_order),
         T(loopback),
         T(modem_interrupt),
