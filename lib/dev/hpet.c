@@ -6,7 +6,7 @@
  * Threats (guest input: any value to any register)
  *   periods of a few ticks           interrupts at least MIN_GAP_NS apart      hpet_storm_is_bounded
  *   host that was away               periods beyond MAX_LAG_NS are skipped     hpet_lag_is_bounded
- *   comparator in the past           fires at once, as guests expect           hpet_past_comparator
+ *   comparator just passed           fires at once, as guests expect           hpet_past_comparator
  */
 #include "base/snapshot.h"
 #include "dev_priv.h"
@@ -17,6 +17,9 @@
 #define TICK_FS     10000000u
 #define MIN_GAP_NS  20000u
 #define MAX_LAG_NS  (NS_PER_S / 2)
+/* A match is by equality, so a comparator written too late would match a whole round later. The
+   host can hold a guest up between its look at the counter and the write: this much is forgiven. */
+#define PASSED_NS (NS_PER_S / 10)
 
 #define REG_CAP     0x000u
 #define REG_CONFIG  0x010u
@@ -87,12 +90,14 @@ static uint64_t timer_mask(const struct hpet_timer *t)
     return (t->config & TN_32BIT) != 0 ? UINT32_MAX : UINT64_MAX;
 }
 
-/* Ticks from count until the comparator matches; a comparator in the past matches now. */
+/* Ticks from count until the comparator matches; one that was just passed matches now. */
 static uint64_t ticks_left(const struct hpet_timer *t, uint64_t count)
 {
-    uint64_t diff = (t->cmp - count) & timer_mask(t);
+    uint64_t behind = (count - t->cmp) & timer_mask(t);
 
-    return diff > timer_mask(t) / 2 ? 0 : diff;
+    if (behind <= VMCI_MIN(count, PASSED_NS / TICK_NS)) /* before 0 the counter was nowhere */
+        return 0;
+    return (t->cmp - count) & timer_mask(t);
 }
 
 /* ---- interrupts ---------------------------------------------------------------------------- */
@@ -199,17 +204,15 @@ static void timer_arm(struct vmc_hpet *h, unsigned n, uint64_t now)
 static void timer_next(struct vmc_hpet *h, unsigned n, uint64_t now)
 {
     struct hpet_timer *t = &h->st.t[n];
+    uint64_t late = (counter_at(&h->st, now) - t->cmp) & timer_mask(t);
     uint64_t step;
 
     if ((t->config & TN_PERIODIC) != 0 && t->period != 0) {
-        uint64_t late = (counter_at(&h->st, now) - t->cmp) & timer_mask(t);
-        uint64_t skip = 0;
-        if (late <= timer_mask(t) / 2 && late > MAX_LAG_NS / TICK_NS)
-            skip = late / t->period * t->period;
+        uint64_t skip = late > MAX_LAG_NS / TICK_NS ? late / t->period * t->period : 0;
         t->cmp = (t->cmp + skip + t->period) & timer_mask(t);
-        step = ticks_left(t, counter_at(&h->st, now));
+        step = skip + t->period > late ? skip + t->period - late : 0;
     } else if ((t->config & TN_32BIT) != 0) {
-        step = 1ull << 32;
+        step = (1ull << 32) - late;
     } else {
         t->due_ns = 0;
         return;

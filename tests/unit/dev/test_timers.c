@@ -649,6 +649,67 @@ static void hpet_past_comparator(void **state)
     assert_int_equal(f->b.line[20].rises, 1);
 }
 
+/* A match is by equality: what is far behind, or far ahead, is ahead. */
+static void hpet_matches_by_equality(void **state)
+{
+    struct fx *f = *state;
+
+    HW(0x120, 0x4 | 0x100 | 20 << 9); /* 32 bits */
+    HW(0x128, 0xc0000000);            /* 32.212 s */
+    HW(0x10, 1);
+    test_board_run(&f->b, 32212 * MS);
+    assert_int_equal(f->b.line[20].rises, 0);
+    test_board_run(&f->b, MS);
+    assert_int_equal(f->b.line[20].rises, 1);
+    test_board_run(&f->b, 42948 * MS); /* the round after it */
+    assert_int_equal(f->b.line[20].rises, 1);
+    test_board_run(&f->b, MS);
+    assert_int_equal(f->b.line[20].rises, 2);
+    HW(0x128, (HR(0xf0) - 1000000000) & UINT32_MAX); /* 10 s ago: in 32.949 s */
+    test_board_run(&f->b, 32949 * MS);
+    assert_int_equal(f->b.line[20].rises, 2);
+    test_board_run(&f->b, MS);
+    assert_int_equal(f->b.line[20].rises, 3);
+}
+
+static void hpet_all_ones_never_match(void **state)
+{
+    struct fx *f = *state;
+
+    HW(0x120, 0x4 | 20 << 9);
+    HW(0x128, UINT64_MAX);
+    HW(0x140, 0x4 | 0x100 | 21 << 9); /* 32 bits: after a round */
+    HW(0x148, UINT32_MAX);
+    HW(0x10, 1);
+    HW(0x128, UINT64_MAX);
+    HW(0x148, UINT32_MAX);
+    test_board_run(&f->b, 42949 * MS);
+    assert_int_equal(f->b.line[21].rises, 0);
+    test_board_run(&f->b, MS);
+    assert_int_equal(f->b.line[21].rises, 1);
+    HW(0x140, 0);
+    HW(0x128, HR(0xf0) - 1000000000); /* of 64 bits: 10 s ago is never, too */
+    test_board_run(&f->b, 100000 * S);
+    assert_int_equal(f->b.line[20].rises, 0);
+}
+
+/* Periods of more than half a round are periods. */
+static void hpet_long_period(void **state)
+{
+    struct fx *f = *state;
+
+    HW(0x100, 0x4 | 0x8 | 0x40 | 0x100 | 21 << 9);
+    HW(0x108, 3000000000); /* 30 s */
+    HW(0x108, 3000000000);
+    HW(0x10, 1);
+    for (unsigned i = 0; i < 5; i++) {
+        test_board_run(&f->b, 30 * S - 1);
+        assert_int_equal(f->b.line[21].rises, i);
+        test_board_run(&f->b, 1);
+        assert_int_equal(f->b.line[21].rises, i + 1);
+    }
+}
+
 static void hpet_storm_is_bounded(void **state)
 {
     struct fx *f = *state;
@@ -764,6 +825,9 @@ int main(void)
         T(hpet_level),
         T(hpet_periodic_legacy),
         T(hpet_past_comparator),
+        T(hpet_matches_by_equality),
+        T(hpet_all_ones_never_match),
+        T(hpet_long_period),
         T(hpet_storm_is_bounded),
         T(hpet_lag_is_bounded),
         T(hpet_absent_routes),
