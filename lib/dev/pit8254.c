@@ -54,7 +54,7 @@ struct pit_channel {
     uint8_t status;
     uint16_t latch;
     uint8_t waits;       /* WAITS_*: next was written and is not loaded yet */
-    uint8_t pad;
+    uint8_t stopped;     /* mode 0: by the first of a count's two bytes, until the second */
     uint32_t next;       /* 1..65536 */
 };
 _Static_assert(sizeof(struct pit_channel) == 40, "saved as it is");
@@ -82,15 +82,15 @@ static bool mode_is_triggered(const struct pit_channel *c)
     return c->mode == 1 || c->mode == 5;
 }
 
-/* Does the gate hold the count? */
-static bool gate_stops(const struct pit_channel *c)
+/* Does the gate, or a count that is half written, hold the count? */
+static bool is_held(const struct pit_channel *c)
 {
-    return !c->gate && !mode_is_triggered(c);
+    return c->stopped || (!c->gate && !mode_is_triggered(c));
 }
 
 static uint64_t ticks_since_start(const struct pit_channel *c, uint64_t now)
 {
-    if (gate_stops(c) || now < c->start_ns)
+    if (is_held(c) || now < c->start_ns)
         return c->paused;
     return c->paused + muldiv(now - c->start_ns, PIT_HZ, NS_PER_S);
 }
@@ -123,7 +123,7 @@ static bool is_periodic(const struct pit_channel *c)
 /* Up to now: load the count that waited for the end of something. */
 static void settle(struct pit_channel *c, uint64_t now)
 {
-    if (c->waits == WAITS_NOT || !is_periodic(c) || gate_stops(c))
+    if (c->waits == WAITS_NOT || !is_periodic(c) || is_held(c))
         return;
     if (ticks_since_start(c, now) >= next_tick(c))
         load_next(c, next_tick(c));
@@ -150,7 +150,7 @@ static bool out_level(const struct pit_channel *c, uint64_t now)
 
     switch (c->mode) {
     case 0: /* low until terminal count */
-        return running && t >= c->count;
+        return running && !c->stopped && t >= c->count;
     case 1: /* low for count ticks after the trigger */
         return !running || t >= c->count;
     case 2: /* low for the last tick of each period */
@@ -206,7 +206,7 @@ static uint16_t readable_count(const struct pit_channel *c, uint64_t now)
 /* Tick, after start, of the next rising edge after tick t; false: none. */
 static bool next_edge_tick(const struct pit_channel *c, uint64_t t, uint64_t *edge)
 {
-    if (!c->armed || (mode_is_triggered(c) && !c->triggered) || gate_stops(c))
+    if (!c->armed || (mode_is_triggered(c) && !c->triggered) || is_held(c))
         return false;
     switch (c->mode) {
     case 0:
@@ -239,7 +239,7 @@ static void edge_arm(struct vmc_pit *p, uint64_t from, uint64_t now)
     struct pit_channel c = p->st.ch[0];
     uint64_t edge = 0;
 
-    if (c.waits == WAITS_MIDDLE && !gate_stops(&c)) /* OUT is high now and falls then */
+    if (c.waits == WAITS_MIDDLE && !is_held(&c)) /* OUT is high now and falls then */
         load_next(&c, next_tick(&c));
     if (!next_edge_tick(&c, ticks_since_start(&c, from), &edge)) {
         p->st.next_edge_ns = 0;
@@ -289,7 +289,7 @@ static void load_count(struct vmc_pit *p, unsigned n, uint16_t raw, uint64_t now
     if (count == 1 && (c->mode == 2 || c->mode == 3))
         count = 2; /* 1 is illegal (data sheet, table "minimum and maximum counts") */
     /* The first count after a control word is loaded at once, but for modes 1 and 5. */
-    if (mode_is_triggered(c) || (is_periodic(c) && c->armed && gate_stops(c))) {
+    if (mode_is_triggered(c) || (is_periodic(c) && c->armed && is_held(c))) {
         c->next = count;
         c->waits = WAITS_END;
         c->armed = 1;
@@ -304,6 +304,7 @@ static void load_count(struct vmc_pit *p, unsigned n, uint16_t raw, uint64_t now
     }
     c->count = count;
     c->armed = 1;
+    c->stopped = 0;
     c->waits = WAITS_NOT;
     c->start_ns = now;
     c->paused = 0;
@@ -380,9 +381,10 @@ static void count_write(struct vmc_pit *p, unsigned n, uint8_t v, uint64_t now)
         if (!c->write_second) {
             c->write_low = v;
             c->write_second = 1;
-            /* The first byte stops a mode 0 count (data sheet, "Mode 0"). */
+            /* The first byte stops a mode 0 count and sets OUT low (data sheet, "Mode 0"). */
             if (c->mode == 0) {
-                c->armed = 0;
+                c->paused = ticks_since_start(c, now);
+                c->stopped = 1;
                 if (n == 0)
                     channel0_update(p, now);
             }
@@ -544,7 +546,8 @@ static int pit_load(void *dev, const void *src, size_t bytes, struct vmc_error *
     for (unsigned i = 0; i < CHANNELS; i++) {
         const struct pit_channel *c = &s.ch[i];
         if (c->mode > 5 || c->access == 0 || c->access > ACCESS_BOTH || c->count == 0 ||
-            c->count > 0x10000 || c->bcd > 1 || c->waits > WAITS_MIDDLE ||
+            c->count > 0x10000 || c->bcd > 1 || c->stopped > (c->mode == 0) ||
+            c->waits > WAITS_MIDDLE ||
             (c->waits != WAITS_NOT && (c->next == 0 || c->next > 0x10000)))
             return vmci_error(err, VMC_EFORMAT, "pit/load", "channel %u is malformed", i);
         s.ch[i].start_ns += shift;

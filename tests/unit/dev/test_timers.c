@@ -71,6 +71,14 @@ static unsigned pit_count(struct fx *f, unsigned ch)
     return lo | test_in(&f->b, (uint16_t)(0x40 + ch), 1) << 8;
 }
 
+#define P61_OUT2 0x20u
+
+static unsigned pit_status(struct fx *f, unsigned ch)
+{
+    test_out(&f->b, 0x43, 1, 0xe0 | 2u << ch);
+    return test_in(&f->b, (uint16_t)(0x40 + ch), 1);
+}
+
 static void pit_rate_generator(void **state)
 {
     struct fx *f = *state;
@@ -119,6 +127,49 @@ static void pit_counts_down(void **state)
     assert_int_equal(test_in(&f->b, 0x61, 1) & 0x20, 0x20); /* terminal count */
 }
 
+/* Mode 0: the first byte of a count stops the count in effect, which is still the one loaded. */
+static void pit_first_byte_stops_the_count(void **state)
+{
+    struct fx *f = *state;
+
+    pit_program(f, 2, 0, 60000);
+    test_out(&f->b, 0x61, 1, 0x01);
+    test_board_run(&f->b, 10 * MS);
+    test_out(&f->b, 0x42, 1, 0x10);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0); /* OUT low, no null count */
+    unsigned left = pit_count(f, 2);
+    assert_in_range(left, 60000 - 11933, 60000 - 11930);
+    test_board_run(&f->b, 100 * MS);
+    assert_int_equal(pit_count(f, 2), left);
+    test_out(&f->b, 0x61, 1, 0x00); /* the gate makes no difference */
+    test_board_run(&f->b, MS);
+    test_out(&f->b, 0x61, 1, 0x01);
+    test_board_save_load(&f->b);
+    test_board_run(&f->b, 100 * MS);
+    assert_int_equal(pit_count(f, 2), left);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_out(&f->b, 0x42, 1, 0x10); /* 0x1010: 3.446 ms */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_board_run(&f->b, 3400000);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_board_run(&f->b, 100000);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x80);
+    test_out(&f->b, 0x42, 1, 0x10); /* at its end, too */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0);
+    test_out(&f->b, 0x43, 1, 0xb0); /* a control word ends it all: there is no count */
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x40);
+    test_out(&f->b, 0x42, 1, 0x10);
+    assert_int_equal(pit_status(f, 2) & 0xc0, 0x40);
+    pit_program(f, 0, 0, 1193); /* no interrupt of a count that is stopped */
+    test_out(&f->b, 0x40, 1, 0x10);
+    f->b.line[0].rises = 0;
+    test_board_run(&f->b, 100 * MS);
+    assert_int_equal(f->b.line[0].rises, 0);
+    test_out(&f->b, 0x40, 1, 0x10);
+    test_board_run(&f->b, 4 * MS);
+    assert_int_equal(f->b.line[0].rises, 1);
+}
+
 static void pit_gated_one_shot(void **state)
 {
     struct fx *f = *state;
@@ -132,14 +183,6 @@ static void pit_gated_one_shot(void **state)
     assert_int_equal(test_in(&f->b, 0x61, 1) & 0x20, 0);
     test_board_run(&f->b, 200000);
     assert_int_equal(test_in(&f->b, 0x61, 1) & 0x20, 0x20);
-}
-
-#define P61_OUT2 0x20u
-
-static unsigned pit_status(struct fx *f, unsigned ch)
-{
-    test_out(&f->b, 0x43, 1, 0xe0 | 2u << ch);
-    return test_in(&f->b, (uint16_t)(0x40 + ch), 1);
 }
 
 static void pit_new_count(struct fx *f, unsigned ch, unsigned count)
@@ -796,6 +839,7 @@ int main(void)
         T(pit_rate_generator),
         T(pit_one_shot),
         T(pit_counts_down),
+        T(pit_first_byte_stops_the_count),
         T(pit_gated_one_shot),
         T(pit_count_waits_for_the_trigger),
         T(pit_count_waits_for_the_period),
