@@ -107,14 +107,17 @@ static void enter_mode(struct emit *e, unsigned cpl)
                        0x82u | half << 3 | (cpl == 3 ? 4u : 0u));
 }
 
-/* Flat 64-bit segments; CS from X, and SS so much higher. */
-static void enter_level(struct emit *e, unsigned cpl, int32_t ss)
+/* The selector of CS or SS from X. */
+static void store_selector(struct emit *e, unsigned seg)
+{
+    store_word(e, X, seg_at(seg, offsetof(struct vmc_segment, selector)));
+}
+
+/* Flat 64-bit segments. */
+static void enter_level(struct emit *e, unsigned cpl)
 {
     static const uint8_t seg[2] = {VMC_CS, VMC_SS};
 
-    store_word(e, X, seg_at(VMC_CS, offsetof(struct vmc_segment, selector)));
-    em_lea(e, 0, X, X, EM_NONE, 0, ss);
-    store_word(e, X, seg_at(VMC_SS, offsetof(struct vmc_segment, selector)));
     for (unsigned k = 0; k < 2; k++) {
         em_store_gs_imm(e, seg_at(seg[k], offsetof(struct vmc_segment, base)), 0);
         store_long_imm(e, seg_at(seg[k], offsetof(struct vmc_segment, limit)), UINT32_MAX);
@@ -205,8 +208,12 @@ static const uint8_t *make_syscall(struct emit *e, const struct vmci_bt *bt)
     em_ri(e, EM_W, OR, EM_RAX, VMC_FLAG_1);
     em_store_gs(e, EM_RAX, GS_CPU(rflags));
     em_rgs(e, 0, 0x8b, X, GS_CPU(msr.star) + 4);
+    em_lea(e, 0, X, X, EM_NONE, 0, 8);
+    store_selector(e, VMC_SS); /* which keeps the requested level */
+    em_lea(e, 0, X, X, EM_NONE, 0, -8);
     em_ri(e, 0, AND, X, 0xfffc);
-    enter_level(e, 0, 8);
+    store_selector(e, VMC_CS);
+    enter_level(e, 0);
     em_load_gs(e, X, GS_CPU(msr.lstar));
     go(e, VMCI_TLB_SUP, false, bt->call_find);
     end(e, &s, bt->call_insn);
@@ -240,7 +247,10 @@ static const uint8_t *make_sysret(struct emit *e, const struct vmci_bt *bt)
     em_rgs(e, 0, 0x8b, X, GS_CPU(msr.star) + 6); /* and two bytes more */
     em_ri(e, 0, AND, X, 0xfffc);
     em_lea(e, 0, X, X, EM_NONE, 0, 16 + 3);
-    enter_level(e, 3, -8);
+    store_selector(e, VMC_CS);
+    em_lea(e, 0, X, X, EM_NONE, 0, -8);
+    store_selector(e, VMC_SS);
+    enter_level(e, 3);
     em_mov(e, X, EM_RCX);
     go(e, VMCI_TLB_USER, false, bt->call_find);
     end(e, &s, bt->call_insn);

@@ -15,7 +15,7 @@ static uint16_t star_cs(const struct vmci_cpu *cpu, unsigned shift)
 int vmci_syscall(struct vmci_cpu *cpu, uint64_t next)
 {
     bool long_mode = vmci_long_mode(cpu);
-    uint16_t cs = star_cs(cpu, 32) & 0xfffcu;
+    uint16_t star = star_cs(cpu, 32);
 
     if ((cpu->efer & VMC_EFER_SCE) == 0 || !vmci_prot_mode(cpu) || vmci_v86_mode(cpu) ||
         (cpu->code_bits != 64 && !cpu->amd))
@@ -30,8 +30,9 @@ int vmci_syscall(struct vmci_cpu *cpu, uint64_t next)
         cpu->rip = (uint32_t)cpu->msr.star;
         cpu->rflags &= ~(VMC_FLAG_VM | VMC_FLAG_IF | VMC_FLAG_RF);
     }
-    sys_seg_flat_code(&cpu->seg[VMC_CS], cs, 0, long_mode);
-    sys_seg_flat_stack(&cpu->seg[VMC_SS], (uint16_t)(cs + 8), 0);
+    /* Only CS loses the requested level; SS keeps what the guest wrote. */
+    sys_seg_flat_code(&cpu->seg[VMC_CS], star & 0xfffcu, 0, long_mode);
+    sys_seg_flat_stack(&cpu->seg[VMC_SS], (uint16_t)(star + 8), 0);
     vmci_update_mode(cpu);
     return 0;
 }

@@ -276,6 +276,23 @@ static void syscall_and_sysret(void **state)
     assert_fault(vmci_syscall(rig.cpu, 0), VMC_VEC_UD, 0);
 }
 
+/* Requested levels in STAR: SYSCALL takes them out of CS and leaves them in SS, SYSRET sets both. */
+static void syscall_selectors_with_a_level(void **state)
+{
+    (void)state;
+    for (unsigned rpl = 0; rpl < 4; rpl++) {
+        rig_long(3);
+        rig.cpu->msr.star = (uint64_t)(0x00500008u | rpl << 16 | rpl) << 32;
+        assert_int_equal(vmci_syscall(rig.cpu, 0x4002), 0);
+        assert_int_equal(rig.cpu->seg[VMC_CS].selector, 8);
+        assert_int_equal(rig.cpu->seg[VMC_SS].selector, 16 | rpl);
+        assert_int_equal(rig.cpu->cpl, 0);
+        assert_int_equal(vmci_sysret(rig.cpu, 8), 0);
+        assert_int_equal(rig.cpu->seg[VMC_CS].selector, 0x63);
+        assert_int_equal(rig.cpu->seg[VMC_SS].selector, 0x5b);
+    }
+}
+
 static void sysenter_and_sysexit(void **state)
 {
     (void)state;
@@ -722,6 +739,7 @@ int main(void)
         cmocka_unit_test(breakpoint_matching),
         cmocka_unit_test(io_permission),
         cmocka_unit_test(syscall_and_sysret),
+        cmocka_unit_test(syscall_selectors_with_a_level),
         cmocka_unit_test(sysenter_and_sysexit),
         cmocka_unit_test(msr_rules),
         cmocka_unit_test(machine_msrs_are_asked_for),
