@@ -97,6 +97,12 @@ static uint32_t max_leaf(const struct vmci_cpu *cpu, uint32_t range)
     return l == NULL ? 0 : l->eax;
 }
 
+/* The leaf that tells the maximum of a leaf's range. Hypervisors' ranges have 256 leaves each. */
+static uint32_t range_of(uint32_t leaf)
+{
+    return leaf >> 28 == 4 ? leaf & 0xffffff00u : leaf & 0x80000000u;
+}
+
 void vmci_cpuid(struct vmci_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     const struct vmc_cpuid_leaf *l;
@@ -106,7 +112,7 @@ void vmci_cpuid(struct vmci_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t 
         return;
     l = vmc_cpu_policy_find(cpu->policy, leaf, subleaf);
     /* Beyond a range's maximum Intel repeats the last basic leaf, AMD returns zeros. */
-    if (l == NULL && !cpu->amd && leaf > max_leaf(cpu, leaf & 0x80000000u)) {
+    if (l == NULL && !cpu->amd && leaf > max_leaf(cpu, range_of(leaf))) {
         leaf = max_leaf(cpu, 0);
         l = vmc_cpu_policy_find(cpu->policy, leaf, subleaf);
     }

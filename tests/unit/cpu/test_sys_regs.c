@@ -602,6 +602,14 @@ static void cpuid_follows_the_state(void **state)
     assert_memory_equal(&r[1], "KVMKVMKVM\0\0\0", 12);
     vmci_cpuid(rig.cpu, 0x40000001, 0, r);
     assert_int_equal(r[0], 0x1000008);
+    static const uint32_t zero[4];
+    struct vmc_cpuid_leaf base = *vmc_cpu_policy_find(&policy, 0x40000000, 0);
+    base.eax = 0x40000010;
+    assert_int_equal(vmc_cpu_policy_set(&policy, &base), VMC_OK);
+    for (uint32_t leaf = 0x40000002; leaf <= 0x40000010; leaf++) {
+        vmci_cpuid(rig.cpu, leaf, 0, r); /* a gap below the range's maximum */
+        assert_memory_equal(r, zero, sizeof(r));
+    }
     vmci_cpuid(rig.cpu, 0x15, 0, r);
     assert_int_equal((uint64_t)r[2] * r[1] / r[0], 2595124000u);
     vmci_cpuid(rig.cpu, 0x80000001, 0, r);
@@ -613,6 +621,10 @@ static void cpuid_follows_the_state(void **state)
     uint32_t last[4];
     vmci_cpuid(rig.cpu, 0x16, 0, last);
     vmci_cpuid(rig.cpu, 0x5555, 0, r); /* beyond the last: Intel repeats it */
+    assert_memory_equal(r, last, sizeof(r));
+    vmci_cpuid(rig.cpu, 0x40000011, 0, r); /* so too beyond the maximum of a hypervisor range */
+    assert_memory_equal(r, last, sizeof(r));
+    vmci_cpuid(rig.cpu, 0x40000100, 0, r);
     assert_memory_equal(r, last, sizeof(r));
 }
 
