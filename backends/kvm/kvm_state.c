@@ -526,6 +526,18 @@ int kvm_get_state(void *ev, uint32_t groups, struct vmc_x86_state *st)
     return rc;
 }
 
+/* Another TSC_ADJUST without a TSC moves the TSC, as WRMSR does it; to KVM it is but a number. */
+static int move_tsc(struct kvm_evcpu *v, uint64_t adjust)
+{
+    uint64_t old, tsc;
+
+    if (!get_msr(v, VMC_MSR_TSC_ADJUST, &old) || old == adjust)
+        return VMC_OK;
+    return get_msr(v, VMC_MSR_TSC, &tsc) && set_msr(v, VMC_MSR_TSC, tsc + adjust - old)
+               ? VMC_OK
+               : VMC_EHOST;
+}
+
 int kvm_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
 {
     struct kvm_evcpu *v = ev;
@@ -546,6 +558,8 @@ int kvm_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
         rc = set_debug(v, st);
     if (rc == VMC_OK && (groups & VMC_ST_CLOCK) && !set_msr(v, VMC_MSR_TSC, st->tsc))
         rc = VMC_EHOST;
+    if (rc == VMC_OK && (groups & (VMC_ST_MSR | VMC_ST_CLOCK)) == VMC_ST_MSR)
+        rc = move_tsc(v, st->msr.tsc_adjust);
     if (rc == VMC_OK && (groups & VMC_ST_LAPIC) && has_lapic(v)) {
         memcpy(&lapic, st->lapic, sizeof(lapic));
         rc = request(v->fd, KVM_SET_LAPIC, &lapic);

@@ -334,7 +334,11 @@ static int soft_set_state(void *ev, uint32_t groups, const struct vmc_x86_state 
         if (rc != VMC_OK)
             return rc;
     }
+    uint64_t adjust = sc->cpu.msr.tsc_adjust;
     rc = vmci_cpu_set_state(&sc->cpu, groups & ~(uint32_t)VMC_ST_FPU, st);
+    /* Another TSC_ADJUST without a TSC moves the TSC, as WRMSR does it. */
+    if (rc == VMC_OK && (groups & (VMC_ST_MSR | VMC_ST_CLOCK)) == VMC_ST_MSR)
+        sc->cpu.tsc_offset += (int64_t)(st->msr.tsc_adjust - adjust);
     io_log_reset(sc);
     sc->stashed = false;
     sc->cpu.exc.pending = false;

@@ -131,7 +131,8 @@ int vmci_vcpu_reset(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
     struct vmc_x86_state *st = vmci_state_alloc(vm);
-    /* The TSCs go on: set one after the other they would no longer be one. */
+    /* The TSCs go on: set one after the other they would no longer be one. What the guest moved
+       them by is undone with TSC_ADJUST. */
     uint32_t groups = VMC_ST_ALL & ~(uint32_t)VMC_ST_CLOCK;
 
     if (st == NULL)

@@ -225,6 +225,30 @@ static void time_goes_on_from_where_it_is_set(struct conf *c)
     CHECK(c->st->tsc >= c->st->gpr[VMC_RAX]);
 }
 
+/* TSC_ADJUST set without the TSC moves it, there and back. */
+static void another_tsc_adjust_moves_the_clock(struct conf *c)
+{
+    uint64_t tsc;
+
+    if (c->emulated)
+        SKIP("this emulated KVM shows the host's TSC");
+    conf_start(c, 0, LONG64, CODE);
+    if (!conf_get(c, VMC_ST_MSR | VMC_ST_CLOCK))
+        return;
+    tsc = c->st->tsc;
+    c->st->msr.tsc_adjust += 1ull << 52;
+    if (!conf_set(c, VMC_ST_MSR) || !conf_get(c, VMC_ST_MSR | VMC_ST_CLOCK))
+        return;
+    if (c->st->msr.tsc_adjust < 1ull << 52)
+        SKIP("there is no TSC_ADJUST");
+    CHECK(c->st->tsc - tsc >= 1ull << 52);
+    CHECK(c->st->tsc - tsc < (1ull << 52) + (1ull << 42)); /* within minutes */
+    c->st->msr.tsc_adjust -= 1ull << 52;
+    if (!conf_set(c, VMC_ST_MSR) || !conf_get(c, VMC_ST_CLOCK))
+        return;
+    CHECK(c->st->tsc - tsc < 1ull << 42);
+}
+
 /* Half as fast as the engine's own: what the guest reads lies between what the engine says. */
 static void the_clock_runs_at_the_rate_of_the_policy(struct conf *c)
 {
@@ -294,6 +318,7 @@ const struct conf_test conf_state_tests[] = {
     {"pending_events", pending_events},
     {"vector_registers", vector_registers},
     {"time_goes_on_from_where_it_is_set", time_goes_on_from_where_it_is_set},
+    {"another_tsc_adjust_moves_the_clock", another_tsc_adjust_moves_the_clock},
     {"the_clock_runs_at_the_rate_of_the_policy", the_clock_runs_at_the_rate_of_the_policy},
     {"activity", activity},
     {"groups_do_not_disturb_each_other", groups_do_not_disturb_each_other},

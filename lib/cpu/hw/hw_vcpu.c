@@ -280,6 +280,7 @@ int hw_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
         return VMC_ESTATE;
     need_from_outside(v, all | HW_ST_RSP);
     v->st.cr8 = v->io->get_tpr != NULL ? v->io->get_tpr(v->io->ctx) : 0;
+    uint64_t adjust = v->st.msr.tsc_adjust;
     int rc = vmci_emulator_set(v->emu, all, &v->st);
     if (rc == VMC_OK && take != 0)
         rc = vmci_emulator_set(v->emu, take, st);
@@ -290,6 +291,9 @@ int hw_set_state(void *ev, uint32_t groups, const struct vmc_x86_state *st)
     v->stashed = false;
     if (groups & VMC_ST_CLOCK) {
         v->tsc_offset += (int64_t)(st->tsc - hw_guest_tsc(v));
+        hw_changed(v, VMC_ST_CLOCK);
+    } else if (v->st.msr.tsc_adjust != adjust) { /* the TSC moves with it, as WRMSR does it */
+        v->tsc_offset += (int64_t)(v->st.msr.tsc_adjust - adjust);
         hw_changed(v, VMC_ST_CLOCK);
     }
     hw_changed(v, take | ((take & VMC_ST_GPR) ? HW_ST_RSP : 0));

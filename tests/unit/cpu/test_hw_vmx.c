@@ -485,6 +485,27 @@ static void written_pages_are_logged(void **state)
     end();
 }
 
+static void another_tsc_adjust_moves_the_clock(void **state)
+{
+    (void)state;
+    static struct vmc_x86_state st;
+    uint64_t before, after, hz;
+
+    begin(HW_MODEL_FULL);
+    assert_int_equal(model.engine->read_tsc(model.v, &before, &hz, NULL), VMC_OK);
+    assert_int_equal(model.engine->get_state(model.v, VMC_ST_MSR, &st), VMC_OK);
+    st.msr.tsc_adjust += 1ull << 40;
+    assert_int_equal(model.engine->set_state(model.v, VMC_ST_MSR, &st), VMC_OK);
+    assert_int_equal(model.engine->read_tsc(model.v, &after, &hz, NULL), VMC_OK);
+    assert_true(after - before == 1ull << 40);
+    st.tsc = 12345; /* given with it, it is what counts */
+    st.msr.tsc_adjust = 0;
+    assert_int_equal(model.engine->set_state(model.v, VMC_ST_MSR | VMC_ST_CLOCK, &st), VMC_OK);
+    assert_int_equal(model.engine->read_tsc(model.v, &after, &hz, NULL), VMC_OK);
+    assert_true(after == 12345);
+    end();
+}
+
 static void the_clock_is_scaled(void **state)
 {
     (void)state;
@@ -663,6 +684,7 @@ int main(void)
         cmocka_unit_test(faults_on_faults_double),
         cmocka_unit_test(kicks_end_the_run),
         cmocka_unit_test(written_pages_are_logged),
+        cmocka_unit_test(another_tsc_adjust_moves_the_clock),
         cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(real_mode_without_unrestricted_guest),
         cmocka_unit_test(state_survives_a_round_trip),
