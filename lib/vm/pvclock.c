@@ -117,22 +117,49 @@ static void time_scale(uint64_t hz, uint32_t *mul, int8_t *shift)
     *shift = (int8_t)s;
 }
 
-/* One pair of TSC and time for all vCPUs, taken by the first that asks. */
+/* One pair of TSC and time for all vCPUs, taken by the first that asks. pv_lock is held. */
 static bool take_reference(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
-    uint64_t hz = 0;
+    uint64_t tsc, hz = 0;
 
-    vmci_lock(&vm->pv_lock);
-    if (!vm->pv_valid && vm->ops->read_tsc != NULL &&
-        vm->ops->read_tsc(v->ev, &vm->pv_tsc, &hz, NULL) == VMC_OK && hz != 0) {
-        vm->pv_ns = vmc_timerq_now(vm->board.timers);
-        time_scale(hz, &vm->pv_mul, &vm->pv_shift);
-        vm->pv_valid = true;
-    }
-    bool valid = vm->pv_valid;
-    vmci_unlock(&vm->pv_lock);
-    return valid;
+    if (vm->pv_valid)
+        return true;
+    if (vm->ops->read_tsc == NULL || vm->ops->read_tsc(v->ev, &tsc, &hz, NULL) != VMC_OK || hz == 0)
+        return false;
+    vm->pv_tsc = tsc - v->pv.adjust;
+    vm->pv_ns = vmc_timerq_now(vm->board.timers);
+    time_scale(hz, &vm->pv_mul, &vm->pv_shift);
+    vm->pv_valid = true;
+    return true;
+}
+
+/*
+ * Another pair on the same line: the time that the guest knows goes on, and no vCPU's TSC is behind
+ * its record, which a write of the TSC may have set far back. pv_lock is held.
+ */
+static void move_reference(struct vmc_vcpu *v)
+{
+    struct vmc_vm *vm = v->vm;
+    uint64_t tsc, hz;
+
+    if (vm->ops->read_tsc(v->ev, &tsc, &hz, NULL) != VMC_OK)
+        return;
+    uint64_t ticks = tsc - v->pv.adjust - vm->pv_tsc;
+    if (ticks >> 63 != 0) /* another processor's, a little behind */
+        return;
+    vm->pv_tsc += ticks;
+    ticks = vm->pv_shift >= 0 ? ticks << vm->pv_shift : ticks >> -vm->pv_shift;
+    vm->pv_ns += (uint64_t)((unsigned __int128)ticks * vm->pv_mul >> 32);
+}
+
+/* Are the TSCs of all vCPUs one? pv_lock is held. */
+static bool tscs_are_one(const struct vmc_vm *vm, uint64_t adjust)
+{
+    for (uint32_t i = 0; i < vm->max_vcpus; i++)
+        if (vm->vcpu[i] != NULL && vm->vcpu[i]->pv.adjust != adjust)
+            return false;
+    return true;
 }
 
 /* Write all but the version between an odd and an even version. */
@@ -149,24 +176,68 @@ static int write_versioned(struct vmc_vcpu *v, uint64_t gpa, uint8_t *rec, size_
     return rc == VMC_OK ? vmc_mem_write(mem, gpa, rec, 4) : rc;
 }
 
-static int set_system_time(struct vmc_vcpu *v, uint64_t value)
+static int write_time(struct vmc_vcpu *v)
 {
     struct vmc_vm *vm = v->vm;
     uint8_t rec[TIME_BYTES] = {0};
 
-    v->pv.msr = value;
-    if (!(value & TIME_ENABLE))
-        return VMC_IO_DONE;
-    if (!take_reference(v))
-        return VMC_IO_GP;
-    vmci_st_le64(rec + 8, vm->pv_tsc);
+    vmci_lock(&vm->pv_lock);
+    bool valid = take_reference(v);
+    vmci_st_le64(rec + 8, vm->pv_tsc + v->pv.adjust);
     vmci_st_le64(rec + 16, vm->pv_ns);
     vmci_st_le32(rec + 24, vm->pv_mul);
     rec[28] = (uint8_t)vm->pv_shift;
-    rec[29] = TIME_STABLE;
-    return write_versioned(v, value & ~(uint64_t)TIME_ENABLE, rec, sizeof(rec)) == VMC_OK
+    rec[29] = tscs_are_one(vm, v->pv.adjust) ? TIME_STABLE : 0;
+    vmci_unlock(&vm->pv_lock);
+    return valid && write_versioned(v, v->pv.msr & ~(uint64_t)TIME_ENABLE, rec, sizeof(rec)) ==
+                        VMC_OK
                ? VMC_IO_DONE
                : VMC_IO_GP;
+}
+
+static int set_system_time(struct vmc_vcpu *v, uint64_t value)
+{
+    v->pv.msr = value;
+    return (value & TIME_ENABLE) != 0 ? write_time(v) : VMC_IO_DONE;
+}
+
+void vmci_pvclock_renew(struct vmc_vcpu *v)
+{
+    if ((v->pv.msr & TIME_ENABLE) != 0)
+        (void)write_time(v); /* a record that went away with its memory is the guest's loss */
+}
+
+void vmci_pvclock_set_adjust(struct vmc_vcpu *v, uint64_t adjust)
+{
+    vmci_lock(&v->vm->pv_lock);
+    v->pv.adjust = adjust;
+    vmci_unlock(&v->vm->pv_lock);
+}
+
+/* How far, TSC_ADJUST tells: it takes part in every move. */
+void vmci_pvclock_tsc_moved(struct vmc_vcpu *v)
+{
+    struct vmc_vm *vm = v->vm;
+    struct vmc_x86_state *st = vmci_state_alloc(vm);
+
+    if (st == NULL || vm->ops->get_state(v->ev, VMC_ST_MSR, st) != VMC_OK) {
+        if (st != NULL)
+            vmci_state_free(vm, st);
+        return;
+    }
+    vmci_lock(&vm->pv_lock);
+    v->pv.adjust = st->msr.tsc_adjust;
+    bool valid = vm->pv_valid;
+    if (valid)
+        move_reference(v);
+    vmci_unlock(&vm->pv_lock);
+    vmci_state_free(vm, st);
+    if (!valid)
+        return;
+    vmci_pvclock_renew(v);
+    for (uint32_t i = 0; i < vm->max_vcpus; i++)
+        if (vm->vcpu[i] != NULL && vm->vcpu[i] != v)
+            vmci_vcpu_request(vm->vcpu[i], REQ_CLOCK);
 }
 
 /* Wall clock time at which the system time was zero. */

@@ -91,10 +91,12 @@ static int take_requests(struct vmc_vcpu *v, struct vmc_exit *x)
     uint32_t req = vmci_fetch_and(&v->request, keep);
     if (req & (REQ_KICK | REQ_PAUSE)) {
         /* What else was asked for waits for the next run. */
-        vmci_fetch_or(&v->request, req & (REQ_INIT | REQ_SIPI | REQ_NMI));
+        vmci_fetch_or(&v->request, req & (REQ_INIT | REQ_SIPI | REQ_NMI | REQ_CLOCK));
         set_exit(x, VMC_EXIT_KICKED);
         return EXIT_RETURN;
     }
+    if (req & REQ_CLOCK)
+        vmci_pvclock_renew(v);
     if (req & REQ_INIT)
         rc = vmci_vcpu_do_init(v);
     if (rc == VMC_OK && (req & REQ_SIPI))

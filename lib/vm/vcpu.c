@@ -273,6 +273,8 @@ int vmc_vcpu_set_state(struct vmc_vcpu *v, uint32_t groups, const struct vmc_x86
     int rc = v->vm->ops->set_state(v->ev, engine, st);
     if (rc != VMC_OK)
         return rc;
+    if (groups & VMC_ST_MSR)
+        vmci_pvclock_set_adjust(v, st->msr.tsc_adjust);
     if (groups & VMC_ST_RUN)
         v->wait_sipi = v->lapic != NULL && st->activity == VMC_RUN_WAIT_SIPI;
     return v->lapic != NULL ? set_lapic_state(v, groups, st) : VMC_OK;

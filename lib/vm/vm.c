@@ -381,6 +381,7 @@ int vmc_vm_reset(struct vmc_vm *vm)
     if (!vmc_vm_quiesced(vm))
         return VMC_EBUSY;
     int rc = VMC_OK;
+    vm->pv_valid = false;
     for (uint32_t i = 0; i < vm->max_vcpus && rc == VMC_OK; i++) {
         if (vm->vcpu[i] != NULL)
             rc = vmci_vcpu_reset(vm->vcpu[i]);

@@ -217,10 +217,10 @@ static void io_tsc_moved(void *ctx)
 {
     struct vmc_vcpu *v = ctx;
 
-    if (v->lapic == NULL)
-        return;
     sync_clock(v);
-    vmci_apic_timer_tsc_moved(v->lapic);
+    vmci_pvclock_tsc_moved(v);
+    if (v->lapic != NULL)
+        vmci_apic_timer_tsc_moved(v->lapic);
 }
 
 /* Without anything on the line nobody could end the wait: IGNNE# is strapped. */

@@ -20,14 +20,16 @@
 #define REQ_NMI   0x20u
 #define REQ_IRQ   0x40u /* ask the interrupt controllers */
 #define REQ_TIMER 0x80u /* an earlier timer was armed */
+#define REQ_CLOCK 0x100u /* the paravirtual clock's record is to be written anew */
 /* A parked vCPU that one of these wakes leaves the idle state by way of the loop. */
-#define REQ_LOOP (REQ_KICK | REQ_PAUSE | REQ_STOP | REQ_INIT | REQ_SIPI | REQ_NMI)
+#define REQ_LOOP (REQ_KICK | REQ_PAUSE | REQ_STOP | REQ_INIT | REQ_SIPI | REQ_NMI | REQ_CLOCK)
 
 /* Paravirtual clock of one vCPU (pvclock.c). */
 struct pvclock {
     uint64_t msr;    /* (v) last value of the MSR */
     uint64_t wall;   /* (v) */
     uint32_t version; /* (v) */
+    uint64_t adjust; /* TSC_ADJUST: by how much the guest moved this TSC. pv_lock */
     uint64_t steal_msr;     /* (v) bit 0: the guest wants to know */
     uint32_t steal_version; /* (v) */
 };
@@ -102,7 +104,7 @@ struct vmc_vm {
     /* Paravirtual clock: one reference for all vCPUs, so that it is the same everywhere. */
     struct vmci_lock pv_lock;
     bool pv_valid;
-    uint64_t pv_tsc, pv_ns;
+    uint64_t pv_tsc, pv_ns; /* the TSC of a vCPU whose guest did not move it */
     uint32_t pv_mul;
     int8_t pv_shift;
 
@@ -192,6 +194,12 @@ void vmci_halt_watch_fini(struct vmc_vm *vm);
 int vmci_pvclock_msr(struct vmc_vcpu *v, bool write, uint32_t index, uint64_t *value);
 void vmci_pvclock_cpuid(struct vmc_vm *vm);
 void vmci_pvclock_reset(struct vmc_vcpu *v);
+/* TSC_ADJUST was set from outside. */
+void vmci_pvclock_set_adjust(struct vmc_vcpu *v, uint64_t adjust);
+/* The guest moved this vCPU's TSC. */
+void vmci_pvclock_tsc_moved(struct vmc_vcpu *v);
+/* REQ_CLOCK: it moved another one's. */
+void vmci_pvclock_renew(struct vmc_vcpu *v);
 /* The time stolen so far, for guests that asked for it (v->pv.steal_msr). */
 void vmci_steal_enter(struct vmc_vcpu *v);
 void vmci_steal_leave(struct vmc_vcpu *v, bool preempted);

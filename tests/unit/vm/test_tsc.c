@@ -99,10 +99,28 @@ static void reset_makes_them_one_again(void **state)
     }
 }
 
+/* The whole way: the MSR, the record, RDTSC's clock, one write of the TSC after the other. */
+static void clock_is_monotonic_over_writes(void **state)
+{
+    static const uint64_t to[] = {0, FAR, 12345, ~0ull - 1000};
+    struct tsc_fx *f = *state;
+    uint64_t stamp[2], adjust, last = 0;
+
+    guest_wrmsr(f, VMC_MSR_KVM_SYSTEM_TIME, 0x5001);
+    for (unsigned k = 0; k < 4; k++) {
+        guest_wrmsr(f, VMC_MSR_TSC, to[k]);
+        assert_int_equal(vmc_mem_read(vmc_vm_mem(f->vm), 0x5008, stamp, sizeof(stamp)), VMC_OK);
+        assert_true(get_tsc(f, 0, &adjust) - stamp[0] < FAR / 2);
+        assert_true(stamp[1] >= last && stamp[1] < last + 60000000000);
+        last = stamp[1];
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(reset_makes_them_one_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(clock_is_monotonic_over_writes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

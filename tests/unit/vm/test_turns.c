@@ -192,6 +192,90 @@ static void clock_page_gives_the_time(void **state)
     assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_SYSTEM_TIME, 0), VMC_IO_DONE);
 }
 
+static void read_record(struct vm_fx *f, uint64_t gpa, uint8_t rec[32])
+{
+    assert_int_equal(vmc_mem_read(vmc_vm_mem(f->vm), gpa, rec, 32), VMC_OK);
+    assert_int_equal(rec[0] & 1, 0);
+}
+
+/* The record is behind the TSC and tells the time. */
+static uint64_t check_record(struct vm_fx *f, unsigned cpu, const uint8_t rec[32])
+{
+    uint64_t tsc, hz, stamp;
+
+    assert_int_equal(f->vm->ops->read_tsc(f->e[cpu], &tsc, &hz, NULL), VMC_OK);
+    memcpy(&stamp, rec + 8, sizeof(stamp));
+    assert_true((int64_t)(tsc - stamp) >= 0 && tsc >= stamp);
+    uint64_t t = guest_time(rec, tsc);
+    assert_true(t <= f->tp.now_ns && t > f->tp.now_ns - 1000);
+    return t;
+}
+
+static void move_tsc(struct vm_fx *f, unsigned cpu, uint64_t by)
+{
+    f->e[cpu]->tsc_base += by;
+    f->e[cpu]->st.msr.tsc_adjust += by;
+    f->e[cpu]->io->tsc_moved(f->e[cpu]->io->ctx);
+}
+
+static int go_to_sleep(struct null_vcpu *v, const struct vmc_run_limits *lim, struct vmc_exit *out)
+{
+    (void)lim;
+    return null_hlt(v, out);
+}
+
+static void clock_goes_on_when_the_tsc_moves(void **state)
+{
+    struct vm_fx *f = *state;
+    _Alignas(8) uint8_t rec[2][32];
+
+    vm_up(f, engine_null_pull(), 2, 0, go_to_sleep);
+    f->tp.now_ns = 5000000000;
+    assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_SYSTEM_TIME, 0x5001), VMC_IO_DONE);
+    assert_int_equal(wrmsr(f->e[1], VMC_MSR_KVM_SYSTEM_TIME, 0x5041), VMC_IO_DONE);
+    read_record(f, 0x5000, rec[0]);
+    f->tp.now_ns += 777777777;
+    uint64_t before = check_record(f, 0, rec[0]);
+    move_tsc(f, 0, -f->tp.now_ns); /* the guest writes 0 */
+    read_record(f, 0x5000, rec[0]);
+    assert_true(check_record(f, 0, rec[0]) >= before);
+    assert_int_equal(rec[0][29], 0); /* the TSCs are no longer one */
+    run_to(f, 1, 0, VMC_EXIT_IDLE);
+    read_record(f, 0x5040, rec[1]);
+    (void)check_record(f, 1, rec[1]);
+    assert_int_equal(rec[1][29], 0);
+    assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_SYSTEM_TIME, 0x5001), VMC_IO_DONE);
+    read_record(f, 0x5000, rec[0]);
+    assert_true(check_record(f, 0, rec[0]) >= before);
+    f->tp.now_ns += 12345;
+    move_tsc(f, 1, f->e[0]->st.msr.tsc_adjust); /* one again */
+    read_record(f, 0x5040, rec[1]);
+    (void)check_record(f, 1, rec[1]);
+    assert_int_equal(rec[1][29], 1);
+    run_to(f, 0, 0, VMC_EXIT_IDLE);
+    read_record(f, 0x5000, rec[0]);
+    (void)check_record(f, 0, rec[0]);
+    assert_memory_equal(rec[0] + 4, rec[1] + 4, 28);
+}
+
+static void clock_starts_anew_after_reset(void **state)
+{
+    struct vm_fx *f = *state;
+    _Alignas(8) uint8_t rec[32];
+
+    vm_up(f, engine_null_pull(), 1, 0, go_to_sleep);
+    f->tp.now_ns = 5000000000;
+    assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_SYSTEM_TIME, 0x5001), VMC_IO_DONE);
+    f->tp.now_ns += 1000000;
+    vmc_vm_pause(f->vm);
+    assert_int_equal(vmc_vm_reset(f->vm), VMC_OK);
+    vmc_vm_resume(f->vm);
+    f->e[0]->tsc_base = 1000; /* whatever the engine does with it */
+    assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_SYSTEM_TIME, 0x5001), VMC_IO_DONE);
+    read_record(f, 0x5000, rec);
+    (void)check_record(f, 0, rec);
+}
+
 static void clock_can_be_switched_off(void **state)
 {
     struct vm_fx *f = *state;
@@ -207,6 +291,8 @@ int main(void)
         vm_test(idle_time_is_skipped),
         vm_test(nothing_to_wait_for_is_the_embedders),
         vm_test(clock_page_gives_the_time),
+        vm_test(clock_goes_on_when_the_tsc_moves),
+        vm_test(clock_starts_anew_after_reset),
         vm_test(clock_can_be_switched_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
