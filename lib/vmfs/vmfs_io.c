@@ -173,6 +173,9 @@ static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
     vmci_lock(&v->lock);
     if (req->op != VMC_BLOCK_READ)
         rc = vmci_fs_session_check(v, &err);
+    if (rc == VMC_OK && req->op == VMC_BLOCK_WRITE && !f->ino->loaded)
+        rc = vmci_fs_inode_reload(f->ino, &err);
+    uint64_t blocks = f->ino->loaded ? vmci_fs_md64(f->ino, FD_BLOCKS) : UINT64_MAX;
     if (rc == VMC_OK && (req->op == VMC_BLOCK_READ || req->op == VMC_BLOCK_WRITE))
         rc = slow_rw(f->ino, req, &err);
     else if (rc == VMC_OK && req->op == VMC_BLOCK_DISCARD)
@@ -185,8 +188,10 @@ static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
         req->offset < f->ino->length)
         rc = vmci_fs_leaf_load(f->ino, req->offset >> f->ino->shift, &err);
     bool told = f->ino->full && rc == VMC_ENOSPC; /* whoever tries again every second heard it once */
-    if (req->op == VMC_BLOCK_WRITE)
-        f->ino->full = rc == VMC_ENOSPC;
+    if (rc == VMC_ENOSPC)
+        f->ino->full = true;
+    else if (f->ino->loaded && vmci_fs_md64(f->ino, FD_BLOCKS) > blocks)
+        f->ino->full = false;
     vmci_fs_cache_trim(v);
     vmci_unlock(&v->lock);
     if (rc != VMC_OK && !told)

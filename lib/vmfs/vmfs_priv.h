@@ -106,7 +106,7 @@ struct fs_inode {
     uint32_t opens;
     uint32_t writers;
     bool times_dirty;
-    bool full; /* the last write found no space, and that was said */
+    bool full; /* a write found no space, that was said, and it got none since */
 
     /* for I/O without the volume's lock */
     uint64_t length;    /* (a) */
