@@ -48,6 +48,15 @@ hidden /d && fail "something was left behind"
 clean
 echo "ok: copies that fail leave everything as it was"
 
+# A name so long that no other fits beside it.
+long=$(printf 'n%.0s' $(seq 252))
+"$vmcore" vmfs export -q vol /d/other "$long"
+cmp second "$long" || fail "export to a long name"
+refused 'exists' "$vmcore" vmfs export -q vol /d/file "$long"
+"$vmcore" vmfs export -q -f vol /d/file "$long"
+cmp first "$long" || fail "export -f to a long name"
+rm "$long"
+
 # What is replaced, is.
 "$vmcore" vmfs import -q -f vol second /d/file
 cmp second <("$vmcore" vmfs cat vol /d/file) || fail "import -f"

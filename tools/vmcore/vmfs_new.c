@@ -19,6 +19,16 @@ static int host_fail(const struct vt *t, const char *path)
     return EXIT_ERROR;
 }
 
+/* Nothing can have another name beside it: it is written where it is to be. */
+static bool in_place(const char *to, bool there)
+{
+    int fd = open(to, O_WRONLY | O_CLOEXEC | (there ? 0 : O_CREAT | O_EXCL), 0666);
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
 int vt_new_host(struct vt *t, struct vt_new_host *n, const char *to)
 {
     struct stat st;
@@ -44,6 +54,12 @@ int vt_new_host(struct vt *t, struct vt_new_host *n, const char *to)
     mode_t mask = umask(0);
     umask(mask);
     int fd = mkstemp(n->path);
+    if (fd < 0 && (errno == EACCES || errno == ENAMETOOLONG) && in_place(n->to, there)) {
+        free(n->path);
+        n->path = n->to;
+        n->to = NULL;
+        return 0;
+    }
     int rc =
         fd < 0 || fchmod(fd, there ? st.st_mode & 07777 : 0666 & ~mask) != 0 ? host_fail(t, to) : 0;
     if (fd >= 0)
@@ -57,9 +73,22 @@ int vt_new_host(struct vt *t, struct vt_new_host *n, const char *to)
     return rc;
 }
 
+/* The name must not be on the disk before what it stands for. */
+static int sync_host(const struct vt *t, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd) != 0 ? host_fail(t, path) : 0;
+
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int vt_new_host_end(struct vt *t, struct vt_new_host *n, int rc)
 {
     if (n->to != NULL) {
+        if (rc == 0)
+            rc = sync_host(t, n->path);
         if (rc == 0 &&
             renameat2(AT_FDCWD, n->path, AT_FDCWD, n->to, t->force ? 0 : RENAME_NOREPLACE) != 0 &&
             (errno != EINVAL ||
