@@ -11,22 +11,7 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
-
-static struct cpu_rig rig;
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig, 0);
-    return 0;
-}
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig);
-    return 0;
-}
+#include "cpu_rig_one.h"
 
 /* Runs to the HLT of a handler; returns its vector. HLT at level 3 is #GP. */
 static int outcome(void)

@@ -12,30 +12,9 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#include "cpu_rig_one.h"
 
 #define MMIO 0x20000000u
-
-static struct cpu_rig rig;
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig, 0);
-    return 0;
-}
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig);
-    return 0;
-}
-
-#define CODE(...)                                                                                  \
-    do {                                                                                           \
-        static const uint8_t code_[] = {__VA_ARGS__};                                              \
-        cpu_rig_code(&rig, CPU_RIG_TEXT, code_, sizeof(code_));                                    \
-    } while (0)
 
 static void enable(void)
 {

@@ -8,28 +8,7 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
-
-static struct cpu_rig rig;
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig, 0);
-    return 0;
-}
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig);
-    return 0;
-}
-
-#define CODE(...)                                                                                  \
-    do {                                                                                           \
-        static const uint8_t code_[] = {__VA_ARGS__};                                              \
-        cpu_rig_code(&rig, CPU_RIG_TEXT, code_, sizeof(code_));                                    \
-    } while (0)
+#include "cpu_rig_one.h"
 
 /* mov ecx, 10; xor eax, eax; L: add eax, ecx; dec ecx; jnz L; hlt */
 #define SUM_LOOP 0xb9, 10, 0, 0, 0, 0x31, 0xc0, 0x01, 0xc8, 0xff, 0xc9, 0x75, 0xfa, 0xf4

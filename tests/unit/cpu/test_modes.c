@@ -8,22 +8,7 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
-
-static struct cpu_rig rig;
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig, 0);
-    return 0;
-}
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig);
-    return 0;
-}
+#include "cpu_rig_one.h"
 
 /* Runs to a HLT; returns the vector if that is in a handler, else -1. */
 static int outcome(void)

@@ -11,25 +11,10 @@
 
 #include <cmocka.h>
 
-#include "cpu_rig.h"
+#include "cpu_rig_one.h"
 
 #define PAGE_TABLE 0x9000u   /* of BORDER - 200000h to BORDER + 200000h */
 #define BORDER     0x401000u /* of two pages */
-
-static struct cpu_rig rig;
-
-static int setup(void **state)
-{
-    (void)state;
-    cpu_rig_create(&rig, 0);
-    return 0;
-}
-static int teardown(void **state)
-{
-    (void)state;
-    cpu_rig_destroy(&rig);
-    return 0;
-}
 
 static void enable(uint64_t xcr0)
 {
