@@ -14,7 +14,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #define REAP_BATCH 64u
 #define PIECES_MAX 1024u /* of one call (IOV_MAX) */
@@ -232,19 +234,45 @@ static void uring_close(struct vmc_host_disk *d)
     free(u);
 }
 
+static const int operations[] = {IORING_OP_READ,   IORING_OP_WRITE,      IORING_OP_READV,
+                                 IORING_OP_WRITEV, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED,
+                                 IORING_OP_FSYNC,  IORING_OP_FALLOCATE,  IORING_OP_NOP};
+#define OPERATIONS (sizeof(operations) / sizeof(operations[0]))
+
 /* Old kernels lack operations; without all that we use, threads are the better choice. */
 static bool has_operations(struct uring *u)
 {
-    static const int needed[] = {IORING_OP_READ,   IORING_OP_WRITE, IORING_OP_READV,
-                                 IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
-                                 IORING_OP_NOP};
     struct io_uring_probe *p = io_uring_get_probe_ring(&u->ring);
     bool all = p != NULL;
 
-    for (size_t i = 0; all && i < sizeof(needed) / sizeof(needed[0]); i++)
-        all = io_uring_opcode_supported(p, needed[i]);
+    for (size_t i = 0; all && i < OPERATIONS; i++)
+        all = io_uring_opcode_supported(p, operations[i]);
     io_uring_free_probe(p);
     return all;
+}
+
+/*
+ * What a ring is asked to do passes by a filter of system calls: a process that confines itself
+ * could still open files and sockets through it. So the ring is made without (Linux 5.10) before
+ * it takes its first request; of the calls on it only the one that registers memory is left.
+ */
+static int restrict_and_enable(struct uring *u)
+{
+    struct io_uring_restriction r[OPERATIONS + 2] = {0};
+    unsigned n = 0;
+
+    for (; n < OPERATIONS; n++) {
+        r[n].opcode = IORING_RESTRICTION_SQE_OP;
+        r[n].sqe_op = (uint8_t)operations[n];
+    }
+    r[n].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    r[n++].sqe_flags = IOSQE_FIXED_FILE | IOSQE_IO_DRAIN;
+    r[n].opcode = IORING_RESTRICTION_REGISTER_OP;
+    r[n++].register_op = IORING_REGISTER_BUFFERS;
+    if (syscall(SYS_io_uring_register, u->ring.ring_fd, IORING_REGISTER_RESTRICTIONS, r, n) < 0 ||
+        syscall(SYS_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
+        return -errno;
+    return 0;
 }
 
 static int uring_open(struct vmc_host_disk *d, struct vmc_error *err)
@@ -256,7 +284,7 @@ static int uring_open(struct vmc_host_disk *d, struct vmc_error *err)
     if (u == NULL)
         return vmci_host_error(err, VMC_ENOMEM, 0, site, "no memory");
     u->disk = d;
-    rc = io_uring_queue_init(d->cfg.depth, &u->ring, 0);
+    rc = io_uring_queue_init(d->cfg.depth, &u->ring, IORING_SETUP_R_DISABLED);
     if (rc != 0) {
         free(u);
         return vmci_host_error(err, VMC_ENOTSUP, -rc, site, "io_uring is not available: %s",
@@ -268,6 +296,13 @@ static int uring_open(struct vmc_host_disk *d, struct vmc_error *err)
         return vmci_host_error(err, VMC_ENOTSUP, 0, site, "io_uring lacks operations here");
     }
     u->fixed_file = io_uring_register_files(&u->ring, &d->fd, 1) == 0;
+    rc = restrict_and_enable(u);
+    if (rc != 0) {
+        io_uring_queue_exit(&u->ring);
+        free(u);
+        return vmci_host_error(err, VMC_ENOTSUP, -rc, site, "io_uring cannot be restricted: %s",
+                               strerror(-rc));
+    }
     pthread_mutex_init(&u->lock, NULL);
     rc = d->cfg.polled ? 0 : pthread_create(&u->reaper, NULL, reaper, u);
     if (rc != 0) {

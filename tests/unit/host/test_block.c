@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
+#include <liburing.h>
 #include <pthread.h>
 #include <vmcore/host_block.h>
 
@@ -282,6 +284,86 @@ static void requests_beyond_a_cut_file_fail(void **state)
     }
 }
 
+/* The descriptor of the only ring that this process has; -1: none, or several. */
+static int find_ring(void)
+{
+    int found = -1, count = 0;
+
+    for (int fd = 3; fd < 256; fd++) {
+        char link[32], what[64] = "";
+        snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        if (readlink(link, what, sizeof(what) - 1) > 0 && strstr(what, "[io_uring]") != NULL) {
+            found = fd;
+            count++;
+        }
+    }
+    return count == 1 ? found : -1;
+}
+
+/* What the kernel answers to an entry. */
+static int ask(struct io_uring *ring)
+{
+    struct io_uring_cqe *cqe;
+    int rc = io_uring_submit(ring);
+
+    if (rc == 1)
+        rc = io_uring_wait_cqe(ring, &cqe);
+    if (rc != 0)
+        return rc;
+    rc = cqe->res;
+    io_uring_cqe_seen(ring, cqe);
+    return rc;
+}
+
+/* In a process of its own, as the disk is not to be used afterwards. 0: as it should be. */
+static int abuse_a_ring(void)
+{
+    struct vmc_host_disk_config cfg = {.size = sizeof(cfg),
+                                       .engine = VMC_HOST_DISK_URING,
+                                       .path = path,
+                                       .polled = true, /* nobody takes our completions */
+                                       .depth = 8};
+    struct io_uring_params like = {0};
+    struct io_uring model, ring = {0};
+    struct vmc_host_disk *d;
+    struct vmc_error err;
+
+    if (vmc_host_disk_open(&cfg, &d, &err) != VMC_OK)
+        return 1;
+    int fd = find_ring();
+    /* a ring of the same size tells the layout of its memory */
+    if (fd < 0 || io_uring_queue_init_params(cfg.depth, &model, &like) != 0 ||
+        io_uring_queue_mmap(fd, &like, &ring) != 0)
+        return 2;
+    ring.enter_ring_fd = fd;
+    io_uring_prep_nop(io_uring_get_sqe(&ring));
+    if (ask(&ring) != 0)
+        return 3;
+    io_uring_prep_openat(io_uring_get_sqe(&ring), AT_FDCWD, "/dev/null", O_RDONLY, 0);
+    if (ask(&ring) != -EACCES)
+        return 4;
+    io_uring_prep_unlinkat(io_uring_get_sqe(&ring), AT_FDCWD, "/no/such/file", 0);
+    if (ask(&ring) != -EACCES)
+        return 5;
+    io_uring_prep_connect(io_uring_get_sqe(&ring), 0, NULL, 0);
+    if (ask(&ring) != -EACCES)
+        return 6;
+    return io_uring_register_eventfd(&ring, 0) == -EACCES ? 0 : 7;
+}
+
+/* Whoever gets hold of the ring of a confined process must not get further by it. */
+static void a_ring_does_nothing_but_the_io_of_disks(void **state)
+{
+    (void)state;
+    int status = -1;
+    pid_t child = fork();
+
+    if (child == 0)
+        _exit(abuse_a_ring());
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +375,7 @@ int main(void)
         T(second_writer_is_told_that_the_disk_is_in_use),
         T(bad_files_are_refused_with_their_name),
         T(requests_beyond_a_cut_file_fail),
+        T(a_ring_does_nothing_but_the_io_of_disks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
