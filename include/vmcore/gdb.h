@@ -47,7 +47,10 @@ VMC_API VMC_MUST_CHECK int vmc_gdb_create(const struct vmc_platform *pf,
                                           struct vmc_error *err);
 /** Free it; breakpoints that a debugger has set stay as they are. NULL is allowed. */
 VMC_API void vmc_gdb_destroy(struct vmc_gdb *g);
-/** A new connection: the VM is stopped, protocol state starts anew. */
+/**
+ * A new connection, or the end of one without a word: protocol state starts anew, and breakpoints of
+ * the debugger before are gone. VM quiesced.
+ */
 VMC_API void vmc_gdb_connected(struct vmc_gdb *g);
 /**
  * Bytes from the debugger. Consumes up to the end of the packet that needs an action and says in

@@ -208,8 +208,11 @@ static void write_register(struct vmc_gdb *g, struct gdb_reader *r)
 /* Translate as the selected vCPU sees it, without leaving a trace in its page tables. */
 static bool translate(struct vmc_gdb *g, uint64_t gva, uint64_t *gpa)
 {
-    struct vmc_paging pg = {.cr0 = g->st.cr0, .cr3 = g->st.cr3, .cr4 = g->st.cr4,
-                            .efer = g->st.efer, .phys_bits = VMC_GPA_BITS};
+    struct vmc_paging pg = {.cr0 = g->st.cr0,
+                            .cr3 = g->st.cr3,
+                            .cr4 = g->st.cr4,
+                            .efer = g->st.efer,
+                            .phys_bits = VMC_GPA_BITS};
     struct vmc_walk w;
 
     memcpy(pg.pdpte, g->st.pdpte, sizeof(pg.pdpte));
@@ -314,23 +317,35 @@ static void breakpoint(struct vmc_gdb *g, struct gdb_reader *r, bool insert)
         send_text(g, "");
         return;
     }
-    struct vmc_breakpoint b = {.gva = addr,
-                               .bytes = type <= 1 ? 1 : (uint32_t)VMCI_MIN(bytes, 8u),
-                               .kind = kinds[type]};
+    struct vmc_breakpoint b = {
+        .gva = addr, .bytes = type <= 1 ? 1 : (uint32_t)VMCI_MIN(bytes, 8u), .kind = kinds[type]};
     unsigned i = 0;
-    while (i < g->bp_count && (g->bp[i].gva != b.gva || g->bp[i].kind != b.kind ||
-                               g->bp[i].bytes != b.bytes))
+    while (i < g->bp_count &&
+           (g->bp[i].gva != b.gva || g->bp[i].kind != b.kind || g->bp[i].bytes != b.bytes))
         i++;
-    if (insert && i == g->bp_count) {
-        if (i == GDB_BREAKPOINTS) {
-            send_text(g, "E0c");
-            return;
-        }
-        g->bp[g->bp_count++] = b;
-    } else if (!insert && i < g->bp_count) {
-        g->bp[i] = g->bp[--g->bp_count];
+    bool added = insert && i == g->bp_count;
+    if (added && i == GDB_BREAKPOINTS) {
+        send_text(g, "E0c");
+        return;
     }
-    send_text(g, push_breakpoints(g) ? "OK" : "E02");
+    if (added)
+        g->bp[g->bp_count++] = b;
+    else if (!insert && i < g->bp_count)
+        g->bp[i] = g->bp[--g->bp_count];
+    bool ok = push_breakpoints(g);
+    if (!ok && added) { /* one that the engine refuses must not cost the others */
+        g->bp_count--;
+        (void)push_breakpoints(g);
+    }
+    send_text(g, ok ? "OK" : "E02");
+}
+
+static void forget_breakpoints(struct vmc_gdb *g)
+{
+    if (g->bp_count == 0)
+        return;
+    g->bp_count = 0;
+    (void)push_breakpoints(g); /* the debugger goes away either way */
 }
 
 /* ---- threads, queries ---------------------------------------------------------------------- */
@@ -567,8 +582,7 @@ static enum vmc_gdb_action handle_packet(struct vmc_gdb *g)
             send_text(g, "");
         break;
     case 'D':
-        g->bp_count = 0;
-        (void)push_breakpoints(g); /* the debugger goes away either way */
+        forget_breakpoints(g);
         send_text(g, "OK");
         g->running = true;
         return VMC_GDB_DETACH;
@@ -646,6 +660,7 @@ enum vmc_gdb_action vmc_gdb_input(struct vmc_gdb *g, const void *data, size_t by
 
 void vmc_gdb_connected(struct vmc_gdb *g)
 {
+    forget_breakpoints(g);
     g->rx = RX_IDLE;
     g->running = false;
     g->no_ack = false;

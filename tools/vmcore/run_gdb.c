@@ -62,6 +62,8 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct run_gdb *g = calloc(1, sizeof(*g));
     socklen_t addr_bytes = sizeof(addr);
+    /* One that does not read what it asked for is let go: the loop has other things to do. */
+    struct timeval patience = {.tv_sec = 10};
     int one = 1;
 
     if (g == NULL)
@@ -71,6 +73,9 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
     g->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (g->listen_fd < 0 ||
         setsockopt(g->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
+        /* connections inherit these; once confined, the process cannot set them */
+        setsockopt(g->listen_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) != 0 ||
+        setsockopt(g->listen_fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) != 0 ||
         bind(g->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
         listen(g->listen_fd, 1) != 0 ||
         getsockname(g->listen_fd, (struct sockaddr *)&addr, &addr_bytes) != 0) {
@@ -121,15 +126,9 @@ nfds_t run_gdb_poll_fds(struct run_gdb *g, struct pollfd *fds)
 
 static void accept_debugger(struct run_gdb *g)
 {
-    /* One that does not read what it asked for is let go: this thread has other things to do. */
-    struct timeval patience = {.tv_sec = 10};
-    int one = 1;
-
     g->fd = accept4(g->listen_fd, NULL, NULL, SOCK_CLOEXEC);
     if (g->fd < 0)
         return;
-    setsockopt(g->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    setsockopt(g->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     run_threads_pause(g->r);
     vmc_gdb_connected(g->stub);
 }
@@ -185,7 +184,11 @@ bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count)
         return false;
     }
     ssize_t n = recv(g->fd, buf, sizeof(buf), 0);
-    if (n <= 0) {
+    if (n < 0 && errno == EINTR)
+        return false;
+    if (n <= 0) { /* gone without a word: as if it had detached */
+        run_threads_pause(g->r);
+        vmc_gdb_connected(g->stub);
         hang_up(g);
         run_threads_resume(g->r);
         return false;
