@@ -27,7 +27,7 @@ struct vblk {
     struct bm_lock lock;
     volatile uint32_t irq;
     uint64_t sectors;
-    uint32_t in_flight;
+    uint32_t seg_max; /* pieces that one request may have */
     struct slot *free;
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, backend[1] bytes begun,
                                             backend[2] bytes finished, backend[3] failed */
@@ -37,20 +37,20 @@ struct vblk {
 
 static unsigned number;
 
-/* Descriptors for up to SEG_MAX pieces of the request from byte "from" on; returns their number. */
+/* Descriptors for up to max pieces of the request from byte "from" on; returns their number. */
 static unsigned gather(const struct vmc_block_req *r, uint64_t from, struct vq_desc *d,
-                       uint64_t *bytes)
+                       unsigned max, uint64_t *bytes)
 {
     unsigned n = 0;
     uint64_t total = 0;
 
-    for (uint32_t i = 0; i < r->iov_count && n < SEG_MAX; i++) {
+    for (uint32_t i = 0; i < r->iov_count && n < max; i++) {
         uint64_t off = 0;
         if (from >= r->iov[i].bytes) {
             from -= r->iov[i].bytes;
             continue;
         }
-        for (off = from, from = 0; off < r->iov[i].bytes && n < SEG_MAX;) {
+        for (off = from, from = 0; off < r->iov[i].bytes && n < max;) {
             uint64_t pa = bm_virt_to_phys((const char *)r->iov[i].base + off);
             uint64_t run = r->iov[i].bytes - off;
             if (run > PAGE - (pa & (PAGE - 1)))
@@ -87,7 +87,7 @@ static void pump(struct vblk *b)
         unsigned n = 0;
         s->bytes = 0;
         if (r->op != VMC_BLOCK_FLUSH)
-            n = gather(r, begun, d + 1, &s->bytes);
+            n = gather(r, begun, d + 1, b->seg_max, &s->bytes);
         for (unsigned i = 1; i <= n; i++)
             d[i].flags = r->op == VMC_BLOCK_READ ? VQ_WRITE : 0;
         s->head.type = r->op == VMC_BLOCK_FLUSH ? T_FLUSH : r->op == VMC_BLOCK_READ ? T_IN : T_OUT;
@@ -195,8 +195,8 @@ void bm_virtio_blk_probe(const struct bm_pci *p)
 
     if (b == NULL || slots == NULL)
         bm_panic("out of memory for a virtio disk");
-    if (!bm_virtio_start(&b->v, p, F_RO | F_FLUSH) || !bm_pci_msi(p, on_irq, b) ||
-        !bm_virtio_queue(&b->v, &b->q, 0)) {
+    if (!bm_virtio_start(&b->v, p, F_RO | F_FLUSH | F_SEG_MAX) || !bm_pci_msi(p, on_irq, b) ||
+        !bm_virtio_queue(&b->v, &b->q, 0) || b->q.size < 4) {
         bm_printf("virtio-blk at %02x:%02x.%u: not usable\n", p->bus, p->dev, p->fn);
         return;
     }
@@ -205,6 +205,11 @@ void bm_virtio_blk_probe(const struct bm_pci *p)
         b->free = &slots[i];
     }
     b->last = &b->first;
+    /* a chain has a descriptor before and one behind them, and has to fit into the queue */
+    b->seg_max = b->q.size - 2u < SEG_MAX ? b->q.size - 2u : SEG_MAX;
+    uint32_t limit = (b->v.features & F_SEG_MAX) != 0 ? mmio_rd32(b->v.device + 12) : 0;
+    if (limit != 0 && limit < b->seg_max)
+        b->seg_max = limit;
     b->sectors = mmio_rd64(b->v.device);
     bm_virtio_live(&b->v);
     bm_poll_add(vblk_poll, b, &b->irq);
