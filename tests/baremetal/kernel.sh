@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
 # The kernel and its drivers, tested from inside. Usage: kernel.sh BUILD MACHINE CONTROLLER
-# CONTROLLER: ata, ahci, nvme, nvme4k, virtio, or none
+# CONTROLLER: ata, ahci, nvme, nvme4k, virtio, virtio32 (queues of 32 entries), or none
 # shellcheck source=tests/baremetal/lib.sh
 . "$(dirname "$0")/lib.sh"
 m=$1 controller=$2
@@ -30,10 +30,12 @@ options=()
 case $controller in
 none) ;;
 ata) options=(--disk "$disk") ;;
-ahci) options=(--qemu "$drive -device ahci,id=ah -device ide-hd,bus=ah.0,drive=d") ;;
+# requests finish one by one, not all at once
+ahci) options=(--qemu "$drive,throttling.iops-total=4000 -device ahci,id=ah -device ide-hd,bus=ah.0,drive=d") ;;
 nvme) options=(--qemu "$drive -device nvme,serial=a,drive=d") ;;
 nvme4k) options=(--qemu "$drive -device nvme,serial=a,drive=d,logical_block_size=4096,physical_block_size=4096") ;;
 virtio) options=(--qemu "$drive -device virtio-blk-pci,drive=d $net") ;;
+virtio32) options=(--qemu "$drive -device virtio-blk-pci,queue-size=32,drive=d") ;;
 *) echo "no controller $controller"; exit 2 ;;
 esac
 machine "$dir/log.txt" 200 --machine "$m" --kernel "$build/bin/kernel_test" --cpus 2 --mem 256 \

@@ -30,12 +30,17 @@ static void hook(void *ctx, uint32_t cpu)
     ipi_count[cpu]++;
 }
 
+static volatile bool all_poll; /* the other processors look at the devices as well */
+
 void vmc_bm_cpu_main(uint32_t cpu)
 {
     (void)cpu;
     __atomic_add_fetch(&cpus_seen, 1, __ATOMIC_SEQ_CST);
     for (;;)
-        vmc_bm_wait(UINT64_MAX);
+        if (all_poll)
+            vmc_bm_poll();
+        else
+            vmc_bm_wait(UINT64_MAX);
 }
 
 /* ---- time, processors, memory
@@ -245,6 +250,84 @@ static bool many(const struct vmc_blockdev *d, uint8_t *buf, uint32_t unit)
     return ok;
 }
 
+#define ROUNDS  5u
+#define AT_ONCE 70u
+
+static volatile uint32_t finished[AT_ONCE];
+
+static void done_slowly(struct vmc_block_req *r)
+{
+    uint64_t end = vmc_bm_now_ns() + 1000000;
+
+    while (vmc_bm_now_ns() < end) /* others find what has finished meanwhile */
+        ;
+    __atomic_add_fetch((volatile uint32_t *)r->opaque, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Every processor looks for what has finished: each request is done once. */
+static bool by_all_processors(const struct vmc_bm_machine *m, const struct vmc_blockdev *d,
+                              uint8_t *buf, uint32_t unit)
+{
+    static struct vmc_iovec iov[AT_ONCE];
+    static struct vmc_block_req r[AT_ONCE];
+    bool ok = true;
+
+    all_poll = true;
+    for (uint32_t i = 1; i < m->cpus; i++)
+        vmc_bm_interrupt(i);
+    for (unsigned n = 0; ok && n < ROUNDS; n++) {
+        uint64_t end = vmc_bm_now_ns() + 20000000000ull;
+        uint32_t left = AT_ONCE;
+        for (unsigned i = 0; i < AT_ONCE; i++) {
+            finished[i] = 0;
+            iov[i] = (struct vmc_iovec){buf + i * unit, unit};
+            r[i] = (struct vmc_block_req){.op = VMC_BLOCK_READ,
+                                          .offset = (uint64_t)(i * 7 + n) * unit,
+                                          .bytes = unit,
+                                          .iov = &iov[i],
+                                          .iov_count = 1,
+                                          .done = done_slowly,
+                                          .opaque = (void *)(uintptr_t)&finished[i]};
+            if (d->ops->submit(d->ctx, &r[i]) == VMC_BLOCK_COMPLETE)
+                done_slowly(&r[i]);
+        }
+        while (left != 0 && vmc_bm_now_ns() < end) {
+            vmc_bm_poll();
+            left = 0;
+            for (unsigned i = 0; i < AT_ONCE; i++)
+                left += finished[i] == 0;
+        }
+        for (unsigned i = 0; i < AT_ONCE; i++)
+            ok = ok && finished[i] == 1 && r[i].status == VMC_OK &&
+                 matches(buf + i * unit, (uint64_t)(i * 7 + n) * unit, unit, false);
+    }
+    all_poll = false;
+    return ok;
+}
+
+#define SCATTER 100u
+
+/* One request of more pieces than a controller takes at once, none of which joins the one before.
+ */
+static bool scattered(const struct vmc_blockdev *d, uint8_t *buf, uint32_t unit)
+{
+    static struct vmc_iovec iov[SCATTER];
+    struct vmc_block_req r = {.op = VMC_BLOCK_READ,
+                              .offset = 3 * unit,
+                              .bytes = SCATTER * unit,
+                              .iov = iov,
+                              .iov_count = SCATTER};
+    bool ok = true;
+
+    for (unsigned i = 0; i < SCATTER; i++)
+        iov[i] = (struct vmc_iovec){buf + (SCATTER - 1 - i) % (CHUNK / unit) * unit, unit};
+    submit(d, &r);
+    ok = wait_all() == VMC_OK && r.status == VMC_OK;
+    for (unsigned i = SCATTER > CHUNK / unit ? SCATTER - CHUNK / unit : 0; ok && i < SCATTER; i++)
+        ok = matches(iov[i].base, (3ull + i) * unit, unit, false);
+    return ok;
+}
+
 /* The second half gets the inverted pattern. */
 static bool writes(const struct vmc_blockdev *d, uint8_t *buf, uint64_t half, uint64_t bytes)
 {
@@ -284,7 +367,7 @@ static bool beyond(const struct vmc_blockdev *d, uint8_t *buf, uint64_t bytes, u
     return wait_all() == VMC_OK && r.status == VMC_ERANGE;
 }
 
-static void test_disk(const struct vmc_bm_disk *disk)
+static void test_disk(const struct vmc_bm_machine *m, const struct vmc_bm_disk *disk)
 {
     const struct vmc_platform *pf = vmc_bm_platform();
     uint8_t *buf = pf->alloc(pf->ctx, CHUNK + 4096, 4096);
@@ -297,6 +380,10 @@ static void test_disk(const struct vmc_bm_disk *disk)
     result(ok && reads(&disk->dev, buf, half, info.sector_bytes), text);
     vmc_bm_snprintf(text, sizeof(text), "disk %s: many at once", disk->name);
     result(ok && many(&disk->dev, buf, info.sector_bytes), text);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: seen by all processors", disk->name);
+    result(ok && by_all_processors(m, &disk->dev, buf, info.sector_bytes), text);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: one of many pieces", disk->name);
+    result(ok && scattered(&disk->dev, buf, info.sector_bytes), text);
     vmc_bm_snprintf(text, sizeof(text), "disk %s: writes", disk->name);
     result(ok && writes(&disk->dev, buf, half, info.bytes), text);
     vmc_bm_snprintf(text, sizeof(text), "disk %s: beyond its end", disk->name);
@@ -418,7 +505,7 @@ void vmc_bm_main(const struct vmc_bm_machine *m)
     test_memory();
     test_code_memory();
     for (uint32_t i = 0; (d = vmc_bm_disk(i)) != NULL; i++)
-        test_disk(d);
+        test_disk(m, d);
     if (vmc_bm_nic(0) != NULL)
         test_nic(vmc_bm_nic(0));
     vmc_bm_printf("RESULT: %u passed, %u failed\n", passed, failed);

@@ -248,30 +248,47 @@ static uint32_t take_finished(struct port *p, bool *failed)
     return p->busy & ~rd(p, P_CI);
 }
 
+/* With the lock: out of the port's hands, to be reported when the lock is not held. */
+static void finish(struct vmc_block_req *r, int status, struct vmc_block_req ***end)
+{
+    r->status = status;
+    r->backend[0] = NULL;
+    **end = r;
+    *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+/* Whoever else looks meanwhile must not find the same commands: all are taken before one is told.
+ */
 static void poll_port(struct port *p)
 {
-    bool failed;
+    struct vmc_block_req *over = NULL, **end = &over, *r;
+    bool failed = false;
 
     bm_lock(&p->lock);
-    uint32_t over = p->busy != 0 ? take_finished(p, &failed) : 0;
-    while (over != 0) {
-        unsigned s = (unsigned)__builtin_ctz(over);
-        struct vmc_block_req *r = p->slot[s].req;
+    for (uint32_t ready = p->busy != 0 ? take_finished(p, &failed) : 0; ready != 0;
+         ready &= ready - 1) {
+        unsigned s = (unsigned)__builtin_ctz(ready);
+        r = p->slot[s].req;
         uint64_t finished = (uint64_t)r->backend[2] + p->slot[s].bytes;
-        over &= over - 1;
         p->busy &= ~(1u << s);
         r->backend[2] = (void *)finished;
         if (failed)
             r->backend[3] = p;
-        if (r->op != VMC_BLOCK_FLUSH && finished != r->bytes)
-            continue;
-        r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
-        bm_unlock(&p->lock);
-        r->done(r);
-        bm_lock(&p->lock);
+        if (r->op == VMC_BLOCK_FLUSH || finished == r->bytes)
+            finish(r, r->backend[3] != NULL ? VMC_EIO : VMC_OK, &end);
     }
     pump(p);
+    while (p->dead && (r = p->first) != NULL) { /* nobody will ever serve them */
+        p->first = r->backend[0];
+        finish(r, VMC_EIO, &end);
+    }
+    if (p->first == NULL)
+        p->last = &p->first;
     bm_unlock(&p->lock);
+    while ((r = over) != NULL) {
+        over = r->backend[0];
+        r->done(r);
+    }
 }
 
 static void ahci_poll(void *ctx)
@@ -313,11 +330,9 @@ static int port_submit(void *ctx, struct vmc_block_req *r)
     struct port *p = ctx;
 
     r->status = VMC_OK;
-    if (p->dead)
-        r->status = VMC_EIO;
-    else if (r->op != VMC_BLOCK_FLUSH &&
-             (r->offset > p->sectors * SECTOR || r->bytes > p->sectors * SECTOR - r->offset ||
-              r->offset % SECTOR != 0 || r->bytes % SECTOR != 0))
+    if (r->op != VMC_BLOCK_FLUSH &&
+        (r->offset > p->sectors * SECTOR || r->bytes > p->sectors * SECTOR - r->offset ||
+         r->offset % SECTOR != 0 || r->bytes % SECTOR != 0))
         r->status = VMC_ERANGE;
     else if (r->op != VMC_BLOCK_FLUSH && r->op != VMC_BLOCK_READ && r->op != VMC_BLOCK_WRITE)
         r->status = VMC_ENOTSUP;
@@ -328,6 +343,11 @@ static int port_submit(void *ctx, struct vmc_block_req *r)
     for (unsigned i = 0; i < 4; i++)
         r->backend[i] = NULL;
     bm_lock(&p->lock);
+    if (p->dead) {
+        bm_unlock(&p->lock);
+        r->status = VMC_EIO;
+        return VMC_BLOCK_COMPLETE;
+    }
     *p->last = r;
     p->last = (struct vmc_block_req **)&r->backend[0];
     pump(p);
