@@ -332,6 +332,7 @@ int hv_guest_start(struct hv_guest *g)
     int rc = make(g);
     if (rc != VMC_OK) {
         hv_net_detach(g);
+        hv_sync_cpus(); /* one may be giving it a frame of another guest */
         if (g->domain != NULL) {
             uint64_t pages = vmc_bm_domain_pages(g->domain);
             unmake(g);
