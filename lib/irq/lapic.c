@@ -198,12 +198,14 @@ void vmci_lapic_local(struct vmci_lapic *l, enum vmci_lvt entry)
 
 void vmci_lapic_reset(struct vmci_lapic *l, bool init)
 {
+    /* The hints go before what they point at: a request that comes meanwhile may leave a hint too
+       many, never one too few. */
+    vmci_exchange(&l->irr_words, 0u);
     for (unsigned i = 0; i < 8; i++) {
         vmci_store_relaxed(&l->irr[i], 0u);
         vmci_store_relaxed(&l->isr[i], 0u);
         vmci_store_relaxed(&l->tmr[i], 0u);
     }
-    vmci_store_relaxed(&l->irr_words, 0u);
     vmci_store_relaxed(&l->extint, 0u);
     vmci_store_relaxed(&l->esr_new, 0u);
     for (unsigned i = 0; i < VMCI_LVTS; i++)

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <pthread.h>
+#include <sched.h>
+
 #include "irq_fixture.h"
 
 static struct vmci_lapic *apic(struct irq_fx *f, unsigned cpu)
@@ -633,6 +636,55 @@ static void init_keeps_the_base(void **state)
     assert_false(vmci_lapic_x2(apic(f, 1)));
 }
 
+/* ---- resets beside requests ---------------------------------------------------------------- */
+
+#define ROUNDS 5000u
+
+struct sender {
+    struct vmci_lapic *l;
+    uint32_t round; /* set by the one that resets, then by the sender when its request is made */
+};
+
+static void await(const uint32_t *word, uint32_t value)
+{
+    while (vmci_load_acquire(word) != value)
+        sched_yield();
+}
+
+static void *send_rounds(void *arg)
+{
+    struct sender *s = arg;
+    const struct vmci_irq_msg m = {.mode = VMCI_IRQ_FIXED, .vector = 0x51};
+
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        await(&s->round, 2 * i + 1);
+        vmci_lapic_accept(s->l, &m);
+        vmci_store_release(&s->round, 2 * i + 2);
+    }
+    return NULL;
+}
+
+static void a_request_during_reset_is_gone_or_found(void **state)
+{
+    struct irq_fx *f = *state;
+    struct sender s = {.l = apic(f, 1)};
+    pthread_t thread;
+
+    assert_int_equal(pthread_create(&thread, NULL, send_rounds, &s), 0);
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        apic_wr(f, 1, VMCI_APIC_SVR, 0x1ff);
+        vmci_store_release(&s.round, 2 * i + 1);
+        for (volatile unsigned wait = i % 64; wait > 0; wait--)
+            ;
+        vmci_lapic_reset(apic(f, 1), true);
+        await(&s.round, 2 * i + 2);
+        if (vmci_load_relaxed(&apic(f, 1)->irr[2]) != 0)
+            assert_int_not_equal(vmci_load_relaxed(&apic(f, 1)->irr_words), 0);
+        vmci_lapic_reset(apic(f, 1), true);
+    }
+    assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
 static void page_round_trip(void **state)
 {
     struct irq_fx *f = *state;
@@ -695,6 +747,7 @@ int main(void)
         irq_test(deadline_follows_the_tsc),
         irq_test(init_keeps_the_base),
         irq_test(page_round_trip),
+        irq_test(a_request_during_reset_is_gone_or_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
