@@ -145,7 +145,7 @@ void vmci_irqchip_pic_output(struct vmci_irqchip *chip, bool up)
         struct vmci_lapic *l = &chip->lapic[i];
         if (vmci_load_relaxed(&l->extint) != 0 || vmci_lapic_takes_extint(l))
             chip->ops->notify(chip->ctx, i);
-        else if (!was_up && i == 0)
+        else if (!was_up)
             vmci_lapic_local(l, VMCI_LVT_LINT0); /* LINT0 in another mode takes the edge */
     }
 }

@@ -291,6 +291,16 @@ static void lint0_as_fixed_or_nmi(void **state)
     apic_wr(f, 0, VMCI_APIC_LVT_LINT0, 0x400);
     pulse(f, 4);
     assert_int_equal(f->nmis[0], 1);
+    assert_int_equal(f->nmis[1], 0);
+    /* the wire goes to all processors */
+    outb(f, M, 0x0c);
+    (void)inb(f, M);
+    outb(f, M, 0x20);
+    apic_wr(f, 1, VMCI_APIC_SVR, 0x1ff);
+    apic_wr(f, 1, VMCI_APIC_LVT_LINT0, 0x52);
+    pulse(f, 4);
+    assert_int_equal(f->nmis[0], 2);
+    assert_int_equal(vmci_lapic_ack(&f->chip.lapic[1]), 0x52);
 }
 
 static void state_survives_save_and_load(void **state)
