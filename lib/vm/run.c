@@ -86,12 +86,18 @@ static int take_requests(struct vmc_vcpu *v, struct vmc_exit *x)
     if (vmci_load_acquire(&v->vm->stop_why) != 0)
         return shutdown_exit(v, x);
     /* Pause stays set until vmc_vm_resume, and the hint for an engine that pulls until it is passed
-       on; the others are consumed here. */
-    uint32_t keep = engine_has(v->vm, VMC_CAP_IRQ_PULL) ? REQ_PAUSE | REQ_IRQ : REQ_PAUSE;
-    uint32_t req = vmci_fetch_and(&v->request, keep);
+       on; the others are consumed here. In one step, because an INIT takes back a start-up request
+       that waits. */
+    const uint32_t keep = engine_has(v->vm, VMC_CAP_IRQ_PULL) ? REQ_PAUSE | REQ_IRQ : REQ_PAUSE;
+    uint32_t req = vmci_load_acquire(&v->request);
+    uint32_t left;
+    do {
+        left = req & keep;
+        if (req & (REQ_KICK | REQ_PAUSE)) /* what else was asked for waits for the next run */
+            left |= req & (REQ_INIT | REQ_SIPI | REQ_NMI | REQ_CLOCK);
+    } while (!__atomic_compare_exchange_n(&v->request, &req, left, false, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_SEQ_CST));
     if (req & (REQ_KICK | REQ_PAUSE)) {
-        /* What else was asked for waits for the next run. */
-        vmci_fetch_or(&v->request, req & (REQ_INIT | REQ_SIPI | REQ_NMI | REQ_CLOCK));
         set_exit(x, VMC_EXIT_KICKED);
         return EXIT_RETURN;
     }
