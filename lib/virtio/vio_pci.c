@@ -134,7 +134,10 @@ static void enable_queue(struct vmc_virtio *dev, struct vmci_vq *q)
     q->event_idx = vmci_virtio_has(dev, VMCI_VF_EVENT_IDX);
     q->indirect = vmci_virtio_has(dev, VMCI_VF_INDIRECT);
     q->enabled = true;
-    (void)vmci_vq_map(q); /* failure latches the queue; the caller reports it */
+    if (!q->packed && !vmci_is_pow2(q->size)) /* set when the features were others */
+        (void)vmci_vq_break(q, "the size of a split ring is no power of two");
+    else
+        (void)vmci_vq_map(q); /* failure latches the queue; the caller reports it */
     vmci_unlock(&q->lock);
 }
 
@@ -151,7 +154,9 @@ static void queue_write(struct vmc_virtio *dev, struct vmci_vq *q, unsigned offs
     if (q->enabled || (vmci_load_acquire(&dev->stop) & VMCI_VSTOP_RESET) != 0)
         return;
     if (bytes == 2 && offset == C_QUEUE_SIZE) {
-        if (vmci_is_pow2(value) && value <= q->max_size)
+        /* Split rings have powers of two (2.7), packed ones any size (2.8.10.1). */
+        bool any = vmci_virtio_has(dev, VMCI_VF_PACKED);
+        if (value != 0 && value <= q->max_size && (any || vmci_is_pow2(value)))
             q->size = (uint16_t)value;
     } else if (bytes == 2 && offset == C_QUEUE_ENABLE) {
         if (value == 1)

@@ -111,7 +111,7 @@ static bool queue_sane(const struct vmci_vq *q, const struct queue_state *st, bo
 {
     uint64_t limit = packed ? st->size : 0x10000u; /* packed: slots; split: 16-bit indices */
 
-    return vmci_is_pow2(st->size) && st->size <= q->max_size && st->vector <= VMCI_VNO_VECTOR &&
+    return st->size != 0 && (packed || vmci_is_pow2(st->size)) && st->size <= q->max_size && st->vector <= VMCI_VNO_VECTOR &&
            st->next_avail < limit && st->next_used < limit && st->signalled <= 0xffffu &&
            st->unsignalled <= UINT32_MAX &&
            (st->enabled | st->broken | st->avail_wrap | st->used_wrap | st->signalled_valid) <= 1;

@@ -104,6 +104,75 @@ static void requests_complete_in_every_ring_format(void **state)
     }
 }
 
+static void packed_rings_have_any_size(void **state)
+{
+    static const unsigned sizes[] = {3, 5, 11, 15, 16};
+
+    (void)state;
+    for (unsigned c = 0; c < COMBOS; c++) {
+        for (unsigned k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+            struct rig r;
+            rig_open(&r, combos[c], 16);
+            assert_true(vd_negotiate(&r.v, combos[c] | VD_F_VERSION_1));
+            if ((combos[c] & VD_F_PACKED) == 0 && sizes[k] != 16) {
+                vd_write(&r.v, r.v.common + 22, 2, 0); /* queue 0 */
+                vd_write(&r.v, r.v.common + 24, 2, sizes[k]);
+                assert_int_equal(vd_read(&r.v, r.v.common + 24, 2), 16);
+                rig_close(&r);
+                continue;
+            }
+            vd_queue_setup(&r.v, 0, sizes[k]);
+            assert_int_equal(vd_read(&r.v, r.v.common + 24, 2), sizes[k]);
+            vd_driver_ok(&r.v);
+            unsigned fit = (combos[c] & VD_F_INDIRECT) != 0 ? sizes[k] : sizes[k] / 3;
+            for (unsigned lap = 0; lap < 100; lap++) {
+                unsigned n = 1 + lap % fit;
+                for (unsigned i = 0; i < n; i++)
+                    (void)add_write(&r, i, (lap * 16 + i) % 2048, (unsigned char)(lap + i + 1));
+                vd_kick(&r.v, 0);
+                for (unsigned i = 0; i < n; i++) {
+                    unsigned id;
+                    uint32_t len;
+                    assert_true(vd_pop(&r.v, 0, &id, &len));
+                    assert_int_equal(status_of(&r, i), 0);
+                    assert_int_equal(r.disk.data[(lap * 16 + i) % 2048 * 512 + 5],
+                                     (unsigned char)(lap + i + 1));
+                }
+            }
+            assert_int_equal(vd_status(&r.v), 0xf);
+            rig_close(&r);
+        }
+    }
+}
+
+/* The size is taken for a packed ring, and the driver then changes its mind. */
+static void a_split_ring_of_an_odd_size_is_broken(void **state)
+{
+    struct rig r;
+    unsigned id;
+    uint32_t len;
+
+    (void)state;
+    rig_open(&r, VD_F_PACKED, 16);
+    vd_reset(&r.v);
+    vd_write(&r.v, r.v.common + 20, 1, 3);
+    vd_write(&r.v, r.v.common + 8, 4, 1);
+    vd_write(&r.v, r.v.common + 12, 4, (VD_F_PACKED | VD_F_VERSION_1) >> 32);
+    vd_write(&r.v, r.v.common + 22, 2, 0);
+    vd_write(&r.v, r.v.common + 24, 2, 11);
+    assert_int_equal(vd_read(&r.v, r.v.common + 24, 2), 11);
+    vd_write(&r.v, r.v.common + 12, 4, VD_F_VERSION_1 >> 32);
+    vd_write(&r.v, r.v.common + 20, 1, 11);
+    r.v.features = VD_F_VERSION_1;
+    vd_queue_setup(&r.v, 0, 0);
+    vd_driver_ok(&r.v);
+    (void)add_write(&r, 0, 0, 1);
+    vd_kick(&r.v, 0);
+    assert_false(vd_pop(&r.v, 0, &id, &len));
+    assert_int_equal(vd_status(&r.v) & VD_NEEDS_RESET, VD_NEEDS_RESET);
+    rig_close(&r);
+}
+
 static void out_of_order_completion_returns_the_right_ids(void **state)
 {
     (void)state;
@@ -299,6 +368,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_complete_in_every_ring_format),
+        cmocka_unit_test(packed_rings_have_any_size),
+        cmocka_unit_test(a_split_ring_of_an_odd_size_is_broken),
         cmocka_unit_test(out_of_order_completion_returns_the_right_ids),
         cmocka_unit_test(data_is_not_copied),
         cmocka_unit_test(interrupts_follow_the_drivers_wish),
