@@ -60,6 +60,30 @@ static uint64_t next_period(const struct vmci_lapic *l, uint64_t due, uint64_t n
     return due + ((now - due) / period + 1) * period;
 }
 
+/* The end of a count, or of a period of it. Timer lock held. */
+static void expire(struct vmci_lapic *l, uint64_t now)
+{
+    if (mode(l) == VMCI_TIMER_PERIODIC && l->timer_init != 0) {
+        uint64_t due = next_period(l, l->timer_due, now);
+        start(l, due, VMCI_MAX(due, now + MIN_REARM_NS));
+    } else {
+        stop(l);
+        l->tsc_deadline = 0;
+    }
+}
+
+/* A count that is over although the callback has yet to say so: what the guest does next comes
+   after its end. True: the interrupt is to be sent. Timer lock held. */
+static bool expire_if_late(struct vmci_lapic *l)
+{
+    uint64_t now = now_ns(l);
+
+    if (l->timer_due == 0 || l->timer_due > now)
+        return false;
+    expire(l, now);
+    return true;
+}
+
 /* Time left to the end of the running count, 0 when stopped or over. Timer lock held. */
 static uint64_t left_ns(const struct vmci_lapic *l)
 {
@@ -78,9 +102,12 @@ uint32_t vmci_apic_timer_current(struct vmci_lapic *l)
     if (mode(l) == VMCI_TIMER_DEADLINE)
         return 0;
     vmci_lock(&l->timer_lock);
+    bool late = expire_if_late(l);
     uint64_t div = divisor(l->timer_divide);
     uint64_t count = (left_ns(l) + div - 1) / div;
     vmci_unlock(&l->timer_lock);
+    if (late)
+        vmci_lapic_local(l, VMCI_LVT_TIMER);
     return (uint32_t)count;
 }
 
@@ -89,6 +116,7 @@ void vmci_apic_timer_set_init(struct vmci_lapic *l, uint32_t count)
     if (mode(l) == VMCI_TIMER_DEADLINE)
         return; /* writes are ignored in this mode */
     vmci_lock(&l->timer_lock);
+    bool late = expire_if_late(l);
     l->timer_init = count;
     if (count == 0) {
         stop(l);
@@ -97,11 +125,14 @@ void vmci_apic_timer_set_init(struct vmci_lapic *l, uint32_t count)
         start(l, due, due);
     }
     vmci_unlock(&l->timer_lock);
+    if (late)
+        vmci_lapic_local(l, VMCI_LVT_TIMER);
 }
 
 void vmci_apic_timer_set_divide(struct vmci_lapic *l, uint32_t divide)
 {
     vmci_lock(&l->timer_lock);
+    bool late = expire_if_late(l);
     uint64_t old = divisor(l->timer_divide);
     uint64_t left = left_ns(l);
     l->timer_divide = divide & 0xb;
@@ -111,6 +142,8 @@ void vmci_apic_timer_set_divide(struct vmci_lapic *l, uint32_t divide)
         start(l, due, due);
     }
     vmci_unlock(&l->timer_lock);
+    if (late)
+        vmci_lapic_local(l, VMCI_LVT_TIMER);
 }
 
 void vmci_apic_timer_set_current(struct vmci_lapic *l, uint32_t count)
@@ -127,25 +160,36 @@ void vmci_apic_timer_set_current(struct vmci_lapic *l, uint32_t count)
 
 void vmci_apic_timer_set_lvt(struct vmci_lapic *l, uint32_t lvt)
 {
-    uint32_t old = mode(l);
+    uint32_t before = vmci_load_relaxed(&l->lvt[VMCI_LVT_TIMER]);
+    uint32_t old = before & VMCI_TIMER_MODE;
     uint32_t new = lvt & VMCI_TIMER_MODE;
 
     vmci_lock(&l->timer_lock);
+    bool late = expire_if_late(l);
     vmci_store_relaxed(&l->lvt[VMCI_LVT_TIMER], lvt);
     /* Entering or leaving TSC-deadline mode disarms the timer (SDM 3A 11.5.4.1). */
     if (old != new && (old == VMCI_TIMER_DEADLINE || new == VMCI_TIMER_DEADLINE)) {
         stop(l);
         l->timer_init = 0;
         l->tsc_deadline = 0;
+    } else if (old != new && l->timer_due != 0) {
+        start(l, l->timer_due, l->timer_due);
     }
     vmci_unlock(&l->timer_lock);
+    if (late && (before & VMCI_LVT_MASKED) == 0) {
+        struct vmci_irq_msg m = {.mode = VMCI_IRQ_FIXED, .vector = before & 0xff};
+        vmci_lapic_accept(l, &m);
+    }
 }
 
 uint64_t vmci_apic_timer_get_deadline(struct vmci_lapic *l)
 {
     vmci_lock(&l->timer_lock);
+    bool late = expire_if_late(l);
     uint64_t tsc = l->tsc_deadline;
     vmci_unlock(&l->timer_lock);
+    if (late)
+        vmci_lapic_local(l, VMCI_LVT_TIMER);
     return tsc;
 }
 
@@ -171,6 +215,7 @@ static void aim(struct vmci_lapic *l, const uint64_t *other)
 
     l->chip->ops->tsc(l->chip->ctx, l->index, &now_tsc, &hz);
     vmci_lock(&l->timer_lock);
+    bool late = other != NULL && expire_if_late(l);
     uint64_t tsc = other != NULL ? *other : l->tsc_deadline;
     bool past = tsc != 0 && (tsc <= now_tsc || hz == 0);
     if (tsc == 0 || past) {
@@ -184,7 +229,7 @@ static void aim(struct vmci_lapic *l, const uint64_t *other)
         start(l, due, due);
     }
     vmci_unlock(&l->timer_lock);
-    if (past)
+    if (past || late)
         vmci_lapic_local(l, VMCI_LVT_TIMER);
 }
 
@@ -209,14 +254,7 @@ void vmci_apic_timer_fire(void *ctx, uint64_t deadline_ns)
         vmci_unlock(&l->timer_lock); /* stopped or armed anew meanwhile */
         return;
     }
-    if (mode(l) == VMCI_TIMER_PERIODIC && l->timer_init != 0) {
-        uint64_t now = now_ns(l);
-        uint64_t due = next_period(l, l->timer_due, now);
-        start(l, due, VMCI_MAX(due, now + MIN_REARM_NS));
-    } else {
-        stop(l);
-        l->tsc_deadline = 0;
-    }
+    expire(l, now_ns(l));
     vmci_unlock(&l->timer_lock);
     vmci_lapic_local(l, VMCI_LVT_TIMER);
 }

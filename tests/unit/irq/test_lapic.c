@@ -544,6 +544,63 @@ static void masked_timer_runs_silently(void **state)
     assert_int_equal(take(f, 0), -1);
 }
 
+/* Whoever runs the timers is behind the guest, which sees the count at its end. */
+static void an_expiry_is_not_lost_when_timers_are_late(void **state)
+{
+    struct irq_fx *f = *state;
+
+    apic_enable_all(f);
+    apic_wr(f, 0, VMCI_APIC_TIMER_DIVIDE, 0xb);
+    apic_wr(f, 0, VMCI_APIC_LVT_TIMER, 0x41);
+    apic_wr(f, 0, VMCI_APIC_TIMER_INIT, 1000);
+    f->tp.now_ns += 1500;
+    apic_wr(f, 0, VMCI_APIC_LVT_TIMER, 0x20042); /* a count that is over stays so */
+    assert_int_equal(take(f, 0), 0x41);
+    assert_int_equal(apic_rd(f, 0, VMCI_APIC_TIMER_CURRENT), 0);
+    pass(f, 5000);
+    assert_int_equal(take(f, 0), -1);
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+
+    apic_wr(f, 0, VMCI_APIC_TIMER_INIT, 1000);
+    f->tp.now_ns += 1300;
+    assert_int_equal(apic_rd(f, 0, VMCI_APIC_TIMER_CURRENT), 700);
+    assert_int_equal(take(f, 0), 0x42);
+    f->tp.now_ns += 1000;
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+    apic_wr(f, 0, VMCI_APIC_LVT_TIMER, 0x43); /* the period that has begun is the last */
+    assert_int_equal(take(f, 0), 0x42);
+    assert_int_equal(apic_rd(f, 0, VMCI_APIC_TIMER_CURRENT), 700);
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+    pass(f, 700);
+    assert_int_equal(take(f, 0), 0x43);
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+    pass(f, 5000);
+    assert_int_equal(take(f, 0), -1);
+
+    apic_wr(f, 0, VMCI_APIC_TIMER_INIT, 1000);
+    f->tp.now_ns += 1000;
+    apic_wr(f, 0, VMCI_APIC_TIMER_INIT, 0);
+    assert_int_equal(take(f, 0), 0x43);
+    apic_wr(f, 0, VMCI_APIC_EOI, 0);
+
+    apic_wr(f, 0, VMCI_APIC_LVT_TIMER, 0x40044);
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t tsc = f->tp.now_ns * 3 + 3000;
+        uint64_t v = 1;
+        assert_true(vmci_lapic_wrmsr(apic(f, 0), VMC_MSR_TSC_DEADLINE, tsc));
+        f->tp.now_ns += 1000;
+        if (i == 0)
+            assert_true(vmci_lapic_rdmsr(apic(f, 0), VMC_MSR_TSC_DEADLINE, &v));
+        else
+            assert_true(vmci_lapic_wrmsr(apic(f, 0), VMC_MSR_TSC_DEADLINE, 0));
+        assert_int_equal(v, i);
+        assert_int_equal(take(f, 0), 0x44);
+        apic_wr(f, 0, VMCI_APIC_EOI, 0);
+    }
+    pass(f, 5000);
+    assert_int_equal(take(f, 0), -1);
+}
+
 static void tsc_deadline(void **state)
 {
     struct irq_fx *f = *state;
@@ -743,6 +800,7 @@ int main(void)
         irq_test(periodic_keeps_its_phase),
         irq_test(tiny_period_does_not_flood),
         irq_test(masked_timer_runs_silently),
+        irq_test(an_expiry_is_not_lost_when_timers_are_late),
         irq_test(tsc_deadline),
         irq_test(deadline_follows_the_tsc),
         irq_test(init_keeps_the_base),
