@@ -106,7 +106,8 @@ void vmci_rtc_from_regs(struct rtc_state *s, uint64_t now)
                 clamp(decode(s, s->ram[REG_SEC]), 0, 59);
 
     s->base_s = VMCI_MIN(VMCI_MAX(t, RTC_MIN_S), RTC_MAX_S);
-    s->base_ns = s->seen_ns = now;
+    s->base_ns = now - (now - s->base_ns) % NS_PER_S; /* the divider goes on */
+    s->seen_ns = now;
 }
 
 /* ---- alarm --------------------------------------------------------------------------------- */

@@ -187,9 +187,8 @@ static void cmos_write(struct vmc_rtc *r, unsigned index, uint8_t v, uint64_t no
         s->ram[REG_A] = v & (uint8_t)~A_UIP;
         /* Out of reset the first update comes half a second later (data sheet, "Divider"). */
         if (!was && vmci_rtc_running(s)) {
+            s->base_ns = now - NS_PER_S / 2;
             vmci_rtc_from_regs(s, now);
-            s->base_ns -= NS_PER_S / 2;
-            s->seen_ns = now;
         }
     } else if (index == REG_B) {
         vmci_rtc_to_regs(s, now);

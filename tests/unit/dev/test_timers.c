@@ -465,6 +465,32 @@ static void rtc_set_time(void **state)
     assert_time(f, 0x2000, 0x01, 0x01, 0x00, 0x00, 0x00);
 }
 
+/* Only the divider's reset begins a second anew; a time that is written does not. */
+static void rtc_seconds_keep_their_phase(void **state)
+{
+    struct fx *f = *state;
+
+    test_board_run(&f->b, S / 4);
+    cmos_set(f, 0, 0x10);
+    cmos_set(f, 0x0b, 0x82); /* SET */
+    test_board_run(&f->b, S / 4);
+    cmos_set(f, 0, 0x20);
+    cmos_set(f, 0x0b, 0x02);
+    test_board_run(&f->b, S / 2 - 1000);
+    assert_int_equal(cmos(f, 0), 0x20);
+    assert_int_equal(cmos(f, 0x0a) & 0x80, 0x80);
+    test_board_run(&f->b, 1000);
+    assert_int_equal(cmos(f, 0), 0x21);
+    test_board_run(&f->b, S / 4);
+    cmos_set(f, 0x0a, 0x76);
+    cmos_set(f, 0, 0x30);
+    cmos_set(f, 0x0a, 0x26);
+    test_board_run(&f->b, S / 2 - 1000);
+    assert_int_equal(cmos(f, 0), 0x30);
+    test_board_run(&f->b, 1000);
+    assert_int_equal(cmos(f, 0), 0x31);
+}
+
 static void rtc_nonsense_time(void **state)
 {
     struct fx *f = *state;
@@ -855,6 +881,7 @@ int main(void)
         T(rtc_starts_at_wall_time),
         T(rtc_formats),
         T(rtc_set_time),
+        T(rtc_seconds_keep_their_phase),
         T(rtc_nonsense_time),
         T(rtc_update_in_progress),
         T(rtc_periodic),
