@@ -289,6 +289,8 @@ static int boot_direct(struct vmc_pc *pc, const struct vmc_pc_boot *b, struct vm
     if (rc == VMC_OK) /* fw_cfg keeps its own copy: the tables with offsets */
         rc = vmci_acpi_build(pc, err);
     if (rc == VMC_OK)
+        rc = vmci_mp_table(pc, err);
+    if (rc == VMC_OK)
         rc = set_mtrrs(pc, st, err);
     if (rc == VMC_OK)
         rc = set_lapic(pc, st, err);

@@ -13,6 +13,7 @@
 #define PC_VGA_END       0xc0000ull
 #define PC_EBDA          0x9fc00ull /* end of conventional memory as firmware leaves it */
 #define PC_BIOS_BASE     0xe0000ull /* ACPI tables of a direct boot lie here */
+#define PC_MP_BASE       0xfd000ull /* the MP table of a direct boot, behind them */
 #define PC_1M            0x100000ull
 #define PC_4G            0x100000000ull
 #define PC_ECAM_BASE     0xb0000000ull
@@ -125,6 +126,9 @@ struct aml;
 void vmci_acpi_dsdt(struct vmc_pc *pc, struct aml *a);
 /* Put tables and RSDP into guest memory at gpa. */
 int vmci_acpi_place(struct vmc_pc *pc, uint64_t gpa, struct vmc_error *err);
+
+/* Put the MP table at PC_MP_BASE. */
+int vmci_mp_table(struct vmc_pc *pc, struct vmc_error *err);
 
 /* ---- fw_cfg -------------------------------------------------------------------------------- */
 

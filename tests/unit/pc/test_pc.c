@@ -223,11 +223,58 @@ static void check_acpi(struct fx *f)
     }
 }
 
+/* ---- MP table ------------------------------------------------------------------------------ */
+
+/* As a guest without ACPI finds it: by its signature, with sums and lengths that hold. */
+static void check_mp(struct fx *f, unsigned cpus)
+{
+    static const uint8_t bytes_of[] = {20, 8, 8, 8, 8};
+    unsigned count[5] = {0}, isa = 0, pci = 0;
+    uint8_t *bios = malloc(0x10000), *p = bios;
+
+    assert_int_equal(vmc_mem_read(vmc_vm_mem(f->vm), 0xf0000, bios, 0x10000), VMC_OK);
+    while (p < bios + 0x10000 - 16 && memcmp(p, "_MP_", 4) != 0)
+        p += 16;
+    assert_memory_equal(p, "_MP_", 4);
+    assert_int_equal(sum(p, p[8] * 16u), 0);
+    assert_in_range(vmci_ld_le32(p + 4), 0xf0000, 0x100000 - 44);
+    assert_int_equal(p[11], 0);
+    const uint8_t *t = bios + (vmci_ld_le32(p + 4) - 0xf0000);
+    assert_memory_equal(t, "PCMP", 4);
+    unsigned bytes = vmci_ld_le16(t + 4), at = 44;
+    assert_in_range(bytes, 44, bios + 0x10000 - t);
+    assert_int_equal(sum(t, bytes), 0);
+    assert_int_equal(vmci_ld_le32(t + 36), 0xfee00000);
+    for (unsigned i = 0; i < vmci_ld_le16(t + 34); i++) {
+        const uint8_t *e = t + at;
+        assert_in_range(e[0], 0, 4);
+        if (e[0] == 0) {
+            assert_int_equal(e[1], count[0]);
+            assert_int_equal(e[3], count[0] == 0 ? 3 : 1);
+        }
+        if (e[0] == 3 && e[4] == 1) /* the timer is at input 2 */
+            isa += e[7] == (e[5] == 0 ? 2 : e[5]);
+        if (e[0] == 3 && e[4] == 0) /* as _PRT has it */
+            pci += e[7] == 20 + ((e[5] >> 2) + (e[5] & 3)) % 4;
+        count[e[0]]++;
+        at += bytes_of[e[0]];
+    }
+    assert_int_equal(at, bytes);
+    assert_int_equal(count[0], cpus);
+    assert_int_equal(count[1], 2);
+    assert_int_equal(count[2], 1);
+    assert_int_equal(count[4], 2);
+    assert_int_equal(isa, 15);
+    assert_int_equal(count[3], isa + pci);
+    free(bios);
+}
+
 static void acpi_small(void **state)
 {
     machine(*state, 64 * MIB, 1, 0);
     boot_flat(*state);
     check_acpi(*state);
+    check_mp(*state, 1);
 }
 
 static void acpi_many_cpus(void **state)
@@ -235,6 +282,7 @@ static void acpi_many_cpus(void **state)
     machine(*state, 4096 * MIB, 300, VMC_PC_NO_HPET);
     boot_flat(*state);
     check_acpi(*state);
+    check_mp(*state, 255); /* those with an 8-bit ID */
 }
 
 /* ---- fw_cfg -------------------------------------------------------------------------------- */
