@@ -187,11 +187,6 @@ static void isa_devices(struct aml *a)
     aml_res_io(a, 0x64, 1);
     aml_res_irq(a, 1);
     fixed_end(a, d, r, STA_PRESENT);
-
-    d = fixed(a, "MOU", "PNP0F13", 0);
-    r = aml_resources(a, "_CRS");
-    aml_res_irq(a, 12);
-    fixed_end(a, d, r, STA_PRESENT);
     aml_end(a, s);
 }
 
