@@ -242,7 +242,7 @@ static void one(struct vmc_share *sh, const struct share_page *pg, struct vmc_sh
  * step, or the same one for the next page, is going to read.
  */
 
-#define FIRST_PART (VMC_PAGE_SIZE / 4) /* then the processor sees that it is read in sequence */
+#define FIRST_PART (VMC_PAGE_SIZE / 8) /* then the processor sees that it is read in sequence */
 
 /* Into the second level: the first has too few buffers for a page on its way. */
 static void fetch_frame(const struct vmc_pool *p, uint32_t frame, unsigned bytes)

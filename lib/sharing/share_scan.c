@@ -12,7 +12,6 @@
 #define CLOCK_WORDS 4u
 #define MIN_BUDGET  256u
 #define MAX_BUDGET  (1u << 22)
-#define FIRST_PART  40u /* percent of pages new to the scanner that may get an entry */
 
 static int entropy(const struct vmc_platform *pf, uint64_t *seed)
 {
@@ -143,26 +142,42 @@ static bool ready(struct vmc_space *s)
     return yes;
 }
 
-/* A space begins: room for what is new in it. */
+/*
+ * Percent of the pages of so many VMs of a kind that need an entry: those that are their own, and
+ * once those that they have in common. A table that turns out too small costs a hash of each page
+ * in it, one too large memory.
+ */
+static uint64_t expected(unsigned vms)
+{
+    return 33 + 67 / vms;
+}
+
+static uint64_t new_to_scanner(const struct vmc_space *s)
+{
+    uint64_t fresh = 0;
+
+    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(s->pages); w++)
+        fresh += (unsigned)__builtin_popcountll(vmci_load_relaxed(&s->dirty[w]));
+    return fresh;
+}
+
+/* A space begins: room for what is new in it, and in others of its kind that wait. */
 static struct share_group *enter(struct vmc_share *sh, struct vmc_space *s)
 {
     struct share_group *g = share_group_of(sh, s);
     uint64_t fresh = 0;
+    unsigned vms = 0;
 
-    if (g == NULL)
-        return NULL;
-    for (uint64_t w = 0; w < VMCI_BITMAP_WORDS(s->pages); w++)
-        fresh += (unsigned)__builtin_popcountll(vmci_load_relaxed(&s->dirty[w]));
-    if (g->table.buckets == 0 && fresh != 0) {
-        /* The first of its kind: more like it are likely to follow. */
-        for (uint32_t i = s->index + 1; i < VMC_POOL_MAX_SPACES; i++) {
-            const struct vmc_space *t = space_at(sh, i);
-            for (uint64_t w = 0; t != NULL && t->salt == s->salt && w < VMCI_BITMAP_WORDS(t->pages);
-                 w++)
-                fresh += (unsigned)__builtin_popcountll(vmci_load_relaxed(&t->dirty[w]));
-        }
-        share_group_reserve(sh, g, fresh * FIRST_PART / 100);
+    if (g == NULL || g->table.buckets != 0)
+        return g;
+    for (uint32_t i = 0; i < VMC_POOL_MAX_SPACES; i++) {
+        const struct vmc_space *t = space_at(sh, i);
+        uint64_t n = t != NULL && t->salt == s->salt ? new_to_scanner(t) : 0;
+        fresh += n;
+        vms += n != 0;
     }
+    if (vms != 0)
+        share_group_reserve(sh, g, fresh * expected(vms) / 100);
     return g;
 }
 

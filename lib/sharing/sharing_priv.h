@@ -122,7 +122,11 @@ struct share_group {
 
 #define SHARE_PACKED_MOST (VMCI_PACK_MAX - 64u) /* bytes that fit into a slot of the store */
 
-#define SHARE_BATCH 16u
+/*
+ * So many that the processor reads them as one stream, few enough that they are still in the second
+ * level of its cache when they are compared.
+ */
+#define SHARE_BATCH 64u
 
 /* A page on its way. */
 struct share_page {
