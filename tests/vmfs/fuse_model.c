@@ -289,7 +289,11 @@ static void operation(void)
         do_unlink(f);
     else if (what < 97) {
         close_file(f);
-        open_file(f, 0);
+        if (extra != 0) {
+            memset(f->data, 0, f->size);
+            f->size = 0;
+        }
+        open_file(f, extra != 0 ? O_TRUNC : 0);
     } else if (!dry)
         must(fsync(f->fd) == 0, "fsync");
 }

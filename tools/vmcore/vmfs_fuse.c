@@ -229,9 +229,17 @@ static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
 
 static int f_open(const char *path, struct fuse_file_info *fi)
 {
-    bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
-    return open_as(path, fi,
-                   write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
+    bool cut = (fi->flags & O_TRUNC) != 0; /* nobody cuts it before */
+    bool write = cut || (fi->flags & O_ACCMODE) != O_RDONLY;
+    int rc = open_as(path, fi,
+                     write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
+
+    if (rc != 0 || !cut)
+        return rc;
+    rc = err_of(vmc_vmfs_truncate(file_of(fi), 0, &why));
+    if (rc != 0)
+        (void)close_handle((struct handle *)(uintptr_t)fi->fh); /* already failing */
+    return rc;
 }
 
 static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
