@@ -85,21 +85,36 @@ static void remove_old(const struct vmc_disk_files *files, const struct old_file
     remove_quietly(files, old->packed);
 }
 
-/* The files that hang on the name of a packed part, as far as the disk does not use them. */
-static void remove_cold(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                        const char *cold, const struct descriptor *used)
+/*
+ * What interruptions left under the name of a packed part; used and used_extent stay. Its
+ * descriptor goes last: without it, a log may be that of a disk whose descriptor was lost.
+ * VMC_EEXIST: another disk has the name.
+ */
+static int remove_cold(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                       const char *cold, const char *used, const char *used_extent,
+                       struct vmc_error *err)
 {
-    static const char *const suffix[] = {"-packed", "-sesparse"};
+    static const char *const suffix[] = {"-sesparse", "-packed"};
+    struct descriptor d;
     char extent[DISK_NAME];
 
-    if (vmci_streq(cold, used->parent) ||
-        vmci_disk_no_children(pf, files, cold, NULL, NULL) != VMC_OK)
-        return;
-    remove_quietly(files, cold);
-    for (unsigned i = 0; i < 2; i++)
+    if (vmci_streq(cold, used))
+        return VMC_OK;
+    int rc = vmci_disk_desc_read(pf, files, cold, &d, NULL);
+    bool there = rc == VMC_OK;
+    if ((there && d.format != VMC_DISK_PACKED) || (!there && rc != VMC_ENOENT))
+        return vmci_error(err, VMC_EEXIST, site,
+                          "%s is another disk, or cannot be read: rename it first", cold);
+    rc = there ? vmci_disk_no_children(pf, files, cold, NULL, err) : VMC_OK;
+    if (rc != VMC_OK)
+        return rc;
+    for (unsigned i = there ? 0 : 1; i < 2; i++)
         if (vmci_disk_extent_name(cold, suffix[i], extent, NULL) == VMC_OK &&
-            !vmci_streq(extent, used->extent))
+            !vmci_streq(extent, used_extent))
             remove_quietly(files, extent);
+    if (there)
+        remove_quietly(files, cold);
+    return VMC_OK;
 }
 
 void vmci_disk_remove_leftovers(const struct vmc_platform *pf, const struct vmc_disk_files *files,
@@ -109,9 +124,9 @@ void vmci_disk_remove_leftovers(const struct vmc_platform *pf, const struct vmc_
     char other[DISK_NAME];
 
     if (vmci_disk_extent_name(name, "-cold", other, NULL) == VMC_OK)
-        remove_cold(pf, files, other, d);
+        (void)remove_cold(pf, files, other, d->parent, d->extent, NULL); /* another disk stays */
     if (vmci_disk_extent_name(name, "-cold2", other, NULL) == VMC_OK)
-        remove_cold(pf, files, other, d);
+        (void)remove_cold(pf, files, other, d->parent, d->extent, NULL); /* another disk stays */
     /* A compressed disk has no flat extent any more. */
     if (vmci_disk_is_log(d) && d->parent_path[0] == '\0' &&
         vmci_disk_desc_read(pf, files, d->parent, &below, NULL) == VMC_OK &&
@@ -143,12 +158,11 @@ int vmc_disk_compress(const struct vmc_platform *pf, const struct vmc_disk_files
         rc = vmci_disk_extent_name(log.parent, "-packed", cold.extent, err);
     if (rc == VMC_OK)
         rc = vmci_disk_extent_name(log.parent, "-sesparse", log.extent, err);
-    if (rc == VMC_OK) {
-        remove_quietly(files, log.parent);
-        remove_quietly(files, cold.extent);
-        remove_quietly(files, log.extent);
+    if (rc == VMC_OK)
+        rc = remove_cold(pf, files, log.parent, old.cold, old.extent, err);
+    bool begun = rc == VMC_OK;
+    if (rc == VMC_OK)
         rc = vmci_disk_packed_make(d, files, cold.extent, progress, err);
-    }
     if (rc == VMC_OK)
         rc = vmci_disk_desc_write(pf, files, log.parent, &cold, false, err);
     if (rc == VMC_OK)
@@ -157,9 +171,8 @@ int vmc_disk_compress(const struct vmc_platform *pf, const struct vmc_disk_files
         rc = vmci_disk_desc_write(pf, files, name, &log, true, err);
     int rc2 = vmc_disk_close(d);
     if (rc != VMC_OK) {
-        remove_quietly(files, log.parent);
-        remove_quietly(files, cold.extent);
-        remove_quietly(files, log.extent);
+        if (begun) /* already failing */
+            (void)remove_cold(pf, files, log.parent, old.cold, old.extent, NULL);
         return rc;
     }
     remove_old(files, &old);

@@ -138,6 +138,30 @@ static void leftovers_are_named(void **state)
     env_fini(&e);
 }
 
+/* Another disk may have the name that the packed part of a compressed disk would get. */
+static void other_disks_called_cold(void **state)
+{
+    (void)state;
+    struct env e;
+    uint64_t rng = 5;
+    unsigned char *model = calloc(1, SIZE), *cold = calloc(1, SIZE);
+    env_init(&e);
+    ok(&e, vmc_disk_create(&e.tp.pf, &e.files, "a.vmdk", SIZE, VMC_DISK_THIN, &e.err));
+    scribble(&e, "a.vmdk", model, &rng, 20);
+    ok(&e, vmc_disk_create(&e.tp.pf, &e.files, "b.vmdk", SIZE, VMC_DISK_THIN, &e.err));
+    ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, "b.vmdk", "a-cold.vmdk", VMC_DISK_SESPARSE, &e.err));
+    scribble(&e, "a-cold.vmdk", cold, &rng, 20);
+    assert_int_equal(vmc_disk_compress(&e.tp.pf, &e.files, "a.vmdk", NULL, &e.err), VMC_EEXIST);
+    assert_non_null(strstr(e.err.text, "a-cold.vmdk is another disk"));
+    same(&e, "a.vmdk", model, 1);
+    same(&e, "a-cold.vmdk", cold, 2);
+    ok(&e, vmc_disk_remove(&e.tp.pf, &e.files, "a.vmdk", &e.err));
+    same(&e, "a-cold.vmdk", cold, 2);
+    free(model);
+    free(cold);
+    env_fini(&e);
+}
+
 /* A disk that somebody else writes: its chain can be asked for, its contents cannot. */
 static void peeking(void **state)
 {
@@ -370,6 +394,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cowd_snapshots),        cmocka_unit_test(sesparse_snapshots),
         cmocka_unit_test(mixed_snapshots),       cmocka_unit_test(leftovers_are_named),
+        cmocka_unit_test(other_disks_called_cold),
         cmocka_unit_test(peeking),               cmocka_unit_test(parents_are_protected),
         cmocka_unit_test(discards_in_redo_logs), cmocka_unit_test(power_cuts),
         cmocka_unit_test(hostile_cowd),          cmocka_unit_test(hostile_sesparse),
