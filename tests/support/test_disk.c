@@ -35,22 +35,55 @@ static unsigned char *copy(const void *p, size_t n)
     return c;
 }
 
+static struct test_disk_write *append(struct test_disk_write **list, size_t *count, size_t *cap)
+{
+    if (*count == *cap) {
+        *cap = *cap ? *cap * 2 : 256;
+        *list = realloc(*list, *cap * sizeof(**list));
+        if (*list == NULL)
+            abort();
+    }
+    return &(*list)[(*count)++];
+}
+
 static void disk_write(struct test_disk *d, uint64_t off, const void *src, size_t bytes)
 {
     d->writes++;
-    if (d->track) {
-        if (d->log_count == d->log_cap) {
-            d->log_cap = d->log_cap ? d->log_cap * 2 : 256;
-            d->log = realloc(d->log, d->log_cap * sizeof(*d->log));
-            if (d->log == NULL)
-                abort();
-        }
-        d->log[d->log_count++] = (struct test_disk_write){.offset = off,
-                                                          .bytes = (uint32_t)bytes,
-                                                          .before = copy(d->data + off, bytes),
-                                                          .after = copy(src, bytes)};
-    }
+    if (d->track)
+        *append(&d->log, &d->log_count, &d->log_cap) =
+            (struct test_disk_write){.offset = off,
+                                     .bytes = (uint32_t)bytes,
+                                     .before = copy(d->data + off, bytes),
+                                     .after = copy(src, bytes)};
     memcpy(d->data + off, src, bytes);
+}
+
+static size_t find_lost(const struct test_disk *d, uint64_t off)
+{
+    size_t i = 0;
+
+    while (i < d->lost_count && d->lost[i].offset != off)
+        i++;
+    return i;
+}
+
+/* A flush. It fails: the medium keeps what it had before the first write to each sector. */
+static void flush(struct test_disk *d, bool fails)
+{
+    for (size_t i = 0; i < d->log_count; i++) {
+        const struct test_disk_write *w = &d->log[i];
+        for (uint32_t s = 0; s < w->bytes; s += SECTOR) {
+            size_t at = find_lost(d, w->offset + s);
+            if (fails && at == d->lost_count) {
+                *append(&d->lost, &d->lost_count, &d->lost_cap) = (struct test_disk_write){
+                    .offset = w->offset + s, .bytes = SECTOR, .before = copy(w->before + s, SECTOR)};
+            } else if (!fails && at < d->lost_count) {
+                free(d->lost[at].before);
+                d->lost[at] = d->lost[--d->lost_count];
+            }
+        }
+    }
+    forget(d);
 }
 
 void test_disk_power_cut(struct test_disk *d, uint64_t seed)
@@ -69,6 +102,11 @@ void test_disk_power_cut(struct test_disk *d, uint64_t seed)
                 memcpy(d->data + w->offset + s, w->after + s, SECTOR);
     }
     forget(d);
+    while (d->lost_count > 0) {
+        const struct test_disk_write *w = &d->lost[--d->lost_count];
+        memcpy(d->data + w->offset, w->before, SECTOR);
+        free(w->before);
+    }
 }
 
 static int path_info(void *ctx, struct vmc_block_info *out)
@@ -153,7 +191,10 @@ static int path_submit(void *ctx, struct vmc_block_req *r)
         r->status = VMC_EIO;
     } else if (r->op == VMC_BLOCK_FLUSH) {
         p->disk->flushes++;
-        forget(p->disk);
+        bool fails = p->fail_flush > 0 && --p->fail_flush == 0;
+        flush(p->disk, fails);
+        p->flush_failed = p->flush_failed || fails;
+        r->status = fails ? VMC_EIO : VMC_OK;
     } else if (r->offset % SECTOR != 0 || r->bytes % SECTOR != 0 || r->offset > p->disk->bytes ||
                r->bytes > p->disk->bytes - r->offset) {
         r->status = VMC_EINVAL;
@@ -202,6 +243,9 @@ void test_disk_fini(struct test_disk *d)
 {
     forget(d);
     free(d->log);
+    while (d->lost_count > 0)
+        free(d->lost[--d->lost_count].before);
+    free(d->lost);
     munmap(d->data, d->bytes);
 }
 

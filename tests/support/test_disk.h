@@ -2,7 +2,8 @@
 /*
  * A sparse disk in memory, shared by any number of block devices ("hosts' paths" to it). It
  * remembers what was written since the last flush, so that a power cut can lose, tear and reorder
- * those writes; it can stop serving a path after a number of writes.
+ * those writes; it can stop serving a path after a number of writes. A flush can fail, as a kernel's
+ * does: what it was for is shown as written, will never be on the medium, and the next flush succeeds.
  */
 #ifndef TEST_DISK_H
 #define TEST_DISK_H
@@ -22,6 +23,8 @@ struct test_disk {
     bool no_caw, can_discard, can_zero;
     struct test_disk_write *log;
     size_t log_count, log_cap;
+    struct test_disk_write *lost; /* sectors of flushes that failed; before: what the medium has */
+    size_t lost_count, lost_cap;
     uint64_t writes, reads, flushes;
 };
 
@@ -31,6 +34,8 @@ struct test_path {
     uint64_t cut_after; /* writes until the path fails; UINT64_MAX: never */
     bool cut;
     bool torn; /* the last write before the cut is done in part */
+    uint32_t fail_flush; /* the so-and-so-many-th flush from now fails; 0: none */
+    bool flush_failed;
     uint32_t seed;
     struct vmc_blockdev bd;
 };

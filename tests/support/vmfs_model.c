@@ -88,6 +88,8 @@ void model_mount(struct model_env *e, uint32_t h)
     for (uint32_t i = 0; i < e->disks; i++) {
         host->path[i].cut = false;
         host->path[i].cut_after = UINT64_MAX;
+        host->path[i].fail_flush = 0;
+        host->path[i].flush_failed = false;
     }
     snprintf(name, sizeof(name), "host%u", h);
     struct vmc_vmfs_mount_config c = {.size = sizeof(c), .devs = host->bd, .dev_count = e->disks,
@@ -299,7 +301,9 @@ static void begin(struct model *m, enum model_op op, int a, int b)
 /* A status that means "this host is finished". */
 static bool lost(const struct model_env *e, uint32_t h, int64_t rc)
 {
-    return rc < 0 && (rc == VMC_EFENCED || e->host[h].path[0].cut);
+    const struct test_path *p = &e->host[h].path[0];
+
+    return rc < 0 && (rc == VMC_EFENCED || p->cut || p->flush_failed);
 }
 
 static bool step_make(struct model_env *e, uint32_t h, struct model *m)

@@ -97,9 +97,51 @@ static void vmfs6(void **state)
     cuts(6, setting("VMC_VMFS_CUTS", 1500) / 3);
 }
 
+/*
+ * A flush fails, what it was for will never be on the medium, and later flushes succeed: whoever
+ * trusted them would find a volume that is neither old nor new.
+ */
+static void failed_flushes(void **state)
+{
+    struct model_env e;
+    struct model m;
+    char path[32];
+
+    (void)state;
+    model_env_init(&e, 1, 600 * MIB, 5, 1, 1);
+    e.durable = true;
+    e.small = true;
+    model_init(&m, setting("VMC_VMFS_SEED", 1));
+    model_mount(&e, 0);
+    for (unsigned i = 0; i < 60; i++)
+        assert_true(model_step(&e, 0, &m));
+    e.disk[0].track = true;
+    for (uint64_t n = 0; n < setting("VMC_VMFS_CUTS", 1500) / 15; n++) {
+        e.host[0].path[0].fail_flush = 1 + test_rand(&m.rng) % 40;
+        while (model_step(&e, 0, &m))
+            ;
+        for (unsigned i = 0; i < 4; i++) {
+            snprintf(path, sizeof(path), "/after%u", i);
+            assert_int_equal(vmc_vmfs_create(e.host[0].v, path, 0644, &e.err), VMC_EFENCED);
+        }
+        model_kill(&e, 0);
+        test_disk_power_cut(&e.disk[0], 0);
+        remount(&e, &m);
+        model_compare(&e, 0, &m);
+        if (n % 8 == 7) {
+            model_unmount(&e, &m, 0);
+            model_fsck(&e);
+            model_mount(&e, 0);
+        }
+    }
+    model_unmount(&e, &m, 0);
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(vmfs5), cmocka_unit_test(vmfs3),
-                                       cmocka_unit_test(vmfs6)};
+                                       cmocka_unit_test(vmfs6), cmocka_unit_test(failed_flushes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
