@@ -91,26 +91,31 @@ static void least(struct bt_work *w, unsigned to, unsigned a, unsigned b)
     em_lea(e, EM_W, to, b, EM_RCX, 0, 0);
 }
 
-/* x, an offset in the page, to the rounds that stay there behind the first. */
-static void rounds(struct bt_work *w, const struct bt_group *g)
+/* x, an offset in the page, to the rounds that stay there behind the first, in register to. */
+static void rounds(struct bt_work *w, const struct bt_group *g, unsigned to)
 {
     struct emit *e = &w->e;
     unsigned far = (unsigned)(g->stride < 0 ? -g->stride : g->stride);
     unsigned shift = 0;
 
+    unsigned from = w->x;
+
     if (g->stride > 0) { /* the room behind the last byte */
         em_not(e, w->x);
-        em_lea(e, EM_W, w->x, w->x, EM_NONE, 0, (int32_t)VMC_PAGE_SIZE - (g->hi - g->lo) + 1);
+        em_lea(e, EM_W, to, w->x, EM_NONE, 0, (int32_t)VMC_PAGE_SIZE - (g->hi - g->lo) + 1);
+        from = to;
     }
     while (1u << shift < far) /* divided by the stride or somewhat more */
         shift++;
+    if (shift == 0 && from == to)
+        return;
+    em_rorx(e, to, from, shift);
     if (shift == 0)
         return;
-    em_rorx(e, w->x, w->x, shift);
-    em_rex(e, 0, w->x, w->x); /* movzx x, low 16 bits of x */
+    em_rex(e, 0, to, to); /* movzx to, low 16 bits of to */
     em8(e, 0x0f);
     em8(e, 0xb7);
-    em8(e, 0xc0 | (w->x & 7) << 3 | (w->x & 7));
+    em8(e, 0xc0 | (to & 7) << 3 | (to & 7));
 }
 
 /* The first byte's place in the page to x, the addend to the group's register; where the group is
@@ -121,13 +126,13 @@ static void check(struct bt_work *w, const struct bt_group *g)
     uint32_t table = GS_CPU(tlb) + (uint32_t)(w->t->mode * sizeof(struct vmci_tlb));
     struct em_addr at = bt_group_addr(g, g->lo);
     int32_t last = bt_group_last(g) - g->lo;
+    unsigned from = bt_loop_place(w, &at);
 
-    em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
-    em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
+    em_pext_gs(e, w->s, from, GS_BT(tlb_mask));
     em_load_gs_x8(e, g->host, w->s,
                   table + (uint32_t)(g->write ? offsetof(struct vmci_tlb, wr)
                                               : offsetof(struct vmci_tlb, rd)));
-    em_lea(e, EM_W, w->x, w->x, g->host, 0, 0);
+    em_lea(e, EM_W, w->x, from, g->host, 0, 0);
     em_load_gs_x8(e, g->host, w->s, table + (uint32_t)offsetof(struct vmci_tlb, addend));
     if (bt_loop_lazy(w)) {
         unsigned r = w->x;
@@ -176,6 +181,12 @@ static void take_budget(struct bt_work *w, bool bounded)
     if (lazy) {
         em_rr(e, EM_W, 0x85, w->x, w->x); /* test x, x */
         bt_loop_stay(w, em_jump(e, CC_S), BT_RCX_HOME);
+        if (bounded) {
+            em_imul_imm(e, w->count, w->n);
+            least(w, w->count, w->count, w->x);
+            em_rgs(e, EM_W, 0x29, w->count, GS_BUDGET(w, 0)); /* sub */
+            return;
+        }
     } else {
         bt_rcx_away(w);
         em_pext_gs(e, EM_RCX, w->x, GS_BT(sign_mask));
@@ -198,7 +209,6 @@ static void take_budget(struct bt_work *w, bool bounded)
 
 void bt_hoist_enter(struct bt_work *w)
 {
-    struct emit *e = &w->e;
     bool bounded = false;
 
     for (unsigned k = 0; k < w->group_count; k++) {
@@ -207,11 +217,9 @@ void bt_hoist_enter(struct bt_work *w)
             continue;
         check(w, g);
         if (g->stride != 0) {
-            rounds(w, g);
+            rounds(w, g, bounded ? w->x : w->count);
             if (bounded)
                 least(w, w->count, w->x, w->count);
-            else
-                em_mov(e, w->count, w->x);
             bounded = true;
         }
         if (!bt_loop_lazy(w))

@@ -105,6 +105,7 @@ struct bt_trans {
     uint16_t set; /* scratch registers */
     bool dead;
     bool groups;   /* addends are in registers */
+    bool loops;    /* it has a second copy of a loop */
     bool alone;    /* each access is checked by itself */
     uint8_t mode;  /* enum vmci_tlb_mode that is baked in */
     uint8_t fp;    /* BT_FP_* that it needs */

@@ -106,6 +106,14 @@ void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx)
     c->lazy = w->around;
 }
 
+unsigned bt_loop_place(struct bt_work *w, const struct em_addr *at)
+{
+    if (at->disp == 0 && at->index == EM_NONE && at->base != EM_RSP && at->base != EM_NONE)
+        return at->base;
+    em_rm(&w->e, EM_W, 0x8d, w->x, at); /* lea */
+    return w->x;
+}
+
 /* Load every pair, with the page of the group's first byte as it is now, or nearly so: registers
    may change before the access. Where one does not fit, go on in the first copy. */
 static void enter(struct bt_work *w)
@@ -118,14 +126,20 @@ static void enter(struct bt_work *w)
         if (g->tag == EM_NONE)
             continue;
         struct em_addr at = bt_group_addr(g, g->lo);
-        em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
-        em_pext_gs(e, w->s, w->x, GS_BT(tlb_mask));
+        unsigned from = bt_loop_place(w, &at);
+        em_pext_gs(e, w->s, from, GS_BT(tlb_mask));
         load_pair(w, g, w->s);
-        bt_rcx_away(w);
-        em_lea(e, EM_W, EM_RCX, w->x, g->tag, 0, bt_group_last(g) - g->lo);
-        em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
-        bt_loop_stay(w, em_jump_unless_rcxz(e), BT_RCX_K);
-        bt_rcx_back(w);
+        if (bt_loop_lazy(w)) {
+            em_lea(e, EM_W, w->s, from, g->tag, 0, bt_group_last(g) - g->lo);
+            em_test_imm(e, w->s, bt_group_mask(g));
+            bt_loop_stay(w, em_jump(e, CC_NE), BT_RCX_HOME);
+        } else {
+            bt_rcx_away(w);
+            em_lea(e, EM_W, EM_RCX, from, g->tag, 0, bt_group_last(g) - g->lo);
+            em_pext_gs(e, EM_RCX, EM_RCX, bt_group_gs_mask(g));
+            bt_loop_stay(w, em_jump_unless_rcxz(e), BT_RCX_K);
+            bt_rcx_back(w);
+        }
         bias_pair(w, g, false);
     }
     if (w->strip)

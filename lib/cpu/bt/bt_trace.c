@@ -193,16 +193,53 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     return heat(fall) > hot / 2 ? fall : NULL;
 }
 
-static void add(struct tracer *t, struct block *b, uint64_t la)
+/* Has the block a translation that keeps a loop apart, or is it known to run around often? */
+static bool is_loop(const struct tracer *t, const struct block *b, uint64_t la)
+{
+    const struct vmci_soft_cpu *sc = t->w->sc;
+
+    if (bt_branch_known(sc, b))
+        return b->taken >= UNROLL_ROUNDS * (unsigned)(b->runs - b->taken);
+    for (const struct bt_trans *p = b->bt; p != NULL; p = p->next)
+        if (p->loops && p->la == la && p->mode == sc->cpu.tlb_mode)
+            return true;
+    return false;
+}
+
+/*
+ * Instructions of b, which begins at la, in front of a loop that begins in b and ends with it; all
+ * of them if there is none. The loop has a translation of its own, which checks its accesses in
+ * front of all rounds: the first one is not to be executed elsewhere.
+ */
+static unsigned before_loop(const struct tracer *t, const struct block *b, uint64_t la)
+{
+    const struct vmci_insn *last = &b->insn[b->n - 1];
+    uint64_t target = bt_target(t->w, last, la + last->next);
+
+    if (last->op != VMCI_OP_JCC || t->w->word != 8 || target <= la || target - la >= b->bytes)
+        return b->n;
+    for (unsigned i = 1; i < b->n; i++) {
+        if (la + b->insn[i].next - b->insn[i].len != target)
+            continue;
+        const struct block *head = block_ahead(t->w->sc, target, b->gpa + (target - la), false);
+        return head != NULL && is_loop(t, head, target) ? i : b->n;
+    }
+    return b->n;
+}
+
+/* false: the trace ends within b. */
+static bool add(struct tracer *t, struct block *b, uint64_t la)
 {
     struct bt_work *w = t->w;
     unsigned before = w->n;
+    unsigned n = b->gpa2 == GPA_NONE ? before_loop(t, b, la) : b->n;
 
-    for (unsigned i = 0; i < b->n; i++)
+    for (unsigned i = 0; i < n; i++)
         w->step[w->n++] =
             (struct bt_step){.in = &b->insn[i], .b = b, .la = la, .before = (uint16_t)before};
     t->begin[t->blocks] = before;
     t->seen[t->blocks++] = b;
+    return n == b->n;
 }
 
 /* The trace ends behind b, from where control goes on as how says. Is that the way to where it
@@ -248,9 +285,9 @@ bool bt_trace(struct bt_work *w, struct block *b)
 
     w->n = 0;
     w->few_rounds = false;
-    add(&t, b, la);
+    bool whole = add(&t, b, la);
     w->fp = t.fp;
-    while (b->gpa2 == GPA_NONE && t.blocks < TRACE_BLOCKS) {
+    while (whole && b->gpa2 == GPA_NONE && t.blocks < TRACE_BLOCKS) {
         struct block *next = next_block(&t, b, la, &how);
         if (w->sc->bt.st_flushes != flushes)
             return false; /* decoding ahead has emptied the cache: b is gone */
@@ -262,7 +299,7 @@ bool bt_trace(struct bt_work *w, struct block *b)
         la += (next->gpa & ~PAGE_MASK) - (bt_linear(w, la) & ~PAGE_MASK);
         la = bt_wrap(w, la);
         b = next;
-        add(&t, b, la);
+        whole = add(&t, b, la);
     }
     return true;
 }

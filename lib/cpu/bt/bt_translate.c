@@ -676,7 +676,8 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt_exchange(&w->e, BT_CANON, t->set);
     t->inner = em_here(&w->e);
     translate_body(w);
-    if (bt_loop(w))
+    t->loops = bt_loop(w);
+    if (t->loops)
         translate_body(w);
     else if (w->loop_site != 0)
         em_patch_at(&w->e, w->loop_site, t->inner);

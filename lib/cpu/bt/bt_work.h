@@ -317,6 +317,8 @@ bool bt_loop_likely(const struct bt_work *w);
 bool bt_loop(struct bt_work *w);
 /* The second copy cannot be entered: one more round in the first one. */
 void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx);
+/* The register that holds the address: its base, or x, where it is computed. */
+unsigned bt_loop_place(struct bt_work *w, const struct em_addr *at);
 /* The check of a group that has a tag. */
 void bt_loop_check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r);
 /* Cold: look the page up; falls through where the TLB has not got it. */

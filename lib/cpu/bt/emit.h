@@ -43,12 +43,18 @@ static inline const uint8_t *em_here(const struct emit *e)
     return e->rx + e->len;
 }
 
-/* NOPs up to a multiple of align bytes, a power of two (SDM 2B, NOP: the forms of 1 to 9 bytes). */
+/* Up to a multiple of align bytes, a power of two of 128 at most: NOPs (SDM 2B, the forms of 1 to 9
+   bytes), or a jump over many. */
 static inline void em_align(struct emit *e, size_t align)
 {
     static const uint8_t nop[] = {0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0};
     size_t n = -(uintptr_t)em_here(e) & (align - 1);
 
+    if (n > 3 * sizeof(nop)) {
+        n -= 2;
+        em8(e, 0xeb);
+        em8(e, (unsigned)n);
+    }
     for (; n >= sizeof(nop); n -= sizeof(nop))
         for (size_t k = 0; k < sizeof(nop); k++)
             em8(e, nop[k]);
@@ -239,6 +245,14 @@ static inline void em_test_imm(struct emit *e, unsigned reg, uint32_t imm)
     em8(e, 0xf7);
     em8(e, 0xc0 | (reg & 7));
     em32(e, imm);
+}
+/* reg *= imm, a signed byte; flags are lost */
+static inline void em_imul_imm(struct emit *e, unsigned reg, unsigned imm)
+{
+    em_rex(e, EM_W, reg, reg);
+    em8(e, 0x6b);
+    em8(e, 0xc0 | (reg & 7) << 3 | (reg & 7));
+    em8(e, imm);
 }
 /* not reg; flags stay */
 static inline void em_not(struct emit *e, unsigned reg)
