@@ -420,12 +420,14 @@ static int soft_set_debug(void *ev, const struct vmc_breakpoint *bp, size_t n)
     return VMC_OK;
 }
 
+#ifndef VMCI_SMALL /* there, bt.callouts has to do */
 /* Names of the counters of struct vmci_bt.st_op. */
 static const char *const callout_name[VMCI_OP_COUNT] = {[VMCI_OP_INVALID] = "bt.callout.INVALID",
 #define CALLOUT_NAME(n) [VMCI_OP_##n] = "bt.callout." #n,
                                                         VMCI_OPS(CALLOUT_NAME)
 #undef CALLOUT_NAME
 };
+#endif
 
 static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t max)
 {
@@ -468,6 +470,7 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         values[STAT_COUNT + i] = more[i].value;
     }
     size_t n = STAT_COUNT + VMCI_ARRAY_SIZE(more);
+#ifndef VMCI_SMALL
     for (unsigned op = 0; op < VMCI_OP_COUNT; op++) {
         if (bt->st_op[op] == 0)
             continue;
@@ -477,6 +480,7 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         }
         n++;
     }
+#endif
     return n;
 }
 

@@ -112,28 +112,32 @@ static bool fpu_error(void *ctx, bool ferr)
     return vmc_fpu_error_signal(ctx, ferr);
 }
 
+#ifdef VMCI_SMALL /* kernels that are tests run elsewhere */
 static int make_exit_port(struct vmc_pc *pc, struct vmc_error *err)
 {
+    (void)pc;
+    return vmci_error(err, VMC_ENOTSUP, "pc/create", "there is no exit port in this build");
+}
+#else
+static int make_exit_port(struct vmc_pc *pc, struct vmc_error *err)
+{
+    struct vmc_irq_line gsi[VMC_TEST_WIRES];
+    struct vmc_test_device *t;
     int rc = vmc_exit_port_create(pc->bd, (uint16_t)pc->cfg.exit_port, &pc->cfg.stop,
                                   &pc->exit_port, err);
 
     if (rc == VMC_EEXIST)
         return vmci_error(err, rc, "pc/create", "exit port 0x%x: a device of the machine is there",
                           pc->cfg.exit_port);
-    return rc;
-}
-
-/* Kernels that end at the exit port are tests, and this is what they test with. */
-static int make_test_device(struct vmc_pc *pc, struct vmc_error *err)
-{
-    struct vmc_irq_line gsi[VMC_TEST_WIRES];
-    struct vmc_test_device *t;
-
+    if (rc != VMC_OK)
+        return rc;
+    /* Kernels that end at the exit port are tests, and this is what they test with. */
     for (unsigned i = 0; i < VMC_TEST_WIRES; i++)
         gsi[i] = vmc_vm_gsi(pc->vm, i);
-    int rc = vmc_test_device_create(pc->bd, gsi, &t, err);
+    rc = vmc_test_device_create(pc->bd, gsi, &t, err);
     return rc == VMC_EEXIST ? VMC_OK : rc; /* the exit port itself is among its ports */
 }
+#endif
 
 static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
 {
@@ -167,8 +171,6 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
     /* Last, so that it is the one to blame for an overlap. */
     if (rc == VMC_OK && pc->cfg.exit_port != 0)
         rc = make_exit_port(pc, err);
-    if (rc == VMC_OK && pc->cfg.exit_port != 0)
-        rc = make_test_device(pc, err);
     return rc;
 }
 

@@ -17,9 +17,9 @@ struct dec_backend {
 /* ---- identification -------------------------------------------------------------------------- */
 
 struct id_row {
-    uint16_t op;
-    uint8_t feat;
+    uint8_t op, feat;
 };
+_Static_assert(VMCI_OP_COUNT <= 256, "operations in a byte");
 
 /* clang-format off */
 #define R(id, o, f) [X86_INS_##id] = {VMCI_OP_##o, VMCI_FEAT_##f},

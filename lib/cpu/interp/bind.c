@@ -16,8 +16,8 @@ static EXEC(exec_vex)
 void vmci_bind(struct vmci_insn *in, unsigned bits)
 {
     static vmci_exec_fn (*const families[])(const struct vmci_insn *) = {
-        alu_handler,  mov_handler,   stack_handler,  branch_handler, shift_handler,
-        bits_handler, mul_handler,   string_handler, system_handler,
+        alu_handler,   width_handler, mov_handler, stack_handler,  branch_handler,
+        shift_handler, bits_handler,  mul_handler, string_handler, system_handler,
     };
 
     in->exec = NULL;

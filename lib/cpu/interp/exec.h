@@ -11,6 +11,7 @@
 EXEC(exec_ud);
 EXEC(exec_too_long);
 vmci_exec_fn alu_handler(const struct vmci_insn *in);
+vmci_exec_fn width_handler(const struct vmci_insn *in);
 vmci_exec_fn mov_handler(const struct vmci_insn *in);
 vmci_exec_fn shift_handler(const struct vmci_insn *in);
 vmci_exec_fn bits_handler(const struct vmci_insn *in);

@@ -21,20 +21,6 @@ static EXEC(jmp_rel)
     return branch(cpu, in, vmci_next_rip(cpu, in) + (u64)in->imm);
 }
 
-#define JCC(cc)                                                                                    \
-    static EXEC(jcc_##cc)                                                                          \
-    {                                                                                              \
-        u64 next = next_rip(cpu, in);                                                              \
-        if (condition(cpu->rflags, cc))                                                            \
-            return branch(cpu, in, next + (u64)in->imm);                                           \
-        cpu->rip = next;                                                                           \
-        return 0;                                                                                  \
-    }
-/* clang-format off */
-JCC(0) JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7)
-JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
-/* clang-format on */
-
 static EXEC(jmp_reg64)
 {
     return branch(cpu, in, cpu->gpr[in->opnd[0].reg]);
@@ -206,19 +192,13 @@ static EXEC(sysexit)
 
 vmci_exec_fn branch_handler(const struct vmci_insn *in)
 {
-    static const vmci_exec_fn jcc[16] = {
-        jcc_0, jcc_1, jcc_2,  jcc_3,  jcc_4,  jcc_5,  jcc_6,  jcc_7,
-        jcc_8, jcc_9, jcc_10, jcc_11, jcc_12, jcc_13, jcc_14, jcc_15,
-    };
     bool rel = in->opnd[0].kind == VMCI_OPND_REL;
 
     switch (in->op) {
     case VMCI_OP_JMP:
-        return rel ? jmp_rel
+        return rel                                                    ? jmp_rel
                : in->opnd[0].kind == VMCI_OPND_GPR && in->opsize == 8 ? jmp_reg64
                                                                       : jmp_any;
-    case VMCI_OP_JCC:
-        return jcc[in->cond];
     case VMCI_OP_CALL:
         return rel ? call_rel : call_any;
     case VMCI_OP_RET:

@@ -18,9 +18,9 @@ enum feat_source {
 struct cpu_feature {
     const char *name; /* as in /proc/cpuinfo */
     uint32_t leaf;
-    uint8_t subleaf;
-    uint8_t reg; /* enum cpuid_reg */
-    uint8_t bit;
+    uint8_t subleaf : 1;
+    uint8_t reg : 2; /* enum cpuid_reg */
+    uint8_t bit : 5;
     uint8_t source; /* enum feat_source */
     uint8_t feat;   /* enum vmci_feat, or VMCI_FEAT_NONE */
 };
