@@ -20,8 +20,10 @@ int vmci_fs_file_meta(struct fs_inode *ino, uint64_t off, void *buf, uint32_t by
     uint8_t *b = buf;
 
     /* A directory of others that is so small that it needs no block; ours have one always. */
-    if (vmci_fs_md32(ino, FD_ZLA) == ZLA_RESIDENT && !write &&
-        vmci_range_ok(off, bytes, v->g.resident_max)) {
+    if (vmci_fs_md32(ino, FD_ZLA) == ZLA_RESIDENT && !write) {
+        if (!vmci_range_ok(off, bytes, v->g.resident_max))
+            return vmci_error(err, VMC_EFORMAT, site, "file 0x%08x has nothing at 0x%llx",
+                              ino->addr, (unsigned long long)off);
         memcpy(b, ino->md + v->g.fd_resident + off, bytes);
         return VMC_OK;
     }

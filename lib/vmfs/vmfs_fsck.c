@@ -36,7 +36,8 @@ int vmci_fs_ck_fix(struct fsck *f, struct fs_inode *ino,
     return rc;
 }
 
-/* ---- addresses ----------------------------------------------------------------------------------- */
+/* ---- addresses
+ * ----------------------------------------------------------------------------------- */
 
 static int kind_of(const struct fsck *f, uint32_t type)
 {
@@ -206,7 +207,8 @@ static int check_pb_words(struct fsck *f, struct fs_inode *ino, struct tally *t,
         rc = vmci_fs_addr_lv(f->v, word_at(f, at), &lv, &bytes, err);
         for (uint32_t k = 0; k < span && rc == VMC_OK; k++) {
             uint64_t in = lv + (uint64_t)k * g->ptr_bytes;
-            rc = vmci_fs_page_read(f->v, vmci_align_down(in, FS_PAGE), FS_PAGE, ino->epoch, &p, err);
+            rc =
+                vmci_fs_page_read(f->v, vmci_align_down(in, FS_PAGE), FS_PAGE, ino->epoch, &p, err);
             if (rc == VMC_OK && claim_pb(f, ino, vmci_fs_at(p, in), t, i))
                 rc = check_leaf(f, ino, (i * span + k) * span, span, t, err);
         }
@@ -214,7 +216,8 @@ static int check_pb_words(struct fsck *f, struct fs_inode *ino, struct tally *t,
     return rc;
 }
 
-/* ---- one file descriptor --------------------------------------------------------------------------- */
+/* ---- one file descriptor
+ * --------------------------------------------------------------------------- */
 
 static int set_counts(struct fsck *f, struct fs_inode *ino, const void *arg, struct vmc_error *err)
 {
@@ -254,7 +257,8 @@ static int check_counts(struct fsck *f, struct fs_inode *ino, const struct tally
                           vmci_fs_md32(ino, FD_LFBS), t->large);
         bad = true;
     }
-    if (f->v->g.version >= 5 && ino->md[FD_LOG2] != __builtin_ctzll(vmci_fs_md64(ino, FD_BLOCK))) {
+    uint64_t block = vmci_fs_md64(ino, FD_BLOCK);
+    if (f->v->g.version >= 5 && (block == 0 || ino->md[FD_LOG2] != __builtin_ctzll(block))) {
         vmci_fs_ck_report(f, fix, "file 0x%08x: logarithm of the block size is %u", ino->addr,
                           ino->md[FD_LOG2]);
         bad = true;
@@ -277,8 +281,8 @@ static int check_inode(struct fsck *f, uint64_t n, struct vmc_error *err)
     }
     const uint8_t *md = ino->md;
     uint32_t type = vmci_ld_le32(md + FD_TYPE), zla = vmci_ld_le32(md + FD_ZLA);
-    f->info[n] |= FI_GOOD | (type == VMC_VMFS_DIR ? FI_DIR : 0) |
-                  (type == VMC_VMFS_SYSTEM ? FI_SYSTEM : 0);
+    f->info[n] |=
+        FI_GOOD | (type == VMC_VMFS_DIR ? FI_DIR : 0) | (type == VMC_VMFS_SYSTEM ? FI_SYSTEM : 0);
     vmci_bit_set(f->ref[FK_FD], n);
     struct fs_page *p;
     rc = vmci_fs_page_read(f->v, ino->lv, FS_SECTOR, 0, &p, err);
@@ -286,9 +290,11 @@ static int check_inode(struct fsck *f, uint64_t n, struct vmc_error *err)
         vmci_fs_ck_report(f, f->cfg->repair, "file 0x%08x: lock has type 0x%x", addr,
                           vmci_ld_le32(vmci_fs_at(p, ino->lv) + LK_TYPE));
         if (f->cfg->repair) /* taking the lock puts its type right */
-            rc = vmci_fs_ck_fix(f, ino, set_counts, &(struct tally){.blocks = vmci_fs_md64(ino, FD_BLOCKS),
-                                                                    .tbz = vmci_fs_md32(ino, FD_TBZ),
-                                                                    .large = vmci_fs_md32(ino, FD_LFBS)}, err);
+            rc = vmci_fs_ck_fix(f, ino, set_counts,
+                                &(struct tally){.blocks = vmci_fs_md64(ino, FD_BLOCKS),
+                                                .tbz = vmci_fs_md32(ino, FD_TBZ),
+                                                .large = vmci_fs_md32(ino, FD_LFBS)},
+                                err);
     }
     if (type == VMC_VMFS_RDM || zla == ZLA_RESIDENT || rc != VMC_OK)
         ;
@@ -332,7 +338,8 @@ int vmci_fs_ck_inodes(struct fsck *f, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------- */
+/* ---- the whole
+ * ------------------------------------------------------------------------------------- */
 
 static size_t map_bytes(const struct fs_res *r)
 {
@@ -390,7 +397,8 @@ static int claim_journals(struct fsck *f, struct vmc_error *err)
         if (rc != VMC_OK)
             return rc;
         fb = vmci_ld_le32(hb + HB_JOURNAL) >> 6;
-        if (f->v->g.version != 6 && vmci_ld_le32(hb + HB_STATE) == HB_USED && fb != 0 && fb < f->v->fbb.n)
+        if (f->v->g.version != 6 && vmci_ld_le32(hb + HB_STATE) == HB_USED && fb != 0 &&
+            fb < f->v->fbb.n)
             vmci_bit_set(f->ref[FK_FB], fb);
     }
     return VMC_OK;
@@ -422,9 +430,11 @@ int vmc_vmfs_fsck(struct vmc_vmfs *v, const struct vmc_vmfs_fsck_config *cfg,
 {
     if (cfg == NULL || cfg->size != sizeof(*cfg))
         return vmci_error(err, VMC_EINVAL, site, "checker configuration is incomplete");
-    if (v->fbb.ino == NULL)
-        return vmci_error(err, VMC_ENOTSUP, site,
-                          "the maps of this volume's file blocks are not understood");
+    if (v->fbb.ino == NULL || v->sbc.ino == NULL || v->pbc.ino == NULL)
+        return vmci_error(err, VMC_ENOTSUP, site, "the maps of this volume's %s are not understood",
+                          v->fbb.ino == NULL   ? "file blocks"
+                          : v->sbc.ino == NULL ? "sub-blocks"
+                                               : "pointer blocks");
     if (cfg->repair && (v->ro || !(v->flags & VMC_VMFS_REPAIR)))
         return vmci_error(err, VMC_EPERM, site, "the volume is not mounted for repair");
     struct fsck *f = vmci_zalloc(v->pf, sizeof(*f));

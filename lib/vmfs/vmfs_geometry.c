@@ -33,9 +33,10 @@ int vmci_fs_geometry(struct fs_geometry *g, const uint8_t *d, uint64_t lv_bytes,
     uint32_t magic = vmci_ld_le32(d);
 
     if (magic < FS_MAGIC || magic > FS_MAGIC_6L)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "file system descriptor at volume offset 0x%llx: magic is 0x%08x, not 0x%08x",
-                          (unsigned long long)FS_DESC_LV, magic, FS_MAGIC);
+        return vmci_error(
+            err, VMC_EFORMAT, site,
+            "file system descriptor at volume offset 0x%llx: magic is 0x%08x, not 0x%08x",
+            (unsigned long long)FS_DESC_LV, magic, FS_MAGIC);
     g->lv_bytes = lv_bytes;
     g->major = vmci_ld_le32(d + FSD_MAJOR);
     g->minor = d[FSD_MINOR];
@@ -85,48 +86,67 @@ int vmci_fs_geometry(struct fs_geometry *g, const uint8_t *d, uint64_t lv_bytes,
 
 static int sys_inode(struct vmc_vmfs *v, uint32_t i, struct vmc_error *err)
 {
+    struct vmc_error why;
     int rc = vmci_fs_inode_get(v, i << 22 | AD_FD, &v->sys[i], err);
 
-    if (rc != VMC_OK)
+    if (rc != VMC_OK || i == 0 || vmci_fs_md32(v->sys[i], FD_TYPE) == VMC_VMFS_SYSTEM)
         return rc;
-    if (i == 0)
-        return VMC_OK;
-    if (vmci_fs_md32(v->sys[i], FD_TYPE) != VMC_VMFS_SYSTEM)
-        return vmci_error(err, VMC_EFORMAT, site, "system file descriptor %u has type %u, not %u", i,
-                          vmci_fs_md32(v->sys[i], FD_TYPE), VMC_VMFS_SYSTEM);
-    return VMC_OK;
+    vmci_error(&why, VMC_EFORMAT, site, "system file descriptor %u has type %u, not %u", i,
+               vmci_fs_md32(v->sys[i], FD_TYPE), VMC_VMFS_SYSTEM);
+    return vmci_fs_doubt(v, &why, err);
 }
 
-/*
- * File blocks, small and large. Volumes of VMFS6 can be read without: what their maps say is known
- * in part only, so they must not stand in the way of files.
- */
-static int load_blocks(struct vmc_vmfs *v, struct vmc_error *err)
+/* A system file whose resources some files have: the others can be read without it. */
+static int open_some(struct vmc_vmfs *v, struct fs_res *r, uint32_t i, uint32_t lock_type,
+                     uint32_t addr_type, struct vmc_error *err)
 {
-    bool six = v->g.version == 6;
-    int rc = vmci_fs_res_open(v, &v->fbb, v->sys[1], LK_FBB, AD_FB, six ? FS_PAGE : 0, err);
+    struct vmc_error why;
+    int rc = sys_inode(v, i, &why);
 
-    if (rc == VMC_OK && six)
-        rc = vmci_fs_res_open(v, &v->lfb, v->sys[1], LK_LFB, AD_LFB, 0, err);
-    if (rc == VMC_OK && six &&
-        (v->fbb.rpc != vmci_fs_sfb_per_cluster(&v->g) || v->fbb.n > v->g.blocks ||
-         v->fbb.clusters > v->lfb.n))
-        rc = vmci_error(err, VMC_EFORMAT, site,
-                        ".fbb.sf has %llu small blocks, %u in each of %llu large ones",
-                        (unsigned long long)v->fbb.n, v->fbb.rpc, (unsigned long long)v->lfb.n);
-    if (rc == VMC_EFORMAT && six && v->ro) {
-        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "free space is not known: %s",
-                 err != NULL ? err->text : "");
-        vmci_fs_res_close(v, &v->fbb);
-        vmci_fs_res_close(v, &v->lfb);
-        rc = VMC_OK;
+    if (rc == VMC_OK)
+        rc = vmci_fs_res_open(v, r, v->sys[i], lock_type, addr_type, 0, &why);
+    if (rc == VMC_EFORMAT || rc == VMC_ENOENT) {
+        vmci_fs_res_close(v, r);
+        return vmci_fs_doubt(v, &why, err);
     }
+    if (rc != VMC_OK && err != NULL)
+        *err = why;
     return rc;
 }
 
 /*
- * On a volume that was upgraded from VMFS3, .pb2.sf came later and has any file descriptor. The files
- * that it has pointer blocks of are few: others can be read without it.
+ * File blocks, small and large. Their maps say what is free, not where files are: they must not
+ * stand in the way of files.
+ */
+static int load_blocks(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    bool six = v->g.version == 6;
+    struct vmc_error why;
+    int rc = sys_inode(v, 1, &why);
+
+    if (rc == VMC_OK)
+        rc = vmci_fs_res_open(v, &v->fbb, v->sys[1], LK_FBB, AD_FB, six ? FS_PAGE : 0, &why);
+    if (rc == VMC_OK && six)
+        rc = vmci_fs_res_open(v, &v->lfb, v->sys[1], LK_LFB, AD_LFB, 0, &why);
+    if (rc == VMC_OK && six &&
+        (v->fbb.rpc != vmci_fs_sfb_per_cluster(&v->g) || v->fbb.n > v->g.blocks ||
+         v->fbb.clusters > v->lfb.n))
+        rc = vmci_error(&why, VMC_EFORMAT, site,
+                        ".fbb.sf has %llu small blocks, %u in each of %llu large ones",
+                        (unsigned long long)v->fbb.n, v->fbb.rpc, (unsigned long long)v->lfb.n);
+    if (rc == VMC_EFORMAT || rc == VMC_ENOENT) {
+        vmci_fs_res_close(v, &v->fbb);
+        vmci_fs_res_close(v, &v->lfb);
+        return vmci_fs_doubt(v, &why, err);
+    }
+    if (rc != VMC_OK && err != NULL)
+        *err = why;
+    return rc;
+}
+
+/*
+ * On a volume that was upgraded from VMFS3, .pb2.sf came later and has any file descriptor. The
+ * files that it has pointer blocks of are few: others can be read without it.
  */
 static int open_pb2(struct vmc_vmfs *v, uint32_t fd, struct vmc_error *err)
 {
@@ -139,9 +159,9 @@ static int open_pb2(struct vmc_vmfs *v, uint32_t fd, struct vmc_error *err)
                         vmci_fs_md32(v->sys[6], FD_TYPE), VMC_VMFS_SYSTEM);
     if (rc == VMC_OK)
         rc = vmci_fs_res_open(v, &v->pb2, v->sys[6], LK_PB2, AD_PB2, 0, &why);
-    if ((rc == VMC_EFORMAT || rc == VMC_ENOENT) && v->ro) {
-        vmci_fs_overlook(v, &why);
-        rc = VMC_OK;
+    if (rc == VMC_EFORMAT || rc == VMC_ENOENT) {
+        vmci_fs_res_close(v, &v->pb2);
+        return vmci_fs_doubt(v, &why, err);
     }
     if (rc != VMC_OK && err != NULL)
         *err = why;
@@ -156,16 +176,14 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
 {
     uint32_t pb2_fd = vmci_ld_le32(v->desc + FSD_PB2_FD);
     bool six = v->g.version == 6;
-    int rc = VMC_OK;
+    int rc = open_some(v, &v->pbc, 3, LK_PBC, AD_PB, err);
 
-    for (uint32_t i = 1; i <= 4 && rc == VMC_OK; i++)
-        rc = sys_inode(v, i, err);
-    if (rc == VMC_OK)
-        rc = vmci_fs_res_open(v, &v->pbc, v->sys[3], LK_PBC, AD_PB, 0, err);
     if (rc == VMC_OK && pb2_fd == FD_ADDR_PB2)
         rc = open_pb2(v, pb2_fd, err);
     if (rc == VMC_OK)
-        rc = vmci_fs_res_open(v, &v->sbc, v->sys[4], LK_SBC, AD_SB, 0, err);
+        rc = open_some(v, &v->sbc, 4, LK_SBC, AD_SB, err);
+    if (rc == VMC_OK)
+        rc = sys_inode(v, 2, err);
     if (rc == VMC_OK)
         rc = vmci_fs_res_open(v, &v->fdc, v->sys[2], LK_FDC, AD_FD, 0, err);
     if (rc == VMC_OK)
@@ -187,15 +205,9 @@ int vmci_fs_load_system(struct vmc_vmfs *v, struct vmc_error *err)
     if (six || v->fbb.n <= v->g.blocks)
         return VMC_OK;
     struct vmc_error why;
-    rc = vmci_error(&why, VMC_EFORMAT, site, ".fbb.sf has %llu blocks, the volume %llu",
-                    (unsigned long long)v->fbb.n, (unsigned long long)v->g.blocks);
-    if (v->ro) {
-        vmci_fs_overlook(v, &why); /* the end of a volume may be missing in a copy of it */
-        rc = VMC_OK;
-    } else if (err != NULL) {
-        *err = why;
-    }
-    return rc;
+    vmci_error(&why, VMC_EFORMAT, site, ".fbb.sf has %llu blocks, the volume %llu",
+               (unsigned long long)v->fbb.n, (unsigned long long)v->g.blocks);
+    return vmci_fs_doubt(v, &why, err); /* the end of a volume may be missing in a copy of it */
 }
 
 void vmci_fs_unload_system(struct vmc_vmfs *v)

@@ -37,8 +37,9 @@ static int check(const struct fs_inode *ino, struct vmc_error *err)
     uint64_t block = vmci_ld_le64(md + FD_BLOCK), len = vmci_ld_le64(md + FD_LENGTH);
 
     if (vmci_ld_le32(md + FD_SELF) != ino->addr)
-        return vmci_error(err, VMC_EFORMAT, site, "0x%08x at volume offset 0x%llx says it is 0x%08x",
-                          ino->addr, (unsigned long long)ino->lv, vmci_ld_le32(md + FD_SELF));
+        return vmci_error(err, VMC_EFORMAT, site,
+                          "0x%08x at volume offset 0x%llx says it is 0x%08x", ino->addr,
+                          (unsigned long long)ino->lv, vmci_ld_le32(md + FD_SELF));
     if (vmci_ld_le32(md + FD_LINKS) == 0)
         return vmci_error(err, VMC_ENOENT, site, "0x%08x is not in use", ino->addr);
     if (type < VMC_VMFS_DIR || type > VMC_VMFS_RDM)
@@ -47,8 +48,12 @@ static int check(const struct fs_inode *ino, struct vmc_error *err)
         return VMC_OK; /* what a mapping says of blocks is not about any of its own */
     if (!zla_ok(g, zla))
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: layout (zla) is %u", ino->addr, zla);
-    if (block != g->fb_bytes && block != g->sb_bytes &&
-        (g->version != 6 || block != 1ull << g->lfb_shift))
+    /* Contents in the descriptor have no blocks; others are read in blocks of any size. */
+    bool odd = block != g->fb_bytes && block != g->sb_bytes &&
+               (g->version != 6 || block != 1ull << g->lfb_shift);
+    bool usable = v->ro && (zla == ZLA_RESIDENT || (block >= FS_SECTOR && vmci_is_pow2(block) &&
+                                                    block <= 1ull << g->lfb_shift));
+    if (odd && !usable)
         return vmci_error(err, VMC_EFORMAT, site, "0x%08x: block size is 0x%llx", ino->addr,
                           (unsigned long long)block);
     if (len > vmci_fs_map_capacity(g, zla, block))
@@ -64,8 +69,7 @@ static void refresh(struct fs_inode *ino)
     uint32_t zla = vmci_fs_md32(ino, FD_ZLA);
 
     ino->mapping = vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_RDM;
-    bool blocks = zla != ZLA_RESIDENT && zla != ZLA_SB &&
-                  !ino->mapping &&
+    bool blocks = zla != ZLA_RESIDENT && zla != ZLA_SB && !ino->mapping &&
                   vmci_fs_md64(ino, FD_BLOCK) == g->fb_bytes;
 
     ino->shift = blocks ? g->fb_shift : 0;
@@ -166,8 +170,7 @@ int vmci_fs_inode_get(struct vmc_vmfs *v, uint32_t addr, struct fs_inode **out,
     rc = get(v, addr, &ino, err);
     if (rc == VMC_OK && !ino->loaded) {
         /* Pages may still be there from when another host had not changed them yet. */
-        rc = v->s.active ? vmci_fs_inode_validate(ino, false, err)
-                         : vmci_fs_inode_reload(ino, err);
+        rc = v->s.active ? vmci_fs_inode_validate(ino, false, err) : vmci_fs_inode_reload(ino, err);
         if (rc != VMC_OK)
             vmci_fs_inode_put(ino);
     }
@@ -244,8 +247,7 @@ int vmci_fs_inode_validate(struct fs_inode *ino, bool strict, struct vmc_error *
     bool changed = false;
     int rc = VMC_OK;
 
-    if (!v->ro && !v->exclusive && ino->held == LK_MODE_FREE &&
-        !vmci_fs_txn_locked(v, ino->lv))
+    if (!v->ro && !v->exclusive && ino->held == LK_MODE_FREE && !vmci_fs_txn_locked(v, ino->lv))
         rc = vmci_fs_lock_validate(v, ino->lv, v->g.fd_bytes, strict, &changed, err);
     if (rc != VMC_OK)
         return rc;

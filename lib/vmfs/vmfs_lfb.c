@@ -145,10 +145,19 @@ int vmci_fs_lfb_space(struct vmc_vmfs *v, struct vmc_vmfs_usage *out, struct vmc
     uint8_t *md;
     struct fs_page *p;
 
+    struct vmc_error why;
+    uint32_t unknown = 0; /* what they have counts as used */
     out->total = v->g.blocks;
     out->free = 0;
     for (uint64_t n = 0; n < r->n; n++) {
-        int rc = header(v, n, false, &lv, &md, &p, err);
+        int rc = header(v, n, false, &lv, &md, &p, &why);
+        if (rc == VMC_EFORMAT && v->ro) {
+            if (unknown++ == 0)
+                vmci_fs_overlook(v, &why);
+            continue;
+        }
+        if (rc != VMC_OK && err != NULL)
+            *err = why;
         if (rc != VMC_OK)
             return rc;
         /* Whole ones are counted by their cluster: their value may be one that we do not know. */
@@ -156,7 +165,14 @@ int vmci_fs_lfb_space(struct vmc_vmfs *v, struct vmc_vmfs_usage *out, struct vmc
             out->free += (uint64_t)vmci_fs_cl_free(r, md) << (v->g.lfb_shift - v->g.fb_shift);
         if (!(vmci_fs_cl_value(r, md, (uint32_t)(n % r->rpc)) & MAP6_CONVERTED))
             continue;
-        rc = vmci_fs_res_cluster(v, &v->fbb, n, &lv, &md, &p, err);
+        rc = vmci_fs_res_cluster(v, &v->fbb, n, &lv, &md, &p, &why);
+        if (rc == VMC_EFORMAT && v->ro) {
+            if (unknown++ == 0)
+                vmci_fs_overlook(v, &why);
+            continue;
+        }
+        if (rc != VMC_OK && err != NULL)
+            *err = why;
         if (rc != VMC_OK)
             return rc;
         out->free += vmci_fs_cl_free(&v->fbb, md);

@@ -54,11 +54,6 @@ static int read_header(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
     x->lv_bytes = vmci_ld_le64(t + LVT_BYTES);
     x->num_devs = vmci_ld_le32(t + LVT_NUM_DEVS);
     memcpy(x->lvm_uuid.b, t + LVT_UUID, 16);
-    if (x->num_pes == 0 || x->num_pes > LVM_MAX_PES)
-        return vmci_error(err, VMC_EFORMAT, site, "number of physical extents is %u", x->num_pes);
-    if (x->num_devs == 0 || x->num_devs > VMC_VMFS_MAX_EXTENTS)
-        return vmci_error(err, VMC_EFORMAT, site, "volume table: number of devices is %u",
-                          x->num_devs);
     if (x->data_off < 0x200000 || x->data_off > d->part_bytes)
         return vmci_error(err, VMC_EFORMAT, site, "LVM data offset is 0x%llx",
                           (unsigned long long)x->data_off);
@@ -167,6 +162,8 @@ static int check_pe_table(struct vmc_vmfs *v, const struct fs_dev *d, const stru
     const uint8_t *e;
     int rc = check_linear(x, err);
 
+    if (x->num_pes == 0 || x->num_pes > LVM_MAX_PES)
+        return vmci_error(err, VMC_EFORMAT, site, "number of physical extents is %u", x->num_pes);
     walk_begin(&w, d, x);
     for (uint32_t i = 0; i < x->num_pes && rc == VMC_OK; i++) {
         rc = walk_next(v, d, &w, &e, err);
@@ -284,16 +281,17 @@ static int linear_seg(struct vmc_vmfs *v, struct fs_dev *d, uint32_t dev, const 
         bytes = d->lv_bytes; /* bare */
     d->lv_bytes = bytes;
     if (!vmci_range_ok(x->data_off, bytes, d->part_bytes)) {
-        int rc = vmci_error(&why, VMC_EFORMAT, site,
-                            "extent needs 0x%llx bytes from 0x%llx, its partition has 0x%llx",
-                            (unsigned long long)bytes, (unsigned long long)x->data_off,
-                            (unsigned long long)d->part_bytes);
-        if (!v->ro && err != NULL)
-            *err = why;
-        if (!v->ro)
+        vmci_error(&why, VMC_EFORMAT, site,
+                   "extent needs 0x%llx bytes from 0x%llx, its partition has 0x%llx",
+                   (unsigned long long)bytes, (unsigned long long)x->data_off,
+                   (unsigned long long)d->part_bytes);
+        int rc = vmci_fs_doubt(v, &why, err); /* what is there can be read */
+        if (rc != VMC_OK)
             return rc;
-        vmci_fs_overlook(v, &why); /* what is there can be read */
     }
+    if (v->nsegs == FS_MAX_SEGS)
+        return vmci_error(err, VMC_ELIMIT, site, "the volume is in more than %u pieces",
+                          FS_MAX_SEGS);
     v->seg[v->nsegs++] =
         (struct fs_seg){.lv = lv, .bytes = bytes, .dev = dev, .dev_off = d->part_off + x->data_off};
     return VMC_OK;
@@ -313,7 +311,8 @@ static int place(struct vmc_vmfs *v, uint32_t i, const struct extent *x, struct 
         return linear_seg(v, d, i, x, err);
     if (rc == VMC_EFORMAT && v->ro) {
         vmci_fs_overlook(v, &why);
-        if (table_segs(v, d, i, x, NULL) == VMC_OK)
+        uint32_t segs = v->nsegs;
+        if (x->num_pes <= LVM_MAX_PES && table_segs(v, d, i, x, NULL) == VMC_OK && v->nsegs > segs)
             return VMC_OK;
         rc = check_linear(x, &why);
         if (rc == VMC_OK)
@@ -334,33 +333,31 @@ static void sort_segs(struct fs_seg *s, uint32_t n)
         }
 }
 
-/* What keeps a volume from being written to, but not from being read as far as it is there. */
-static int doubt(struct vmc_vmfs *v, const struct vmc_error *why, struct vmc_error *err)
-{
-    if (v->ro) {
-        vmci_fs_overlook(v, why);
-        return VMC_OK;
-    }
-    if (err != NULL)
-        *err = *why;
-    return why->code;
-}
-
 static int join(struct vmc_vmfs *v, const struct extent *x, struct vmc_error *err)
 {
     struct vmc_error why;
     uint64_t lv = 0;
     int rc = VMC_OK;
 
-    for (uint32_t i = 1; i < v->ndevs; i++)
-        if (memcmp(x[i].lvm_uuid.b, x[0].lvm_uuid.b, 16) != 0 || x[i].lv_bytes != x[0].lv_bytes ||
-            x[i].num_devs != x[0].num_devs || v->dev[i].lvm_major != v->dev[0].lvm_major)
+    for (uint32_t i = 1; i < v->ndevs && rc == VMC_OK; i++) {
+        if (memcmp(x[i].lvm_uuid.b, x[0].lvm_uuid.b, 16) != 0)
             return vmci_error(err, VMC_EFORMAT, site,
                               "device %u belongs to another volume than device 0", i);
-    if (x[0].num_devs != v->ndevs) {
+        if (x[i].lv_bytes == x[0].lv_bytes && x[i].num_devs == x[0].num_devs &&
+            v->dev[i].lvm_major == v->dev[0].lvm_major)
+            continue;
+        /* One that was added by another version; one of before others were added. */
+        vmci_error(&why, VMC_EFORMAT, site,
+                   "device %u says version %u, %u devices, 0x%llx bytes, device 0 version %u, %u "
+                   "devices, 0x%llx bytes",
+                   i, v->dev[i].lvm_major, x[i].num_devs, (unsigned long long)x[i].lv_bytes,
+                   v->dev[0].lvm_major, x[0].num_devs, (unsigned long long)x[0].lv_bytes);
+        rc = vmci_fs_doubt(v, &why, err);
+    }
+    if (rc == VMC_OK && x[0].num_devs != v->ndevs) {
         vmci_error(&why, VMC_EFORMAT, site, "the volume has %u extents, %u given", x[0].num_devs,
                    v->ndevs);
-        rc = doubt(v, &why, err);
+        rc = vmci_fs_doubt(v, &why, err);
     }
     for (uint32_t i = 0; i < v->ndevs && rc == VMC_OK; i++)
         rc = place(v, i, &x[i], err);
@@ -375,7 +372,7 @@ static int join(struct vmc_vmfs *v, const struct extent *x, struct vmc_error *er
             vmci_error(&why, VMC_EFORMAT, site,
                        "an extent begins at volume offset 0x%llx, expected 0x%llx",
                        (unsigned long long)s->lv, (unsigned long long)lv);
-            rc = doubt(v, &why, err);
+            rc = vmci_fs_doubt(v, &why, err);
         }
         lv = s->lv + s->bytes;
     }
@@ -383,7 +380,7 @@ static int join(struct vmc_vmfs *v, const struct extent *x, struct vmc_error *er
         vmci_error(&why, VMC_EFORMAT, site,
                    "volume table: logical size is 0x%llx, the extents make 0x%llx",
                    (unsigned long long)x[0].lv_bytes, (unsigned long long)lv);
-        rc = doubt(v, &why, err);
+        rc = vmci_fs_doubt(v, &why, err);
     }
     v->g.lv_bytes = lv;
     v->lvm_uuid = x[0].lvm_uuid;

@@ -4,6 +4,8 @@
 
 static const char site[] = SITE("mount");
 
+#define OVERLOOK_LOG 100u /* messages; a volume has many entries */
+
 void vmc_vmfs_uuid_text(const struct vmc_vmfs_uuid *u, char *text)
 {
     const uint8_t *b = u->b;
@@ -49,9 +51,21 @@ static int overlay_journals(struct vmc_vmfs *v, struct vmc_error *err)
 
 void vmci_fs_overlook(struct vmc_vmfs *v, const struct vmc_error *why)
 {
-    vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "reading goes on in spite of this: %s", why->text);
+    if (v->overlooked++ < OVERLOOK_LOG)
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "reading goes on in spite of this: %s", why->text);
     if (v->problem[0] == '\0')
         vmci_snprintf(v->problem, sizeof(v->problem), "%s", why->text);
+}
+
+int vmci_fs_doubt(struct vmc_vmfs *v, const struct vmc_error *why, struct vmc_error *err)
+{
+    if (v->ro) {
+        vmci_fs_overlook(v, why);
+        return VMC_OK;
+    }
+    if (err != NULL)
+        *err = *why;
+    return why->code;
 }
 
 /* ---- mount
@@ -71,14 +85,12 @@ static int read_descriptor(struct vmc_vmfs *v, struct vmc_error *err)
     memcpy(v->fs_uuid.b, v->desc + FSD_UUID, 16);
     if (memcmp(v->desc + FSD_LVM_UUID, v->lvm_uuid.b, 16) != 0) {
         struct vmc_error why;
-        rc = vmci_error(&why, VMC_EFORMAT, site,
-                        "the file system's LVM UUID is not the one of the extents: a copy of a "
-                        "volume that was not resignatured");
-        if (!v->ro && err != NULL)
-            *err = why;
-        if (!v->ro)
+        vmci_error(&why, VMC_EFORMAT, site,
+                   "the file system's LVM UUID is not the one of the extents: a copy of a "
+                   "volume that was not resignatured");
+        rc = vmci_fs_doubt(v, &why, err);
+        if (rc != VMC_OK)
             return rc;
-        vmci_fs_overlook(v, &why);
     }
     for (uint32_t i = 0; i < v->ndevs; i++)
         if (!v->ro && v->dev[i].info.sector_bytes != FS_SECTOR)

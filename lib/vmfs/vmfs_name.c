@@ -5,7 +5,7 @@
 static const char site[] = SITE("path");
 
 #define STABLE_TRIES 100u
-#define PATIENCE     16u /* times lock_wait_ms, while locks go from host to host */
+#define PATIENCE     16u            /* times lock_wait_ms, while locks go from host to host */
 #define NO_SB_NS     10000000000ull /* then other hosts may have freed sub-blocks */
 
 bool vmci_fs_op_end(struct vmc_vmfs *v, int rc, uint64_t *deadline)
@@ -71,13 +71,15 @@ static int check_entry(const struct fs_inode *ino, const struct fs_entry *e, str
 {
     if (ino->v->flags & VMC_VMFS_REPAIR)
         return VMC_OK;
-    if (vmci_fs_md32(ino, FD_TYPE) != e->type || vmci_fs_md32(ino, FD_GENERATION) != e->gen)
-        return vmci_error(err, VMC_EFORMAT, site,
-                          "\"%s\": entry has type %u generation %u, file 0x%08x type %u generation "
-                          "%u",
-                          e->name, e->type, e->gen, ino->addr, vmci_fs_md32(ino, FD_TYPE),
-                          vmci_fs_md32(ino, FD_GENERATION));
-    return VMC_OK;
+    if (vmci_fs_md32(ino, FD_TYPE) == e->type && vmci_fs_md32(ino, FD_GENERATION) == e->gen)
+        return VMC_OK;
+    struct vmc_error why;
+    vmci_error(&why, VMC_EFORMAT, site,
+               "\"%s\": entry has type %u generation %u, file 0x%08x type %u generation %u",
+               e->name, e->type, e->gen, ino->addr, vmci_fs_md32(ino, FD_TYPE),
+               vmci_fs_md32(ino, FD_GENERATION));
+    /* A host that was cut off may have left it so; the descriptor is what others believe, too. */
+    return vmci_fs_doubt(ino->v, &why, err);
 }
 
 /* Walk to the directory that holds the last part of a path; len 0: the path is the root itself. */

@@ -285,13 +285,16 @@ struct vmc_vmfs {
     uint64_t tsc_per_ms;
     uint8_t *zeros; /* FS_ZERO_BYTES */
     uint64_t stat_commits;
-    char problem[160]; /* what a read-only mount overlooked; the checker reports it */
+    char problem[160]; /* what a read-only mount overlooked first; the checker reports it */
+    uint32_t overlooked;
 };
 
 #define SITE(step) ("vmfs/" step)
 
 /* vmfs_mount.c: a read-only mount goes on in spite of this. */
 void vmci_fs_overlook(struct vmc_vmfs *v, const struct vmc_error *why);
+/* What keeps a volume from being written to, but not from being read: why's code, or VMC_OK. */
+int vmci_fs_doubt(struct vmc_vmfs *v, const struct vmc_error *why, struct vmc_error *err);
 
 /* vmfs_bio.c: synchronous I/O. buf is sector aligned in length and offset. */
 int vmci_fs_dev_io(const struct vmc_platform *pf, const struct vmc_blockdev *bd, uint32_t op,

@@ -59,13 +59,26 @@ static uint32_t max_rpc(const struct vmc_vmfs *v, uint32_t addr_type)
     }
 }
 
-static int check_header(const struct vmc_vmfs *v, const struct fs_res *r, uint32_t group_off,
+/* How many groups there are is not needed: it follows from the number of resources. */
+static int check_groups(struct vmc_vmfs *v, const struct fs_res *r, uint64_t clusters,
+                        uint32_t groups, struct vmc_error *err)
+{
+    struct vmc_error why;
+
+    if (groups == (clusters + r->cpg - 1) / r->cpg)
+        return VMC_OK;
+    vmci_error(&why, VMC_EFORMAT, site, "%s header: %u groups do not hold %llu resources", r->name,
+               groups, (unsigned long long)r->n);
+    return vmci_fs_doubt(v, &why, err);
+}
+
+static int check_header(struct vmc_vmfs *v, const struct fs_res *r, uint32_t group_off,
                         uint32_t groups, struct vmc_error *err)
 {
     uint64_t gs = (uint64_t)r->cpg * r->gs; /* gs holds the bytes of one cluster here */
-    uint32_t rs = r->addr_type == AD_FB   ? 0
-                  : r->addr_type == AD_FD ? v->g.fd_bytes
-                  : r->addr_type == AD_SB ? v->g.sb_bytes
+    uint32_t rs = r->addr_type == AD_FB    ? 0
+                  : r->addr_type == AD_FD  ? v->g.fd_bytes
+                  : r->addr_type == AD_SB  ? v->g.sb_bytes
                   : r->addr_type == AD_LFB ? v->g.ch_bytes
                                            : v->g.pb_bytes;
 
@@ -89,10 +102,25 @@ static int check_header(const struct vmc_vmfs *v, const struct fs_res *r, uint32
         return vmci_error(err, VMC_EFORMAT, site,
                           "%s header: %llu resources are too many for the volume", r->name,
                           (unsigned long long)r->n);
-    if (groups != (clusters + r->cpg - 1) / r->cpg)
-        return vmci_error(err, VMC_EFORMAT, site, "%s header: %u groups do not hold %llu resources",
-                          r->name, groups, (unsigned long long)r->n);
-    return VMC_OK;
+    return check_groups(v, r, clusters, groups, err);
+}
+
+/* Sub-blocks are as the header of their file says, if the descriptor says something else. */
+static void believe_header(struct vmc_vmfs *v, const struct fs_res *r)
+{
+    bool dense = v->g.version != 6 && !v->g.dense && r->rpc > 16 && r->rpc <= 64;
+    bool other =
+        r->rs != v->g.sb_bytes && vmci_is_pow2(r->rs) && r->rs >= FS_PAGE && r->rs <= 0x40000;
+    struct vmc_error why;
+
+    if (!v->ro || r->n == 0 || (!dense && !other))
+        return;
+    vmci_error(&why, VMC_EFORMAT, site,
+               "%s has %u resources of 0x%x bytes in a cluster, the descriptor says 0x%x bytes, %s",
+               r->name, r->rpc, r->rs, v->g.sb_bytes, v->g.dense ? "dense" : "not dense");
+    vmci_fs_overlook(v, &why);
+    v->g.dense = v->g.dense || dense;
+    v->g.sb_bytes = other ? r->rs : v->g.sb_bytes;
 }
 
 int vmci_fs_res_open(struct vmc_vmfs *v, struct fs_res *r, struct fs_inode *ino, uint32_t lock_type,
@@ -114,6 +142,8 @@ int vmci_fs_res_open(struct vmc_vmfs *v, struct fs_res *r, struct fs_inode *ino,
     r->rs = vmci_ld_le32(h + RF_RS);
     r->n = vmci_ld_le32(h + RF_N) | (uint64_t)vmci_ld_le32(h + RF_N_HIGH) << 32;
     uint32_t groups = vmci_ld_le32(h + RF_GROUPS);
+    if (addr_type == AD_SB)
+        believe_header(v, r);
     r->gs = v->g.ch_bytes + (uint64_t)r->rpc * r->rs;
     rc = check_header(v, r, vmci_ld_le32(h + RF_GROUP_OFF), groups, err);
     if (rc != VMC_OK)
@@ -192,8 +222,9 @@ int vmci_fs_res_cluster_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uin
                           (unsigned long long)c);
     if (r->child) {
         uint64_t per = (uint64_t)r->parent_cpg * r->parent_rpc;
-        return file_lv(r, RF_HEADER + c / per * r->parent_gs +
-                              (uint64_t)r->parent_cpg * v->g.ch_bytes + c % per * v->g.ch_bytes,
+        return file_lv(r,
+                       RF_HEADER + c / per * r->parent_gs +
+                           (uint64_t)r->parent_cpg * v->g.ch_bytes + c % per * v->g.ch_bytes,
                        v->g.ch_bytes, lv, err);
     }
     return file_lv(r, RF_HEADER + c / r->cpg * r->gs + c % r->cpg * v->g.ch_bytes, v->g.ch_bytes,
@@ -206,8 +237,9 @@ int vmci_fs_res_item_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32
     if (c >= r->clusters || item >= vmci_fs_res_total(r, c))
         return vmci_error(err, VMC_EFORMAT, site, "%s has no resource %llu/%u", r->name,
                           (unsigned long long)c, item);
-    return file_lv(r, RF_HEADER + c / r->cpg * r->gs + (uint64_t)r->cpg * v->g.ch_bytes +
-                          (c % r->cpg * r->rpc + item) * (uint64_t)r->rs,
+    return file_lv(r,
+                   RF_HEADER + c / r->cpg * r->gs + (uint64_t)r->cpg * v->g.ch_bytes +
+                       (c % r->cpg * r->rpc + item) * (uint64_t)r->rs,
                    r->rs, lv, err);
 }
 
@@ -219,7 +251,8 @@ static int check_cluster(const struct fs_res *r, uint64_t c, uint64_t lv, const 
                           "%s cluster %llu at volume offset 0x%llx: lock has type 0x%x, address "
                           "0x%llx",
                           r->name, (unsigned long long)c, (unsigned long long)lv,
-                          vmci_ld_le32(lk + LK_TYPE), (unsigned long long)vmci_ld_le64(lk + LK_SELF));
+                          vmci_ld_le32(lk + LK_TYPE),
+                          (unsigned long long)vmci_ld_le64(lk + LK_SELF));
     const char *fault = vmci_fs_cl_fault(r, md, c, vmci_fs_res_total(r, c));
     if (fault != NULL)
         return vmci_error(err, VMC_EFORMAT, site,
@@ -252,6 +285,8 @@ int vmci_fs_res_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint64
 int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usage *out,
                       struct vmc_error *err)
 {
+    uint32_t unknown = 0; /* clusters: what they have counts as used */
+
     if (r->child)
         return vmci_fs_lfb_space(v, out, err);
     out->total = r->n;
@@ -260,7 +295,15 @@ int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usag
         uint64_t lv;
         uint8_t *md;
         struct fs_page *p;
-        int rc = vmci_fs_res_cluster(v, r, c, &lv, &md, &p, err);
+        struct vmc_error why;
+        int rc = vmci_fs_res_cluster(v, r, c, &lv, &md, &p, &why);
+        if (rc == VMC_EFORMAT && v->ro) {
+            if (unknown++ == 0)
+                vmci_fs_overlook(v, &why);
+            continue;
+        }
+        if (rc != VMC_OK && err != NULL)
+            *err = why;
         if (rc != VMC_OK)
             return rc;
         uint32_t n = vmci_fs_cl_free(r, md);
@@ -272,7 +315,8 @@ int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usag
     return VMC_OK;
 }
 
-/* ---- allocation (inside a transaction) -------------------------------------------------------- */
+/* ---- allocation (inside a transaction) --------------------------------------------------------
+ */
 
 /* Lock a cluster and bring its header up to date in the cache. */
 static int lock_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint64_t *lv,
@@ -302,7 +346,8 @@ static int update_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint
 }
 
 /* Longest run of free items, or the first that has want of them; 0: none. */
-static uint32_t find_run(const struct fs_res *r, const uint8_t *md, uint32_t total, uint32_t want, uint32_t *first)
+static uint32_t find_run(const struct fs_res *r, const uint8_t *md, uint32_t total, uint32_t want,
+                         uint32_t *first)
 {
     uint32_t best = 0;
 
@@ -319,8 +364,10 @@ static uint32_t find_run(const struct fs_res *r, const uint8_t *md, uint32_t tot
     return best;
 }
 
-/* What is free in a cluster, without its lock. A large block that is whole is all free, or not at all. */
-static int peek(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, bool *whole, struct vmc_error *err)
+/* What is free in a cluster, without its lock. A large block that is whole is all free, or not at
+ * all. */
+static int peek(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, bool *whole,
+                struct vmc_error *err)
 {
     uint64_t lv;
     uint8_t *md;
@@ -345,9 +392,8 @@ static int peek(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, bool *whole, s
  * Take a run out of cluster c. *got 0: nothing there. A cluster that another host is using right
  * now is passed over; divide: a whole large block may become small ones.
  */
-static int take_from(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t goal,
-                     uint32_t want, bool divide, uint32_t *first, uint32_t *got,
-                     struct vmc_error *err)
+static int take_from(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t goal, uint32_t want,
+                     bool divide, uint32_t *first, uint32_t *got, struct vmc_error *err)
 {
     uint64_t lv;
     uint8_t *md;
@@ -382,8 +428,8 @@ static int take_from(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t 
     }
     if (n == 0)
         return vmci_error(err, VMC_EFORMAT, site,
-                          "%s cluster %llu says %u resources are free, its bitmap has none", r->name,
-                          (unsigned long long)c, vmci_fs_cl_free(r, md));
+                          "%s cluster %llu says %u resources are free, its bitmap has none",
+                          r->name, (unsigned long long)c, vmci_fs_cl_free(r, md));
     if (n > vmci_fs_cl_free(r, md))
         return vmci_error(err, VMC_EFORMAT, site,
                           "%s cluster %llu has more free bits than its count %u", r->name,
@@ -400,7 +446,8 @@ static void forget_counts(struct vmc_vmfs *v, struct fs_res *r)
         forget_counts(v, &v->lfb);
     for (uint32_t c = 0; c < r->clusters; c++) {
         uint64_t lv;
-        if ((r->free[c] != 0 && r->bits != 3) || vmci_fs_res_cluster_lv(v, r, c, &lv, NULL) != VMC_OK)
+        if ((r->free[c] != 0 && r->bits != 3) ||
+            vmci_fs_res_cluster_lv(v, r, c, &lv, NULL) != VMC_OK)
             continue;
         if (!vmci_fs_txn_locked(v, lv))
             vmci_fs_page_drop(v, lv, v->g.ch_bytes);
@@ -448,11 +495,11 @@ static int search(struct vmc_vmfs *v, struct fs_res *r, uint64_t goal_cluster, u
     if (busy)
         return vmci_error(err, VMC_EBUSY, site, "%s: every cluster with room is locked", r->name);
     return vmci_error(err, VMC_ENOSPC, site, "no free %s left (%s)",
-                      r->addr_type == AD_FB   ? "file block"
+                      r->addr_type == AD_FB    ? "file block"
                       : r->addr_type == AD_LFB ? "large file block"
-                      : r->addr_type == AD_FD ? "file descriptor"
-                      : r->addr_type == AD_SB ? "sub-block"
-                                              : "pointer block",
+                      : r->addr_type == AD_FD  ? "file descriptor"
+                      : r->addr_type == AD_SB  ? "sub-block"
+                                               : "pointer block",
                       r->name);
 }
 
@@ -502,8 +549,8 @@ int vmci_fs_fb_alloc(struct vmc_vmfs *v, uint64_t goal, uint32_t want, uint64_t 
     uint64_t cluster = UINT64_MAX;
     uint32_t item = 0;
 
-    int rc = search(v, r, goal < r->n ? goal / r->rpc : UINT64_MAX, (uint32_t)(goal % r->rpc),
-                    want, &cluster, &item, got, err);
+    int rc = search(v, r, goal < r->n ? goal / r->rpc : UINT64_MAX, (uint32_t)(goal % r->rpc), want,
+                    &cluster, &item, got, err);
     if (rc == VMC_OK)
         *first = cluster * r->rpc + item;
     return rc;

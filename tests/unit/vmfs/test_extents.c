@@ -257,6 +257,59 @@ static void version_4(void **state)
     teardown(&w);
 }
 
+/*
+ * An older volume with a device that a newer host added: versions differ, and the first device has
+ * not heard of the second.
+ */
+static void device_of_another_version(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    test_disk_init(&w.disk[0], DATA + 2 * PE);
+    test_disk_init(&w.disk[1], DATA + PE);
+    header(&w, 0, 3, 2, 0, 1, 1);
+    extent(&w, 0, TABLE, 0, 0, DATA, 0);
+    extent(&w, 0, TABLE, 1, 1, DATA + PE, PE);
+    header(&w, 1, 5, 1, 2, 2, 2);
+    extent(&w, 1, TABLE, 0, 0, DATA, 2 * PE);
+    vmci_st_le64(w.disk[0].data + 0x100200, 2 * PE);
+    read_all(&w, 2);
+    refused(&w, 2, "version 5");
+    /* Another volume's is not taken. */
+    w.disk[1].data[0x100254] ^= 1;
+    struct vmc_vmfs *v;
+    assert_int_equal(mount(&w, 2, VMC_VMFS_RDONLY, &v), VMC_EFORMAT);
+    assert_non_null(strstr(w.err.text, "another volume"));
+    teardown(&w);
+}
+
+/* A table in as many pieces as can be, then a device that goes by the linear rule. */
+static void too_many_pieces(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+
+    setup(&w);
+    test_disk_init(&w.disk[0], DATA + 3 * PE);
+    test_disk_init(&w.disk[1], DATA + PE);
+    header(&w, 0, 5, 1024, 0, 1023, 2);
+    header(&w, 1, 5, 1, 1024, 1024, 2);
+    vmci_st_le64(w.disk[0].data + 0x100200, 2048 * PE);
+    vmci_st_le64(w.disk[1].data + 0x100200, 2048 * PE);
+    for (uint32_t i = 0; i < 1024; i++) {
+        unsigned char *e = w.disk[0].data + TABLE + i * 128ull;
+        e[0] = 1;
+        vmci_st_le64(e + 0x09, DATA);
+        vmci_st_le64(e + 0x11, 2ull * i * MIB);
+        vmci_st_le64(e + 0x19, MIB);
+    }
+    assert_int_equal(mount(&w, 2, VMC_VMFS_RDONLY, &v), VMC_ELIMIT);
+    teardown(&w);
+}
+
 /* Without its second device, a volume is read as far as it is there. */
 static void missing_device(void **state)
 {
@@ -384,6 +437,8 @@ int main(void)
         cmocka_unit_test(enlarged_extent),
         cmocka_unit_test(second_region_of_tables),
         cmocka_unit_test(version_4),
+        cmocka_unit_test(device_of_another_version),
+        cmocka_unit_test(too_many_pieces),
         cmocka_unit_test(missing_device),
         cmocka_unit_test(copy_that_ends_early),
         cmocka_unit_test(without_volume_manager),

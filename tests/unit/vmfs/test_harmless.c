@@ -34,21 +34,23 @@ static const struct field {
     {LVM, 0x5A, 4, 7, "block size of the disk"},
     {LVM, 0x5E, 8, 7, "total bytes"},
     {LVM, 0x66, 4, 7, "number of volumes"},
+    {LVM, 0x6A, 8, 7, "number of extents"}, /* the volume table says it again */
     {LVM, 0x72, 8, 7, "generation"},
     {LVM, 0x82, 16, 7, "device UUID"},
     {LVM, 0x92, 16, 7, "times"},
     {LVM, 0xA2, 28, 7, "locked by, when"},
     {LVM, 0xD2, 0x12E, 7, "flags and what follows"},
+    {TABLE, 0x00, 8, 7, "size of the volume"},
     {TABLE, 0x08, 8, 7, "generation of the volume"},
     {TABLE, 0x10, 4, 7, "state"},
     {TABLE, 0x14, 64, 7, "name"},
     {TABLE, 0x64, 16, 7, "snapshot, creation, index"},
     {TABLE, 0x88, 8, 7, "time of modification"},
-    {TABLE, 0x94, 0x7C, 7, "what follows the number of devices"},
+    {TABLE, 0x90, 0x80, 7, "number of devices and what follows"},
     {TABLE, 0x110, 0xF0, 7, "consumed extents and what follows"},
     {DESC, 0x08, 1, 7, "minor version"},
     {DESC, 0x09, 16, 7, "UUID"},
-    {DESC, 0x1A, 3, 7, "unknown configuration bits"},
+    {DESC, 0x19, 4, 7, "configuration"},
     {DESC, 0x1D, 128, 7, "label"},
     {DESC, 0x9D, 4, 7, "block size of the disk"},
     {DESC, 0xA9, 8, 7, "creation, snapshot"},
@@ -59,6 +61,7 @@ static const struct field {
     {DESC, 0x114, 32, 7, "checksums"},
     {DESC, 0x134, 0xCC, 3, "what VMFS6 has"},
     {DESC, 0x140, 0x34, 4, "sizes that are not needed, lease, unmap"},
+    {FDS, 0x04, 4, 7, "generation"},
     {FDS, 0x10, 4, 7, "flags"},
     {FDS, 0x24, 8, 7, "number of blocks"},
     {FDS, 0x2C, 24, 7, "times, owner, mode"},
@@ -66,7 +69,7 @@ static const struct field {
     {FDS, 0x64, 0x20, 7, "signature, affinity, parent"},
     {FDS, 0x84, 8, 7, "preallocated blocks, logarithm of the block size, tracked"},
     {FDS, 0x8C, 0x174, 7, "what follows"},
-    {LOCKS, 0x0C, 0x1F4, 7, "holders"},
+    {LOCKS, 0x00, 0x200, 7, "type, place, holders"},
 };
 
 struct world {
@@ -230,6 +233,7 @@ static void try_regions(struct world *w)
                    {six ? LVM6_PE_BITMAP_OFF : LVM_PE_BITMAP_OFF, 1024, "bitmap of extents"},
                    {LV + (six ? 0x710000 : 0x410000), six ? 8 * 0x2000 : 32 * 0x400,
                     "clusters of descriptors"},
+                   {LV + (six ? 0x900000 : 0x600000), 0x10000 + 8 * 0x2000, "map of file blocks"},
                    {0, 0x100000, "what is before the volume manager"},
                    {LV, 0x100000, "the beginning of the volume"}};
     static unsigned char before[1024 * 4096];

@@ -114,8 +114,8 @@ static void setup(struct world *w)
     free(buf);
 }
 
-/* Every file, read-only, without waiting for anybody. */
-static void read_all(struct world *w)
+/* The files that bits say, read-only, without waiting for anybody; the others cannot be read. */
+static void read_some(struct world *w, unsigned which)
 {
     struct vmc_vmfs *v;
     struct vmc_vmfs_file *f;
@@ -130,14 +130,24 @@ static void read_all(struct world *w)
         snprintf(path, sizeof(path), "%s/%s", deep, files[i].name);
         fill(want, files[i].bytes, i);
         ok(w, vmc_vmfs_open(v, path, VMC_VMFS_READ, &f, &w->err));
-        assert_int_equal(vmc_vmfs_pread(f, buf, 4 * MIB, files[i].offset, &w->err), files[i].bytes);
-        assert_memory_equal(buf, want, files[i].bytes);
+        int64_t n = vmc_vmfs_pread(f, buf, 4 * MIB, files[i].offset, &w->err);
+        if (which >> i & 1) {
+            assert_int_equal(n, files[i].bytes);
+            assert_memory_equal(buf, want, files[i].bytes);
+        } else {
+            assert_int_equal(n, VMC_EFORMAT);
+        }
         ok(w, vmc_vmfs_close(f, &w->err));
     }
     ok(w, vmc_vmfs_unmount(v, &w->err));
     assert_true(w->tp.now_ns - start < 1000000000ull);
     free(buf);
     free(want);
+}
+
+static void read_all(struct world *w)
+{
+    read_some(w, (1u << VMCI_ARRAY_SIZE(files)) - 1);
 }
 
 static void refused(struct world *w, int rc, const char *word)
@@ -402,6 +412,119 @@ static void raw_device(void **state)
     teardown(&w);
 }
 
+/* System files that cannot be used: what does not need them is read. */
+static void damaged_system_files(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_space space;
+    struct vmc_vmfs_fsck_config c = {.size = sizeof(c)};
+    struct vmc_vmfs_fsck_result r;
+
+    setup(&w);
+    vmci_st_le32(w.disk.data + FD(1) + 0x200 + FD_LINKS, 0); /* .fbb.sf */
+    vmci_st_le32(w.disk.data + FD(2) + 0x200 + FD_TYPE, VMC_VMFS_FILE);
+    read_all(&w);
+    refused(&w, VMC_EFORMAT, "has type 3");
+    vmci_st_le32(w.disk.data + FD(2) + 0x200 + FD_TYPE, VMC_VMFS_SYSTEM);
+    refused(&w, VMC_ENOENT, "not in use");
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_space(v, &space, &w.err));
+    assert_int_equal(space.blocks.total, 0); /* nobody knows */
+    assert_true(space.fds.total > 0);
+    assert_int_equal(vmc_vmfs_fsck(v, &c, &r, &w.err), VMC_ENOTSUP);
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    vmci_st_le32(w.disk.data + FD(1) + 0x200 + FD_LINKS, 1);
+    read_all(&w);
+    /* Pointer blocks: files of few blocks, and the tree, need none. */
+    uint32_t block = vmci_ld_le32(w.disk.data + FD(3) + 0x400) >> 6;
+    unsigned char *pbc = w.disk.data + LV + block * MIB;
+    vmci_st_le32(pbc + RF_RPC, 0);
+    read_some(&w, 7);
+    refused(&w, VMC_EFORMAT, ".pbc.sf");
+    vmci_st_le32(pbc + RF_RPC, 16);
+    vmci_st_le32(pbc + RF_GROUPS, 77);
+    read_all(&w);
+    refused(&w, VMC_EFORMAT, "77 groups");
+    teardown(&w);
+}
+
+/* A cluster whose header cannot be used does not keep the others from being counted. */
+static void space_of_a_damaged_cluster(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_space before, after;
+
+    setup(&w);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_space(v, &before, &w.err));
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    vmci_st_le32(w.disk.data + LV + 0x610000 + 0x400, 0); /* type of the second lock of .fbb.sf */
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_space(v, &after, &w.err));
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    assert_int_equal(after.blocks.total, before.blocks.total);
+    assert_in_range(after.blocks.free, before.blocks.free - 200, before.blocks.free - 1);
+    teardown(&w);
+}
+
+/* The descriptor says another size of sub-blocks than their file, as if it had been upgraded. */
+static void other_sub_blocks(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    unsigned char *d = w.disk.data + LV + FS_DESC_LV;
+    vmci_st_le32(d + FSD_SB, 0x10000);
+    vmci_st_le32(d + FSD_CONFIG, 2);
+    read_all(&w);
+    refused(&w, VMC_EFORMAT, ".sbc.sf");
+    teardown(&w);
+}
+
+/* What an entry says of its file is not what the file says: the file is read. */
+static void entry_of_another_generation(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_stat st;
+
+    setup(&w);
+    uint32_t block = vmci_ld_le32(w.disk.data + FD(0) + 0x400) >> 6;
+    unsigned char *e = w.disk.data + LV + block * MIB;
+    while (strcmp((char *)e + DE_NAME, "level0") != 0)
+        e += DE_BYTES;
+    vmci_st_le32(e + DE_GEN, 4711);
+    read_all(&w);
+    ok(&w, mount(&w, VMC_VMFS_EXCLUSIVE, &v));
+    assert_int_equal(vmc_vmfs_stat(v, "/level0", &st, &w.err), VMC_EFORMAT);
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    teardown(&w);
+}
+
+/* Sizes of blocks that we never make. */
+static void other_blocks_of_files(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    unsigned char *fd = w.disk.data + FD(8 + DEPTH);
+    assert_int_equal(vmci_ld_le32(fd + 0x200 + FD_ZLA), ZLA_RESIDENT);
+    vmci_st_le64(fd + 0x200 + FD_BLOCK, 0);
+    fd += 0x800;
+    assert_int_equal(vmci_ld_le32(fd + 0x200 + FD_ZLA), ZLA_SB);
+    vmci_st_le64(fd + 0x200 + FD_BLOCK, 0x4000); /* one, and it is not all of it */
+    vmci_st_le64(fd + 0x200 + FD_LENGTH, 8000);
+    read_all(&w);
+    teardown(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -413,6 +536,11 @@ int main(void)
         cmocka_unit_test(pb2_after_an_upgrade),
         cmocka_unit_test(directory_without_blocks),
         cmocka_unit_test(raw_device),
+        cmocka_unit_test(damaged_system_files),
+        cmocka_unit_test(space_of_a_damaged_cluster),
+        cmocka_unit_test(other_sub_blocks),
+        cmocka_unit_test(entry_of_another_generation),
+        cmocka_unit_test(other_blocks_of_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
