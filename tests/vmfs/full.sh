@@ -19,7 +19,7 @@ fail() { echo "FAILED: $*"; tail -20 out 2>/dev/null; exit 1; }
 start() { # DISK COMMANDS: run in the guest, + for spaces; vda is the disk, vdb has what to write
     timeout 1300 "$vmcore" run --mem=160 --timeout=1200 --kernel="$guest/vmlinuz" \
         --initrd="$guest/initrd" --disk "$1" --disk source,ro \
-        --cmdline="console=ttyS0 panic=-1 quiet run=$2" <line >out 2>&1 &
+        --cmdline="console=ttyS0 panic=-1 quiet run=$2" --control=socket <line >out 2>&1 &
     vm=$!
 }
 finish() { # STATUS of what the guest ran
@@ -55,9 +55,14 @@ head -c "${left}M" /dev/zero | tr '\0' x >filler
 # 32 MiB do not fit 12: the guest waits, the user makes room, the guest goes on.
 write="dd+if=/dev/vdb+of=/dev/vda+bs=1M+oflag=direct"
 start vmfs:vol:/thin.vmdk "$write"
+for _ in $(seq 600); do [ -S socket ] && break; sleep 0.1; done
+"$vmcore" ctl socket list >list || fail "ctl list"
+grep -q ' running ' list || { cat list; fail "ctl list of a machine that starts"; }
 message 'thin.vmdk: no space left'
 [ "$(free)" = 0 ] || fail "$(free) blocks are free"
 sleep 3
+"$vmcore" ctl socket list >list || fail "ctl list"
+grep -q ' no space ' list || { cat list; fail "ctl list does not say it"; }
 grep -q 'run: exit status' out && fail "the guest went on without space"
 "$vmcore" vmfs rm vol /filler 2>rm.out || { cat rm.out; fail "rm"; }
 [ ! -s rm.out ] || { cat rm.out; fail "a host that lives is called silent"; }

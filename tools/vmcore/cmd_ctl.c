@@ -71,7 +71,7 @@ static unsigned long long mib(struct json_object *o, const char *name)
 
 static void print_vm_line(struct json_object *vm)
 {
-    printf("%-20s %-8s %4llu CPUs %7llu MiB  %s\n", ctl_text(vm, "name"), ctl_text(vm, "state"),
+    printf("%-20s %-8s %4llu CPUs %7llu MiB  %s\n", ctl_text(vm, "name"), ctl_vm_state(vm),
            (unsigned long long)ctl_u64(vm, "cpus"), mib(vm, "memory_bytes"),
            ctl_text(vm, "reason"));
 }
@@ -109,7 +109,7 @@ static void print_memory(struct json_object *vm)
     struct json_object *m = ctl_object(vm, "memory");
 
     printf("%-16s %-8s %6llu %6llu %6llu %6llu %6llu %6llu %6llu %6llu %6llu %6llu\n",
-           ctl_text(vm, "name"), ctl_text(vm, "state"), mib(m, "configured"), mib(m, "granted"),
+           ctl_text(vm, "name"), ctl_vm_state(vm), mib(m, "configured"), mib(m, "granted"),
            mib(m, "target"), mib(m, "active"), mib(m, "shared"), mib(m, "saved"),
            mib(m, "ballooned"), mib(m, "compressed"), mib(m, "swapped"), mib(m, "overhead"));
 }

@@ -3,6 +3,7 @@
 #include "ctl_client.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -120,6 +121,15 @@ struct json_object *ctl_object(struct json_object *o, const char *name)
     if (json_object_is_type(o, json_type_object))
         (void)json_object_object_get_ex(o, name, &v);
     return v;
+}
+
+const char *ctl_vm_state(struct json_object *vm)
+{
+    const char *state = ctl_text(vm, "state");
+    struct json_object *waits = ctl_object(vm, "waits_for_space");
+    bool no_space = json_object_is_type(waits, json_type_boolean) && json_object_get_boolean(waits);
+
+    return no_space && strcmp(state, "running") == 0 ? "no space" : state;
 }
 
 size_t ctl_length(struct json_object *list)

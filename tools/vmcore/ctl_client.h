@@ -26,6 +26,8 @@ struct json_object *ctl_call(struct ctl *c, const char *method, struct json_obje
 uint64_t ctl_u64(struct json_object *o, const char *name);
 const char *ctl_text(struct json_object *o, const char *name);
 struct json_object *ctl_object(struct json_object *o, const char *name);
+/* What a VM does, for people: its state, or "no space" when it runs and writes of it wait for that. */
+const char *ctl_vm_state(struct json_object *vm);
 /* Length of an array, 0 if it is none; and its elements. */
 size_t ctl_length(struct json_object *list);
 struct json_object *ctl_at(struct json_object *list, size_t i);

@@ -123,6 +123,8 @@ static struct json_object *disks_json(struct host_vm *vm)
         add_u64(o, "read_bytes", atomic_load(&d->read_bytes));
         add_u64(o, "write_bytes", atomic_load(&d->write_bytes));
         add_u64(o, "others", atomic_load(&d->others));
+        add_bool(o, "waits_for_space",
+                 vm->state == HOST_VM_RUNNING && run_io_disk_waits(&vm->run, i));
         json_object_array_add(list, o);
     }
     return list;
@@ -138,6 +140,7 @@ static struct json_object *vm_head_json(const struct host_vm *vm)
         add_text(o, "reason", vm->end_reason);
     add_u64(o, "cpus", vm->run.opt.cpus);
     add_u64(o, "memory_bytes", vm->run.opt.mem_bytes);
+    add_bool(o, "waits_for_space", vm->state == HOST_VM_RUNNING && run_io_waits(&vm->run));
     return o;
 }
 

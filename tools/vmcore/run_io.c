@@ -276,10 +276,15 @@ void run_io_fail_waiting(struct run_vm *r, bool fail)
             disk_full_fail(r->io->disks[i].full, fail);
 }
 
-static bool waits(const struct run_vm *r)
+bool run_io_disk_waits(const struct run_vm *r, unsigned i)
+{
+    return r->io != NULL && r->io->disks[i].full != NULL && disk_full_waits(r->io->disks[i].full);
+}
+
+bool run_io_waits(const struct run_vm *r)
 {
     for (unsigned i = 0; i < r->opt.disk_count; i++)
-        if (r->io->disks[i].full != NULL && disk_full_waits(r->io->disks[i].full))
+        if (run_io_disk_waits(r, i))
             return true;
     return false;
 }
@@ -289,8 +294,9 @@ void run_io_quiesce(struct run_vm *r)
     const struct timespec nap = {.tv_nsec = 100000};
 
     /* A disk may take its time, one that is full any time. */
-    for (int i = 0;
-         vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN && i < (waits(r) ? 500 : 50000); i++)
+    for (int i = 0; vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN &&
+                    i < (run_io_waits(r) ? 500 : 50000);
+         i++)
         nanosleep(&nap, NULL);
 }
 

@@ -82,6 +82,7 @@ static struct json_object *rpc_status(void *ctx, struct json_object *params, con
                                                                  : "running"));
     json_object_object_add(o, "cpus", json_object_new_int((int)l->r->opt.cpus));
     json_object_object_add(o, "memory_bytes", json_object_new_uint64(l->r->opt.mem_bytes));
+    json_object_object_add(o, "waits_for_space", json_object_new_boolean(run_io_waits(l->r)));
     return o;
 }
 

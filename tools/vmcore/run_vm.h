@@ -112,6 +112,9 @@ void run_console_close(struct run_vm *r);
 int run_io_create(struct run_vm *r);
 /* Writes that wait for space fail, now and until this is called with false: a reset is no use else. */
 void run_io_fail_waiting(struct run_vm *r, bool fail);
+/* Does a write wait for space? On disk i; on any. */
+bool run_io_disk_waits(const struct run_vm *r, unsigned i);
+bool run_io_waits(const struct run_vm *r);
 /* With the vCPUs stopped: until requests in flight have finished, but for those that wait for space. */
 void run_io_quiesce(struct run_vm *r);
 /* Ends the network threads, and lets no write wait: before the machine is destroyed. */

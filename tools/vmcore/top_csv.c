@@ -136,7 +136,7 @@ void top_csv(const struct top_sample *s, FILE *f)
         fprintf(f, "%.1f,%s,%.2f,", (double)ctl_u64(host, "uptime_ns") / 1e9,
                 ctl_text(host, "state"), (double)ctl_u64(host, "free") / 1048576);
         csv_text(ctl_text(vm, "name"), f);
-        fprintf(f, ",%s", ctl_text(vm, "state"));
+        fprintf(f, ",%s", ctl_vm_state(vm));
         csv_memory(s, ctl_object(before, "memory"), ctl_object(vm, "memory"), f);
         csv_cpu(s, ctl_object(before, "vcpus"), ctl_object(vm, "vcpus"), f);
         csv_disks(s, ctl_object(before, "disks"), ctl_object(vm, "disks"), f);

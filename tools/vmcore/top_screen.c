@@ -156,7 +156,7 @@ static int show_memory(const struct top_sample *s, struct json_object *vm, int r
     (void)s;
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && at < sizeof(text); i++)
         at += (size_t)snprintf(text + at, sizeof(text) - at, " %*.0f", number, mib(m, parts[i]));
-    line(row, "%-*.*s%s %-8s", name, name, ctl_text(vm, "name"), text, ctl_text(vm, "state"));
+    line(row, "%-*.*s%s %-8s", name, name, ctl_text(vm, "name"), text, ctl_vm_state(vm));
     return row + 1;
 }
 
