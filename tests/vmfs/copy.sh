@@ -93,6 +93,43 @@ for command in "vmfs export -q vol /disk-flat.vmdk" "disk export -q vmfs:vol:/di
 done
 echo "ok: exports that fail leave nothing"
 
+# What a command is writing, and what one that was killed has left: the next one removes it.
+catch() { # SIGNAL LEASE: for a command that has just made its file
+    for _ in $(seq 100); do
+        "$vmcore" vmfs rm vol /d/caught 2>/dev/null || true
+        "$vmcore" vmfs import -q --lease "$2" vol much /d/caught &
+        mounted=$!
+        while kill -0 $mounted 2>/dev/null; do
+            hidden /d && break
+        done
+        kill -"$1" $mounted 2>/dev/null && hidden /d && return
+        wait $mounted || true
+    done
+    fail "never caught one"
+}
+head -c 100M large >much
+catch STOP 30
+"$vmcore" vmfs fsck vol >out || true # it may be in the middle of a change
+kill -CONT $mounted
+grep -q '^/d/\.vmcore-.*being written' out || { cat out; fail "fsck takes a command that lives for dead"; }
+wait $mounted || fail "the command that was stopped"
+mounted=
+cmp much <("$vmcore" vmfs cat vol /d/caught) || fail "what it wrote"
+hidden /d && fail "something was left behind"
+catch KILL 2
+wait $mounted 2>/dev/null || true
+mounted=
+"$vmcore" vmfs fsck vol | grep -q '^/d/\.vmcore-[0-9a-f]*: left by a command that was killed' || fail "fsck does not name it"
+"$vmcore" vmfs fsck --json vol | tr -d ' \n' | grep -q '"left_over":\["/d/\.vmcore-[0-9a-f]*"\]' || fail "fsck --json"
+left=/d/$("$vmcore" vmfs ls --json vol /d | sed -n 's/.*"name": *"\(\.vmcore-.*\)".*/\1/p')
+"$vmcore" vmfs truncate vol "$left" 1M 2>/dev/null # needs its lock: finds out that it is over
+"$vmcore" vmfs import vol second /d/beside 2>out || { cat out; fail "import"; }
+grep -q 'removed /d/\.vmcore-.*, left by a command that was killed' out || { cat out; fail "no word of it"; }
+hidden /d && fail "it is still there"
+"$vmcore" vmfs rm vol /d/beside
+clean
+echo "ok: left by a command that was killed"
+
 # A descriptor is not a disk.
 if command -v qemu-img >/dev/null; then
     qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentFlat first split.vmdk

@@ -122,8 +122,11 @@ int vt_new_file(struct vt *t, struct vt_new_file *n, const char *to)
         return vt_fail(t, to);
     if (getrandom(&number, sizeof(number), 0) != sizeof(number))
         return host_fail(t, "getrandom");
-    snprintf(n->path, sizeof(n->path), "%.*s/.vmcore-%016llx",
-             slash != NULL ? (int)(slash - to) : 0, to, (unsigned long long)number);
+    int dir = slash != NULL ? (int)(slash - to) : 0;
+    snprintf(n->path, sizeof(n->path), "%.*s", dir, to);
+    vt_left_remove(t, dir == 0 ? "/" : n->path);
+    snprintf(n->path, sizeof(n->path), "%.*s/" VT_NEW_PREFIX "%016llx", dir, to,
+             (unsigned long long)number);
     if (vmc_vmfs_create(t->v, n->path, 0644, &t->err) != VMC_OK)
         return vt_fail(t, to);
     if (vmc_vmfs_open(t->v, n->path, VMC_VMFS_WRITE, &n->f, &t->err) == VMC_OK)

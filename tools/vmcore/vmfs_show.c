@@ -445,8 +445,11 @@ int vt_fsck(struct vt *t)
     if (vmc_vmfs_fsck(t->v, &c, &r, &t->err) != VMC_OK)
         return vt_close(t, vt_fail(t, NULL));
     double s = vt_now() - start;
+    struct json_object *left = t->json ? json_object_new_array() : NULL;
+    vt_left_show(t, left);
     if (t->json) {
         struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "left_over", left);
         json_object_object_add(o, "errors", json_object_new_int64((int64_t)r.errors));
         json_object_object_add(o, "repaired", json_object_new_int64((int64_t)r.repaired));
         json_object_object_add(o, "files", json_object_new_int64((int64_t)r.files));

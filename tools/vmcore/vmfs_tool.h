@@ -89,6 +89,12 @@ struct vt_new_file {
 };
 int vt_new_file(struct vt *t, struct vt_new_file *n, const char *to);
 int vt_new_file_end(struct vt *t, struct vt_new_file *n, int rc);
+#define VT_NEW_PREFIX ".vmcore-" /* its name until then; 16 hexadecimal digits follow */
+
+/* vmfs_left.c: such files whose makers were killed. In a folder: remove them. */
+void vt_left_remove(struct vt *t, const char *dir);
+/* On the whole volume: print them, or add them to a list. */
+void vt_left_show(struct vt *t, struct json_object *list);
 
 int vt_mkfs(struct vt *t);
 int vt_info(struct vt *t);
