@@ -66,7 +66,20 @@ plain_files() {
     stat -c %i mnt/? | grep -q '^29360132$'
     stop
 }
+# Whoever removes what he reads gets all names, however few of them fit a read.
+remove_while_reading() {
+    rm -f vol
+    "$vmcore" vmfs mkfs -q --size 1G vol
+    start
+    mkdir mnt/d
+    for i in $(seq 150); do : >"mnt/d/$(printf '%0100d' "$i")"; done
+    python3 -c 'import os
+for e in os.scandir("mnt/d"): os.unlink(e.path)'
+    rmdir mnt/d
+    stop
+}
 plain_files
+remove_while_reading
 check 5
 check 3
 check 6 --experimental

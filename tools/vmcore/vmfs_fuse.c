@@ -112,18 +112,23 @@ static int f_getattr(const char *path, struct stat *st, struct fuse_file_info *f
     return err_of(rc);
 }
 
+/*
+ * All at once, which libfuse keeps until the directory is closed or rewound: a removed entry gives its
+ * place to another one, which whoever removes what he reads would never see.
+ */
 static int f_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t off,
                      struct fuse_file_info *fi, enum fuse_readdir_flags flags)
 {
     struct vmc_vmfs_dirent d;
-    uint64_t cookie = (uint64_t)off;
+    uint64_t cookie = 0;
     int rc;
 
+    (void)off;
     (void)fi;
     (void)flags;
     while ((rc = vmc_vmfs_readdir(volume(), path, &cookie, &d, &why)) == 1)
-        if (fill(buf, d.name, NULL, (off_t)cookie, 0) != 0)
-            return 0;
+        if (fill(buf, d.name, NULL, 0, 0) != 0)
+            return -ENOMEM;
     return err_of(rc);
 }
 
