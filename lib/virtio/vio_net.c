@@ -233,6 +233,22 @@ int vmc_virtio_net_receive(struct vmc_virtio *v, const struct vmc_iovec *iov, ui
     return rc;
 }
 
+/* There may be buffers for frames that wait. */
+static void feed(struct net_dev *d, unsigned first, unsigned end)
+{
+    bool any = false;
+
+    for (unsigned i = first; i < end; i++)
+        any = vmci_exchange(&d->pair[i].starving, 0) != 0 || any;
+    if (any && d->rx_ready != NULL)
+        d->rx_ready(d->ctx);
+}
+
+void vmci_net_feed_all(struct net_dev *d)
+{
+    feed(d, 0, d->pairs);
+}
+
 static enum vmci_vwork net_work(struct vmc_virtio *v, struct vmci_vq *q)
 {
     struct net_dev *d = vmci_net(v);
@@ -243,8 +259,7 @@ static enum vmci_vwork net_work(struct vmc_virtio *v, struct vmci_vq *q)
         return VMCI_VWORK_STALLED;
     if ((q->index & 1) != 0)
         return tx_work(d, q);
-    if (vmci_exchange(&d->pair[q->index / 2].starving, 0) != 0 && d->rx_ready != NULL)
-        d->rx_ready(d->ctx);
+    feed(d, q->index / 2, q->index / 2 + 1);
     return VMCI_VWORK_STALLED; /* buffers stay until there is a frame */
 }
 
@@ -270,14 +285,18 @@ static bool net_features_ok(struct vmc_virtio *v, uint64_t f)
     return (f & need_ctrl) == 0 || (f & NET_F_CTRL_VQ) != 0;
 }
 
+/* Frames that waited for the driver before this one would wait for ever. */
+static void net_started(struct vmc_virtio *v)
+{
+    vmci_net_feed_all(vmci_net(v));
+}
+
 static void net_reset(struct vmc_virtio *v)
 {
     struct net_dev *d = vmci_net(v);
 
     vmci_net_filter_reset(d);
     vmci_store_release(&d->active_pairs, 1);
-    for (unsigned i = 0; i < d->pairs; i++)
-        vmci_store_relaxed(&d->pair[i].starving, 0);
 }
 
 static void net_save(struct vmc_virtio *v, struct vmci_vsave *s)
@@ -327,6 +346,7 @@ static const struct vmci_virtio_class net_class = {
     .pci_class = 0x020000,
     .config_bytes = NET_CFG_BYTES,
     .features_ok = net_features_ok,
+    .started = net_started,
     .work = net_work,
     .reset = net_reset,
     .save = VMCI_SNAPSHOT(net_save),

@@ -83,6 +83,8 @@ static inline struct net_dev *vmci_net(struct vmc_virtio *v)
     return VMCI_CONTAINER_OF(v, struct net_dev, v);
 }
 
+/* Frames that wait for buffers of any pair are offered again. */
+void vmci_net_feed_all(struct net_dev *d);
 enum vmci_vwork vmci_net_control_work(struct net_dev *d, struct vmci_vq *q);
 /* Does the driver want a frame with this destination? Takes the device's lock. */
 bool vmci_net_wanted(struct net_dev *d, const unsigned char *dst);

@@ -90,6 +90,7 @@ static bool pairs_set(struct net_dev *d)
     if (n == 0 || n > d->pairs)
         return false;
     vmci_store_release(&d->active_pairs, n);
+    vmci_net_feed_all(d); /* what waits for a pair that is not used any more goes to another */
     return true;
 }
 

@@ -360,6 +360,44 @@ static void queue_pairs_share_the_flows(void **state)
     close_rig(&r);
 }
 
+/* Frames wait for buffers that their driver, or their pair, will never have: they are asked for again. */
+static void waiting_frames_outlive_driver_and_pair(void **state)
+{
+    (void)state;
+    struct net_rig r;
+    unsigned id;
+    uint32_t len;
+    open_rig(&r, F_MRG, 0, 2);
+    assert_int_equal(push(&r, our_mac, 1, 100), VMC_EAGAIN);
+    vd_reset(&r.v);
+    assert_int_equal(r.ready, 0);
+    assert_int_equal(push(&r, our_mac, 1, 100), VMC_ESTATE);
+    assert_true(vd_start(&r.v, F_MRG, 2));
+    assert_int_equal(r.ready, 1);
+    add_rx(&r, 0, 0, 200);
+    assert_int_equal(push(&r, our_mac, 1, 100), VMC_OK);
+    assert_true(vd_pop(&r.v, 0, &id, &len));
+    close_rig(&r);
+
+    open_rig(&r, CTRL_ALL | F_MQ, 4, 9);
+    assert_int_equal(control(&r, 8, 4, 0, "\4\0", 2), 0);
+    int rc = VMC_OK;
+    for (unsigned flow = 0; flow < 16 && rc == VMC_OK; flow++) {
+        unsigned char f[60] = {0};
+        memcpy(f, our_mac, 6);
+        f[34] = (unsigned char)flow;
+        struct vmc_iovec iov = {f, sizeof(f)};
+        add_rx(&r, 0, flow % 12, 200);
+        rc = vmc_virtio_net_receive(r.dev, &iov, 1);
+        (void)vd_pop(&r.v, 0, &id, &len);
+    }
+    assert_int_equal(rc, VMC_EAGAIN); /* of a pair without buffers */
+    unsigned before = r.ready;
+    assert_int_equal(control(&r, 8, 4, 0, "\1\0", 2), 0);
+    assert_int_equal(r.ready, before + 1);
+    close_rig(&r);
+}
+
 static void filter_and_pairs_survive_a_save(void **state)
 {
     (void)state;
@@ -435,6 +473,7 @@ int main(void)
         cmocka_unit_test(frames_that_cannot_fit_are_dropped),
         cmocka_unit_test(receive_filter_is_the_drivers),
         cmocka_unit_test(queue_pairs_share_the_flows),
+        cmocka_unit_test(waiting_frames_outlive_driver_and_pair),
         cmocka_unit_test(filter_and_pairs_survive_a_save),
         cmocka_unit_test(link_state_is_announced),
         cmocka_unit_test(control_features_need_the_control_queue),
