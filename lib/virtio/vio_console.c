@@ -197,7 +197,7 @@ int vmc_virtio_console_input(struct vmc_virtio *v, unsigned port, const void *da
         vmci_lock(&q->lock);
         vmci_store_release(&p->starving, 0);
         done = fill_input(d, p, q, data, VMCI_MIN(bytes, (size_t)INPUT_MAX));
-        if (vmci_vq_usable(q) && done != 0) {
+        if (vmci_vq_usable(q) && q->staged != 0) { /* buffers without room go back too */
             vmci_vq_publish(q);
             irq = vmci_vq_want_irq(q);
         }

@@ -135,6 +135,27 @@ static void output_arrives_in_order_through_a_slow_end(void **state)
     }
 }
 
+static void buffers_without_room_come_back(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct con_rig r;
+        unsigned id;
+        uint32_t len;
+        open_rig(&r, 1, packed ? VD_F_PACKED : 0, 2);
+        send(&r, 0, 0, "read-only", 9);
+        assert_int_equal(vmc_virtio_console_input(r.dev, 0, "abc", 3), 0);
+        assert_true(vd_pop(&r.v, 0, &id, &len));
+        assert_int_equal(len, 0);
+        give(&r, 0, 1, 8);
+        assert_int_equal(r.ready[0], 1);
+        assert_int_equal(vmc_virtio_console_input(r.dev, 0, "abc", 3), 3);
+        assert_true(vd_pop(&r.v, 0, &id, &len));
+        assert_int_equal(len, 3);
+        close_rig(&r);
+    }
+}
+
 static void input_waits_for_buffers(void **state)
 {
     (void)state;
@@ -302,6 +323,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(output_arrives_in_order_through_a_slow_end),
+        cmocka_unit_test(buffers_without_room_come_back),
         cmocka_unit_test(input_waits_for_buffers),
         cmocka_unit_test(size_and_emergency_write_are_in_the_configuration),
         cmocka_unit_test(ports_are_announced_named_and_opened),
