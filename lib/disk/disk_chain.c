@@ -52,12 +52,35 @@ static int device_io(const struct vmc_platform *pf, const struct vmc_blockdev *b
     return req.status;
 }
 
+/* Devices take whole sectors; a request has whole ones too, but in pieces of any length. */
+static int read_flat(struct vmc_disk *d, struct layer *l, uint64_t off, uint8_t *dst, uint64_t bytes)
+{
+    uint8_t sector[SECTOR] = {0};
+    int rc = VMC_OK;
+
+    while (bytes > 0 && rc == VMC_OK) {
+        uint64_t in = off % SECTOR, n = bytes - bytes % SECTOR;
+        if (in == 0 && n > 0) {
+            rc = device_io(d->pf, &l->flat, VMC_BLOCK_READ, off, dst, n);
+        } else {
+            n = VMCI_MIN(bytes, SECTOR - in);
+            rc = device_io(d->pf, &l->flat, VMC_BLOCK_READ, off - in, sector, SECTOR);
+            memcpy(dst, sector + in, n);
+        }
+        dst += n;
+        off += n;
+        bytes -= n;
+    }
+    return rc;
+}
+
 static int bottom_io(struct vmc_disk *d, struct layer *l, bool write, uint64_t off, uint8_t *buf,
                      uint64_t bytes)
 {
+    if (l->flat.ops != NULL && !write)
+        return read_flat(d, l, off, buf, bytes);
     if (l->flat.ops != NULL)
-        return device_io(d->pf, &l->flat, write ? VMC_BLOCK_WRITE : VMC_BLOCK_READ, off, buf,
-                         bytes);
+        return device_io(d->pf, &l->flat, VMC_BLOCK_WRITE, off, buf, bytes);
     return write ? d->files.ops->write(d->files.ctx, l->file, buf, bytes, off)
                  : d->files.ops->read(d->files.ctx, l->file, buf, bytes, off);
 }

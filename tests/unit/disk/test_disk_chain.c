@@ -13,7 +13,8 @@
 
 #include <cmocka.h>
 
-#define SIZE (5u << 20)
+#define SIZE   (5u << 20)
+#define PIECES 8u
 
 static int io(struct vmc_blockdev bd, uint32_t op, uint64_t off, void *buf, size_t n)
 {
@@ -135,6 +136,86 @@ static void leftovers_are_named(void **state)
                      VMC_EEXIST);
     assert_non_null(strstr(e.err.text, "a-flat.vmdk is there without its descriptor"));
     assert_int_equal(mem_files_find(&e.mem, "a-flat.vmdk")->bytes, SIZE);
+    env_fini(&e);
+}
+
+/* Files as devices that take whole sectors only, as those of hosts do. */
+static struct env *sectors_env;
+
+static int sectors_info(void *ctx, struct vmc_block_info *out)
+{
+    (void)ctx;
+    *out = (struct vmc_block_info){.bytes = SIZE, .sector_bytes = 512};
+    return VMC_OK;
+}
+
+static int sectors_submit(void *ctx, struct vmc_block_req *r)
+{
+    const struct vmc_disk_files *f = &sectors_env->files;
+    uint64_t off = r->offset;
+
+    r->status = (r->offset | r->bytes) % 512 == 0 ? VMC_OK : VMC_EINVAL;
+    for (uint32_t i = 0; i < r->iov_count && r->status == VMC_OK; i++) {
+        r->status =
+            r->op == VMC_BLOCK_READ
+                ? f->ops->read(f->ctx, ctx, r->iov[i].base, r->iov[i].bytes, off)
+                : f->ops->write(f->ctx, ctx, r->iov[i].base, r->iov[i].bytes, off);
+        off += r->iov[i].bytes;
+    }
+    return VMC_BLOCK_COMPLETE;
+}
+
+static int sectors_blockdev(void *ctx, void *file, struct vmc_blockdev *out)
+{
+    static const struct vmc_blockdev_ops ops = {.info = sectors_info, .submit = sectors_submit};
+
+    (void)ctx;
+    *out = (struct vmc_blockdev){.ops = &ops, .ctx = file};
+    return VMC_OK;
+}
+
+/* A guest's buffers may begin and end anywhere: only a request as a whole is of sectors. */
+static void requests_in_odd_pieces(void **state)
+{
+    static const size_t piece[PIECES] = {4080, 16, 1, 511, 100, 412, 3, 1533};
+    struct vmc_iovec iov[PIECES];
+    struct vmc_block_req r = {.offset = 4096 - 512, .iov = iov, .iov_count = PIECES};
+    struct env e;
+    struct vmc_disk *d;
+    uint64_t rng = 11;
+    unsigned char *model = calloc(1, SIZE), *buf = calloc(1, SIZE);
+
+    (void)state;
+    env_init(&e);
+    ok(&e, vmc_disk_create(&e.tp.pf, &e.files, "a.vmdk", SIZE, VMC_DISK_THIN, &e.err));
+    scribble(&e, "a.vmdk", model, &rng, 200);
+    ok(&e, vmc_disk_snapshot(&e.tp.pf, &e.files, "a.vmdk", "b.vmdk", VMC_DISK_SESPARSE, &e.err));
+    scribble(&e, "b.vmdk", model, &rng, 5);
+    sectors_env = &e;
+    struct vmc_disk_files_ops ops = *e.files.ops;
+    ops.blockdev = sectors_blockdev;
+    e.files.ops = &ops;
+    ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "b.vmdk", true, &d, &e.err));
+    struct vmc_blockdev bd = vmc_disk_blockdev(d);
+    for (unsigned i = 0; i < PIECES; i++) {
+        iov[i] = (struct vmc_iovec){.base = buf + r.bytes, .bytes = piece[i]};
+        r.bytes += piece[i];
+    }
+    for (unsigned i = 0; i < 300; i++) {
+        r.op = i % 8 == 7 ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
+        r.offset = test_rand(&rng) % ((SIZE - r.bytes) / 512) * 512;
+        if (r.op == VMC_BLOCK_WRITE) {
+            memset(buf, (int)i, r.bytes);
+            memcpy(model + r.offset, buf, r.bytes);
+        }
+        assert_int_equal(bd.ops->submit(bd.ctx, &r), VMC_BLOCK_COMPLETE);
+        ok(&e, r.status);
+        assert_memory_equal(buf, model + r.offset, r.bytes);
+    }
+    ok(&e, vmc_disk_close(d));
+    same(&e, "b.vmdk", model, 2);
+    free(model);
+    free(buf);
     env_fini(&e);
 }
 
@@ -394,7 +475,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cowd_snapshots),        cmocka_unit_test(sesparse_snapshots),
         cmocka_unit_test(mixed_snapshots),       cmocka_unit_test(leftovers_are_named),
-        cmocka_unit_test(other_disks_called_cold),
+        cmocka_unit_test(other_disks_called_cold), cmocka_unit_test(requests_in_odd_pieces),
         cmocka_unit_test(peeking),               cmocka_unit_test(parents_are_protected),
         cmocka_unit_test(discards_in_redo_logs), cmocka_unit_test(power_cuts),
         cmocka_unit_test(hostile_cowd),          cmocka_unit_test(hostile_sesparse),
