@@ -83,6 +83,10 @@ done
 [ "$(blocks /a/b/eager-flat.vmdk)" = 64 ] || fail "eager"
 [ "$(blocks /a/b/thin-flat.vmdk)" = 0 ] || fail "thin"
 
+# What would be of no use, or of another size than was meant.
+refused 'a name with a folder' "$vmcore" disk snapshot vmfs:vol:/a/b/thin.vmdk /b.vmdk
+refused 'is no size' "$vmcore" disk create vmfs:vol:/a/b/large.vmdk 16777217T
+
 # A snapshot whose parent is in another folder, as its descriptor says; a folder of the host is not left.
 "$vmcore" vmfs mkdir vol /base
 "$vmcore" vmfs mkdir vol /linked

@@ -4,6 +4,7 @@
 #include "vmfs_tool.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,10 +50,16 @@ bool vt_parse_size(const char *s, uint64_t *out)
 
     if (!isdigit((unsigned char)*s))
         return false;
+    errno = 0;
     *out = strtoull(s, &end, 0);
+    if (errno != 0)
+        return false;
     const char *u = *end != '\0' ? strchr(units, toupper((unsigned char)*end)) : NULL;
     if (u != NULL && *end != '\0') {
-        *out <<= 10 * (unsigned)(u - units + 1);
+        unsigned shift = 10 * (unsigned)(u - units + 1);
+        if (*out > UINT64_MAX >> shift)
+            return false;
+        *out <<= shift;
         end++;
         if (strcmp(end, "iB") == 0)
             end += 2;
