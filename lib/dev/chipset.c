@@ -268,6 +268,28 @@ static size_t chipset_save(void *dev, void *dst, size_t bytes)
     return all;
 }
 
+/* Both, or neither. */
+static int load_bridges(struct vmc_chipset *cs, const uint8_t *p, size_t func,
+                        struct vmc_error *err)
+{
+    const struct vmc_platform *pf = cs->base.bd->platform;
+    uint8_t *was = vmci_zalloc(pf, func);
+
+    if (was == NULL)
+        return vmci_error(err, VMC_ENOMEM, "chipset/load", "no memory");
+    vmc_pci_func_save(cs->mch, was, func);
+    int rc = vmc_pci_func_load(cs->mch, p, func, err);
+    if (rc == VMC_OK) {
+        rc = vmc_pci_func_load(cs->lpc, p + func, func, err);
+        if (rc != VMC_OK) {
+            int back = vmc_pci_func_load(cs->mch, was, func, NULL);
+            (void)back; /* its own state is good */
+        }
+    }
+    vmci_free(pf, was, func);
+    return rc;
+}
+
 static int chipset_load(void *dev, const void *src, size_t bytes, struct vmc_error *err)
 {
     struct vmc_chipset *cs = dev;
@@ -281,9 +303,7 @@ static int chipset_load(void *dev, const void *src, size_t bytes, struct vmc_err
     int rc = vmci_dev_load(&cs->base, CHIPSET_VERSION, src, bytes - 2 * func, &pm, sizeof(pm),
                            &shift, err);
     if (rc == VMC_OK)
-        rc = vmc_pci_func_load(cs->mch, p, func, err);
-    if (rc == VMC_OK)
-        rc = vmc_pci_func_load(cs->lpc, p + func, func, err);
+        rc = load_bridges(cs, p, func, err);
     if (rc != VMC_OK)
         return rc;
     vmci_lock(&cs->base.lock);

@@ -524,6 +524,30 @@ static void state_survives(void **state)
     assert_int_equal(IN(0x80), 0x55);
 }
 
+static void refused_state_changes_nothing(void **state)
+{
+    struct fx *f = *state;
+    const struct vmc_device *d = f->b.bd.devices;
+    struct vmc_error err;
+    static uint8_t buf[16384];
+
+    while (strcmp(d->ops->name, "chipset") != 0)
+        d = d->next;
+    cfg_out(f, 0, 0x60, 4, 0xb0000001);
+    size_t n = d->ops->save(d->dev, buf, sizeof(buf));
+    assert_in_range(n, 1024, sizeof(buf));
+    cfg_out(f, 0, 0x60, 4, 0xc0000001);
+    size_t at = n - 5; /* the version of the last part, the LPC bridge's, and its number */
+    while (memcmp(buf + at, "\1\0\0\0\xf8", 5) != 0)
+        at--;
+    buf[at] ^= 1;
+    assert_int_equal(d->ops->load(d->dev, buf, n, &err), VMC_EFORMAT);
+    assert_int_equal(cfg_in(f, 0, 0x60, 4), 0xc0000001);
+    buf[at] ^= 1;
+    assert_int_equal(d->ops->load(d->dev, buf, n, &err), VMC_OK);
+    assert_int_equal(cfg_in(f, 0, 0x60, 4), 0xb0000001);
+}
+
 static void allocation_failures_leave_nothing(void **state)
 {
     struct fx *f = *state;
@@ -571,6 +595,7 @@ int main(void)
         T(debugcon_and_post),
         T(fpu_error_needs_ferr),
         T(state_survives),
+        T(refused_state_changes_nothing),
         T(allocation_failures_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
