@@ -54,6 +54,8 @@ refuse "two of a name" 2 "two VMs are called .a." \
     "host_memory = \"64M\"; vms = ( { name = \"a\"; $one }, { name = \"a\"; $one } );"
 refuse "console on stdio" 2 'cannot be on stdio' \
     "host_memory = \"64M\"; vms = ( { $one serial = \"stdio\"; } );"
+refuse "a limit of less than a page" 2 'less than a page' \
+    "host_memory = \"64M\"; vms = ( { $one memory_policy = { limit = \"1K\"; }; } );"
 refuse "reservation above the limit" 2 'larger than the limit' \
     "host_memory = \"64M\"; vms = ( { $one memory_policy = { reservation = \"4M\"; limit = \"2M\"; }; } );"
 refuse "a part of a CPU that is none" 2 'is neither a number of CPUs nor such as' \
@@ -171,6 +173,8 @@ verdict "reservation changes" grep -q '"reservation": *2097152' "$dir/out"
 verdict "CPU shares change" grep -q '"shares": *77,' "$dir/out"
 ctl "$dir/socket" set spin memory-reservation=8M memory-limit=4M
 verdict "nonsense is refused" eval "[ $? = 4 ] && grep -q 'not above the limit' '$dir/out'"
+ctl "$dir/socket" set spin memory-reservation=0 memory-limit=1K
+verdict "a limit that would be rounded to none" eval "[ $? = 4 ] && grep -q 'less than a page' '$dir/out'"
 # Pools, caps and affinity, in the file and by the socket. JSON: an expression about the host's stats.
 holds() { # EXPRESSION
     python3 - "$vmcore" "$dir/socket" "$1" <<'END'

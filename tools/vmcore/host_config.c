@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <vmcore/memory.h>
+
 #define MAX_ARGS (16 + 2 * (RUN_MAX_DISKS + RUN_MAX_NETS + RUN_MAX_MODULES))
 
 struct reader {
@@ -117,7 +119,9 @@ static uint64_t read_size(struct reader *r, const config_setting_t *s)
 
     if (text != NULL && !host_parse_size(text, &v))
         bad(r, s, "%s: '%s' is not a size (such as \"256M\")", config_setting_name(s), text);
-    return v & ~0xfffull;
+    if (v != 0 && v < VMC_PAGE_SIZE) /* rounded down it would be none, which no limit is */
+        bad(r, s, "%s: '%s' is less than a page", config_setting_name(s), text);
+    return v & ~(VMC_PAGE_SIZE - 1ull);
 }
 
 /* Speed of this machine's CPUs as Linux tells it, MHz; 0: unknown. */

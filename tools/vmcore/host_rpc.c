@@ -237,6 +237,8 @@ static struct json_object *rpc_set(void *ctx, struct json_object *params, const 
     if (!read_share(params, mem_names, vm->run.opt.mem_bytes, &mem))
         return no(message, "memory: shares are 1 to 1000000; reservation and limit are bytes, at "
                            "most what the VM has, the reservation not above the limit");
+    if (mem.limit != 0 && mem.limit < VMC_PAGE_SIZE) /* rounded down it would be none */
+        return no(message, "memory: the limit is less than a page");
     if (!read_share(params, cpu_names, vm->run.opt.cpus * 1000000ull, &cpu.share))
         return no(message, cpu_rules);
     if (!read_cap_and_set(params, &cpu))

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <termios.h>
+#include <unistd.h>
 
 /* What the run loop, the block and character back ends and libc's memory and threads use. */
 static const int base_calls[] = {
@@ -68,7 +69,6 @@ static const int base_calls[] = {
     SCMP_SYS(rt_sigprocmask),
     SCMP_SYS(rt_sigreturn),
     SCMP_SYS(sigaltstack),
-    SCMP_SYS(tgkill),
     SCMP_SYS(restart_syscall),
     SCMP_SYS(rseq),
     SCMP_SYS(set_robust_list),
@@ -133,6 +133,13 @@ static int allow_memory(scmp_filter_ctx ctx, bool code)
                             SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 }
 
+/* Threads of this process are kicked, nobody else's. */
+static int allow_signals(scmp_filter_ctx ctx)
+{
+    return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+                            SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+}
+
 static int allow_ioctl(scmp_filter_ctx ctx, const unsigned long *request, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -175,6 +182,8 @@ int sandbox_enter(const struct sandbox_needs *needs)
 #else
     const bool dumpable = false;
 #endif
+    if (rc == 0)
+        rc = allow_signals(ctx);
     if (rc == 0)
         rc = allow_memory(ctx, needs->code_memory);
     if (rc == 0)
