@@ -64,13 +64,19 @@ static int vnet_send(void *ctx, const struct vmc_iovec *iov, uint32_t count)
     char *buf;
     int rc = VMC_EAGAIN;
 
+    for (uint32_t i = 0; i < count; i++) {
+        if (iov[i].bytes > BUF_BYTES - len)
+            return VMC_ERANGE; /* half a frame is none */
+        len += iov[i].bytes;
+    }
+    len = HEADER;
     bm_lock(&n->tx_lock);
     while ((buf = bm_vq_get(&n->tx, &bytes)) != NULL)
         n->tx_free[n->tx_free_count++] = buf;
     if (n->tx_free_count > 0) {
         buf = n->tx_free[--n->tx_free_count];
         memset(buf, 0, HEADER);
-        for (uint32_t i = 0; i < count && len + iov[i].bytes <= BUF_BYTES; i++) {
+        for (uint32_t i = 0; i < count; i++) {
             memcpy(buf + len, iov[i].base, iov[i].bytes);
             len += iov[i].bytes;
         }

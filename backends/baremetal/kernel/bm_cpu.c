@@ -36,7 +36,7 @@ extern char bm_vectors[], bm_text_start[], bm_text_end[];
 static struct gate idt[256];
 static void (*hook)(void *ctx, uint32_t cpu);
 static void *hook_ctx;
-static uint32_t panicking;
+static uint32_t panicking, nmi_came;
 
 /* ---- tables ------------------------------------------------------------------------------------
  */
@@ -273,7 +273,8 @@ void bm_trap(struct bm_frame *f)
         if (__atomic_load_n(&panicking, __ATOMIC_RELAXED))
             for (;;)
                 __asm__ volatile("cli; hlt");
-        bm_puts("NMI: ignored\n", 13);
+        /* It may have come while this very processor prints, so it is told of later. */
+        __atomic_store_n(&nmi_came, 1, __ATOMIC_RELAXED);
         return;
     }
     if (f->vector < 32)
@@ -306,6 +307,9 @@ void bm_trap(struct bm_frame *f)
     }
     bm_lapic_eoi();
     c->pending = 1;
+    if (__atomic_load_n(&nmi_came, __ATOMIC_RELAXED) != 0 &&
+        __atomic_exchange_n(&nmi_came, 0, __ATOMIC_RELAXED) != 0)
+        bm_puts("NMI: ignored\n", 13);
     if (hook != NULL)
         hook(hook_ctx, c->index);
 }
