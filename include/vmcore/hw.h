@@ -132,6 +132,7 @@ struct vmc_hw_ops {
     void (*write_cr)(void *ctx, unsigned n, uint64_t value);
     uint64_t (*read_dr)(void *ctx, unsigned n); /**< 0-3, 6, 7 */
     void (*write_dr)(void *ctx, unsigned n, uint64_t value);
+    uint64_t (*read_xcr0)(void *ctx);
     void (*write_xcr0)(void *ctx, uint64_t value);
     /** XSAVE or, mask 0, FXSAVE to a 64-byte aligned area; and the reverse. */
     void (*fpu_save)(void *ctx, void *area, uint64_t mask);

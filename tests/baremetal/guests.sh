@@ -11,7 +11,7 @@ need_machine "$m"
 need_guest
 dir=$build/tests/baremetal/guests-${m/:/-}-$how
 mkdir -p "$dir"
-cmdline="console=ttyS0 quiet panic=-1 cryptomgr.notests"
+cmdline="console=ttyS0 loglevel=5 panic=-1 cryptomgr.notests" # warnings are shown
 {
     echo "hypervisor { status = 20; when_done = poweroff"
     [ "$how" != apic ] || echo " apic = processor"
@@ -46,6 +46,7 @@ if [ "$how" = two ]; then
     want "$dir/log.txt" "^\[vmcore\] two: [1-9][0-9]* pages returned, 0 leaked$"
 fi
 forbid "$dir/log.txt" "PANIC"
+forbid_complaints "$dir/log.txt"
 forbid "$dir/log.txt" "(cpu|stolen) [0-9]{4,}\." # percent
 # Without the libraries of others the image stays below 512 KiB, and it takes little memory.
 size=$(sed -n 's/.*image \([0-9]*\) KiB and.*/\1/p' "$dir/log.txt")

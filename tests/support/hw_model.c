@@ -173,6 +173,11 @@ static void op_write_dr(void *ctx, unsigned n, uint64_t v)
     model_of(ctx)->dr[n] = v;
 }
 
+static uint64_t op_read_xcr0(void *ctx)
+{
+    return model_of(ctx)->xcr0;
+}
+
 static void op_write_xcr0(void *ctx, uint64_t v)
 {
     model_of(ctx)->xcr0 = v;
@@ -298,6 +303,7 @@ static void set_ops(struct hw_model *m)
         .write_cr = op_write_cr,
         .read_dr = op_read_dr,
         .write_dr = op_write_dr,
+        .read_xcr0 = op_read_xcr0,
         .write_xcr0 = op_write_xcr0,
         .fpu_save = op_fpu_save,
         .fpu_load = op_fpu_load,

@@ -176,6 +176,15 @@ static void op_write_dr(void *ctx, unsigned n, uint64_t v)
     }
 }
 
+static uint64_t op_read_xcr0(void *ctx)
+{
+    uint32_t lo, hi;
+
+    (void)ctx;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return lo | (uint64_t)hi << 32;
+}
+
 static void op_write_xcr0(void *ctx, uint64_t v)
 {
     (void)ctx;
@@ -369,6 +378,7 @@ void vmc_baremetal_hw(struct vmc_hw_ops *ops)
     ops->write_cr = op_write_cr;
     ops->read_dr = op_read_dr;
     ops->write_dr = op_write_dr;
+    ops->read_xcr0 = op_read_xcr0;
     ops->write_xcr0 = op_write_xcr0;
     ops->fpu_save = op_fpu_save;
     ops->fpu_load = op_fpu_load;

@@ -166,6 +166,7 @@ struct hw_vm {
     bool keeps_fpu; /* VMC_HW_KEEPS_FPU */
     bool amd;       /* the guest's CPU model */
     bool fetches;   /* exits come with bytes of the instruction */
+    bool own_xcr0;  /* XSETBV does not exit, though it should: see svm_engine.c */
     struct vmci_slat slat;
     struct vmci_lock lock; /* slat */
     unsigned max_leaf;
@@ -368,6 +369,7 @@ int hw_shutdown(struct hw_vcpu *v, struct vmc_exit *x);
 /* Queue an exception for the next entry; one on top of another becomes #DF or a triple fault. */
 int hw_raise(struct hw_vcpu *v, unsigned vector, bool has_code, uint32_t code, struct vmc_exit *x);
 void hw_fpu_park(struct hw_vcpu *v);
+void hw_pull_xcr0(struct hw_vcpu *v);
 /* Before a callback of vmc_engine_io. */
 static inline void hw_callback(struct hw_vcpu *v)
 {

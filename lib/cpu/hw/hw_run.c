@@ -232,12 +232,20 @@ static void unpark_fpu(struct hw_vcpu *v)
     v->fpu_live = true;
 }
 
+/* Where guests change XCR0 without an exit; else st has it. */
+void hw_pull_xcr0(struct hw_vcpu *v)
+{
+    if (v->vm->own_xcr0 && v->fpu_live && v->vm->xcr0_mask != 0)
+        v->st.xcr0 = v->vm->hw->read_xcr0(hw_ctx(v)) & v->vm->xcr0_mask;
+}
+
 void hw_fpu_park(struct hw_vcpu *v)
 {
     const struct vmc_hw_ops *hw = v->vm->hw;
 
     if (!v->fpu_live)
         return;
+    hw_pull_xcr0(v);
     v->fpu_live = false;
     v->todo |= HW_TODO_FPU;
     if (v->vm->xcr0_mask != 0 && v->st.xcr0 != v->vm->xcr0_mask)

@@ -245,6 +245,8 @@ static int vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc
     vm->nested = c->npt;
     vm->tsc_fraction = c->tsc_ratio ? 32 : 0;
     vm->fetches = c->decode;
+    /* QEMU 7.2 knows the intercept of XSETBV, but has no look at it where it executes it. */
+    vm->own_xcr0 = c->offer_irqs;
     hw_ceiling(vm->pf, c->npt, c->npt, true, &vm->policy);
     rc = hw_mem_init(vm, &vmci_npt_format, c->npt_1g ? 3 : 2, true, err);
     if (rc != VMC_OK)

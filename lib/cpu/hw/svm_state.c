@@ -117,6 +117,7 @@ static void pull_control(struct hw_vcpu *v)
     struct vmc_paging pg;
 
     st->cr2 = b->cr2;
+    hw_pull_xcr0(v);
     if (!v->vm->nested)
         return; /* the others are what the last push said */
     st->cr0 = b->cr0;

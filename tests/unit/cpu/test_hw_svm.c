@@ -23,6 +23,7 @@ static struct {
     uint64_t exit_rip; /* 0: as entered */
     uint64_t next_rip;
     const char *fetched; /* 15 bytes */
+    uint64_t xcr0;       /* what the guest sets it to; 0: nothing */
 } play;
 
 static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
@@ -30,7 +31,8 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
     struct vmcb *b = (struct vmcb *)(uintptr_t)f->vmcb;
     struct vmc_error err = {.text = ""};
 
-    (void)m;
+    if (play.xcr0 != 0)
+        m->xcr0 = play.xcr0;
     if (svm_check(b, 48, &err) != VMC_OK)
         fail_msg("%s", err.text);
     b->exit_int_info = 0;
@@ -277,6 +279,29 @@ static void events(void **state)
     end();
 }
 
+/* A processor that does not exit from XSETBV: what the guest set is its state, and stays. */
+static void xcr0_changes_unseen(void **state)
+{
+    (void)state;
+    for (unsigned own = 0; own < 2; own++) {
+        begin(HW_MODEL_NPT);
+        struct vmc_x86_state *st = &model.v->st;
+        model.vm->own_xcr0 = own != 0;
+        model.vm->xcr0_mask = 7;
+        assert_int_equal(st->xcr0, 1);
+        play.xcr0 = 0x207;
+        run(SVM_PAUSE);
+        assert_int_equal(st->xcr0, own != 0 ? 7 : 1);
+        model.xcr0 = 0; /* another vCPU ran */
+        play.xcr0 = 0;
+        model.v->st.activity = VMC_RUN_RUNNING;
+        run(SVM_PAUSE);
+        assert_int_equal(st->xcr0, own != 0 ? 7 : 1);
+        assert_int_equal(model.xcr0, 7); /* for saving */
+        end();
+    }
+}
+
 static void irq_is_due(uint8_t vector)
 {
     model.v->st.rip = 0x8000;
@@ -456,6 +481,7 @@ int main(void)
         cmocka_unit_test(decode_assists_name_operands),
         cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(events),
+        cmocka_unit_test(xcr0_changes_unseen),
         cmocka_unit_test(interrupts_are_offered),
         cmocka_unit_test(only_injected_events_are_delivered_again),
         cmocka_unit_test(every_code_has_an_outcome),
