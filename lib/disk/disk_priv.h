@@ -8,7 +8,7 @@
 
 #define DISK_NAME  (VMC_DISK_NAME_MAX + 1u)
 #define DISK_DEPTH ((uint32_t)VMC_DISK_DEPTH_MAX)
-#define DISK_DESC  8192u /* the longest descriptor we read */
+#define DISK_DESC  20480u /* the longest descriptor we read and write */
 #define SECTOR     512u
 
 #define LOG_ENTRIES 4096u     /* in a grain table, in both formats */

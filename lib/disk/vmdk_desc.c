@@ -211,8 +211,9 @@ static int parse(const char *text, const char *name, struct descriptor *d, struc
     return VMC_OK;
 }
 
-int vmci_disk_desc_read(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                        const char *name, struct descriptor *d, struct vmc_error *err)
+/* The text of a descriptor, DISK_DESC + 1 bytes to be freed. */
+static int read_text(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                     const char *name, char **out, struct vmc_error *err)
 {
     uint64_t bytes = 0;
     void *file;
@@ -231,51 +232,168 @@ int vmci_disk_desc_read(const struct vmc_platform *pf, const struct vmc_disk_fil
         if (rc != VMC_OK)
             vmci_error(err, rc, site, "%s cannot be read", name);
     }
-    if (rc == VMC_OK)
-        rc = parse(text, name, d, err);
-    vmci_free(pf, text, DISK_DESC + 1);
     int rc2 = files->ops->close(files->ctx, file);
-    return rc != VMC_OK ? rc : rc2;
+    rc = rc != VMC_OK ? rc : rc2;
+    if (rc == VMC_OK)
+        *out = text;
+    else
+        vmci_free(pf, text, DISK_DESC + 1);
+    return rc;
 }
 
-static size_t print(const struct descriptor *d, char *out)
+int vmci_disk_desc_read(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                        const char *name, struct descriptor *d, struct vmc_error *err)
 {
-    /* Geometry as VMware's tools give it for this size: 255 heads, 63 sectors. */
-    uint64_t cylinders = d->sectors / (255 * 63);
-    uint32_t i = 0;
-    size_t n = vmci_snprintf(out, DISK_DESC,
-                             "# Disk DescriptorFile\nversion=1\nCID=%08x\nparentCID=%08x\n"
-                             "createType=\"%s\"\n",
-                             d->cid, d->parent_cid, create_type(d->format));
-    while (formats[i].format != d->format)
-        i++;
-    if (vmci_disk_is_log(d))
-        n += vmci_snprintf(out + n, DISK_DESC - n, "parentFileNameHint=\"%s\"\n",
-                           d->parent_path[0] != '\0' ? d->parent_path : d->parent);
-    n += vmci_snprintf(out + n, DISK_DESC - n,
-                       "# Extent description\nRW %llu %s\"%s\"\n\n# The Disk Data Base\n#DDB\n\n"
-                       "ddb.virtualHWVersion = \"4\"\nddb.geometry.cylinders = \"%llu\"\n"
-                       "ddb.geometry.heads = \"255\"\nddb.geometry.sectors = \"63\"\n"
-                       "ddb.adapterType = \"lsilogic\"\n%s",
-                       (unsigned long long)d->sectors, formats[i].word, d->extent,
-                       (unsigned long long)VMCI_MIN(cylinders, 65535u),
-                       d->thin ? "ddb.thinProvisioned = \"1\"\n" : "");
-    if (d->device[0] != '\0')
-        n += vmci_snprintf(out + n, DISK_DESC - n, "ddb.vmcore.rawDevice = \"%s\"\n", d->device);
+    char *text;
+    int rc = read_text(pf, files, name, &text, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    rc = parse(text, name, d, err);
+    vmci_free(pf, text, DISK_DESC + 1);
+    return rc;
+}
+
+/* ---- writing -----------------------------------------------------------------------------------
+ * What is replaced keeps what only others say: the identity of the disk, its adapter, its geometry.
+ * Not what they believe of its contents (the file of changed blocks): we do not keep that up.
+ */
+
+struct text {
+    char *p;
+    size_t n; /* more than DISK_DESC: it did not fit */
+};
+
+static void VMC_PRINTF(2, 3) add(struct text *t, const char *fmt, ...)
+{
+    va_list ap;
+    size_t at = VMCI_MIN(t->n, (size_t)DISK_DESC);
+
+    va_start(ap, fmt);
+    t->n += vmci_vsnprintf(t->p + at, DISK_DESC + 1 - at, fmt, ap);
+    va_end(ap);
+}
+
+static int line_length(const char *p)
+{
+    int n = 0;
+
+    while (p[n] != '\0' && p[n] != '\n' && p[n] != '\r')
+        n++;
     return n;
 }
 
-static int write_text(const struct vmc_platform *pf, const struct vmc_disk_files *files,
-                      const char *name, const struct descriptor *d, struct vmc_error *err)
+/* A line "key=value" as it was; other: if there was none. */
+static void add_line(struct text *t, const char *old, const char *key, const char *other)
 {
-    void *file;
-    char *text = vmci_zalloc(pf, DISK_DESC);
+    const char *v = old != NULL ? value(old, key) : NULL;
 
-    if (text == NULL)
-        return vmci_error(err, VMC_ENOMEM, site, "no memory");
-    int rc = files->ops->create(files->ctx, name, &file, err);
+    if (v != NULL)
+        add(t, "%s=%.*s\n", key, line_length(v), v);
+    else if (other != NULL)
+        add(t, "%s=%s\n", key, other);
+}
+
+static uint64_t quoted_number(const char *old, const char *key, uint64_t other)
+{
+    const char *v = old != NULL ? value(old, key) : NULL;
+    uint64_t n = v != NULL ? number(v + (*v == '"'), 10) : 0;
+
+    return n != 0 ? n : other;
+}
+
+/* What others say of the disk; its long content id ends in the short one. */
+static void add_others(struct text *t, const char *old, uint32_t cid)
+{
+    static const char *const ours[] = {"ddb.virtualHWVersion", "ddb.geometry.cylinders",
+                                       "ddb.geometry.heads",   "ddb.geometry.sectors",
+                                       "ddb.adapterType",      "ddb.thinProvisioned",
+                                       "ddb.vmcore.rawDevice"};
+
+    for (const char *p = old; *p != '\0'; p = next_line(p)) {
+        const char *key = blanks(p), *v = NULL;
+        if (!starts(key, "ddb."))
+            continue;
+        bool known = false;
+        for (unsigned i = 0; i < VMCI_ARRAY_SIZE(ours); i++) {
+            const char *end = key + vmci_strlen(ours[i]);
+            known = known || (starts(key, ours[i]) && *blanks(end) == '=');
+        }
+        if (known)
+            continue;
+        if (starts(key, "ddb.longContentID"))
+            v = value(key, "ddb.longContentID");
+        if (v != NULL && line_length(v) >= 34 && v[0] == '"' && v[33] == '"')
+            add(t, "ddb.longContentID = %.*s%08x\"\n", 25, v, cid);
+        else
+            add(t, "%.*s\n", line_length(key), key);
+    }
+}
+
+/* old: the text that this one replaces, was what it says; or NULL. */
+static void print(struct text *t, const struct descriptor *d, const char *old,
+                  const struct descriptor *was)
+{
+    uint64_t heads = quoted_number(old, "ddb.geometry.heads", 255);
+    uint64_t track = quoted_number(old, "ddb.geometry.sectors", 63);
+    /* Geometry as VMware's tools give it for this size: 255 heads, 63 sectors. */
+    uint64_t fit = VMCI_MIN(d->sectors / VMCI_MIN(heads, 255u) / VMCI_MIN(track, 255u), 65535u);
+    bool same = old != NULL && was->sectors == d->sectors;
+    uint64_t cylinders = quoted_number(same ? old : NULL, "ddb.geometry.cylinders", fit);
+    uint32_t i = 0;
+
+    add(t, "# Disk DescriptorFile\n");
+    add_line(t, old, "version", "1");
+    add_line(t, old, "encoding", NULL);
+    add(t, "CID=%08x\nparentCID=%08x\n", d->cid, d->parent_cid);
+    add_line(t, old, "isNativeSnapshot", NULL);
+    const char *type = old != NULL && was->format == d->format ? value(old, "createType") : NULL;
+    if (type != NULL)
+        add(t, "createType=%.*s\n", line_length(type), type);
+    else
+        add(t, "createType=\"%s\"\n", create_type(d->format));
+    while (formats[i].format != d->format)
+        i++;
+    if (vmci_disk_is_log(d))
+        add(t, "parentFileNameHint=\"%s\"\n",
+            d->parent_path[0] != '\0' ? d->parent_path : d->parent);
+    add(t, "# Extent description\nRW %llu %s\"%s\"\n\n# The Disk Data Base\n#DDB\n\n",
+        (unsigned long long)d->sectors, formats[i].word, d->extent);
+    add_line(t, old, "ddb.virtualHWVersion", "\"4\"");
+    add(t,
+        "ddb.geometry.cylinders = \"%llu\"\nddb.geometry.heads = \"%llu\"\n"
+        "ddb.geometry.sectors = \"%llu\"\n",
+        (unsigned long long)cylinders, (unsigned long long)heads, (unsigned long long)track);
+    add_line(t, old, "ddb.adapterType", "\"lsilogic\"");
+    if (d->thin)
+        add(t, "ddb.thinProvisioned = \"1\"\n");
+    if (d->device[0] != '\0')
+        add(t, "ddb.vmcore.rawDevice = \"%s\"\n", d->device);
+    if (old != NULL)
+        add_others(t, old, d->cid);
+}
+
+static int write_text(const struct vmc_platform *pf, const struct vmc_disk_files *files,
+                      const char *name, const struct descriptor *d, const char *old,
+                      struct vmc_error *err)
+{
+    struct text t = {.p = vmci_zalloc(pf, DISK_DESC + 1)};
+    struct descriptor *was = vmci_zalloc(pf, sizeof(*was));
+    int rc = t.p == NULL || was == NULL ? vmci_error(err, VMC_ENOMEM, site, "no memory") : VMC_OK;
+    void *file;
+
+    if (rc == VMC_OK && (old == NULL || parse(old, name, was, NULL) != VMC_OK))
+        old = NULL;
+    if (rc == VMC_OK)
+        print(&t, d, old, was);
+    if (rc == VMC_OK && t.n > DISK_DESC) { /* others say too much */
+        t.n = 0;
+        print(&t, d, NULL, NULL);
+    }
+    if (rc == VMC_OK)
+        rc = files->ops->create(files->ctx, name, &file, err);
     if (rc == VMC_OK) {
-        rc = files->ops->write(files->ctx, file, text, print(d, text), 0);
+        rc = files->ops->write(files->ctx, file, t.p, t.n, 0);
         if (rc == VMC_OK)
             rc = files->ops->flush(files->ctx, file);
         int rc2 = files->ops->close(files->ctx, file);
@@ -283,7 +401,8 @@ static int write_text(const struct vmc_platform *pf, const struct vmc_disk_files
         if (rc != VMC_OK)
             vmci_error(err, rc, site, "%s cannot be written", name);
     }
-    vmci_free(pf, text, DISK_DESC);
+    vmci_free(pf, was, sizeof(*was));
+    vmci_free(pf, t.p, DISK_DESC + 1);
     return rc;
 }
 
@@ -302,7 +421,11 @@ int vmci_disk_desc_write(const struct vmc_platform *pf, const struct vmc_disk_fi
     if (vmci_snprintf(temp, sizeof(temp), "%s.new", name) >= sizeof(temp))
         return vmci_error(err, VMC_EINVAL, site, "%s: too long a name", name);
     (void)files->ops->remove(files->ctx, temp, NULL); /* left by a crash */
-    int rc = write_text(pf, files, temp, d, err);
+    char *old = NULL;
+    if (replace && read_text(pf, files, name, &old, NULL) != VMC_OK)
+        old = NULL; /* nothing to keep */
+    int rc = write_text(pf, files, temp, d, old, err);
+    vmci_free(pf, old, DISK_DESC + 1);
     return rc == VMC_OK ? files->ops->rename(files->ctx, temp, name, err) : rc;
 }
 

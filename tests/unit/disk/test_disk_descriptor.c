@@ -104,6 +104,80 @@ static void text_of_others(void **state)
     env_fini(&e);
 }
 
+static void get_text(struct env *e, const char *name, char *out, size_t room)
+{
+    void *file;
+    uint64_t bytes;
+
+    ok(e, e->files.ops->open(e->files.ctx, name, VMC_DISK_PEEK, &file, &e->err));
+    ok(e, e->files.ops->size(e->files.ctx, file, &bytes));
+    assert_true(bytes < room);
+    ok(e, e->files.ops->read(e->files.ctx, file, out, (size_t)bytes, 0));
+    out[bytes] = '\0';
+    ok(e, e->files.ops->close(e->files.ctx, file));
+}
+
+static void says(const char *text, const char *line, bool yes)
+{
+    if ((strstr(text, line) != NULL) != yes)
+        fail_msg("%s \"%s\":\n%s", yes ? "no" : "there is still", line, text);
+}
+
+/* Whoever writes to a disk of others leaves what they say of it, but for what is no longer so. */
+static void lines_of_others(void **state)
+{
+    (void)state;
+    static const char text_of_host[] =
+        "# Disk DescriptorFile\r\nversion=3\r\nencoding=\"UTF-8\"\r\nCID=fffffffe\r\n"
+        "parentCID=ffffffff\r\nisNativeSnapshot=\"no\"\r\ncreateType=\"vmfs\"\r\n\r\n"
+        "# Extent description\r\nRW 8192 VMFS \"server-flat.vmdk\"\r\n\r\n"
+        "# Change Tracking File\r\nchangeTrackPath=\"server-ctk.vmdk\"\r\n\r\n"
+        "# The Disk Data Base \r\n#DDB\r\n\r\nddb.adapterType = \"pvscsi\"\r\n"
+        "ddb.geometry.cylinders = \"4\"\r\nddb.geometry.heads = \"64\"\r\n"
+        "ddb.geometry.sectors = \"32\"\r\n"
+        "ddb.longContentID = \"00112233445566778899aabbfffffffe\"\r\n"
+        "ddb.uuid = \"60 00 C2 9a 41 57 2f 7c-de 0b 3a 81 5f 6c 90 1b\"\r\n"
+        "ddb.virtualHWVersion = \"19\"\r\nddb.thinProvisioned = \"1\"";
+    struct env e;
+    struct vmc_disk *d;
+    struct vmc_disk_layer layer;
+    char text[8192], line[80];
+
+    env_init(&e);
+    put_flat(&e, "server-flat.vmdk");
+    put_text(&e, "server.vmdk", text_of_host);
+    for (unsigned i = 0; i < 2; i++) { /* the second time, from a text of ours */
+        ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "server.vmdk", true, &d, &e.err));
+        ok(&e, vmc_disk_layer(d, 0, &layer));
+        ok(&e, vmc_disk_close(d));
+        get_text(&e, "server.vmdk", text, sizeof(text));
+        assert_int_not_equal(layer.cid, 0xfffffffe);
+        snprintf(line, sizeof(line), "\nCID=%08x\n", layer.cid);
+        says(text, line, true);
+        snprintf(line, sizeof(line), "ddb.longContentID = \"00112233445566778899aabb%08x\"\n",
+                 layer.cid);
+        says(text, line, true);
+        says(text, "version=3\nencoding=\"UTF-8\"\n", true);
+        says(text, "isNativeSnapshot=\"no\"\n", true);
+        says(text, "ddb.adapterType=\"pvscsi\"\n", true);
+        says(text, "ddb.virtualHWVersion=\"19\"\n", true);
+        says(text, "ddb.geometry.cylinders = \"4\"\n", true);
+        says(text, "ddb.geometry.heads = \"64\"\n", true);
+        says(text, "ddb.uuid = \"60 00 C2 9a 41 57 2f 7c-de 0b 3a 81 5f 6c 90 1b\"\n", true);
+        says(text, "ddb.thinProvisioned = \"1\"\n", true);
+        says(text, "changeTrackPath", false);
+        says(text, "lsilogic", false);
+        says(text, "\r", false);
+    }
+    assert_int_equal(sector(&e, "server.vmdk", 4711), 4711);
+    ok(&e, vmc_disk_grow(&e.tp.pf, &e.files, "server.vmdk", 16384 * 512, &e.err));
+    get_text(&e, "server.vmdk", text, sizeof(text));
+    says(text, "RW 16384 VMFS \"server-flat.vmdk\"\n", true);
+    says(text, "ddb.geometry.cylinders = \"8\"\n", true);
+    says(text, "ddb.uuid = ", true);
+    env_fini(&e);
+}
+
 /* A snapshot: header, directory at sector 4, one table, one grain; the parent by its full path. */
 /* A redo log in which sector 5000 was written. */
 static void put_log(struct env *e, const char *parent)
@@ -180,9 +254,8 @@ static void parent_elsewhere(void **state)
         assert_string_equal(l.name, name);
         ok(&e, vmc_disk_close(d));
         expect_log(&e);
-        assert_int_equal(
-            vmc_disk_commit(&e.tp.pf, &e.files, "server-000001.vmdk", NULL, &e.err),
-            VMC_ENOTSUP);
+        assert_int_equal(vmc_disk_commit(&e.tp.pf, &e.files, "server-000001.vmdk", NULL, &e.err),
+                         VMC_ENOTSUP);
         assert_non_null(strstr(e.err.text, "another folder"));
         expect_log(&e);
         env_fini(&e);
@@ -193,6 +266,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_of_others),
+        cmocka_unit_test(lines_of_others),
         cmocka_unit_test(snapshot_of_others),
         cmocka_unit_test(parent_elsewhere),
     };
