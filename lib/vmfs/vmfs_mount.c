@@ -192,10 +192,10 @@ static int check_mark(struct vmc_vmfs *v, struct vmc_error *err)
     if (v->ro)
         return VMC_OK;
     if (!v->marked)
-        return vmci_error(
-            err, VMC_ENOTSUP, site,
-            "this VMFS6 volume was not made by this library: it is mounted read-only, as "
-            "its allocation maps are not known well enough");
+        return vmci_error(err, VMC_ENOTSUP, site,
+                          "this VMFS6 volume was not made by this library: it is only read, as its "
+                          "allocation maps "
+                          "are not known well enough");
     if (!(v->flags & VMC_VMFS_EXPERIMENTAL))
         return vmci_error(err, VMC_ENOTSUP, site,
                           "writing to VMFS6 is experimental and has to be asked for");

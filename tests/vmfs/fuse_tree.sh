@@ -19,7 +19,7 @@ fail() { echo "FAILED: $*"; exit 1; }
 [ -c /dev/fuse ] && [ -r /dev/fuse ] && [ -w /dev/fuse ] || skip "/dev/fuse is not usable"
 
 start() {
-    "$vmcore" vmfs mount vol mnt >mount.log 2>&1 &
+    "$vmcore" vmfs mount "$@" vol mnt >mount.log 2>&1 &
     mounted=$!
     for _ in $(seq 600); do
         mountpoint -q mnt && return
@@ -104,6 +104,16 @@ cmp large mnt/filler/large1 || fail "a large file"
 stop
 clean
 echo "ok: full, $(tail -1 fsck.out)"
+
+# Only read: the same is there, and nothing changes.
+sha256sum <vol >sum
+start --read-only
+same "read-only" mnt
+touch mnt/new 2>/dev/null && fail "it can be written"
+rm -r mnt/filler 2>/dev/null && fail "it can be removed from"
+stop
+sha256sum <vol | cmp - sum || fail "a read-only mount wrote to the volume"
+echo "ok: read-only"
 
 # Another reader sees the same.
 if command -v vmfs-fuse >/dev/null && mkdir theirs && vmfs-fuse vol theirs >theirs.log 2>&1; then

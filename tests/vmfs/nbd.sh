@@ -71,3 +71,31 @@ server=
 cmp "$dir/second" "$dir/out" || fail "the volume holds something else"
 "$vmcore" vmfs fsck --exclusive "$dir/vol" >"$dir/fsck.log" || fail "fsck"
 echo "ok: it is on the volume, and the socket is gone"
+
+# Read-only: asked for, on a file that cannot be written either; and where the volume cannot be written.
+serve_read_only() { # OPTION...
+    "$vmcore" vmfs nbd "$@" "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
+    server=$!
+    for _ in $(seq 3000); do
+        timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
+        kill -0 "$server" 2>/dev/null || fail "the server ended"
+        sleep 0.1
+    done
+    timeout 300 qemu-img compare -q -f raw -F raw "$dir/out" "$uri" || fail "read something else"
+    timeout 300 qemu-img convert -n -f raw -O raw "$dir/first" "$uri" 2>/dev/null && fail "it can be written"
+    kill -TERM "$server"
+    wait "$server" || fail "the server's end"
+    server=
+}
+sum=$(sha256sum <"$dir/vol")
+serve_read_only --read-only
+[ ! -s "$dir/server.log" ] || fail "the server complained"
+[ "$sum" = "$(sha256sum <"$dir/vol")" ] || fail "the volume was written to"
+# The file system's LVM UUID is not that of the extent: a copy.
+printf '\x5a' | dd of="$dir/vol" bs=1 seek=$((0x100000 + 0x1100000 + 0x2000b1)) conv=notrunc status=none
+sum=$(sha256sum <"$dir/vol")
+serve_read_only
+grep -q 'mounted read-only: .*UUID' "$dir/server.log" || fail "no word of it"
+[ "$sum" = "$(sha256sum <"$dir/vol")" ] || fail "the volume was written to"
+"$vmcore" vmfs mkdir "$dir/vol" /new 2>/dev/null && fail "it was written to"
+echo "ok: read-only"

@@ -29,7 +29,8 @@ static const struct sub {
     {"export", "DISK FILE", "copy a disk to an image of the host", disk_export, 2, 2},
 };
 
-enum { KEY_JSON = 256, KEY_KIND, KEY_LOG, KEY_PHYSICAL, KEY_EXCLUSIVE, KEY_EXPERIMENTAL };
+enum { KEY_JSON = 256, KEY_KIND, KEY_LOG, KEY_PHYSICAL, KEY_EXCLUSIVE, KEY_EXPERIMENTAL,
+       KEY_READ_ONLY };
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
@@ -37,6 +38,9 @@ static const struct argp_option options[] = {
     {"force", 'f', 0, 0, "export: overwrite", 0},
     {"experimental", KEY_EXPERIMENTAL, 0, 0, "Write to VMFS6, which is not fully known", 0},
     {"exclusive", KEY_EXCLUSIVE, 0, 0, "Nobody else uses the volume: no locks between hosts", 0},
+    {"read-only", KEY_READ_ONLY, 0, 0,
+     "info, check, export: only read the volume, and do not wait for other hosts (none may be writing)",
+     0},
     {"kind", KEY_KIND, "KIND", 0, "create, clone, import: thin (usual), lazy, eager", 0},
     {"log", KEY_LOG, "FORMAT", 0, "snapshot: cowd (usual up to 2 TiB) or sesparse", 0},
     {"physical", KEY_PHYSICAL, 0, 0, "rdm: a physical mapping", 0},
@@ -57,6 +61,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         return 0;
     case 'f':
         c->vt.force = true;
+        return 0;
+    case KEY_READ_ONLY:
+        c->vt.read_only = true;
         return 0;
     case KEY_EXCLUSIVE:
         c->vt.exclusive = true;

@@ -29,6 +29,7 @@ static int mount_volume(struct disk_volume **volumes, const char *command, char 
     v->vt.async = true;
     v->vt.may_read_only = true;
     v->vt.exclusive = options->exclusive;
+    v->vt.read_only = options->read_only;
     v->vt.quiet = options->quiet;
     v->vt.experimental = options->experimental;
     int rc = vt_init(&v->vt);

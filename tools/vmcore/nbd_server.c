@@ -23,7 +23,13 @@
 #define REP_ERR_UNSUP   0x80000001u
 #define HANDSHAKE_FLAGS 3u                         /* fixed newstyle, no zeroes */
 #define EXPORT_FLAGS    (1u | 4u | 8u | 32u | 64u) /* flags, flush, FUA, trim, write zeroes */
+#define READ_ONLY       2u
 #define MAX_OPTION      4096u
+
+static uint16_t export_flags(const struct nbd_server *s)
+{
+    return htobe16(EXPORT_FLAGS | (s->read_only ? READ_ONLY : 0));
+}
 
 static int opt_reply(const struct nbd_server *s, uint32_t opt, uint32_t type, const void *data,
                      uint32_t n)
@@ -44,7 +50,7 @@ static int send_info(const struct nbd_server *s, uint32_t opt)
         uint16_t type;
         uint64_t size;
         uint16_t flags;
-    } __attribute__((packed)) info = {0, htobe64(s->size), htobe16(EXPORT_FLAGS)};
+    } __attribute__((packed)) info = {0, htobe64(s->size), export_flags(s)};
 
     if (opt_reply(s, opt, REP_INFO, &info, sizeof(info)) != 0)
         return -1;
@@ -57,7 +63,7 @@ static int send_export(const struct nbd_server *s, bool zeroes)
         uint64_t size;
         uint16_t flags;
         char zeroes[124];
-    } __attribute__((packed)) e = {htobe64(s->size), htobe16(EXPORT_FLAGS), {0}};
+    } __attribute__((packed)) e = {htobe64(s->size), export_flags(s), {0}};
 
     return s->put(s->ctx, &e, zeroes ? sizeof(e) : 10);
 }
@@ -138,6 +144,8 @@ static int request(const struct nbd_server *s, const struct request *q)
         return -1;
     if (cmd > NBD_ZEROES || cmd == NBD_CACHE || off > s->size || len > s->size - off)
         return EINVAL;
+    if (s->read_only && (cmd == NBD_WRITE || cmd == NBD_TRIM || cmd == NBD_ZEROES))
+        return EPERM;
     unsigned known = cmd == NBD_READ ? 0 : cmd == NBD_ZEROES ? NBD_FUA | NBD_NO_HOLE : NBD_FUA;
     int64_t done = s->act(s->ctx, cmd, off, len, be16toh(q->flags) & known);
     if (done < 0)

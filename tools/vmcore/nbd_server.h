@@ -3,6 +3,7 @@
 #ifndef NBD_SERVER_H
 #define NBD_SERVER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,6 +17,7 @@ enum nbd_cmd { NBD_READ, NBD_WRITE, NBD_DISC, NBD_FLUSH, NBD_TRIM, NBD_CACHE, NB
 
 struct nbd_server {
     uint64_t size; /* of the image, bytes */
+    bool read_only;
     char *buf;     /* NBD_MAX_REQUEST bytes: what is read and written */
     void *ctx;
     /* All of the bytes, or -1: the connection is over. */

@@ -366,13 +366,15 @@ static const struct fuse_operations operations = {
 int vt_mount_fuse(struct vt *t)
 {
     struct vmc_vmfs_info i;
-    int rc = vt_mount(t, t->arg[0], t->version == 6 && !t->experimental ? VMC_VMFS_RDONLY : 0);
 
+    t->may_read_only = true;
+    int rc = vt_mount(t, t->arg[0], 0);
     if (rc != 0)
         return rc;
     vmc_vmfs_info(t->v, &i);
     /* In the foreground: the process that keeps the lease is the one that was started. */
-    const char *args[] = {t->name, "-f", "-o", MOUNT_OPTIONS, t->arg[1], NULL};
+    const char *args[] = {
+        t->name, "-f", "-o", t->read_only ? MOUNT_OPTIONS ",ro" : MOUNT_OPTIONS, t->arg[1], NULL};
     rc = fuse_main(5, (char **)(uintptr_t)args, &operations, t);
     while (handles.next != &handles)
         (void)close_handle(handles.next); /* it was ended with files open; their data are written */

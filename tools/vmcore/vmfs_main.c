@@ -32,7 +32,7 @@ static const struct sub {
 };
 
 enum { KEY_JSON = 256, KEY_REPAIR, KEY_EXCLUSIVE, KEY_SIZE, KEY_BLOCK, KEY_FDS, KEY_WHOLE, KEY_KIND, KEY_EXPERIMENTAL,
-       KEY_SECONDS, KEY_LEASE, KEY_NO_WATCHDOG };
+       KEY_SECONDS, KEY_LEASE, KEY_NO_WATCHDOG, KEY_READ_ONLY };
 
 #define LEASE_MIN_S 2u
 #define LEASE_MAX_S 3600u
@@ -57,6 +57,8 @@ static const struct argp_option options[] = {
     {"seconds", KEY_SECONDS, "N", 0, "bench: for each measurement (1)", 0},
     {"lease", KEY_LEASE, "SECONDS", 0,
      "mount: a host that is silent for so long is replaced (16)", 0},
+    {"read-only", KEY_READ_ONLY, 0, 0,
+     "mount, nbd: only read, and do not wait for other hosts (none may be writing)", 0},
     {"no-watchdog", KEY_NO_WATCHDOG, 0, 0,
      "Go on after having been stopped for longer than the lease (for debuggers)", 0},
     {0},
@@ -135,6 +137,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         if (n < LEASE_MIN_S || n > LEASE_MAX_S)
             argp_error(st, "--lease: %u to %u seconds", LEASE_MIN_S, LEASE_MAX_S);
         t->lease_s = (uint32_t)n;
+        return 0;
+    case KEY_READ_ONLY:
+        t->read_only = true;
         return 0;
     case KEY_NO_WATCHDOG:
         t->no_watchdog = true;

@@ -150,16 +150,23 @@ int vt_nbd(struct vt *t)
     s.signals = take_signals(t); /* before there are threads */
     if (s.signals < 0)
         return EXIT_ERROR;
+    t->may_read_only = true;
     int rc = vt_mount(t, t->arg[0], 0);
     if (rc != 0)
         return rc;
-    if (vmc_vmfs_open(t->v, t->arg[1], VMC_VMFS_READ | VMC_VMFS_WRITE, &s.f, &t->err) != VMC_OK)
+    uint32_t how = t->read_only ? VMC_VMFS_READ : VMC_VMFS_READ | VMC_VMFS_WRITE;
+    if (vmc_vmfs_open(t->v, t->arg[1], how, &s.f, &t->err) != VMC_OK)
         return vt_close(t, vt_fail(t, t->arg[1]));
     if (vmc_vmfs_fstat(s.f, &st, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[1]);
     s.buf = aligned_alloc(4096, NBD_MAX_REQUEST);
-    struct nbd_server server = {
-        .size = st.bytes, .buf = s.buf, .ctx = &s, .get = get, .put = put, .act = act};
+    struct nbd_server server = {.size = st.bytes,
+                                .read_only = t->read_only,
+                                .buf = s.buf,
+                                .ctx = &s,
+                                .get = get,
+                                .put = put,
+                                .act = act};
     int fd = rc == 0 && s.buf != NULL ? unix_socket_listen(t->name, t->arg[2], 4) : -1;
     if (fd < 0)
         rc = EXIT_ERROR;

@@ -252,8 +252,10 @@ static void stop_beating(struct vt *t)
 int vt_mount(struct vt *t, const char *spec, uint32_t flags)
 {
     char name[32] = "vmcore", host[46];
-    bool ro = (flags & VMC_VMFS_RDONLY) != 0;
+    bool ro = t->read_only || (flags & VMC_VMFS_RDONLY) != 0;
     int rc = vt_open_devices(t, spec, ro);
+
+    flags |= ro ? VMC_VMFS_RDONLY : 0;
 
     if (rc == 0 && !ro && !t->exclusive && !t->no_watchdog)
         rc = make_watchdog(t);
@@ -275,12 +277,15 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
                                               t->watchdog != NULL ? vmc_host_watchdog_until : NULL,
                                           .lease_ctx = t->watchdog};
         int status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
-        if (status == VMC_ENOTSUP && !ro && t->may_read_only) {
-            if (!t->quiet)
-                fprintf(stderr, "%s: %s: %s\n", t->name, spec, t->err.text);
-            ro = true;
+        /* What cannot be written because of what it is; not what somebody is writing to. */
+        bool never = status == VMC_ENOTSUP || status == VMC_EPERM || status == VMC_EFORMAT;
+        struct vmc_error why = t->err;
+        if (never && !ro && t->may_read_only) {
+            ro = t->read_only = true;
             c.flags |= VMC_VMFS_RDONLY;
             status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
+            if (status == VMC_OK && !t->quiet)
+                fprintf(stderr, "%s: %s: mounted read-only: %s\n", t->name, spec, why.text);
         }
         if (status != VMC_OK)
             rc = vt_fail(t, spec);

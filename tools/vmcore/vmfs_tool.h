@@ -28,6 +28,7 @@ struct vt {
     bool json, quiet, repair, exclusive, force, recursive, parents, no_partition, experimental;
     bool no_watchdog;
     bool may_read_only; /* a volume that cannot be written is mounted read-only */
+    bool read_only;     /* asked for; it is so */
     const char *label, *format, *kind;
     uint64_t size, block;
     uint32_t version, fds, seconds, lease_s;
