@@ -205,6 +205,71 @@ elif gcc -m32 -g -w -ffreestanding -fno-pic -no-pie -nostdlib -static -Wl,-n,--b
     fi
 fi
 
+# The protocol by hand: steps are of one instruction whatever runs the vCPUs; a breakpoint is met each time
+# round; one that is left by a debugger that goes away stops nobody.
+guest round '\x90\x90\x90\xeb\xfb'
+cat >"$dir/steps.py" <<'PY'
+import json, re, socket, subprocess, sys
+vmcore, kernel, control, *options = sys.argv[1:]
+vm = subprocess.Popen([vmcore, "run", "--engine", "soft", "--kernel", kernel, "--load-at", "0x8000", "--gdb", "0",
+                       "--control", control, "--timeout", "500", *options],
+                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+line = vm.stderr.readline().decode()
+gdb = socket.create_connection(("127.0.0.1", int(re.search(r"127.0.0.1:(\d+)", line)[1])))
+gdb.settimeout(300)
+left = b""
+def command(text):
+    global left
+    gdb.sendall(b"$%s#%02x" % (text.encode(), sum(text.encode()) & 255))
+    while not (m := re.search(rb"\$([^#]*)#..", left)):
+        more = gdb.recv(65536)
+        assert more, "the connection is closed"
+        left += more
+    left = left[m.end():]
+    return m[1].decode()
+def rip():
+    return int(command("p10")[:2], 16)
+try:
+    command("QStartNoAckMode")
+    assert rip() == 0
+    for i in range(200):
+        assert command("vCont;s:1").startswith("T05thread:1;"), i
+        assert rip() == (i + 1) % 4, i
+    for i in range(50):
+        assert command("Z0,8002,1") == "OK"
+        assert command("c") == "T05thread:1;hwbreak:;", i
+        assert rip() == 2
+        assert command("z0,8002,1") == "OK"
+        command("vCont;s:1")
+    assert command("Z0,8002,1") == "OK"
+    gdb.close()
+    def call(method):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(control)
+        s.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode() + b"\n")
+        return json.loads(s.makefile().readline())["result"]
+    def instructions():
+        call("pause")
+        n = call("stats")["vcpus"][0]["instructions"]
+        call("resume")
+        return n
+    first = instructions()
+    while instructions() < first + 1000:
+        pass
+finally:
+    vm.kill()
+PY
+for options in "" "--deterministic" "--workers 1" "--cpus 2 --workers 2" "--cpus 2"; do
+    # shellcheck disable=SC2086
+    if timeout -k 5 400 python3 "$dir/steps.py" "$vmcore" "$dir/round" "$dir/steps.sock" $options >"$dir/out" 2>&1; then
+        echo "ok: steps and breakpoints $options"
+    else
+        echo "FAILED: steps and breakpoints $options:"
+        cat "$dir/out"
+        failed=1
+    fi
+done
+
 # Control socket and statistics.
 timeout -k 5 620 "$vmcore" run --engine soft $flat --kernel "$dir/spin" --control "$dir/sock" \
     --stats "$dir/stats.json" --timeout 600 >/dev/null 2>&1 </dev/null &

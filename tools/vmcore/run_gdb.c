@@ -133,17 +133,47 @@ static void accept_debugger(struct run_gdb *g)
     vmc_gdb_connected(g->stub);
 }
 
+#define MAX_KICKS 1000u
+#define MAX_TURNS 1000000u /* instructions of others before one of a certain vCPU */
+
+/* In deterministic mode the others have their turns first: the run stays the same run. */
+static int step_in_turns(struct run_vm *r, unsigned *vcpu, struct vmc_exit *x)
+{
+    const struct vmc_vcpu *want = vmc_vm_vcpu(r->vm, *vcpu);
+    struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = 1};
+    struct vmc_vcpu *who = NULL;
+    int rc = VMC_OK;
+
+    x->kind = VMC_EXIT_BUDGET;
+    for (unsigned n = 0; n < MAX_TURNS && rc == VMC_OK && x->kind == VMC_EXIT_BUDGET && who != want;
+         n++)
+        rc = vmc_vm_run(r->vm, &lim, &who, x);
+    for (unsigned i = 0; i < r->opt.cpus; i++)
+        if (vmc_vm_vcpu(r->vm, i) == who)
+            *vcpu = i;
+    return rc;
+}
+
 /* One instruction of one vCPU, on this thread, while all others stand. */
 static void step(struct run_gdb *g)
 {
+    struct run_vm *r = g->r;
     unsigned vcpu = vmc_gdb_step_vcpu(g->stub);
     struct vmc_run_limits lim = {.size = sizeof(lim), .max_insns = 1};
-    struct vmc_exit x = {0};
+    struct vmc_exit x = {.kind = VMC_EXIT_KICKED};
+    int rc = VMC_OK;
 
-    vmc_vm_resume(g->r->vm);
-    if (vmc_vcpu_run(vmc_vm_vcpu(g->r->vm, vcpu), &lim, &x) < 0)
+    run_runner_hold(r, true);
+    /* What was on its way when the VM stopped, a kick or a pause, ends it before it begins. */
+    for (unsigned n = 0; n < MAX_KICKS && rc == VMC_OK && x.kind == VMC_EXIT_KICKED; n++) {
+        vmc_vm_resume(r->vm);
+        rc = r->opt.deterministic ? step_in_turns(r, &vcpu, &x)
+                                  : vmc_vcpu_run(vmc_vm_vcpu(r->vm, vcpu), &lim, &x);
+    }
+    vmc_vm_pause(r->vm);
+    run_runner_hold(r, false);
+    if (rc < 0)
         x.kind = VMC_EXIT_BUDGET;
-    vmc_vm_pause(g->r->vm);
     vmc_gdb_stopped(g->stub, vcpu, &x);
 }
 

@@ -5,6 +5,7 @@
 
 #include "vmcore_cmd.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -14,11 +15,25 @@ struct run_runner {
     struct vmc_runner *runner;
     uint32_t id;
     bool attached;
+    atomic_bool held; /* no worker runs a vCPU, though the VM is not paused */
 };
 
 static int on_exit_of_vcpu(void *ctx, uint32_t index, int rc, struct vmc_exit *x)
 {
     return run_vcpu_left(ctx, index, rc, x) ? VMC_RUNNER_AGAIN : VMC_RUNNER_IDLE;
+}
+
+static bool is_held(void *ctx)
+{
+    const struct run_vm *r = ctx;
+
+    return atomic_load(&r->runner->held);
+}
+
+void run_runner_hold(struct run_vm *r, bool hold)
+{
+    if (r->runner != NULL)
+        atomic_store(&r->runner->held, hold);
 }
 
 int run_runner_attach(struct run_vm *r)
@@ -34,6 +49,7 @@ int run_runner_attach(struct run_vm *r)
                                                    .share = {.shares = 1000}},
                                          .vm = r->vm,
                                          .exit = on_exit_of_vcpu,
+                                         .held = is_held,
                                          .ctx = r};
     struct vmc_error err = {0};
 

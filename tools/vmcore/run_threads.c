@@ -177,11 +177,14 @@ void run_threads_halt(struct run_vm *r)
 
 void run_threads_resume(struct run_vm *r)
 {
-    vmc_board_resume(vmc_vm_board(r->vm));
-    vmc_vm_resume(r->vm);
+    /* First: workers run at once, and what stops the VM again must not be forgotten. */
     pthread_mutex_lock(&r->lock);
     r->paused = false;
     r->debug_stop = false;
+    pthread_mutex_unlock(&r->lock);
+    vmc_board_resume(vmc_vm_board(r->vm));
+    vmc_vm_resume(r->vm);
+    pthread_mutex_lock(&r->lock);
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }

@@ -161,6 +161,8 @@ bool run_vcpu_left(struct run_vm *r, unsigned vcpu, int rc, const struct vmc_exi
 int run_runner_attach(struct run_vm *r);
 int run_runner_start(struct run_vm *r);
 void run_runner_wait(struct run_vm *r);
+/* Until it is taken back, workers leave the vCPUs alone, whether the VM is paused or not. */
+void run_runner_hold(struct run_vm *r, bool hold);
 void run_runner_stop(struct run_vm *r);
 
 /* run_stats.c */
