@@ -111,12 +111,16 @@ static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t r
     if ((ref & SHARE_OBJECT) != 0) {
         uint32_t id = ref & ~SHARE_OBJECT;
         vmci_lock(&p->lock);
-        bool alive = share_is_ours(g->mark, vmci_object(p, id));
-        if (alive)
+        const struct vmci_object *o = vmci_object(p, id);
+        bool alive = share_is_ours(g->mark, o);
+        bool resident = alive && vmci_object_kind(o) == VMCI_O_RESIDENT;
+        if (resident)
+            *hash = sh->hash(vmci_frame(p, o->where), g->seed);
+        else if (alive)
             vmci_object_get(vmci_object(p, id));
         vmci_unlock(&p->lock);
-        if (!alive)
-            return false;
+        if (!alive || resident)
+            return alive;
         alive = vmci_object_read(p, id, sh->scratch) == VMC_OK;
         *hash = sh->hash(sh->scratch, g->seed);
         vmci_lock(&p->lock);
@@ -135,22 +139,33 @@ static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t r
     return true;
 }
 
-void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets)
+/* All entries of a bucket. Their pages are anywhere in memory, and asked for ahead. */
+static void move_bucket(struct vmc_share *sh, struct share_group *g, struct share_bucket *b)
 {
+    uint32_t ref[SHARE_WORDS + 1];
+    unsigned n = 0;
     uint64_t hash;
 
+    for (unsigned w = 0; w < g->old.ways; w++) {
+        ref[n] = share_slot_ref(&g->old, &(struct share_slot){.bucket = b, .way = w});
+        share_fetch_entry(sh, ref[n]);
+        n += ref[n] != SHARE_EMPTY;
+    }
+    ref[n] = SHARE_EMPTY;
+    g->old.count -= n;
+    for (unsigned i = 0; i < n; i++) {
+        share_fetch_page(sh, ref[i + 1]);
+        if (!rehash(sh, g, ref[i], &hash))
+            sh->stat.stale_hints++;
+        else if (share_table_add(&g->table, hash, ref[i]))
+            sh->stat.lost_hints++;
+    }
+}
+
+void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets)
+{
     for (; g->old.buckets != 0 && buckets > 0; buckets--) {
-        struct share_bucket *b = &g->old.bucket[g->moved++];
-        for (unsigned w = 0; w < g->old.ways; w++) {
-            uint32_t ref = share_slot_ref(&g->old, &(struct share_slot){.bucket = b, .way = w});
-            if (ref == SHARE_EMPTY)
-                continue;
-            g->old.count--;
-            if (!rehash(sh, g, ref, &hash))
-                sh->stat.stale_hints++;
-            else if (share_table_add(&g->table, hash, ref))
-                sh->stat.lost_hints++;
-        }
+        move_bucket(sh, g, &g->old.bucket[g->moved++]);
         if (g->moved == g->old.buckets)
             share_table_fini(sh->pool->pf, &g->old);
     }

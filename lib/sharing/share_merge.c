@@ -221,7 +221,7 @@ static void one(struct vmc_share *sh, const struct share_page *pg, struct vmc_sh
         return;
     enum verdict v = try_table(sh, &g->table, pg, out);
     if (v != MERGED && g->old.buckets != 0) {
-        share_group_move(sh, g, 2);
+        share_group_move(sh, g, 1);
         v = try_table(sh, g->old.buckets != 0 ? &g->old : &g->table, pg, out);
     }
     if (v == MERGED)
@@ -267,43 +267,50 @@ static void examine(struct vmc_share *sh, struct share_page *pg)
     share_table_prefetch(&g->table, pg->hash);
 }
 
-/* The first candidate, and what tells its frame. */
-static void guess(struct vmc_share *sh, struct share_page *pg)
+/* Nothing is certain about where a hint leads: what follows only reads ahead. */
+void share_fetch_entry(struct vmc_share *sh, uint32_t ref)
 {
-    const struct share_group *g = pg->group;
-    struct share_slot slot;
     uint64_t page;
 
-    if (pg->zero || g == NULL || share_table_find(&g->table, pg->hash, &slot, 1) == 0)
+    if (ref == SHARE_EMPTY)
         return;
-    pg->like = share_slot_ref(&g->table, &slot);
-    const struct vmc_space *s = NULL;
-    if ((pg->like & SHARE_OBJECT) != 0)
-        __builtin_prefetch(vmci_object(sh->pool, pg->like & ~SHARE_OBJECT));
-    else
-        s = vmci_space_of(sh->pool, pg->like, &page);
+    if ((ref & SHARE_OBJECT) != 0) {
+        __builtin_prefetch(vmci_object(sh->pool, ref & ~SHARE_OBJECT));
+        return;
+    }
+    const struct vmc_space *s = vmci_space_of(sh->pool, ref, &page);
     if (s != NULL)
         __builtin_prefetch(&s->map[page]);
 }
 
-/* Nothing is certain about what is guessed; it is only read ahead. */
-static void fetch_like(struct vmc_share *sh, const struct share_page *pg)
+void share_fetch_page(struct vmc_share *sh, uint32_t ref)
 {
     const struct vmc_pool *p = sh->pool;
     uint64_t page;
 
-    if (pg->like == SHARE_EMPTY)
+    if (ref == SHARE_EMPTY)
         return;
-    if ((pg->like & SHARE_OBJECT) != 0) {
-        const struct vmci_object *o = vmci_object(p, pg->like & ~SHARE_OBJECT);
+    if ((ref & SHARE_OBJECT) != 0) {
+        const struct vmci_object *o = vmci_object(p, ref & ~SHARE_OBJECT);
         if (vmci_object_kind(o) == VMCI_O_RESIDENT)
             fetch_frame(p, vmci_load_relaxed(&o->where), VMC_PAGE_SIZE);
         return;
     }
-    const struct vmc_space *s = vmci_space_of(sh->pool, pg->like, &page);
+    const struct vmc_space *s = vmci_space_of(sh->pool, ref, &page);
     uint32_t e = s != NULL ? vmci_load_relaxed(&s->map[page]) : 0;
     if (vmci_entry_state(e) == VMCI_E_PRIVATE)
         fetch_frame(p, vmci_entry_value(e), VMC_PAGE_SIZE);
+}
+
+static void guess(struct vmc_share *sh, struct share_page *pg)
+{
+    const struct share_group *g = pg->group;
+    struct share_slot slot;
+
+    if (pg->zero || g == NULL || share_table_find(&g->table, pg->hash, &slot, 1) == 0)
+        return;
+    pg->like = share_slot_ref(&g->table, &slot);
+    share_fetch_entry(sh, pg->like);
 }
 
 void share_flush(struct vmc_share *sh, struct vmc_share_result *out)
@@ -319,7 +326,7 @@ void share_flush(struct vmc_share *sh, struct vmc_share_result *out)
         guess(sh, &sh->batch[i]);
     for (unsigned i = 0; i < n; i++) {
         if (i + 1 < n)
-            fetch_like(sh, &sh->batch[i + 1]);
+            share_fetch_page(sh, sh->batch[i + 1].like);
         one(sh, &sh->batch[i], out);
     }
     sh->batched = 0;

@@ -6,12 +6,11 @@
  */
 #include "sharing/sharing_priv.h"
 
-#define SITE        "sharing"
-#define WINDOW      32u /* words of 64 pages before the order is chosen anew */
-#define EXPLORE     8u  /* every so many windows the order that yields less has its turn */
-#define CLOCK_WORDS 4u
-#define MIN_BUDGET  256u
-#define MAX_BUDGET  (1u << 22)
+#define SITE       "sharing"
+#define WINDOW     32u /* words of 64 pages before the order is chosen anew */
+#define EXPLORE    8u  /* every so many windows the order that yields less has its turn */
+#define MIN_BUDGET 256u
+#define MAX_BUDGET (1u << 22)
 
 static int entropy(const struct vmc_platform *pf, uint64_t *seed)
 {
@@ -258,27 +257,26 @@ static bool choose_random(struct vmc_share *sh)
 }
 
 static bool spent(const struct vmc_share *sh, const struct vmc_share_budget *b,
-                  const struct vmc_share_result *r, uint64_t start, uint64_t looks)
+                  const struct vmc_share_result *r, uint64_t start)
 {
     const struct vmc_platform *pf = sh->pool->pf;
 
     if (b->pages != 0 && r->visited >= b->pages)
         return true;
-    return b->ns != 0 && looks % CLOCK_WORDS == 0 && pf->now_ns(pf->ctx) - start >= b->ns;
+    return b->ns != 0 && pf->now_ns(pf->ctx) - start >= b->ns;
 }
 
 int vmc_share_scan(struct vmc_share *sh, const struct vmc_share_budget *b,
                    struct vmc_share_result *out)
 {
     const struct vmc_platform *pf = sh->pool->pf;
-    uint64_t start = b->ns != 0 ? pf->now_ns(pf->ctx) : 0, looks = 0;
+    uint64_t start = b->ns != 0 ? pf->now_ns(pf->ctx) : 0;
 
     *out = (struct vmc_share_result){0};
-    while (!out->pass_done && !spent(sh, b, out, start, looks)) {
+    while (!out->pass_done && !spent(sh, b, out, start)) {
         bool random = choose_random(sh);
         struct vmc_share_result before = *out;
-        for (unsigned i = 0; i < WINDOW && !out->pass_done && !spent(sh, b, out, start, looks);
-             i++, looks++) {
+        for (unsigned i = 0; i < WINDOW && !out->pass_done && !spent(sh, b, out, start); i++) {
             /* A random step first: the pass ends with the sequence in any case. */
             if (random)
                 step_random(sh, out);

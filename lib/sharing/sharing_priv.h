@@ -201,6 +201,9 @@ void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t m
 void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets);
 /* The group's index of similar pages, as large as its spaces need it by now. */
 int share_group_index(struct vmc_share *sh, struct share_group *g);
+/* Into the cache: what tells where the contents are that a hint leads to; the contents. */
+void share_fetch_entry(struct vmc_share *sh, uint32_t ref);
+void share_fetch_page(struct vmc_share *sh, uint32_t ref);
 /* Merge, or add as hints, what is in the batch. */
 void share_flush(struct vmc_share *sh, struct vmc_share_result *out);
 
