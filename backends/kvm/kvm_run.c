@@ -296,6 +296,11 @@ static int loop(struct kvm_evcpu *v, const struct vmc_run_limits *lim, struct vm
             return VMC_OK;
         }
         int rc = enter(v);
+        /* It may have been the timer, which runs by another clock than the deadline's. */
+        if (rc > 0 && lim->deadline_ns != 0 && !is_past(v, lim->deadline_ns)) {
+            v->timer_deadline = 0;
+            rc = arm(v, lim->deadline_ns) == VMC_OK ? 1 : VMC_EHOST;
+        }
         if (rc < 0)
             return rc;
         if (rc == 0 && kvm_decode_exit(v, out))

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "test_platform.h"
@@ -170,11 +171,43 @@ static void doorbells_ring_eventfds_without_an_exit(void **state)
     down(&f);
 }
 
+/* Half as fast as the kernel's. */
+static uint64_t slow_clock(void *ctx)
+{
+    struct timespec ts;
+
+    (void)ctx;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ((uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec) / 2;
+}
+
+static void deadlines_are_of_the_platform_s_clock(void **state)
+{
+    (void)state;
+    static const uint8_t spin[] = {0xeb, 0xfe};
+    struct fx *f = calloc(1, sizeof(*f));
+
+    up(f, spin, sizeof(spin));
+    f->tp.pf.now_ns = slow_clock;
+    alarm(60); /* instead of running for ever */
+    for (unsigned i = 0; i < 5; i++) {
+        struct vmc_run_limits lim = {.size = sizeof(lim),
+                                     .deadline_ns = slow_clock(NULL) + 10000000};
+        assert_int_equal(vmc_vcpu_run(f->v, &lim, &f->x), VMC_OK);
+        assert_int_equal(f->x.kind, VMC_EXIT_BUDGET);
+        assert_true(slow_clock(NULL) >= lim.deadline_ns);
+    }
+    alarm(0);
+    down(f);
+    free(f);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(coalesced_writes_arrive_in_order_with_the_next_exit),
         cmocka_unit_test(doorbells_ring_eventfds_without_an_exit),
+        cmocka_unit_test(deadlines_are_of_the_platform_s_clock),
     };
     struct vmc_platform pf = {.size = sizeof(pf)};
     struct vmc_engine_info *info = calloc(1, sizeof(*info));
