@@ -428,8 +428,7 @@ static void stop_vcpus(struct host_vm *vm)
 static void halt(struct host_vm *vm)
 {
     stop_vcpus(vm);
-    run_io_fail_waiting(&vm->run, true);
-    run_io_quiesce(&vm->run);
+    run_io_settle(&vm->run);
 }
 
 void host_vm_pause(struct host_vm *vm)

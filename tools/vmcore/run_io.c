@@ -300,6 +300,18 @@ void run_io_quiesce(struct run_vm *r)
         nanosleep(&nap, NULL);
 }
 
+void run_io_settle(struct run_vm *r)
+{
+    run_io_fail_waiting(r, true);
+    run_io_quiesce(r);
+    if (vmc_board_quiesce(vmc_vm_board(r->vm)) != VMC_EAGAIN)
+        return;
+    fprintf(stderr, "%s: waiting for a disk that does not answer\r\n", run_who);
+    do
+        run_io_quiesce(r);
+    while (vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN);
+}
+
 void run_io_stop(struct run_vm *r)
 {
     if (r->io == NULL)

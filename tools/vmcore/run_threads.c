@@ -171,8 +171,7 @@ void run_threads_pause(struct run_vm *r)
 void run_threads_halt(struct run_vm *r)
 {
     stop_vcpus(r);
-    run_io_fail_waiting(r, true);
-    run_io_quiesce(r);
+    run_io_settle(r);
 }
 
 void run_threads_resume(struct run_vm *r)

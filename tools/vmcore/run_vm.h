@@ -117,6 +117,11 @@ bool run_io_disk_waits(const struct run_vm *r, unsigned i);
 bool run_io_waits(const struct run_vm *r);
 /* With the vCPUs stopped: until requests in flight have finished, but for those that wait for space. */
 void run_io_quiesce(struct run_vm *r);
+/*
+ * The same before memory gets other contents: however long it takes, as what is in flight goes to the
+ * memory of now. Writes that wait for space fail.
+ */
+void run_io_settle(struct run_vm *r);
 /* Ends the network threads, and lets no write wait: before the machine is destroyed. */
 void run_io_stop(struct run_vm *r);
 /* Closes the disks: after it. */
