@@ -72,6 +72,14 @@ void vmci_virtio_leave(struct vmc_virtio *dev)
     }
 }
 
+/* By whoever is the last one inside, now or later. */
+static void ask_reset(struct vmc_virtio *dev)
+{
+    (void)__atomic_fetch_or(&dev->stop, VMCI_VSTOP_RESET, __ATOMIC_SEQ_CST);
+    vmci_virtio_hold(dev, 1);
+    vmci_virtio_leave(dev);
+}
+
 /* ---- working on queues --------------------------------------------------------------------- */
 
 void vmci_vq_irq(struct vmci_vq *q)
@@ -255,9 +263,7 @@ void vmci_virtio_set_status(struct vmc_virtio *dev, uint32_t value)
                              VMCI_VS_DRIVER_OK | VMCI_VS_FAILED;
 
     if (value == 0) { /* the status reads 0 once nothing is in flight any more */
-        (void)__atomic_fetch_or(&dev->stop, VMCI_VSTOP_RESET, __ATOMIC_SEQ_CST);
-        vmci_virtio_hold(dev, 1);
-        vmci_virtio_leave(dev);
+        ask_reset(dev);
         return;
     }
     if ((vmci_load_acquire(&dev->stop) & VMCI_VSTOP_RESET) != 0)
@@ -323,11 +329,21 @@ void vmci_virtio_config_write(struct vmc_virtio *dev, uint64_t offset, unsigned 
 
 /* ---- life cycle ---------------------------------------------------------------------------- */
 
+/*
+ * Of an idle device: at once. Requests that are in flight nevertheless are nobody's from now on, and the
+ * status stays until they have ended.
+ */
 void vmci_virtio_dev_reset(void *ctx)
 {
     struct vmc_virtio *dev = ctx;
 
-    reset_now(dev);
+    for (unsigned i = 0; i < dev->queue_count; i++) {
+        struct vmci_vq *q = &dev->queue[i];
+        vmci_lock(&q->lock);
+        q->enabled = false;
+        vmci_unlock(&q->lock);
+    }
+    ask_reset(dev);
     vmc_pci_func_reset(dev->func);
 }
 

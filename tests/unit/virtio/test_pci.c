@@ -197,6 +197,33 @@ static void quiesce_drains_and_resume_goes_on(void **state)
     rig_close(&r);
 }
 
+/* The driver after a reset of the machine waits for the end of what is in flight, and does not see it. */
+static void a_request_in_flight_delays_a_machine_reset(void **state)
+{
+    (void)state;
+    struct rig r;
+    unsigned id;
+    uint32_t len;
+    rig_create(&r, NULL, false);
+    assert_true(vd_start(&r.v, RIG_F_FLUSH, 1));
+    r.disk.hold = true;
+    (void)rig_add(&r, 0, 1, 0, 512);
+    vd_kick(&r.v, 0);
+    vmc_board_reset(&r.b.bd);
+    r.disk.hold = false;
+    assert_true(vd_probe(&r.v, &r.b, r.dev, false));
+    assert_int_not_equal(vd_status(&r.v), 0);
+    assert_true(mem_disk_finish(&r.disk));
+    assert_int_equal(vd_status(&r.v), 0);
+    assert_true(vd_start(&r.v, RIG_F_FLUSH, 1));
+    assert_false(vd_pop(&r.v, 0, &id, &len));
+    (void)rig_add(&r, 1, 1, 1, 512);
+    vd_kick(&r.v, 0);
+    assert_true(vd_pop(&r.v, 0, &id, &len));
+    assert_false(vd_pop(&r.v, 0, &id, &len));
+    rig_close(&r);
+}
+
 static size_t save(struct rig *r, unsigned char *buf, size_t room)
 {
     struct vmc_device *d = r->b.bd.devices;
@@ -415,6 +442,7 @@ int main(void)
         cmocka_unit_test(access_capability_reaches_the_registers),
         cmocka_unit_test(interrupt_pin_works_without_msix),
         cmocka_unit_test(quiesce_drains_and_resume_goes_on),
+        cmocka_unit_test(a_request_in_flight_delays_a_machine_reset),
         cmocka_unit_test(saved_state_continues_in_another_machine),
         cmocka_unit_test(damaged_state_is_refused_and_changes_nothing),
         cmocka_unit_test(creation_fails_cleanly_without_memory),
