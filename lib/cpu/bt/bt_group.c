@@ -243,12 +243,22 @@ static bool addressed(const struct vmci_insn *in, struct em_addr *at)
     return at->base != EM_NONE || at->index != EM_NONE;
 }
 
+/* Is the address a number that a register may hold as a constant? */
+static bool constant(const struct scan *s, const struct em_addr *at, int64_t *n)
+{
+    struct value base = s->v[at->base], index = s->v[at->index];
+
+    *n = (int64_t)base.off + ((int64_t)index.off << at->scale) + at->disp;
+    return base.root == ROOT_ZERO && index.root == ROOT_ZERO && is_small(*n);
+}
+
 /* Does the instruction only give its register a value that is known? */
 static bool copied(struct scan *s, const struct vmci_insn *in)
 {
     const struct vmci_opnd *to = &in->opnd[0], *from = &in->opnd[1];
     struct em_addr at;
     struct bt_ref r;
+    int64_t n;
 
     if (in->nopnd < 1 || to->kind != VMCI_OPND_GPR || in->opsize < 4)
         return false;
@@ -272,7 +282,13 @@ static bool copied(struct scan *s, const struct vmci_insn *in)
         set(s, to->reg, (struct value){ROOT_ZERO, 0}, 0);
         return true;
     case VMCI_OP_LEA:
-        if (in->opsize != 8 || !addressed(in, &at) || !simplify(s, &at, &r) || r.index != EM_NONE)
+        if (in->opsize != 8 || !addressed(in, &at))
+            return false;
+        if (constant(s, &at, &n)) {
+            set(s, to->reg, (struct value){ROOT_ZERO, 0}, n);
+            return true;
+        }
+        if (!simplify(s, &at, &r) || r.index != EM_NONE)
             return false;
         set(s, to->reg, s->v[r.reg], (int64_t)r.more + at.disp);
         return true;

@@ -91,10 +91,15 @@ static void put_back(struct program *p, size_t to)
 /* A loop with as many rounds each time: few, or many down a column. */
 static void put_loop(struct program *p)
 {
-    static const uint8_t zero[] = {0x31, 0xc0};                        /* xor eax, eax */
-    static const uint8_t eight[] = {0xb8, 8, 0, 0, 0};                 /* mov eax, 8 */
-    static const uint8_t add[] = {0x48, 0x83, 0xc0, 8};                /* add rax, 8 */
-    static const uint8_t dec[] = {0xff, 0xc9};                         /* dec ecx */
+    static const uint8_t zero[] = {0x31, 0xc0};                  /* xor eax, eax */
+    static const uint8_t eight[] = {0xb8, 8, 0, 0, 0};           /* mov eax, 8 */
+    static const uint8_t add[] = {0x48, 0x83, 0xc0, 8};          /* add rax, 8 */
+    static const uint8_t lea[] = {0x48, 0x8d, 0x40, 8};          /* lea rax, [rax + 8] */
+    static const uint8_t doubled[] = {0x48, 0x8d, 0x5c, 0,    8, /* lea rbx, [rax + rax + 8] */
+                                      0x48, 0x89, 0x04, 0x1a,    /* mov [rdx + rbx], rax */
+                                      0x48, 0x8d, 0x58, 8,       /* lea rbx, [rax + 8] */
+                                      0x48, 0x03, 0x1c, 0x1e};   /* add rbx, [rsi + rbx] */
+    static const uint8_t dec[] = {0xff, 0xc9};                   /* dec ecx */
     static const uint8_t down[] = {0x48, 0x81, 0xc2, 0x80, 1,    0, 0, /* add rdx, 384 */
                                    0x66, 0x0f, 0x6f, 0x0a,             /* movdqa xmm1, [rdx] */
                                    0x66, 0x0f, 0xd4, 0x4a, 0x10,       /* paddq xmm1, [rdx + 16] */
@@ -126,7 +131,9 @@ static void put_loop(struct program *p)
         cmp[3] = 24;
     size_t top = p->n;
     put_steps(p, 5, kind == 1);
-    put(p, add, sizeof(add));
+    if (rnd(3) == 0)
+        put(p, doubled, sizeof(doubled));
+    put(p, rnd(2) == 0 ? add : lea, sizeof(add));
     put(p, cmp, sizeof(cmp));
     put_back(p, top);
 }
