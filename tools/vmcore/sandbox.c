@@ -114,23 +114,16 @@ static int allow(scmp_filter_ctx ctx, const int *calls, size_t n)
     return 0;
 }
 
-/* New memory is never executable, but for code caches made after confinement. */
-static int allow_memory(scmp_filter_ctx ctx, bool code)
+/* New memory is never executable: code caches were made before. */
+static int allow_memory(scmp_filter_ctx ctx)
 {
-    if (code) {
-        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 0);
-        if (rc == 0)
-            rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(memfd_create), 0);
-        if (rc != 0)
-            return rc;
-    } else {
-        int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-                                  SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-        if (rc != 0)
-            return rc;
-    }
-    return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-                            SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    static const int calls[] = {SCMP_SYS(mmap), SCMP_SYS(mprotect)};
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < sizeof(calls) / sizeof(calls[0]); i++)
+        rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 1,
+                              SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    return rc;
 }
 
 /* Threads of this process are kicked, nobody else's. */
@@ -185,7 +178,7 @@ int sandbox_enter(const struct sandbox_needs *needs)
     if (rc == 0)
         rc = allow_signals(ctx);
     if (rc == 0)
-        rc = allow_memory(ctx, needs->code_memory);
+        rc = allow_memory(ctx);
     if (rc == 0)
         rc = allow_ioctls(ctx, needs);
     if (rc == 0 && !dumpable && prctl(PR_SET_DUMPABLE, 0) != 0)

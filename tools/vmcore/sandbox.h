@@ -9,7 +9,6 @@ struct sandbox_needs {
     bool network;     /* user-mode networking opens sockets */
     bool kvm;         /* ioctls on KVM descriptors */
     bool paging;      /* page faults of KVM guests are answered (userfaultfd) */
-    bool code_memory; /* executable memory is mapped after confinement */
 };
 
 /*
