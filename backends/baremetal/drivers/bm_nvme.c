@@ -66,7 +66,6 @@ struct nvme {
     uint64_t busy;
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, [1] begun, [2] finished,
                                             [3] failed, [4] namespace */
-    bool dead;
     char model[41];
 };
 
@@ -178,7 +177,7 @@ out:
 /* With the lock. */
 static void pump(struct nvme *c)
 {
-    while (c->first != NULL && c->busy != (1ull << (DEPTH - 1)) - 1 && !c->dead) {
+    while (c->first != NULL && c->busy != (1ull << (DEPTH - 1)) - 1) {
         struct vmc_block_req *r = c->first;
         const struct ns *ns = r->backend[4];
         unsigned s = (unsigned)__builtin_ctzll(~c->busy);
