@@ -3,6 +3,7 @@
 #include "cpu/hw/svm_int.h"
 
 #define RFLAGS_KNOWN 0x3f7fd5ull
+#define CR0_HOST     (VMC_CR0_CD | VMC_CR0_NW)
 
 static struct vmcb *vmcb_of(const struct hw_vcpu *v)
 {
@@ -23,9 +24,9 @@ void svm_setup(struct hw_vcpu *v)
     /* #AC, #DB: loops in their delivery; #DF: see svm_exit.c. */
     b->exceptions = 1u << VMC_VEC_AC | 1u << VMC_VEC_DB | 1u << VMC_VEC_MC | 1u << VMC_VEC_DF |
                     (nested ? 0 : 1u << VMC_VEC_PF);
-    b->misc1 = SVM_I_INTR | SVM_I_NMI | SVM_I_SMI | SVM_I_INIT | SVM_I_RDPMC | SVM_I_CPUID |
-               SVM_I_RSM | SVM_I_INVD | SVM_I_HLT | SVM_I_INVLPGA | SVM_I_IOIO | SVM_I_MSR |
-               SVM_I_TASK | SVM_I_FERR | SVM_I_SHUTDOWN | (nested ? 0 : SVM_I_INVLPG);
+    b->misc1 = SVM_I_INTR | SVM_I_NMI | SVM_I_SMI | SVM_I_INIT | SVM_I_CR0_SEL | SVM_I_RDPMC |
+               SVM_I_CPUID | SVM_I_RSM | SVM_I_INVD | SVM_I_HLT | SVM_I_INVLPGA | SVM_I_IOIO |
+               SVM_I_MSR | SVM_I_TASK | SVM_I_FERR | SVM_I_SHUTDOWN | (nested ? 0 : SVM_I_INVLPG);
     b->misc2 = SVM_I_VMRUN | SVM_I_VMMCALL | SVM_I_VMLOAD | SVM_I_VMSAVE | SVM_I_STGI | SVM_I_CLGI |
                SVM_I_SKINIT | SVM_I_WBINVD | SVM_I_MONITOR | SVM_I_MWAIT | SVM_I_XSETBV |
                SVM_I_RDPRU;
@@ -120,9 +121,9 @@ static void pull_control(struct hw_vcpu *v)
     hw_pull_xcr0(v);
     if (!v->vm->nested)
         return; /* the others are what the last push said */
-    st->cr0 = b->cr0;
+    /* Bits that are not passed on change with an exit; so does all of CR4. */
+    st->cr0 = (b->cr0 & ~CR0_HOST) | (st->cr0 & CR0_HOST);
     st->cr3 = b->cr3;
-    st->cr4 = b->cr4;
     st->efer = b->efer & ~VMC_EFER_SVME;
     /* The processor reads PDPTEs as it walks; the software CPU wants them beforehand. */
     vmci_emulator_paging(v->emu, &pg);
@@ -184,11 +185,13 @@ static void push_control(struct hw_vcpu *v)
 
     hw_code_forget(v);
     /* Nobody but the host switches caches off (see vmx_state.c). */
-    b->cr0 = st->cr0 & ~(VMC_CR0_CD | VMC_CR0_NW);
+    b->cr0 = st->cr0 & ~CR0_HOST;
     b->cr4 = st->cr4 | (v->vm->hw->read_cr(hw_ctx(v), 4) & VMC_CR4_MCE);
     b->cr3 = st->cr3;
     b->cr2 = st->cr2;
     b->efer = st->efer | VMC_EFER_SVME;
+    if (v->vm->nested)
+        b->cr_read = (b->cr0 != st->cr0) | (b->cr4 != st->cr4) << 4;
     if (!v->vm->nested) {
         /* Always paged, with tables that have NX; real mode pages too (APM 2 15.19). */
         b->cr0 |= VMC_CR0_PG | VMC_CR0_WP;

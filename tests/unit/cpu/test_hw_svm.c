@@ -19,6 +19,8 @@ static struct {
     bool takes; /* the first entry delivers a virtual interrupt */
     uint8_t virq, vector, first_virq, first_vector;
     uint32_t misc1, first_misc1;
+    uint64_t first_cr0, first_cr4;
+    uint16_t first_cr_read;
     uint64_t rip;
     uint64_t exit_rip; /* 0: as entered */
     uint64_t next_rip;
@@ -44,6 +46,9 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
         play.first_event = b->event_inj;
         play.first_misc1 = b->misc1;
         play.first_virq = b->v_irq;
+        play.first_cr0 = b->cr0;
+        play.first_cr4 = b->cr4;
+        play.first_cr_read = b->cr_read;
         play.first_vector = b->v_vector;
         if (play.takes)
             b->v_irq = 0;
@@ -279,6 +284,33 @@ static void events(void **state)
     end();
 }
 
+/* CD and NW are not the guest's, machine checks are the host's; the guest reads what it wrote. */
+static void bits_of_the_host(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    model.cr[4] |= VMC_CR4_MCE;
+    model.v->st.cr0 |= VMC_CR0_CD | VMC_CR0_NW;
+    model.v->st.cr4 &= ~VMC_CR4_MCE;
+    uint64_t cr0 = model.v->st.cr0, cr4 = model.v->st.cr4;
+    hw_changed(model.v, VMC_ST_CTRL);
+    run(SVM_PAUSE);
+    assert_int_equal(play.first_cr0 & (VMC_CR0_CD | VMC_CR0_NW), 0);
+    assert_int_equal(play.first_cr4 & VMC_CR4_MCE, VMC_CR4_MCE);
+    assert_int_equal(play.first_cr_read, 1u << 0 | 1u << 4);
+    assert_int_not_equal(play.first_misc1 & SVM_I_CR0_SEL, 0);
+    hw_need(model.v, VMC_ST_CTRL);
+    assert_int_equal(model.v->st.cr0, cr0);
+    assert_int_equal(model.v->st.cr4, cr4);
+    model.v->st.cr0 = cr0 & ~(VMC_CR0_CD | VMC_CR0_NW);
+    model.v->st.cr4 = cr4 | VMC_CR4_MCE;
+    model.v->st.activity = VMC_RUN_RUNNING;
+    hw_changed(model.v, VMC_ST_CTRL);
+    run(SVM_PAUSE);
+    assert_int_equal(play.first_cr_read, 0); /* the guest's are the processor's */
+    end();
+}
+
 /* A processor that does not exit from XSETBV: what the guest set is its state, and stays. */
 static void xcr0_changes_unseen(void **state)
 {
@@ -481,6 +513,7 @@ int main(void)
         cmocka_unit_test(decode_assists_name_operands),
         cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(events),
+        cmocka_unit_test(bits_of_the_host),
         cmocka_unit_test(xcr0_changes_unseen),
         cmocka_unit_test(interrupts_are_offered),
         cmocka_unit_test(only_injected_events_are_delivered_again),
