@@ -267,6 +267,13 @@ static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
     rc = vmci_fs_find_partition(v->pf, &d->bd, &d->info, &d->part_off, &d->part_bytes, err);
     if (rc == VMC_EFORMAT && bare_volume(v, d, x))
         return VMC_OK;
+    if (rc == VMC_EFORMAT && v->ro &&
+        vmci_fs_guess_partition(v->pf, &d->bd, &d->info, &d->part_off, &d->part_bytes)) {
+        struct vmc_error why;
+        vmci_error(&why, VMC_EFORMAT, site, "no table names the partition at 0x%llx",
+                   (unsigned long long)d->part_off);
+        rc = vmci_fs_doubt(v, &why, err);
+    }
     return rc == VMC_OK ? read_header(v, d, x, err) : rc;
 }
 

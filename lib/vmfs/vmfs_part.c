@@ -68,14 +68,17 @@ static bool take(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
     return true;
 }
 
-/* lba: as the disk had it; an image of a disk with sectors of 4 KiB does not say so. */
+/*
+ * lba: as the disk had it; an image of a disk with sectors of 4 KiB does not say so. at: of the
+ * header, in bytes.
+ */
 static bool find_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
-                     const struct vmc_block_info *info, uint32_t lba, uint64_t *off,
+                     const struct vmc_block_info *info, uint32_t lba, uint64_t at, uint64_t *off,
                      uint64_t *bytes)
 {
     uint8_t h[92], e[48];
 
-    if (!read_bytes(pf, bd, info, lba, h, sizeof(h)) || memcmp(h, "EFI PART", 8) != 0)
+    if (!read_bytes(pf, bd, info, at, h, sizeof(h)) || memcmp(h, "EFI PART", 8) != 0)
         return false;
     uint64_t table = vmci_ld_le64(h + 72);
     uint32_t count = VMCI_MIN(vmci_ld_le32(h + 80), GPT_ENTRIES_MAX);
@@ -128,11 +131,29 @@ static bool find_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *b
     return false;
 }
 
+bool vmci_fs_guess_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
+                             const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes)
+{
+    static const uint32_t lbas[] = {FS_SECTOR, FS_PAGE};
+    static const uint32_t starts[] = {GPT_FIRST_LBA, 128, 63}; /* of ESX from 5 on, 3 and 4 */
+
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(lbas); i++)
+        if (info->bytes > lbas[i] &&
+            find_gpt(pf, bd, info, lbas[i], vmci_align_down(info->bytes, lbas[i]) - lbas[i], off,
+                     bytes))
+            return true;
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(starts); i++)
+        if (take(pf, bd, info, starts[i] * (uint64_t)FS_SECTOR, UINT64_MAX, off, bytes))
+            return true;
+    return false;
+}
+
 int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                            const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes,
                            struct vmc_error *err)
 {
     uint8_t mbr[FS_PAGE];
+    uint32_t other = info->sector_bytes == FS_PAGE ? FS_SECTOR : FS_PAGE;
 
     if (is_lvm(pf, bd, info, 0)) {
         *off = 0;
@@ -147,8 +168,8 @@ int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_block
     if (rc != VMC_OK)
         return rc;
     if (vmci_ld_le16(mbr + 510) == 0xAA55 &&
-        (find_gpt(pf, bd, info, info->sector_bytes, off, bytes) ||
-         find_gpt(pf, bd, info, info->sector_bytes == FS_PAGE ? FS_SECTOR : FS_PAGE, off, bytes) ||
+        (find_gpt(pf, bd, info, info->sector_bytes, info->sector_bytes, off, bytes) ||
+         find_gpt(pf, bd, info, other, other, off, bytes) ||
          find_mbr(pf, bd, info, mbr, off, bytes)))
         return VMC_OK;
     return vmci_error(err, VMC_EFORMAT, SITE("partition"),

@@ -318,6 +318,9 @@ uint64_t vmci_fs_now(const struct vmc_vmfs *v);
 uint32_t vmci_fs_wall(const struct vmc_vmfs *v);
 
 /* vmfs_part.c */
+/* Where one may have been whose table is gone: by its copy at the end, by where hosts make it. */
+bool vmci_fs_guess_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
+                             const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes);
 int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                            const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes,
                            struct vmc_error *err);

@@ -407,11 +407,43 @@ static void logical_partition(void **state)
     teardown(&w);
 }
 
+static const unsigned char vmfs[16] = {0x2a, 0xe0, 0x31, 0xaa, 0x0f, 0x40, 0xdb, 0x11,
+                                       0x95, 0x90, 0x00, 0x0c, 0x29, 0x11, 0xd1, 0xb8};
+
+/* Somebody cleared the beginning of the disk: the partition is where it always is, or where the
+ * copy of its table says. */
+static void table_that_is_gone(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+
+    setup(&w);
+    partition_at(&w, MIB);
+    read_all(&w, 1);
+    refused(&w, 1, "no VMFS");
+    test_disk_fini(&w.disk[0]);
+    partition_at(&w, 3 * MIB);
+    assert_int_equal(mount(&w, 1, VMC_VMFS_RDONLY, &v), VMC_EFORMAT);
+    uint64_t last = w.disk[0].bytes / 512 - 1;
+    unsigned char *h = w.disk[0].data + last * 512, *e = h - 32 * 512;
+    memcpy(h, "EFI PART", 8);
+    vmci_st_le64(h + 72, last - 32);
+    vmci_st_le32(h + 80, 128);
+    vmci_st_le32(h + 84, 128);
+    memcpy(e, vmfs, 16);
+    vmci_st_le64(e + 32, 3 * MIB / 512);
+    vmci_st_le64(e + 40, last - 33);
+    ok(&w, mount(&w, 1, VMC_VMFS_RDONLY, &v));
+    assert_true(read_back(&w, v, 0, 0, BIG));
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    refused(&w, 1, "no VMFS");
+    teardown(&w);
+}
+
 /* An image of a disk with sectors of 4 KiB, looked at in sectors of 512 bytes. */
 static void large_sectors(void **state)
 {
-    static const unsigned char vmfs[16] = {0x2a, 0xe0, 0x31, 0xaa, 0x0f, 0x40, 0xdb, 0x11,
-                                           0x95, 0x90, 0x00, 0x0c, 0x29, 0x11, 0xd1, 0xb8};
     (void)state;
     struct world w;
 
@@ -443,6 +475,7 @@ int main(void)
         cmocka_unit_test(copy_that_ends_early),
         cmocka_unit_test(without_volume_manager),
         cmocka_unit_test(logical_partition),
+        cmocka_unit_test(table_that_is_gone),
         cmocka_unit_test(large_sectors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
