@@ -258,7 +258,10 @@ static int check_counts(struct fsck *f, struct fs_inode *ino, const struct tally
         bad = true;
     }
     uint64_t block = vmci_fs_md64(ino, FD_BLOCK);
-    if (f->v->g.version >= 5 && (block == 0 || ino->md[FD_LOG2] != __builtin_ctzll(block))) {
+    /* Files from before an upgrade of VMFS3 have none. */
+    bool none = f->v->g.version == 5 && ino->md[FD_LOG2] == 0;
+    if (f->v->g.version >= 5 && !none &&
+        (block == 0 || ino->md[FD_LOG2] != __builtin_ctzll(block))) {
         vmci_fs_ck_report(f, fix, "file 0x%08x: logarithm of the block size is %u", ino->addr,
                           ino->md[FD_LOG2]);
         bad = true;
@@ -316,11 +319,13 @@ int vmci_fs_ck_inodes(struct fsck *f, struct vmc_error *err)
 
     for (uint64_t c = 0; c < r->clusters; c++) {
         uint64_t lv;
-        uint8_t *md;
+        uint8_t *md = NULL;
         struct fs_page *p;
         uint8_t copy[FS_SECTOR];
         uint32_t total = vmci_fs_res_total(r, c);
         int rc = vmci_fs_res_cluster(f->v, r, c, &lv, &md, &p, err);
+        if (rc == VMC_EFORMAT && md != NULL)
+            rc = VMC_OK; /* reported with the maps */
         if (rc != VMC_OK)
             return rc;
         memcpy(copy, md, sizeof(copy));

@@ -471,6 +471,23 @@ static void space_of_a_damaged_cluster(void **state)
     teardown(&w);
 }
 
+/* The checker goes on behind a header that is wrong, and takes files from before an upgrade as they
+ * are. */
+static void check_of_others(void **state)
+{
+    (void)state;
+    struct world w;
+
+    setup(&w);
+    for (unsigned i = 0; i < 8 + DEPTH; i++)
+        w.disk.data[FD(i) + 0x200 + FD_LOG2] = 0;
+    assert_int_equal(errors(&w), 0);
+    vmci_st_le32(w.disk.data + LV + 0x410000 + 0x400, 0); /* type of the second lock of .fdc.sf */
+    assert_int_equal(errors(&w), 1);
+    assert_non_null(strstr(w.report, ".fdc.sf 1: lock"));
+    teardown(&w);
+}
+
 /* The descriptor says another size of sub-blocks than their file, as if it had been upgraded. */
 static void other_sub_blocks(void **state)
 {
@@ -538,6 +555,7 @@ int main(void)
         cmocka_unit_test(raw_device),
         cmocka_unit_test(damaged_system_files),
         cmocka_unit_test(space_of_a_damaged_cluster),
+        cmocka_unit_test(check_of_others),
         cmocka_unit_test(other_sub_blocks),
         cmocka_unit_test(entry_of_another_generation),
         cmocka_unit_test(other_blocks_of_files),
