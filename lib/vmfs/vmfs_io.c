@@ -241,6 +241,15 @@ static bool all_mapped(const struct fs_inode *ino, const struct vmc_block_req *r
     return true;
 }
 
+/* More pieces than a slot holds, and not of whole sectors: what is cut off them might not be, either. */
+static bool awkward(const struct vmc_block_req *req)
+{
+    for (uint32_t i = 0; i < req->iov_count && req->iov_count > SLOT_IOVS; i++)
+        if (req->iov[i].bytes % FS_SECTOR != 0)
+            return true;
+    return false;
+}
+
 /* The iovec of bytes at .. at + len of the parent; returns how many bytes fitted. */
 static uint64_t sub_iov(struct fs_io_slot *s, uint64_t at, uint64_t len, uint32_t *count)
 {
@@ -500,7 +509,7 @@ static int file_submit(void *ctx, struct vmc_block_req *req)
     int rc = submit_one(s, req);
     if (likely(rc >= 0))
         return rc;
-    if (!all_mapped(ino, req)) {
+    if (!all_mapped(ino, req) || awkward(req)) {
         slot_put(s);
         return slow(f, req);
     }
