@@ -154,6 +154,14 @@ static int clear_busy(struct vmci_cpu *cpu, uint64_t la)
     return vmci_mark_sys(cpu, la + 5, 0, SYS_TYPE_BUSY, &old);
 }
 
+/* What was saved is what a task that is switched to itself finds. */
+static bool overlap(const struct vmci_cpu *cpu, const struct sys_task *t)
+{
+    uint32_t apart = (uint32_t)(desc_base(&t->d) - cpu->seg[VMC_TR].base);
+
+    return apart < TSS32_BYTES || -apart < TSS32_BYTES;
+}
+
 /* ---- before the commit point ------------------------------------------------------------------ */
 
 struct plan {
@@ -247,45 +255,60 @@ static int load_ldt(struct vmci_cpu *cpu, uint16_t sel, unsigned ext)
     return 0;
 }
 
-static int load_cs(struct vmci_cpu *cpu, uint16_t sel, unsigned ext)
+/* The descriptor of the selector, or zeros where there is none. */
+static int peek(struct vmci_cpu *cpu, uint16_t sel, unsigned ext, struct sys_desc *d)
 {
-    struct sys_desc d = {0};
-    unsigned rpl = sys_rpl(sel);
-    int r;
+    uint64_t la;
 
-    if (sys_null(sel))
-        return sys_raise_sel(cpu, VMC_VEC_TS, sel, ext);
-    r = sys_desc_read(cpu, sel, VMC_VEC_TS, ext, &d);
-    if (r != 0)
-        return r;
-    if (!sys_d_is_code(&d) ||
-        (sys_d_conforming(&d) ? sys_d_dpl(&d) > rpl : sys_d_dpl(&d) != rpl))
-        return sys_raise_sel(cpu, VMC_VEC_TS, sel, ext);
-    if (!sys_d_present(&d))
-        return sys_raise_sel(cpu, VMC_VEC_NP, sel, ext);
-    r = sys_desc_set_accessed(cpu, &d);
-    if (r == 0)
-        sys_desc_to_seg(&d, sel, &cpu->seg[VMC_CS]);
-    return r;
+    if (sys_null(sel) || !sys_desc_addr(cpu, sel, 8, &la))
+        return 0;
+    return sys_desc_read(cpu, sel, VMC_VEC_TS, ext, d);
 }
 
 static int load_ss(struct vmci_cpu *cpu, uint16_t sel, unsigned cpl, unsigned ext)
 {
     struct sys_desc d = {0};
-    int r;
+    int r = peek(cpu, sel, ext, &d);
 
-    if (sys_null(sel))
-        return sys_raise_sel(cpu, VMC_VEC_TS, sel, ext);
-    r = sys_desc_read(cpu, sel, VMC_VEC_TS, ext, &d);
     if (r != 0)
         return r;
-    if (!sys_d_writable(&d) || sys_d_dpl(&d) != cpl || sys_rpl(sel) != cpl)
+    if (!sys_d_writable(&d))
         return sys_raise_sel(cpu, VMC_VEC_TS, sel, ext);
     if (!sys_d_present(&d))
         return sys_raise_sel(cpu, VMC_VEC_SS, sel, ext);
+    if (sys_d_dpl(&d) != cpl)
+        return sys_raise_sel(cpu, VMC_VEC_TS, sel, ext);
+    if (sys_rpl(sel) != cpl) /* the caller looks at CS before it complains */
+        return 0;
     r = sys_desc_set_accessed(cpu, &d);
     if (r == 0)
         sys_desc_to_seg(&d, sel, &cpu->seg[VMC_SS]);
+    return r;
+}
+
+/* In the order of SDM 3A table 8-1, which is the P6 family's. */
+static int load_cs_ss(struct vmci_cpu *cpu, unsigned cpl, unsigned ext)
+{
+    const uint16_t cs = cpu->seg[VMC_CS].selector, ss = cpu->seg[VMC_SS].selector;
+    struct sys_desc d = {0};
+    int r = peek(cpu, cs, ext, &d);
+
+    if (r != 0)
+        return r;
+    if (sys_d_is_code(&d) && (sys_d_conforming(&d) ? sys_d_dpl(&d) > cpl : sys_d_dpl(&d) != cpl))
+        return sys_raise_sel(cpu, VMC_VEC_TS, cs, ext);
+    r = load_ss(cpu, ss, cpl, ext);
+    if (r != 0)
+        return r;
+    if (!sys_d_is_code(&d))
+        return sys_raise_sel(cpu, VMC_VEC_TS, cs, ext);
+    if (!sys_d_present(&d))
+        return sys_raise_sel(cpu, VMC_VEC_NP, cs, ext);
+    if (sys_rpl(ss) != cpl)
+        return sys_raise_sel(cpu, VMC_VEC_TS, ss, ext);
+    r = sys_desc_set_accessed(cpu, &d);
+    if (r == 0)
+        sys_desc_to_seg(&d, cs, &cpu->seg[VMC_CS]);
     return r;
 }
 
@@ -303,9 +326,7 @@ static int load_segments(struct vmci_cpu *cpu, const struct tss_image *im, unsig
         vmci_update_mode(cpu);
         return 0;
     }
-    r = load_cs(cpu, cpu->seg[VMC_CS].selector, ext);
-    if (r == 0)
-        r = load_ss(cpu, cpu->seg[VMC_SS].selector, cpl, ext);
+    r = load_cs_ss(cpu, cpl, ext);
     vmci_update_mode(cpu);
     for (unsigned i = 0; r == 0 && i < VMCI_ARRAY_SIZE(data); i++)
         r = sys_load_data(cpu, data[i], cpu->seg[data[i]].selector, cpl, VMC_VEC_TS, ext);
@@ -333,6 +354,8 @@ int sys_task_switch(struct vmci_cpu *cpu, struct sys_task *t)
 
     if (r == 0)
         r = write_memory(cpu, t, &p);
+    if (r == 0 && overlap(cpu, t))
+        r = read_image(cpu, &t->d, &p.im);
     if (r != 0)
         return r;
     /* Commit. */
@@ -343,14 +366,14 @@ int sys_task_switch(struct vmci_cpu *cpu, struct sys_task *t)
         r = sys_task_set_cr3(cpu, p.im.cr3);
     if (r == 0)
         r = load_segments(cpu, &p.im, t->ext);
-    if (r == 0 && p.im.trap) {
-        cpu->pending_db |= VMC_DR6_BT;
-        sys_request(cpu, VMCI_REQ_TRAP);
-    }
     if (r == 0 && t->has_code)
         r = push_code(cpu, t);
     if (r == 0 && cpu->rip > cpu->seg[VMC_CS].limit)
         r = vmci_raise_code(cpu, VMC_VEC_GP, t->ext);
+    if (r == 0 && p.im.trap) {
+        cpu->pending_db |= VMC_DR6_BT;
+        sys_request(cpu, VMCI_REQ_TRAP);
+    }
     cpu->exc.rip_set = r == VMCI_FAULT;
     return r;
 }
