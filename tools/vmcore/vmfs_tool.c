@@ -249,10 +249,29 @@ static void stop_beating(struct vt *t)
     t->stop_fd = -1;
 }
 
+/* Devices that this user, or nobody, may write to. */
+static bool protected(const char *spec)
+{
+    char *copy = strdup(spec), *save = NULL;
+    bool yes = false;
+
+    for (char *p = copy != NULL ? strtok_r(copy, ",", &save) : NULL; p != NULL;
+         p = strtok_r(NULL, ",", &save))
+        yes = yes || (access(p, R_OK) == 0 && access(p, W_OK) != 0);
+    free(copy);
+    return yes;
+}
+
 int vt_mount(struct vt *t, const char *spec, uint32_t flags)
 {
     char name[32] = "vmcore", host[46];
     bool ro = t->read_only || (flags & VMC_VMFS_RDONLY) != 0;
+
+    if (!ro && t->may_read_only && protected(spec)) {
+        ro = t->read_only = true;
+        if (!t->quiet)
+            fprintf(stderr, "%s: %s: mounted read-only: %s\n", t->name, spec, strerror(errno));
+    }
     int rc = vt_open_devices(t, spec, ro);
 
     flags |= ro ? VMC_VMFS_RDONLY : 0;
