@@ -28,13 +28,13 @@ void *memset(void *dst, int c, size_t n) VMCI_GPR_NAME(memset);
 int memcmp(const void *a, const void *b, size_t n) VMCI_GPR_NAME(memcmp);
 
 /* For functions that access memory as a guest told them to: races there are the guest's own. */
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if __has_feature(thread_sanitizer) || defined(__SANITIZE_THREAD__)
 #define VMCI_GUESTS_RACE __attribute__((no_sanitize("thread")))
 #define VMCI_SEES_RACES  /* also inside memcpy */
-#endif
-#endif
-#ifndef VMCI_GUESTS_RACE
+#else
 #define VMCI_GUESTS_RACE
 #endif
 
