@@ -432,6 +432,7 @@ static int translate(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned b
 {
     struct tlb_info *i;
 
+    la = wrap(cpu, la); /* pieces of an operand that goes round the end of the address space */
     s->off = la & (VMC_PAGE_SIZE - 1);
     s->len[0] = VMCI_MIN(bytes, VMC_PAGE_SIZE - s->off);
     s->len[1] = bytes - s->len[0];

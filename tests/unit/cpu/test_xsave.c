@@ -252,6 +252,52 @@ static void alignment_without_bases(void **state)
     }
 }
 
+/* 32-bit code whose segment goes round the end of the address space: 256 bytes of it are at 7fff00h,
+   the rest at 0. FXSAVE and FXRSTOR at its beginning, XMM7 being lost between them. */
+static int save_round_the_end(bool first_page)
+{
+    uint32_t *dir = (uint32_t *)(void *)(rig.ram + PAGE_TABLE), *low = dir + 1024;
+
+    cpu_rig_mode(&rig, 32, 0);
+    enable(7);
+    memset(dir, 0, 0x1000);
+    for (unsigned i = 0; i < 1024; i++)
+        low[i] = i << 12 | (i != 0 || first_page ? 3 : 0);
+    dir[0] = (PAGE_TABLE + 0x1000) | 3;
+    dir[1023] = 0x400083;
+    rig.st.cr3 = PAGE_TABLE;
+    rig.st.cr4 |= VMC_CR4_PSE;
+    rig.st.cr0 |= VMC_CR0_PG;
+    rig.st.seg[VMC_DS].base = 0xffffff00;
+    memset(rig.ram, 0xcc, 0x200);
+    memset(rig.ram + 0x7fff00, 0xcc, 0x100);
+    for (unsigned i = 0; i < 8; i++)
+        memset(rig.st.xsave + 160 + 16 * i, 0x10 + (int)i, 16);
+    rig.st.xsave[512] = 3;
+    /* fxsave [ebx]; xorps xmm7, xmm7; fxrstor [ebx]; hlt */
+    cpu_rig_code(&rig, CPU_RIG_TEXT, "\x0f\xae\x03\x0f\x57\xff\x0f\xae\x0b\xf4", 10);
+    rig.st.gpr[VMC_RBX] = 0;
+    return outcome();
+}
+
+static void areas_wrap_at_4_gib(void **state)
+{
+    (void)state;
+    assert_int_equal(save_round_the_end(true), -1);
+    assert_int_equal(rig.ram[0x7fff00 + 160], 0x10);
+    assert_int_equal(rig.ram[160 + 6 * 16 - 256], 0x16);
+    assert_int_equal(rig.ram[160 + 7 * 16 - 256 + 15], 0x17);
+    assert_int_equal(rig.ram[0x100 + 32], 0xcc); /* no XMM8 in 32-bit code */
+    assert_int_equal(rig.st.xsave[160 + 7 * 16 + 15], 0x17);
+}
+
+static void faults_behind_4_gib_are_at_low_addresses(void **state)
+{
+    (void)state;
+    assert_int_equal(save_round_the_end(false), VMC_VEC_PF);
+    assert_int_equal(rig.st.cr2, 0xff);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +308,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(misaligned_and_not_canonical, setup, teardown),
         cmocka_unit_test_setup_teardown(zeroing_stops_at_ymm7, setup, teardown),
         cmocka_unit_test_setup_teardown(alignment_without_bases, setup, teardown),
+        cmocka_unit_test_setup_teardown(areas_wrap_at_4_gib, setup, teardown),
+        cmocka_unit_test_setup_teardown(faults_behind_4_gib_are_at_low_addresses, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
