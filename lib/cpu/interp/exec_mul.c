@@ -183,7 +183,7 @@ static EXEC(divide)
         put_gpr(cpu, VMC_RAX, size, quot);
         put_gpr(cpu, VMC_RDX, size, rem);
     }
-    return 0; /* the flags are undefined: left alone, as AMD processors do */
+    return 0; /* the flags are undefined: left alone */
 }
 
 /* ---- decimal --------------------------------------------------------------------------------- */
@@ -198,36 +198,49 @@ static void decimal_flags(struct vmci_cpu *cpu, u8 al, bool cf, bool af)
     put_flag(cpu, VMC_FLAG_AF, af);
 }
 
+/* OF as the addition or subtraction has it that corrects by c; left undefined by the manual, as ZF
+   and SF of AAA and AAS and CF and AF of AAD: these are an EPYC 9004's. */
+static void correction(struct vmci_cpu *cpu, bool sub, u32 a, u32 c, u32 result, u32 sign)
+{
+    put_flag(cpu, VMC_FLAG_OF, ((sub ? a ^ c : ~(a ^ c)) & (a ^ result) & sign) != 0);
+}
+
 static EXEC(daa_das)
 {
     bool sub = in->op == VMCI_OP_DAS, old_cf = (cpu->rflags & VMC_FLAG_CF) != 0, cf = false;
     bool af = (cpu->rflags & VMC_FLAG_AF) != 0;
-    u8 old = (u8)cpu->gpr[VMC_RAX], al = old;
+    u8 old = (u8)cpu->gpr[VMC_RAX], c = 0;
 
     if ((old & 15) > 9 || af) {
-        cf = old_cf || (sub ? al < 6 : al > 0xf9);
-        al = (u8)(sub ? al - 6 : al + 6);
+        cf = old_cf || (sub ? old < 6 : old > 0xf9);
+        c = 6;
         af = true;
     }
     if (old > 0x99 || old_cf) {
-        al = (u8)(sub ? al - 0x60 : al + 0x60);
+        c += 0x60;
         cf = true;
     } else if (!sub) {
         cf = false;
     }
+    u8 al = (u8)(sub ? old - c : old + c);
     decimal_flags(cpu, al, cf, af);
+    correction(cpu, sub, old, c, al, 0x80);
     put_gpr(cpu, VMC_RAX, 1, al);
     return 0;
 }
 
 static EXEC(aaa_aas)
 {
-    u16 ax = (u16)cpu->gpr[VMC_RAX];
-    bool adjust = (ax & 15) > 9 || (cpu->rflags & VMC_FLAG_AF) != 0;
+    bool sub = in->op == VMCI_OP_AAS;
+    u16 old = (u16)cpu->gpr[VMC_RAX];
+    bool adjust = (old & 15) > 9 || (cpu->rflags & VMC_FLAG_AF) != 0;
+    u16 c = adjust ? 0x106 : 0;
+    u16 ax = (u16)(sub ? old - c : old + c);
 
-    if (adjust)
-        ax = (u16)(in->op == VMCI_OP_AAA ? ax + 0x106 : ax - 0x106);
     decimal_flags(cpu, (u8)ax, adjust, adjust);
+    put_flag(cpu, VMC_FLAG_ZF, ax == 0);
+    put_flag(cpu, VMC_FLAG_SF, (ax & 0x8000u) != 0);
+    correction(cpu, sub, old, c, ax, 0x8000);
     put_gpr(cpu, VMC_RAX, 2, ax & 0xff0f);
     return 0;
 }
@@ -247,9 +260,11 @@ static EXEC(aam)
 static EXEC(aad)
 {
     u16 ax = (u16)cpu->gpr[VMC_RAX];
-    u8 al = (u8)(ax + (ax >> 8) * (unsigned)(u8)in->imm);
+    u8 old = (u8)ax, tens = (u8)((ax >> 8) * (unsigned)(u8)in->imm);
+    u8 al = (u8)(old + tens);
 
-    decimal_flags(cpu, al, false, false);
+    decimal_flags(cpu, al, old + tens > 0xff, ((old ^ tens ^ al) & 0x10) != 0);
+    correction(cpu, false, old, tens, al, 0x80);
     put_gpr(cpu, VMC_RAX, 2, al);
     return 0;
 }
