@@ -27,6 +27,8 @@ struct host_vm;
 enum { HOST_HELD_USER = 1, HOST_HELD_POLICY = 2, HOST_HELD_STOPPED = 4, HOST_HELD_TURN = 8 };
 
 enum host_vm_state { HOST_VM_NEW, HOST_VM_RUNNING, HOST_VM_ENDED };
+/* What becomes of a VM once its vCPUs and its requests in flight have come to rest. */
+enum host_vm_then { HOST_VM_GO_ON, HOST_VM_END, HOST_VM_REBOOT };
 
 /* What went through a disk. */
 struct host_disk {
@@ -50,6 +52,8 @@ struct host_vm {
     uint32_t sched_vm;
     atomic_bool scheduled;
     bool user_paused;
+    enum host_vm_then then;
+    uint64_t slow_at_ns; /* when the user hears that a disk is awaited; 0: not yet known */
     int timer_fd;
     atomic_uint held;
     atomic_bool failed;
@@ -132,15 +136,17 @@ void host_vm_pause(struct host_vm *vm);
 void host_vm_resume(struct host_vm *vm);
 /* It cannot go on; the main thread ends it. Any thread. */
 void host_vm_fail(struct host_vm *vm);
-/* No vCPU runs again. Main thread. */
+/* No vCPU runs again. Main thread; like host_vm_reboot it does not wait: host_vm_settle. */
 void host_vm_end(struct host_vm *vm, const char *reason);
 /*
- * The same for every VM. The memory of those that stop first is there for vCPUs that cannot stop
- * before they have got a page.
+ * The same for every VM, and wait for it. The memory of those that stop first is there for vCPUs that
+ * cannot stop before they have got a page.
  */
 void host_vms_end(struct host *h, const char *reason);
 /* A reset that the guest asked for. */
 void host_vm_reboot(struct host_vm *vm);
+/* Do what is due once the VM is at rest. false: ask again soon. Main thread. */
+bool host_vm_settle(struct host_vm *vm);
 /* Set or clear a reason not to run. Any thread. */
 void host_vm_hold(struct host_vm *vm, unsigned why);
 void host_vm_release(struct host_vm *vm, unsigned why);

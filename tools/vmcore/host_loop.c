@@ -13,8 +13,9 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define TRACE_MS 100 /* how often the trace is written */
-#define MAX_POLL (2 + CONTROL_MAX_CLIENTS + 1 + HOST_MAX_VMS)
+#define TRACE_MS  100 /* how often the trace is written */
+#define SETTLE_MS 1   /* how often a VM that stops is looked at */
+#define MAX_POLL  (2 + CONTROL_MAX_CLIENTS + 1 + HOST_MAX_VMS)
 
 /* ---- VMs that stopped --------------------------------------------------------------------------
  */
@@ -61,11 +62,11 @@ static void look_at_vms(struct host *h)
         struct host_vm *vm = h->vms[i];
         uint32_t why;
         uint64_t detail;
-        if (vm->state != HOST_VM_RUNNING)
+        if (vm->state != HOST_VM_RUNNING || vm->then == HOST_VM_END)
             continue;
         if (atomic_load(&vm->failed))
             crashed(vm, "failed", EXIT_ERROR);
-        else if (vmc_vm_stopped(vm->run.vm, &why, &detail))
+        else if (vm->then == HOST_VM_GO_ON && vmc_vm_stopped(vm->run.vm, &why, &detail))
             stopped(vm, why);
     }
 }
@@ -86,7 +87,13 @@ static void turn(struct host *h, struct control *control, int signal_fd)
     struct pollfd fds[MAX_POLL];
     struct signalfd_siginfo si;
     nfds_t n = 0;
+    int timeout = h->trace != NULL ? TRACE_MS : -1;
 
+    for (unsigned i = 0; i < h->count; i++)
+        if (!host_vm_settle(h->vms[i]))
+            timeout = SETTLE_MS;
+    if (!any_left(h))
+        return;
     fds[n++] = (struct pollfd){.fd = h->wake_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
     nfds_t clients = n;
@@ -95,7 +102,7 @@ static void turn(struct host *h, struct control *control, int signal_fd)
     for (unsigned i = 0; i < h->count; i++)
         fds[n++] = (struct pollfd){
             .fd = h->vms[i]->state == HOST_VM_RUNNING ? h->vms[i]->timer_fd : -1, .events = POLLIN};
-    if (poll(fds, n, h->trace != NULL ? TRACE_MS : -1) < 0)
+    if (poll(fds, n, timeout) < 0)
         return;
     vmc_runner_trace_flush(h->runner);
     for (unsigned i = 0; i < h->count; i++)

@@ -71,9 +71,19 @@ static struct json_object *rpc_stats(void *ctx, struct json_object *params, cons
 /* ---- life of a VM ------------------------------------------------------------------------------
  */
 
+static struct host_vm *find_going(struct host *h, struct json_object *params, const char **message)
+{
+    struct host_vm *vm = find_running(h, params, message);
+
+    if (vm == NULL || vm->then == HOST_VM_GO_ON)
+        return vm;
+    *message = vm->then == HOST_VM_END ? "the VM is ending" : "the VM is being reset";
+    return NULL;
+}
+
 static struct json_object *rpc_pause(void *ctx, struct json_object *params, const char **message)
 {
-    struct host_vm *vm = find_running(ctx, params, message);
+    struct host_vm *vm = find_going(ctx, params, message);
 
     if (vm == NULL)
         return NULL;
@@ -84,7 +94,7 @@ static struct json_object *rpc_pause(void *ctx, struct json_object *params, cons
 
 static struct json_object *rpc_resume(void *ctx, struct json_object *params, const char **message)
 {
-    struct host_vm *vm = find_running(ctx, params, message);
+    struct host_vm *vm = find_going(ctx, params, message);
 
     if (vm == NULL)
         return NULL;

@@ -15,6 +15,8 @@
 
 #include <vmcore/log.h>
 
+#define SLOW_DISK_NS 5000000000u /* the user hears of a wait that is longer */
+
 uint64_t host_vm_pages(const struct host_vm *vm)
 {
     return vm->run.opt.mem_bytes / VMC_PAGE_SIZE;
@@ -24,6 +26,8 @@ const char *host_vm_state_name(const struct host_vm *vm)
 {
     if (vm->state == HOST_VM_ENDED)
         return "ended";
+    if (vm->then != HOST_VM_GO_ON)
+        return vm->then == HOST_VM_END ? "ending" : "resetting";
     return vm->user_paused ? "paused" : "running";
 }
 
@@ -424,13 +428,6 @@ static void stop_vcpus(struct host_vm *vm)
         nanosleep(&nap, NULL);
 }
 
-/* Its guest does not see that writes fail which wait for space. */
-static void halt(struct host_vm *vm)
-{
-    stop_vcpus(vm);
-    run_io_settle(&vm->run);
-}
-
 void host_vm_pause(struct host_vm *vm)
 {
     host_vm_hold(vm, HOST_HELD_USER);
@@ -447,43 +444,17 @@ void host_vm_resume(struct host_vm *vm)
     host_vm_release(vm, HOST_HELD_USER);
 }
 
-void host_vms_end(struct host *h, const char *reason)
-{
-    const struct timespec nap = {.tv_nsec = 1000000};
-    unsigned left;
+/* ---- the end, and a reset ----------------------------------------------------------------------
+ *
+ * Both wait for the vCPUs and for requests in flight, which go to the memory of now: a disk may
+ * take its time, and the other VMs must not wait for it.
+ */
 
-    for (unsigned i = 0; i < h->count; i++) {
-        if (h->vms[i]->state != HOST_VM_RUNNING)
-            continue;
-        host_vm_hold(h->vms[i], HOST_HELD_STOPPED);
-        vmc_space_finish(h->vms[i]->run.space);
-        vmc_vm_pause(h->vms[i]->run.vm);
-    }
-    do {
-        left = 0;
-        for (unsigned i = 0; i < h->count; i++) {
-            if (h->vms[i]->state != HOST_VM_RUNNING)
-                continue;
-            if (vmc_vm_quiesced(h->vms[i]->run.vm))
-                host_vm_end(h->vms[i], reason);
-            else
-                left++;
-        }
-        if (left != 0)
-            nanosleep(&nap, NULL);
-    } while (left != 0);
-}
-
-void host_vm_end(struct host_vm *vm, const char *reason)
+static void finish_end(struct host_vm *vm)
 {
-    if (vm->state != HOST_VM_RUNNING)
-        return;
-    host_vm_hold(vm, HOST_HELD_STOPPED);
-    halt(vm);
     unschedule(vm);
     vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, NULL, NULL);
     vm->state = HOST_VM_ENDED;
-    vm->end_reason = reason;
     pthread_mutex_lock(&vm->h->lock);
     vm->ended = true;
     vm->ready = false;
@@ -492,19 +463,91 @@ void host_vm_end(struct host_vm *vm, const char *reason)
     (void)vmc_space_drop(vm->run.space, 0, host_vm_pages(vm), false);
 }
 
-void host_vm_reboot(struct host_vm *vm)
+static void finish_reboot(struct host_vm *vm)
 {
-    halt(vm);
     snprintf(run_who, sizeof(run_who), "vmcore host: VM '%.80s'", vm->run.opt.name);
     if (vmc_vm_reset(vm->run.vm) != VMC_OK || run_vm_boot(&vm->run) != 0) {
-        host_vm_end(vm, "the reset failed");
+        vm->end_reason = "the reset failed";
         vm->h->status = EXIT_ERROR;
+        finish_end(vm);
         return;
     }
     run_io_fail_waiting(&vm->run, false);
     vmc_board_resume(vmc_vm_board(vm->run.vm));
     vmc_vm_resume(vm->run.vm);
     host_vm_release(vm, HOST_HELD_STOPPED);
+}
+
+bool host_vm_settle(struct host_vm *vm)
+{
+    enum host_vm_then then = vm->then;
+
+    if (then == HOST_VM_GO_ON)
+        return true;
+    if (!vmc_vm_quiesced(vm->run.vm))
+        return false;
+    if (vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN) {
+        uint64_t now = vm->h->pf.now_ns(vm->h->pf.ctx);
+        if (vm->slow_at_ns == 0)
+            vm->slow_at_ns = now + SLOW_DISK_NS;
+        if (now >= vm->slow_at_ns) {
+            vm->slow_at_ns = UINT64_MAX; /* once */
+            fprintf(stderr, "vmcore host: VM '%s': waiting for a disk that does not answer\n",
+                    vm->run.opt.name);
+        }
+        return false;
+    }
+    vm->then = HOST_VM_GO_ON;
+    if (then == HOST_VM_END)
+        finish_end(vm);
+    else
+        finish_reboot(vm);
+    return true;
+}
+
+/* The guest does not see that writes fail which wait for space. */
+static void begin_to_stop(struct host_vm *vm, enum host_vm_then then)
+{
+    host_vm_hold(vm, HOST_HELD_STOPPED);
+    vmc_vm_pause(vm->run.vm);
+    run_io_fail_waiting(&vm->run, true);
+    if (vm->then == HOST_VM_GO_ON)
+        vm->slow_at_ns = 0;
+    vm->then = then;
+    (void)host_vm_settle(vm);
+}
+
+void host_vm_end(struct host_vm *vm, const char *reason)
+{
+    if (vm->state != HOST_VM_RUNNING || vm->then == HOST_VM_END)
+        return;
+    vm->end_reason = reason;
+    begin_to_stop(vm, HOST_VM_END);
+}
+
+void host_vm_reboot(struct host_vm *vm)
+{
+    begin_to_stop(vm, HOST_VM_REBOOT);
+}
+
+void host_vms_end(struct host *h, const char *reason)
+{
+    const struct timespec nap = {.tv_nsec = 1000000};
+    unsigned left;
+
+    for (unsigned i = 0; i < h->count; i++) {
+        if (h->vms[i]->state != HOST_VM_RUNNING)
+            continue;
+        vmc_space_finish(h->vms[i]->run.space);
+        host_vm_end(h->vms[i], reason);
+    }
+    do {
+        left = 0;
+        for (unsigned i = 0; i < h->count; i++)
+            left += !host_vm_settle(h->vms[i]);
+        if (left != 0)
+            nanosleep(&nap, NULL);
+    } while (left != 0);
 }
 
 void host_vm_destroy(struct host_vm *vm)
