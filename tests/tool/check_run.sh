@@ -241,13 +241,20 @@ try:
         assert rip() == 2
         assert command("z0,8002,1") == "OK"
         command("vCont;s:1")
-    assert command("Z0,8002,1") == "OK"
-    gdb.close()
     def call(method):
         s = socket.socket(socket.AF_UNIX)
         s.connect(control)
         s.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode() + b"\n")
         return json.loads(s.makefile().readline())["result"]
+    # Somebody else may pause it, but not let it go on while the debugger looks at it.
+    call("pause")
+    call("resume")
+    before = call("stats")["vcpus"][0]["instructions"]
+    for i in range(20):
+        assert rip() == 3
+    assert call("stats")["vcpus"][0]["instructions"] == before
+    assert command("Z0,8002,1") == "OK"
+    gdb.close()
     def instructions():
         call("pause")
         n = call("stats")["vcpus"][0]["instructions"]

@@ -20,7 +20,21 @@ struct run_gdb {
     struct run_vm *r;
     struct vmc_gdb *stub;
     int listen_fd, fd;
+    bool holds; /* the VM is stopped for the debugger, or waits for one */
 };
+
+bool run_gdb_holds(const struct run_gdb *g)
+{
+    return g != NULL && g->holds;
+}
+
+/* The VM goes on, unless somebody else has paused it. */
+static void let_go(struct run_gdb *g)
+{
+    g->holds = false;
+    if (!g->r->user_paused)
+        run_threads_resume(g->r);
+}
 
 static void gdb_send(void *ctx, const void *data, size_t bytes)
 {
@@ -70,6 +84,7 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
         return EXIT_ERROR;
     g->r = r;
     g->fd = -1;
+    g->holds = true;
     g->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (g->listen_fd < 0 ||
         setsockopt(g->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
@@ -130,6 +145,7 @@ static void accept_debugger(struct run_gdb *g)
     if (g->fd < 0)
         return;
     run_threads_pause(g->r);
+    g->holds = true;
     vmc_gdb_connected(g->stub);
 }
 
@@ -183,18 +199,19 @@ static bool act(struct run_gdb *g, enum vmc_gdb_action action)
     case VMC_GDB_NONE:
         break;
     case VMC_GDB_CONTINUE:
-        run_threads_resume(g->r);
+        let_go(g);
         break;
     case VMC_GDB_STEP:
         step(g);
         break;
     case VMC_GDB_INTERRUPT:
         run_threads_pause(g->r);
+        g->holds = true;
         vmc_gdb_stopped(g->stub, 0, NULL);
         break;
     case VMC_GDB_DETACH:
         hang_up(g);
-        run_threads_resume(g->r);
+        let_go(g);
         break;
     case VMC_GDB_KILL:
         hang_up(g);
@@ -220,7 +237,7 @@ bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count)
         run_threads_pause(g->r);
         vmc_gdb_connected(g->stub);
         hang_up(g);
-        run_threads_resume(g->r);
+        let_go(g);
         return false;
     }
     for (size_t at = 0; at < (size_t)n;) {
@@ -237,6 +254,8 @@ bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count)
 
 void run_gdb_stopped(struct run_gdb *g, unsigned vcpu, const struct vmc_exit *exit)
 {
-    if (g != NULL && g->fd >= 0)
-        vmc_gdb_stopped(g->stub, vcpu, exit);
+    if (g == NULL || g->fd < 0)
+        return;
+    g->holds = true;
+    vmc_gdb_stopped(g->stub, vcpu, exit);
 }

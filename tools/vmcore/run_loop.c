@@ -21,8 +21,7 @@ struct loop {
     int timer_fd, limit_fd, signal_fd;
     struct control *control;
     struct run_gdb *gdb;
-    bool user_paused; /* by the control socket */
-    bool suspended;   /* ACPI S3 */
+    bool suspended; /* ACPI S3 */
     bool done;
     int status;
 };
@@ -77,9 +76,9 @@ static struct json_object *rpc_status(void *ctx, struct json_object *params, con
     json_object_object_add(o, "name", json_object_new_string(l->r->opt.name));
     json_object_object_add(o, "engine", json_object_new_string(l->r->engine->name));
     json_object_object_add(o, "state",
-                           json_object_new_string(l->user_paused ? "paused"
-                                                  : l->suspended ? "suspended"
-                                                                 : "running"));
+                           json_object_new_string(l->r->user_paused ? "paused"
+                                                  : l->suspended    ? "suspended"
+                                                                    : "running"));
     json_object_object_add(o, "cpus", json_object_new_int((int)l->r->opt.cpus));
     json_object_object_add(o, "memory_bytes", json_object_new_uint64(l->r->opt.mem_bytes));
     json_object_object_add(o, "waits_for_space", json_object_new_boolean(run_io_waits(l->r)));
@@ -92,9 +91,9 @@ static struct json_object *rpc_pause(void *ctx, struct json_object *params, cons
 
     (void)params;
     (void)message;
-    if (!l->user_paused)
+    if (!l->r->user_paused)
         run_threads_pause(l->r);
-    l->user_paused = true;
+    l->r->user_paused = true;
     return json_object_new_boolean(true);
 }
 
@@ -104,9 +103,9 @@ static struct json_object *rpc_resume(void *ctx, struct json_object *params, con
 
     (void)params;
     (void)message;
-    if (l->user_paused && !l->suspended)
+    if (l->r->user_paused && !l->suspended && !run_gdb_holds(l->gdb))
         run_threads_resume(l->r);
-    l->user_paused = false;
+    l->r->user_paused = false;
     return json_object_new_boolean(true);
 }
 
@@ -155,7 +154,7 @@ static void reboot(struct loop *l)
         return;
     }
     run_io_fail_waiting(l->r, false);
-    if (!l->user_paused)
+    if (!l->r->user_paused && !run_gdb_holds(l->gdb))
         run_threads_resume(l->r);
 }
 
@@ -178,7 +177,7 @@ static void wake(struct loop *l)
         return;
     }
     run_io_fail_waiting(l->r, false);
-    if (!l->user_paused)
+    if (!l->r->user_paused && !run_gdb_holds(l->gdb))
         run_threads_resume(l->r);
 }
 

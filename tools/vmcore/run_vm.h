@@ -83,6 +83,7 @@ struct run_vm {
     unsigned thread_count, parked;
     struct run_runner *runner; /* --workers, instead of threads */
     bool paused, quit;
+    bool user_paused; /* by the control socket; the main thread's */
     bool debug_stop; /* a vCPU stopped with debug_exit */
     unsigned debug_vcpu;
     struct vmc_exit debug_exit;
@@ -180,6 +181,8 @@ struct run_gdb;
 #define RUN_GDB_MAX_POLL 2
 int run_gdb_create(struct run_vm *r, struct run_gdb **out);
 void run_gdb_destroy(struct run_gdb *g);
+/* Is the VM stopped for a debugger, or does it wait for one? Then nobody else may let it go on. */
+bool run_gdb_holds(const struct run_gdb *g);
 nfds_t run_gdb_poll_fds(struct run_gdb *g, struct pollfd *fds);
 /* true: the debugger asks for the end of the VM. */
 bool run_gdb_handle(struct run_gdb *g, const struct pollfd *fds, nfds_t count);
