@@ -115,7 +115,7 @@ unsigned share_table_find(const struct share_table *t, uint64_t hash, struct sha
         return 0;
     struct share_bucket *a = first(t, hash), *b = second(t, hash);
     unsigned n = find_in(t, a, (uint32_t)hash, out, 0, most);
-    return a == b ? n : find_in(t, b, (uint32_t)hash, out, n, most);
+    return a == b || n == most ? n : find_in(t, b, (uint32_t)hash, out, n, most);
 }
 
 static unsigned used(const struct share_table *t, const struct share_bucket *b, unsigned *hole)
