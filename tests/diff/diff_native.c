@@ -315,6 +315,8 @@ static void child_main(int in, int out)
     map_at(DIFF_EXIT, 1, PROT_READ | PROT_WRITE | PROT_EXEC);
     map_at(FRAME_AT, 1, PROT_READ | PROT_WRITE);
     memcpy((void *)(uintptr_t)DIFF_EXIT, diff_exit_code, (size_t)(diff_exit_end - diff_exit_code));
+    if (mprotect((void *)(uintptr_t)DIFF_EXIT, DIFF_PAGE, PROT_READ | PROT_EXEC) != 0)
+        _exit(4); /* cases must not change it */
     (void)make_ldt(); /* 16-bit cases are not asked for when there is no LDT */
     fill_read_only();
     sigaltstack(&ss, NULL);
