@@ -293,7 +293,7 @@ int vmci_fs_res_space(struct vmc_vmfs *v, struct fs_res *r, struct vmc_vmfs_usag
     out->free = 0;
     for (uint32_t c = 0; c < r->clusters; c++) {
         uint64_t lv;
-        uint8_t *md;
+        uint8_t *md = NULL;
         struct fs_page *p;
         struct vmc_error why;
         int rc = vmci_fs_res_cluster(v, r, c, &lv, &md, &p, &why);
