@@ -190,8 +190,12 @@ static void push_control(struct hw_vcpu *v)
     b->cr3 = st->cr3;
     b->cr2 = st->cr2;
     b->efer = st->efer | VMC_EFER_SVME;
-    if (v->vm->nested)
-        b->cr_read = (b->cr0 != st->cr0) | (b->cr4 != st->cr4) << 4;
+    if (v->vm->nested) {
+        /* SVM_I_CR0_SEL compares with what the processor has: it misses that CD is cleared. */
+        bool differs = b->cr0 != st->cr0;
+        b->cr_read = differs | (b->cr4 != st->cr4) << 4;
+        b->cr_write = (b->cr_write & ~1u) | differs;
+    }
     if (!v->vm->nested) {
         /* Always paged, with tables that have NX; real mode pages too (APM 2 15.19). */
         b->cr0 |= VMC_CR0_PG | VMC_CR0_WP;

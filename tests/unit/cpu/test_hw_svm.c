@@ -20,7 +20,7 @@ static struct {
     uint8_t virq, vector, first_virq, first_vector;
     uint32_t misc1, first_misc1;
     uint64_t first_cr0, first_cr4;
-    uint16_t first_cr_read;
+    uint16_t first_cr_read, first_cr_write;
     uint64_t rip;
     uint64_t exit_rip; /* 0: as entered */
     uint64_t next_rip;
@@ -49,6 +49,7 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
         play.first_cr0 = b->cr0;
         play.first_cr4 = b->cr4;
         play.first_cr_read = b->cr_read;
+        play.first_cr_write = b->cr_write;
         play.first_vector = b->v_vector;
         if (play.takes)
             b->v_irq = 0;
@@ -298,6 +299,7 @@ static void bits_of_the_host(void **state)
     assert_int_equal(play.first_cr0 & (VMC_CR0_CD | VMC_CR0_NW), 0);
     assert_int_equal(play.first_cr4 & VMC_CR4_MCE, VMC_CR4_MCE);
     assert_int_equal(play.first_cr_read, 1u << 0 | 1u << 4);
+    assert_int_equal(play.first_cr_write, 1u << 0 | 1u << 4 | 1u << 8); /* CD may be cleared */
     assert_int_not_equal(play.first_misc1 & SVM_I_CR0_SEL, 0);
     hw_need(model.v, VMC_ST_CTRL);
     assert_int_equal(model.v->st.cr0, cr0);
@@ -308,6 +310,7 @@ static void bits_of_the_host(void **state)
     hw_changed(model.v, VMC_ST_CTRL);
     run(SVM_PAUSE);
     assert_int_equal(play.first_cr_read, 0); /* the guest's are the processor's */
+    assert_int_equal(play.first_cr_write, 1u << 4 | 1u << 8);
     end();
 }
 
