@@ -402,24 +402,25 @@ struct span {
 struct how {
     uint8_t mode;
     bool aligned; /* #AC applies */
+    bool operand; /* the address has as many bits as the code has */
     uint32_t extra;
 };
 
 static struct how how_now(const struct vmci_cpu *cpu)
 {
     bool align = cpu->tlb_mode == VMCI_TLB_ALIGN;
-    return (struct how){align ? VMCI_TLB_USER : cpu->tlb_mode, align, 0};
+    return (struct how){align ? VMCI_TLB_USER : cpu->tlb_mode, align, true, 0};
 }
 static struct how how_sys(void)
 {
-    return (struct how){VMCI_TLB_SUP, false, VMC_ACC_IMPLICIT};
+    return (struct how){VMCI_TLB_SUP, false, false, VMC_ACC_IMPLICIT};
 }
 static struct how how_cpl(const struct vmci_cpu *cpu, unsigned cpl)
 {
     if (cpl == 3)
-        return (struct how){VMCI_TLB_USER, false, 0};
+        return (struct how){VMCI_TLB_USER, false, false, 0};
     bool ac = (cpu->rflags & VMC_FLAG_AC) != 0 && cpu->cpl < 3;
-    return (struct how){ac ? VMCI_TLB_SUP_AC : VMCI_TLB_SUP, false, 0};
+    return (struct how){ac ? VMCI_TLB_SUP_AC : VMCI_TLB_SUP, false, false, 0};
 }
 
 static uint64_t wrap(const struct vmci_cpu *cpu, uint64_t la)
@@ -432,7 +433,8 @@ static int translate(struct vmci_cpu *cpu, struct how h, uint64_t la, unsigned b
 {
     struct tlb_info *i;
 
-    la = wrap(cpu, la); /* pieces of an operand that goes round the end of the address space */
+    if (h.operand || !vmci_long_mode(cpu)) /* it may be a piece beyond 4 GiB */
+        la = wrap(cpu, la);
     s->off = la & (VMC_PAGE_SIZE - 1);
     s->len[0] = VMCI_MIN(bytes, VMC_PAGE_SIZE - s->off);
     s->len[1] = bytes - s->len[0];

@@ -166,12 +166,33 @@ static void daz_came_with_sse2(void **state)
     }
 }
 
+/* 32-bit code in long mode, whose GDT and IDT are between 4 and 8 GiB. */
+static void tables_of_long_mode_have_64_bits(void **state)
+{
+    const uint64_t high = 0x180000000, directory = (CPU_RIG_PML4 + 0x2000) | 7;
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        cpu_rig_mode(&rig, 64, 0);
+        memcpy(rig.ram + CPU_RIG_PML4 + 0x1000 + 8 * (high >> 30), &directory, 8);
+        rig.st.seg[VMC_CS].attr = (rig.st.seg[VMC_CS].attr & ~VMC_SEG_L) | VMC_SEG_DB;
+        rig.st.gdtr.base += high;
+        rig.st.idtr.base += high;
+        rig.st.gpr[VMC_RAX] = CPU_RIG_DS0;
+        /* mov ds, ax; hlt, or ud2 */
+        cpu_rig_code(&rig, CPU_RIG_TEXT, i == 0 ? "\x8e\xd8\xf4" : "\x8e\xd8\x0f\x0b", 4);
+        assert_int_equal(outcome(), i == 0 ? -1 : VMC_VEC_UD);
+        assert_int_equal(rig.st.seg[VMC_DS].selector, CPU_RIG_DS0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(vex_needs_protected_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(models_lack_what_came_later, setup, teardown),
         cmocka_unit_test_setup_teardown(daz_came_with_sse2, setup, teardown),
+        cmocka_unit_test_setup_teardown(tables_of_long_mode_have_64_bits, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
