@@ -353,10 +353,13 @@ bool vmci_lapic_wrmsr(struct vmci_lapic *l, uint32_t index, uint64_t v)
 
 void vmci_lapic_get_page(struct vmci_lapic *l, uint8_t page[1024])
 {
+    /* In front of the requests: the end of the count may be one of them. */
+    uint32_t left = vmci_apic_timer_current(l);
+
     memset(page, 0, 1024);
     for (uint32_t reg = 0; reg < 1024; reg += 16) {
-        uint32_t v;
-        if (read_reg(l, reg, &v))
+        uint32_t v = left;
+        if (reg == VMCI_APIC_TIMER_CURRENT || read_reg(l, reg, &v))
             vmci_st_le32(page + reg, v);
     }
     vmci_st_le32(page + VMCI_APIC_ICR2, l->icr2);

@@ -231,12 +231,12 @@ int vmc_vcpu_get_state(struct vmc_vcpu *v, uint32_t groups, struct vmc_x86_state
         st->activity = VMC_RUN_WAIT_SIPI;
     if (v->lapic == NULL)
         return VMC_OK;
-    if (groups & VMC_ST_LAPIC)
-        vmci_lapic_get_page(v->lapic, st->lapic);
     if (groups & VMC_ST_MSR) {
         st->msr.apic_base = v->lapic->base;
         st->msr.tsc_deadline = vmci_apic_timer_get_deadline(v->lapic);
     }
+    if (groups & VMC_ST_LAPIC) /* behind the deadline, which is a request if it is over */
+        vmci_lapic_get_page(v->lapic, st->lapic);
     if (groups & VMC_ST_CTRL)
         st->cr8 = vmci_lapic_get_tpr(v->lapic);
     return VMC_OK;

@@ -613,6 +613,28 @@ static void apic_page_and_msrs_belong_to_the_vcpu(void **state)
     assert_int_equal(vmci_lapic_read(f->v[0]->lapic, VMCI_APIC_TPR, 4), 0x50);
 }
 
+/* Whoever runs the timers is late: the interrupt is saved all the same. */
+static void state_has_the_end_of_a_deadline(void **state)
+{
+    struct vm_fx *f = *state;
+    struct vmc_x86_state *st = calloc(1, sizeof(*st));
+    vm_up(f, engine_null_pull(), 1, 0, program);
+    struct vmci_lapic *l = f->v[0]->lapic;
+    uint64_t tsc, hz;
+
+    l->chip->ops->tsc(l->chip->ctx, 0, &tsc, &hz);
+    vmci_lapic_write(l, VMCI_APIC_SVR, 4, 0x1ff);
+    vmci_lapic_write(l, VMCI_APIC_LVT_TIMER, 4, 0x40041);
+    vmci_apic_timer_set_deadline(l, tsc + 1000000);
+    f->tp.now_ns = l->timer_due;
+    assert_int_equal(vmc_vcpu_get_state(f->v[0], VMC_ST_ALL, st), VMC_OK);
+    vmci_lapic_reset(l, false);
+    assert_int_equal(vmc_vcpu_set_state(f->v[0], VMC_ST_ALL, st), VMC_OK);
+    assert_int_equal(vmci_ld_le32(st->lapic + VMCI_APIC_IRR + 0x20), 1u << 1);
+    assert_int_equal(vmci_lapic_read(l, VMCI_APIC_IRR + 0x20, 4), 1u << 1);
+    free(st);
+}
+
 static void without_controllers_the_embedder_injects(void **state)
 {
     struct vm_fx *f = *state;
@@ -845,6 +867,7 @@ int main(void)
         vm_test(application_processors_start_by_ipi),
         vm_test(halt_without_a_way_out_is_reported),
         vm_test(apic_page_and_msrs_belong_to_the_vcpu),
+        vm_test(state_has_the_end_of_a_deadline),
         vm_test(without_controllers_the_embedder_injects),
         vm_test(self_timed_runs_advance_timers),
         vm_test(pause_keeps_vcpus_out),
