@@ -251,8 +251,11 @@ int vmci_fs_map_lv(struct fs_inode *ino, uint64_t off, uint64_t *lv, uint64_t *b
     const struct fs_geometry *g = &ino->v->g;
     uint64_t block = vmci_fs_md64(ino, FD_BLOCK), raw, len;
     struct loc l;
-    int rc = locate(ino, off / block, false, &l, err);
 
+    /* Then the size of its blocks may be anything. */
+    if (vmci_fs_md32(ino, FD_ZLA) == ZLA_RESIDENT)
+        return vmci_error(err, VMC_EFORMAT, site, "file 0x%08x has no blocks", ino->addr);
+    int rc = locate(ino, off / block, false, &l, err);
     if (rc != VMC_OK)
         return rc;
     *tbz = false;

@@ -130,6 +130,27 @@ hidden /d && fail "it is still there"
 clean
 echo "ok: left by a command that was killed"
 
+# On a damaged volume two directories are the root once more: there is no end of paths, but of looking.
+"$vmcore" vmfs mkfs -q --size 300M loops
+"$vmcore" vmfs mkdir loops /one
+"$vmcore" vmfs mkdir loops /two
+python3 - <<'PY'
+f = open("loops", "r+b")
+d = f.read()
+for name in b"one", b"two":
+    at = d.find(name + bytes(128 - len(name)))
+    while at > 0:
+        if d[at - 12:at - 8] == b"\2\0\0\0":
+            f.seek(at - 8)
+            f.write(b"\4\0\0\0\1\0\0\0")  # descriptor, generation
+        at = d.find(name + bytes(128 - len(name)), at + 1)
+PY
+"$vmcore" vmfs ls loops /two/one/two >out || fail "the directories are not in themselves"
+timeout 60 "$vmcore" vmfs fsck loops >out && fail "fsck finds nothing"
+grep -q ' [1-9][0-9]* errors, 0 repaired' out || fail "fsck of directories in themselves"
+rm loops
+echo "ok: directories in themselves"
+
 # A descriptor is not a disk.
 if command -v qemu-img >/dev/null; then
     qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentFlat first split.vmdk

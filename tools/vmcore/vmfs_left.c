@@ -74,15 +74,20 @@ void vt_left_remove(struct vt *t, const char *dir)
     free(sub);
 }
 
-static void look(struct vt *t, const char *dir, unsigned depth, struct json_object *list)
+/* dirs: how many more are looked into. On a damaged volume one can be in itself, more than once. */
+static void look(struct vt *t, const char *dir, unsigned depth, uint64_t *dirs,
+                 struct json_object *list)
 {
+    if (*dirs == 0 || depth == DEPTH_MAX)
+        return;
+    --*dirs;
     char *sub = malloc(VMC_VMFS_PATH_MAX + 256);
     struct vmc_vmfs_dirent d;
     uint64_t cookie = 0;
 
-    while (sub != NULL && depth < DEPTH_MAX && next_left(t, dir, &cookie, sub, &d) != NULL) {
+    while (sub != NULL && next_left(t, dir, &cookie, sub, &d) != NULL) {
         if (d.type == VMC_VMFS_DIR) {
-            look(t, sub, depth + 1, list);
+            look(t, sub, depth + 1, dirs, list);
             continue;
         }
         bool over = is_over(t, sub);
@@ -95,7 +100,7 @@ static void look(struct vt *t, const char *dir, unsigned depth, struct json_obje
     free(sub);
 }
 
-void vt_left_show(struct vt *t, struct json_object *list)
+void vt_left_show(struct vt *t, uint64_t dirs, struct json_object *list)
 {
-    look(t, "/", 0, list);
+    look(t, "/", 0, &dirs, list);
 }

@@ -446,7 +446,7 @@ int vt_fsck(struct vt *t)
         return vt_close(t, vt_fail(t, NULL));
     double s = vt_now() - start;
     struct json_object *left = t->json ? json_object_new_array() : NULL;
-    vt_left_show(t, left);
+    vt_left_show(t, r.directories, left);
     if (t->json) {
         struct json_object *o = json_object_new_object();
         json_object_object_add(o, "left_over", left);

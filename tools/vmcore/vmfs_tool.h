@@ -94,8 +94,8 @@ int vt_new_file_end(struct vt *t, struct vt_new_file *n, int rc);
 
 /* vmfs_left.c: such files whose makers were killed. In a folder: remove them. */
 void vt_left_remove(struct vt *t, const char *dir);
-/* On the whole volume: print them, or add them to a list. */
-void vt_left_show(struct vt *t, struct json_object *list);
+/* On the whole volume, which has so many directories: print them, or add them to a list. */
+void vt_left_show(struct vt *t, uint64_t dirs, struct json_object *list);
 
 int vt_mkfs(struct vt *t);
 int vt_info(struct vt *t);

@@ -542,6 +542,30 @@ static void other_blocks_of_files(void **state)
     teardown(&w);
 }
 
+/* A system file whose contents are in its descriptor has a header, but no place for what it is of. */
+static void system_file_without_blocks(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_stat st;
+
+    setup(&w);
+    unsigned char *fd = w.disk.data + FD(4); /* .sbc.sf */
+    uint32_t block = vmci_ld_le32(fd + 0x400) >> 6;
+    memcpy(fd + 0x400, w.disk.data + LV + block * MIB, 0x400);
+    vmci_st_le32(fd + 0x200 + FD_ZLA, ZLA_RESIDENT);
+    vmci_st_le64(fd + 0x200 + FD_LENGTH, 0x400);
+    vmci_st_le64(fd + 0x200 + FD_BLOCK, 0);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    ok(&w, vmc_vmfs_stat(v, "/level0", &st, &w.err));
+    /* The entries of that directory are in a sub-block. */
+    assert_int_equal(vmc_vmfs_stat(v, "/level0/level1", &st, &w.err), VMC_EFORMAT);
+    assert_non_null(strstr(w.err.text, "has no blocks"));
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    teardown(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -559,6 +583,7 @@ int main(void)
         cmocka_unit_test(other_sub_blocks),
         cmocka_unit_test(entry_of_another_generation),
         cmocka_unit_test(other_blocks_of_files),
+        cmocka_unit_test(system_file_without_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
