@@ -330,6 +330,21 @@ static void add_others(struct text *t, const char *old, uint32_t cid)
     }
 }
 
+/* Its word goes with createType: it is that of old, if that one is kept. */
+static void add_extent(struct text *t, const struct descriptor *d, const char *old)
+{
+    const char *word = old != NULL ? extent_line(old) : NULL;
+    uint32_t i = 0;
+
+    while (word != NULL && *word >= '0' && *word <= '9')
+        word++;
+    while (word == NULL ? formats[i].format != d->format : !starts(blanks(word), formats[i].word))
+        i++;
+    /* The place in the file is said of this one only. */
+    add(t, "# Extent description\nRW %llu %s\"%s\"%s\n", (unsigned long long)d->sectors,
+        formats[i].word, d->extent, vmci_streq(formats[i].word, "FLAT ") ? " 0" : "");
+}
+
 /* old: the text that this one replaces, was what it says; or NULL. */
 static void print(struct text *t, const struct descriptor *d, const char *old,
                   const struct descriptor *was)
@@ -340,7 +355,6 @@ static void print(struct text *t, const struct descriptor *d, const char *old,
     uint64_t fit = VMCI_MIN(d->sectors / VMCI_MIN(heads, 255u) / VMCI_MIN(track, 255u), 65535u);
     bool same = old != NULL && was->sectors == d->sectors;
     uint64_t cylinders = quoted_number(same ? old : NULL, "ddb.geometry.cylinders", fit);
-    uint32_t i = 0;
 
     add(t, "# Disk DescriptorFile\n");
     add_line(t, old, "version", "1");
@@ -352,13 +366,11 @@ static void print(struct text *t, const struct descriptor *d, const char *old,
         add(t, "createType=%.*s\n", line_length(type), type);
     else
         add(t, "createType=\"%s\"\n", create_type(d->format));
-    while (formats[i].format != d->format)
-        i++;
     if (vmci_disk_is_log(d))
         add(t, "parentFileNameHint=\"%s\"\n",
             d->parent_path[0] != '\0' ? d->parent_path : d->parent);
-    add(t, "# Extent description\nRW %llu %s\"%s\"\n\n# The Disk Data Base\n#DDB\n\n",
-        (unsigned long long)d->sectors, formats[i].word, d->extent);
+    add_extent(t, d, type != NULL ? old : NULL);
+    add(t, "\n# The Disk Data Base\n#DDB\n\n");
     add_line(t, old, "ddb.virtualHWVersion", "\"4\"");
     add(t,
         "ddb.geometry.cylinders = \"%llu\"\nddb.geometry.heads = \"%llu\"\n"

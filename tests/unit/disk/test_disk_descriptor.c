@@ -178,6 +178,32 @@ static void lines_of_others(void **state)
     env_fini(&e);
 }
 
+/* The kind of a disk of others and the word of its extent belong together. */
+static void kind_of_others(void **state)
+{
+    (void)state;
+    struct env e;
+    struct vmc_disk *d;
+    char text[8192];
+
+    env_init(&e);
+    put_flat(&e, "server-flat.vmdk");
+    put_text(&e, "server.vmdk",
+             "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+             "createType=\"monolithicFlat\"\n\nRW 8192 FLAT \"server-flat.vmdk\" 0\n");
+    ok(&e, vmc_disk_open(&e.tp.pf, &e.files, "server.vmdk", true, &d, &e.err));
+    ok(&e, vmc_disk_close(d));
+    get_text(&e, "server.vmdk", text, sizeof(text));
+    says(text, "fffffffe", false);
+    says(text, "createType=\"monolithicFlat\"\n", true);
+    says(text, "\nRW 8192 FLAT \"server-flat.vmdk\" 0\n", true);
+    ok(&e, vmc_disk_grow(&e.tp.pf, &e.files, "server.vmdk", 16384 * 512, &e.err));
+    get_text(&e, "server.vmdk", text, sizeof(text));
+    says(text, "\nRW 16384 FLAT \"server-flat.vmdk\" 0\n", true);
+    assert_int_equal(sector(&e, "server.vmdk", 4711), 4711);
+    env_fini(&e);
+}
+
 /* A snapshot: header, directory at sector 4, one table, one grain; the parent by its full path. */
 /* A redo log in which sector 5000 was written. */
 static void put_log(struct env *e, const char *parent)
@@ -267,6 +293,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_of_others),
         cmocka_unit_test(lines_of_others),
+        cmocka_unit_test(kind_of_others),
         cmocka_unit_test(snapshot_of_others),
         cmocka_unit_test(parent_elsewhere),
     };
