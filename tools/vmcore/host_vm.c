@@ -486,10 +486,12 @@ bool host_vm_settle(struct host_vm *vm)
         return true;
     if (!vmc_vm_quiesced(vm->run.vm))
         return false;
+    uint64_t now = vm->h->pf.now_ns(vm->h->pf.ctx);
+    if (vm->slow_at_ns == 0) {
+        run_io_fail_waiting(&vm->run, true); /* no vCPU is left to see it */
+        vm->slow_at_ns = now + SLOW_DISK_NS;
+    }
     if (vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN) {
-        uint64_t now = vm->h->pf.now_ns(vm->h->pf.ctx);
-        if (vm->slow_at_ns == 0)
-            vm->slow_at_ns = now + SLOW_DISK_NS;
         if (now >= vm->slow_at_ns) {
             vm->slow_at_ns = UINT64_MAX; /* once */
             fprintf(stderr, "vmcore host: VM '%s': waiting for a disk that does not answer\n",
@@ -510,7 +512,6 @@ static void begin_to_stop(struct host_vm *vm, enum host_vm_then then)
 {
     host_vm_hold(vm, HOST_HELD_STOPPED);
     vmc_vm_pause(vm->run.vm);
-    run_io_fail_waiting(&vm->run, true);
     if (vm->then == HOST_VM_GO_ON)
         vm->slow_at_ns = 0;
     vm->then = then;
