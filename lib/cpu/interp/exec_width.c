@@ -227,12 +227,16 @@ static EXEC(xchg_rr)
 /* clang-format off */
 JCC(0) JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7)
 JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
-    /* clang-format on */
 
-    /* ---- choice
-       ---------------------------------------------------------------------------------- */
+static const vmci_exec_fn jcc[16] = {
+    jcc_0, jcc_1, jcc_2,  jcc_3,  jcc_4,  jcc_5,  jcc_6,  jcc_7,
+    jcc_8, jcc_9, jcc_10, jcc_11, jcc_12, jcc_13, jcc_14, jcc_15,
+};
+/* clang-format on */
 
-    static unsigned width_index(unsigned size)
+/* ---- choice ---------------------------------------------------------------------------------- */
+
+static unsigned width_index(unsigned size)
 {
     return size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
 }
@@ -273,11 +277,6 @@ static vmci_exec_fn atomics(const struct vmci_insn *in)
 
 vmci_exec_fn width_handler(const struct vmci_insn *in)
 {
-    static const vmci_exec_fn jcc[16] = {
-        jcc_0, jcc_1, jcc_2,  jcc_3,  jcc_4,  jcc_5,  jcc_6,  jcc_7,
-        jcc_8, jcc_9, jcc_10, jcc_11, jcc_12, jcc_13, jcc_14, jcc_15,
-    };
-
     switch (in->op) {
     case VMCI_OP_MOV:
         return plain_mov(in);
