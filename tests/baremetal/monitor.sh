@@ -18,6 +18,7 @@ guest crash { kernel = tiny; cmdline = crash; mem = 4M }
 guest large { kernel = tiny; cmdline = busy; mem = 3M; shares = 3000; start = no }
 guest small { kernel = tiny; cmdline = busy; mem = 3M; shares = 1000; start = no }
 guest smc   { kernel = tiny; cmdline = smc; mem = 4M }
+guest regs  { kernel = tiny; cmdline = regs; mem = 4M }
 CONF
 log=$dir/log.txt
 : >"$log.raw"
@@ -62,6 +63,7 @@ await '^\[vmcore\] crash: CR0 [0-9a-f]+ .* IDT [0-9a-f]+, limit 0$'
 await '^\[vmcore\] crash: ended: crashed: triple fault$'
 said smc 'modified code is right'
 await '^\[vmcore\] smc: ended: halted with interrupts off$'
+said regs 'CR0 is right'
 said echo ready
 keys '\x022'                       # the console of guest 2 alone
 await 'console of echo alone'
@@ -100,7 +102,7 @@ cat "$log"
 
 want "$log" "^\[vmcore\] engine: $engine$"
 want "$log" "status: idle running"
-for g in idle echo crash large small smc; do
+for g in idle echo crash large small smc regs; do
     want "$log" "^\[vmcore\] $g: [1-9][0-9]* pages returned, 0 leaked$"
 done
 want "$log" "every guest has ended, switching off$"

@@ -8,6 +8,7 @@
  *   echo   send back what is typed, in upper case
  *   crash  say so, and triple-fault
  *   smc    run code that it writes, again and again, and check it
+ *   regs   switch caches off and on in CR0, and check that it reads as it was written
  *   irqs   take a thousand timer interrupts, and say how many came while interrupts were off
  */
 typedef unsigned char u8;
@@ -212,6 +213,21 @@ static void smc(void)
         __asm__ volatile("cli; hlt");
 }
 
+static void regs(void)
+{
+    u32 cr0, was, bad = 0;
+
+    __asm__ volatile("mov %%cr0, %0" : "=r"(was));
+    for (u32 i = 0; i < 8; i++) {
+        u32 want = (was & ~0x60000000u) | (i % 4 == 1 ? 0x40000000u : i % 4 == 2 ? 0x60000000u : 0);
+        __asm__ volatile("mov %1, %%cr0\n\tmov %%cr0, %0" : "=r"(cr0) : "r"(want) : "memory");
+        bad += cr0 != want;
+    }
+    say(bad == 0 ? "CR0 is right\n" : "CR0 is WRONG\n");
+    for (;;)
+        __asm__ volatile("cli; hlt");
+}
+
 void guest_main(u32 info)
 {
     const char *cmd = *(const char **)(info + 16), *last = cmd;
@@ -234,6 +250,8 @@ void guest_main(u32 info)
         echo();
     else if (*last == 's')
         smc();
+    else if (*last == 'r')
+        regs();
     else
         crash();
 }
