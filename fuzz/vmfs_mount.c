@@ -168,6 +168,7 @@ static void look(struct vmc_vmfs *v, const char *dir)
 {
     struct vmc_vmfs_dirent d;
     struct vmc_vmfs_file *f;
+    struct vmc_vmfs_extent x;
     uint64_t cookie = 0;
     char name[512], buf[4096];
 
@@ -177,6 +178,7 @@ static void look(struct vmc_vmfs *v, const char *dir)
             continue;
         (void)!vmc_vmfs_pread(f, buf, sizeof(buf), 0, NULL);
         (void)!vmc_vmfs_pread(f, buf, sizeof(buf), 400 * MIB, NULL);
+        (void)!vmc_vmfs_extent(f, 0, &x, NULL);
         (void)!vmc_vmfs_close(f, NULL);
     }
 }
@@ -184,7 +186,9 @@ static void look(struct vmc_vmfs *v, const char *dir)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct vmc_vmfs_fsck_result r;
+    struct vmc_vmfs_fsck_config only = {.size = sizeof(only)};
     struct vmc_vmfs_fsck_config fix = {.size = sizeof(fix), .repair = true};
+    struct vmc_vmfs_space space;
     struct vmc_vmfs *v;
 
     unsigned six = size > 0 && data[0] & 0x80;
@@ -204,6 +208,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (v != NULL) {
         look(v, "/");
         look(v, "/d");
+        (void)!vmc_vmfs_space(v, &space, NULL);
+        (void)!vmc_vmfs_fsck(v, &only, &r, NULL);
         (void)!vmc_vmfs_unmount(v, NULL);
     }
     v = mount(x, VMC_VMFS_REPAIR);
