@@ -22,6 +22,7 @@
 #define MSR_K7_PERFCTR3     0xc0010007u
 #define MSR_SYSCFG          0xc0010010u
 #define MSR_K7_HWCR         0xc0010015u
+#define HWCR_TSC_FREQ_SEL   (1u << 24) /* the TSC counts with the frequency of P0, as it does */
 #define MSR_TOP_MEM2        0xc001001du
 #define MSR_NB_CFG          0xc001001fu
 #define MSR_PATCH_LOADER    0xc0010020u
@@ -288,7 +289,7 @@ static const struct fixed_msr fixed[] = {
     {MSR_LASTBRANCH_FROM, MSR_LASTINT_TO, 0, true, 0},
     {MSR_K7_EVNTSEL0, MSR_K7_PERFCTR3, 0, true, 'a'},
     {MSR_SYSCFG, MSR_SYSCFG, 0, true, 'a'},
-    {MSR_K7_HWCR, MSR_K7_HWCR, 0, true, 'a'},
+    {MSR_K7_HWCR, MSR_K7_HWCR, HWCR_TSC_FREQ_SEL, true, 'a'},
     {MSR_TOP_MEM2, MSR_TOP_MEM2, 0, true, 'a'},
     {MSR_NB_CFG, MSR_NB_CFG, 0, true, 'a'},
     {MSR_PATCH_LOADER, MSR_PATCH_LOADER, 0, true, 'a'},

@@ -324,6 +324,20 @@ static void sysenter_and_sysexit(void **state)
 
 /* ---- MSRs ------------------------------------------------------------------------------------- */
 
+/* Linux looks for it: a TSC that changed with the frequency would be of no use. */
+static void amd_tsc_counts_at_p0(void **state)
+{
+    uint64_t v = 0;
+
+    (void)state;
+    rig_long(0);
+    rig.cpu->amd = true;
+    assert_int_equal(vmci_msr_read(rig.cpu, 0xc0010015u, &v), 0);
+    assert_true((v & 1u << 24) != 0);
+    rig.cpu->amd = false;
+    assert_fault(vmci_msr_read(rig.cpu, 0xc0010015u, &v), VMC_VEC_GP, 0);
+}
+
 static void msr_rules(void **state)
 {
     (void)state;
@@ -753,6 +767,7 @@ int main(void)
         cmocka_unit_test(syscall_and_sysret),
         cmocka_unit_test(syscall_selectors_with_a_level),
         cmocka_unit_test(sysenter_and_sysexit),
+        cmocka_unit_test(amd_tsc_counts_at_p0),
         cmocka_unit_test(msr_rules),
         cmocka_unit_test(machine_msrs_are_asked_for),
         cmocka_unit_test(tsc_and_adjust),
