@@ -71,7 +71,8 @@ forbid() {
 # What a Linux guest says when the machine did something that it should not have. Advice about
 # weaknesses of the processor that is emulated is none of it.
 forbid_complaints() {
-    grep -v "Speculative Return Stack Overflow" "$1" >"$1.said"
+    grep -E '^\[[^]]+\] \[ *[0-9]+\.[0-9]+\]' "$1" | grep -v "Speculative Return Stack Overflow" >"$1.said"
+    [ -s "$1.said" ] || fail "no message of a guest's kernel in the transcript"
     forbid "$1.said" "WARNING:|Call Trace|cut here|BUG|Oops|general protection|[Kk]ernel panic|end Kernel"
     forbid "$1.said" "lockup|detected stalls|rcu.*(stall|starved)|hung_task|blocked for more than"
     forbid "$1.said" "unchecked MSR|clocksource.*(unstable|skew|wd)|TSC.*(unstable|unreliable|warp)"
