@@ -148,6 +148,8 @@ PY
 "$vmcore" vmfs ls loops /two/one/two >out || fail "the directories are not in themselves"
 timeout 60 "$vmcore" vmfs fsck loops >out && fail "fsck finds nothing"
 grep -q ' [1-9][0-9]* errors, 0 repaired' out || fail "fsck of directories in themselves"
+timeout 60 "$vmcore" vmfs tree loops >out 2>err && fail "tree finds nothing"
+grep -q '/one: a directory that is elsewhere too' err || fail "tree of directories in themselves"
 rm loops
 echo "ok: directories in themselves"
 

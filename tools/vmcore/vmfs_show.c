@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <fcntl.h>
+#include <search.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -300,7 +301,21 @@ int vt_ls(struct vt *t)
     return vt_close(t, rc);
 }
 
-static int tree(struct vt *t, const char *path, unsigned depth, struct json_object *list)
+static int by_value(const void *a, const void *b)
+{
+    return (a > b) - (a < b);
+}
+
+/* False: it was there before. On a damaged volume a directory can be in itself, more than once. */
+static bool first_time(void **seen, uint32_t dir)
+{
+    const void *key = (const void *)((uintptr_t)dir + 1);
+
+    return tfind(key, seen, by_value) == NULL && tsearch(key, seen, by_value) != NULL;
+}
+
+static int tree(struct vt *t, const char *path, unsigned depth, void **seen,
+                struct json_object *list)
 {
     struct vmc_vmfs_dirent d;
     uint64_t cookie = 0;
@@ -323,8 +338,12 @@ static int tree(struct vt *t, const char *path, unsigned depth, struct json_obje
             } else {
                 printf("%*s%s%s\n", (int)depth * 2, "", d.name, d.type == VMC_VMFS_DIR ? "/" : "");
             }
-            if (rc == 0 && d.type == VMC_VMFS_DIR)
-                rc = tree(t, sub, depth + 1, list);
+            if (rc == 0 && d.type == VMC_VMFS_DIR && !first_time(seen, d.id)) {
+                fprintf(stderr, "%s: %s: a directory that is elsewhere too\n", t->name, sub);
+                rc = EXIT_ERROR;
+            } else if (rc == 0 && d.type == VMC_VMFS_DIR) {
+                rc = tree(t, sub, depth + 1, seen, list);
+            }
         }
         free(sub);
         failed = rc != 0 ? rc : failed;
@@ -332,14 +351,21 @@ static int tree(struct vt *t, const char *path, unsigned depth, struct json_obje
     return got < 0 ? vt_fail(t, path) : failed;
 }
 
+static void keep(void *key)
+{
+    (void)key; /* it is a number */
+}
+
 int vt_tree(struct vt *t)
 {
     int rc = vt_mount(t, t->arg[0], VMC_VMFS_RDONLY);
+    void *seen = NULL;
 
     if (rc != 0)
         return rc;
     struct json_object *list = t->json ? json_object_new_array() : NULL;
-    rc = tree(t, t->args > 1 ? t->arg[1] : "/", 0, list);
+    rc = tree(t, t->args > 1 ? t->arg[1] : "/", 0, &seen, list);
+    tdestroy(seen, keep);
     if (t->json)
         vt_json(list);
     return vt_close(t, rc);
