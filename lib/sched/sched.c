@@ -553,7 +553,7 @@ int vmc_sched_vm_remove(struct vmc_sched *s, uint32_t vm)
                     s->drain[d--] = s->drain[--s->ndrain];
             v->in_fluid = FLUID_OUT;
         }
-        m->active = 0;
+        vmci_store_relaxed(&m->active, 0);
         vmci_sched_set_class(s, vm, CLS_IDLE);
         set_mask(s, vm, NULL, 0);
         vmci_store_release(&m->used, 2u);

@@ -133,7 +133,7 @@ static void bound_vm(struct vmc_sched *s, struct sched_vm *m)
 
 void vmci_sched_set_active(struct vmc_sched *s, struct sched_vm *m, uint32_t active)
 {
-    m->active = active;
+    vmci_store_relaxed(&m->active, active);
     if (!s->dirty_tree) /* else it has no place yet */
         bound_vm(s, m);
 }

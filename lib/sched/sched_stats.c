@@ -55,8 +55,9 @@ int vmc_sched_vm_stats(const struct vmc_sched *s, uint32_t vm, struct vmc_sched_
     if (vm >= s->max_vms || vmci_load_relaxed(&s->vm[vm].used) == 0)
         return VMC_ENOENT;
     const struct sched_vm *m = &s->vm[vm];
+    uint32_t active = vmci_load_relaxed(&m->active);
     *out = (struct vmc_sched_vm_stats){
-        .entitled_per_frame_ns = (vmci_load_relaxed(&m->credit) * m->active) >> C_SHIFT,
+        .entitled_per_frame_ns = (vmci_load_relaxed(&m->credit) * active) >> C_SHIFT,
         .skew_ns = vmci_load_relaxed(&m->skew_ns),
         .max_skew_ns = vmci_load_relaxed(&m->max_skew_ns),
         .lag_ns = vmci_load_relaxed(&m->lag_ns),
