@@ -139,6 +139,16 @@ int vmci_fs_zero(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_err
     return VMC_OK;
 }
 
+void vmci_fs_give_up(struct vmc_vmfs *v, const char *what, int why)
+{
+    if (!v->s.active || vmci_load_relaxed(&v->s.fenced))
+        return;
+    vmci_store_relaxed(&v->s.fenced, true);
+    vmci_log(v->pf, VMC_LOG_ERROR, "vmfs",
+             "%s failed (%s): nothing more is written until the volume is mounted again", what,
+             vmc_strerror(why));
+}
+
 /*
  * A flush that fails ends the session: what it was for may be lost, the next one would succeed all
  * the same, and the records that could repair it would be given up. The journal is replayed
@@ -149,13 +159,7 @@ int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err)
     for (uint32_t i = 0; i < v->ndevs; i++) {
         int rc = vmci_fs_dev_io(v->pf, &v->dev[i].bd, VMC_BLOCK_FLUSH, 0, NULL, 0, err);
         if (unlikely(rc != VMC_OK)) {
-            if (v->s.active && !vmci_load_relaxed(&v->s.fenced)) {
-                vmci_store_relaxed(&v->s.fenced, true);
-                vmci_log(v->pf, VMC_LOG_ERROR, "vmfs",
-                         "a flush failed (%s): nothing more is written until the volume is mounted "
-                         "again",
-                         vmc_strerror(rc));
-            }
+            vmci_fs_give_up(v, "a flush", rc);
             return rc;
         }
     }

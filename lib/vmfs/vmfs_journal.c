@@ -185,8 +185,11 @@ static int append(struct vmc_vmfs *v, uint32_t bytes, struct vmc_error *err)
     vmci_st_le64(rec + RC_TAIL, j->tail);
     vmci_st_le32(rec + RC_BYTES, bytes);
     vmci_st_le64(rec + RC_SUM, record_sum(v, v->s.slot, v->s.generation, rec, bytes));
+    /* One that failed may be there all the same, for a replay after the next: nothing may follow it. */
     rc = vmci_fs_write(v, j->lv + at, rec, bytes, err);
-    if (rc == VMC_OK)
+    if (rc != VMC_OK)
+        vmci_fs_give_up(v, "writing to the journal", rc);
+    else
         rc = vmci_fs_flush(v, err);
     if (rc != VMC_OK)
         return rc;

@@ -308,6 +308,8 @@ int vmci_fs_zero(struct vmc_vmfs *v, uint64_t lv, uint64_t bytes, struct vmc_err
 int vmci_fs_write_unleased(struct vmc_vmfs *v, uint64_t lv, const void *buf, uint64_t bytes,
                            struct vmc_error *err);
 int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err);
+/* What the devices hold is no longer known: the session is over, its journal is to be replayed. */
+void vmci_fs_give_up(struct vmc_vmfs *v, const char *what, int why);
 /* VMC_EAGAIN: the sector is not expect. */
 int vmci_fs_caw(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
                 struct vmc_error *err);

@@ -281,7 +281,8 @@ int vmci_fs_txn_commit(struct vmc_vmfs *v, struct vmc_error *err)
     if (rc == VMC_OK && t->bare)
         rc = vmci_fs_flush(v, err);
     if (rc != VMC_OK) {
-        vmci_store_relaxed(&v->s.fenced, true); /* only a replay of the journal can repair this */
+        /* Only a replay of the journal can repair this. */
+        vmci_fs_give_up(v, "writing metadata", rc);
         vmci_fs_txn_abort(v);
         return rc;
     }

@@ -172,6 +172,11 @@ static int rw(struct test_path *p, struct vmc_block_req *r)
         if (r->op == VMC_BLOCK_READ) {
             p->disk->reads++;
             memcpy(r->iov[i].base, p->disk->data + off, r->iov[i].bytes);
+        } else if (p->fail_write > 0 && --p->fail_write == 0) {
+            size_t n = r->iov[i].bytes / SECTOR * p->fail_fate / 2 * SECTOR;
+            if (n > 0)
+                disk_write(p->disk, off, r->iov[i].base, n);
+            return VMC_EIO;
         } else if (allow_write(p, off, r->iov[i].base, r->iov[i].bytes)) {
             disk_write(p->disk, off, r->iov[i].base, r->iov[i].bytes);
         } else {

@@ -2,7 +2,7 @@
 /*
  * A sparse disk in memory, shared by any number of block devices ("hosts' paths" to it). It
  * remembers what was written since the last flush, so that a power cut can lose, tear and reorder
- * those writes; it can stop serving a path after a number of writes. A flush can fail, as a kernel's
+ * those writes; it can stop serving a path after a number of writes, or let one fail. A flush can fail, as a kernel's
  * does: what it was for is shown as written, will never be on the medium, and the next flush succeeds.
  */
 #ifndef TEST_DISK_H
@@ -36,6 +36,8 @@ struct test_path {
     bool torn; /* the last write before the cut is done in part */
     uint32_t fail_flush; /* the so-and-so-many-th flush from now fails; 0: none */
     bool flush_failed;
+    uint32_t fail_write; /* the same of writes; compare-and-writes do not count */
+    uint32_t fail_fate;  /* what of the failed one is there all the same: 0 nothing, 1 half, 2 all */
     uint32_t seed;
     struct vmc_blockdev bd;
 };

@@ -89,6 +89,7 @@ void model_mount(struct model_env *e, uint32_t h)
         host->path[i].cut = false;
         host->path[i].cut_after = UINT64_MAX;
         host->path[i].fail_flush = 0;
+        host->path[i].fail_write = 0;
         host->path[i].flush_failed = false;
     }
     snprintf(name, sizeof(name), "host%u", h);

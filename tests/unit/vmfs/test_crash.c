@@ -139,9 +139,67 @@ static void failed_flushes(void **state)
     model_env_fini(&e);
 }
 
+/*
+ * A write fails of which the disk has nothing, half or all. One to the journal, or one of metadata
+ * in place, ends the session: what it left is replayed, and the change has happened or has not.
+ */
+static void failed_writes(void **state)
+{
+    struct model_env e;
+    struct vmc_vmfs_stat st;
+    unsigned there = 0, ended = 0;
+    bool whole = false;
+
+    (void)state;
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 1);
+    model_mount(&e, 0);
+    for (uint32_t nth = 1; !whole; nth++)
+        for (uint32_t fate = 0; fate < 3; fate++) {
+            struct test_path *p = &e.host[0].path[0];
+            model_ok(&e, vmc_vmfs_mkdir(e.host[0].v, "/before", 0755, &e.err));
+            e.disk[0].track = true;
+            p->fail_write = nth;
+            p->fail_fate = fate;
+            int rc = vmc_vmfs_mkdir(e.host[0].v, "/new", 0755, &e.err);
+            whole = p->fail_write != 0;
+            p->fail_write = 0;
+            bool goes_on = vmc_vmfs_mkdir(e.host[0].v, "/after", 0755, &e.err) == VMC_OK;
+            assert_true(goes_on == whole);
+            assert_true(whole == (rc == VMC_OK));
+            ended += !goes_on;
+            model_kill(&e, 0);
+            test_disk_power_cut(&e.disk[0], 1 + fate);
+            e.disk[0].track = false;
+            model_mount(&e, 0);
+            for (unsigned i = 0; i < 30; i++) {
+                e.tp.now_ns += 1000000000ull;
+                model_ok(&e, vmc_vmfs_beat(e.host[0].v, &e.err));
+            }
+            model_fsck(&e);
+            assert_int_equal(vmc_vmfs_stat(e.host[0].v, "/before", &st, &e.err), VMC_OK);
+            assert_true(vmc_vmfs_stat(e.host[0].v, "/after", &st, NULL) ==
+                        (goes_on ? VMC_OK : VMC_ENOENT));
+            rc = vmc_vmfs_stat(e.host[0].v, "/new", &st, NULL);
+            assert_true(rc == VMC_OK || (rc == VMC_ENOENT && !goes_on));
+            there += rc == VMC_OK;
+            model_ok(&e, vmc_vmfs_remove(e.host[0].v, "/before", &e.err));
+            if (rc == VMC_OK)
+                model_ok(&e, vmc_vmfs_remove(e.host[0].v, "/new", &e.err));
+            if (goes_on)
+                model_ok(&e, vmc_vmfs_remove(e.host[0].v, "/after", &e.err));
+        }
+    print_message("%u sessions ended; %u changes have happened\n", ended, there);
+    assert_true(ended > 3 && there > 3);
+    model_ok(&e, vmc_vmfs_unmount(e.host[0].v, &e.err));
+    e.host[0].v = NULL;
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(vmfs5), cmocka_unit_test(vmfs3),
-                                       cmocka_unit_test(vmfs6), cmocka_unit_test(failed_flushes)};
+                                       cmocka_unit_test(vmfs6), cmocka_unit_test(failed_flushes),
+                                       cmocka_unit_test(failed_writes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
