@@ -325,8 +325,8 @@ int vmc_vmfs_close(struct vmc_vmfs_file *f, struct vmc_error *err)
         ino->writers--;
     }
     if (--ino->opens == 0) {
+        vmci_fs_ios_drain(ino); /* nothing may be on its way to blocks that others may free */
         rc2 = unlock(ino, rc == VMC_OK ? err : NULL);
-        vmci_fs_ios_drain(ino);
         vmci_fs_leaf_free(ino);
         vmci_fs_ios_destroy(ino);
     }
