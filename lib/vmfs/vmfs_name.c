@@ -419,35 +419,49 @@ int vmc_vmfs_remove(struct vmc_vmfs *v, const char *path, struct vmc_error *err)
 /* ---- rename ------------------------------------------------------------------------------------
  */
 
+#define ASIDE_PREFIX ".vmcore-" /* a name that nobody uses; the checker's report knows it, too */
+#define ASIDE_LEN    24u
+#define ASIDE_TRIES  16u
+
 struct move {
     struct fs_inode *from, *to; /* directories */
     const char *from_name, *to_name;
     size_t from_len, to_len;
+    bool keep;                 /* what is replaced is too large to be freed at once, and */
+    char aside[ASIDE_LEN + 1]; /* has this name until it is freed; empty: there is none */
 };
 
-/* Would a directory become its own ancestor? */
+/*
+ * Would a directory become its own ancestor? Two hosts that move two directories into each other
+ * hold no lock in common and would both find that they may. So the root's lock, held over every
+ * move of a directory to another one, makes one of them wait; after it ".." is what the other made
+ * of it.
+ */
 static int check_loop(struct vmc_vmfs *v, uint32_t moved, struct fs_inode *to,
                       struct vmc_error *err)
 {
     uint32_t at = to->addr;
+    struct fs_inode *dir;
+    struct fs_entry e;
 
-    for (unsigned i = 0; i < VMC_VMFS_PATH_MAX; i++) {
-        struct fs_inode *dir;
-        struct fs_entry e;
+    int rc = vmci_fs_inode_get(v, FD_ADDR_ROOT, &dir, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmci_fs_txn_inode(v, dir, err);
+    vmci_fs_inode_put(dir);
+    for (unsigned i = 0; rc == VMC_OK && i < VMC_VMFS_PATH_MAX; i++) {
         if (at == moved)
             return vmci_error(err, VMC_EINVAL, site, "a directory cannot move into itself");
         if (at == FD_ADDR_ROOT)
             return VMC_OK;
-        int rc = vmci_fs_inode_get(v, at, &dir, err);
+        rc = vmci_fs_inode_get(v, at, &dir, err);
         if (rc != VMC_OK)
             return rc;
-        rc = vmci_fs_dir_find(dir, "..", 2, &e, err);
+        rc = find_stable(dir, "..", 2, &e, err);
         vmci_fs_inode_put(dir);
-        if (rc != VMC_OK)
-            return rc;
         at = e.fd;
     }
-    return vmci_error(err, VMC_EFORMAT, site, "directories form a loop");
+    return rc != VMC_OK ? rc : vmci_error(err, VMC_EFORMAT, site, "directories form a loop");
 }
 
 static bool may_replace(const struct fs_inode *moved, const struct fs_entry *old)
@@ -476,7 +490,29 @@ static int fix_dotdot(const struct move *m, struct fs_inode *ino, struct vmc_err
     return rc == VMC_OK ? add_links(m->to, 1, err) : rc;
 }
 
-static int rename_txn(const struct move *m, uint32_t flags, struct vmc_error *err)
+/* Give what is replaced a name of its own: a crash from here on costs space, and no contents. */
+static int set_aside(struct move *m, const struct fs_inode *old, struct vmc_error *err)
+{
+    uint64_t number = (uint64_t)old->addr << 32 | vmci_fs_md32(old, FD_GENERATION);
+    struct fs_entry e;
+
+    for (unsigned i = 0; i < ASIDE_TRIES; i++, number++) {
+        char name[ASIDE_LEN + 1] = ASIDE_PREFIX;
+        for (unsigned k = 0; k < 16; k++)
+            name[sizeof(ASIDE_PREFIX) - 1 + k] = "0123456789abcdef"[number >> (60 - 4 * k) & 15];
+        int rc = vmci_fs_dir_find(m->to, name, ASIDE_LEN, &e, NULL);
+        if (rc == VMC_OK)
+            continue;
+        if (rc == VMC_ENOENT)
+            rc = vmci_fs_dir_add(m->to, name, ASIDE_LEN, old, err);
+        if (rc == VMC_OK)
+            memcpy(m->aside, name, sizeof(name));
+        return rc;
+    }
+    return vmci_error(err, VMC_EEXIST, site, "no name is left for the file that is replaced");
+}
+
+static int rename_txn(struct move *m, uint32_t flags, struct vmc_error *err)
 {
     struct vmc_vmfs *v = m->from->v;
     struct fs_inode *ino = NULL, *old = NULL;
@@ -503,7 +539,7 @@ static int rename_txn(const struct move *m, uint32_t flags, struct vmc_error *er
     /* A file stays where it is; only a directory's ".." has to change with it. */
     if (rc == VMC_OK && src.type == VMC_VMFS_DIR)
         rc = vmci_fs_txn_inode(v, ino, err);
-    if (rc == VMC_OK && src.type == VMC_VMFS_DIR)
+    if (rc == VMC_OK && src.type == VMC_VMFS_DIR && m->from != m->to)
         rc = check_loop(v, src.fd, m->to, err);
     if (rc != VMC_OK)
         goto out;
@@ -519,7 +555,7 @@ static int rename_txn(const struct move *m, uint32_t flags, struct vmc_error *er
         if (rc == VMC_OK && dst.type == VMC_VMFS_DIR)
             rc = add_links(m->to, -1, err);
         if (rc == VMC_OK)
-            rc = destroy(old, err);
+            rc = m->keep && dst.type == VMC_VMFS_FILE ? set_aside(m, old, err) : destroy(old, err);
     } else if (rc == VMC_ENOENT) {
         rc = vmci_fs_dir_add(m->to, m->to_name, m->to_len, ino, err);
     }
@@ -538,11 +574,12 @@ out:
     return rc;
 }
 
-static int rename_once(const struct move *m, uint32_t flags, struct vmc_error *err)
+static int rename_once(struct move *m, uint32_t flags, struct vmc_error *err)
 {
     struct vmc_vmfs *v = m->from->v;
     int rc = vmci_fs_txn_begin(v, err);
 
+    m->aside[0] = '\0';
     if (rc != VMC_OK)
         return rc;
     rc = rename_txn(m, flags, err);
@@ -550,6 +587,25 @@ static int rename_once(const struct move *m, uint32_t flags, struct vmc_error *e
         return vmci_fs_txn_commit(v, err);
     vmci_fs_txn_abort(v);
     return rc;
+}
+
+/* The rename has happened: what cannot be freed now is left to be found by its name. */
+static void free_aside(const struct move *m)
+{
+    struct vmc_vmfs *v = m->to->v;
+    uint64_t deadline = 0;
+    struct vmc_error why;
+    bool too_big;
+    int rc;
+
+    do {
+        rc = shorten(m->to, m->aside, ASIDE_LEN, &why);
+        if (rc == VMC_OK)
+            rc = remove_once(m->to, m->aside, ASIDE_LEN, &too_big, &why);
+    } while (vmci_fs_op_end(v, rc, &deadline));
+    if (rc != VMC_OK && rc != VMC_ENOENT)
+        vmci_log(v->pf, VMC_LOG_WARN, "vmfs", "the file that was replaced is left as %s: %s",
+                 m->aside, why.text);
 }
 
 static int rename_path(struct vmc_vmfs *v, const char *from, const char *to, uint32_t flags,
@@ -575,11 +631,11 @@ static int rename_path(struct vmc_vmfs *v, const char *from, const char *to, uin
     if (rc == VMC_OK)
         rc = rename_once(&m, flags, err);
     if (rc == VMC_EAGAIN) {
-        /* What is replaced is large: it is emptied first, so a crash here loses its contents. */
-        rc = shorten(m.to, m.to_name, m.to_len, err);
-        if (rc == VMC_OK)
-            rc = rename_once(&m, flags, err);
+        m.keep = true;
+        rc = rename_once(&m, flags, err);
     }
+    if (rc == VMC_OK && m.aside[0] != '\0')
+        free_aside(&m);
     vmci_fs_inode_put(m.from);
     vmci_fs_inode_put(m.to);
     return rc;

@@ -872,8 +872,12 @@ static void settle_rename(struct model_env *e, uint32_t h, struct model *m)
     if (m->b >= 0)
         m->node[m->b] = m->old_b;
     if (stat_node(e, h, m, m->a, &st) == VMC_OK) {
-        if (m->b >= 0)
-            settle_removed(e, h, m, m->b);
+        if (m->b < 0)
+            return;
+        /* What was to be replaced is whole. */
+        assert_int_equal(stat_node(e, h, m, m->b, &st), VMC_OK);
+        if (!m->node[m->b].dir)
+            assert_int_equal(st.bytes, m->node[m->b].length);
         return;
     }
     if (m->b >= 0)
