@@ -15,9 +15,10 @@ static bool live(const struct vmc_virtio *dev)
     return (st & (VMCI_VS_DRIVER_OK | VMCI_VS_NEEDS_RESET)) == VMCI_VS_DRIVER_OK;
 }
 
+/* A driver that asked for a reset is gone, though the status stays until nothing is in flight. */
 bool vmc_virtio_live(const struct vmc_virtio *dev)
 {
-    return live(dev);
+    return live(dev) && (vmci_load_acquire(&dev->stop) & VMCI_VSTOP_RESET) == 0;
 }
 
 /* Registers, queues and the device's own state to power-on. Nobody is inside. */

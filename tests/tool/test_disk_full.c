@@ -21,8 +21,10 @@
 struct fx {
     struct disk_full *d;
     struct vmc_blockdev bd;
-    _Atomic bool space, later; /* later: another thread answers, */
-    _Atomic bool held;         /* not now */
+    _Atomic bool space, later;  /* later: another thread answers, */
+    _Atomic bool held;          /* not now */
+    _Atomic bool stuck, inside; /* submit does not return; somebody is in there */
+    _Atomic bool unwanted;
     _Atomic unsigned submits;
     pthread_t worker;
     pthread_mutex_t lock;
@@ -54,6 +56,10 @@ static int submit(void *ctx, struct vmc_block_req *r)
     struct fx *f = ctx;
 
     atomic_fetch_add(&f->submits, 1);
+    while (atomic_load(&f->stuck)) {
+        atomic_store(&f->inside, true);
+        nap(1);
+    }
     if (!atomic_load(&f->later)) {
         r->status = result(f, r);
         return VMC_BLOCK_COMPLETE;
@@ -230,15 +236,61 @@ static void test_fail(void **state)
     for (unsigned i = 0; i < 8; i++)
         issue(f, &q[i], VMC_BLOCK_WRITE);
     disk_full_fail(f->d, true);
-    for (unsigned i = 0; i < 8; i++) { /* now: the caller goes on to end the machine */
-        assert_int_equal(atomic_load(&q[i].done), 1);
-        assert_int_equal(q[i].r.status, VMC_ENOSPC);
-    }
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(answer(&q[i]), VMC_ENOSPC);
     issue(f, &q[0], VMC_BLOCK_WRITE);
     assert_int_equal(answer(&q[0]), VMC_ENOSPC);
     disk_full_fail(f->d, false);
     issue(f, &q[0], VMC_BLOCK_WRITE);
     assert_true(disk_full_waits(f->d));
+    atomic_store(&f->space, true);
+    assert_int_equal(answer(&q[0]), VMC_OK);
+    stop(f);
+}
+
+/* A look for space is stuck in a disk that does not answer: who wants writes to fail is not kept. */
+static void test_fail_while_stuck(void **state)
+{
+    struct fx *f = start(false);
+    static struct request q[2];
+
+    (void)state;
+    issue(f, &q[0], VMC_BLOCK_WRITE);
+    atomic_store(&f->stuck, true);
+    while (!atomic_load(&f->inside))
+        nap(1);
+    disk_full_fail(f->d, true);
+    assert_int_equal(atomic_load(&q[0].done), 0);
+    atomic_store(&f->stuck, false);
+    assert_int_equal(answer(&q[0]), VMC_ENOSPC);
+    stop(f);
+}
+
+static bool is_wanted(void *ctx)
+{
+    struct fx *f = ctx;
+
+    return !atomic_load(&f->unwanted);
+}
+
+/* The guest's driver resets its device: what waits is no use to it, and keeps the reset waiting. */
+static void test_unwanted(void **state)
+{
+    struct fx *f = start(false);
+    static struct request q[4];
+
+    (void)state;
+    disk_full_watch(f->d, is_wanted, f);
+    for (unsigned i = 0; i < 4; i++)
+        issue(f, &q[i], VMC_BLOCK_WRITE);
+    nap(1500);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(atomic_load(&q[i].done), 0);
+    atomic_store(&f->unwanted, true);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(answer(&q[i]), VMC_ENOSPC);
+    atomic_store(&f->unwanted, false); /* and there is a new driver */
+    issue(f, &q[0], VMC_BLOCK_WRITE);
     atomic_store(&f->space, true);
     assert_int_equal(answer(&q[0]), VMC_OK);
     stop(f);
@@ -323,9 +375,10 @@ static void test_storm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_at_once), cmocka_unit_test(test_later),
-        cmocka_unit_test(test_try),     cmocka_unit_test(test_fail),
-        cmocka_unit_test(test_flushes), cmocka_unit_test(test_storm)};
+        cmocka_unit_test(test_at_once),  cmocka_unit_test(test_later),
+        cmocka_unit_test(test_try),      cmocka_unit_test(test_fail),
+        cmocka_unit_test(test_flushes),  cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_unwanted), cmocka_unit_test(test_fail_while_stuck)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# The disk of one machine of a host does not answer: it lies on a FUSE mount whose process is stopped. That
-# machine's reset, and its end, wait for what is in flight; nothing else waits. Usage: stuck.sh VMCORE GUESTDIR
+# The disk of a machine does not answer: it lies on a FUSE mount whose process is stopped. That machine's
+# reset, and its end, wait for what is in flight; nothing else waits: no other machine of a host, no signal,
+# no control socket. Usage: stuck.sh VMCORE GUESTDIR
 set -euo pipefail
 vmcore=$1 guest=$2
 if [ ! -s "$guest/vmlinuz" ] || [ ! -s "$guest/initrd" ]; then
@@ -33,6 +34,9 @@ soon() { # MESSAGE COMMAND...: succeeds some time
     done
     fail "$message"
 }
+ctl() { timeout 20 "$vmcore" ctl socket "$@"; }
+said() { grep -q "$1" host.log; }
+is() { ctl list 2>/dev/null >list; grep -q " $1 " list; }
 state() { # MACHINE STATE
     timeout 60 "$vmcore" ctl socket list >list && grep -q "^$1  *$2 " list
 }
@@ -89,6 +93,46 @@ soon "no end" state stuck ended
 timeout 60 "$vmcore" ctl socket quit || fail "ctl quit"
 wait $host || fail "the host's status"
 host=
+
+# "run": the same, and whoever does not want to wait for ever says so twice.
+flag stay
+: >serial
+"$vmcore" run --mem=160 --kernel="$guest/vmlinuz" --initrd="$guest/initrd" --disk mnt/disk --disk flag \
+    --serial="file:$dir/serial" --control=socket --no-sandbox \
+    --cmdline="console=ttyS0 panic=-1 quiet run=$(tr ' \n' '++' <<<"$run")" >host.log 2>&1 &
+host=$!
+soon "the guest does not start" started 1
+kill -STOP $mounted
+sleep 1
+since=$SECONDS
+ctl pause vm || fail "ctl pause"
+is paused || fail "it is not paused"
+[ $((SECONDS - since)) -lt 15 ] || fail "a pause took $((SECONDS - since)) s"
+ctl resume vm || fail "ctl resume"
+flag reset
+soon "no reset that waits" is resetting
+ctl pause vm 2>/dev/null && fail "a machine that is being reset is paused"
+soon "nobody is told" said 'waiting for a disk that does not answer'
+flag stay
+kill -CONT $mounted
+soon "no reset" started 2
+is running || fail "it does not run"
+echo "ok: run answers while a reset waits for the disk"
+
+kill -STOP $mounted
+sleep 1
+kill -TERM $host
+soon "it does not end" is ending
+soon "nobody is told how to leave" said 'another signal or quit leaves it'
+kill -TERM $host
+gone() { ! is ending; }
+soon "a second signal is ignored" gone
+kill -CONT $mounted
+status=0
+wait $host || status=$?
+[ $status = 4 ] || fail "exit status $status"
+host=
+echo "ok: a second signal leaves a disk that does not answer"
 for _ in $(seq 600); do # the kernel takes its time to close what io_uring had
     umount mnt 2>/dev/null || fusermount3 -u mnt 2>/dev/null || { sleep 0.1; continue; }
     break

@@ -49,8 +49,16 @@ static int run(struct run_vm *r)
             fprintf(stderr, "vmcore: engine %s%s\r\n", r->engine->name,
                     keys ? "; Ctrl-A x leaves, Ctrl-A h helps" : "");
         rc = run_loop(r, stats_fd);
-        if (dump_fd >= 0 && run_dump_memory(r, dump_fd) != 0)
+        if (dump_fd >= 0 && !r->left && run_dump_memory(r, dump_fd) != 0)
             rc = EXIT_ERROR;
+    }
+    if (r->left) { /* memory must stay what it is for as long as there is a process */
+        if (dump_fd >= 0)
+            fprintf(stderr, "vmcore run: --dump-memory %s: not written, requests are in flight\n",
+                    r->opt.dump_path);
+        run_console_close(r);
+        fflush(NULL);
+        _exit(rc);
     }
     run_vm_destroy(r);
     if (stats_fd >= 0)

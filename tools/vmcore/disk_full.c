@@ -28,11 +28,13 @@ struct disk_full {
     bool flushes;
     pthread_t thread;
     pthread_mutex_t lock;
-    pthread_cond_t changed, rested; /* for the thread, and by it */
+    pthread_cond_t changed; /* for the thread */
     /* with the lock */
     struct slot *free, *waiting, **last; /* waiting: in the order in which they came */
     unsigned tries;                      /* of those that waited, on their way */
-    bool full;                           /* said so */
+    bool (*wanted)(void *ctx);           /* or NULL */
+    void *wanted_ctx;
+    bool full; /* said so */
     bool fail, end;
     bool at_it; /* the thread has some in its hands */
     struct slot slots[SLOTS];
@@ -244,15 +246,16 @@ static void *watch(void *arg)
         while (!d->fail && !d->end && pthread_cond_timedwait(&d->changed, &d->lock, &t) == 0)
             ;
         bool fail = d->fail || d->end;
+        bool (*wanted)(void *ctx) = d->wanted;
+        void *ctx = d->wanted_ctx;
         d->at_it = true;
         pthread_mutex_unlock(&d->lock);
-        if (fail)
+        if (fail || (wanted != NULL && !wanted(ctx)))
             fail_all(d);
         else
             look(d);
         pthread_mutex_lock(&d->lock);
         d->at_it = false;
-        pthread_cond_broadcast(&d->rested);
     }
     pthread_mutex_unlock(&d->lock);
     return NULL;
@@ -297,9 +300,7 @@ struct disk_full *disk_full_create(const char *name, struct vmc_blockdev below, 
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&d->changed, &attr);
     pthread_condattr_destroy(&attr);
-    pthread_cond_init(&d->rested, NULL);
     if (d->name == NULL || pthread_create(&d->thread, NULL, watch, d) != 0) {
-        pthread_cond_destroy(&d->rested);
         pthread_cond_destroy(&d->changed);
         pthread_mutex_destroy(&d->lock);
         free(d->name);
@@ -330,8 +331,14 @@ void disk_full_fail(struct disk_full *d, bool fail)
     pthread_mutex_lock(&d->lock);
     d->fail = fail;
     pthread_cond_signal(&d->changed);
-    while (fail && (d->waiting != NULL || d->at_it))
-        pthread_cond_wait(&d->rested, &d->lock);
+    pthread_mutex_unlock(&d->lock);
+}
+
+void disk_full_watch(struct disk_full *d, bool (*wanted)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&d->lock);
+    d->wanted = wanted;
+    d->wanted_ctx = ctx;
     pthread_mutex_unlock(&d->lock);
 }
 
@@ -352,7 +359,6 @@ void disk_full_free(struct disk_full *d)
     pthread_cond_signal(&d->changed);
     pthread_mutex_unlock(&d->lock);
     pthread_join(d->thread, NULL);
-    pthread_cond_destroy(&d->rested);
     pthread_cond_destroy(&d->changed);
     pthread_mutex_destroy(&d->lock);
     free(d->name);

@@ -124,6 +124,11 @@ static int let_wait(struct run_vm *r, unsigned i, struct vmc_blockdev *bd)
     return 0;
 }
 
+static bool is_live(void *dev)
+{
+    return vmc_virtio_live(dev);
+}
+
 static int add_disk(struct run_vm *r, unsigned i)
 {
     const struct run_disk *d = &r->opt.disks[i];
@@ -147,6 +152,8 @@ static int add_disk(struct run_vm *r, unsigned i)
         bc.disk = r->hooks->disk(r->hooks_ctx, i, bc.disk);
     if (vmc_virtio_blk_create(vmc_vm_board(r->vm), &bc, &dev, &err) != VMC_OK)
         return run_vm_fail("--disk", &err);
+    if (r->io->disks[i].full != NULL)
+        disk_full_watch(r->io->disks[i].full, is_live, dev);
     run_bell_attach(bell, dev);
     return 0;
 }
@@ -289,27 +296,18 @@ bool run_io_waits(const struct run_vm *r)
     return false;
 }
 
+bool run_io_settled(struct run_vm *r)
+{
+    return vmc_board_quiesce(vmc_vm_board(r->vm)) != VMC_EAGAIN;
+}
+
 void run_io_quiesce(struct run_vm *r)
 {
     const struct timespec nap = {.tv_nsec = 100000};
 
-    /* A disk may take its time, one that is full any time. */
-    for (int i = 0; vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN &&
-                    i < (run_io_waits(r) ? 500 : 50000);
-         i++)
+    /* A disk may take its time, one that is full any time: who asks is not kept for so long. */
+    for (int i = 0; !run_io_settled(r) && i < (run_io_waits(r) ? 200 : 2000); i++)
         nanosleep(&nap, NULL);
-}
-
-void run_io_settle(struct run_vm *r)
-{
-    run_io_fail_waiting(r, true);
-    run_io_quiesce(r);
-    if (vmc_board_quiesce(vmc_vm_board(r->vm)) != VMC_EAGAIN)
-        return;
-    fprintf(stderr, "%s: waiting for a disk that does not answer\r\n", run_who);
-    do
-        run_io_quiesce(r);
-    while (vmc_board_quiesce(vmc_vm_board(r->vm)) == VMC_EAGAIN);
 }
 
 void run_io_stop(struct run_vm *r)

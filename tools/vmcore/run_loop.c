@@ -16,21 +16,41 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#define SLOW_DISK_NS 5000000000ull
+#define LOOK_MS      2 /* between two looks at vCPUs and requests in flight */
+
+/* What is done as soon as no vCPU runs and no request is in flight. */
+enum then { GO_ON, THEN_REBOOT, THEN_WAKE, THEN_END };
+
 struct loop {
     struct run_vm *r;
     int timer_fd, limit_fd, signal_fd;
     struct control *control;
     struct run_gdb *gdb;
     bool suspended; /* ACPI S3 */
+    enum then then;
+    uint64_t slow_at_ns; /* from then on a disk is slow */
+    bool slow;           /* and that was said */
+    bool failing;        /* writes that wait for space fail */
+    bool ending;
+    bool alone; /* nobody is there to decide whether to wait on */
     bool done;
     int status;
 };
 
 static void end(struct loop *l, int status)
 {
-    if (!l->done)
+    if (!l->ending)
         l->status = status;
-    l->done = true;
+    l->ending = true;
+}
+
+/* Somebody wants it to end: who says so twice does not want to wait for a dead disk. */
+static void leave(struct loop *l, int status)
+{
+    if (l->ending && l->slow)
+        l->r->left = l->done = true;
+    end(l, status);
 }
 
 /* ---- timers -------------------------------------------------------------------------------- */
@@ -76,9 +96,11 @@ static struct json_object *rpc_status(void *ctx, struct json_object *params, con
     json_object_object_add(o, "name", json_object_new_string(l->r->opt.name));
     json_object_object_add(o, "engine", json_object_new_string(l->r->engine->name));
     json_object_object_add(o, "state",
-                           json_object_new_string(l->r->user_paused ? "paused"
-                                                  : l->suspended    ? "suspended"
-                                                                    : "running"));
+                           json_object_new_string(l->ending                ? "ending"
+                                                  : l->then == THEN_REBOOT ? "resetting"
+                                                  : l->r->user_paused      ? "paused"
+                                                  : l->suspended           ? "suspended"
+                                                                           : "running"));
     json_object_object_add(o, "cpus", json_object_new_int((int)l->r->opt.cpus));
     json_object_object_add(o, "memory_bytes", json_object_new_uint64(l->r->opt.mem_bytes));
     json_object_object_add(o, "waits_for_space", json_object_new_boolean(run_io_waits(l->r)));
@@ -90,9 +112,12 @@ static struct json_object *rpc_pause(void *ctx, struct json_object *params, cons
     struct loop *l = ctx;
 
     (void)params;
-    (void)message;
+    if (l->then != GO_ON) {
+        *message = "the machine is being reset, or ends";
+        return NULL;
+    }
     if (!l->r->user_paused)
-        run_threads_pause(l->r);
+        run_threads_pause_soon(l->r);
     l->r->user_paused = true;
     return json_object_new_boolean(true);
 }
@@ -103,7 +128,7 @@ static struct json_object *rpc_resume(void *ctx, struct json_object *params, con
 
     (void)params;
     (void)message;
-    if (l->r->user_paused && !l->suspended && !run_gdb_holds(l->gdb))
+    if (l->r->user_paused && l->then == GO_ON && !l->suspended && !run_gdb_holds(l->gdb))
         run_threads_resume(l->r);
     l->r->user_paused = false;
     return json_object_new_boolean(true);
@@ -122,7 +147,7 @@ static struct json_object *rpc_quit(void *ctx, struct json_object *params, const
 {
     (void)params;
     (void)message;
-    end(ctx, EXIT_OK);
+    leave(ctx, EXIT_OK);
     return json_object_new_boolean(true);
 }
 
@@ -143,11 +168,13 @@ static const struct rpc_method methods[] = {
 };
 
 /* ---- the end of a run, or of one boot ---------------------------------------------------------
+ *
+ * Requests in flight go to the memory of now, so all of this waits for them. A disk may take its
+ * time, or be dead: signals and the control socket are answered meanwhile.
  */
 
-static void reboot(struct loop *l)
+static void finish_reboot(struct loop *l)
 {
-    run_threads_halt(l->r);
     if (vmc_vm_reset(l->r->vm) != VMC_OK || run_vm_boot(l->r) != 0) {
         fprintf(stderr, "\r\nvmcore: the reset failed\r\n");
         end(l, EXIT_ERROR);
@@ -161,15 +188,14 @@ static void reboot(struct loop *l)
 /* Timers go on; one of them, or the power button, ends it. */
 static void suspend(struct loop *l)
 {
-    run_threads_pause(l->r);
+    run_threads_pause_soon(l->r);
     l->suspended = true;
 }
 
-static void wake(struct loop *l)
+static void finish_wake(struct loop *l)
 {
     struct vmc_error err = {0};
 
-    run_threads_halt(l->r); /* a debugger may have let it go on, into the same stop */
     l->suspended = false;
     if (vmc_vm_reset(l->r->vm) != VMC_OK || vmc_pc_wake(l->r->pc, &err) != VMC_OK) {
         fprintf(stderr, "\r\nvmcore: the guest cannot be woken: %s\r\n", err.text);
@@ -181,6 +207,52 @@ static void wake(struct loop *l)
         run_threads_resume(l->r);
 }
 
+static void slow_disk(struct loop *l, uint64_t now)
+{
+    if (now < l->slow_at_ns)
+        return;
+    if (!l->slow)
+        fprintf(stderr, "%s: waiting for a disk that does not answer%s\r\n", run_who,
+                l->ending && !l->alone ? " (another signal or quit leaves it)" : "");
+    l->slow = true;
+    if (l->ending && l->alone)
+        l->r->left = l->done = true;
+}
+
+static void settle(struct loop *l)
+{
+    enum then then = l->then;
+
+    if (then == GO_ON)
+        return;
+    bool halted = run_threads_halted(l->r);
+    if (halted && !l->failing) {
+        run_io_fail_waiting(l->r, true); /* no vCPU is left to see it */
+        l->failing = true;
+    }
+    if (!halted || !run_io_settled(l->r)) {
+        slow_disk(l, l->r->pf.now_ns(l->r->pf.ctx));
+        return;
+    }
+    l->then = GO_ON;
+    if (then == THEN_REBOOT)
+        finish_reboot(l);
+    else if (then == THEN_WAKE)
+        finish_wake(l);
+    else
+        l->done = true;
+}
+
+static void stop_and(struct loop *l, enum then then)
+{
+    run_threads_halt(l->r); /* a debugger may have let it go on, into the same stop */
+    if (l->then == GO_ON)
+        l->slow_at_ns = l->r->pf.now_ns(l->r->pf.ctx) + SLOW_DISK_NS;
+    l->then = then;
+    l->slow = l->failing = false;
+    settle(l);
+}
+
 static void guest_stopped(struct loop *l, uint32_t why, uint64_t detail)
 {
     struct vmc_exit x = {.kind = VMC_EXIT_SHUTDOWN, .u.stop = {.why = why, .detail = detail}};
@@ -189,7 +261,7 @@ static void guest_stopped(struct loop *l, uint32_t why, uint64_t detail)
         run_gdb_stopped(l->gdb, 0, &x);
     switch (why) {
     case VMC_STOP_RESET:
-        reboot(l);
+        stop_and(l, THEN_REBOOT);
         break;
     case VMC_STOP_SUSPEND:
         suspend(l);
@@ -227,12 +299,15 @@ static void look_at_threads(struct loop *l)
     bool failed = r->failed;
     bool debug = r->debug_stop;
     bool quit = r->quit_key;
+    r->quit_key = false;
     pthread_mutex_unlock(&r->lock);
     if (quit)
-        end(l, EXIT_OK);
-    if (failed) {
+        leave(l, EXIT_OK);
+    if (failed)
         end(l, EXIT_ERROR);
-    } else if (!l->suspended && vmc_vm_stopped(r->vm, &why, &detail)) {
+    if (failed || l->then != GO_ON)
+        return;
+    if (!l->suspended && vmc_vm_stopped(r->vm, &why, &detail)) {
         guest_stopped(l, why, detail);
     } else if (debug && l->gdb != NULL) {
         run_threads_pause(r);
@@ -246,6 +321,25 @@ static void look_at_threads(struct loop *l)
 }
 
 /* ---- poll ---------------------------------------------------------------------------------- */
+
+static void timed_out(struct loop *l)
+{
+    uint64_t count;
+
+    if (read(l->limit_fd, &count, sizeof(count)) < 0)
+        return;
+    fprintf(stderr, "\r\nvmcore: timeout after %g s\r\n", l->r->opt.timeout_s);
+    l->alone = true;
+    end(l, EXIT_TIMEOUT);
+}
+
+static void signalled(struct loop *l)
+{
+    struct signalfd_siginfo which;
+
+    if (read(l->signal_fd, &which, sizeof(which)) == sizeof(which))
+        leave(l, EXIT_ERROR);
+}
 
 #define MAX_POLL (4 + CONTROL_MAX_CLIENTS + 1 + RUN_GDB_MAX_POLL)
 
@@ -262,26 +356,29 @@ static void turn(struct loop *l)
     nfds_t control = n;
     n += control_poll_fds(l->control, fds + n);
     nfds_t gdb = n;
-    n += run_gdb_poll_fds(l->gdb, fds + n);
+    if (l->then == GO_ON) /* the machine does not stop or go on by a debugger's word else */
+        n += run_gdb_poll_fds(l->gdb, fds + n);
 
-    if (poll(fds, n, -1) < 0)
+    if (poll(fds, n, l->then == GO_ON ? -1 : LOOK_MS) < 0)
         return;
     if (fds[1].revents != 0)
         run_timers(l);
     if (l->control != NULL)
         control_handle(l->control, fds + control, gdb - control);
-    if (run_gdb_handle(l->gdb, fds + gdb, n - gdb))
+    if (n > gdb && run_gdb_handle(l->gdb, fds + gdb, n - gdb))
         end(l, EXIT_OK);
     if (fds[0].revents != 0)
         look_at_threads(l);
-    if (l->suspended && vmc_pc_wake_event(r->pc))
-        wake(l);
-    if (fds[3].revents != 0) {
-        fprintf(stderr, "\r\nvmcore: timeout after %g s\r\n", r->opt.timeout_s);
-        end(l, EXIT_TIMEOUT);
-    }
+    if (l->suspended && l->then == GO_ON && vmc_pc_wake_event(r->pc))
+        stop_and(l, THEN_WAKE);
+    if (fds[3].revents != 0)
+        timed_out(l);
     if (fds[2].revents != 0)
-        end(l, EXIT_ERROR);
+        signalled(l);
+    if (l->ending && l->then != THEN_END)
+        stop_and(l, THEN_END);
+    else
+        settle(l);
 }
 
 void run_loop_block_signals(sigset_t *set)
@@ -354,10 +451,8 @@ int run_loop(struct run_vm *r, int stats_fd)
             turn(&l);
         rc = l.status;
     }
-    if (run_threads_exist(r)) {
-        run_threads_halt(r);
+    if (run_threads_exist(r) && !r->left) /* one of them may be inside of a disk */
         run_threads_stop(r);
-    }
     if (!r->opt.deterministic)
         vmc_timerq_set_notify(vmc_vm_board(r->vm)->timers, NULL, NULL);
     if (stats_fd >= 0)

@@ -148,30 +148,43 @@ int run_threads_start(struct run_vm *r, bool paused)
     return 0;
 }
 
-static void stop_vcpus(struct run_vm *r)
+void run_threads_halt(struct run_vm *r)
 {
     pthread_mutex_lock(&r->lock);
     r->paused = true;
     pthread_mutex_unlock(&r->lock);
     vmc_vm_pause(r->vm);
+}
+
+bool run_threads_halted(struct run_vm *r)
+{
+    pthread_mutex_lock(&r->lock);
+    bool yes = r->parked == r->thread_count;
+    pthread_mutex_unlock(&r->lock);
+    return yes && (r->runner == NULL || vmc_vm_quiesced(r->vm));
+}
+
+void run_threads_pause(struct run_vm *r)
+{
+    run_threads_halt(r);
     pthread_mutex_lock(&r->lock);
     while (r->parked < r->thread_count)
         pthread_cond_wait(&r->changed, &r->lock);
     pthread_mutex_unlock(&r->lock);
     if (r->runner != NULL)
         run_runner_wait(r);
-}
-
-void run_threads_pause(struct run_vm *r)
-{
-    stop_vcpus(r);
     run_io_quiesce(r);
 }
 
-void run_threads_halt(struct run_vm *r)
+void run_threads_pause_soon(struct run_vm *r)
 {
-    stop_vcpus(r);
-    run_io_settle(r);
+    const struct timespec nap = {.tv_nsec = 100000};
+
+    run_threads_halt(r);
+    for (int i = 0; i < 2000 && !run_threads_halted(r); i++)
+        nanosleep(&nap, NULL);
+    if (run_threads_halted(r))
+        run_io_quiesce(r);
 }
 
 void run_threads_resume(struct run_vm *r)

@@ -88,6 +88,7 @@ struct run_vm {
     unsigned debug_vcpu;
     struct vmc_exit debug_exit;
     bool failed;   /* a vCPU's run failed: message printed */
+    bool left;     /* by the loop, with requests in flight on a disk that does not answer */
     bool quit_key; /* Ctrl-A x was typed */
 };
 
@@ -116,13 +117,13 @@ void run_io_fail_waiting(struct run_vm *r, bool fail);
 /* Does a write wait for space? On disk i; on any. */
 bool run_io_disk_waits(const struct run_vm *r, unsigned i);
 bool run_io_waits(const struct run_vm *r);
-/* With the vCPUs stopped: until requests in flight have finished, but for those that wait for space. */
-void run_io_quiesce(struct run_vm *r);
 /*
- * The same before memory gets other contents: however long it takes, as what is in flight goes to the
- * memory of now. Writes that wait for space fail.
+ * With the vCPUs stopped: nothing new is begun. Is nothing in flight any more? Before that, memory must
+ * not get other contents.
  */
-void run_io_settle(struct run_vm *r);
+bool run_io_settled(struct run_vm *r);
+/* Give what is in flight a moment to finish; what takes longer finishes in a machine that is paused. */
+void run_io_quiesce(struct run_vm *r);
 /* Ends the network threads, and lets no write wait: before the machine is destroyed. */
 void run_io_stop(struct run_vm *r);
 /* Closes the disks: after it. */
@@ -150,10 +151,13 @@ void run_bells_free(struct run_vm *r);
 /* Make the main thread look at what happened. Any thread. */
 void run_wake(struct run_vm *r);
 int run_threads_start(struct run_vm *r, bool paused);
-/* Returns when no vCPU is inside run and no device has I/O in flight. */
+/* Returns when no vCPU is inside run; devices have had a moment to finish, too. */
 void run_threads_pause(struct run_vm *r);
-/* Before a reset or the end: then writes that wait for space fail, and the guest does not see it. */
+/* The same, but one that is inside of a disk that does not answer is not waited for: it stops there. */
+void run_threads_pause_soon(struct run_vm *r);
+/* Ask them to stop; are they stopped? */
 void run_threads_halt(struct run_vm *r);
+bool run_threads_halted(struct run_vm *r);
 void run_threads_resume(struct run_vm *r);
 void run_threads_stop(struct run_vm *r);
 bool run_threads_exist(const struct run_vm *r);

@@ -209,10 +209,12 @@ static void a_request_in_flight_delays_a_machine_reset(void **state)
     r.disk.hold = true;
     (void)rig_add(&r, 0, 1, 0, 512);
     vd_kick(&r.v, 0);
+    assert_true(vmc_virtio_live(r.dev));
     vmc_board_reset(&r.b.bd);
     r.disk.hold = false;
     assert_true(vd_probe(&r.v, &r.b, r.dev, false));
     assert_int_not_equal(vd_status(&r.v), 0);
+    assert_false(vmc_virtio_live(r.dev)); /* nobody wants what is in flight */
     assert_true(mem_disk_finish(&r.disk));
     assert_int_equal(vd_status(&r.v), 0);
     assert_true(vd_start(&r.v, RIG_F_FLUSH, 1));
