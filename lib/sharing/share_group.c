@@ -142,7 +142,7 @@ static bool rehash(struct vmc_share *sh, const struct share_group *g, uint32_t r
 /* All entries of a bucket. Their pages are anywhere in memory, and asked for ahead. */
 static void move_bucket(struct vmc_share *sh, struct share_group *g, struct share_bucket *b)
 {
-    uint32_t ref[SHARE_WORDS + 1];
+    uint32_t ref[SHARE_WORDS + 2];
     unsigned n = 0;
     uint64_t hash;
 
@@ -151,10 +151,11 @@ static void move_bucket(struct vmc_share *sh, struct share_group *g, struct shar
         share_fetch_entry(sh, ref[n]);
         n += ref[n] != SHARE_EMPTY;
     }
-    ref[n] = SHARE_EMPTY;
+    ref[n] = ref[n + 1] = SHARE_EMPTY;
     g->old.count -= n;
     for (unsigned i = 0; i < n; i++) {
-        share_fetch_page(sh, ref[i + 1]);
+        share_fetch_page(sh, ref[i + 2], SHARE_FIRST_PART);
+        share_fetch_page(sh, ref[i + 1], VMC_PAGE_SIZE);
         if (!rehash(sh, g, ref[i], &hash))
             sh->stat.stale_hints++;
         else if (share_table_add(&g->table, hash, ref[i]))

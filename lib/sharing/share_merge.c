@@ -155,6 +155,24 @@ static enum verdict with_page(struct vmc_share *sh, const struct share_page *pg,
     return v;
 }
 
+static enum verdict try_slot(struct vmc_share *sh, struct share_table *t,
+                             const struct share_slot *slot, const struct share_page *pg,
+                             struct vmc_share_result *out)
+{
+    uint32_t ref = share_slot_ref(t, slot), id = 0;
+    bool object = (ref & SHARE_OBJECT) != 0;
+    enum verdict v =
+        object ? with_object(sh, pg, ref & ~SHARE_OBJECT, out) : with_page(sh, pg, ref, &id, out);
+
+    if (v == MERGED && !object)
+        share_slot_set(t, slot, id | SHARE_OBJECT);
+    if (v == STALE) {
+        share_slot_clear(t, slot);
+        sh->stat.stale_hints++;
+    }
+    return v;
+}
+
 /* The candidates of one table. MERGED, or BUSY when the page itself could not be had. */
 static enum verdict try_table(struct vmc_share *sh, struct share_table *t,
                               const struct share_page *pg, struct vmc_share_result *out)
@@ -164,22 +182,13 @@ static enum verdict try_table(struct vmc_share *sh, struct share_table *t,
     enum verdict last = DIFFERENT;
 
     for (unsigned i = 0; i < n; i++) {
-        uint32_t ref = share_slot_ref(t, &slot[i]), id = 0;
-        bool object = (ref & SHARE_OBJECT) != 0;
-        enum verdict v = object ? with_object(sh, pg, ref & ~SHARE_OBJECT, out)
-                                : with_page(sh, pg, ref, &id, out);
-        if (v == MERGED && !object)
-            share_slot_set(t, &slot[i], id | SHARE_OBJECT);
+        enum verdict v = try_slot(sh, t, &slot[i], pg, out);
         if (v == MERGED)
             return v;
-        if (v == STALE) {
-            share_slot_clear(t, &slot[i]);
-            sh->stat.stale_hints++;
-        } else if (v == DIFFERENT) {
+        if (v == DIFFERENT)
             sh->stat.false_hints++;
-        } else {
+        else if (v == BUSY)
             last = BUSY;
-        }
     }
     return last;
 }
@@ -219,6 +228,10 @@ static void one(struct vmc_share *sh, const struct share_page *pg, struct vmc_sh
     }
     if (g == NULL || g->table.buckets == 0)
         return;
+    /* Where the batch has read ahead; mostly that is all. */
+    if (share_slot_holds(&g->table, &pg->slot, pg->like) &&
+        try_slot(sh, &g->table, &pg->slot, pg, out) == MERGED)
+        return;
     enum verdict v = try_table(sh, &g->table, pg, out);
     if (v != MERGED && g->old.buckets != 0) {
         share_group_move(sh, g, 1);
@@ -239,10 +252,10 @@ static void one(struct vmc_share *sh, const struct share_page *pg, struct vmc_sh
 /* ---- a batch -----------------------------------------------------------------------------------
  *
  * Memory is slower than all that is done with it: each step over the batch asks for what the next
- * step, or the same one for the next page, is going to read.
+ * step, or the same one for the next pages, is going to read.
  */
 
-#define FIRST_PART (VMC_PAGE_SIZE / 8) /* then the processor sees that it is read in sequence */
+#define LAG 2u /* pages until a bucket has come into the cache */
 
 /* Into the second level: the first has too few buffers for a page on its way. */
 static void fetch_frame(const struct vmc_pool *p, uint32_t frame, unsigned bytes)
@@ -283,7 +296,7 @@ void share_fetch_entry(struct vmc_share *sh, uint32_t ref)
         __builtin_prefetch(&s->map[page]);
 }
 
-void share_fetch_page(struct vmc_share *sh, uint32_t ref)
+void share_fetch_page(struct vmc_share *sh, uint32_t ref, unsigned bytes)
 {
     const struct vmc_pool *p = sh->pool;
     uint64_t page;
@@ -293,40 +306,47 @@ void share_fetch_page(struct vmc_share *sh, uint32_t ref)
     if ((ref & SHARE_OBJECT) != 0) {
         const struct vmci_object *o = vmci_object(p, ref & ~SHARE_OBJECT);
         if (vmci_object_kind(o) == VMCI_O_RESIDENT)
-            fetch_frame(p, vmci_load_relaxed(&o->where), VMC_PAGE_SIZE);
+            fetch_frame(p, vmci_load_relaxed(&o->where), bytes);
         return;
     }
     const struct vmc_space *s = vmci_space_of(sh->pool, ref, &page);
     uint32_t e = s != NULL ? vmci_load_relaxed(&s->map[page]) : 0;
     if (vmci_entry_state(e) == VMCI_E_PRIVATE)
-        fetch_frame(p, vmci_entry_value(e), VMC_PAGE_SIZE);
+        fetch_frame(p, vmci_entry_value(e), bytes);
 }
 
 static void guess(struct vmc_share *sh, struct share_page *pg)
 {
     const struct share_group *g = pg->group;
-    struct share_slot slot;
 
-    if (pg->zero || g == NULL || share_table_find(&g->table, pg->hash, &slot, 1) == 0)
+    if (pg->zero || g == NULL || share_table_find(&g->table, pg->hash, &pg->slot, 1) == 0)
         return;
-    pg->like = share_slot_ref(&g->table, &slot);
+    pg->like = share_slot_ref(&g->table, &pg->slot);
     share_fetch_entry(sh, pg->like);
+}
+
+static void fetch_candidate(struct vmc_share *sh, unsigned i, unsigned bytes)
+{
+    if (i < sh->batched)
+        share_fetch_page(sh, sh->batch[i].like, bytes);
 }
 
 void share_flush(struct vmc_share *sh, struct vmc_share_result *out)
 {
     unsigned n = sh->batched;
 
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < n + LAG; i++) {
         if (i + 1 < n)
-            fetch_frame(sh->pool, vmci_entry_value(sh->batch[i + 1].entry), FIRST_PART);
-        examine(sh, &sh->batch[i]);
+            fetch_frame(sh->pool, vmci_entry_value(sh->batch[i + 1].entry), SHARE_FIRST_PART);
+        if (i < n)
+            examine(sh, &sh->batch[i]);
+        if (i >= LAG)
+            guess(sh, &sh->batch[i - LAG]);
     }
-    for (unsigned i = 0; i < n; i++)
-        guess(sh, &sh->batch[i]);
     for (unsigned i = 0; i < n; i++) {
-        if (i + 1 < n)
-            share_fetch_page(sh, sh->batch[i + 1].like);
+        fetch_candidate(sh, i + 3, VMCI_CACHELINE);
+        fetch_candidate(sh, i + 2, SHARE_FIRST_PART);
+        fetch_candidate(sh, i + 1, VMC_PAGE_SIZE);
         one(sh, &sh->batch[i], out);
     }
     sh->batched = 0;

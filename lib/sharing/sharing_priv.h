@@ -69,6 +69,14 @@ static inline uint32_t share_slot_ref(const struct share_table *t, const struct 
         return w;
     return (w & (object - 1)) | ((w & object) != 0 ? SHARE_OBJECT : 0);
 }
+/* Is it one of this table, that still refers to the same? */
+static inline bool share_slot_holds(const struct share_table *t, const struct share_slot *s,
+                                    uint32_t ref)
+{
+    uintptr_t at = (uintptr_t)s->bucket - (uintptr_t)t->bucket;
+
+    return at < share_table_bytes(t) && share_slot_ref(t, s) == ref;
+}
 /* The same tag, another reference. */
 void share_slot_set(const struct share_table *t, const struct share_slot *s, uint32_t ref);
 static inline void share_slot_clear(struct share_table *t, const struct share_slot *s)
@@ -128,13 +136,21 @@ struct share_group {
  */
 #define SHARE_BATCH 64u
 
+/*
+ * Bytes of a page that are asked for two pages ahead, the whole one page ahead. Processors drop
+ * requests to fetch ahead that miss the TLB, or come faster than they can be noted: of a page that
+ * was not asked for before, most of them. The first ones bring the translation.
+ */
+#define SHARE_FIRST_PART (VMC_PAGE_SIZE / 8)
+
 /* A page on its way. */
 struct share_page {
     struct vmc_space *space;
     struct share_group *group; /* NULL: no memory for one */
     uint64_t page, hash;
     uint32_t entry;
-    uint32_t like; /* where its first candidate seems to be, or SHARE_EMPTY */
+    struct share_slot slot; /* of its first candidate */
+    uint32_t like;          /* where that seems to be, or SHARE_EMPTY */
     bool zero;
 };
 
@@ -201,9 +217,9 @@ void share_group_reserve(struct vmc_share *sh, struct share_group *g, uint64_t m
 void share_group_move(struct vmc_share *sh, struct share_group *g, unsigned buckets);
 /* The group's index of similar pages, as large as its spaces need it by now. */
 int share_group_index(struct vmc_share *sh, struct share_group *g);
-/* Into the cache: what tells where the contents are that a hint leads to; the contents. */
+/* Into the cache: what tells where the contents are that a hint leads to; their first bytes. */
 void share_fetch_entry(struct vmc_share *sh, uint32_t ref);
-void share_fetch_page(struct vmc_share *sh, uint32_t ref);
+void share_fetch_page(struct vmc_share *sh, uint32_t ref, unsigned bytes);
 /* Merge, or add as hints, what is in the batch. */
 void share_flush(struct vmc_share *sh, struct vmc_share_result *out);
 
