@@ -230,11 +230,19 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
 {
     struct emit *e = &w->e;
     struct bt_link *l = bt_record(w, sizeof(*l));
+    uint16_t set = c->set;
+    size_t site = c->site;
 
     if (l == NULL)
         return;
-    *l =
-        (struct bt_link){.sibling = w->t->out, .target_la = c->target, .from = w->t, .set = c->set};
+    /* What a loop leads to mostly has the set of the first copy. */
+    if (c->loop && !c->far && c->rcx == BT_RCX_HOME && c->lazy == 0) {
+        set = w->t->set;
+        bt_exchange(e, c->set, set);
+        site = em_jump(e, EM_JMP);
+        em_patch_here(e, site);
+    }
+    *l = (struct bt_link){.sibling = w->t->out, .target_la = c->target, .from = w->t, .set = set};
     w->t->out = l;
     l->blk = c->blk;
     if (c->cache != NULL)
@@ -243,10 +251,10 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
     restore_rcx(w, c->rcx);
     if (c->lazy != 0)
         bt_flags_again(w, c->lazy, w->s);
-    bt_exchange(e, c->set, BT_CANON);
+    bt_exchange(e, set, BT_CANON);
     if (!c->far) {
-        l->site = e->rw + c->site;
-        l->site_rx = e->rx + c->site;
+        l->site = e->rw + site;
+        l->site_rx = e->rx + site;
         size_t at = em_jump(e, EM_JMP);
         em_patch_here(e, at);
         l->canon_site = e->rw + at;

@@ -27,14 +27,15 @@ static void list_in(struct bt_link *l, struct bt_trans *t)
 
 void bt_link_to(struct bt_link *l, struct bt_trans *t)
 {
-    const struct bt_trans *from = l->from;
+    bool ready = (t->fp & ~l->from->fp) == 0;
+    const uint8_t *entry = ready ? t->ready : t->canon;
 
-    if (t->set == l->set && (t->fp & ~from->fp) == 0)
+    if (t->set == l->set && ready)
         patch(l->site, l->site_rx, t->inner);
     else if (l->set == BT_CANON)
-        patch(l->site, l->site_rx, t->canon);
+        patch(l->site, l->site_rx, entry);
     else
-        patch(l->canon_site, l->canon_rx, t->canon);
+        patch(l->canon_site, l->canon_rx, entry);
     list_in(l, t);
 }
 

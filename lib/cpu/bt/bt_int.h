@@ -93,6 +93,7 @@ struct bt_cover {
  */
 struct bt_trans {
     const uint8_t *canon; /* entry with the canonical scratch set */
+    const uint8_t *ready; /* ... and FP state known to be usable */
     const uint8_t *inner; /* ... with its own, and FP state known to be usable */
     uint64_t la;
     uint64_t key; /* in the table of jump targets */

@@ -673,6 +673,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     t->canon = em_here(&w->e);
     if (t->fp != 0)
         check_fp(w, t->fp);
+    t->ready = em_here(&w->e);
     bt_exchange(&w->e, BT_CANON, t->set);
     t->inner = em_here(&w->e);
     translate_body(w);
