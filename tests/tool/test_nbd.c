@@ -113,6 +113,43 @@ static uint32_t command(struct fx *f, enum nbd_cmd cmd, unsigned flags, uint32_t
     return be32toh(r.error);
 }
 
+/* A command that never gets to the image, and a flush behind it. Returns the error of the first. */
+static uint32_t refused(struct fx *f, unsigned cmd, unsigned flags, uint64_t offset, uint32_t bytes)
+{
+    const uint32_t client = htobe32(3);
+    const struct {
+        uint64_t magic;
+        uint32_t option, bytes;
+    } name = {htobe64(0x49484156454f5054ull), htobe32(1), 0};
+    const struct request q = {.magic = htobe32(0x25609513u),
+                              .flags = htobe16((uint16_t)flags),
+                              .type = htobe16((uint16_t)cmd),
+                              .handle = 1,
+                              .offset = htobe64(offset),
+                              .bytes = htobe32(bytes)},
+                         flush = {.magic = q.magic, .type = htobe16(NBD_FLUSH), .handle = 2};
+    static const unsigned char contents[512];
+    struct reply r[2];
+
+    memset(f, 0, sizeof(*f));
+    f->s = (struct nbd_server){
+        .size = DISK, .buf = f->buf, .ctx = f, .get = get, .put = put, .act = act};
+    send(f, &client, sizeof(client));
+    send(f, &name, sizeof(name));
+    send(f, &q, sizeof(q));
+    if (cmd == NBD_WRITE)
+        send(f, contents, bytes);
+    send(f, &flush, sizeof(flush));
+    nbd_serve(&f->s);
+    assert_int_equal(f->got_bytes, 18 + 10 + sizeof(r));
+    memcpy(r, f->got + 18 + 10, sizeof(r));
+    assert_true(r[0].handle == q.handle && r[1].handle == flush.handle);
+    assert_int_equal(r[1].error, 0);
+    assert_int_equal(f->cmds, 1);
+    assert_int_equal(f->cmd, NBD_FLUSH);
+    return be32toh(r[0].error);
+}
+
 static void test_transfers(void **state)
 {
     static struct fx f;
@@ -143,17 +180,126 @@ static void test_flags(void **state)
     assert_int_equal(f.flags, NBD_NO_HOLE | NBD_FUA);
     assert_int_equal(command(&f, NBD_ZEROES, 0, 512, 0, &data), 0);
     assert_int_equal(f.flags, 0);
-    /* Flags that mean nothing to a command, or to us, are not handed on. */
-    assert_int_equal(command(&f, NBD_TRIM, 0xffff, 512, 0, &data), 0);
+    /* FUA may stand anywhere, and means nothing where nothing is written. */
+    assert_int_equal(command(&f, NBD_TRIM, NBD_FUA, 512, 0, &data), 0);
     assert_int_equal(f.flags, NBD_FUA);
-    assert_int_equal(command(&f, NBD_READ, 0xffff, 512, 512, &data), 0);
+    assert_int_equal(command(&f, NBD_READ, NBD_FUA, 512, 512, &data), 0);
     assert_int_equal(f.flags, 0);
+    assert_int_equal(command(&f, NBD_FLUSH, NBD_FUA, 0, 0, &data), 0);
+    assert_int_equal(f.flags, 0);
+}
+
+/* What was not offered is refused, and the connection goes on. */
+static void test_refused(void **state)
+{
+    static struct fx f;
+
+    (void)state;
+    for (unsigned bit = 1; bit < 16; bit++)
+        for (unsigned cmd = NBD_READ; cmd <= NBD_ZEROES; cmd++) {
+            if (cmd == NBD_DISC || (cmd == NBD_ZEROES && bit == 1))
+                continue;
+            assert_int_equal(refused(&f, cmd, 1u << bit, 0, 512), EINVAL);
+        }
+    assert_int_equal(refused(&f, NBD_CACHE, 0, 0, 512), EINVAL);
+    assert_int_equal(refused(&f, 7, 0, 0, 512), EINVAL);
+    assert_int_equal(refused(&f, 0xffff, 0, 0, 512), EINVAL);
+    assert_int_equal(refused(&f, NBD_READ, 0, DISK - 511, 512), EINVAL);
+    assert_int_equal(refused(&f, NBD_READ, 0, UINT64_MAX, 512), EINVAL);
+    assert_int_equal(refused(&f, NBD_READ, 0, 0, NBD_MAX_REQUEST + 1), EINVAL);
+    assert_int_equal(refused(&f, NBD_TRIM, 0, DISK, 1), EINVAL);
+    assert_int_equal(refused(&f, NBD_WRITE, 0, DISK - 511, 512), ENOSPC);
+    assert_int_equal(refused(&f, NBD_ZEROES, 0, DISK - 511, 512), ENOSPC);
+}
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+#define NBD_IHAVEOPT 0x49484156454f5054ull
+#define GREETING     18u
+
+static void greet(struct fx *f, uint32_t client)
+{
+    memset(f, 0, sizeof(*f));
+    f->s = (struct nbd_server){
+        .size = DISK, .buf = f->buf, .ctx = f, .get = get, .put = put, .act = act};
+    client = htobe32(client);
+    send(f, &client, sizeof(client));
+}
+
+static void option(struct fx *f, uint32_t number, const void *data, uint32_t bytes)
+{
+    const struct {
+        uint64_t magic;
+        uint32_t option, bytes;
+    } o = {htobe64(NBD_IHAVEOPT), htobe32(number), htobe32(bytes)};
+
+    send(f, &o, sizeof(o));
+    send(f, data, bytes);
+}
+
+/* The next answer to an option, from *at on; its data's length. */
+static uint32_t answer(const struct fx *f, size_t *at, uint32_t *bytes)
+{
+    struct {
+        uint64_t magic;
+        uint32_t option, type, bytes;
+    } __attribute__((packed)) r;
+
+    assert_true(f->got_bytes >= *at + sizeof(r));
+    memcpy(&r, f->got + *at, sizeof(r));
+    assert_true(be64toh(r.magic) == 0x0003e889045565a9ull);
+    *bytes = be32toh(r.bytes);
+    *at += sizeof(r) + *bytes;
+    assert_true(f->got_bytes >= *at);
+    return be32toh(r.type);
+}
+
+static void test_options(void **state)
+{
+    static struct fx f;
+    static const unsigned char go[] = {0, 0, 0, 1, 'x',
+                                       0, 1, 0, 3}, /* of "x", with its block sizes */
+        long_name[] = {0, 0, 0, 9, 'x', 0, 0},      /* more than there is */
+        too_many[] = {0, 0, 0, 0, 0, 9, 0, 3},      /* kinds */
+        short_one[] = {0, 0, 0}, large[5000] = {0};
+    static const unsigned char sizes[] = {0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 2, 0, 0, 0};
+    size_t at = GREETING;
+    uint32_t n;
+
+    (void)state;
+    greet(&f, 3);
+    option(&f, 7, long_name, sizeof(long_name));
+    option(&f, 7, too_many, sizeof(too_many));
+    option(&f, 6, short_one, sizeof(short_one));
+    option(&f, 3, "x", 1);
+    option(&f, 5, "", 0);
+    option(&f, 7, large, sizeof(large));
+    option(&f, 7, go, sizeof(go));
+    nbd_serve(&f.s);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(answer(&f, &at, &n), 0x80000003u); /* invalid */
+    assert_int_equal(answer(&f, &at, &n), 0x80000001u);     /* STARTTLS: unsupported */
+    assert_int_equal(answer(&f, &at, &n), 0x80000009u);     /* too big */
+    assert_int_equal(answer(&f, &at, &n), 3);
+    assert_int_equal(n, 12);
+    assert_int_equal(answer(&f, &at, &n), 3);
+    assert_int_equal(n, sizeof(sizes));
+    assert_memory_equal(f.got + at - n, sizes, n);
+    assert_int_equal(answer(&f, &at, &n), 1); /* and transmission begins */
+    assert_int_equal(f.got_bytes, at);
+
+    /* A client that asks for what was not offered. */
+    greet(&f, 3 | 4);
+    option(&f, 7, go, sizeof(go));
+    nbd_serve(&f.s);
+    assert_int_equal(f.got_bytes, GREETING);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_transfers),
-                                       cmocka_unit_test(test_flags)};
+                                       cmocka_unit_test(test_flags), cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_options)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,6 +59,28 @@ if command -v qemu-io >/dev/null; then
     [ "$(blocks)" = 4 ] || fail "zeros with holes leave $(blocks) of 4 blocks"
     timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
     echo "ok: zeros keep their space, if the client says so"
+
+    # One client stays; what it flushed, another sees.
+    mkfifo "$dir/orders"
+    timeout 300 qemu-io -f raw "$uri" <"$dir/orders" >"$dir/io" 2>&1 &
+    stays=$!
+    exec 4>"$dir/orders"
+    echo "write -P 0x5a 1M 64k" >&4
+    echo "flush" >&4
+    for _ in $(seq 3000); do
+        grep -q wrote "$dir/io" && break
+        sleep 0.1
+    done
+    timeout 300 qemu-io -f raw -c "read -P 0x5a 1M 64k" -c "write -P 0xa5 1M 64k" -c flush "$uri" >"$dir/io2" ||
+        { cat "$dir/io2"; fail "a second client"; }
+    grep -q "Pattern verification failed" "$dir/io2" && fail "the second client sees something else"
+    echo "read -P 0xa5 1M 64k" >&4
+    echo "quit" >&4
+    exec 4>&-
+    wait $stays || { cat "$dir/io"; fail "the client that stays"; }
+    grep -q "Pattern verification failed" "$dir/io" && fail "the first client sees something else"
+    timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
+    echo "ok: several clients"
 else
     echo "SKIPPED: no qemu-io"
 fi
@@ -71,6 +93,30 @@ server=
 cmp "$dir/second" "$dir/out" || fail "the volume holds something else"
 "$vmcore" vmfs fsck --exclusive "$dir/vol" >"$dir/fsck.log" || fail "fsck"
 echo "ok: it is on the volume, and the socket is gone"
+
+# A descriptor stands for a disk: here one of two files, of which only the second is written.
+"$vmcore" disk create --exclusive "vmfs:$dir/vol:/base.vmdk" 8M
+"$vmcore" disk snapshot --exclusive "vmfs:$dir/vol:/base.vmdk" top.vmdk
+"$vmcore" vmfs nbd --exclusive "$dir/vol" /top.vmdk "$dir/socket" 2>"$dir/server.log" &
+server=$!
+for _ in $(seq 3000); do
+    timeout 300 qemu-img info -f raw "$uri" >"$dir/info" 2>&1 && break
+    kill -0 "$server" 2>/dev/null || fail "the server ended"
+    sleep 0.1
+done
+grep -q '8388608 bytes' "$dir/info" || { cat "$dir/info"; fail "the disk's size"; }
+timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
+timeout 300 qemu-img compare -q -f raw -F raw "$dir/second" "$uri" || fail "wrote something else"
+kill -TERM "$server"
+wait "$server" || fail "the server's end"
+server=
+[ ! -s "$dir/server.log" ] || fail "the server complained"
+"$vmcore" disk export --exclusive -q "vmfs:$dir/vol:/top.vmdk" "$dir/top"
+cmp "$dir/second" "$dir/top" || fail "the disk holds something else"
+"$vmcore" disk export --exclusive -q "vmfs:$dir/vol:/base.vmdk" "$dir/base"
+cmp "$dir/base" <(head -c 8M /dev/zero) || fail "the disk below was written to"
+"$vmcore" vmfs fsck --exclusive "$dir/vol" >"$dir/fsck.log" || fail "fsck"
+echo "ok: a disk of several files"
 
 # Read-only: asked for, on a file that cannot be written either; and where the volume cannot be written.
 serve_read_only() { # OPTION...

@@ -16,7 +16,8 @@
 enum nbd_cmd { NBD_READ, NBD_WRITE, NBD_DISC, NBD_FLUSH, NBD_TRIM, NBD_CACHE, NBD_ZEROES };
 
 struct nbd_server {
-    uint64_t size; /* of the image, bytes */
+    uint64_t size;  /* of the image, bytes */
+    uint32_t least; /* bytes of which every offset and length is a multiple; 0: 1 */
     bool read_only;
     char *buf;     /* NBD_MAX_REQUEST bytes: what is read and written */
     void *ctx;

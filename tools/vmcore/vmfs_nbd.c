@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* "vmcore vmfs nbd": serve one file over a Unix socket. */
+/* "vmcore vmfs nbd": serve one file, or the disk that a descriptor stands for, over a Unix socket.
+ */
 #define _GNU_SOURCE
 #include "nbd_server.h"
 #include "unix_socket.h"
@@ -7,31 +8,53 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-struct nbd {
-    struct vt *t;
-    struct vmc_vmfs_file *f;
+#include <vmcore/disk.h>
+
+#define CLIENTS 8u /* at a time; more wait until one has left */
+
+struct nbd;
+
+struct client {
+    struct nbd *n;
+    pthread_t thread;
     int fd;
-    int signals; /* readable: stop */
+    bool used, done; /* done: with lock */
     bool stop;
     char *buf;
+    struct vmc_error err;
+};
+
+struct nbd {
+    struct vt *t;
+    struct vmc_vmfs_file *f; /* one file, or */
+    struct vmc_disk *disk;   /* a disk of several */
+    struct vmc_blockdev bd;
+    struct vmc_block_info info;
+    uint64_t bytes;
+    int signals; /* readable: stop */
+    int left;    /* readable: a client has gone */
+    pthread_mutex_t lock;
+    struct client client[CLIENTS];
 };
 
 /* Until something can be done with fd. False: a signal says stop. */
-static bool wait_for(struct nbd *s, int fd, short events)
+static bool wait_for(struct client *c, short events)
 {
-    struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = s->signals, .events = POLLIN}};
+    struct pollfd p[2] = {{.fd = c->fd, .events = events}, {.fd = c->n->signals, .events = POLLIN}};
 
-    while (!s->stop && poll(p, 2, -1) < 0 && errno == EINTR)
+    while (!c->stop && poll(p, 2, -1) < 0 && errno == EINTR)
         ;
-    s->stop = s->stop || p[1].revents != 0;
-    return !s->stop;
+    c->stop = c->stop || p[1].revents != 0;
+    return !c->stop;
 }
 
 static bool would_block(ssize_t r)
@@ -41,12 +64,12 @@ static bool would_block(ssize_t r)
 
 static int get(void *ctx, void *p, size_t n)
 {
-    struct nbd *s = ctx;
+    struct client *s = ctx;
     char *b = p;
     while (n > 0) {
         ssize_t r = recv(s->fd, b, n, MSG_DONTWAIT);
         if (would_block(r)) {
-            if (!wait_for(s, s->fd, POLLIN))
+            if (!wait_for(s, POLLIN))
                 return -1;
             continue;
         }
@@ -60,12 +83,12 @@ static int get(void *ctx, void *p, size_t n)
 
 static int put(void *ctx, const void *p, size_t n)
 {
-    struct nbd *s = ctx;
+    struct client *s = ctx;
     const char *b = p;
     while (n > 0) {
         ssize_t r = send(s->fd, b, n, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (would_block(r)) {
-            if (!wait_for(s, s->fd, POLLOUT))
+            if (!wait_for(s, POLLOUT))
                 return -1;
             continue;
         }
@@ -77,20 +100,22 @@ static int put(void *ctx, const void *p, size_t n)
     return 0;
 }
 
-/* Zeros that keep their space: holes get blocks that read as zeros, the rest is overwritten. */
-static int64_t zero(struct nbd *s, uint64_t off, uint32_t len)
-{
-    struct vmc_error *err = &s->t->err;
-    int64_t rc = len != 0 ? vmc_vmfs_allocate(s->f, off, len, VMC_VMFS_ALLOC_LAZY, err) : VMC_OK;
+/* ---- one file ------------------------------------------------------------------------------ */
 
-    memset(s->buf, 0, len < NBD_MAX_REQUEST ? len : NBD_MAX_REQUEST);
+/* Zeros that keep their space: holes get blocks that read as zeros, the rest is overwritten. */
+static int64_t zero(struct client *c, uint64_t off, uint32_t len)
+{
+    struct vmc_vmfs_file *f = c->n->f;
+    int64_t rc = len != 0 ? vmc_vmfs_allocate(f, off, len, VMC_VMFS_ALLOC_LAZY, &c->err) : VMC_OK;
+
+    memset(c->buf, 0, len < NBD_MAX_REQUEST ? len : NBD_MAX_REQUEST);
     while (rc >= 0 && len > 0) {
         struct vmc_vmfs_extent x = {0};
-        rc = vmc_vmfs_extent(s->f, off, &x, err);
+        rc = vmc_vmfs_extent(f, off, &x, &c->err);
         uint32_t n = x.bytes < len ? (uint32_t)x.bytes : len;
         if (rc == VMC_OK && (x.has_data || !x.allocated)) { /* small files have no such blocks */
             n = n < NBD_MAX_REQUEST ? n : NBD_MAX_REQUEST;
-            rc = vmc_vmfs_pwrite(s->f, s->buf, n, off, err);
+            rc = vmc_vmfs_pwrite(f, c->buf, n, off, &c->err);
         }
         off += n;
         len -= n;
@@ -98,33 +123,188 @@ static int64_t zero(struct nbd *s, uint64_t off, uint32_t len)
     return rc < 0 ? rc : 0;
 }
 
-static int64_t act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, unsigned flags)
+static int64_t act_on_file(struct client *c, enum nbd_cmd cmd, uint64_t off, uint32_t len,
+                           unsigned flags)
 {
-    struct nbd *s = ctx;
-    struct vmc_error *err = &s->t->err;
-    int64_t rc = VMC_OK;
+    struct vmc_vmfs_file *f = c->n->f;
 
     switch (cmd) {
     case NBD_READ:
-        rc = vmc_vmfs_pread(s->f, s->buf, len, off, err);
-        break;
+        return vmc_vmfs_pread(f, c->buf, len, off, &c->err);
     case NBD_WRITE:
-        rc = vmc_vmfs_pwrite(s->f, s->buf, len, off, err);
-        break;
+        return vmc_vmfs_pwrite(f, c->buf, len, off, &c->err);
     case NBD_FLUSH:
-        rc = vmc_vmfs_fsync(s->f, err);
-        break;
+        return vmc_vmfs_fsync(f, &c->err);
     default: /* trim, zeroes */
-        rc = (flags & NBD_NO_HOLE) != 0 ? zero(s, off, len) : vmc_vmfs_punch(s->f, off, len, err);
-        break;
+        return (flags & NBD_NO_HOLE) != 0 ? zero(c, off, len)
+                                          : vmc_vmfs_punch(f, off, len, &c->err);
     }
-    int64_t done = rc;
+}
+
+/* ---- a disk -------------------------------------------------------------------------------- */
+
+static void finished(struct vmc_block_req *r)
+{
+    sem_post(r->opaque);
+}
+
+static int64_t io(struct client *c, uint32_t op, uint64_t off, void *buf, uint32_t len)
+{
+    const struct vmc_blockdev *bd = &c->n->bd;
+    sem_t done;
+    struct vmc_iovec iov = {.base = buf, .bytes = len};
+    struct vmc_block_req r = {.op = op,
+                              .flags = VMC_BLOCK_WAITED,
+                              .offset = off,
+                              .bytes = len,
+                              .iov = &iov,
+                              .iov_count = buf != NULL,
+                              .done = finished,
+                              .opaque = &done};
+
+    sem_init(&done, 0, 0);
+    if (bd->ops->submit(bd->ctx, &r) == VMC_BLOCK_PENDING) {
+        if (bd->ops->kick != NULL)
+            bd->ops->kick(bd->ctx);
+        while (sem_wait(&done) != 0)
+            ;
+    }
+    sem_destroy(&done);
+    if (r.status != VMC_OK)
+        snprintf(c->err.text, sizeof(c->err.text), "request at offset %llu: %s",
+                 (unsigned long long)off, vmc_strerror(r.status));
+    return r.status == VMC_OK ? (int64_t)len : r.status;
+}
+
+static int64_t zero_disk(struct client *c, uint64_t off, uint32_t len)
+{
+    int64_t rc = VMC_OK;
+
+    if (c->n->info.can_write_zeroes)
+        return len != 0 ? io(c, VMC_BLOCK_WRITE_ZEROES, off, NULL, len) : VMC_OK;
+    memset(c->buf, 0, len < NBD_MAX_REQUEST ? len : NBD_MAX_REQUEST);
+    while (rc >= 0 && len > 0) {
+        uint32_t n = len < NBD_MAX_REQUEST ? len : NBD_MAX_REQUEST;
+        rc = io(c, VMC_BLOCK_WRITE, off, c->buf, n);
+        off += n;
+        len -= n;
+    }
+    return rc;
+}
+
+static int64_t act_on_disk(struct client *c, enum nbd_cmd cmd, uint64_t off, uint32_t len)
+{
+    switch (cmd) {
+    case NBD_READ:
+        return len != 0 ? io(c, VMC_BLOCK_READ, off, c->buf, len) : 0;
+    case NBD_WRITE:
+        return len != 0 ? io(c, VMC_BLOCK_WRITE, off, c->buf, len) : 0;
+    case NBD_FLUSH:
+        return io(c, VMC_BLOCK_FLUSH, 0, NULL, 0);
+    case NBD_TRIM: /* a wish */
+        return c->n->info.can_discard && len != 0 ? io(c, VMC_BLOCK_DISCARD, off, NULL, len) : 0;
+    default:
+        return zero_disk(c, off, len);
+    }
+}
+
+/* ---- clients ------------------------------------------------------------------------------- */
+
+static int64_t act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, unsigned flags)
+{
+    struct client *c = ctx;
+    bool disk = c->n->disk != NULL;
+    int64_t done = disk ? act_on_disk(c, cmd, off, len) : act_on_file(c, cmd, off, len, flags);
+    int64_t rc = done;
+
     if (rc >= 0 && (flags & NBD_FUA) != 0)
-        rc = vmc_vmfs_fsync(s->f, err);
+        rc = disk ? act_on_disk(c, NBD_FLUSH, 0, 0) : act_on_file(c, NBD_FLUSH, 0, 0, 0);
     if (rc >= 0)
-        return done;
-    fprintf(stderr, "%s: %s\n", s->t->name, err->text);
+        return cmd == NBD_READ || cmd == NBD_WRITE ? done : 0;
+    fprintf(stderr, "%s: %s\n", c->n->t->name, c->err.text);
     return rc == VMC_ENOSPC ? -ENOSPC : -EIO;
+}
+
+static void *serve(void *arg)
+{
+    struct client *c = arg;
+    struct nbd *n = c->n;
+    const struct nbd_server server = {.size = n->bytes,
+                                      .least = n->disk != NULL ? 512 : 1,
+                                      .read_only = n->t->read_only,
+                                      .buf = c->buf,
+                                      .ctx = c,
+                                      .get = get,
+                                      .put = put,
+                                      .act = act};
+    uint64_t one = 1;
+
+    nbd_serve(&server);
+    close(c->fd);
+    pthread_mutex_lock(&n->lock);
+    c->done = true;
+    pthread_mutex_unlock(&n->lock);
+    (void)!write(n->left, &one, sizeof(one)); /* full: there is enough to read */
+    return NULL;
+}
+
+static void reap(struct nbd *n, bool all)
+{
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        struct client *c = &n->client[i];
+        pthread_mutex_lock(&n->lock);
+        bool gone = c->used && (c->done || all);
+        pthread_mutex_unlock(&n->lock);
+        if (!gone)
+            continue;
+        pthread_join(c->thread, NULL);
+        free(c->buf);
+        *c = (struct client){0};
+    }
+}
+
+static struct client *unused(struct nbd *n)
+{
+    for (unsigned i = 0; i < CLIENTS; i++)
+        if (!n->client[i].used)
+            return &n->client[i];
+    return NULL;
+}
+
+static void admit(struct nbd *n, int listener)
+{
+    struct client *c = unused(n);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    *c = (struct client){.n = n, .fd = fd, .buf = aligned_alloc(4096, NBD_MAX_REQUEST)};
+    c->used = c->buf != NULL && pthread_create(&c->thread, NULL, serve, c) == 0;
+    if (c->used)
+        return;
+    fprintf(stderr, "%s: no memory or thread for another client\n", n->t->name);
+    free(c->buf);
+    close(fd);
+}
+
+/* Until a signal says stop. */
+static void run(struct nbd *n, int listener)
+{
+    for (;;) {
+        struct pollfd p[3] = {{.fd = n->signals, .events = POLLIN},
+                              {.fd = n->left, .events = POLLIN},
+                              {.fd = unused(n) != NULL ? listener : -1, .events = POLLIN}};
+        uint64_t count;
+        if (poll(p, 3, -1) < 0 && errno != EINTR)
+            break;
+        if (p[0].revents != 0)
+            break;
+        if (p[1].revents != 0 && read(n->left, &count, sizeof(count)) > 0)
+            reap(n, false);
+        if (p[2].revents != 0)
+            admit(n, listener);
+    }
+    reap(n, true); /* the signal is there for them, too */
 }
 
 /* SIGINT and SIGTERM as something to poll, so that none is missed between two waits; -1. */
@@ -142,47 +322,97 @@ static int take_signals(struct vt *t)
     return fd;
 }
 
+/* ---- the image ----------------------------------------------------------------------------- */
+
+/* A descriptor stands for a disk in other files. */
+static bool is_descriptor(struct nbd *n)
+{
+    static const char magic[] = "# Disk Descriptor";
+    char head[sizeof(magic) - 1];
+
+    return vmc_vmfs_pread(n->f, head, sizeof(head), 0, &n->t->err) == sizeof(head) &&
+           memcmp(head, magic, sizeof(head)) == 0;
+}
+
+static int open_disk(struct nbd *n, struct vmc_disk_vmfs *folder, char *path)
+{
+    struct vt *t = n->t;
+    char *slash = strrchr(path, '/');
+
+    if (vmc_vmfs_close(n->f, &t->err) != VMC_OK)
+        return vt_fail(t, path);
+    n->f = NULL;
+    *slash = '\0';
+    *folder = (struct vmc_disk_vmfs){.volume = t->v,
+                                     .folder = slash == path ? "/" : path,
+                                     .raw_open = vmc_host_raw_open,
+                                     .raw_close = vmc_host_raw_close};
+    const struct vmc_disk_files files = vmc_disk_vmfs_files(folder);
+    if (vmc_disk_open(&t->pf, &files, slash + 1, !t->read_only, &n->disk, &t->err) != VMC_OK)
+        return vt_fail(t, t->arg[1]);
+    n->bd = vmc_disk_blockdev(n->disk);
+    if (n->bd.ops->info(n->bd.ctx, &n->info) != VMC_OK)
+        return vt_fail(t, t->arg[1]);
+    n->bytes = n->info.bytes;
+    return 0;
+}
+
+/* path: may be changed, and stays. */
+static int open_image(struct nbd *n, struct vmc_disk_vmfs *folder, char *path)
+{
+    struct vt *t = n->t;
+    struct vmc_vmfs_stat st = {0};
+    uint32_t how = t->read_only ? VMC_VMFS_READ : VMC_VMFS_READ | VMC_VMFS_WRITE;
+
+    if (vmc_vmfs_open(t->v, path, how, &n->f, &t->err) != VMC_OK)
+        return vt_fail(t, path);
+    if (is_descriptor(n))
+        return open_disk(n, folder, path);
+    if (vmc_vmfs_fstat(n->f, &st, &t->err) != VMC_OK)
+        return vt_fail(t, path);
+    n->bytes = st.bytes;
+    return 0;
+}
+
+static int close_image(struct nbd *n, int rc)
+{
+    struct vt *t = n->t;
+
+    if (n->f != NULL && vmc_vmfs_close(n->f, &t->err) != VMC_OK)
+        rc = vt_fail(t, t->arg[1]);
+    int closed = n->disk != NULL ? vmc_disk_close(n->disk) : VMC_OK;
+    if (closed == VMC_OK)
+        return rc;
+    fprintf(stderr, "%s: %s: %s\n", t->name, t->arg[1], vmc_strerror(closed));
+    return EXIT_ERROR;
+}
+
 int vt_nbd(struct vt *t)
 {
-    struct nbd s = {.t = t};
-    struct vmc_vmfs_stat st = {0};
+    struct nbd n = {.t = t, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct vmc_disk_vmfs folder;
 
-    s.signals = take_signals(t); /* before there are threads */
-    if (s.signals < 0)
+    n.signals = take_signals(t); /* before there are threads */
+    if (n.signals < 0)
         return EXIT_ERROR;
     t->may_read_only = true;
     int rc = vt_mount(t, t->arg[0], 0);
     if (rc != 0)
         return rc;
-    uint32_t how = t->read_only ? VMC_VMFS_READ : VMC_VMFS_READ | VMC_VMFS_WRITE;
-    if (vmc_vmfs_open(t->v, t->arg[1], how, &s.f, &t->err) != VMC_OK)
-        return vt_close(t, vt_fail(t, t->arg[1]));
-    if (vmc_vmfs_fstat(s.f, &st, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[1]);
-    s.buf = aligned_alloc(4096, NBD_MAX_REQUEST);
-    struct nbd_server server = {.size = st.bytes,
-                                .read_only = t->read_only,
-                                .buf = s.buf,
-                                .ctx = &s,
-                                .get = get,
-                                .put = put,
-                                .act = act};
-    int fd = rc == 0 && s.buf != NULL ? unix_socket_listen(t->name, t->arg[2], 4) : -1;
-    if (fd < 0)
+    char *path = strdup(t->arg[1]);
+    n.left = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    rc = path != NULL && n.left >= 0 ? open_image(&n, &folder, path) : EXIT_ERROR;
+    int fd = rc == 0 ? unix_socket_listen(t->name, t->arg[2], CLIENTS) : -1;
+    if (fd < 0) {
         rc = EXIT_ERROR;
-    while (fd >= 0 && wait_for(&s, fd, POLLIN)) {
-        s.fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-        if (s.fd < 0)
-            continue;
-        nbd_serve(&server);
-        close(s.fd);
-    }
-    if (fd >= 0) {
+    } else {
+        run(&n, fd);
         close(fd);
         unlink(t->arg[2]);
     }
-    free(s.buf);
-    if (vmc_vmfs_close(s.f, &t->err) != VMC_OK)
-        rc = vt_fail(t, t->arg[1]);
+    rc = close_image(&n, rc);
+    if (n.left >= 0)
+        close(n.left);
+    free(path);
     return vt_close(t, rc);
 }
