@@ -2,6 +2,7 @@
 /* The commands on disks. */
 #define _GNU_SOURCE
 #include "disk_cmd.h"
+#include "json_add.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -201,7 +202,7 @@ static const char *format_name(uint32_t format)
 
 static void add_string(struct json_object *o, const char *key, const char *value)
 {
-    json_object_object_add(o, key, json_object_new_string(value));
+    add_text(o, key, value);
 }
 
 static struct json_object *layer_json(const struct vmc_disk_layer *l)
@@ -257,7 +258,7 @@ int disk_info(struct disk_cmd *c)
     json_object_object_add(o, "bytes", json_object_new_int64((int64_t)info.bytes));
     json_object_object_add(o, "in_use", json_object_new_boolean(in_use));
     if (in_use)
-        json_object_object_add(o, "holder", json_object_new_string(holder));
+        add_string(o, "holder", holder);
     json_object_object_add(o, "chain", chain);
     if (!c->vt.json)
         printf("%s: %s (%llu bytes), %u file%s in the chain\n", p.name,

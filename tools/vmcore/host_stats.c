@@ -9,11 +9,6 @@ static void add_pages(struct json_object *o, const char *name, uint64_t pages)
     add_u64(o, name, pages * VMC_PAGE_SIZE);
 }
 
-static void add_text(struct json_object *o, const char *name, const char *text)
-{
-    json_object_object_add(o, name, json_object_new_string(text));
-}
-
 static const char *reclaim_name(enum vmc_reclaim_state s)
 {
     static const char *const names[VMC_RECLAIM_STATES] = {"high", "clear", "soft", "hard", "low"};

@@ -5,6 +5,7 @@
  * had its lock last is over. A host that lives, or might, keeps its file.
  */
 #define _GNU_SOURCE
+#include "json_add.h"
 #include "vmfs_tool.h"
 
 #include <stdio.h>
@@ -92,7 +93,7 @@ static void look(struct vt *t, const char *dir, unsigned depth, uint64_t *dirs,
         }
         bool over = is_over(t, sub);
         if (list != NULL)
-            json_object_array_add(list, json_object_new_string(sub));
+            json_object_array_add(list, json_text(sub));
         else
             printf("%s: left by a command that was killed%s\n", sub,
                    over ? "" : ", or being written by one");

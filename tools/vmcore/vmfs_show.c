@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* mkfs, and the commands that only look: info, df, ls, tree, stat, fsck. */
 #define _GNU_SOURCE
+#include "json_add.h"
 #include "vmfs_tool.h"
 
 #include <errno.h>
@@ -102,7 +103,7 @@ static struct json_object *heartbeats(struct vt *t)
         struct json_object *o = json_object_new_object();
         vmc_vmfs_uuid_text(&hb.owner, uuid);
         json_object_object_add(o, "slot", json_object_new_int((int)hb.slot));
-        json_object_object_add(o, "host", json_object_new_string(hb.host_name));
+        add_text(o, "host", hb.host_name);
         json_object_object_add(o, "uuid", json_object_new_string(uuid));
         json_object_object_add(o, "generation", json_object_new_int64((int64_t)hb.generation));
         json_object_object_add(o, "vmcore", json_object_new_boolean(hb.ours));
@@ -128,7 +129,7 @@ int vt_info(struct vt *t)
         json_object_object_add(o, "version", json_object_new_int((int)i.version));
         json_object_object_add(o, "major", json_object_new_int((int)i.major));
         json_object_object_add(o, "minor", json_object_new_int((int)i.minor));
-        json_object_object_add(o, "label", json_object_new_string(i.label));
+        add_text(o, "label", i.label);
         json_object_object_add(o, "uuid", json_object_new_string(fs));
         json_object_object_add(o, "lvm_uuid", json_object_new_string(lvm));
         json_object_object_add(o, "bytes", json_object_new_int64((int64_t)i.total_bytes));
@@ -213,7 +214,7 @@ static struct json_object *stat_json(const char *name, const struct vmc_vmfs_sta
 {
     struct json_object *o = json_object_new_object();
 
-    json_object_object_add(o, "name", json_object_new_string(name));
+    add_text(o, "name", name);
     json_object_object_add(o, "type", json_object_new_string(vt_type_name(st->type)));
     json_object_object_add(o, "id", json_object_new_int64(st->id));
     json_object_object_add(o, "bytes", json_object_new_int64((int64_t)st->bytes));
@@ -266,7 +267,7 @@ static int show(struct vt *t, struct json_object *list, const char *dir, const c
     if (t->json) {
         struct json_object *o = stat_json(name, &st);
         if (*target)
-            json_object_object_add(o, "target", json_object_new_string(target));
+            add_text(o, "target", target);
         json_object_array_add(list, o);
         return 0;
     }
@@ -444,24 +445,40 @@ int vt_stat(struct vt *t)
     }
     struct json_object *o = stat_json(t->arg[1], &st), *l = json_object_new_object();
     json_object_object_add(l, "mode", json_object_new_string(modes[lk.mode & 3]));
-    json_object_object_add(l, "host", json_object_new_string(lk.host_name));
+    add_text(l, "host", lk.host_name);
     json_object_object_add(l, "token", json_object_new_int64((int64_t)lk.token));
     json_object_object_add(o, "lock", l);
     vt_json(o);
     return vt_close(t, 0);
 }
 
+#define FINDINGS_MAX 10000u /* in JSON; all are counted */
+
+struct findings {
+    struct json_object *list; /* NULL: print them */
+};
+
 static void finding(void *ctx, const char *text, bool repaired)
 {
-    struct vt *t = ctx;
-    if (!t->json)
+    struct findings *f = ctx;
+
+    if (f->list == NULL) {
         printf("%s%s\n", text, repaired ? " (repaired)" : "");
+        return;
+    }
+    if (json_object_array_length(f->list) >= FINDINGS_MAX)
+        return;
+    struct json_object *o = json_object_new_object();
+    add_text(o, "text", text);
+    add_bool(o, "repaired", repaired);
+    json_object_array_add(f->list, o);
 }
 
 int vt_fsck(struct vt *t)
 {
+    struct findings f = {.list = t->json ? json_object_new_array() : NULL};
     struct vmc_vmfs_fsck_config c = {
-        .size = sizeof(c), .repair = t->repair, .report = finding, .ctx = t};
+        .size = sizeof(c), .repair = t->repair, .report = finding, .ctx = &f};
     struct vmc_vmfs_fsck_result r;
     double start = vt_now();
     int rc = vt_mount(t, t->arg[0], t->repair ? VMC_VMFS_REPAIR : VMC_VMFS_RDONLY);
@@ -475,6 +492,7 @@ int vt_fsck(struct vt *t)
     vt_left_show(t, r.directories, left);
     if (t->json) {
         struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "findings", f.list);
         json_object_object_add(o, "left_over", left);
         json_object_object_add(o, "errors", json_object_new_int64((int64_t)r.errors));
         json_object_object_add(o, "repaired", json_object_new_int64((int64_t)r.repaired));
