@@ -55,6 +55,12 @@ struct vmc_block_info {
 
 /** Request flag: the issuer waits for it, so it may as well be done inside submit. A hint. */
 #define VMC_BLOCK_WAITED 1u
+/**
+ * Request flag: submit must not wait for other work. Where it would have to, it does nothing and
+ * completes the request with VMC_EAGAIN; without the flag, from a place that may wait, it is done.
+ * Back ends that never wait ignore it.
+ */
+#define VMC_BLOCK_NOWAIT 2u
 
 #define VMC_BLOCK_COMPLETE 0 /**< submit: finished, req->status says how; done is not called */
 #define VMC_BLOCK_PENDING  1 /**< submit: done will be called */

@@ -112,6 +112,17 @@ struct vmc_vmfs_mount_config {
     void *lease_ctx;
 };
 
+/** What a device says about the volume that it is an extent of. */
+struct vmc_vmfs_probe {
+    struct vmc_vmfs_uuid lvm_uuid; /**< the same for all extents of a volume */
+    struct vmc_vmfs_uuid dev_uuid; /**< the same on copies of a device */
+    uint32_t extents;              /**< that the volume has */
+};
+/** Look for a volume on a disk or partition; reads only. VMC_ENOENT: there is none. Any thread. */
+VMC_API VMC_MUST_CHECK int vmc_vmfs_probe(const struct vmc_platform *pf,
+                                          const struct vmc_blockdev *dev,
+                                          struct vmc_vmfs_probe *out, struct vmc_error *err);
+
 /** Mount. On failure *out is untouched. The devices are borrowed until unmount. */
 VMC_API VMC_MUST_CHECK int vmc_vmfs_mount(const struct vmc_platform *pf,
                                           const struct vmc_vmfs_mount_config *cfg,

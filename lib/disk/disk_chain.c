@@ -341,6 +341,10 @@ static int disk_submit(void *ctx, struct vmc_block_req *r)
 {
     struct vmc_disk *d = ctx;
 
+    if (r->flags & VMC_BLOCK_NOWAIT) { /* the tables may have to be read */
+        r->status = VMC_EAGAIN;
+        return VMC_BLOCK_COMPLETE;
+    }
     vmci_lock(&d->lock);
     r->status = serve(d, r);
     vmci_unlock(&d->lock);

@@ -170,6 +170,10 @@ static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
     struct vmc_error err;
     int rc = VMC_OK;
 
+    if (req->flags & VMC_BLOCK_NOWAIT) {
+        req->status = VMC_EAGAIN;
+        return VMC_BLOCK_COMPLETE;
+    }
     vmci_lock(&v->lock);
     if (req->op != VMC_BLOCK_READ)
         rc = vmci_fs_session_check(v, &err);

@@ -253,8 +253,7 @@ static bool bare_volume(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x)
     return true;
 }
 
-static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
-                       struct vmc_error *err)
+static int device_info(struct fs_dev *d, struct vmc_error *err)
 {
     int rc = d->bd.ops->info(d->bd.ctx, &d->info);
 
@@ -264,6 +263,16 @@ static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
         !vmci_is_pow2(d->info.sector_bytes))
         return vmci_error(err, VMC_EINVAL, site, "device sectors of %u bytes",
                           d->info.sector_bytes);
+    return VMC_OK;
+}
+
+static int open_extent(struct vmc_vmfs *v, struct fs_dev *d, struct extent *x,
+                       struct vmc_error *err)
+{
+    int rc = device_info(d, err);
+
+    if (rc != VMC_OK)
+        return rc;
     rc = vmci_fs_find_partition(v->pf, &d->bd, &d->info, &d->part_off, &d->part_bytes, err);
     if (rc == VMC_EFORMAT && bare_volume(v, d, x))
         return VMC_OK;
@@ -413,5 +422,34 @@ int vmci_fs_lvm_open(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *cfg
     if (rc == VMC_OK)
         rc = join(v, x, err);
     vmci_free(v->pf, x, VMC_VMFS_MAX_EXTENTS * sizeof(*x));
+    return rc;
+}
+
+int vmc_vmfs_probe(const struct vmc_platform *pf, const struct vmc_blockdev *dev,
+                   struct vmc_vmfs_probe *out, struct vmc_error *err)
+{
+    int rc = vmc_platform_check(pf, err);
+
+    if (rc != VMC_OK)
+        return rc;
+    struct vmc_vmfs *v = vmci_zalloc(pf, sizeof(*v));
+    if (v == NULL)
+        return vmci_error(err, VMC_ENOMEM, site, "no memory for a volume");
+    struct fs_dev *d = &v->dev[0];
+    struct extent x = {0};
+    v->pf = pf;
+    d->bd = *dev;
+    rc = device_info(d, err);
+    if (rc == VMC_OK) {
+        rc = vmci_fs_find_partition(pf, dev, &d->info, &d->part_off, &d->part_bytes, err);
+        if (rc == VMC_EFORMAT)
+            rc = err != NULL ? err->code = VMC_ENOENT : VMC_ENOENT;
+    }
+    if (rc == VMC_OK)
+        rc = read_header(v, d, &x, err);
+    if (rc == VMC_OK)
+        *out = (struct vmc_vmfs_probe){
+            .lvm_uuid = x.lvm_uuid, .dev_uuid = d->uuid, .extents = x.num_devs};
+    vmci_free(pf, v, sizeof(*v));
     return rc;
 }
