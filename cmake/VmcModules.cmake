@@ -37,7 +37,9 @@ if(NOT CMAKE_C_COMPILER_ID STREQUAL GNU)
   set(VMC_SPEED_FILES "lib/cpu/hw/(svm_exit|vmx_exit)|lib/bus/bus") # measured: docs/hardware.md
   set(VMC_SPEED_CODE -Os)
 endif()
-set(VMC_HOSTED_MODULES vmfs disk gdb snap) # no bare-metal program of ours uses them
+set(VMC_HOSTED_MODULES gdb snap) # no bare-metal program of ours uses them
+# A processor of a bare machine calls these with a guest's vector registers live; a process does not.
+set(VMC_SMALL_GENERAL_REGS_MODULES vmfs disk)
 # Code of the image, which lies in the topmost 2 GiB: addresses are 32-bit constants (tables of jumps
 # would be of 64-bit ones), and the whole is optimised once more when it is linked: by GCC, or by lld for
 # Clang, where inlining has to make the code smaller (what is inlined within a file is decided before).
@@ -70,6 +72,9 @@ function(vmc_add_small_library)
     endif()
     get_target_property(src vmc_${m} SOURCES)
     get_target_property(options vmc_${m} COMPILE_OPTIONS)
+    if(m IN_LIST VMC_SMALL_GENERAL_REGS_MODULES)
+      list(APPEND options -mgeneral-regs-only)
+    endif()
     file(GLOB_RECURSE instead CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/lib/${m}/*_small.c)
     foreach(f IN LISTS instead)
       string(REPLACE _small.c .c replaced ${f})

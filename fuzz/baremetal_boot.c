@@ -212,7 +212,10 @@ static void configuration(const uint8_t *data, size_t size)
     must(c.guests <= HV_MAX_GUESTS && line >= 1 && (ok || message[0] != 0));
     for (uint32_t i = 0; ok && i < c.guests; i++) {
         const struct hv_guest_config *g = &c.guest[i];
-        must(g->name[0] != 0 && (g->kernel[0] != 0 || g->firmware[0] != 0));
+        must(g->name[0] != 0 && (g->kernel != NULL || g->firmware != NULL));
+        for (uint32_t k = 0; k < g->disks; k++)
+            must(g->disk[k] >= c.names && g->disk[k] < c.names + sizeof(c.names) &&
+                 strnlen(g->disk[k], HV_TEXT) < HV_TEXT);
         must(g->cpus >= 1 && g->cpus <= HV_MAX_VCPUS && g->disks <= HV_MAX_DISKS);
         must(g->mem_bytes >= VMC_PC_MIN_RAM && g->mem_bytes <= VMC_PC_MAX_RAM);
     }

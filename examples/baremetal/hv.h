@@ -14,6 +14,7 @@
 #define HV_MAX_DISKS   4u
 #define HV_NAME        24u
 #define HV_TEXT        512u
+#define HV_NAMES       8192u
 #define NEVER          UINT64_MAX
 
 /* ---- configuration ------------------------------------------------------------------------------
@@ -22,9 +23,10 @@
 /* A guest as the configuration describes it. */
 struct hv_guest_config {
     char name[HV_NAME];
-    char kernel[64], initrd[64], firmware[64];
+    /* A boot module, or vmfs:VOLUME:/PATH; NULL: none. In names of hv_config. */
+    const char *kernel, *initrd, *firmware;
     char cmdline[HV_TEXT];
-    char disk[HV_MAX_DISKS][64]; /* name of a disk or module; "ro:" before it: read-only */
+    const char *disk[HV_MAX_DISKS]; /* ... or a disk; "ro:" before it: read-only */
     uint32_t disks;
     uint64_t mem_bytes;
     uint32_t cpus;
@@ -45,6 +47,8 @@ struct hv_config {
     char engine[16];       /* "auto", or the name of one */
     uint32_t apic;         /* VT-x: VMC_HW_CFG_APIC, VMC_HW_CFG_NO_APIC or as the engine likes */
     char startup[HV_TEXT]; /* monitor commands to run at start, separated by ';' */
+    char names[HV_NAMES];  /* of what guests boot from, and of their disks */
+    uint32_t names_used;
 };
 
 /* Parse text; false: *message says what is wrong, *line where. */
@@ -83,8 +87,8 @@ struct hv_guest {
     struct vmc_cpu_policy policy;
     struct hv_vcpu vcpu[HV_MAX_VCPUS];
     uint32_t sched_vm;
-    struct vmc_image_src kernel, initrd, firmware;
     struct hv_ramdisk *ramdisk[HV_MAX_DISKS];
+    struct hv_vmdk *vmdk[HV_MAX_DISKS];
 
     volatile uint32_t attention; /* a vCPU stopped: processor 0 looks */
     volatile uint32_t failed;    /* a vCPU cannot go on: failure says why */
@@ -160,12 +164,45 @@ void hv_monitor_script(const char *text);
 uint64_t hv_monitor_poll(uint64_t now);
 bool hv_monitor_scripted(void);
 
-/* ---- disks: a disk of the machine, or a module as a disk in memory ------------------------------
+/* ---- disks: of the machine, on a VMFS volume, or a module as a disk in memory -------------------
  */
 
 struct hv_ramdisk;
 int hv_disk_open(struct hv_guest *g, uint32_t i, struct vmc_blockdev *out, bool *read_only);
 void hv_disks_close(struct hv_guest *g);
+
+/* ---- volumes: VMFS on the machine's disks (docs/baremetal.md says what waits where) -------------
+ * All on processor 0. An image without them has hv_no_volumes.c.
+ */
+
+#define HV_VMFS "vmfs:"
+
+/* Find and mount them, and say so. */
+void hv_volumes_init(void);
+/* Unmount them; guests have ended. */
+void hv_volumes_close(void);
+/* Go on with what waited; returns when it wants to be called again. */
+uint64_t hv_volumes_poll(uint64_t now);
+void hv_volumes_show(void);
+/* Is a name vmfs:...? */
+bool hv_on_volume(const char *spec);
+/* The volume that disk k of the machine belongs to; NULL: none. */
+const char *hv_volume_on_disk(uint32_t k);
+/* The configuration of the first volume that has one, there for ever, or NULL; where: its name. */
+const char *hv_volumes_config(size_t *bytes, char *where, size_t room);
+
+struct hv_vmdk;
+/* Both tell what is wrong. */
+int hv_vmdk_open(struct hv_guest *g, uint32_t i, const char *spec, bool read_only,
+                 struct vmc_blockdev *out);
+void hv_vmdk_close(struct hv_guest *g, uint32_t i);
+
+struct hv_file;
+/* A file to boot from. Messages begin with who. */
+int hv_file_open(const char *who, const char *spec, struct hv_file **out,
+                 struct vmc_image_src *src);
+/* NULL is allowed. */
+void hv_file_close(struct hv_file *f);
 
 /* ---- network ------------------------------------------------------------------------------------
  */

@@ -9,6 +9,7 @@
 #include "hv.h"
 
 struct parser {
+    struct hv_config *config;
     const char *p, *end;
     unsigned line;
     char *message;
@@ -114,6 +115,21 @@ static bool copy(struct parser *s, char *out, size_t room, const char *v)
     return true;
 }
 
+/* A name of any length. */
+static bool keep(struct parser *s, const char **out, const char *v)
+{
+    struct hv_config *c = s->config;
+    size_t n = hv_strlen(v) + 1;
+
+    if (n == 1)
+        return fail(s, "a name is empty", "");
+    if (n > sizeof(c->names) - c->names_used)
+        return fail(s, "the names of files and disks are too long together", "");
+    *out = memcpy(c->names + c->names_used, v, n);
+    c->names_used += (uint32_t)n;
+    return true;
+}
+
 static bool boolean(struct parser *s, const char *v, bool *out)
 {
     *out = hv_streq(v, "yes") || hv_streq(v, "on");
@@ -128,11 +144,11 @@ static bool guest_key(struct parser *s, struct hv_guest_config *g, const char *k
     uint64_t n = 0;
 
     if (hv_streq(key, "kernel")) {
-        return copy(s, g->kernel, sizeof(g->kernel), v);
+        return keep(s, &g->kernel, v);
     } else if (hv_streq(key, "initrd")) {
-        return copy(s, g->initrd, sizeof(g->initrd), v);
+        return keep(s, &g->initrd, v);
     } else if (hv_streq(key, "firmware")) {
-        return copy(s, g->firmware, sizeof(g->firmware), v);
+        return keep(s, &g->firmware, v);
     } else if (hv_streq(key, "cmdline")) {
         return copy(s, g->cmdline, sizeof(g->cmdline), v);
     } else if (hv_streq(key, "cpu")) {
@@ -140,7 +156,7 @@ static bool guest_key(struct parser *s, struct hv_guest_config *g, const char *k
     } else if (hv_streq(key, "disk")) {
         if (g->disks == HV_MAX_DISKS)
             return fail(s, "too many disks for guest", g->name);
-        return copy(s, g->disk[g->disks++], sizeof(g->disk[0]), v);
+        return keep(s, &g->disk[g->disks++], v);
     } else if (hv_streq(key, "mem")) {
         if (!number(s, v, VMC_PC_MAX_RAM, &g->mem_bytes))
             return false;
@@ -248,13 +264,18 @@ static bool new_guest(struct parser *s, struct hv_config *c)
     c->guests++;
     if (!section_body(s, c, g))
         return false;
-    return g->kernel[0] != 0 || g->firmware[0] != 0 || fail(s, "no kernel for guest", g->name);
+    return g->kernel != NULL || g->firmware != NULL || fail(s, "no kernel for guest", g->name);
 }
 
 bool hv_config_parse(struct hv_config *c, const char *text, size_t bytes, char *message,
                      size_t room, unsigned *line)
 {
-    struct parser s = {.p = text, .end = text + bytes, .line = 1, .message = message, .room = room};
+    struct parser s = {.config = c,
+                       .p = text,
+                       .end = text + bytes,
+                       .line = 1,
+                       .message = message,
+                       .room = room};
     char kind[32];
     bool ok = true;
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What a guest's disk may be: a disk of the machine, or a copy of a boot module in memory. */
+/* What a guest's disk may be: one of the machine, a file of a volume, or a copy of a boot module.
+ */
 #include "hv.h"
 
 #define SECTOR 512u
@@ -94,10 +95,17 @@ int hv_disk_open(struct hv_guest *g, uint32_t i, struct vmc_blockdev *out, bool 
     *read_only = memcmp(name, "ro:", 3) == 0;
     if (*read_only)
         name += 3;
+    if (hv_on_volume(name))
+        return hv_vmdk_open(g, i, name, *read_only, out);
     for (uint32_t k = 0; (d = vmc_bm_disk(k)) != NULL; k++)
         if (hv_streq(d->name, name)) {
             if (taken(g, name, *read_only)) {
                 hv_print("%s: disk %s is in use by another guest\n", g->cfg->name, name);
+                return VMC_EBUSY;
+            }
+            if (hv_volume_on_disk(k) != NULL && !*read_only) {
+                hv_print("%s: disk %s is in use: it holds volume %s\n", g->cfg->name, name,
+                         hv_volume_on_disk(k));
                 return VMC_EBUSY;
             }
             *out = d->dev;
@@ -114,6 +122,7 @@ void hv_disks_close(struct hv_guest *g)
 {
     for (uint32_t i = 0; i < HV_MAX_DISKS; i++) {
         struct hv_ramdisk *d = g->ramdisk[i];
+        hv_vmdk_close(g, i);
         if (d == NULL)
             continue;
         g->pf->free(g->pf->ctx, d->data, d->bytes, VMC_PAGE_SIZE);

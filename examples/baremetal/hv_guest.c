@@ -111,18 +111,26 @@ static int say(const struct hv_guest *g, const char *what, int rc, const struct 
     return rc;
 }
 
-static int find_image(struct hv_guest *g, const char *name, struct vmc_image_src *src)
+/* What a guest boots from; files are open as long as it takes. */
+struct image {
+    struct vmc_image_src src;
+    struct hv_file *file; /* NULL: a module */
+};
+
+static int find_image(const struct hv_guest *g, const char *name, struct image *im)
 {
     const struct vmc_bm_module *m;
 
-    if (name[0] == 0)
+    if (name == NULL)
         return VMC_OK;
+    if (hv_on_volume(name))
+        return hv_file_open(g->cfg->name, name, &im->file, &im->src);
     m = hv_module(name);
     if (m == NULL) {
         hv_print("%s: there is no module '%s'\n", g->cfg->name, name);
         return VMC_ENOENT;
     }
-    vmc_image_src_memory(src, m->data, m->bytes);
+    vmc_image_src_memory(&im->src, m->data, m->bytes);
     return VMC_OK;
 }
 
@@ -217,34 +225,50 @@ static int make_machine(struct hv_guest *g, struct vmc_error *err)
     return rc == VMC_OK ? make_devices(g, err) : rc;
 }
 
-static int boot(struct hv_guest *g, struct vmc_error *err)
+struct images {
+    struct image kernel, initrd, firmware;
+};
+
+/* Says what is missing. */
+static int open_images(const struct hv_guest *g, struct images *im)
+{
+    int rc = find_image(g, g->cfg->kernel, &im->kernel);
+
+    if (rc == VMC_OK)
+        rc = find_image(g, g->cfg->initrd, &im->initrd);
+    if (rc == VMC_OK)
+        rc = find_image(g, g->cfg->firmware, &im->firmware);
+    return rc;
+}
+
+static void close_images(struct images *im)
+{
+    hv_file_close(im->kernel.file);
+    hv_file_close(im->initrd.file);
+    hv_file_close(im->firmware.file);
+}
+
+static int boot(struct hv_guest *g, const struct images *im, struct vmc_error *err)
 {
     struct vmc_boot_result done;
     struct vmc_pc_boot b = {
         .size = sizeof(b),
         .kind = VMC_BOOT_AUTO,
-        .firmware = g->cfg->firmware[0] != 0 ? &g->firmware : NULL,
-        .kernel = g->cfg->kernel[0] != 0 ? &g->kernel : NULL,
-        .initrd = g->cfg->initrd[0] != 0 ? &g->initrd : NULL,
+        .firmware = g->cfg->firmware != NULL ? &im->firmware.src : NULL,
+        .kernel = g->cfg->kernel != NULL ? &im->kernel.src : NULL,
+        .initrd = g->cfg->initrd != NULL ? &im->initrd.src : NULL,
         .cmdline = g->cfg->cmdline,
-        .name = g->cfg->kernel,
+        .name = g->cfg->kernel != NULL ? g->cfg->kernel : "",
     };
 
     return vmc_pc_boot(g->pc, &b, &done, err);
 }
 
-static int make(struct hv_guest *g)
+static int make(struct hv_guest *g, const struct images *im)
 {
     struct vmc_error err = {.text = ""};
+    int rc;
 
-    int rc = vmc_bm_domain_create(&g->domain);
-    if (rc != VMC_OK)
-        return say(g, "memory domain", rc, &err);
-    g->pf = vmc_bm_domain_platform(g->domain);
-    if (find_image(g, g->cfg->kernel, &g->kernel) != VMC_OK ||
-        find_image(g, g->cfg->initrd, &g->initrd) != VMC_OK ||
-        find_image(g, g->cfg->firmware, &g->firmware) != VMC_OK)
-        return VMC_ENOENT;
     g->ram = g->pf->alloc(g->pf->ctx, g->cfg->mem_bytes,
                           g->cfg->mem_bytes >= 2u << 20 ? 2u << 20 : VMC_PAGE_SIZE);
     if (g->ram == NULL) {
@@ -262,11 +286,27 @@ static int make(struct hv_guest *g)
     rc = make_machine(g, &err);
     if (rc != VMC_OK)
         return say(g, "machine", rc, &err);
-    rc = boot(g, &err);
+    rc = boot(g, im, &err);
     if (rc != VMC_OK)
         return say(g, "boot", rc, &err);
     rc = vmc_vm_start(g->vm, &err);
     return rc == VMC_OK ? hv_sched_add(g) : say(g, "start", rc, &err);
+}
+
+static int open_and_make(struct hv_guest *g)
+{
+    struct images im = {0};
+    struct vmc_error err = {.text = ""};
+    int rc = vmc_bm_domain_create(&g->domain);
+
+    if (rc != VMC_OK)
+        return say(g, "memory domain", rc, &err);
+    g->pf = vmc_bm_domain_platform(g->domain);
+    rc = open_images(g, &im);
+    if (rc == VMC_OK)
+        rc = make(g, &im);
+    close_images(&im);
+    return rc;
 }
 
 /* ---- the end of one -----------------------------------------------------------------------------
@@ -288,6 +328,7 @@ static bool drain(struct hv_guest *g)
 
     while (vmc_board_quiesce(vmc_vm_board(g->vm)) == VMC_EAGAIN) {
         vmc_bm_poll();
+        (void)hv_volumes_poll(hv_now());
         if (hv_now() > give_up)
             return false;
     }
@@ -329,7 +370,7 @@ int hv_guest_start(struct hv_guest *g)
     memset(g, 0, sizeof(*g));
     g->cfg = cfg;
     g->number = number;
-    int rc = make(g);
+    int rc = open_and_make(g);
     if (rc != VMC_OK) {
         hv_net_detach(g);
         hv_sync_cpus(); /* one may be giving it a frame of another guest */
@@ -422,9 +463,13 @@ static void reboot(struct hv_guest *g)
         return;
     }
     hv_guest_pause(g);
+    struct images im = {0};
     int rc = vmc_vm_reset(g->vm);
     if (rc == VMC_OK)
-        rc = boot(g, &err);
+        rc = open_images(g, &im);
+    if (rc == VMC_OK)
+        rc = boot(g, &im, &err);
+    close_images(&im);
     if (rc != VMC_OK) {
         hv_guest_end(g, "the reset failed");
         return;
@@ -503,6 +548,7 @@ void hv_guests_look(void)
     }
     if (on == 0 && hv_config.poweroff_when_done && !hv_monitor_scripted()) {
         hv_print("every guest has ended, switching off\n");
+        hv_volumes_close();
         vmc_bm_power_off();
     }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A hypervisor that is the machine's only operating system: it reads its configuration from a boot
- * module, starts the guests and schedules their vCPUs over all processors.
+ * module or a VMFS volume, starts the guests and schedules their vCPUs over all processors.
  */
 #include "hv.h"
 
@@ -11,16 +11,20 @@ static volatile uint32_t ready;
 static void read_config(void)
 {
     const struct vmc_bm_module *m = hv_module(HV_CONFIG_NAME);
-    char message[128];
+    char message[128], where[192] = HV_CONFIG_NAME;
+    const char *text = m != NULL ? m->data : NULL;
+    size_t bytes = m != NULL ? m->bytes : 0;
     unsigned line;
 
-    if (m == NULL) {
+    if (m == NULL && (text = hv_volumes_config(&bytes, where, sizeof(where))) != NULL)
+        hv_print("configuration: %s\n", where);
+    if (text == NULL) {
         (void)hv_config_parse(&hv_config, "", 0, message, sizeof(message), &line);
         hv_print("there is no module '%s': no guests\n", HV_CONFIG_NAME);
         return;
     }
-    if (!hv_config_parse(&hv_config, m->data, m->bytes, message, sizeof(message), &line)) {
-        hv_print("%s:%u: %s\n", HV_CONFIG_NAME, line, message);
+    if (!hv_config_parse(&hv_config, text, bytes, message, sizeof(message), &line)) {
+        hv_print("%s:%u: %s\n", where, line, message);
         hv_config.guests = 0;
     }
 }
@@ -43,6 +47,7 @@ void vmc_bm_main(const struct vmc_bm_machine *machine)
 {
     hv_machine = machine;
     banner();
+    hv_volumes_init();
     read_config();
     hv_console_init();
     hv_engines_init();

@@ -159,11 +159,19 @@ static bool cmd_disks(struct hv_guest *none)
     return true;
 }
 
+static bool cmd_volumes(struct hv_guest *none)
+{
+    (void)none;
+    hv_volumes_show();
+    return true;
+}
+
 static bool cmd_poweroff(struct hv_guest *none)
 {
     (void)none;
     for (uint32_t i = 0; i < hv_config.guests; i++)
         hv_guest_end(&hv_guests[i], "the machine is switched off");
+    hv_volumes_close();
     vmc_bm_power_off();
 }
 
@@ -172,6 +180,7 @@ static bool cmd_reboot(struct hv_guest *none)
     (void)none;
     for (uint32_t i = 0; i < hv_config.guests; i++)
         hv_guest_end(&hv_guests[i], "the machine starts again");
+    hv_volumes_close();
     vmc_bm_reset();
 }
 
@@ -206,6 +215,7 @@ static const struct {
     {"sched", false, cmd_sched, "what the scheduler gave to whom"},
     {"cpus", false, cmd_cpus, "the processors"},
     {"disks", false, cmd_disks, "the disks of the machine"},
+    {"volumes", false, cmd_volumes, "VMFS volumes on them: space, hosts, disks in use"},
     {"poweroff", false, cmd_poweroff, "end all guests and switch off"},
     {"reboot", false, cmd_reboot, "end all guests and start again"},
     {"panic", false, cmd_panic, "show what a panic looks like"},

@@ -191,6 +191,8 @@ void hv_loop(uint32_t me)
             uint64_t script = hv_monitor_poll(hv_now());
             end = hv_console_poll(hv_now());
             end = script < end ? script : end;
+            uint64_t volumes = hv_volumes_poll(hv_now());
+            end = volumes < end ? volumes : end;
         }
         uint64_t now = hv_now();
         uint64_t timer = run_timers(me, now);

@@ -70,6 +70,21 @@ VMC_API void vmc_bm_wait(uint64_t deadline_ns);
 /** Let drivers finish what their interrupts announced; calls done of requests. [any] */
 VMC_API void vmc_bm_poll(void);
 
+/**
+ * A function with a stack of its own. It runs when it is told to, on the processor that made it, until
+ * it yields; it must not return. For work that waits while the processor does something else.
+ */
+struct vmc_bm_fiber;
+/** Make one; it does not run yet. VMC_ENOMEM. [any] */
+VMC_API VMC_MUST_CHECK int vmc_bm_fiber_create(size_t stack_bytes, void (*fn)(void *arg), void *arg,
+                                               struct vmc_bm_fiber **out);
+/** Run it until it yields. Not from a fiber. */
+VMC_API void vmc_bm_fiber_run(struct vmc_bm_fiber *f);
+/** From a fiber: back to whoever runs it. */
+VMC_API void vmc_bm_fiber_yield(void);
+/** The fiber that calls; NULL: none does. [any] */
+VMC_API struct vmc_bm_fiber *vmc_bm_fiber_current(void);
+
 /* ---- memory ------------------------------------------------------------------------------------
  */
 

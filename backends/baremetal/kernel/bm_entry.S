@@ -64,4 +64,23 @@ bm_call_on:
     xorl %ebp, %ebp
     pushq $0
     jmp *%rsi
+
+/* bm_switch(where to keep the stack pointer, another one): what calls preserve stays on the stack. */
+    .globl bm_switch
+bm_switch:
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
     .section .note.GNU-stack, "", @progbits

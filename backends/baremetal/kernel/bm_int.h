@@ -94,6 +94,7 @@ struct bm_cpu {
     uint64_t gdt[5];
     struct bm_tss tss;
     struct vmc_bm_cpu_stats stats;
+    struct vmc_bm_fiber *fiber; /* the one that runs; NULL: none */
 } __attribute__((aligned(64)));
 
 extern struct bm_cpu *bm_cpus[BM_MAX_CPUS];

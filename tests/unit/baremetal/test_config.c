@@ -31,6 +31,10 @@ static bool parse(const char *text)
     return hv_config_parse(&config, text, strlen(text), message, sizeof(message), &line);
 }
 
+#define LONG8  "xxxxxxxx"
+#define LONG64 LONG8 LONG8 LONG8 LONG8 LONG8 LONG8 LONG8 LONG8
+#define LONG512 LONG64 LONG64 LONG64 LONG64 LONG64 LONG64 LONG64 LONG64
+
 static void everything_is_understood(void **state)
 {
     (void)state;
@@ -39,7 +43,8 @@ static void everything_is_understood(void **state)
               "hypervisor { status = 7; rows = 40; hotkey = ^B; when_done = poweroff\n"
               " engine = soft; apic = software; run = \"mem; wait 5\" }\n"
               "guest one { kernel = /k; initrd = i; cmdline = \"a=b c\"; mem = 3M; cpus = 2\n"
-              " shares = 20; disk = nvme0; disk = ro:ata0; network = yes; start = no\n"
+              " shares = 20; disk = nvme0; disk = ro:ata0\n"
+              " disk = \"vmfs:a b:/c/" LONG64 ".vmdk\"; network = yes; start = no\n"
               " cpu = \"default,-avx2\"; firmware = bios; on_crash = restart }\n"
               "guest two { kernel = k }"));
     assert_int_equal(config.guests, 2);
@@ -60,16 +65,16 @@ static void everything_is_understood(void **state)
     assert_int_equal(g->mem_bytes, 3 << 20);
     assert_int_equal(g->cpus, 2);
     assert_int_equal(g->shares, 20);
-    assert_int_equal(g->disks, 2);
+    assert_int_equal(g->disks, 3);
     assert_string_equal(g->disk[1], "ro:ata0");
+    assert_string_equal(g->disk[2], "vmfs:a b:/c/" LONG64 ".vmdk");
     assert_true(g->network && g->restart && !g->autostart);
     g = &config.guest[1];
+    assert_null(g->initrd);
+    assert_null(g->firmware);
     assert_int_equal(g->mem_bytes, 256 << 20);
     assert_true(g->cpus == 1 && g->shares == 1000 && g->autostart && !g->restart && !g->network);
 }
-
-#define LONG8  "xxxxxxxx"
-#define LONG64 LONG8 LONG8 LONG8 LONG8 LONG8 LONG8 LONG8 LONG8
 
 static void every_mistake_is_named_with_its_line(void **state)
 {
@@ -86,8 +91,8 @@ static void every_mistake_is_named_with_its_line(void **state)
         {"guest { kernel = k }", "a word is missing", 1},
         {"guest a { cmdline = \"x\n }", "a quote is not closed", 1},
         {"guest " LONG8 LONG8 LONG8 " { }", "too long a value", 1},
-        {"guest a { kernel = " LONG64 " }", "too long a value", 1},
-        {"guest a { disk = " LONG64 " }", "too long a value", 1},
+        {"guest a { kernel = " LONG512 " }", "too long a value", 1},
+        {"guest a { disk = " LONG512 " }", "too long a value", 1},
         {"guest a { cpu = " LONG64 " }", "too long a value", 1},
         {"hypervisor { engine = " LONG64 " }", "too long a value", 1},
         {"guest a { colour = blue }", "a guest has no setting 'colour'", 1},
@@ -105,6 +110,7 @@ static void every_mistake_is_named_with_its_line(void **state)
         {"guest a { start = maybe }", "neither yes nor no: 'maybe'", 1},
         {"guest a { on_crash = cry }", "on_crash is stop or restart, not 'cry'", 1},
         {"guest a { disk=a; disk=b; disk=c; disk=d; disk=e }", "too many disks for guest 'a'", 1},
+        {"guest a { kernel = \"\" }", "a name is empty", 1},
         {"guest a { mem = 4M }", "no kernel for guest 'a'", 1},
         {"guest a { kernel = k }\nguest a { kernel = k }", "there are two guests 'a'", 2},
         {"hypervisor { status = 4000 }", "too large a number '4000'", 1},
@@ -136,12 +142,35 @@ static void guests_are_counted(void **state)
     assert_int_equal(line, HV_MAX_GUESTS + 1);
 }
 
+static void names_have_room(void **state)
+{
+    (void)state;
+    static char text[2 * HV_NAMES];
+    size_t n = 0;
+    unsigned guests = HV_NAMES / (4 * 513) + 1; /* with a kernel of 512 bytes and four such disks */
+
+    for (unsigned i = 0; i < guests; i++) {
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "guest g%u { kernel = k", i);
+        for (unsigned k = 0; k < 4; k++)
+            n += (size_t)snprintf(text + n, sizeof(text) - n, "; disk = %.511s", LONG512);
+        n += (size_t)snprintf(text + n, sizeof(text) - n, " }\n");
+    }
+    assert_false(parse(text));
+    assert_string_equal(message, "the names of files and disks are too long together");
+    assert_int_equal(line, 4);
+    assert_int_equal(config.guests, 4);
+    for (unsigned i = 0; i < 3; i++)
+        for (unsigned k = 0; k < 4; k++)
+            assert_int_equal(strlen(config.guest[i].disk[k]), 511);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_is_understood),
         cmocka_unit_test(every_mistake_is_named_with_its_line),
         cmocka_unit_test(guests_are_counted),
+        cmocka_unit_test(names_have_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
