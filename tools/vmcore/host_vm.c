@@ -15,7 +15,8 @@
 
 #include <vmcore/log.h>
 
-#define SLOW_DISK_NS 5000000000u /* the user hears of a wait that is longer */
+#define SLOW_DISK_NS    5000000000u   /* the user hears of a wait that is longer */
+#define HOST_CODE_BYTES (32ull << 20) /* of translated code for each vCPU, unless configured */
 
 uint64_t host_vm_pages(const struct host_vm *vm)
 {
@@ -382,6 +383,8 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     atomic_store(&vm->held, HOST_HELD_STOPPED);
     vmc_active_init(&vm->active, 0, 0);
     vm->run.opt = cfg->run;
+    if (vm->run.opt.code_bytes == 0) /* all of it counts as memory of the host */
+        vm->run.opt.code_bytes = HOST_CODE_BYTES;
     vmc_balloon_guest_init(&vm->balloon, host_vm_pages(vm));
     vm->run.frames = h->kvm_frames;
     vm->run.max_mappings = h->max_mappings;

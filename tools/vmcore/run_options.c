@@ -103,7 +103,9 @@ static const struct argp_option option_table[] = {
     {"perf-map", KEY_PERF_MAP, NULL, 0,
      "Tell perf(1) where translated code is, in /tmp/perf-PID.map", 0},
     {"code-memory", KEY_CODE_MEMORY, "SIZE", 0,
-     "Memory for translated code of each processor, 4M to 1024M, a power of two (default: 32M)", 0},
+     "Memory for translated code of each processor, at most: 4M to 1024M, a power of two (default: "
+     "64M)",
+     0},
     {"no-translate", KEY_NO_TRANSLATE, NULL, 0,
      "Interpret all code, without binary translation (software engine)", 0},
     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "Do not confine the process (for debugging)", 0},
@@ -241,8 +243,9 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
         else if (strncmp(word, "serial=", 7) == 0)
             bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
-            bad_usage(st, "--disk %s: unknown option '%s' (ro, raw, exclusive, full=fail, serial=S)", arg,
-                      word);
+            bad_usage(st,
+                      "--disk %s: unknown option '%s' (ro, raw, exclusive, full=fail, serial=S)",
+                      arg, word);
     }
     if (d->path[0] == '\0')
         bad_usage(st, "--disk %s: no path", arg);

@@ -92,11 +92,19 @@ struct bt_view {
 #define BT_JUMP_LISTS 512u
 #define BT_JUMP_LIST  32u
 
+/* Code memory by default, what of it is used at first, and what it may be set to; the arena has
+   half as much. */
+#define BT_CODE_BYTES (64u << 20)
+#define BT_CODE_FIRST (32u << 20)
+#define BT_CODE_MIN   (4u << 20)
+#define BT_CODE_MAX   (1u << 30)
 /*
  * Code memory is filled segment by segment, in a circle: what is in the next one goes when the
- * current one is full.
+ * current one is full. There are BT_SEGMENTS of them at first, and more when much of what went is
+ * translated again.
  */
-#define BT_SEGMENTS 16u
+#define BT_SEGMENTS     16u
+#define BT_SEGMENTS_MAX (BT_CODE_MAX / BT_CODE_FIRST * BT_SEGMENTS)
 
 /* Per vCPU; embedded in struct vmci_soft_cpu so that translated code reaches it through GS. */
 struct vmci_bt {
@@ -153,7 +161,7 @@ struct vmci_bt {
     bool enabled;
     bool pass;            /* let the interpreter run the next block */
     uint8_t large_rest;   /* segments to begin until the platform is asked for large pages again */
-    uint32_t large_pages; /* bits of segments that have them */
+    uint64_t large_pages[BT_SEGMENTS_MAX / 64]; /* bits of segments that have them */
     bool full;            /* the segment is used up: the engine goes on to the next */
     bool ctx_full;        /* too many contexts: the engine forgets everything */
 
@@ -164,7 +172,10 @@ struct vmci_bt {
     uint8_t *arena;
     size_t arena_used, arena_end;
     unsigned segment;
-    struct bt_trans *made[BT_SEGMENTS]; /* the last one of each segment */
+    unsigned segments, segments_max; /* in the circle; that there is room for */
+    size_t segment_bytes;
+    uint32_t made_new, made_again; /* in the current segment; of what was evicted before */
+    struct bt_trans *made[BT_SEGMENTS_MAX]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;
     const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
     const uint8_t *stub[4]; /* by enum bt_stub */

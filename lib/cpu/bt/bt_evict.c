@@ -4,12 +4,15 @@
  * into segments, filled one after the other in a circle. When one is full the translations of the
  * next, which are the oldest, are forgotten: jumps to them ask again, and they leave the lists of
  * what they jump to. That is done at a boundary, where no host address of translated code is kept
- * anywhere but in links and jump tables, and takes time for a sixteenth of all translations.
+ * anywhere but in links and jump tables, and takes time for a sixteenth of all translations or
+ * less.
  */
 #include "cpu/bt/bt_work.h"
 
 /* Segments that are begun until large pages are asked for again. */
 #define LARGE_REST 4u
+/* Code memory grows when one in so many translations was made before and evicted. */
+#define GROW_PART 4u
 
 static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
 {
@@ -190,19 +193,19 @@ void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n)
 {
     const struct vmc_platform *pf = sc->cpu.pf;
     struct vmci_bt *bt = &sc->bt;
-    size_t code = bt->code_bytes / BT_SEGMENTS;
+    size_t code = bt->segment_bytes;
     size_t arena = code / 2;
 
     /*
      * Once for each segment, and where they cannot be had not before some more are begun: to ask
      * takes time, on Linux until a kernel thread has run on every CPU.
      */
-    if ((bt->large_pages >> n & 1) == 0) {
+    if (!vmci_bit_test(bt->large_pages, n)) {
         if (bt->large_rest > 0)
             bt->large_rest--;
         else if (vmci_large_pages(pf, bt->rw + n * code, code, bt->code_bytes) &&
                  vmci_large_pages(pf, bt->arena + n * arena, arena, bt->code_bytes / 2))
-            bt->large_pages |= 1u << n;
+            vmci_bit_set(bt->large_pages, n);
         else
             bt->large_rest = LARGE_REST;
     }
@@ -213,6 +216,7 @@ void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n)
     bt->arena_used = n * arena;
     bt->arena_end = (n + 1) * arena;
     bt->made[n] = NULL;
+    bt->made_new = bt->made_again = 0;
     bt->full = false;
 }
 
@@ -223,10 +227,20 @@ void bt_stopped(struct vmci_soft_cpu *sc, uint64_t since)
     sc->bt.st_stop_max = VMCI_MAX(sc->bt.st_stop_max, ns);
 }
 
+/* The circle ends here. Did many of those in the last segment exist before? Then another segment
+   is added, and nothing needs to go. */
+static bool grow(struct vmci_bt *bt)
+{
+    if (bt->segments == bt->segments_max || bt->made_again < bt->made_new / GROW_PART)
+        return false;
+    bt->segments++;
+    return true;
+}
+
 void bt_evict(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
-    unsigned n = (bt->segment + 1) % BT_SEGMENTS;
+    unsigned n = bt->segment + 1;
     uint64_t since = sc->cpu.pf->now_ns(sc->cpu.pf->ctx);
 
     if (bt->ctx_full) {
@@ -234,8 +248,12 @@ void bt_evict(struct vmci_soft_cpu *sc)
         return;
     }
     bt_x87_settle(sc);
-    for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
+    if (n == bt->segments && !grow(bt))
+        n = 0;
+    for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older) {
+        t->blk->evicted = t->blk->evicted || !t->dead;
         kill_trans(sc, t);
+    }
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
         detach(t);
     bt_segment_begin(sc, n);

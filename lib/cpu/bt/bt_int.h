@@ -127,10 +127,6 @@ struct bt_x87 {
     uint64_t la;
 };
 
-/* Code memory by default, and what it may be set to; the arena has half as much. */
-#define BT_CODE_BYTES (32u << 20)
-#define BT_CODE_MIN   (4u << 20)
-#define BT_CODE_MAX   (1u << 30)
 /* More than the longest translation of one block, and what it takes of the arena. */
 #define BT_BLOCK_MAX  (48u << 10)
 #define BT_ARENA_ROOM (64u << 10)

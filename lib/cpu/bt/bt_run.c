@@ -525,6 +525,9 @@ int bt_init(struct vmci_soft_cpu *sc)
     bt->lacks = host_lacks();
     bt->work = vmci_zalloc(pf, sizeof(*bt->work));
     bt->code_bytes = sc->cpu.vm->bt_bytes;
+    bt->segments = BT_SEGMENTS;
+    bt->segment_bytes = VMCI_MIN(bt->code_bytes, (size_t)BT_CODE_FIRST) / BT_SEGMENTS;
+    bt->segments_max = (unsigned)(bt->code_bytes / bt->segment_bytes);
     bt->arena = vmci_alloc_aligned(pf, bt->code_bytes / 2, VMC_PAGE_SIZE);
     int rc = bt->work == NULL || bt->arena == NULL
                  ? VMC_ENOMEM

@@ -688,6 +688,9 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     cover(w);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
+    bt->made_new++;
+    bt->made_again += b->evicted;
+    b->evicted = false;
     bt->st_segmented += w->seg;
     t->next = b->bt;
     b->bt = t;

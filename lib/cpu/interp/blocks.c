@@ -10,6 +10,11 @@
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
+static unsigned chunks_max(const struct vmci_soft_cpu *sc)
+{
+    return VMCI_MAX(BLK_CHUNKS, (unsigned)(sc->bt.code_bytes / BLK_CHUNK) * 3 / 2);
+}
+
 /* Room for bytes at the end of the arena, without taking it; NULL: full. */
 static void *arena_room(struct vmci_soft_cpu *sc, size_t bytes)
 {
@@ -20,7 +25,7 @@ static void *arena_room(struct vmci_soft_cpu *sc, size_t bytes)
     if (c->cur + 1 < c->chunks) {
         c->cur++;
     } else {
-        if (c->chunks == BLK_CHUNKS)
+        if (c->chunks == chunks_max(sc))
             return NULL;
         unsigned char *m = vmci_alloc_aligned(sc->cpu.pf, BLK_CHUNK, 64);
         if (m == NULL)
@@ -485,9 +490,8 @@ struct block *block_ahead(struct vmci_soft_cpu *sc, uint64_t la, uint64_t gpa, b
 
     while (b != NULL && (b->gpa != gpa || b->bits != bits))
         b = b->hash_next;
-    if (b == NULL && decode && sc->code.cur + 1 < BLK_CHUNKS) { /* empties nothing */
-        if (fetch_first(sc, la, &f) != 0 || f.gpa != gpa ||
-            build(sc, &f, BLK_MAX_INSNS, &b) != 0) {
+    if (b == NULL && decode && sc->code.cur + 1 < chunks_max(sc)) { /* empties nothing */
+        if (fetch_first(sc, la, &f) != 0 || f.gpa != gpa || build(sc, &f, BLK_MAX_INSNS, &b) != 0) {
             sc->cpu.exc.pending = false; /* if control gets there, it happens again */
             return NULL;
         }

@@ -58,7 +58,9 @@ _Static_assert(TLB_RUNS % 64 == 0, "whole words of bits");
 #endif
 #define BLK_PAGE_BITS 11
 #define BLK_CHUNK     (2u << 20)
-#define BLK_CHUNKS    24 /* at most: 48 MiB of decoded code a vCPU */
+/* So much decoded code a vCPU keeps at most: 48 MiB, or one and a half times its code memory. */
+#define BLK_CHUNKS     24u
+#define BLK_CHUNKS_MAX (BT_CODE_MAX / BLK_CHUNK * 3 / 2)
 
 struct code_page {
     struct code_page *next; /* hash chain */
@@ -88,6 +90,7 @@ struct block {
     bool apart;              /* groups of its translation are not expected in the same page */
     bool astray;             /* its return does not lead behind the call */
     bool global;             /* as mapped at la: a change of address space leaves it there */
+    bool evicted;            /* its translation was, and is not made again yet */
     bool watched;            /* translated again by what was seen of its branches */
     uint8_t heat;            /* runs in the interpreter, up to what makes it worth translating */
     uint16_t runs, taken;    /* while branches were watched: of them, that the last one jumped */
@@ -103,7 +106,7 @@ struct block_cache {
     struct block *jc[1u << BLK_JC_BITS]; /* by linear address */
     struct block *hash[1u << BLK_HASH_BITS];
     struct code_page *page[1u << BLK_PAGE_BITS];
-    unsigned char *chunk[BLK_CHUNKS];
+    unsigned char *chunk[BLK_CHUNKS_MAX];
     unsigned chunks, cur;
     size_t used; /* of chunk[cur] */
 };
