@@ -104,7 +104,7 @@ static const struct argp_option option_table[] = {
      "Tell perf(1) where translated code is, in /tmp/perf-PID.map", 0},
     {"code-memory", KEY_CODE_MEMORY, "SIZE", 0,
      "Memory for translated code of each processor, at most: 4M to 1024M, a power of two (default: "
-     "64M)",
+     "128M)",
      0},
     {"no-translate", KEY_NO_TRANSLATE, NULL, 0,
      "Interpret all code, without binary translation (software engine)", 0},

@@ -94,7 +94,7 @@ struct bt_view {
 
 /* Code memory by default, what of it is used at first, and what it may be set to; the arena has
    half as much. */
-#define BT_CODE_BYTES (64u << 20)
+#define BT_CODE_BYTES (128u << 20)
 #define BT_CODE_FIRST (32u << 20)
 #define BT_CODE_MIN   (4u << 20)
 #define BT_CODE_MAX   (1u << 30)
@@ -174,7 +174,7 @@ struct vmci_bt {
     unsigned segment;
     unsigned segments, segments_max; /* in the circle; that there is room for */
     size_t segment_bytes;
-    uint32_t made_new, made_again; /* in the current segment; of what was evicted before */
+    uint32_t made_new, made_again; /* since the circle began; of what was evicted before */
     struct bt_trans *made[BT_SEGMENTS_MAX]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;
     const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
@@ -188,6 +188,7 @@ struct vmci_bt {
         st_segmented;    /* translations of 16-bit code and of code with other than flat segments */
     uint64_t st_apart; /* translations given up as groups that were in one page no longer are */
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
+    uint64_t st_moved; /* translations that came to another address */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
     struct bt_link *far[BT_FAR_LISTS]; /* links to other pages, by page */

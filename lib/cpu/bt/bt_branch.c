@@ -97,17 +97,19 @@ static size_t look_at(struct bt_work *w, uint64_t target)
         if (small) {
             em_cmp_gs_imm(e, neg, (uint32_t)(0 - key));
         } else {
-            em_mov_imm(e, w->x, 0 - key);
+            bt_mov_neg(w, w->x, key);
             em_rgs(e, EM_W, 0x3b, w->x, neg);
+            bt_fix(w, BT_FIX_JUMP, target);
         }
         return em_jump(e, CC_NE);
     }
     bt_rcx_away(w);
     em_load_gs(e, EM_RCX, neg);
+    bt_fix(w, BT_FIX_JUMP, target);
     if (small) {
         em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, (int32_t)key);
     } else {
-        em_mov_imm(e, w->x, key);
+        bt_mov_la(w, w->x, key);
         em_lea(e, EM_W, EM_RCX, EM_RCX, w->x, 0, 0);
     }
     size_t miss = em_jump_unless_rcxz(e);
@@ -149,6 +151,7 @@ static void jump_known(struct bt_work *w, uint64_t target)
     bt_flags_need(w, w->x);
     bt_exchange(&w->e, w->set, BT_CANON);
     em_jump_gs(&w->e, known_entry(w, target) + (uint32_t)offsetof(struct bt_jump, host));
+    bt_fix(w, BT_FIX_JUMP, target);
 }
 
 static void keep_target(struct bt_work *w)
@@ -199,8 +202,10 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
     if (linked(w, target)) {
         bt_flags_need(w, w->s);
         c = bt_cold(w, BT_COLD_LINK, em_jump(&w->e, EM_JMP));
-        if (c != NULL && !near(w, target))
+        if (c != NULL && !near(w, target)) {
             c->blk = w->b;
+            w->moves = false;
+        }
     } else {
         size_t miss = look_at(w, target);
         uint8_t lost = w->lost;
@@ -343,7 +348,7 @@ static bool push_return(struct bt_work *w, const struct vmci_insn *in, uint64_t 
             em_rm(e, EM_W, 0x8d, w->x, &a);
             a = (struct em_addr){(uint8_t)w->x, EM_NONE, 0, 0};
         }
-        em_mov_imm(e, r, next);
+        bt_mov_la(w, r, next);
         em_rm(e, EM_W, 0x89, r, &a);
     }
     bt_rsp_move(w, -size);
@@ -417,7 +422,7 @@ static bool ret_back(struct bt_work *w, const struct vmci_insn *in, uint64_t to)
             em32(e, (uint32_t)to);
         } else {
             em_rm(e, EM_W, 0x8b, w->x, &a);
-            em_mov_imm(e, w->s, to);
+            bt_mov_la(w, w->s, to);
             em_rr(e, EM_W, 0x3b, w->x, w->s);
         }
         bt_cold_insn(w, em_jump(e, CC_NE), BT_RCX_HOME);
@@ -427,7 +432,7 @@ static bool ret_back(struct bt_work *w, const struct vmci_insn *in, uint64_t to)
         if (small) {
             em_lea(e, EM_W, EM_RCX, w->x, EM_NONE, 0, -(int32_t)to);
         } else {
-            em_mov_imm(e, w->s, 0 - to);
+            bt_mov_neg(w, w->s, to);
             em_lea(e, EM_W, EM_RCX, w->x, w->s, 0, 0);
         }
         bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);

@@ -163,7 +163,7 @@ void bt_count_some(struct bt_work *w, unsigned n, uint64_t la)
     em_patch_here(e, spent);
     em_mov(e, EM_RCX, w->x);
     bt_exchange(e, w->t->set, BT_CANON);
-    em_mov_imm(e, 11, la);
+    bt_mov_la(w, 11, la);
     em_store_gs(e, 11, GS_CPU(rip));
     em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);
     em_patch_here(e, over);

@@ -86,6 +86,8 @@ void bt_cache(struct bt_work *w, int32_t pops)
     if (c == NULL)
         return;
     *c = (struct bt_cache){.negated = w->lazy == 0, .wide = !is_small(w->la & PAGE_MASK)};
+    c->sibling = w->t->caches;
+    w->t->caches = c;
     for (unsigned k = 0; k < BT_CACHE_SIZE; k++) {
         size_t miss = compare(w, c, k);
         take(w, c, k, pops);
@@ -100,11 +102,35 @@ void bt_cache(struct bt_work *w, int32_t pops)
     c->end = e->rw + e->len;
 }
 
+static bool closed(const struct bt_cache *c)
+{
+    return c->used == BT_CACHE_SIZE || c->strangers >= STRANGERS_MAX;
+}
+
+/* The target of place k. */
+static void set_value(struct bt_cache *c, unsigned k)
+{
+    uint64_t la = bt_link_la(c->link[k]);
+    uint64_t value = c->negated ? 0 - la : la;
+
+    vmci_st_le32(c->value[k], (uint32_t)value);
+    if (c->wide)
+        vmci_st_le32(c->value[k] + 4, (uint32_t)(value >> 32));
+}
+
+/* Where the first free place was there may be a jump now. */
+void bt_cache_moved(const struct bt_trans *t)
+{
+    for (struct bt_cache *c = t->caches; c != NULL; c = c->sibling)
+        for (unsigned k = 0; k < (closed(c) ? c->used : BT_CACHE_SIZE); k++)
+            set_value(c, k);
+}
+
 void bt_cache_enter(const struct bt_site *site, struct bt_trans *t)
 {
     struct bt_cache *c = site->cache;
     const struct bt_trans *from = site->t;
-    bool near = t->blk->gpa2 == GPA_NONE && ((t->la ^ site->la) & PAGE_MASK) == 0 &&
+    bool near = t->blk->gpa2 == GPA_NONE && ((t->la ^ bt_site_la(site)) & PAGE_MASK) == 0 &&
                 ((t->blk->gpa ^ site->blk->gpa) & PAGE_MASK) == 0 && t->mode == from->mode;
 
     if (from->dead)
@@ -113,17 +139,14 @@ void bt_cache_enter(const struct bt_site *site, struct bt_trans *t)
         c->used++; /* what stood there before it was entered has been met */
     if (near && c->used < BT_CACHE_SIZE) {
         struct bt_link *l = c->link[c->used];
-        uint64_t value = c->negated ? 0 - t->la : t->la;
-        l->target_la = t->la;
-        vmci_st_le32(c->value[c->used], (uint32_t)value);
-        if (c->wide)
-            vmci_st_le32(c->value[c->used] + 4, (uint32_t)(value >> 32));
+        l->rel = t->la - from->la;
+        set_value(c, c->used);
         bt_link_to(l, t);
         c->used++;
     } else {
         c->strangers++;
     }
-    if (c->used == BT_CACHE_SIZE || c->strangers == STRANGERS_MAX) {
+    if (closed(c)) {
         uint8_t *at = c->start[c->used];
         at[0] = 0xe9; /* jmp end */
         vmci_st_le32(at + 1, (uint32_t)(c->end - (at + 5)));

@@ -109,7 +109,7 @@ static void ask_stub(struct bt_work *w, const struct bt_site *site, const struct
     struct emit *e = &w->e;
 
     em_mov_imm(e, 11, (uintptr_t)site);
-    em_mov_imm(e, 10, bt_after(w, c->insn));
+    bt_mov_la(w, 10, bt_after(w, c->insn));
     em_jump_to(e, EM_JMP, w->sc->bt.stub[c->stub]);
 }
 
@@ -167,18 +167,20 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         resume = w->start[c->insn];
         owed = st->owed[0];
     }
-    *site = (struct bt_site){.insn = st->in,
-                             .t = w->t,
-                             .blk = st->b,
-                             .la = st->la,
-                             .before = st->before,
-                             .resume = e->rx + resume,
-                             .stop = starts_group(w, c),
-                             .goes_on = bt_sys_goes_on(st->in),
-                             .retry = retry,
-                             .cache = c->cache,
-                             .back = st->follow == BT_FOLLOW_BACK ? bt_after(w, c->insn) : 0,
-                             .counted = c->counted ? w->n : 0};
+    *site =
+        (struct bt_site){.insn = st->in,
+                         .t = w->t,
+                         .blk = st->b,
+                         .rel = st->la - w->t->la,
+                         .before = st->before,
+                         .resume = e->rx + resume,
+                         .stop = starts_group(w, c),
+                         .goes_on = bt_sys_goes_on(st->in),
+                         .retry = retry,
+                         .cache = c->cache,
+                         .returns = st->follow == BT_FOLLOW_BACK,
+                         .back = st->follow == BT_FOLLOW_BACK ? bt_after(w, c->insn) - w->t->la : 0,
+                         .counted = c->counted ? w->n : 0};
     if (c->group != NULL && (c->group->kept || c->group->mem || c->group->shares)) {
         site->group = 1;
         site->shares = c->group->shares;
@@ -242,7 +244,8 @@ static void cold_link(struct bt_work *w, const struct bt_cold *c)
         site = em_jump(e, EM_JMP);
         em_patch_here(e, site);
     }
-    *l = (struct bt_link){.sibling = w->t->out, .target_la = c->target, .from = w->t, .set = set};
+    *l = (struct bt_link){
+        .sibling = w->t->out, .rel = c->target - w->t->la, .from = w->t, .set = set};
     w->t->out = l;
     l->blk = c->blk;
     if (c->cache != NULL)
@@ -335,7 +338,7 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
     }
     em_mov_imm(e, r, (uintptr_t)w->t);
     em_store_gs(e, r, GS_BT(spent));
-    em_mov_imm(e, r, c->target);
+    bt_mov_la(w, r, c->target);
     em_store_gs(e, r, GS_CPU(rip));
     em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);
 }

@@ -116,7 +116,7 @@ void bt_far_flush_page(struct vmci_bt *bt, uint64_t la)
 
     for (struct bt_link *l = *far_list(bt, la); l != NULL; l = next) {
         next = l->far_next;
-        if (((l->target_la ^ la) & PAGE_MASK) != 0)
+        if (((bt_link_la(l) ^ la) & PAGE_MASK) != 0)
             continue;
         leave_list_in(l);
         unlink(l);
@@ -130,14 +130,14 @@ void bt_far_flush_range(struct vmci_bt *bt, uint64_t la, uint64_t bytes)
     for (unsigned k = 0; bt->far_any && k < BT_FAR_LISTS; k++)
         for (struct bt_link *l = bt->far[k]; l != NULL; l = next) {
             next = l->far_next;
-            if (l->target_la - la >= bytes)
+            if (bt_link_la(l) - la >= bytes)
                 continue;
             leave_list_in(l);
             unlink(l);
         }
 }
 
-static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)
+void bt_drop(struct vmci_soft_cpu *sc, struct bt_trans *t)
 {
     if (t->dead)
         return;
@@ -156,9 +156,9 @@ static void kill_trans(struct vmci_soft_cpu *sc, struct bt_trans *t)
 void bt_kill(struct vmci_soft_cpu *sc, struct block *b)
 {
     while (b->bt != NULL)
-        kill_trans(sc, b->bt);
+        bt_drop(sc, b->bt);
     for (struct bt_cover *c = b->covers; c != NULL; c = c->next) {
-        kill_trans(sc, c->t);
+        bt_drop(sc, c->t);
         c->prev = NULL;
     }
     b->covers = NULL;
@@ -216,7 +216,6 @@ void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n)
     bt->arena_used = n * arena;
     bt->arena_end = (n + 1) * arena;
     bt->made[n] = NULL;
-    bt->made_new = bt->made_again = 0;
     bt->full = false;
 }
 
@@ -227,13 +226,16 @@ void bt_stopped(struct vmci_soft_cpu *sc, uint64_t since)
     sc->bt.st_stop_max = VMCI_MAX(sc->bt.st_stop_max, ns);
 }
 
-/* The circle ends here. Did many of those in the last segment exist before? Then another segment
-   is added, and nothing needs to go. */
+/* The circle ends here. Were many of those that were made since it began made before, too? Then
+   it grows, and nothing needs to go for now. */
 static bool grow(struct vmci_bt *bt)
 {
-    if (bt->segments == bt->segments_max || bt->made_again < bt->made_new / GROW_PART)
+    bool much = bt->made_again >= bt->made_new / GROW_PART;
+
+    bt->made_new = bt->made_again = 0;
+    if (!much || bt->segments == bt->segments_max)
         return false;
-    bt->segments++;
+    bt->segments = VMCI_MIN(bt->segments * 2, bt->segments_max);
     return true;
 }
 
@@ -252,7 +254,7 @@ void bt_evict(struct vmci_soft_cpu *sc)
         n = 0;
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older) {
         t->blk->evicted = t->blk->evicted || !t->dead;
-        kill_trans(sc, t);
+        bt_drop(sc, t);
     }
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)
         detach(t);

@@ -64,7 +64,7 @@ void bt_x87_settle(struct vmci_soft_cpu *sc)
         return;
     const struct bt_x87 *x = (const struct bt_x87 *)(const void *)(bt->arena + bt->x87_mark);
     bt->x87_mark = 0;
-    fp->fip = x->la;
+    fp->fip = x->t->la + x->rel;
     fp->fcs = cpu->seg[VMC_CS].selector;
     fp->fop = vmci_fp_fop(x->insn);
     if (bt->x87_ea != BT_X87_NO_EA) { /* that of the last one that had an operand in memory */
@@ -96,7 +96,7 @@ static void note_operand(struct bt_work *w, const struct vmci_insn *in)
     struct emit *e = &w->e;
 
     if (in->base == VMCI_REG_IP) {
-        em_mov_imm(e, w->s, bt_insn_la(w, in) + in->len + (uint64_t)in->disp - in->next);
+        bt_mov_la(w, w->s, w->la + (uint64_t)in->disp);
     } else {
         struct em_addr at = {in->base < 16 ? in->base : EM_NONE,
                              in->index < 16 ? in->index : EM_NONE, in->scale, (int32_t)in->disp};
@@ -162,7 +162,7 @@ static void mark(struct bt_work *w, const struct vmci_insn *in)
         return;
     }
     struct bt_x87 *x = (struct bt_x87 *)(void *)(bt->arena + bt->arena_used);
-    *x = (struct bt_x87){in, bt_insn_la(w, in)};
+    *x = (struct bt_x87){in, w->t, bt_insn_la(w, in) - w->t->la};
     w->x87_mark = (uint32_t)bt->arena_used;
     bt->arena_used += sizeof(*x);
     if (w->i + 1 == w->n)

@@ -31,14 +31,15 @@ struct bt_site {
     const struct vmci_insn *insn;
     struct bt_trans *t;
     struct block *blk; /* of the trace */
-    uint64_t la;       /* ... where it is, as in struct bt_trans */
+    uint64_t rel;      /* ... where it is, from t->la */
     const uint8_t *resume;
     uint32_t before; /* instructions of the trace in front of that block */
     uint8_t group;   /* 1: a group's check failed (bt_group.c): */
     uint8_t reg, index, scale, slot;
     bool write;
     struct bt_cache *cache; /* of the indirect jump or return; NULL */
-    uint64_t back;          /* a return that the trace goes on behind: there; else 0 */
+    uint64_t back;          /* a return that the trace goes on behind: there, from t->la */
+    bool returns; /* ... is there */
     bool shares; /* ... that it lies in the page of another group */
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
@@ -57,6 +58,7 @@ struct bt_site {
 #define BT_CACHE_SIZE 4u
 struct bt_cache {
     struct bt_link *link[BT_CACHE_SIZE];
+    struct bt_cache *sibling;          /* the next one of the same translation */
     uint8_t *value[BT_CACHE_SIZE];     /* the constant that the target is compared with */
     uint8_t *start[BT_CACHE_SIZE + 1]; /* each comparison; the way to the interpreter */
     uint8_t *end;
@@ -72,7 +74,7 @@ struct bt_link {
     uint8_t *canon_site;          /* ... and of the one behind the exchange of registers */
     const uint8_t *site_rx, *canon_rx;
     const uint8_t *stub, *ask; /* where they lead while not linked */
-    uint64_t target_la;
+    uint64_t rel; /* where it leads, from from->la */
     struct bt_trans *from;
     struct bt_link *far_next, **far_prev; /* to another page: among those to pages of this hash */
     uint16_t set;                         /* scratch registers where the jump is */
@@ -85,6 +87,23 @@ struct bt_cover {
     struct bt_cover *next, **prev; /* of the same block; prev NULL: it is dead */
     struct bt_cover *sibling;      /* the next one of the same trace */
     struct bt_trans *t;
+};
+
+/*
+ * A constant in the code of a translation that depends on where the trace is mapped: on the address
+ * rel bytes from its beginning.
+ */
+enum bt_fix_kind {
+    BT_FIX_LA,   /* 8 bytes: the address */
+    BT_FIX_NEG,  /* ... negated */
+    BT_FIX_LOW,  /* 4 bytes: its lower half */
+    BT_FIX_JUMP, /* the displacement of its entry in the table of jump targets */
+    BT_FIX_TLB,  /* ... in the TLB */
+};
+struct bt_fix {
+    int32_t rel;
+    uint16_t at; /* from the beginning of the code */
+    uint8_t kind;
 };
 
 /*
@@ -103,7 +122,12 @@ struct bt_trans {
     struct bt_trans *older; /* in the same segment */
     struct bt_link *in, *out;
     struct bt_cover *covers;
-    uint16_t set; /* scratch registers */
+    struct bt_cache *caches;
+    const struct bt_fix *fix;
+    uint16_t fixes;
+    uint16_t bytes; /* of code */
+    uint16_t set;   /* scratch registers */
+    bool stays;     /* it is for this address only (bt_move.c) */
     bool dead;
     bool groups;   /* addends are in registers */
     bool loops;    /* it has a second copy of a loop */
@@ -124,8 +148,18 @@ struct bt_trans {
 /* An x87 instruction that runs natively, for the unit's pointers. */
 struct bt_x87 {
     const struct vmci_insn *insn;
-    uint64_t la;
+    const struct bt_trans *t;
+    uint64_t rel; /* from t->la */
 };
+
+static inline uint64_t bt_site_la(const struct bt_site *site)
+{
+    return site->t->la + site->rel;
+}
+static inline uint64_t bt_link_la(const struct bt_link *l)
+{
+    return l->from->la + l->rel;
+}
 
 /* More than the longest translation of one block, and what it takes of the arena. */
 #define BT_BLOCK_MAX  (48u << 10)
@@ -251,6 +285,8 @@ void bt_far_flush_range(struct vmci_bt *bt, uint64_t la, uint64_t bytes);
 void bt_link_to(struct bt_link *l, struct bt_trans *t);
 /* From the way out of a group, whose check fails, to a translation without groups. */
 void bt_link_alone(const struct bt_site *site, struct bt_trans *t);
+/* Nothing may reach the translation any more. */
+void bt_drop(struct vmci_soft_cpu *sc, struct bt_trans *t);
 void bt_cover_add(struct bt_cover *c, struct block *b, struct bt_trans *t);
 void bt_segment_begin(struct vmci_soft_cpu *sc, unsigned n);
 
@@ -261,7 +297,8 @@ static inline unsigned bt_jump_index(uint64_t la)
 }
 /* cpu->rip is translated as t. */
 void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t);
-void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t);
+/* Was it there? */
+bool bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t);
 void bt_jumps_init(struct vmci_soft_cpu *sc);
 /* The code size has changed since the table of the current mode was filled? Empties it. */
 void bt_jumps_bits(struct vmci_soft_cpu *sc);
@@ -273,6 +310,12 @@ static inline bool bt_has_room(const struct vmci_bt *bt)
            bt->arena_end - bt->arena_used >= BT_ARENA_ROOM;
 }
 
+/* bt_move.c: b, a program's, was found where it has no translation. If its page was mapped elsewhere
+   before, what was translated there may move. */
+void bt_come(struct vmci_soft_cpu *sc, struct block *b);
+
+/* The constants of the translation are of where it is now. */
+void bt_cache_moved(const struct bt_trans *t);
 /* bt_cache.c: the interpreter has executed the jump of the site, which led to t. */
 void bt_cache_enter(const struct bt_site *site, struct bt_trans *t);
 

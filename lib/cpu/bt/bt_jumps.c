@@ -133,12 +133,15 @@ void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
         wake_page(bt, i, t);
 }
 
-void bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
+bool bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
 {
     unsigned i = bt_jump_index(t->key);
+    const struct bt_jump *e = &sc->bt.jumps[t->mode][i];
+    bool there = e->host == t->canon && e->neg != none(i);
 
-    if (sc->bt.jumps[t->mode][i].host == t->canon)
+    if (e->host == t->canon)
         clear(&sc->bt, t->mode, i);
+    return there;
 }
 
 void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)

@@ -143,14 +143,32 @@ void bt_check_linear(struct bt_work *w, enum bt_acc acc, unsigned bytes, unsigne
         check_linear(w, acc, bytes, align, away, out);
 }
 
-/* A linear address that is known now: only whether the entry holds its page. */
-static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigned bytes,
+static void mov_page(struct bt_work *w, unsigned reg, uint64_t page, bool negated, bool fixed)
+{
+    if (fixed)
+        em_mov_imm(&w->e, reg, negated ? 0 - page : page);
+    else if (negated)
+        bt_mov_neg(w, reg, page);
+    else
+        bt_mov_la(w, reg, page);
+}
+
+static void note_entry(struct bt_work *w, uint64_t page, bool fixed)
+{
+    if (!fixed)
+        bt_fix(w, BT_FIX_TLB, page);
+}
+
+/* A linear address that is known now: only whether the entry holds its page. fixed: it does not
+   depend on where the code is. */
+static bool check_known(struct bt_work *w, uint64_t la, bool fixed, enum bt_acc acc, unsigned bytes,
                         unsigned align, struct em_addr *out)
 {
     struct emit *e = &w->e;
     struct columns col = columns(w, acc);
     uint32_t at = vmci_tlb_index(la) * 8;
     uint32_t off = (uint32_t)(la & ~PAGE_MASK);
+    uint64_t page = la - off;
     uint64_t tag = 0 - (la & PAGE_MASK);
     bool small = tag == (uint64_t)(int64_t)(int32_t)tag && (int32_t)tag != INT32_MIN;
 
@@ -161,23 +179,26 @@ static bool check_known(struct bt_work *w, uint64_t la, enum bt_acc acc, unsigne
         if (small) {
             em_cmp_gs_imm(e, col.tag + at, (uint32_t)tag);
         } else {
-            em_mov_imm(e, w->x, tag);
+            mov_page(w, w->x, page, true, fixed);
             em_rgs(e, EM_W, 0x3b, w->x, col.tag + at);
+            note_entry(w, page, fixed);
         }
         bt_cold_insn(w, em_jump(e, CC_NE), BT_RCX_HOME);
     } else {
         em_mov(e, w->x, EM_RCX);
         em_load_gs(e, EM_RCX, col.tag + at);
+        note_entry(w, page, fixed);
         if (small) {
             em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, -(int32_t)tag);
         } else {
-            em_mov_imm(e, w->s, 0 - tag);
+            mov_page(w, w->s, page, false, fixed);
             em_lea(e, EM_W, EM_RCX, EM_RCX, w->s, 0, 0);
         }
         bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_X);
         em_mov(e, EM_RCX, w->x);
     }
     em_load_gs(e, w->s, col.page + at);
+    note_entry(w, page, fixed);
     *out = (struct em_addr){(uint8_t)w->s, EM_NONE, 0, (int32_t)off};
     return true;
 }
@@ -223,12 +244,18 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         return true;
     w->holds = false;
     if (in->base == VMCI_REG_IP || (at.base == EM_NONE && at.index == EM_NONE)) {
-        uint64_t la = (in->base == VMCI_REG_IP ? w->la : 0) + (uint64_t)in->disp;
-        if (!wide)
+        bool fixed = in->base != VMCI_REG_IP;
+        uint64_t la = (fixed ? 0 : w->la) + (uint64_t)in->disp;
+        if (!wide) {
             la = (uint32_t)la;
+            w->moves = w->moves && fixed;
+        }
         if (!based)
-            return check_known(w, la, acc, bytes, align, out);
-        em_mov_imm(e, w->x, la);
+            return check_known(w, la, fixed, acc, bytes, align, out);
+        if (fixed)
+            em_mov_imm(e, w->x, la);
+        else
+            bt_mov_la(w, w->x, la);
     } else if (wide && !based && w->lazy == 0 && (at.base == EM_NONE || at.index == EM_NONE) &&
                disp <= DISP_MAX) {
         check_simple(w, at, acc, bytes, align, out);
@@ -255,7 +282,7 @@ bool bt_check_bit(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc
                          in->scale, (int32_t)in->disp};
 
     if (in->base == VMCI_REG_IP)
-        em_mov_imm(e, w->x, w->la + (uint64_t)in->disp);
+        bt_mov_la(w, w->x, w->la + (uint64_t)in->disp);
     else
         em_rm(e, EM_W, 0x8d, w->x, &at); /* lea */
     em_mov_imm(e, w->s, quad ? 6 : 5);

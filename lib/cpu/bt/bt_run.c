@@ -134,7 +134,7 @@ static uint64_t go_alone(struct vmci_soft_cpu *sc, const struct bt_site *site)
     const struct vmci_insn *in = site->insn;
     uint64_t page = from->blk->gpa & PAGE_MASK;
 
-    cpu->rip = bt_cut(&from->ctx, site->la + in->next - in->len);
+    cpu->rip = bt_cut(&from->ctx, bt_site_la(site) + in->next - in->len);
     cpu->retired = bt_retired(bt) - site->counted + site->before + (uint64_t)(in - site->blk->insn);
     bt_set_retired(bt, cpu->retired);
     bt->alone = true;
@@ -179,7 +179,8 @@ static bool may_resume(struct vmci_soft_cpu *sc, const struct bt_trans *t)
  */
 static bool end_passes(struct vmci_soft_cpu *sc, const struct bt_site *site)
 {
-    return soft_passes(sc) && soft_valid(sc, site->blk, bt_key_la(bt_key(&site->t->ctx, site->la)));
+    return soft_passes(sc) &&
+           soft_valid(sc, site->blk, bt_key_la(bt_key(&site->t->ctx, bt_site_la(site))));
 }
 
 /* The state as the interpreter has it while it executes the instruction. */
@@ -189,8 +190,8 @@ static void at_insn(struct vmci_soft_cpu *sc, const struct bt_site *site)
     struct block *b = site->blk;
 
     cpu->cur = site->insn;
-    cpu->rip = site->la;
-    cpu->gpr[VMCI_REG_IP] = site->la;
+    cpu->rip = bt_site_la(site);
+    cpu->gpr[VMCI_REG_IP] = cpu->rip;
     cpu->gpr[VMCI_REG_ZERO] = 0;
     cpu->blk = b->insn;
     cpu->blk_end = b->insn + b->n;
@@ -221,7 +222,7 @@ static bool may_retry(struct vmci_soft_cpu *sc, const struct bt_site *site)
    does, traces end in front of it. */
 static void see_return(struct vmci_soft_cpu *sc, struct bt_site *site)
 {
-    if (sc->cpu.rip == site->back || ++site->astray < RETURNS_ASTRAY)
+    if (sc->cpu.rip == site->t->la + site->back || ++site->astray < RETURNS_ASTRAY)
         return;
     site->blk->astray = true;
     bt_kill(sc, site->blk);
@@ -274,7 +275,7 @@ uint64_t bt_c_insn(struct vmci_soft_cpu *sc)
         if (logged && !site->stop)
             rc = interpret_rest(sc, in);
     }
-    if (rc == 0 && site->back != 0)
+    if (rc == 0 && site->returns)
         see_return(sc, site);
     if (rc == 0 && site->shares && site->fails >= SHARE_FAILS && !t->dead) {
         t->blk->apart = true;
@@ -306,7 +307,7 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
         return bt_c_insn(sc);
     bool live = cpu->fp->live;
     flags_in(sc);
-    cpu->rip = bt_cut(&site->t->ctx, site->la + in->next - in->len);
+    cpu->rip = bt_cut(&site->t->ctx, bt_site_la(site) + in->next - in->len);
     vmci_fp_park(cpu);
     soft_mem_leave(sc);
     int rc = io->pio(io->ctx, write, port, in->opsize, &v);
@@ -349,7 +350,7 @@ uint64_t bt_c_link(struct vmci_soft_cpu *sc)
     const struct block *from = l->from->blk;
     uint64_t page = from->gpa & PAGE_MASK;
 
-    sc->cpu.rip = l->target_la;
+    sc->cpu.rip = bt_link_la(l);
     sc->cpu.retired = bt_retired(bt);
     if (l->site != NULL)
         bt->hint = l->set;
@@ -391,34 +392,49 @@ uint64_t bt_c_find(struct vmci_soft_cpu *sc)
 
 /* ---- translations ---------------------------------------------------------------------------- */
 
+/* The translation of b for now, which becomes the first of the list; NULL. */
+static struct bt_trans *variant(struct vmci_soft_cpu *sc, struct block *b, unsigned *others)
+{
+    uint64_t key = bt_block_key(&sc->bt.ctx, b);
+
+    *others = 0;
+    for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
+        struct bt_trans *t = *p;
+        if (t->key == key && t->mode == sc->cpu.tlb_mode && t->alone == sc->bt.alone) {
+            *p = t->next;
+            t->next = b->bt;
+            b->bt = t;
+            return t;
+        }
+        ++*others;
+    }
+    return NULL;
+}
+
 struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
 {
     struct vmci_bt *bt = &sc->bt;
-    unsigned variants = 0;
+    unsigned others;
 
     if (!bt->enabled || b->never || b->dead || b->bits != sc->cpu.code_bits || b->seq != 0 ||
         b->clipped || sc->cpu.tlb_mode >= TLB_FILLED || sc->cpu.cpl == 1 || sc->cpu.cpl == 2)
         return NULL;
     if (!bt_see_ctx(sc) || !bt_block_fits(&bt->ctx, b))
         return NULL;
-    uint64_t key = bt_block_key(&bt->ctx, b);
-    for (struct bt_trans **p = &b->bt; *p != NULL; p = &(*p)->next) {
-        struct bt_trans *t = *p;
-        if (t->key == key && t->mode == sc->cpu.tlb_mode && t->alone == bt->alone) {
-            *p = t->next;
-            t->next = b->bt;
-            b->bt = t;
-            return t;
-        }
-        variants++;
+    struct bt_trans *t = variant(sc, b, &others);
+    if (t == NULL && sc->cpu.tlb_mode == VMCI_TLB_USER && bt->ctx.bits == 64) {
+        bt_come(sc, b);
+        t = variant(sc, b, &others);
     }
+    if (t != NULL)
+        return t;
     if (b->heat < sc->cpu.vm->bt_hot && !bt->alone) {
         b->heat++;
         return NULL;
     }
-    if (variants >= VARIANTS_MAX)
+    if (others >= VARIANTS_MAX)
         bt_kill(sc, b);
-    struct bt_trans *t = bt_translate(sc, b);
+    t = bt_translate(sc, b);
     if (t == NULL && !bt_has_room(bt))
         bt->full = true; /* the engine makes room at its next look */
     if (bt->full)

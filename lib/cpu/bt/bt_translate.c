@@ -278,11 +278,12 @@ static bool translate_lea(struct bt_work *w, const struct vmci_insn *in)
 {
     if (in->base == VMCI_REG_IP) {
         uint64_t v = w->la + (uint64_t)in->disp;
-        if (in->addrsize == 4)
-            v = (uint32_t)v;
         if (in->opsize == 2)
             return false;
-        em_mov_imm(&w->e, in->opnd[0].reg, in->opsize == 4 ? (uint32_t)v : v);
+        if (in->opsize == 4 || in->addrsize == 4)
+            bt_mov_low(w, in->opnd[0].reg, v);
+        else
+            bt_mov_la(w, in->opnd[0].reg, v);
         return true;
     }
     if (!bt_length_fits(w, in))
@@ -566,6 +567,7 @@ static void translate_body(struct bt_work *w)
             bt_rsp_pay(w);
         int32_t owed = w->owed;
         size_t start = w->e.len;
+        unsigned fixes = w->fixes;
         bool counted = w->counted;
         int32_t moved = w->moved;
         bt_piece(w, w->loop ? VMC_CODE_LOOP : VMC_CODE_BODY, i);
@@ -574,6 +576,7 @@ static void translate_body(struct bt_work *w)
         } else {
             /* Let the interpreter execute it, then go on. What was begun is void. */
             w->e.len = start;
+            w->fixes = fixes;
             w->cold_count = first;
             w->counted = counted;
             w->moved = moved;
@@ -628,6 +631,21 @@ static void cover(struct bt_work *w)
     }
 }
 
+/* What to change when the trace is mapped elsewhere. */
+static void keep_fixes(struct bt_work *w)
+{
+    struct bt_trans *t = w->t;
+    size_t bytes = w->fixes * sizeof(*t->fix);
+    struct bt_fix *fix = w->moves ? bt_record(w, bytes) : NULL;
+
+    t->bytes = (uint16_t)w->e.len;
+    t->stays = fix == NULL;
+    if (fix != NULL)
+        memcpy(fix, w->fix, bytes);
+    t->fix = fix;
+    t->fixes = (uint16_t)w->fixes;
+}
+
 /* Give back what a failed attempt took. */
 static struct bt_trans *give_up(struct vmci_bt *bt, struct block *b, size_t arena, bool full)
 {
@@ -663,6 +681,8 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     w->loop_site = 0;
     w->lazy = w->lost = w->lost_top = 0;
     w->cold_count = 0;
+    w->fixes = 0;
+    w->moves = bt_movable(t);
     w->budget_cold = -1;
     bt_pick_set(w);
     if (w->n == 0)
@@ -686,6 +706,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     if (w->failed || w->e.full)
         return give_up(bt, b, arena, false);
     cover(w);
+    keep_fixes(w);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
     bt->made_new++;

@@ -124,6 +124,7 @@ struct bt_cold {
     uint32_t x87_mark;        /* as in struct bt_work */
 };
 #define BT_COLD_MAX   (6 * BT_TRACE_MAX)
+#define BT_FIX_MAX    1024u
 #define BT_PIECES_MAX (BT_COLD_MAX + 2 * BT_TRACE_MAX + 2)
 
 struct bt_work {
@@ -168,6 +169,9 @@ struct bt_work {
     uint32_t x87_mark; /* of the last x87 instruction, not stored yet; 0: none */
     uint8_t x87_seg;   /* what bt.x87_seg is now; UINT8_MAX: not known */
     bool failed;
+    bool moves; /* what is to be changed when the trace is mapped elsewhere is known: */
+    unsigned fixes;
+    struct bt_fix fix[BT_FIX_MAX];
     unsigned group_count;
     uint16_t group_regs; /* registers that hold addends */
     bool sharing;        /* groups may have twins; there is no second copy then */
@@ -416,6 +420,15 @@ void bt_count_back(struct bt_work *w, unsigned n);
 void bt_count_some(struct bt_work *w, unsigned n, uint64_t la);
 /* Charge all; C looks at the budget before control comes here again. */
 void bt_count_late(struct bt_work *w);
+
+/* bt_move.c: may the translation be of a page that is mapped elsewhere later? */
+bool bt_movable(const struct bt_trans *t);
+/* The constant that was just emitted is made of address la, which moves with the trace. */
+void bt_fix(struct bt_work *w, enum bt_fix_kind kind, uint64_t la);
+/* mov reg, such an address; negated; its lower half. */
+void bt_mov_la(struct bt_work *w, unsigned reg, uint64_t la);
+void bt_mov_neg(struct bt_work *w, unsigned reg, uint64_t la);
+void bt_mov_low(struct bt_work *w, unsigned reg, uint64_t la);
 
 /* Control leaves the second copy of a loop here: its count goes to memory. */
 void bt_count_keep(struct bt_work *w);

@@ -71,6 +71,9 @@ struct code_page {
     uint32_t misses;      /* writes beside the code */
     uint32_t patience;    /* how many before the code is dropped */
     bool adopted;         /* counted in slot_pages */
+    uint64_t here;        /* where a program has it now, */
+    uint64_t left[4];     /* ... and where its translations were before (bt_move.c) */
+    uint8_t leaves;
 };
 
 struct block {
