@@ -405,13 +405,11 @@ static void test_rewriting(void **state)
 #define MANY_AT 0x200000u
 #define STEP    9473u
 
-static void test_full(void **state)
+static void run_circle(struct cpu_rig *r)
 {
     static const uint8_t add[] = {0x48, 0x83, 0xc3, 1, 0xe9}; /* add rbx, 1; jmp */
-    struct cpu_rig *r = &rig[1];
     uint8_t *code = r->ram + MANY_AT;
 
-    (void)state;
     cpu_rig_mode(r, 64, 0);
     for (uint32_t k = 0; k < MANY; k++) {
         uint32_t rel = ((k + STEP) % MANY - k) * 16 - 9;
@@ -420,15 +418,32 @@ static void test_full(void **state)
     }
     cpu_rig_code(r, MANY_AT, code, 16u * MANY);
     r->st.rip = MANY_AT;
-    uint64_t before = cpu_rig_stat(r, "soft.cache_flushes");
-    assert_int_equal(cpu_rig_run(r, 4 * MANY), VMC_EXIT_BUDGET);
-    assert_int_equal(r->st.gpr[VMC_RBX], 2 * MANY);
+    r->st.gpr[VMC_RBX] = 0;
+    assert_int_equal(cpu_rig_run(r, 6 * MANY), VMC_EXIT_BUDGET);
+    assert_int_equal(r->st.gpr[VMC_RBX], 3 * MANY);
     assert_int_equal(r->st.rip, MANY_AT);
+}
+
+static void test_full(void **state)
+{
+    static struct cpu_rig small;
+    struct vmc_soft_config soft = {
+        .size = sizeof(soft), .flags = VMC_SOFT_TRANSLATE_ALL, .code_bytes = 4u << 20};
+
+    (void)state;
+    run_circle(&rig[1]);
+    cpu_rig_create_with(&small, 0, &soft);
+    uint64_t before = cpu_rig_stat(&small, "soft.cache_flushes");
+    run_circle(&small);
 #ifndef VMC_SANITIZED /* such builds have no translator */
-    assert_true(cpu_rig_stat(r, "soft.cache_flushes") > before);
+    assert_true(cpu_rig_stat(&rig[1], "bt.code_bytes") > 32u << 20);
+    assert_int_equal(cpu_rig_stat(&small, "bt.code_bytes"), 4u << 20);
+    assert_true(cpu_rig_stat(&small, "bt.evictions") > 16);
+    assert_true(cpu_rig_stat(&small, "soft.cache_flushes") > before);
 #else
     (void)before;
 #endif
+    cpu_rig_destroy(&small);
 }
 
 /* Ports that a device claims, which kernels reach by the short way, and that nobody claims. */
