@@ -118,16 +118,36 @@ static bool must_flush(const struct vmci_slat *s, uint64_t old, uint64_t new, un
            (s->fmt->rights(old) & ~s->fmt->rights(new)) != 0;
 }
 
-static int set_entry(struct vmci_slat *s, uint64_t *e, uint64_t v, unsigned level)
+/* What v instead of old means, which is what was there at that moment. */
+static int account(struct vmci_slat *s, uint64_t old, uint64_t v, unsigned level)
 {
-    uint64_t old = vmci_exchange(e, v);
-
     count_leaf(s, old, level, -1);
     count_leaf(s, v, level, 1);
     bool flush = must_flush(s, old, v, level);
     if (s->fmt->kind(old, level) == VMCI_SLAT_TABLE)
         discard(s, table_of(s, old), level - 1);
     return flush;
+}
+
+static int set_entry(struct vmci_slat *s, uint64_t *e, uint64_t v, unsigned level)
+{
+    return account(s, vmci_exchange(e, v), v, level);
+}
+
+/*
+ * Map a leaf where something is. If that is the same page, two processors faulted at it, and the
+ * other may have been using it since: what it did with it is kept.
+ */
+static int set_leaf(struct vmci_slat *s, uint64_t *e, uint64_t leaf, unsigned level)
+{
+    uint64_t old = load(e), v;
+
+    do {
+        bool same = s->fmt->kind(old, level) == VMCI_SLAT_LEAF &&
+                    leaf_hpa(old, level) == leaf_hpa(leaf, level);
+        v = leaf | (same ? old & (s->fmt->accessed | s->fmt->dirty) : 0);
+    } while (!__atomic_compare_exchange_n(e, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    return account(s, old, v, level);
 }
 
 /* Replace a large leaf by a table of leaves one level smaller: the same memory, the same rights. */
@@ -209,7 +229,7 @@ int vmci_slat_map(struct vmci_slat *s, uint64_t gpa, uint64_t hpa, unsigned leve
         s->leaves[level]++;
         return flush;
     }
-    return flush | set_entry(s, e, v, level);
+    return flush | set_leaf(s, e, v, level);
 }
 
 int vmci_slat_map_mmio(struct vmci_slat *s, uint64_t gpa)
@@ -271,6 +291,15 @@ static void tell(struct visit *v, uint64_t gpa, unsigned level, uint64_t old)
         v->seen(v->ctx, gpa, size_of(level), written(v->s, old));
 }
 
+/* What the processor did with it up to this moment is told. */
+static void unmap(struct visit *v, uint64_t *e, uint64_t gpa, unsigned level)
+{
+    uint64_t old = vmci_exchange(e, 0ull);
+
+    tell(v, gpa, level, old);
+    v->flush |= account(v->s, old, 0, level);
+}
+
 static void visit_leaf(struct visit *v, uint64_t *e, uint64_t gpa, unsigned level)
 {
     struct vmci_slat *s = v->s;
@@ -282,10 +311,7 @@ static void visit_leaf(struct visit *v, uint64_t *e, uint64_t gpa, unsigned leve
         if (v->stale != NULL &&
             !v->stale(v->ctx, gpa, level, leaf_hpa(old, level), s->fmt->rights(old)))
             return;
-        /* The dirty bit may still be set until processors are flushed: count writable as written.
-         */
-        tell(v, gpa, level, old);
-        v->flush |= set_entry(s, e, 0, level);
+        unmap(v, e, gpa, level);
         return;
     case VMCI_SLAT_PROTECT:
         bit = s->fmt->write;
@@ -321,8 +347,7 @@ static void visit_table(struct visit *v, uint64_t *t, uint64_t base, unsigned le
                 v->flush = 1;
                 k = VMCI_SLAT_TABLE;
             } else {
-                tell(v, gpa, level, load(&t[i]));
-                v->flush |= set_entry(s, &t[i], 0, level);
+                unmap(v, &t[i], gpa, level);
                 continue;
             }
         }

@@ -74,8 +74,10 @@ void vmci_slat_fini(struct vmci_slat *s);
 
 /*
  * Map the page of 4096 << 9 * (level - 1) bytes at gpa (aligned, as is hpa). Replaces what was
- * there; a larger leaf around it is split, smaller ones under it are dropped. 1: rights that
- * existed were lowered or moved, so processors must be flushed; 0: need not; VMC_ENOMEM.
+ * there, but for what processors noted of the same page (accessed, dirty); a larger leaf around it
+ * is split, smaller ones under it are dropped. 1: rights that existed were lowered or moved, so
+ * processors must be flushed; 0: need not; VMC_ENOMEM: not mapped, but a leaf around it may have
+ * been split, so they must be.
  */
 int vmci_slat_map(struct vmci_slat *s, uint64_t gpa, uint64_t hpa, unsigned level, uint32_t rights,
                   unsigned memtype);

@@ -259,6 +259,14 @@ static unsigned leaf_level(const struct hw_vm *vm, const struct vmci_mem_slot *s
     return 1;
 }
 
+/* Has another vCPU mapped the page, while this one was about to? */
+static bool is_there(const struct hw_vm *vm, uint64_t gpa, uint64_t hpa)
+{
+    struct vmci_slat_entry e = vmci_slat_lookup(&vm->slat, gpa);
+
+    return e.kind == VMCI_SLAT_LEAF && e.hpa == hpa;
+}
+
 /* A page of the memory map, with the lock held. As vmci_slat_map; VMC_EHOST. */
 static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, const struct vmci_page *page,
                uint64_t gpa, uint32_t want)
@@ -280,6 +288,9 @@ static int map(struct hw_vm *vm, const struct vmci_mem_slot *s, const struct vmc
         return VMC_EHOST;
     if (likely(vmci_slat_fill(&vm->slat, base, hpa, rights)))
         return 0;
+    /* Without dirty bits the right to write says that the page was written: it stays. */
+    if (logged && (rights & VMCI_SLAT_W) == 0 && is_there(vm, base, hpa))
+        return 0;
     return vmci_slat_map(&vm->slat, base, hpa, 1, rights, VMCI_MT_WB);
 }
 
@@ -289,7 +300,7 @@ static int map_apic(struct hw_vm *vm)
     int rc = vmci_slat_map(&vm->slat, VMC_APIC_DEFAULT_GPA, vm->apic_page_hpa, 1,
                            VMCI_SLAT_R | VMCI_SLAT_W | VMCI_SLAT_X, VMCI_MT_WB);
 
-    if (rc > 0)
+    if (rc != 0)
         flush_locked(vm);
     return rc < 0 ? rc : VMC_OK;
 }
@@ -309,7 +320,8 @@ static __attribute__((noinline)) int map_device(struct hw_vm *vm, uint64_t gpa)
         vmci_unlock(&vm->lock);
         return rc;
     }
-    if (vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE)) > 0)
+    int rc = vmci_slat_map_mmio(&vm->slat, vmci_align_down(gpa, VMC_PAGE_SIZE));
+    if (rc > 0 || rc == VMC_ENOMEM)
         flush_locked(vm);
     vmci_unlock(&vm->lock);
     return VMC_ENOENT;
@@ -332,7 +344,7 @@ int hw_mem_fault(struct hw_vm *vm, uint64_t gpa, uint32_t want)
         return rc != VMC_OK ? rc : VMC_ENOENT;
     }
     rc = map(vm, s, &page, gpa, want);
-    if (unlikely(rc > 0))
+    if (unlikely(rc > 0 || rc == VMC_ENOMEM))
         flush_locked(vm);
     vmci_unlock(&vm->lock);
     return rc < 0 ? rc : VMC_OK;

@@ -485,6 +485,31 @@ static void written_pages_are_logged(void **state)
     end();
 }
 
+/* Without dirty bits a page is writable once it was written, also if another vCPU reads it then. */
+static void two_faults_lose_no_write(void **state)
+{
+    (void)state;
+    uint64_t bits[4] = {0};
+
+    begin(HW_MODEL_FULL);
+    void *log = model.v->log;
+    model.v->log = NULL;
+    model.vm->slat.ad = false;
+    assert_int_equal(vmc_mem_dirty_start(model.mem, 0), VMC_OK);
+    assert_int_equal(model.engine->dirty_log(model.vm, true), VMC_OK);
+    play.gpa = 0x23456;
+    play.qualification = 2;
+    run(VMX_EPT_VIOLATION);
+    play.qualification = 1;
+    run(VMX_EPT_VIOLATION);
+    assert_int_equal(model.engine->dirty_fetch(model.vm, 0, 64, bits), VMC_OK);
+    assert_true(bits[0] == 1ull << 0x23);
+    vmc_mem_dirty_stop(model.mem, 0);
+    assert_int_equal(model.engine->dirty_log(model.vm, false), VMC_OK);
+    model.v->log = log;
+    end();
+}
+
 static void another_tsc_adjust_moves_the_clock(void **state)
 {
     (void)state;
@@ -684,6 +709,7 @@ int main(void)
         cmocka_unit_test(faults_on_faults_double),
         cmocka_unit_test(kicks_end_the_run),
         cmocka_unit_test(written_pages_are_logged),
+        cmocka_unit_test(two_faults_lose_no_write),
         cmocka_unit_test(another_tsc_adjust_moves_the_clock),
         cmocka_unit_test(the_clock_is_scaled),
         cmocka_unit_test(real_mode_without_unrestricted_guest),

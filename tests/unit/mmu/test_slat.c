@@ -141,6 +141,50 @@ static void dirty_and_accessed_bits(void **state)
     }
 }
 
+/* Two processors fault at a page; one maps it and writes, then the other maps it again. */
+static void faults_at_once_lose_nothing(void **state)
+{
+    (void)state;
+    for (unsigned f = 0; f < 2; f++)
+        for (unsigned level = 1; level <= 2; level++) {
+            uint64_t ad = formats[f]->dirty | formats[f]->accessed;
+            begin(formats[f], true);
+            assert_int_equal(vmci_slat_map(&s, M2, 5 * M2, level, RWX, VMCI_MT_WB), 0);
+            *entry(M2, level) |= ad;
+            assert_int_equal(vmci_slat_map(&s, M2, 5 * M2, level, RWX, VMCI_MT_WB), 0);
+            assert_true(vmci_slat_lookup(&s, M2).dirty && vmci_slat_lookup(&s, M2).accessed);
+            /* Of another page nothing is known. */
+            assert_int_equal(vmci_slat_map(&s, M2, 6 * M2, level, RWX, VMCI_MT_WB), 1);
+            assert_false(vmci_slat_lookup(&s, M2).dirty || vmci_slat_lookup(&s, M2).accessed);
+            assert_int_equal(s.leaves[level], 1);
+            end();
+        }
+}
+
+/* The processor writes to a page that is about to go. */
+static bool stale_and_written(void *ctx, uint64_t gpa, unsigned level, uint64_t hpa,
+                              uint32_t rights)
+{
+    (void)hpa, (void)rights;
+    *entry(gpa, level) |= ((const struct vmci_slat_format *)ctx)->dirty;
+    return true;
+}
+
+static void last_writes_are_told(void **state)
+{
+    (void)state;
+    for (unsigned f = 0; f < 2; f++) {
+        begin(formats[f], true);
+        assert_int_equal(vmci_slat_map(&s, 0x3000, 0x9000, 1, RWX, VMCI_MT_WB), 0);
+        told = told_written = 0;
+        assert_int_equal(vmci_slat_recheck(&s, 0x3000, 0x1000, stale_and_written, seen,
+                                           (void *)(uintptr_t)formats[f]),
+                         1);
+        assert_true(told == 1 && told_written == 1);
+        end();
+    }
+}
+
 static void device_pages(void **state)
 {
     (void)state;
@@ -446,6 +490,8 @@ int main(void)
         cmocka_unit_test(large_leaves_split_and_merge),
         cmocka_unit_test(rights_are_lowered_with_one_flush),
         cmocka_unit_test(dirty_and_accessed_bits),
+        cmocka_unit_test(faults_at_once_lose_nothing),
+        cmocka_unit_test(last_writes_are_told),
         cmocka_unit_test(device_pages),
         cmocka_unit_test(against_a_simple_model),
         cmocka_unit_test(shadow_of_every_paging_mode),
