@@ -301,7 +301,7 @@ static enum vmci_shadow_result fill(struct vmci_shadow *sh, const struct vmc_pag
         return flat_fill(sh, pg, gva, w, hpa, may_write);
     if (sh->root == 0) /* there was no page for it */
         return VMCI_SHADOW_NOMEM;
-    return vmci_shadow_cache_fill(sh, pg, gva, hpa, may_write);
+    return vmci_shadow_cache_fill(sh, pg, gva, w, hpa, may_write);
 }
 
 enum vmci_shadow_result vmci_shadow_fault(struct vmci_shadow *sh, const struct vmc_paging *pg,
@@ -323,8 +323,9 @@ enum vmci_shadow_result vmci_shadow_fault(struct vmci_shadow *sh, const struct v
         return VMCI_SHADOW_ABSENT;
     if (rc != VMC_OK || (write && !page.writable))
         return VMCI_SHADOW_EMULATE;
-    /* With CR0.WP clear: rights that the levels of a table of long mode cannot express. */
-    if (long_mode && write && (w->rights & VMC_RIGHT_WRITE) == 0)
+    /* With CR0.WP clear: rights that the levels of a table of long mode cannot express, and that
+       would hide the page from SMAP in the others. */
+    if ((long_mode || (pg->cr4 & VMC_CR4_SMAP) != 0) && write && (w->rights & VMC_RIGHT_WRITE) == 0)
         return VMCI_SHADOW_EMULATE;
     uint64_t hpa = sh->to_phys(sh->pf->ctx, page.hva, &run);
     if (hpa == UINT64_MAX)

@@ -235,7 +235,8 @@ static void map_ahead(struct vmci_shadow *sh, const struct vmc_paging *pg,
 }
 
 enum vmci_shadow_result vmci_shadow_cache_fill(struct vmci_shadow *sh, const struct vmc_paging *pg,
-                                               uint64_t gva, uint64_t hpa, bool may_write)
+                                               uint64_t gva, const struct vmc_walk *w, uint64_t hpa,
+                                               bool may_write)
 {
     struct vmci_shadow_page *p = &sh->page[sh->root], *next;
     uint64_t e = 1;
@@ -258,8 +259,13 @@ enum vmci_shadow_result vmci_shadow_cache_fill(struct vmci_shadow *sh, const str
         p = next;
     }
     i = sh_index(gva, 1);
-    e = SH_W | SH_U;
+    e = SH_W | SH_U | (p->dirty ? SH_D : 0) | (p->base + ((uint64_t)i << VMC_PAGE_SHIFT));
     if (!is_piece(p) && !read_entry(sh, p, i, &e))
+        return VMCI_SHADOW_MAPPED;
+    /* What the walk found must be what the entry is remembered for: another vCPU may have changed
+       it in between. */
+    if (((e ^ w->gpa) & SH_ADDR) != 0 ||
+        (may_write && (w->rights & VMC_RIGHT_DIRTY) != 0 && (e & SH_D) == 0))
         return VMCI_SHADOW_MAPPED;
     uint64_t rights = (e & (SH_U | SH_NX)) | (may_write ? e & SH_W : 0);
     put(p, i, hpa | SH_P | rights, is_piece(p) ? 1 : e);

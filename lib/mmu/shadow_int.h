@@ -52,7 +52,8 @@ void vmci_shadow_cache_invlpg(struct vmci_shadow *sh, uint64_t gva);
 uint64_t vmci_shadow_cache_peek(const struct vmci_shadow *sh, uint64_t gva);
 /* Put what a walk found into the tables. NOMEM: no page is left. */
 enum vmci_shadow_result vmci_shadow_cache_fill(struct vmci_shadow *sh, const struct vmc_paging *pg,
-                                               uint64_t gva, uint64_t hpa, bool may_write);
+                                               uint64_t gva, const struct vmc_walk *w, uint64_t hpa,
+                                               bool may_write);
 /* Guest-physical page of an entry of a level 1 page. */
 static inline uint64_t sh_leaf_gpa(const struct vmci_shadow *sh, const struct vmci_shadow_page *p,
                                    unsigned i)

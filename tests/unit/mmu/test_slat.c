@@ -483,6 +483,92 @@ static void unlinked_shadows_miss_nothing(void **state)
     test_platform_check(&model.tp);
 }
 
+/* Another vCPU changes an entry after it was walked; asked for its host address. */
+static struct {
+    uint64_t *entry, value;
+} change;
+
+static uint64_t change_and_to_phys(void *ctx, const void *va, uint64_t *run)
+{
+    if (change.entry != NULL)
+        *change.entry = change.value;
+    change.entry = NULL;
+    return model.ops.to_phys(ctx, va, run);
+}
+
+static void entries_that_change_under_way(void **state)
+{
+    (void)state;
+    /* Another page by the leaf, or by the table above it; the same, no longer dirty; a piece. */
+    static const struct {
+        unsigned page, index;
+        uint64_t value;
+    } cases[] = {{19, 5, 0x50067}, {18, 0, 20u << 12 | 0x27}, {19, 5, 0x40027}, {18, 0, 0xe7}};
+    const uint64_t gva = 0x5000, mask = 0x000ffffffffff000ull;
+    struct vmc_paging pg = {.cr0 = VMC_CR0_PE | VMC_CR0_PG | VMC_CR0_WP,
+                            .cr3 = 0x10000,
+                            .cr4 = VMC_CR4_PAE,
+                            .efer = VMC_EFER_LMA | VMC_EFER_LME | VMC_EFER_NX};
+    struct vmc_error err;
+    struct vmci_shadow sh;
+    struct vmc_walk w;
+    bool flushed;
+
+    for (unsigned c = 0; c < VMCI_ARRAY_SIZE(cases); c++) {
+        assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
+        assert_int_equal(vmci_shadow_init(&sh, &model.tp.pf, model.mem, change_and_to_phys),
+                         VMC_OK);
+        for (unsigned l = 0; l < 3; l++)
+            table(16 + l)[0] = (17ull + l) << 12 | 7;
+        table(19)[5] = 0x40007;
+        table(20)[5] = 0x51067;
+        vmci_shadow_load(&sh, true, pg.cr3);
+        change.entry = &table(cases[c].page)[cases[c].index];
+        change.value = cases[c].value;
+        for (unsigned i = 0; i < 2; i++) {
+            assert_int_equal(vmci_shadow_fault(&sh, &pg, gva, VMC_ACC_WRITE, &w, &flushed),
+                             VMCI_SHADOW_MAPPED);
+            assert_null(change.entry);
+            /* The other vCPU asks for a flush; what is kept is so. */
+            vmci_shadow_load(&sh, true, pg.cr3);
+            uint64_t e = vmci_shadow_peek(&sh, gva);
+            struct vmc_walk now;
+            assert_int_equal(vmc_walk_gva(model.mem, &pg, gva, VMC_ACC_PROBE, &now), VMC_OK);
+            if (e != 0) {
+                assert_true((e & mask) == (uint64_t)(uintptr_t)(model.ram + (now.gpa & mask)));
+                assert_true((e & 2) == 0 || (now.rights & VMC_RIGHT_DIRTY) != 0);
+            }
+            assert_true(i == 0 || e != 0); /* found the next time */
+        }
+        vmci_shadow_fini(&sh);
+        hw_model_fini(&model);
+        test_platform_check(&model.tp);
+    }
+}
+
+/* A supervisor's write with WP clear makes a page the supervisor's, which SMAP does not look at. */
+static void smap_is_not_lost_with_wp_clear(void **state)
+{
+    (void)state;
+    struct vmc_error err;
+    struct vmci_shadow sh;
+    struct vmc_walk w;
+    bool flushed;
+    struct vmc_paging pg = {
+        .cr0 = VMC_CR0_PE | VMC_CR0_PG, .cr3 = 0x1000, .cr4 = VMC_CR4_PSE | VMC_CR4_SMAP};
+
+    assert_int_equal(hw_model_init(&model, HW_MODEL_FULL, &err), VMC_OK);
+    assert_int_equal(vmci_shadow_init(&sh, &model.tp.pf, model.mem, model.ops.to_phys), VMC_OK);
+    ((uint32_t *)(void *)(model.ram + 0x1000))[1] = 0x85;
+    assert_int_equal(
+        vmci_shadow_fault(&sh, &pg, 0x406000, VMC_ACC_WRITE | VMC_ACC_AC, &w, &flushed),
+        VMCI_SHADOW_EMULATE);
+    assert_int_equal(vmci_shadow_peek(&sh, 0x406000), 0);
+    vmci_shadow_fini(&sh);
+    hw_model_fini(&model);
+    test_platform_check(&model.tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -497,6 +583,8 @@ int main(void)
         cmocka_unit_test(shadow_of_every_paging_mode),
         cmocka_unit_test(shadows_are_kept_and_right),
         cmocka_unit_test(unlinked_shadows_miss_nothing),
+        cmocka_unit_test(entries_that_change_under_way),
+        cmocka_unit_test(smap_is_not_lost_with_wp_clear),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
