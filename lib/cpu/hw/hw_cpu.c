@@ -64,9 +64,13 @@ int vmc_hw_cpu_up(const struct vmc_platform *pf, struct vmc_error *err)
     if (pc->kind != VMC_HW_NONE)
         return vmci_error(err, VMC_ESTATE, SITE, "processor %u is up already",
                           pf->cpu->this_cpu(pf->ctx));
+    /* A generation that no vCPU has seen: its tag of before may be another's now. */
+    uint64_t generation =
+        pc->tags.generation != 0 ? pc->tags.generation : pf->cpu->this_cpu(pf->ctx);
     memset(pc, 0, sizeof(*pc));
-    pc->tags.generation = (uint64_t)pf->cpu->this_cpu(pf->ctx) + (1ull << 16);
+    pc->tags.generation = generation + (1ull << 16);
     pc->tags.next = 1;
+    pc->owes_flush = 1; /* somebody may have used tags before us */
     pc->old_cr4 = pf->hw->read_cr(pf->ctx, 4);
     /* Guests' FPU state is switched with the instructions of the best that there is. */
     pf->hw->cpuid(pf->ctx, 1, 0, r);

@@ -111,7 +111,7 @@ struct hw_tags {
 /* struct vmc_hw_ops.percpu. */
 struct hw_percpu {
     uint32_t kind; /* enum vmc_hw_kind; NONE: not up */
-    uint32_t pad;
+    uint32_t owes_flush; /* of every tag, before one is used */
     struct hw_tags tags;
     void *page[2]; /* VT-x: the VMXON region; SVM: host save area, VMCB of the host's state */
     uint64_t hpa[2];

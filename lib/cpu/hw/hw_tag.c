@@ -19,7 +19,7 @@ void hw_tag_new(struct hw_vcpu *v, struct hw_percpu *pc)
         /* Generations are unique over all processors: the number says whose it is as well. */
         t->generation += 1ull << 16;
         t->next = 1;
-        pc->pad = 1; /* everything must go before the first tag is used again */
+        pc->owes_flush = 1; /* everything must go before the first tag is used again */
     }
     v->tag = t->next++;
     v->tag_generation = t->generation;

@@ -66,7 +66,15 @@ int svm_load(struct hw_vcpu *v)
 
 void svm_unload(struct hw_vcpu *v)
 {
-    (void)v; /* all that a guest changes is in the VMCB */
+    struct vmcb *b = vmcb_of(v);
+
+    /* All that a guest changes is in the VMCB. Was it never entered, though, the flush that was to
+       come first is still owed to this processor, and its tag is of no use. */
+    if (b->tlb_control == SVM_TLB_KEEP)
+        return;
+    b->tlb_control = SVM_TLB_KEEP;
+    hw_percpu(v->vm->pf)->owes_flush = 1;
+    v->last_cpu = UINT32_MAX;
 }
 
 /* ---- segments ---------------------------------------------------------------------------------
@@ -372,9 +380,9 @@ void svm_flush_tlb(struct hw_vcpu *v)
     b->clean = 0;
     if (!v->vm->nested)
         b->cr3 = v->shadow.root_hpa;
-    if (pc->pad != 0) {
+    if (pc->owes_flush != 0) {
         b->tlb_control = SVM_TLB_FLUSH_ALL;
-        pc->pad = 0;
+        pc->owes_flush = 0;
     }
 }
 

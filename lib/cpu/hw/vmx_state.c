@@ -455,9 +455,9 @@ void vmx_flush_tlb(struct hw_vcpu *v)
         set_proc2(v, PROC2_PML, hw_logging(v->vm));
     if (caps(v)->vpid) {
         hw_tag_new(v, pc);
-        if (pc->pad != 0) { /* a generation of VPIDs is used up */
+        if (pc->owes_flush != 0) { /* a generation of VPIDs is used up */
             (void)hw->invvpid(hw_ctx(v), 2, 0, 0);
-            pc->pad = 0;
+            pc->owes_flush = 0;
         }
         vmx_write(v, VMCS_VPID, v->tag);
     }

@@ -17,6 +17,8 @@ static struct {
     unsigned entries;
     uint64_t event, first_event;
     bool takes; /* the first entry delivers a virtual interrupt */
+    bool kick;  /* just before an entry */
+    uint8_t first_tlb_control;
     uint8_t virq, vector, first_virq, first_vector;
     uint32_t misc1, first_misc1;
     uint64_t first_cr0, first_cr4;
@@ -45,6 +47,7 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
     if (play.entries++ == 0) {
         play.first_event = b->event_inj;
         play.first_misc1 = b->misc1;
+        play.first_tlb_control = b->tlb_control;
         play.first_virq = b->v_irq;
         play.first_cr0 = b->cr0;
         play.first_cr4 = b->cr4;
@@ -505,6 +508,60 @@ static void asids_run_out_and_start_again(void **state)
     end();
 }
 
+/*
+ * A new generation of ASIDs begins with a flush of all, which VMRUN makes. A vCPU that leaves
+ * without one has flushed nothing: who comes next has to.
+ */
+static void kick_late(void *ctx, const void *area, uint64_t mask)
+{
+    (void)ctx, (void)area, (void)mask;
+    if (play.kick)
+        model.engine->kick(model.v);
+}
+
+static void an_owed_flush_is_not_lost(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    struct vmcb *b = model.v->u.svm.vmcb;
+    struct hw_percpu *pc = (struct hw_percpu *)(void *)model.percpu;
+    run(SVM_PAUSE);
+    assert_int_equal(b->tlb_control, SVM_TLB_KEEP); /* an exit has been */
+    model.ops.fpu_load = kick_late;
+    pc->tags.next = pc->tags.max + 1;
+    model.v->last_cpu = UINT32_MAX; /* it was on another processor */
+    model.v->st.activity = VMC_RUN_RUNNING;
+    model.v->todo &= ~HW_TODO_IDLE;
+    play.entries = 0;
+    play.kick = true;
+    assert_int_equal(hw_model_run(&model), VMC_OK);
+    assert_int_equal(model.x.kind, VMC_EXIT_KICKED);
+    assert_int_equal(play.entries, 0);
+    assert_int_equal(pc->owes_flush, 1);
+    play.kick = false;
+    run(SVM_PAUSE);
+    assert_int_equal(play.first_tlb_control, SVM_TLB_FLUSH_ALL);
+    assert_int_equal(pc->owes_flush, 0);
+    end();
+}
+
+/* Tags of a processor that was off are not those of before. */
+static void tags_end_with_the_processor(void **state)
+{
+    (void)state;
+    for (enum hw_model_cpu cpu = HW_MODEL_FULL; cpu <= HW_MODEL_NPT; cpu += HW_MODEL_NPT) {
+        struct vmc_error err = {.text = ""};
+        begin(cpu);
+        const struct hw_percpu *pc = (const struct hw_percpu *)(const void *)model.percpu;
+        uint64_t before = pc->tags.generation;
+        vmc_hw_cpu_down(&model.tp.pf);
+        assert_int_equal(vmc_hw_cpu_up(&model.tp.pf, &err), VMC_OK);
+        assert_int_not_equal(pc->tags.generation, before);
+        assert_int_equal(pc->owes_flush, 1);
+        end();
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -523,6 +580,8 @@ int main(void)
         cmocka_unit_test(every_code_has_an_outcome),
         cmocka_unit_test(bad_vmcbs_are_explained),
         cmocka_unit_test(asids_run_out_and_start_again),
+        cmocka_unit_test(an_owed_flush_is_not_lost),
+        cmocka_unit_test(tags_end_with_the_processor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
