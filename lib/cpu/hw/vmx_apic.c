@@ -170,7 +170,8 @@ bool vmx_apic_was_delivering(struct hw_vcpu *v, uint8_t *vector)
  * found by anybody, and nobody needs it much longer. */
 static void retire_page(struct hw_vm *vm)
 {
-    if (__atomic_exchange_n(&vm->apic_page_used, false, __ATOMIC_SEQ_CST))
+    if (vmci_load_relaxed(&vm->apic_page_used) &&
+        __atomic_exchange_n(&vm->apic_page_used, false, __ATOMIC_SEQ_CST))
         hw_mem_forget(vm, VMC_APIC_DEFAULT_GPA);
 }
 
@@ -229,8 +230,10 @@ static __attribute__((noinline)) bool lend(struct hw_vcpu *v)
 
     if (unlikely(mode != x->apic_mode))
         set_mode(v, mode);
-    if (mode == VMC_APIC_KEPT)
+    if (mode == VMC_APIC_KEPT) {
+        retire_page(v->vm); /* it may never have been another */
         return false;
+    }
     if (x->frame.posted != NULL)
         unpost(v);
     unsigned requested = highest(page, VAPIC_IRR);

@@ -292,6 +292,23 @@ static void other_accesses_are_device_accesses(void **state)
     end();
 }
 
+/* A vCPU whose local APIC is not lent from the start finds a device there, not a page of memory. */
+static void the_page_is_for_those_who_lend(void **state)
+{
+    (void)state;
+    for (unsigned lends = 0; lends < 2; lends++) {
+        begin();
+        memset(model.ram + 0x8000, 0x90, 16);
+        model.apic.mode = lends != 0 ? VMC_APIC_XAPIC : VMC_APIC_KEPT;
+        model.field[VMCS_GUEST_PHYSICAL] = VMC_APIC_DEFAULT_GPA + 0x20;
+        play.qualification = 1;
+        run(VMX_EPT_VIOLATION);
+        assert_int_equal(vmci_slat_lookup(&model.vm->slat, VMC_APIC_DEFAULT_GPA).kind,
+                         lends != 0 ? VMCI_SLAT_LEAF : VMCI_SLAT_MMIO);
+        end();
+    }
+}
+
 static void open_msrs_of_x2apic(void **state)
 {
     (void)state;
@@ -466,6 +483,7 @@ int main(void)
         cmocka_unit_test(ends_of_level_interrupts_exit),
         cmocka_unit_test(writes_are_passed_on),
         cmocka_unit_test(other_accesses_are_device_accesses),
+        cmocka_unit_test(the_page_is_for_those_who_lend),
         cmocka_unit_test(open_msrs_of_x2apic),
         cmocka_unit_test(requests_are_posted_into_the_guest),
         cmocka_unit_test(level_interrupts_are_not_posted),
