@@ -11,6 +11,23 @@ uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg)
     return &v->st.gpr[reg & 15];
 }
 
+/* The end of an instruction that was stepped over, where that is more than the next address. */
+void hw_skipped(struct hw_vcpu *v)
+{
+    struct vmc_x86_state *st = &v->st;
+
+    if (hw_shadowed(v) || (st->rflags & VMC_FLAG_RF) != 0) {
+        st->sti_shadow = st->ss_shadow = 0;
+        st->rflags &= ~VMC_FLAG_RF;
+        hw_changed(v, VMC_ST_RIP);
+    }
+    if ((st->rflags & VMC_FLAG_TF) != 0 && (st->msr.debugctl & VMC_DEBUGCTL_BTF) == 0) {
+        st->injected = (struct vmc_event){
+            .vector = VMC_VEC_DB, .type = VMC_EV_EXCEPTION, .payload = VMC_DR6_BS};
+        v->todo |= HW_TODO_EVENT;
+    }
+}
+
 /* ---- MSRs ------------------------------------------------------------------------------------ */
 
 /* MSRs of the local APIC: asked for often, and of no interest to the software CPU. */
@@ -77,6 +94,8 @@ int hw_on_hlt(struct hw_vcpu *v, unsigned len)
 {
     v->stat[HW_STAT_HLT]++;
     hw_skip(v, len);
+    if (v->st.injected.type == VMC_EV_EXCEPTION) /* a trap ends it at once */
+        return HW_RESUME;
     v->st.activity = VMC_RUN_HALTED;
     v->irq_wait = true;
     v->todo |= HW_TODO_IDLE;
@@ -182,9 +201,10 @@ static bool may_use_fpu(struct hw_vcpu *v)
     uint8_t op = b[i + 1];
     bool system = op <= 0x09 || op == 0x0b || (op >= 0x20 && op <= 0x23) ||
                   (op >= 0x30 && op <= 0x37) || (op >= 0x40 && op <= 0x4f) ||
-                  (op >= 0x80 && op <= 0xad) || (op >= 0xaf && op <= 0xc1) || op == 0xc7 ||
+                  (op >= 0x80 && op <= 0xad) || (op >= 0xaf && op <= 0xc1) ||
                   (op >= 0xc8 && op <= 0xcf);
-    /* 0F 01 includes XGETBV and XSETBV, which need no state; MOVNTI is 0F C3: not listed. */
+    /* 0F 01 includes XGETBV and XSETBV, which need no state. Not listed: MOVNTI, 0F C3; and 0F C7,
+       where XSAVEC is. */
     return !system;
 }
 
@@ -294,9 +314,10 @@ int hw_on_mov_cr3(struct hw_vcpu *v, unsigned gpr, unsigned len, struct vmc_exit
     struct vmc_paging pg;
 
     vmci_emulator_paging(v->emu, &pg);
-    /* PDPTEs to load, or bits to refuse: the long way. */
-    if ((!long_mode && (v->st.cr4 & VMC_CR4_PAE) != 0) ||
-        cr3 >> (long_mode ? pg.phys_bits : 32) != 0)
+    /* PDPTEs to load, bits to refuse, or half a register of compatibility mode: the long way. */
+    uint64_t now;
+    if ((!long_mode && (v->st.cr4 & VMC_CR4_PAE) != 0) || cr3 >> pg.phys_bits != 0 ||
+        (cr3 >> 32 != 0 && !v->vm->vendor->code64(v, &now)))
         return hw_emulate_system(v, x);
     v->stat[HW_STAT_CR]++;
     v->st.cr3 = cr3;

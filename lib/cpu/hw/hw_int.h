@@ -325,23 +325,26 @@ static inline void hw_paging(const struct hw_vcpu *v, struct vmc_paging *pg)
     vmci_emulator_paging(v->emu, pg);
 }
 /* Both interrupt shadows at once. */
-static inline bool hw_shadowed(const struct hw_vcpu *v)
+static inline uint32_t hw_shadows(const struct hw_vcpu *v)
 {
     const size_t at = offsetof(struct vmc_x86_state, sti_shadow);
 
     _Static_assert(offsetof(struct vmc_x86_state, ss_shadow) ==
                        offsetof(struct vmc_x86_state, sti_shadow) + 1,
                    "side by side");
-    return vmci_ld_le16((const unsigned char *)&v->st + at) != 0;
+    return vmci_ld_le16((const unsigned char *)&v->st + at);
+}
+static inline bool hw_shadowed(const struct hw_vcpu *v)
+{
+    return hw_shadows(v) != 0;
 }
 /* Step over the instruction that exited. */
+void hw_skipped(struct hw_vcpu *v);
 static inline void hw_skip(struct hw_vcpu *v, unsigned len)
 {
     v->st.rip += len;
-    if (unlikely(hw_shadowed(v))) {
-        v->st.sti_shadow = v->st.ss_shadow = 0;
-        hw_changed(v, VMC_ST_RIP);
-    }
+    if (unlikely((hw_shadows(v) | (v->st.rflags & (VMC_FLAG_TF | VMC_FLAG_RF))) != 0))
+        hw_skipped(v);
 }
 
 /* ---- hw_exit.c: handlers ----------------------------------------------------------------------

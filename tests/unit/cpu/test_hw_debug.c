@@ -19,14 +19,17 @@
 
 static struct hw_model model;
 
-/* One exit to play, then a HLT. What was entered with, by entry. */
+/* One exit to play, then HLTs. What the first two entries were with. */
 static struct {
     uint32_t exit;
     uint64_t info; /* exit qualification; DR6 */
     unsigned entries;
-    uint64_t debugctl[2], rip[2], pending_debug[2];
+    uint64_t debugctl[2], rip[2], pending_debug[2], flags[2], event[2];
     bool lbr[2];
 } play;
+
+#define DB_OF_VMX (INTR_VALID | VMC_EV_EXCEPTION << 8 | VMC_VEC_DB)
+#define DB_OF_SVM (SVM_EV_VALID | VMC_EV_EXCEPTION << 8 | VMC_VEC_DB)
 
 static uint64_t model_field(void *ctx, uint32_t field)
 {
@@ -37,13 +40,19 @@ static int on_vmx(struct hw_model *m, struct vmc_hw_vmx_frame *f)
 {
     struct vmx_fields fields = {.ctx = m, .read = model_field, .vapic = m->v->u.vmx.vapic};
     struct vmc_error err = {.text = ""};
-    unsigned n = play.entries++ & 1;
+    unsigned entry = play.entries++, n = VMCI_MIN(entry, 1u);
 
     if (vmx_check(&m->vm->caps.vmx, &fields, &err) != VMC_OK)
         fail_msg("%s", err.text);
-    play.debugctl[n] = m->field[VMCS_GUEST_DEBUGCTL];
-    play.pending_debug[n] = m->field[VMCS_PENDING_DEBUG];
-    play.rip[n] = f->rip;
+    if (entry < 2) {
+        play.debugctl[n] = m->field[VMCS_GUEST_DEBUGCTL];
+        play.pending_debug[n] = m->field[VMCS_PENDING_DEBUG];
+        play.rip[n] = f->rip;
+        play.flags[n] = f->rflags;
+        play.event[n] = m->field[VMCS_ENTRY_INTR_INFO];
+    }
+    if (m->field[VMCS_ENTRY_INTR_INFO] & INTR_VALID) /* as delivery does */
+        f->rflags = m->field[VMCS_GUEST_RFLAGS] &= ~(uint64_t)VMC_FLAG_TF;
     m->field[VMCS_IDT_INFO] = 0;
     m->field[VMCS_EXIT_INTR_INFO] = INTR_VALID | VMC_EV_EXCEPTION << 8 | VMC_VEC_DB;
     f->reason = n == 0 ? play.exit : VMX_HLT;
@@ -55,12 +64,18 @@ static int on_vmx(struct hw_model *m, struct vmc_hw_vmx_frame *f)
 static int on_svm(struct hw_model *m, struct vmc_hw_svm_frame *f)
 {
     struct vmcb *b = (struct vmcb *)(uintptr_t)f->vmcb;
-    unsigned n = play.entries++ & 1;
+    unsigned entry = play.entries++, n = VMCI_MIN(entry, 1u);
 
     (void)m;
-    play.debugctl[n] = b->dbgctl;
-    play.lbr[n] = (b->lbr & SVM_LBR_ON) != 0;
-    play.rip[n] = b->rip;
+    if (entry < 2) {
+        play.debugctl[n] = b->dbgctl;
+        play.lbr[n] = (b->lbr & SVM_LBR_ON) != 0;
+        play.rip[n] = b->rip;
+        play.flags[n] = b->rflags;
+        play.event[n] = b->event_inj;
+    }
+    if (b->event_inj & SVM_EV_VALID)
+        b->rflags &= ~(uint64_t)VMC_FLAG_TF;
     b->exit_code = n == 0 ? play.exit : SVM_HLT;
     b->nrip = b->rip + (n == 0 ? 2 : 1);
     if (n == 0 && play.exit == SVM_EXC + VMC_VEC_DB)
@@ -186,6 +201,43 @@ static void svm_without_lbrs_steps_by_software(void **state)
     }
 }
 
+/*
+ * Instructions that exit and are stepped over end as others do: with a trap if TF is set, and with
+ * RF clear. BTF lets them pass.
+ */
+static void what_exits_is_stepped_too(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t vmx, svm, qualification;
+    } cases[] = {{VMX_CPUID, SVM_CPUID, 0},
+                 {VMX_IO, SVM_IOIO, 0x00800000},
+                 {VMX_WBINVD, SVM_WBINVD, 0},
+                 {VMX_HLT, SVM_HLT, 0}};
+
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(cases); i++)
+        for (unsigned amd = 0; amd < 2; amd++)
+            for (unsigned btf = 0; btf < 2; btf++) {
+                begin(amd != 0 ? HW_MODEL_DECODE : HW_MODEL_FULL, btf != 0 ? VMC_DEBUGCTL_BTF : 0,
+                      VMC_FLAG_TF | VMC_FLAG_RF);
+                if (amd != 0) {
+                    model.v->u.svm.vmcb->exit_info1 = 0x00800010;
+                    model.v->u.svm.vmcb->exit_info2 = 0x8002;
+                }
+                run(amd != 0 ? cases[i].svm : cases[i].vmx, cases[i].qualification);
+                bool halts = cases[i].vmx == VMX_HLT && btf != 0;
+                assert_int_equal(play.entries, halts ? 1 : 2);
+                assert_int_equal((model.v->st.dr6 & VMC_DR6_BS) != 0, btf == 0);
+                if (!halts) {
+                    assert_int_equal(play.rip[1], 0x8002);
+                    assert_int_equal(play.flags[1] & VMC_FLAG_RF, 0);
+                    bool db = (uint32_t)play.event[1] == (amd != 0 ? DB_OF_SVM : DB_OF_VMX);
+                    assert_int_equal(db, btf == 0);
+                }
+                end();
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +246,7 @@ int main(void)
         cmocka_unit_test(wrmsr_reaches_the_control_structure),
         cmocka_unit_test(svm_steps_branches),
         cmocka_unit_test(svm_without_lbrs_steps_by_software),
+        cmocka_unit_test(what_exits_is_stepped_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
