@@ -323,6 +323,8 @@ static bool deadline_reached(struct hw_vcpu *v)
         return true;
     set_deadline(v, v->deadline_ns);
     v->timer_left = v->deadline_tsc - v->vm->hw->rdtsc(pf->ctx);
+    if ((int64_t)v->timer_left < 0) /* it is over by now */
+        v->timer_left = 0;
     return false;
 }
 

@@ -212,8 +212,10 @@ static int on_cr(struct hw_vcpu *v, struct vmc_exit *x)
         return on_cr8(v, how == 0, gpr, x);
     if (cr == 3 && how == 0 && !v->vm->nested)
         return hw_on_mov_cr3(v, gpr, frame_of(v)->insn_len, x);
-    if (cr == 3 && how == 1)
+    if (cr == 3 && how == 1) {
+        hw_need(v, VMC_ST_CTRL);
         return hw_on_read_cr(v, v->st.cr3, gpr, frame_of(v)->insn_len);
+    }
     return hw_emulate_system(v, x);
 }
 
