@@ -8,6 +8,7 @@
 
 #define SITE       "sharing"
 #define WINDOW     32u /* words of 64 pages before the order is chosen anew */
+#define STRIDE     4u  /* words of each space before the next space has its turn */
 #define EXPLORE    8u  /* every so many windows the order that yields less has its turn */
 #define MIN_BUDGET 256u
 #define MAX_BUDGET (1u << 22)
@@ -160,15 +161,15 @@ static uint64_t new_to_scanner(const struct vmc_space *s)
     return fresh;
 }
 
-/* A space begins: room for what is new in it, and in others of its kind that wait. */
-static struct share_group *enter(struct vmc_share *sh, struct vmc_space *s)
+/* The space has pages to look at: its group, with room for them and those of its kind that wait. */
+static bool prepare(struct vmc_share *sh, const struct vmc_space *s)
 {
     struct share_group *g = share_group_of(sh, s);
     uint64_t fresh = 0;
     unsigned vms = 0;
 
     if (g == NULL || g->table.buckets != 0)
-        return g;
+        return g != NULL;
     for (uint32_t i = 0; i < VMC_POOL_MAX_SPACES; i++) {
         const struct vmc_space *t = space_at(sh, i);
         uint64_t n = t != NULL && t->salt == s->salt ? new_to_scanner(t) : 0;
@@ -177,37 +178,57 @@ static struct share_group *enter(struct vmc_share *sh, struct vmc_space *s)
     }
     if (vms != 0)
         share_group_reserve(sh, g, fresh * expected(vms) / 100);
-    return g;
+    return true;
+}
+
+static void begin_pass(struct vmc_share *sh)
+{
+    struct share_pass *p = &sh->seq;
+
+    p->from = p->word = 0;
+    p->at = p->count = p->longer = 0;
+    for (uint32_t i = 0; i < VMC_POOL_MAX_SPACES; i++)
+        if (space_at(sh, i) != NULL)
+            p->index[p->count++] = (uint16_t)i;
+}
+
+/* The space at hand is where all are to be; true: it was the last one. */
+static bool next_space(struct share_pass *p, bool goes_on)
+{
+    if (goes_on)
+        p->index[p->longer++] = p->index[p->at];
+    p->word = p->from;
+    if (++p->at < p->count)
+        return false;
+    p->count = p->longer;
+    p->at = p->longer = 0;
+    p->word = p->from += STRIDE;
+    return true;
 }
 
 /* Next word in sequence; true: the pass is over. */
 static bool step_seq(struct vmc_share *sh, struct vmc_share_result *out)
 {
-    struct share_cursor *c = &sh->seq;
-    struct vmc_space *s = space_at(sh, c->space);
+    struct share_pass *p = &sh->seq;
 
-    if (s == NULL || c->word >= VMCI_BITMAP_WORDS(s->pages) || (c->word == 0 && !ready(s))) {
-        c->word = 0;
-        c->space++;
-        while (c->space < VMC_POOL_MAX_SPACES && space_at(sh, c->space) == NULL)
-            c->space++;
-        if (c->space < VMC_POOL_MAX_SPACES)
+    if (p->count == 0)
+        begin_pass(sh);
+    for (bool round = p->count == 0; !round;) {
+        struct vmc_space *s = space_at(sh, p->index[p->at]);
+        uint64_t end = s != NULL ? VMCI_BITMAP_WORDS(s->pages) : 0;
+        if (p->from == 0 && p->word == 0 && s != NULL && !ready(s))
+            end = 0;
+        /* Idle memory: one look at 64 pages. */
+        uint64_t stop = VMCI_MIN(end, p->from + STRIDE);
+        while (p->word < stop && vmci_load_relaxed(&s->dirty[p->word]) == 0)
+            p->word++;
+        if (p->word < stop && prepare(sh, s)) {
+            scan_word(sh, s, p->word++, out);
             return false;
-        c->space = 0;
-        return true;
+        }
+        round = next_space(p, end > p->from + STRIDE);
     }
-    struct share_group *g = c->word == 0 ? enter(sh, s) : share_group_of(sh, s);
-    if (g == NULL) {
-        c->word = VMCI_BITMAP_WORDS(s->pages);
-        return false;
-    }
-    /* Idle memory: one look at 64 pages. */
-    uint64_t end = VMCI_BITMAP_WORDS(s->pages);
-    while (c->word < end && vmci_load_relaxed(&s->dirty[c->word]) == 0)
-        c->word++;
-    if (c->word < end)
-        scan_word(sh, s, c->word++, out);
-    return false;
+    return p->count == 0;
 }
 
 static uint64_t next_random(struct vmc_share *sh)
@@ -225,11 +246,9 @@ static void step_random(struct vmc_share *sh, struct vmc_share_result *out)
         uint32_t global = (uint32_t)(((r >> 32) * sh->pool->page_chunks) >> 32) * VMCI_SPACE_CHUNK;
         struct vmc_space *s =
             vmci_space_of(sh->pool, global + (uint32_t)(r % VMCI_SPACE_CHUNK), &page);
-        struct share_group *g = s != NULL && ready(s) ? share_group_of(sh, s) : NULL;
-        if (g == NULL || vmci_load_relaxed(&s->dirty[page / 64]) == 0)
+        if (s == NULL || !ready(s) || vmci_load_relaxed(&s->dirty[page / 64]) == 0 ||
+            !prepare(sh, s))
             continue;
-        if (g->table.buckets == 0)
-            (void)enter(sh, s);
         scan_word(sh, s, page / 64, out);
         return;
     }

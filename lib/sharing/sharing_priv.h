@@ -159,6 +159,18 @@ struct share_cursor {
     uint64_t word;
 };
 
+/*
+ * A pass over all spaces in sequence, abreast: some words of each, then the next ones. Guests of a
+ * kind have much at about the same places, so that what a page is compared with was often read
+ * moments ago and is in the processor's cache still.
+ */
+struct share_pass {
+    uint64_t from, word; /* of dirty bits: where all are, the next one of the space at hand */
+    uint32_t at, count;
+    uint32_t longer; /* of the first so many, those that go on */
+    uint16_t index[VMC_POOL_MAX_SPACES];
+};
+
 struct vmc_share {
     struct vmc_pool *pool;
     vmci_page_hash_fn hash;
@@ -168,10 +180,10 @@ struct vmc_share {
     uint32_t groups, group_cap;
     uint16_t group_of[VMC_POOL_MAX_SPACES]; /* + 1; by index of the space that was there then */
 
-    struct share_cursor seq; /* sequential */
-    uint64_t random;         /* state of the random order */
-    uint32_t window;         /* windows so far */
-    uint32_t yield[2];       /* average finds per 1024 pages: sequential, random */
+    struct share_pass seq; /* sequential */
+    uint64_t random;       /* state of the random order */
+    uint32_t window;       /* windows so far */
+    uint32_t yield[2];     /* average finds per 1024 pages: sequential, random */
     struct share_page batch[SHARE_BATCH];
     unsigned batched;
 

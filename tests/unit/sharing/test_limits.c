@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Where numbers do not fit into a few bits any more: references, groups, large pools; bases. */
+/*
+ * Where numbers do not fit into a few bits any more: references, groups, large pools; bases; spaces
+ * that come and go during a pass.
+ */
 #include "space_rig.h"
 
 #include "sharing/sharing_priv.h"
@@ -352,6 +355,73 @@ static void similar_pages_are_found_in_vms_that_come_later(void **state)
     vmc_pool_destroy(pool);
 }
 
+static void some(struct vmc_share *sh, unsigned words, struct vmc_share_result *sum)
+{
+    struct vmc_share_budget word = {.pages = 64};
+    struct vmc_share_result res;
+
+    *sum = (struct vmc_share_result){0};
+    for (; words > 0 && !sum->pass_done; words--) {
+        assert_int_equal(vmc_share_scan(sh, &word, &res), VMC_OK);
+        sum->visited += res.visited;
+        sum->merged += res.merged;
+        sum->pass_done = res.pass_done;
+    }
+}
+
+static struct vmc_space *filled(struct vmc_pool *pool, uint64_t pages, uint64_t salt, uint64_t each)
+{
+    struct vmc_space *s = rig_space(pool, pages, salt, NULL);
+
+    for (uint64_t i = 0; i < pages; i++)
+        rig_fill(s, i, 1 + i / each);
+    rig_sample(s, NULL);
+    return s;
+}
+
+/* Spaces are looked at abreast; one of them goes in the middle, and another is where it was. */
+static void spaces_come_and_go_during_a_pass(void **state)
+{
+    (void)state;
+    enum { AT_ONCE = 4, A = 3000, B = 700, C = 1000 };
+    struct vmc_share_config cfg = {.size = sizeof(cfg), .seed = 7, .order = VMC_SHARE_SEQUENTIAL};
+    struct vmc_pool *pool = rig_pool(&tp, 8192);
+    struct vmc_share *sh = NULL;
+    struct vmc_share_result sum;
+
+    assert_int_equal(vmc_share_create(pool, &cfg, &sh, NULL), VMC_OK);
+    struct vmc_space *a = filled(pool, A, 1, 1), *b = filled(pool, B, 1, 1);
+    struct vmc_space *c = filled(pool, C, 1, 1);
+    some(sh, 3 * AT_ONCE, &sum);
+    assert_int_equal(sum.visited, 3 * AT_ONCE * 64);
+    assert_int_equal(sum.merged, sum.visited);
+    assert_int_equal(pool->objects, AT_ONCE * 64);
+    uint32_t index = b->index;
+    vmc_space_destroy(b);
+    b = filled(pool, B, 2, 2);
+    assert_int_equal(b->index, index);
+    some(sh, 1000, &sum);
+    assert_true(sum.pass_done);
+    assert_int_equal(sum.visited, A + B + C - 3 * AT_ONCE * 64);
+    assert_int_equal(pool->objects, C + (B - AT_ONCE * 64) / 2);
+    some(sh, 1000, &sum);
+    assert_true(sum.pass_done);
+    assert_int_equal(sum.visited, AT_ONCE * 64);
+    assert_int_equal(pool->objects, C + B / 2);
+    rig_check(pool);
+    for (uint64_t i = 0; i < B; i++)
+        rig_expect(b, i, 1 + i / 2);
+    for (uint64_t i = 0; i < C; i++)
+        rig_expect(c, i, 1 + i);
+    vmc_space_destroy(a);
+    vmc_space_destroy(b);
+    vmc_space_destroy(c);
+    some(sh, 1, &sum); /* without any, a pass is over at once */
+    assert_true(sum.pass_done);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -364,6 +434,7 @@ int main(void)
         T(a_vm_that_ends_gets_the_last_frames),
         T(slots_of_any_size_fill_their_slabs),
         T(similar_pages_are_found_in_vms_that_come_later),
+        T(spaces_come_and_go_during_a_pass),
     };
 #undef T
     return cmocka_run_group_tests(tests, NULL, NULL);
