@@ -30,6 +30,12 @@ refuse "reservations that do not fit" 'do not fit' 'host 100\nvm a 99 1 99 0 1\n
 refuse "negative size" 'makes no sense' 'host 100\nvm a -1 1 0 0 1\n'
 refuse "no passes" "not known, or out of range" "host 100\npasses 0\n"
 refuse "no shares" 'makes no sense' 'host 100\nvm a 64 0 0 0 1\n'
+refuse "no seconds" 'not known, or out of range' 'host 100\nseconds 0\n'
+refuse "a number and more" 'bad:1: expected a number' 'host 100M\n'
+refuse "a VM and more" 'bad:2: expected: vm' 'host 100\nvm a 64 1 0 0 1 1\n'
+refuse "an event and more" 'bad:3: expected: at' 'host 100\nvm a 64 1 0 0 1\nat 0 a 1 1 1\n'
+"$vmcore" sim memory --generate >/dev/full 2>"$dir/out"
+verdict "a trace that cannot be written" eval "[ $? = 4 ] && grep -q 'cannot be written' '$dir/out'"
 sim --frobnicate
 verdict "unknown option" [ $? = 2 ]
 

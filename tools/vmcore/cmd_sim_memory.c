@@ -170,13 +170,18 @@ static int run(const struct options *o, const char *path)
     if (sim_mem_load(&s, path) != 0)
         return EXIT_ERROR;
     struct point *p = calloc(s.seconds * s.vms + 1, sizeof(*p));
+    if (p == NULL) {
+        fprintf(stderr, "vmcore sim memory: no memory for %llu seconds of %u VMs\n",
+                (unsigned long long)s.seconds, s.vms);
+        rc = EXIT_ERROR;
+    }
     FILE *csv = create(o->csv, &rc), *plot = create(o->svg, &rc);
     if (csv != NULL)
         fprintf(csv, "second,host_state,free_mib,vm,active_mib,estimate_mib,target_mib,"
                      "resident_mib,balloon_mib,compressed_mib,swapped_mib,missing_mib,rests,"
                      "wait_percent,work_percent\n");
     sim_mem_start(&s);
-    for (uint64_t t = 0; p != NULL && rc == EXIT_OK && t < s.seconds; t++) {
+    for (uint64_t t = 0; rc == EXIT_OK && t < s.seconds; t++) {
         sim_mem_step(&s);
         for (unsigned i = 0; i < s.vms; i++)
             p[t * s.vms + i] =
@@ -282,7 +287,16 @@ int cmd_sim_memory(int argc, char **argv)
         usage(stderr);
         return EXIT_BAD_ARGS;
     }
-    if (o.generate)
-        sim_mem_generate(o.seed, (unsigned)o.vms, stdout);
-    return o.generate ? EXIT_OK : o.property ? property(&o) : run(&o, argv[optind]);
+    int rc = EXIT_OK;
+    if (o.property)
+        rc = property(&o);
+    else if (!o.generate)
+        rc = run(&o, argv[optind]);
+    else if (!sim_mem_generate(o.seed, (unsigned)o.vms, stdout))
+        rc = EXIT_ERROR;
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "vmcore sim memory: standard output cannot be written\n");
+        rc = EXIT_ERROR;
+    }
+    return rc;
 }

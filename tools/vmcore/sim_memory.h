@@ -66,8 +66,8 @@ struct sim_mem {
 /* sim_memory_trace.c. 0, or -1 with a message on standard error. */
 int sim_mem_load(struct sim_mem *s, const char *path);
 void sim_mem_free(struct sim_mem *s);
-/* Write a trace of so many VMs that grow, shrink and rest at random. */
-void sim_mem_generate(uint64_t seed, unsigned vms, FILE *f);
+/* Write a trace of so many VMs that grow, shrink and rest at random. false: out of memory. */
+bool sim_mem_generate(uint64_t seed, unsigned vms, FILE *f);
 /* The same in memory. false: out of memory. */
 bool sim_mem_random(struct sim_mem *s, uint64_t seed, unsigned vms);
 

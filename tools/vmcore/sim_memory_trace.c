@@ -27,16 +27,25 @@ static bool add_event(struct sim_mem *s, const struct sim_mem_event *e)
     return true;
 }
 
+/* Nothing else on the line, but for a comment? */
+static bool ends(const char *rest)
+{
+    rest += strspn(rest, " \t\r\n");
+    return *rest == '\0' || *rest == '#';
+}
+
 static const char *read_vm(struct sim_mem *s, const char *line)
 {
     struct sim_mem_vm v = {0};
     unsigned long long conf, reservation, limit;
     unsigned shares, balloon;
+    int end;
 
     if (s->vms == SIM_MEM_MAX_VMS)
         return "too many VMs";
-    if (sscanf(line, "vm %31s %llu %u %llu %llu %u", v.name, &conf, &shares, &reservation, &limit,
-               &balloon) != 6)
+    if (sscanf(line, "vm %31s %llu %u %llu %llu %u%n", v.name, &conf, &shares, &reservation, &limit,
+               &balloon, &end) != 6 ||
+        !ends(line + end))
         return "expected: vm NAME MIB SHARES RESERVATION LIMIT BALLOON";
     if (conf == 0 || conf > MAX_MIB || shares == 0 || shares > VMC_BALLOON_MAX_SHARES ||
         limit > conf || reservation > (limit != 0 ? limit : conf) || balloon > 1)
@@ -60,8 +69,10 @@ static const char *read_event(struct sim_mem *s, const char *line)
     unsigned long long second, active, allocated;
     struct sim_mem_event e = {0};
     char name[32];
+    int end;
 
-    if (sscanf(line, "at %llu %31s %llu %llu", &second, name, &active, &allocated) != 4)
+    if (sscanf(line, "at %llu %31s %llu %llu%n", &second, name, &active, &allocated, &end) != 4 ||
+        !ends(line + end))
         return "expected: at SECOND VM ACTIVE ALLOCATED";
     while (e.vm < s->vms && strcmp(s->vm[e.vm].name, name) != 0)
         e.vm++;
@@ -81,6 +92,7 @@ static const char *read_line(struct sim_mem *s, const char *line)
 {
     unsigned long long v;
     char word[32];
+    int end;
 
     if (sscanf(line, "%31s", word) != 1 || word[0] == '#')
         return NULL;
@@ -88,13 +100,13 @@ static const char *read_line(struct sim_mem *s, const char *line)
         return read_vm(s, line);
     if (strcmp(word, "at") == 0)
         return read_event(s, line);
-    if (sscanf(line, "%*s %llu", &v) != 1 || v > MAX_MIB)
+    if (sscanf(line, "%*s %llu%n", &v, &end) != 1 || v > MAX_MIB || !ends(line + end))
         return "expected a number";
     if (strcmp(word, "host") == 0)
         s->host = v * SIM_MEM_MIB;
     else if (strcmp(word, "tax") == 0 && v <= VMC_BALLOON_MAX_TAX)
         s->tax = (unsigned)v;
-    else if (strcmp(word, "seconds") == 0 && v <= SIM_MEM_MAX_SECOND)
+    else if (strcmp(word, "seconds") == 0 && v != 0 && v <= SIM_MEM_MAX_SECOND)
         s->seconds = v;
     else if (strcmp(word, "balloon_rate") == 0)
         s->balloon_rate = v * SIM_MEM_MIB;
@@ -228,11 +240,12 @@ bool sim_mem_random(struct sim_mem *s, uint64_t seed, unsigned vms)
     return true;
 }
 
-void sim_mem_generate(uint64_t seed, unsigned vms, FILE *f)
+bool sim_mem_generate(uint64_t seed, unsigned vms, FILE *f)
 {
     struct sim_mem s;
 
-    if (sim_mem_random(&s, seed, vms)) {
+    bool made = sim_mem_random(&s, seed, vms);
+    if (made) {
         fprintf(f, "# vmcore sim memory --generate --seed %llu --vms %u\nhost %llu\ntax %u\n",
                 (unsigned long long)seed, vms, (unsigned long long)s.host / SIM_MEM_MIB, s.tax);
         for (unsigned i = 0; i < s.vms; i++)
@@ -246,4 +259,5 @@ void sim_mem_generate(uint64_t seed, unsigned vms, FILE *f)
                     (unsigned long long)s.event[i].allocated / SIM_MEM_MIB);
     }
     sim_mem_free(&s);
+    return made;
 }
