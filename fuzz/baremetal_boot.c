@@ -28,6 +28,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static jmp_buf panicked;
 
+static void must(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
 /* ---- what the kernel's other files would be ---------------------------------------------------
  */
 
@@ -73,6 +79,7 @@ static unsigned mapped;
 void *bm_vmap(uint64_t pa, uint64_t pages, unsigned flags)
 {
     (void)flags;
+    must(pa < 1ull << 52); /* an entry of a page table has reserved bits there */
     if (pa >= SPACE || pages > (SPACE - pa) / PAGE)
         return NULL;
     mapped++;
@@ -104,12 +111,6 @@ size_t vmc_bm_snprintf(char *dst, size_t bytes, const char *fmt, ...)
 
 /* ---- inputs -----------------------------------------------------------------------------------
  */
-
-static void must(bool ok)
-{
-    if (!ok)
-        abort();
-}
 
 static void physical_memory(void)
 {
@@ -196,6 +197,11 @@ static void acpi_tables(const uint8_t *data, size_t size, bool wide)
     must(bm_acpi.cpus <= BM_MAX_CPUS && bm_acpi.ioapics <= ARRAY_SIZE(bm_acpi.ioapic) &&
          bm_acpi.mcfgs <= ARRAY_SIZE(bm_acpi.mcfg) && memcmp(bm_acpi.oem, "FUZZER", 7) == 0);
     must(mapped == 0);
+    for (unsigned i = 0; i < bm_acpi.cpus; i++) /* a broadcast starts nobody */
+        must(bm_acpi.cpu_apic[i] != 0xff && bm_acpi.cpu_apic[i] != UINT32_MAX);
+    for (unsigned i = 0; i < bm_acpi.mcfgs; i++)
+        must(bm_acpi.mcfg[i].pa < 1ull << 52);
+    must(bm_acpi.hpet_pa < 1ull << 52 && bm_acpi.reset_addr < 1ull << 52);
 }
 
 static void configuration(const uint8_t *data, size_t size)

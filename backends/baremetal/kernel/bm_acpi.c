@@ -29,10 +29,28 @@ static bool sum_ok(const void *p, size_t n)
     return s == 0;
 }
 
+/* Can the processor address it? What a table names need not be so. */
+static bool addressable(uint64_t pa, uint64_t bytes)
+{
+    uint32_t r[4];
+    unsigned bits = 36;
+
+    cpuid(0x80000000u, 0, r);
+    if (r[0] >= 0x80000008u) {
+        cpuid(0x80000008u, 0, r);
+        bits = r[0] & 0xff;
+    }
+    uint64_t end = 1ull << (bits < 52 ? bits : 52);
+    return pa < end && bytes <= end - pa;
+}
+
 /* Map physical memory of firmware, read-only. */
 static const void *view(uint64_t pa, uint64_t bytes)
 {
     uint64_t off = pa & (PAGE - 1);
+
+    if (!addressable(pa, bytes))
+        return NULL;
     char *va = bm_vmap(pa - off, PAGES(off + bytes), 0);
 
     return va != NULL ? va + off : NULL;
@@ -131,8 +149,8 @@ static void add_cpu(uint32_t apic_id, uint32_t flags)
 static void madt_entry(const uint8_t *e, unsigned len)
 {
     switch (e[0]) {
-    case 0: /* local APIC */
-        if (len >= 8)
+    case 0:                           /* local APIC */
+        if (len >= 8 && e[3] != 0xff) /* that is all of them */
             add_cpu(e[3], ld32(e + 4));
         break;
     case 1: /* IOAPIC */
@@ -149,7 +167,7 @@ static void madt_entry(const uint8_t *e, unsigned len)
         }
         break;
     case 9: /* local x2APIC */
-        if (len >= 16)
+        if (len >= 16 && ld32(e + 4) != UINT32_MAX)
             add_cpu(ld32(e + 4), ld32(e + 8));
         break;
     default:
@@ -173,7 +191,8 @@ static void parse_mcfg(const struct sdt *t)
     const uint8_t *b = (const uint8_t *)t;
 
     for (uint32_t off = 44; off + 16 <= t->bytes; off += 16) {
-        if (ld16(b + off + 8) != 0 || bm_acpi.mcfgs == ARRAY_SIZE(bm_acpi.mcfg))
+        if (ld16(b + off + 8) != 0 || bm_acpi.mcfgs == ARRAY_SIZE(bm_acpi.mcfg) ||
+            (ld64(b + off) & (PAGE - 1)) != 0 || !addressable(ld64(b + off), 256ull << 20))
             continue; /* segment 0 only */
         bm_acpi.mcfg[bm_acpi.mcfgs].pa = ld64(b + off);
         bm_acpi.mcfg[bm_acpi.mcfgs].bus_first = b[off + 10];
@@ -185,7 +204,7 @@ static void parse_hpet(const struct sdt *t)
 {
     const uint8_t *b = (const uint8_t *)t;
 
-    if (t->bytes >= 56 && b[40] == 0)
+    if (t->bytes >= 56 && b[40] == 0 && addressable(ld64(b + 44), PAGE))
         bm_acpi.hpet_pa = ld64(b + 44);
 }
 
@@ -241,7 +260,7 @@ static void parse_fadt(const struct sdt *t)
     bm_acpi.pm_timer_32 = (flags & (1u << 8)) != 0;
     if (t->bytes >= 129 && (flags & (1u << 10))) {
         bm_acpi.reset_space = b[116];
-        bm_acpi.reset_addr = ld64(b + 120);
+        bm_acpi.reset_addr = addressable(ld64(b + 120), 1) ? ld64(b + 120) : 0;
         bm_acpi.reset_value = b[128];
     }
     uint64_t dsdt = t->bytes >= 148 ? ld64(b + 140) : 0;
