@@ -67,6 +67,11 @@ void bm_lapic_send(uint32_t apic_id, uint32_t icr_low)
     irq_restore(on);
 }
 
+bool bm_lapic_reaches(uint32_t apic_id)
+{
+    return x2apic ? apic_id != UINT32_MAX : apic_id < 0xff;
+}
+
 void vmc_bm_interrupt(uint32_t cpu)
 {
     if (cpu < bm_cpu_count && bm_cpus[cpu]->online)

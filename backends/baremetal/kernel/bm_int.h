@@ -234,6 +234,8 @@ void bm_lapic_eoi(void);
 /* For tests ("lose=N"): is this one of the timer's interrupts to be taken for lost? */
 bool bm_lapic_timer_lost(uint64_t count);
 void bm_lapic_send(uint32_t apic_id, uint32_t icr_low);
+/* Can an interrupt be sent to this one alone? */
+bool bm_lapic_reaches(uint32_t apic_id);
 void bm_lapic_timer(uint64_t deadline_ns);
 uint64_t bm_lapic_msi_addr(void);
 void bm_pic_off(void);

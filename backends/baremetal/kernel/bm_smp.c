@@ -58,6 +58,9 @@ static bool start_one(struct bm_cpu *c, char *page, uint64_t pa, uint64_t root)
         if (wait_online(c, i == 0 ? 1000 : 500000))
             return true;
     }
+    /* It may be on its way yet: back to waiting, before what it would use is another's or gone. */
+    bm_lapic_send(c->apic_id, 0x4500);
+    bm_delay_us(10000);
     return false;
 }
 
@@ -84,6 +87,7 @@ void bm_smp_start(void)
         limit = 0;
         for (const char *p = opt; *p >= '0' && *p <= '9'; p++)
             limit = limit * 10 + (uint32_t)(*p - '0');
+        limit = limit < BM_MAX_CPUS ? limit : BM_MAX_CPUS;
     }
     if (bm_acpi.cpus < 2 || limit < 2)
         return;
@@ -100,10 +104,14 @@ void bm_smp_start(void)
     for (unsigned i = 0; i < bm_acpi.cpus && bm_cpu_count < limit; i++) {
         if (bm_acpi.cpu_apic[i] == bm_cpus[0]->apic_id)
             continue;
+        if (!bm_lapic_reaches(bm_acpi.cpu_apic[i])) {
+            bm_printf("smp: APIC id %u needs an x2APIC\n", bm_acpi.cpu_apic[i]);
+            continue;
+        }
         struct bm_cpu *c = new_cpu(bm_cpu_count, bm_acpi.cpu_apic[i]);
         if (!start_one(c, page, pa, root)) {
             bm_printf("smp: the processor with APIC id %u does not start\n", c->apic_id);
-            continue; /* its stacks stay: it might come up late */
+            continue;
         }
         bm_cpus[bm_cpu_count] = c;
         __atomic_store_n(&bm_cpu_count, bm_cpu_count + 1, __ATOMIC_SEQ_CST);
