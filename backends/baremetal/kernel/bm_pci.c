@@ -140,13 +140,17 @@ static void msi(const struct bm_pci *p, unsigned cap, unsigned vec)
 static bool msix(const struct bm_pci *p, unsigned cap, unsigned vec)
 {
     uint32_t table = bm_pci_rd32(p, cap + 4);
+    uint64_t offset = table & ~7u;
     bool io;
+
+    if ((table & 7) > 5) /* no such BAR */
+        return false;
     uint64_t bytes;
     uint64_t bar = bm_pci_bar(p, table & 7, &io, &bytes);
 
-    if (io || bar == 0 || (table & ~7u) + 16 > bytes)
+    if (io || bar == 0 || offset + 16 > bytes)
         return false;
-    char *e = bm_mmio_map(bar + (table & ~7u), 16);
+    char *e = bm_mmio_map(bar + offset, 16);
     mmio_wr64(e, bm_lapic_msi_addr());
     mmio_wr32(e + 8, vec);
     mmio_wr32(e + 12, 0); /* not masked */
