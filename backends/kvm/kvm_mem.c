@@ -55,9 +55,8 @@ static void close_window(struct kvm_evm *vm, struct kvm_slot *s)
 
 static int open_window(struct kvm_evm *vm, struct kvm_slot *s)
 {
-    const struct kvm_window_config cfg = {.frames = vm->frames,
-                                          .pages = s->bytes / VMC_PAGE_SIZE,
-                                          .max_mappings = vm->max_mappings};
+    const struct kvm_window_config cfg = {
+        .frames = vm->frames, .pages = s->bytes / VMC_PAGE_SIZE, .max_mappings = vm->max_mappings};
 
     if (vm->frames == NULL)
         return VMC_ENOTSUP;
@@ -144,9 +143,11 @@ static int add(struct kvm_evm *vm, const struct vmc_mem_slot *m)
     }
     if (vm->log_dirty && !(s->attr & VMC_MEM_ROM)) {
         s->dirty = calloc(dirty_words(s), sizeof(s->dirty[0]));
-        s->logging = s->dirty != NULL;
+        s->logging = true;
+        rc = s->dirty != NULL ? VMC_OK : VMC_ENOMEM;
     }
-    rc = set_region(vm, n, true);
+    if (rc == VMC_OK)
+        rc = set_region(vm, n, true);
     if (rc != VMC_OK) {
         free(s->dirty);
         close_window(vm, s);
@@ -188,6 +189,8 @@ int kvm_dirty_log(void *evm, bool on)
             return VMC_ENOMEM;
         s->logging = on;
         rc = set_region(vm, n, true);
+        if (rc != VMC_OK)
+            s->logging = !on;
     }
     return rc;
 }

@@ -105,7 +105,8 @@ static int arm(struct kvm_evcpu *v, uint64_t deadline_ns)
 {
     const struct vmc_platform *pf = v->vm->pf;
 
-    if (v->timer_deadline == deadline_ns)
+    /* One that is armed for the thread that ran the vCPU before does not end this one's run. */
+    if (v->timer_deadline == deadline_ns && (deadline_ns == 0 || v->timer_tid == v->masked_tid))
         return VMC_OK;
     if (deadline_ns == 0 && !v->have_timer)
         return VMC_OK;
@@ -191,8 +192,10 @@ static int apply_debug(struct kvm_evcpu *v, bool step)
     struct kvm_guest_debug d = v->debug;
     if (step)
         d.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    if (ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d) < 0)
+        return VMC_EHOST;
     v->debug_dirty = false;
-    return ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d) < 0 ? VMC_EHOST : VMC_OK;
+    return VMC_OK;
 }
 
 static void leave_with(struct kvm_evcpu *v, struct vmc_exit *out, uint32_t kind)

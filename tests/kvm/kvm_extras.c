@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Doorbells as eventfds and coalesced writes, with a real-mode guest on the KVM engine. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -202,12 +203,54 @@ static void deadlines_are_of_the_platform_s_clock(void **state)
     free(f);
 }
 
+struct turn {
+    struct fx *f;
+    struct vmc_run_limits lim;
+    int rc;
+};
+
+static void *first_turn(void *arg)
+{
+    struct turn *t = arg;
+
+    t->rc = vmc_vcpu_run(t->f->v, &t->lim, &t->f->x);
+    return NULL;
+}
+
+/* The rest of a time slice may be another thread's. */
+static void deadlines_go_with_the_vcpu(void **state)
+{
+    (void)state;
+    /* mov dx, END; out dx, al; jmp . */
+    static const uint8_t code[] = {0xba, 0x10, 0x05, 0xee, 0xeb, 0xfe};
+    struct fx *f = calloc(1, sizeof(*f));
+    pthread_t thread;
+
+    up(f, code, sizeof(code));
+    struct turn t = {.f = f, .lim = {.size = sizeof(t.lim)}};
+    t.lim.deadline_ns = f->tp.pf.now_ns(f->tp.pf.ctx) + 500000000;
+    assert_int_equal(pthread_create(&thread, NULL, first_turn, &t), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(t.rc, VMC_OK);
+    if (f->x.kind == VMC_EXIT_IO) { /* else the machine is too busy to tell */
+        f->x.answer = VMC_ANSWER_DONE;
+        assert_int_equal(vmc_vcpu_complete(f->v, &f->x), VMC_OK);
+    }
+    alarm(60); /* instead of running for ever */
+    assert_int_equal(vmc_vcpu_run(f->v, &t.lim, &f->x), VMC_OK);
+    alarm(0);
+    assert_int_equal(f->x.kind, VMC_EXIT_BUDGET);
+    down(f);
+    free(f);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(coalesced_writes_arrive_in_order_with_the_next_exit),
         cmocka_unit_test(doorbells_ring_eventfds_without_an_exit),
         cmocka_unit_test(deadlines_are_of_the_platform_s_clock),
+        cmocka_unit_test(deadlines_go_with_the_vcpu),
     };
     struct vmc_platform pf = {.size = sizeof(pf)};
     struct vmc_engine_info *info = calloc(1, sizeof(*info));
