@@ -226,6 +226,25 @@ static int fill(struct vmc_vmfs *v, uint64_t lv, uint64_t total, uint64_t in, co
     return rc == VMC_OK ? data_write(v, lv + in, src, n, err) : rc;
 }
 
+/* The same for a sub-block, which may be in two pieces. */
+static int fill_sub_block(struct fs_inode *ino, uint64_t blk, uint64_t in, const uint8_t *src,
+                          uint64_t n, struct vmc_error *err)
+{
+    uint64_t block = vmci_fs_md64(ino, FD_BLOCK), lv, len;
+    int rc = VMC_OK;
+
+    for (uint64_t at = 0; at < block && rc == VMC_OK; at += len) {
+        bool tbz;
+        rc = vmci_fs_map_lv(ino, blk * block + at, &lv, &len, &tbz, err);
+        if (rc != VMC_OK)
+            break;
+        uint64_t first = VMCI_MAX(in, at), end = VMCI_MIN(in + n, at + len);
+        rc = first < end ? fill(ino->v, lv, len, first - at, src + (first - in), end - first, err)
+                         : vmci_fs_zero(ino->v, lv, len, err);
+    }
+    return rc;
+}
+
 static uint64_t goal_after(struct fs_inode *ino, uint64_t blk)
 {
     uint64_t raw;
@@ -351,14 +370,16 @@ static int write_piece(struct writer *w, const uint8_t *src, uint64_t off, uint6
     if (rc == VMC_OK && a.type == AD_LFB)
         rc = vmci_error(err, VMC_EFORMAT, site, "file 0x%08x: large block %llu beyond its end",
                         ino->addr, (unsigned long long)a.block);
-    if (rc == VMC_OK)
-        rc = vmci_fs_addr_lv(v, raw, &lv, &len, err);
     if (rc != VMC_OK)
         return rc;
     *n = VMCI_MIN(bytes, got * block - in);
+    if (block != v->g.fb_bytes)
+        return fill_sub_block(ino, blk, in, src, *n, err);
+    rc = vmci_fs_addr_lv(v, raw, &lv, &len, err);
+    if (rc != VMC_OK)
+        return rc;
     rc = fill(v, lv, got * block, in, src, *n, err);
-    if (block == v->g.fb_bytes)
-        w->run[w->runs++] = (struct new_run){.blk = blk, .fb = fb, .n = got};
+    w->run[w->runs++] = (struct new_run){.blk = blk, .fb = fb, .n = got};
     return rc;
 }
 

@@ -269,6 +269,13 @@ int vmci_fs_map_lv(struct fs_inode *ino, uint64_t off, uint64_t *lv, uint64_t *b
     if (a.type != AD_FB && a.type != AD_SB && a.type != AD_LFB)
         return vmci_error(err, VMC_EFORMAT, site, "file 0x%08x block %llu: address 0x%llx",
                           ino->addr, (unsigned long long)(off / block), (unsigned long long)raw);
+    if (a.type == AD_SB && ino->v->sbc.clusters != 0) {
+        uint64_t in = off % ino->v->sbc.rs;
+        rc = vmci_fs_res_item_piece(ino->v, &ino->v->sbc, a.cluster, a.item, (uint32_t)in, lv, &len,
+                                    err);
+        *bytes = VMCI_MIN(block - off % block, len);
+        return rc;
+    }
     rc = vmci_fs_addr_lv(ino->v, raw, lv, &len, err);
     if (rc != VMC_OK)
         return rc;
@@ -329,13 +336,17 @@ static int fill_block(struct fs_inode *ino, uint32_t type, uint64_t blk, const u
         return rc;
     raw = vmci_fs_addr_encode(&v->g, type, first, item);
     rc = vmci_fs_map_set(ino, blk, raw, err);
-    if (rc == VMC_OK)
-        rc = vmci_fs_addr_lv(v, raw, &lv, &bytes, err);
-    uint64_t n = VMCI_MIN(vmci_align_up(len, FS_SECTOR), vmci_fs_md64(ino, FD_BLOCK));
-    if (rc == VMC_OK)
-        rc = vmci_fs_write(v, lv, buf, n, err);
-    if (rc == VMC_OK && n < bytes)
-        rc = vmci_fs_zero(v, lv + n, bytes - n, err);
+    uint64_t block = vmci_fs_md64(ino, FD_BLOCK);
+    len = VMCI_MIN(vmci_align_up(len, FS_SECTOR), block);
+    for (uint64_t at = 0; at < block && rc == VMC_OK; at += bytes) {
+        bool tbz;
+        rc = vmci_fs_map_lv(ino, blk * block + at, &lv, &bytes, &tbz, err);
+        uint64_t n = at < len ? VMCI_MIN(len - at, bytes) : 0;
+        if (rc == VMC_OK && n > 0)
+            rc = vmci_fs_write(v, lv, buf + at, n, err);
+        if (rc == VMC_OK && n < bytes)
+            rc = vmci_fs_zero(v, lv + n, bytes - n, err);
+    }
     v->txn.ordered = true;
     return rc;
 }
@@ -490,20 +501,27 @@ static int free_block(struct fs_inode *ino, uint64_t raw, struct vmc_error *err)
     struct vmc_vmfs *v = ino->v;
     struct fs_addr a = vmci_fs_addr_decode(&v->g, raw);
     uint64_t lv, bytes;
-    int rc = vmci_fs_addr_lv(v, raw, &lv, &bytes, err);
+    int rc = VMC_OK;
 
-    if (rc == VMC_OK && a.cow)
+    if (a.cow)
         rc = vmci_error(err, VMC_ENOTSUP, site, "file 0x%08x shares blocks with another",
                         ino->addr);
     if (rc == VMC_OK && a.type != AD_FB && a.type != AD_SB)
         rc = vmci_error(err, VMC_EFORMAT, site, "file 0x%08x: block address 0x%llx", ino->addr,
                         (unsigned long long)raw);
-    /* Directory contents were journaled: a replay must not bring them back. */
-    if (rc == VMC_OK && (vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_DIR || a.type == AD_SB))
-        rc = vmci_fs_txn_revoke(v, lv, bytes, err);
+    uint64_t size = a.type == AD_SB ? v->sbc.rs : v->g.fb_bytes;
+    for (uint64_t at = 0; at < size && rc == VMC_OK; at += bytes) {
+        rc = a.type == AD_SB ? vmci_fs_res_item_piece(v, &v->sbc, a.cluster, a.item, (uint32_t)at,
+                                                      &lv, &bytes, err)
+                             : vmci_fs_addr_lv(v, raw, &lv, &bytes, err);
+        /* Directory contents were journaled: a replay must not bring them back. */
+        if (rc == VMC_OK && (vmci_fs_md32(ino, FD_TYPE) == VMC_VMFS_DIR || a.type == AD_SB))
+            rc = vmci_fs_txn_revoke(v, lv, bytes, err);
+        if (rc == VMC_OK)
+            vmci_fs_txn_discard(v, lv, bytes);
+    }
     if (rc != VMC_OK)
         return rc;
-    vmci_fs_txn_discard(v, lv, bytes);
     return a.type == AD_FB ? vmci_fs_fb_free(v, a.block, 1, err)
                            : vmci_fs_res_free(v, &v->sbc, a.cluster, a.item, 1, err);
 }

@@ -259,6 +259,7 @@ struct vmc_vmfs {
     struct vmci_list files;
 
     struct fs_res fbb, fdc, pbc, sbc, pb2, lfb;
+    uint32_t nested; /* system files on the way to a block: see vmfs_res.c */
     struct fs_inode *sys[9];
     struct fs_inode *root;
 
@@ -389,6 +390,12 @@ int vmci_fs_res_cluster_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t cluste
                            struct vmc_error *err);
 int vmci_fs_res_item_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t cluster, uint32_t item,
                         uint64_t *lv, struct vmc_error *err);
+/*
+ * From byte in of a resource on, as far as it is in one piece: where a host made its sub-block file of
+ * file blocks that are no neighbours, a sub-block of VMFS3 can be in two.
+ */
+int vmci_fs_res_item_piece(struct vmc_vmfs *v, struct fs_res *r, uint64_t cluster, uint32_t item,
+                           uint32_t in, uint64_t *lv, uint64_t *bytes, struct vmc_error *err);
 /* Cluster header with its contents valid; checked. md points at the part after the lock. */
 int vmci_fs_res_cluster(struct vmc_vmfs *v, struct fs_res *r, uint64_t cluster, uint64_t *lv,
                         uint8_t **md, struct fs_page **page, struct vmc_error *err);

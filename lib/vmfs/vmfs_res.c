@@ -7,6 +7,8 @@
 
 static const char site[] = SITE("resource");
 
+#define NESTED_MAX 6u /* a block in a sub-block, by a pointer block, each in its file */
+
 static const char *name_of(uint32_t type)
 {
     switch (type) {
@@ -188,23 +190,41 @@ uint32_t vmci_fs_res_total(const struct fs_res *r, uint64_t cluster)
 }
 
 /*
+ * A block of a system file, by its address, may lie in a system file itself: pointers to blocks of
+ * one do. On a damaged volume that can go on for ever.
+ */
+static int map_system(struct fs_res *r, uint64_t off, uint64_t *lv, uint64_t *bytes,
+                      struct vmc_error *err)
+{
+    struct vmc_vmfs *v = r->ino->v;
+    bool tbz;
+
+    if (v->nested == NESTED_MAX)
+        return vmci_error(err, VMC_EFORMAT, site, "%s: what is at offset 0x%llx is in itself",
+                          r->name, (unsigned long long)off);
+    v->nested++;
+    int rc = vmci_fs_map_lv(r->ino, off, lv, bytes, &tbz, err);
+    v->nested--;
+    return rc;
+}
+
+/*
  * An offset in a system file. Where a resource crosses a file block (sub-blocks of VMFS3), the next
- * block has to be its neighbour, as formatting makes it.
+ * block has to be its neighbour, as formatting makes it; but see vmci_fs_res_item_piece.
  */
 static int file_lv(struct fs_res *r, uint64_t off, uint32_t bytes, uint64_t *lv,
                    struct vmc_error *err)
 {
     uint64_t len;
-    bool tbz;
 
     if (r->lock_type == LK_FDC && off < RF_HEADER + r->gs && r->ino->v->sys[2] == NULL) {
         *lv = r->ino->v->g.fdc_base + off;
         return VMC_OK;
     }
-    int rc = vmci_fs_map_lv(r->ino, off, lv, &len, &tbz, err);
+    int rc = map_system(r, off, lv, &len, err);
     if (rc == VMC_OK && *lv != 0 && len < bytes) {
         uint64_t next, more;
-        rc = vmci_fs_map_lv(r->ino, off + len, &next, &more, &tbz, err);
+        rc = map_system(r, off + len, &next, &more, err);
         if (rc == VMC_OK && next == *lv + len)
             len = bytes;
     }
@@ -231,16 +251,45 @@ int vmci_fs_res_cluster_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uin
                    lv, err);
 }
 
-int vmci_fs_res_item_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t item,
-                        uint64_t *lv, struct vmc_error *err)
+/* Where in its file a resource is. */
+static int item_offset(const struct vmc_vmfs *v, const struct fs_res *r, uint64_t c, uint32_t item,
+                       uint64_t *off, struct vmc_error *err)
 {
     if (c >= r->clusters || item >= vmci_fs_res_total(r, c))
         return vmci_error(err, VMC_EFORMAT, site, "%s has no resource %llu/%u", r->name,
                           (unsigned long long)c, item);
-    return file_lv(r,
-                   RF_HEADER + c / r->cpg * r->gs + (uint64_t)r->cpg * v->g.ch_bytes +
-                       (c % r->cpg * r->rpc + item) * (uint64_t)r->rs,
-                   r->rs, lv, err);
+    *off = RF_HEADER + c / r->cpg * r->gs + (uint64_t)r->cpg * v->g.ch_bytes +
+           (c % r->cpg * r->rpc + item) * (uint64_t)r->rs;
+    return VMC_OK;
+}
+
+int vmci_fs_res_item_lv(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t item,
+                        uint64_t *lv, struct vmc_error *err)
+{
+    uint64_t off = 0;
+    int rc = item_offset(v, r, c, item, &off, err);
+
+    return rc == VMC_OK ? file_lv(r, off, r->rs, lv, err) : rc;
+}
+
+int vmci_fs_res_item_piece(struct vmc_vmfs *v, struct fs_res *r, uint64_t c, uint32_t item,
+                           uint32_t in, uint64_t *lv, uint64_t *bytes, struct vmc_error *err)
+{
+    uint64_t off = 0, next, more;
+    int rc = item_offset(v, r, c, item, &off, err);
+
+    if (rc == VMC_OK)
+        rc = map_system(r, off + in, lv, bytes, err);
+    if (rc == VMC_OK && *lv == 0)
+        rc = vmci_error(err, VMC_EFORMAT, site, "%s has no block at offset 0x%llx", r->name,
+                        (unsigned long long)(off + in));
+    /* A neighbour is the same piece. */
+    if (rc == VMC_OK && *bytes < r->rs - in &&
+        map_system(r, off + in + *bytes, &next, &more, NULL) == VMC_OK && next == *lv + *bytes)
+        *bytes += more;
+    if (rc == VMC_OK)
+        *bytes = VMCI_MIN(*bytes, r->rs - in);
+    return rc;
 }
 
 static int check_cluster(const struct fs_res *r, uint64_t c, uint64_t lv, const uint8_t *lk,
