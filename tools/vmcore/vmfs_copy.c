@@ -162,6 +162,8 @@ static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f
             vt_progress(t, "import", (uint64_t)at, (uint64_t)size, start);
         }
     }
+    if (rc == 0 && at < size) /* the rest is a hole */
+        vt_progress(t, "import", (uint64_t)size, (uint64_t)size, start);
     free(buf);
     return rc;
 }
@@ -253,10 +255,11 @@ static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t s
 {
     char *buf = aligned_alloc(4096, CHUNK);
     double start = vt_now();
+    uint64_t shown = 0;
     int rc = buf == NULL ? EXIT_ERROR : 0;
 
     for (uint64_t at = 0; at < size && rc == 0;) {
-        struct vmc_vmfs_extent x;
+        struct vmc_vmfs_extent x = {0};
         if (vmc_vmfs_extent(f, at, &x, &t->err) != VMC_OK)
             rc = vt_fail(t, t->arg[1]);
         for (uint64_t end = at + x.bytes; rc == 0 && at < end;) {
@@ -271,9 +274,12 @@ static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t s
             else if (!vt_all_zero(buf, (size_t)got))
                 rc = vt_write_all(t, fd, buf, (size_t)got, (off_t)at, true);
             at += n;
-            vt_progress(t, "export", at < size ? at : size, size, start);
+            shown = at < size ? at : size;
+            vt_progress(t, "export", shown, size, start);
         }
     }
+    if (rc == 0 && shown < size)
+        vt_progress(t, "export", size, size, start);
     free(buf);
     return rc;
 }
@@ -332,6 +338,7 @@ static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *
     struct vmc_vmfs_stat st;
     char *buf = aligned_alloc(4096, CHUNK);
     double start = vt_now();
+    uint64_t shown = 0;
     int rc = 0;
 
     if (buf == NULL || vmc_vmfs_fstat(from, &st, &t->err) != VMC_OK ||
@@ -351,9 +358,11 @@ static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *
         if (vmc_vmfs_pread(from, buf, n, at, &t->err) != (int64_t)n ||
             (!vt_all_zero(buf, n) && vmc_vmfs_pwrite(to, buf, n, at, &t->err) != (int64_t)n))
             rc = vt_fail(t, t->arg[1]);
-        at += n;
-        vt_progress(t, "copy", at, st.bytes, start);
+        shown = at += n;
+        vt_progress(t, "copy", shown, st.bytes, start);
     }
+    if (rc == 0 && shown < st.bytes)
+        vt_progress(t, "copy", st.bytes, st.bytes, start);
     free(buf);
     return rc;
 }
