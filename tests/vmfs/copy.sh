@@ -182,3 +182,22 @@ mounted=
 grep -q "pid $pid (heartbeat slot [0-9]*) is silent and did not unmount: waiting up to [0-9]* s more" out || { cat out; fail "a silent wait"; }
 clean
 echo "ok: $(grep 'did not unmount' out)"
+
+# Names are any bytes: a person's terminal and a script's JSON get what they can take.
+"$vmcore" vmfs mkdir vol /names
+"$vmcore" vmfs truncate vol $'/names/e\e[31mf' 10
+"$vmcore" vmfs truncate vol $'/names/gr\xfc\xdf' 10
+"$vmcore" vmfs ls vol /names | grep -q $'e\e\[31mf' || fail "a pipe gets the bytes"
+"$vmcore" vmfs ls --json vol /names >out || fail "ls --json"
+grep -q '"name_hex": *"6772fcdf"' out || { cat out; fail "bytes of a name in JSON"; }
+grep -q '"name": *"e\\u001b\[31mf"' out || { cat out; fail "control characters in JSON"; }
+iconv -f UTF-8 -t UTF-8 out >/dev/null || { cat out; fail "JSON that is no UTF-8"; }
+"$vmcore" vmfs cat vol $'/names/e\e[31mg' 2>out && fail "there is no such file"
+grep -q $'\e' out && fail "a message to the terminal"
+grep -q 'e?\[31mg' out || { cat out; fail "the message"; }
+if command -v script >/dev/null; then
+    script -qec "'$vmcore' vmfs ls vol /names; '$vmcore' vmfs tree vol" /dev/null >out </dev/null
+    grep -q $'\e' out && fail "names to the terminal"
+    grep -q 'e?\[31mf' out || { cat out; fail "names on a terminal"; }
+fi
+echo "ok: names of any bytes"

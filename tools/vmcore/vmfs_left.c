@@ -70,7 +70,8 @@ void vt_left_remove(struct vt *t, const char *dir)
             continue; /* somebody else may have done so */
         cookie = 0;   /* the places of the others are not what they were */
         if (!t->quiet)
-            fprintf(stderr, "%s: removed %s, left by a command that was killed\n", t->name, sub);
+            fprintf(stderr, "%s: removed %s, left by a command that was killed\n", t->name,
+                    vt_plain(sub));
     }
     free(sub);
 }
@@ -95,7 +96,7 @@ static void look(struct vt *t, const char *dir, unsigned depth, uint64_t *dirs,
         if (list != NULL)
             json_object_array_add(list, json_text(sub));
         else
-            printf("%s: left by a command that was killed%s\n", sub,
+            printf("%s: left by a command that was killed%s\n", vt_plain(sub),
                    over ? "" : ", or being written by one");
     }
     free(sub);

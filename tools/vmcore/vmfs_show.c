@@ -55,7 +55,7 @@ static int refuse_volume(struct vt *t)
         return 0;
     vmc_vmfs_info(v, &i);
     fprintf(stderr, "%s: %s holds a volume, VMFS-%u.%02u \"%s\": --force overwrites it\n", t->name,
-            t->arg[0], i.version, i.minor, i.label);
+            t->arg[0], i.version, i.minor, vt_plain(i.label));
     (void)!vmc_vmfs_unmount(v, NULL); /* nothing was written */
     return EXIT_ERROR;
 }
@@ -146,7 +146,7 @@ int vt_info(struct vt *t)
     time_t created = i.created_s;
     struct tm tm;
     strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&created, &tm));
-    printf("VMFS-%u.%02u \"%s\"\n", i.version, i.minor, i.label);
+    printf("VMFS-%u.%02u \"%s\"\n", i.version, i.minor, vt_plain(i.label));
     printf("  UUID        %s\n  LVM UUID    %s\n  created     %s\n", fs, lvm, when);
     printf("  size        %s in %llu blocks of %s\n", vt_bytes(i.total_bytes, size, sizeof(size)),
            (unsigned long long)i.blocks, vt_bytes(i.block_bytes, when, sizeof(when)));
@@ -155,8 +155,10 @@ int vt_info(struct vt *t)
            (unsigned long long)i.partition_offset);
     for (size_t k = 0; k < json_object_array_length(hosts); k++) {
         struct json_object *h = json_object_array_get_idx(hosts, k);
-        printf("  in use by   %s (%s, slot %d)\n",
-               json_object_get_string(json_object_object_get(h, "host")),
+        char host[64];
+        snprintf(host, sizeof(host), "%s",
+                 json_object_get_string(json_object_object_get(h, "host")));
+        printf("  in use by   %s (%s, slot %d)\n", vt_plain(host),
                json_object_get_string(json_object_object_get(h, "uuid")),
                json_object_get_int(json_object_object_get(h, "slot")));
     }
@@ -275,8 +277,14 @@ static int show(struct vt *t, struct json_object *list, const char *dir, const c
     struct tm tm;
     strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", gmtime_r(&mtime, &tm));
     mode_text(&st, mode);
+    char shown[256];
+    snprintf(shown, sizeof(shown), "%s", name);
+    if (isatty(STDOUT_FILENO)) {
+        vt_plain(shown);
+        vt_plain(target);
+    }
     printf("%s %3u %5u %5u %15llu %s %s%s%s\n", mode, st.links, st.uid, st.gid,
-           (unsigned long long)st.bytes, when, name, *target ? " -> " : "", target);
+           (unsigned long long)st.bytes, when, shown, *target ? " -> " : "", target);
     return 0;
 }
 
@@ -337,10 +345,13 @@ static int tree(struct vt *t, const char *path, unsigned depth, void **seen,
                 if (rc == 0)
                     json_object_array_add(list, stat_json(sub, &st));
             } else {
-                printf("%*s%s%s\n", (int)depth * 2, "", d.name, d.type == VMC_VMFS_DIR ? "/" : "");
+                printf("%*s%s%s\n", (int)depth * 2, "",
+                       isatty(STDOUT_FILENO) ? vt_plain(d.name) : d.name,
+                       d.type == VMC_VMFS_DIR ? "/" : "");
             }
             if (rc == 0 && d.type == VMC_VMFS_DIR && !first_time(seen, d.id)) {
-                fprintf(stderr, "%s: %s: a directory that is elsewhere too\n", t->name, sub);
+                fprintf(stderr, "%s: %s: a directory that is elsewhere too\n", t->name,
+                        vt_plain(sub));
                 rc = EXIT_ERROR;
             } else if (rc == 0 && d.type == VMC_VMFS_DIR) {
                 rc = tree(t, sub, depth + 1, seen, list);
@@ -440,7 +451,7 @@ int vt_stat(struct vt *t)
         vmc_vmfs_lock_query(t->v, t->arg[1], &lk, &t->err) != VMC_OK)
         return vt_close(t, vt_fail(t, t->arg[1]));
     if (!t->json) {
-        show_stat(t->arg[1], &st, modes[lk.mode & 3], lk.mode != 0 ? lk.host_name : "");
+        show_stat(t->arg[1], &st, modes[lk.mode & 3], lk.mode != 0 ? vt_plain(lk.host_name) : "");
         return vt_close(t, 0);
     }
     struct json_object *o = stat_json(t->arg[1], &st), *l = json_object_new_object();
@@ -463,7 +474,9 @@ static void finding(void *ctx, const char *text, bool repaired)
     struct findings *f = ctx;
 
     if (f->list == NULL) {
-        printf("%s%s\n", text, repaired ? " (repaired)" : "");
+        char line[1024];
+        snprintf(line, sizeof(line), "%s", text);
+        printf("%s%s\n", vt_plain(line), repaired ? " (repaired)" : "");
         return;
     }
     if (json_object_array_length(f->list) >= FINDINGS_MAX)

@@ -12,10 +12,25 @@
 #include <time.h>
 #include <unistd.h>
 
+char *vt_plain(char *text)
+{
+    for (unsigned char *s = (unsigned char *)text; *s != '\0'; s++) {
+        bool c1 = s[0] == 0xc2 && s[1] >= 0x80 && s[1] <= 0x9f; /* U+0080 to U+009F */
+        if (s[0] < 0x20 || s[0] == 0x7f || c1)
+            *s = '?';
+        if (c1)
+            *++s = '?';
+    }
+    return text;
+}
+
 int vt_fail(const struct vt *t, const char *what)
 {
-    fprintf(stderr, "%s: %s%s%s\n", t->name, what != NULL ? what : "", what != NULL ? ": " : "",
-            t->err.text);
+    char line[VMC_VMFS_PATH_MAX + sizeof(t->err.text)];
+
+    snprintf(line, sizeof(line), "%s%s%s", what != NULL ? what : "", what != NULL ? ": " : "",
+             t->err.text);
+    fprintf(stderr, "%s: %s\n", t->name, vt_plain(line));
     return EXIT_ERROR;
 }
 
@@ -23,7 +38,9 @@ static void log_line(void *ctx, int level, const char *module, const char *text)
 {
     (void)ctx;
     (void)level;
-    fprintf(stderr, "vmcore: %s: %s\n", module, text);
+    char line[1024];
+    snprintf(line, sizeof(line), "%s", text);
+    fprintf(stderr, "vmcore: %s: %s\n", module, vt_plain(line));
 }
 
 int vt_init(struct vt *t)

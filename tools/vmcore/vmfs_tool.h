@@ -55,6 +55,8 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags);
 int vt_close(struct vt *t, int status);
 int vt_fail(const struct vt *t, const char *what);
 void vt_json(struct json_object *o);
+/* Text from a volume for a person: what a terminal would obey becomes '?'. Returns text. */
+char *vt_plain(char *text);
 const char *vt_type_name(uint32_t type);
 const char *vt_bytes(uint64_t n, char *buf, size_t bytes);
 double vt_now(void);
