@@ -459,7 +459,7 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         {"bt.apart", bt->st_apart},          {"bt.watched", bt->st_watched},
         {"bt.segmented", bt->st_segmented},  {"bt.evictions", bt->st_evictions},
         {"bt.stop_max_ns", bt->st_stop_max}, {"bt.code_bytes", bt->segments * bt->segment_bytes},
-        {"bt.moved", bt->st_moved},
+        {"bt.moved", bt->st_moved},          {"bt.around", bt->st_around},
     };
 
     for (size_t i = 0; i < STAT_COUNT && i < max; i++) {

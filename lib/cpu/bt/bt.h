@@ -187,6 +187,7 @@ struct vmci_bt {
     uint64_t
         st_segmented;    /* translations of 16-bit code and of code with other than flat segments */
     uint64_t st_apart; /* translations given up as groups that were in one page no longer are */
+    uint64_t st_around;  /* translations that go around loops in them more than once */
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
     uint64_t st_moved; /* translations that came to another address */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */

@@ -208,7 +208,7 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
         }
     } else {
         size_t miss = look_at(w, target);
-        uint8_t lost = w->lost;
+        uint16_t lost = w->lost;
         jump_known(w, target);
         c = bt_cold(w, BT_COLD_LINK, miss);
         if (c != NULL) {
@@ -281,7 +281,7 @@ static bool jcxz(struct bt_work *w, const struct vmci_insn *in)
         return false;
     if (w->word == 4 && !narrow)
         em8(&w->e, 0x67);
-    uint8_t lost = w->lost;
+    uint16_t lost = w->lost;
     size_t not_taken = narrow ? unless_done(w, 2) : em_jump_unless_rcxz(&w->e);
     if (narrow)
         em_mov(&w->e, EM_RCX, w->x);

@@ -46,19 +46,24 @@ static void charge(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
+    unsigned op = w->n <= INT8_MAX ? 0x83 : 0x81;
+
     if (in_register(w)) { /* sub reg, n */
         em_rex(e, EM_W, 0, w->count);
-        em8(e, 0x83);
+        em8(e, op);
         em8(e, 0xe8 | (w->count & 7));
     } else { /* sub qword gs:[budget], n */
         em8(e, 0x65);
         em8(e, 0x48);
-        em8(e, 0x83);
+        em8(e, op);
         em8(e, 0x2c);
         em8(e, 0x25);
         em32(e, GS_BUDGET(w, 0));
     }
-    em8(e, w->n);
+    if (op == 0x83)
+        em8(e, w->n);
+    else
+        em32(e, w->n);
     w->counted = true;
 }
 
@@ -174,5 +179,3 @@ void bt_count_late(struct bt_work *w)
 {
     add(w, w->s, -(int32_t)w->n);
 }
-
-_Static_assert(BT_TRACE_MAX <= 127, "the count is a signed byte");

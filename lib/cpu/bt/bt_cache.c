@@ -59,7 +59,7 @@ static size_t compare(struct bt_work *w, struct bt_cache *c, unsigned k)
 static void take(struct bt_work *w, struct bt_cache *c, unsigned k, int32_t pops)
 {
     int32_t moved = w->moved, owed = w->owed;
-    uint8_t lost = w->lost;
+    uint16_t lost = w->lost;
 
     if (pops != 0)
         bt_rsp_move(w, pops);

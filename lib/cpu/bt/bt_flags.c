@@ -109,7 +109,7 @@ enum bt_fluse bt_flag_use(const struct vmci_insn *in)
 
 /* How the flags of an instruction can be made again after it. */
 struct recipe {
-    uint8_t step;  /* its index + 1; 0: they cannot */
+    uint16_t step; /* its index + 1; 0: they cannot */
     bool simple;   /* by one instruction that needs no scratch register */
     bool rsp;      /* of ADD or SUB of a constant to RSP: it may move by constants after that */
     uint32_t need; /* registers that must be as they were behind it */
@@ -186,7 +186,7 @@ static struct recipe recipe_of(const struct bt_work *w, unsigned i)
         else if (o[k].kind != VMCI_OPND_IMM && o[k].kind != VMCI_OPND_MEM)
             return none;
     }
-    struct recipe r = {.step = (uint8_t)(i + 1), .simple = true, .need = regs};
+    struct recipe r = {.step = (uint16_t)(i + 1), .simple = true, .need = regs};
     bool mem = (in->flags & VMCI_IF_MEM) != 0;
     switch (in->op) {
     case VMCI_OP_CMP:
@@ -410,7 +410,7 @@ static struct recipe plan_all(struct bt_work *w, struct recipe r)
 }
 
 /* A recipe whose operand nobody keeps is none. */
-static uint8_t if_kept(const struct bt_work *w, uint8_t recipe)
+static uint16_t if_kept(const struct bt_work *w, uint16_t recipe)
 {
     return recipe != 0 && from_memory(w, recipe) && !w->step[recipe - 1].kept ? 0 : recipe;
 }
@@ -463,5 +463,5 @@ void bt_flags_plan_around(struct bt_work *w)
         if (use == BT_FU_WRITE)
             break;
     }
-    w->around = w->lost_top = (uint8_t)end;
+    w->around = w->lost_top = (uint16_t)end;
 }

@@ -179,15 +179,13 @@ static void plan_flags(struct bt_work *w, uint32_t used)
     bt_flags_plan(w);
 }
 
-void bt_pick_set(struct bt_work *w)
+/* Registers x and s for up to n instructions, as long as two are left. Which ones are used. */
+static uint32_t pick_two(struct bt_work *w, unsigned n)
 {
     uint32_t used = 0;
-    unsigned n = w->n;
 
-    w->hint = w->sc->bt.hint;
     w->x = 11;
     w->s = 10;
-    /* Code that uses every register is translated up to where two are left. */
     for (w->n = 0; w->n < n; w->n++) {
         uint32_t now = used | bt_regs_used(w->step[w->n].in);
         unsigned x = bt_unused(w, now);
@@ -198,6 +196,17 @@ void bt_pick_set(struct bt_work *w)
         w->s = s;
         used = now;
     }
+    return used;
+}
+
+void bt_pick_set(struct bt_work *w)
+{
+    unsigned n = w->n;
+
+    w->hint = w->sc->bt.hint;
+    uint32_t used = pick_two(w, n);
+    if (w->n < n)
+        used = pick_two(w, bt_before_hotter(w, w->n));
     w->t->set = (uint16_t)(1u << w->x | 1u << w->s);
     bt_groups(w, used | w->t->set);
     used |= w->t->set;

@@ -7,8 +7,9 @@
  */
 #include "cpu/bt/bt_work.h"
 
-/* Blocks of a trace. */
-#define TRACE_BLOCKS 12
+/* Blocks of a trace, and of one that goes around loops in it. */
+#define TRACE_BLOCKS  12u
+#define AROUND_BLOCKS 40u
 /* A loop that is left after fewer rounds, mostly, is translated once only. */
 #define ROUNDS_FEW 4u
 
@@ -27,17 +28,23 @@
 #define INNER_ROUNDS 8u
 #define INNER_INSNS  64u
 
+/* A trace goes around a loop in it that has so many rounds at most on average: they share checks.
+ */
+#define AROUND_ROUNDS 5u
+
 struct tracer {
     struct bt_work *w;
-    const struct block *seen[TRACE_BLOCKS];
-    unsigned begin[TRACE_BLOCKS]; /* their first instructions */
-    unsigned room;                /* instructions of the trace, at most */
+    const struct block *seen[AROUND_BLOCKS];
+    unsigned begin[AROUND_BLOCKS]; /* their first instructions */
+    bool may_go_around;            /* blocks may be in it more than once, */
+    bool around;                   /* ... and it has come to such a loop */
+    unsigned room;                 /* instructions of the trace, at most */
     unsigned blocks;
     unsigned fp;
     unsigned chance; /* that control gets this far, as a part of CHANCE_ALL */
     bool watched;    /* ... is known of each branch */
     unsigned calls;  /* that the trace is in: where they return to */
-    uint64_t back[TRACE_BLOCKS];
+    uint64_t back[AROUND_BLOCKS];
 };
 
 static bool seen(const struct tracer *t, uint64_t gpa)
@@ -61,6 +68,12 @@ static bool loops(const struct tracer *t, const struct block *b, uint64_t la)
            more < INNER_ROUNDS && t->w->n + b->n * (more + 1) <= t->room;
 }
 
+/* May b, at la, be in the trace once more? */
+static bool again(const struct tracer *t, const struct block *b, uint64_t la)
+{
+    return (t->around && la != t->w->step[0].la) || loops(t, b, la);
+}
+
 /* The block at la, if it can become part of the trace. */
 static struct block *candidate(struct tracer *t, uint64_t la)
 {
@@ -72,7 +85,7 @@ static struct block *candidate(struct tracer *t, uint64_t la)
         return NULL;
     uint64_t gpa = (head->gpa & PAGE_MASK) | (at & ~PAGE_MASK);
     struct block *b = block_ahead(w->sc, at, gpa, w->sc->cpu.vm->bt_hot == 0);
-    if (b == NULL || (seen(t, gpa) && !loops(t, b, la)) || b->n + w->n > t->room ||
+    if (b == NULL || (seen(t, gpa) && !again(t, b, la)) || b->n + w->n > t->room ||
         (bt_block_fp(w, b) & ~t->fp) != 0 || !bt_in_limit(w, la + b->bytes - 1))
         return NULL;
     return b;
@@ -116,9 +129,20 @@ static bool unroll_inner(struct tracer *t, const struct block *b, uint64_t targe
     return true;
 }
 
+/* Has the trace been at la before, other than at its beginning? */
+static bool was_at(const struct tracer *t, uint64_t la)
+{
+    for (unsigned i = 1; i < t->w->n; i++) {
+        const struct bt_step *st = &t->w->step[i];
+        if (st->la + st->in->next - st->in->len == la)
+            return true;
+    }
+    return false;
+}
+
 /* A conditional branch that was watched. */
-static struct block *watched_branch(struct tracer *t, const struct block *b, struct block *fall,
-                                    uint64_t target, enum bt_follow *how)
+static struct block *watched_branch(struct tracer *t, const struct block *b, uint64_t la,
+                                    struct block *fall, uint64_t target, enum bt_follow *how)
 {
     unsigned falls = (unsigned)(b->runs - b->taken);
     bool taken = b->taken > falls;
@@ -128,6 +152,14 @@ static struct block *watched_branch(struct tracer *t, const struct block *b, str
         *how = BT_FOLLOW_TAKEN;
     if (t->chance < CHANCE_LEAST)
         return NULL;
+    if (taken && target <= la && t->watched && t->may_go_around && t->w->word == 8 &&
+        was_at(t, target)) {
+        bool few = b->taken < AROUND_ROUNDS * falls;
+        if (t->around && !few)
+            return NULL;
+        t->around = few;
+        t->room = few ? BT_TRACE_MAX : t->room;
+    }
     return taken ? candidate(t, target) : fall;
 }
 
@@ -140,6 +172,12 @@ static struct block *returned(struct tracer *t, const struct block *b, enum bt_f
         return NULL;
     *how = BT_FOLLOW_BACK;
     return candidate(t, t->back[--t->calls]);
+}
+
+/* It has not run often while it was watched, but went the same way each time. */
+static bool unanimous(const struct block *b)
+{
+    return b->runs >= BT_UNANIMOUS && (b->taken == 0 || b->taken == b->runs);
 }
 
 /* Where to go on behind b, and how; NULL: the trace ends. */
@@ -164,7 +202,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     switch (last->op) {
     case VMCI_OP_JMP:
         *how = BT_FOLLOW_TAKEN;
-        return candidate(t, target);
+        return t->around && was_at(t, target) ? NULL : candidate(t, target);
     case VMCI_OP_CALL:
         *how = BT_FOLLOW_TAKEN;
         t->back[t->calls++] = next;
@@ -174,12 +212,12 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     default:
         return NULL;
     }
-    bool known = bt_branch_known(t->w->sc, b);
+    bool known = bt_branch_known(t->w->sc, b) || unanimous(b);
     if (known && t->watched && unroll_inner(t, b, target))
         return t->w->few_rounds ? NULL : candidate(t, next);
     struct block *fall = candidate(t, next);
     if (known)
-        return watched_branch(t, b, fall, target, how);
+        return watched_branch(t, b, la, fall, target, how);
     t->watched = false;
     if (target == t->w->step[0].la) { /* a loop is closed here */
         t->w->few_rounds = hot != 0 && ROUNDS_FEW * heat(fall) > hot;
@@ -269,7 +307,7 @@ static void unroll(struct tracer *t, const struct block *b, uint64_t la, enum bt
     }
 }
 
-bool bt_trace(struct bt_work *w, struct block *b)
+bool bt_trace(struct bt_work *w, struct block *b, bool around)
 {
     w->bits = b->bits;
     w->word = b->bits == 64 ? 8 : 4;
@@ -278,6 +316,7 @@ bool bt_trace(struct bt_work *w, struct block *b)
                        .fp = bt_block_fp(w, b),
                        .chance = CHANCE_ALL,
                        .watched = true,
+                       .may_go_around = around,
                        .room = BLK_MAX_INSNS};
     uint64_t flushes = w->sc->bt.st_flushes;
     uint64_t la = bt_block_start(&w->sc->bt.ctx, b);
@@ -287,7 +326,7 @@ bool bt_trace(struct bt_work *w, struct block *b)
     w->few_rounds = false;
     bool whole = add(&t, b, la);
     w->fp = t.fp;
-    while (whole && b->gpa2 == GPA_NONE && t.blocks < TRACE_BLOCKS) {
+    while (whole && b->gpa2 == GPA_NONE && t.blocks < (t.around ? AROUND_BLOCKS : TRACE_BLOCKS)) {
         struct block *next = next_block(&t, b, la, &how);
         if (w->sc->bt.st_flushes != flushes)
             return false; /* decoding ahead has emptied the cache: b is gone */
@@ -301,5 +340,22 @@ bool bt_trace(struct bt_work *w, struct block *b)
         b = next;
         whole = add(&t, b, la);
     }
+    w->around_inner = t.around;
     return true;
+}
+
+unsigned bt_before_hotter(const struct bt_work *w, unsigned n)
+{
+    const struct block *head = w->step[0].b;
+
+    for (unsigned i = 1; i < n && w->word == 8; i++) {
+        const struct bt_step *st = &w->step[i];
+        uint64_t off = st->in->next - st->in->len;
+        if (off == 0 || st->b->gpa2 != GPA_NONE)
+            continue; /* its first instruction */
+        const struct block *b = block_ahead(w->sc, st->la + off, st->b->gpa + off, false);
+        if (b != NULL && b->runs >= BT_UNANIMOUS && b->runs / 2 > head->runs)
+            return i;
+    }
+    return n;
 }

@@ -556,8 +556,9 @@ static void translate_body(struct bt_work *w)
         enum bt_follow follow = w->step[i].follow;
         unsigned first = w->cold_count;
         if (w->step[i].again == BT_AGAIN_FIRST) {
+            if (w->lost != 0)
+                w->held.s = 0;
             bt_flags_need(w, w->s);
-            w->held.s = 0;
         }
         w->lazy = w->step[i].lazy;
         bt_hold_begin(w, in, follow);
@@ -654,7 +655,7 @@ static struct bt_trans *give_up(struct vmci_bt *bt, struct block *b, size_t aren
     return NULL;
 }
 
-struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
+static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, bool around)
 {
     struct vmci_bt *bt = &sc->bt;
     struct bt_work *w = bt->work;
@@ -663,7 +664,7 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     if (!bt_has_room(bt))
         return NULL;
     w->sc = sc;
-    if (!bt_trace(w, b))
+    if (!bt_trace(w, b, around))
         return NULL;
     struct bt_trans *t = (struct bt_trans *)(void *)(bt->arena + arena);
     bt->arena_used += sizeof(*t);
@@ -703,6 +704,10 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     else if (w->loop_site != 0)
         em_patch_at(&w->e, w->loop_site, t->inner);
     bt_emit_cold(w);
+    if ((w->failed || w->e.full) && w->around_inner) {
+        bt->arena_used = arena;
+        return translate(sc, b, false);
+    }
     if (w->failed || w->e.full)
         return give_up(bt, b, arena, false);
     cover(w);
@@ -713,10 +718,16 @@ struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
     bt->made_again += b->evicted;
     b->evicted = false;
     bt->st_segmented += w->seg;
+    bt->st_around += w->around_inner;
     t->next = b->bt;
     b->bt = t;
     t->older = bt->made[bt->segment];
     bt->made[bt->segment] = t;
     report(w);
     return t;
+}
+
+struct bt_trans *bt_translate(struct vmci_soft_cpu *sc, struct block *b)
+{
+    return translate(sc, b, true);
 }

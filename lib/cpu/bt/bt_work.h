@@ -7,7 +7,9 @@
 #include "cpu/bt/bt_int.h"
 
 /* Instructions of a trace: more than a block has only where short loops are unrolled. */
-#define BT_TRACE_MAX 126
+#define BT_TRACE_MAX 384
+/* Runs of a block that tell something if all went the same way. */
+#define BT_UNANIMOUS 4u
 
 /* Code that is rarely reached, put behind the block. */
 enum bt_cold_kind {
@@ -39,8 +41,8 @@ struct bt_group {
     int32_t stride; /* ... how far the address moves each time round */
     uint8_t twin;   /* index + 1 of the group in whose page it is expected; 0: none */
     bool shared;    /* some are expected in its page: its tag is in bt.keep_tag */
-    bool shares;    /* ... that it lies in its twin's page was checked, and the addend is that one's */
-    bool checked;   /* ... by instruction at */
+    bool shares; /* ... that it lies in its twin's page was checked, and the addend is that one's */
+    bool checked; /* ... by instruction at */
     uint16_t at;
     uint16_t count;
     int32_t lo, hi; /* bytes, from the address as it was when the group began */
@@ -74,8 +76,8 @@ struct bt_step {
     uint64_t la;     /* of the block, as in struct bt_trans */
     uint16_t before; /* instructions of the blocks before it */
     uint8_t follow;  /* enum bt_follow, of the last one of a block */
-    uint8_t lazy;    /* flags may be lost here: the instruction + 1 to get them from again */
-    uint8_t after;   /* ... and behind it */
+    uint16_t lazy;   /* flags may be lost here: the instruction + 1 to get them from again */
+    uint16_t after;  /* ... and behind it */
     uint8_t again;   /* enum bt_again: if they were lost, they are made again for it */
     bool kept;       /* CMP or TEST: its memory operand goes to f */
     int32_t moved;   /* RSP behind it, against the beginning of the trace */
@@ -102,8 +104,8 @@ struct bt_cold {
     uint8_t kind;    /* enum bt_cold_kind */
     uint8_t rcx;     /* enum bt_rcx */
     uint8_t stub;    /* INSN: enum bt_stub that executes it, or asks for that */
-    uint8_t lazy; /* INSN, LINK, BUDGET: flags are made again; EXIT: may be lost: as in bt_step */
-    bool io;      /* INSN: IN or OUT at CPL 0 */
+    uint16_t lazy; /* INSN, LINK, BUDGET: flags are made again; EXIT: may be lost: as in bt_step */
+    bool io;       /* INSN: IN or OUT at CPL 0 */
     bool counted;
     bool late;              /* INSN: ... and the hot code charges the budget before it goes on */
     bool far;               /* LINK: to another page, by the jump table */
@@ -112,14 +114,14 @@ struct bt_cold {
     uint8_t place;
     const struct bt_group *group; /* INSN: whose check failed, */
     struct bt_ref ref;            /* ... by this access */
-    size_t back;   /* REFILL: where the check has succeeded */
-    uint16_t set;  /* scratch registers there */
-    bool loop;     /* in the second copy of a loop */
-    uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
+    size_t back;                  /* REFILL: where the check has succeeded */
+    uint16_t set;                 /* scratch registers there */
+    bool loop;                    /* in the second copy of a loop */
+    uint32_t copy;                /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
-    int32_t moved;     /* RSP, as in struct bt_step */
-    int32_t owed;      /* ... what is still to be added to it here */
-    int32_t back_owed; /* ... and at resume */
+    int32_t moved;            /* RSP, as in struct bt_step */
+    int32_t owed;             /* ... what is still to be added to it here */
+    int32_t back_owed;        /* ... and at resume */
     struct bt_held back_held; /* what x and s hold at resume */
     uint32_t x87_mark;        /* as in struct bt_work */
 };
@@ -151,23 +153,24 @@ struct bt_work {
     size_t loop_top;
     size_t counted_at;           /* where the first copy goes on when it has counted at an end */
     int32_t counted_owed;        /* ... owed there */
+    bool around_inner;           /* the trace goes around loops in it: it may be long */
     bool few_rounds;             /* the trace is a loop that is left soon, mostly */
-    uint8_t around;              /* at the jump back flags may be lost: as in struct bt_step */
+    uint16_t around;             /* at the jump back flags may be lost: as in struct bt_step */
     bool strip;                  /* the count in the second copy is what its hoisted checks allow */
-    size_t start[BT_TRACE_MAX]; /* where each instruction begins in the first copy */
+    size_t start[BT_TRACE_MAX];  /* where each instruction begins in the first copy */
     size_t resume[BT_TRACE_MAX]; /* ... and where it goes on behind it */
-    uint8_t lazy;                 /* flags may be lost now: as in struct bt_step */
-    uint8_t lost;                 /* they are; the same */
-    uint8_t lost_top;             /* ... where the second copy of a loop begins */
-    int32_t moved;                /* RSP now, as in struct bt_step */
-    int32_t owed;                 /* what is still to be added to RSP (bt_stack.c) */
-    unsigned f;                   /* keeps an operand, for the flags; EM_NONE */
-    unsigned k;                   /* keeps RCX during checks; EM_NONE: memory does */
-    unsigned copy_k[2];           /* ... in the first copy, and in the second one of a loop */
-    unsigned count;               /* holds the budget in the second copy; EM_NONE: memory does */
-    bool counted;                 /* the budget was charged */
-    uint32_t x87_mark; /* of the last x87 instruction, not stored yet; 0: none */
-    uint8_t x87_seg;   /* what bt.x87_seg is now; UINT8_MAX: not known */
+    uint16_t lazy;               /* flags may be lost now: as in struct bt_step */
+    uint16_t lost;               /* they are; the same */
+    uint16_t lost_top;           /* ... where the second copy of a loop begins */
+    int32_t moved;               /* RSP now, as in struct bt_step */
+    int32_t owed;                /* what is still to be added to RSP (bt_stack.c) */
+    unsigned f;                  /* keeps an operand, for the flags; EM_NONE */
+    unsigned k;                  /* keeps RCX during checks; EM_NONE: memory does */
+    unsigned copy_k[2];          /* ... in the first copy, and in the second one of a loop */
+    unsigned count;              /* holds the budget in the second copy; EM_NONE: memory does */
+    bool counted;                /* the budget was charged */
+    uint32_t x87_mark;           /* of the last x87 instruction, not stored yet; 0: none */
+    uint8_t x87_seg;             /* what bt.x87_seg is now; UINT8_MAX: not known */
     bool failed;
     bool moves; /* what is to be changed when the trace is mapped elsewhere is known: */
     unsigned fixes;
@@ -227,8 +230,11 @@ enum bt_fluse {
 enum bt_fluse bt_flag_use(const struct vmci_insn *in);
 /* The same for instruction i, FP ones included. */
 enum bt_fluse bt_step_use(const struct bt_work *w, unsigned i);
-/* bt_trace.c: what follows b. false: b is gone. */
-bool bt_trace(struct bt_work *w, struct block *b);
+/* bt_trace.c: what follows b; around: also more than once around loops. false: b is gone. */
+bool bt_trace(struct bt_work *w, struct block *b, bool around);
+/* The trace cannot have more than n instructions: how many are in front of the first place within a
+   block that is jumped to more often than the trace begins. */
+unsigned bt_before_hotter(const struct bt_work *w, unsigned n);
 
 /* bt_regs.c */
 /* General registers that the instruction names or implies. */

@@ -2,7 +2,8 @@
 /*
  * Short loops in a loop, in translated code: pointers are copied and indexes begin at constants, so
  * that accesses through several registers are checked together, over all rounds of the short loops;
- * and loops that go down the columns of a matrix, in steps of hundreds of bytes. In the middle
+ * loops around them that have one to four rounds, each time another number; and loops that go down
+ * the columns of a matrix, in steps of hundreds of bytes. In the middle
  * pages vanish, lose their write access or get code that is executed. Everything is as in the
  * interpreter: faults too, with all that was done before.
  */
@@ -139,6 +140,30 @@ static void put_loop(struct program *p)
     put_back(p, top);
 }
 
+/* ... or a loop around one that has one to four rounds. */
+static void put_loops(struct program *p)
+{
+    static const uint8_t mov[] = {0x45, 0x89, 0xef}; /* mov r15d, r13d */
+    uint8_t and[] = {0x41, 0x83, 0xe7, 1};           /* and r15d, k */
+    static const uint8_t inc[] = {0x41, 0xff, 0xc7}; /* inc r15d */
+    static const uint8_t dec[] = {0x41, 0xff, 0xcf}; /* dec r15d */
+    unsigned most = rnd(3);
+
+    if (most == 0) {
+        put_loop(p);
+        return;
+    }
+    and[3] = most == 1 ? 1 : 3;
+    put(p, mov, sizeof(mov));
+    put(p, and, sizeof(and));
+    put(p, inc, sizeof(inc));
+    size_t top = p->n;
+    put_loop(p);
+    put_steps(p, 3, true);
+    put(p, dec, sizeof(dec));
+    put_back(p, top);
+}
+
 static void make(struct program *p)
 {
     static const uint8_t head[] = {0x48, 0x8b, 0x75, 0,      /* mov rsi, [rbp] */
@@ -166,12 +191,12 @@ static void make(struct program *p)
     put_steps(p, 4, true);
     if (where == 0)
         put(p, change, sizeof(change));
-    put_loop(p);
+    put_loops(p);
     put_steps(p, 4, true);
     if (where == 1)
         put(p, change, sizeof(change));
     if (rnd(3) != 0)
-        put_loop(p);
+        put_loops(p);
     if (where == 2)
         put(p, change, sizeof(change));
     put(p, dec, sizeof(dec));
@@ -274,6 +299,7 @@ static void test_nests(void **state)
     assert_in_range(wild, 0, PROGRAMS / 50);
 #ifndef VMC_SANITIZED /* such builds have no translator */
     assert_true(cpu_rig_stat(&rig[1], "bt.watched") > PROGRAMS);
+    assert_true(cpu_rig_stat(&rig[1], "bt.around") > PROGRAMS / 4);
     assert_true(cpu_rig_stat(&rig[1], "bt.apart") > PROGRAMS / 20);
 #endif
 }
