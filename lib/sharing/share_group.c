@@ -99,7 +99,8 @@ uint8_t share_mark(const struct vmc_share *sh, const struct vmc_space *s)
 {
     uint32_t i = sh->group_of[s->index];
 
-    return i != 0 ? sh->group[i - 1]->mark : VMCI_NO_MARK;
+    /* It may be that of a space which was there before. */
+    return i != 0 && sh->group[i - 1]->salt == s->salt ? sh->group[i - 1]->mark : VMCI_NO_MARK;
 }
 
 /* The hash that an entry has now, or false when it is worth nothing any more. */

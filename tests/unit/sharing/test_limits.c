@@ -355,6 +355,51 @@ static void similar_pages_are_found_in_vms_that_come_later(void **state)
     vmc_pool_destroy(pool);
 }
 
+static void pack_cold(struct vmc_share *sh, struct vmc_space *s, struct vmc_space *other)
+{
+    struct vmc_share_pack_result pr;
+
+    for (unsigned k = 0; k < 5; k++) {
+        rig_sample(s, NULL);
+        rig_sample(other, NULL);
+    }
+    assert_int_equal(vmc_share_pack(sh, s, &all, 0, &pr), VMC_OK);
+    assert_int_equal(pr.packed, 8);
+}
+
+/* A space that has the place of one of another group, and no memory for a group of its own. */
+static void without_a_group_pages_join_none(void **state)
+{
+    (void)state;
+    struct vmc_pool *pool = rig_pool(&tp, 4096);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *a = rig_space(pool, 64, 1, NULL), *other = rig_space(pool, 64, 1, NULL);
+    uint32_t index = a->index;
+
+    for (uint64_t i = 0; i < 8; i++)
+        rig_fill(a, i, 10 + i);
+    pack_cold(sh, a, other);
+    assert_int_equal(vmci_object(pool, vmci_entry_value(a->map[0]))->mark, share_mark(sh, a));
+    vmc_space_destroy(a);
+    struct vmc_space *b = rig_space(pool, 64, 2, NULL);
+    assert_int_equal(b->index, index);
+    for (uint64_t i = 0; i < 8; i++)
+        rig_fill(b, i, 10 + i);
+    tp.fail_after = tp.allocs + 1;
+    pack_cold(sh, b, other);
+    tp.fail_after = 0;
+    for (uint64_t i = 0; i < 8; i++) {
+        assert_true(vmci_entry_state(b->map[i]) == VMCI_E_OBJECT);
+        assert_int_equal(vmci_object(pool, vmci_entry_value(b->map[i]))->mark, VMCI_NO_MARK);
+        rig_expect(b, i, 10 + i);
+    }
+    rig_check(pool);
+    vmc_space_destroy(b);
+    vmc_space_destroy(other);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
 static void some(struct vmc_share *sh, unsigned words, struct vmc_share_result *sum)
 {
     struct vmc_share_budget word = {.pages = 64};
@@ -434,6 +479,7 @@ int main(void)
         T(a_vm_that_ends_gets_the_last_frames),
         T(slots_of_any_size_fill_their_slabs),
         T(similar_pages_are_found_in_vms_that_come_later),
+        T(without_a_group_pages_join_none),
         T(spaces_come_and_go_during_a_pass),
     };
 #undef T
