@@ -283,6 +283,8 @@ END
 verdict "its CSV makes sense" csv
 timeout -k 5 300 "$vmcore" top -n 0 "$dir/socket" >"$dir/out" 2>&1 </dev/null
 verdict "no samples is nonsense" [ $? = 2 ]
+timeout -k 5 300 "$vmcore" ctl "$dir/socket" stats 2>"$dir/out" >/dev/full </dev/null
+verdict "an answer that cannot be written" eval "[ $? = 4 ] && grep -q 'cannot be written' '$dir/out'"
 # On a terminal: every page is shown, and q leaves.
 cat >"$dir/keys.py" <<'END'
 import os, pty, sys, time

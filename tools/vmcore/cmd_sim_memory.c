@@ -287,16 +287,9 @@ int cmd_sim_memory(int argc, char **argv)
         usage(stderr);
         return EXIT_BAD_ARGS;
     }
-    int rc = EXIT_OK;
     if (o.property)
-        rc = property(&o);
-    else if (!o.generate)
-        rc = run(&o, argv[optind]);
-    else if (!sim_mem_generate(o.seed, (unsigned)o.vms, stdout))
-        rc = EXIT_ERROR;
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "vmcore sim memory: standard output cannot be written\n");
-        rc = EXIT_ERROR;
-    }
-    return rc;
+        return property(&o);
+    if (!o.generate)
+        return run(&o, argv[optind]);
+    return sim_mem_generate(o.seed, (unsigned)o.vms, stdout) ? EXIT_OK : EXIT_ERROR;
 }

@@ -49,6 +49,15 @@ static int cmd_version(int argc, char **argv)
     return 0;
 }
 
+/* Output that was lost, on a full disk for instance, is an error. */
+static int written(int rc)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return rc;
+    fprintf(stderr, "vmcore: standard output cannot be written\n");
+    return rc == EXIT_OK ? EXIT_ERROR : rc;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -62,7 +71,7 @@ int main(int argc, char **argv)
         name = "version";
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (strcmp(name, commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+            return written(commands[i].run(argc - 1, argv + 1));
     fprintf(stderr, "vmcore: no command '%s'; 'vmcore help' lists them\n", name);
     return EXIT_BAD_ARGS;
 }
