@@ -2,7 +2,7 @@
 /* What is done about exits, in terms of the instruction that caused them. */
 #include "cpu/hw/hw_hot.h"
 
-#define PF_CODE_W 2u
+#define PTE_AD 0x60ull
 
 uint64_t *hw_gpr(struct hw_vcpu *v, unsigned reg)
 {
@@ -399,11 +399,16 @@ int hw_on_page_fault(struct hw_vcpu *v, uint64_t gva, uint32_t code, struct vmc_
         ((code & VMC_PF_USER) ? VMC_ACC_USER : 0) | ((st->rflags & VMC_FLAG_AC) ? VMC_ACC_AC : 0);
     if ((st->efer & VMC_EFER_LMA) == 0)
         gva = (uint32_t)gva;
+    uint64_t before = (code & VMC_PF_P) ? vmci_shadow_peek(&v->shadow, gva) : 0;
     switch (vmci_shadow_fault(&v->shadow, &pg, gva, access, &w, &flushed)) {
     case VMCI_SHADOW_MAPPED:
         v->stat[HW_STAT_MAPPED]++;
         if (flushed)
             v->todo |= HW_TODO_FLUSH;
+        /* The fault is for a reason that is not in its code, as with SMAP and an implicit access:
+           the software CPU knows which it is. */
+        else if (before != 0 && ((vmci_shadow_peek(&v->shadow, gva) ^ before) & ~PTE_AD) == 0)
+            return hw_emulate(v, 1, x);
         return HW_RESUME;
     case VMCI_SHADOW_FAULT:
         st->cr2 = gva;

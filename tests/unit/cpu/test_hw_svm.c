@@ -174,6 +174,14 @@ static void page_faults_fill_the_shadow(void **state)
     play.info2 = 0x23456;
     run(SVM_EXC + VMC_VEC_PF);
     assert_int_equal(vmci_shadow_peek(&model.v->shadow, 0x23456) & 7, 7);
+    assert_int_equal(play.rip, 0x8000);
+    /* Again, though nothing forbids it: whatever it is, it must not go on for ever. */
+    uint64_t emulated = model.v->stat[HW_STAT_EMULATED];
+    model.v->st.rip = 0x8000;
+    play.info1 = 7;
+    run(SVM_EXC + VMC_VEC_PF);
+    assert_int_equal(model.v->stat[HW_STAT_EMULATED], emulated + 1);
+    assert_int_equal(play.rip, 0x8001);
     play.info1 = 4;
     play.info2 = 0x7f0000000000ull; /* one that it does not */
     run(SVM_EXC + VMC_VEC_PF);
