@@ -221,8 +221,23 @@ void bt_exit_direct(struct bt_work *w, uint64_t target)
         c->target = target;
 }
 
+/* Out of the trace, which goes on behind the branch. */
+static void leave(struct bt_work *w, unsigned cond, uint64_t target)
+{
+    struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, em_jump(&w->e, cond));
+
+    if (c == NULL)
+        return;
+    c->target = target;
+    c->lazy = w->step[w->i].after;
+}
+
 static void jcc(struct bt_work *w, const struct vmci_insn *in)
 {
+    if (w->loop && w->twice && !w->second) {
+        leave(w, in->cond ^ 1u, next_la(w, in));
+        return;
+    }
     size_t taken = em_jump(&w->e, in->cond);
 
     w->lazy = w->step[w->i].after;
@@ -453,14 +468,8 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
         bt_count_end(w);
     if (in->op == VMCI_OP_CALL)
         return push_return(w, in, next);
-    if (in->op == VMCI_OP_JCC) {
-        size_t site = em_jump(&w->e, taken ? in->cond ^ 1u : in->cond);
-        struct bt_cold *c = bt_cold(w, BT_COLD_EXIT, site);
-        if (c != NULL) {
-            c->target = taken ? next : target_la(w, in);
-            c->lazy = w->step[w->i].after;
-        }
-    }
+    if (in->op == VMCI_OP_JCC)
+        leave(w, taken ? in->cond ^ 1u : in->cond, taken ? next : target_la(w, in));
     return true;
 }
 

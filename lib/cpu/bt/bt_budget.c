@@ -16,6 +16,19 @@ static bool in_register(const struct bt_work *w)
     return w->loop && w->count != EM_NONE;
 }
 
+unsigned bt_count_ahead(const struct bt_work *w)
+{
+    if (w->cold_phase)
+        return w->ahead;
+    return w->loop && w->twice && w->counted != w->second ? w->n : 0;
+}
+
+/* What the trace charges at once. */
+static unsigned charged(const struct bt_work *w)
+{
+    return w->loop && w->twice ? 2 * w->n : w->n;
+}
+
 void bt_count_keep(struct bt_work *w)
 {
     struct emit *e = &w->e;
@@ -24,7 +37,7 @@ void bt_count_keep(struct bt_work *w)
         return;
     if (w->strip) { /* what was taken and not used is given back */
         em_load_gs(e, w->s, GS_BUDGET(w, 0));
-        em_lea(e, EM_W, w->s, w->s, w->count, 0, 0);
+        em_lea(e, EM_W, w->s, w->s, w->count, 0, (int32_t)bt_count_ahead(w));
         em_store_gs(e, w->s, GS_BUDGET(w, 0));
     } else {
         em_store_gs(e, w->count, GS_BUDGET(w, 0));
@@ -46,7 +59,8 @@ static void charge(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
-    unsigned op = w->n <= INT8_MAX ? 0x83 : 0x81;
+    unsigned n = charged(w);
+    unsigned op = n <= INT8_MAX ? 0x83 : 0x81;
 
     if (in_register(w)) { /* sub reg, n */
         em_rex(e, EM_W, 0, w->count);
@@ -61,9 +75,9 @@ static void charge(struct bt_work *w)
         em32(e, GS_BUDGET(w, 0));
     }
     if (op == 0x83)
-        em8(e, w->n);
+        em8(e, n);
     else
-        em32(e, w->n);
+        em32(e, n);
     w->counted = true;
 }
 
@@ -79,6 +93,10 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use)
     w->budget_cold = -1;
     if (use != BT_FU_WRITE || w->counted)
         return;
+    if (w->second) {
+        w->counted = true;
+        return;
+    }
     charge(w);
     struct bt_cold *c = bt_cold(w, BT_COLD_BUDGET, em_jump(&w->e, CC_S));
     if (c == NULL)
@@ -115,6 +133,8 @@ void bt_count_end(struct bt_work *w)
     if (w->counted)
         return;
     w->counted = true;
+    if (w->second)
+        return;
     if (w->lazy != 0) {
         w->lost = w->lazy;
         charge(w);
@@ -127,7 +147,7 @@ void bt_count_end(struct bt_work *w)
     em_mov(e, w->x, EM_RCX);
     if (in_register(w)) {
         r = w->count;
-        em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)w->n);
+        em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)charged(w));
     } else {
         add(w, r, -(int32_t)w->n);
     }

@@ -14,6 +14,7 @@ struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site)
     c->lazy = w->lost;
     c->set = w->set;
     c->loop = w->loop;
+    c->ahead = (uint8_t)bt_count_ahead(w);
     c->moved = w->moved;
     c->owed = w->owed;
     c->x87_mark = w->x87_mark;
@@ -351,6 +352,7 @@ void bt_emit_cold(struct bt_work *w)
         bt_piece(w, VMC_CODE_COLD, c->insn);
         em_patch_here(&w->e, c->site);
         w->loop = c->loop;
+        w->ahead = c->ahead;
         w->moved = c->moved;
         w->owed = c->owed;
         w->k = w->copy_k[c->loop];

@@ -13,6 +13,8 @@
 
 /* Processors fetch decoded instructions by lines of 64 bytes of code: a short loop is in one. */
 #define LOOP_ALIGN 64u
+/* Instructions of a loop that has two rounds in its second copy. */
+#define TWICE_MAX 16u
 
 static unsigned take(struct bt_work *w, uint32_t *used)
 {
@@ -170,6 +172,27 @@ static bool worth_it(const struct bt_work *w)
     return true;
 }
 
+/* Short ones have two rounds in the second copy, which counts them together. */
+static bool twice(const struct bt_work *w)
+{
+    const struct bt_step *last = &w->step[w->n - 1];
+
+    return w->strip && w->n <= TWICE_MAX && last->in->op == VMCI_OP_JCC &&
+           bt_target(w, last->in, last->la + last->in->next) == w->t->la;
+}
+
+bool bt_loop_again(struct bt_work *w)
+{
+    if (!w->twice || w->failed)
+        return false;
+    w->second = true;
+    w->counted = false;
+    for (unsigned k = 0; k < w->group_count; k++)
+        w->group[k].checked = false;
+    w->lost = w->lost_top;
+    return true;
+}
+
 bool bt_loop(struct bt_work *w)
 {
     struct emit *e = &w->e;
@@ -193,6 +216,7 @@ bool bt_loop(struct bt_work *w)
     enter(w);
     w->k = w->copy_k[1];
     w->loop = true;
+    w->twice = twice(w);
     em_align(e, LOOP_ALIGN);
     w->loop_top = e->len;
     w->counted = false;

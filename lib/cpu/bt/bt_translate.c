@@ -678,7 +678,7 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
                            .part = (uint8_t)(bt->st_translated % BT_BUDGETS)};
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
-    w->failed = w->counted = w->loop = w->cold_phase = false;
+    w->failed = w->counted = w->loop = w->twice = w->second = w->cold_phase = false;
     w->loop_site = 0;
     w->lazy = w->lost = w->lost_top = 0;
     w->cold_count = 0;
@@ -699,9 +699,11 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
     t->inner = em_here(&w->e);
     translate_body(w);
     t->loops = bt_loop(w);
-    if (t->loops)
+    if (t->loops) {
         translate_body(w);
-    else if (w->loop_site != 0)
+        if (bt_loop_again(w))
+            translate_body(w);
+    } else if (w->loop_site != 0)
         em_patch_at(&w->e, w->loop_site, t->inner);
     bt_emit_cold(w);
     if ((w->failed || w->e.full) && w->around_inner) {

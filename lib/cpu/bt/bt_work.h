@@ -117,7 +117,8 @@ struct bt_cold {
     size_t back;                  /* REFILL: where the check has succeeded */
     uint16_t set;                 /* scratch registers there */
     bool loop;                    /* in the second copy of a loop */
-    uint32_t copy;                /* BUDGET: host instruction to execute first: offset and length */
+    uint8_t ahead; /* ... instructions that were charged there but not in the first copy yet */
+    uint32_t copy; /* BUDGET: host instruction to execute first: offset and length */
     uint8_t copy_len;
     int32_t moved;            /* RSP, as in struct bt_step */
     int32_t owed;             /* ... what is still to be added to it here */
@@ -143,11 +144,14 @@ struct bt_work {
     unsigned bits; /* of the code */
     bool seg;      /* it is not flat: bt_seg.c */
     uint64_t la;
-    unsigned x, s; /* scratch registers */
-    uint16_t set;  /* all of them; t->set but in the second copy of a loop */
-    uint16_t hint; /* the set of who asked for the translation */
-    uint32_t used; /* registers that the trace names, and scratch registers */
-    bool loop;     /* translating the second copy (bt_loop.c) */
+    unsigned x, s;  /* scratch registers */
+    uint16_t set;   /* all of them; t->set but in the second copy of a loop */
+    uint16_t hint;  /* the set of who asked for the translation */
+    uint32_t used;  /* registers that the trace names, and scratch registers */
+    bool loop;      /* translating the second copy (bt_loop.c), */
+    bool twice;     /* ... which has two rounds, charged together, */
+    bool second;    /* ... and this is the second of them */
+    unsigned ahead; /* cold: as in struct bt_cold */
     bool cold_phase;
     size_t loop_site; /* rel32 of the first copy's jump to its beginning; 0: none */
     size_t loop_top;
@@ -325,6 +329,8 @@ static inline bool bt_loop_lazy(const struct bt_work *w)
 bool bt_loop_likely(const struct bt_work *w);
 /* Prepare the second copy. false: none is wanted. */
 bool bt_loop(struct bt_work *w);
+/* Prepare its second round. false: it has one only. */
+bool bt_loop_again(struct bt_work *w);
 /* The second copy cannot be entered: one more round in the first one. */
 void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx);
 /* The register that holds the address: its base, or x, where it is computed. */
@@ -438,6 +444,8 @@ void bt_mov_low(struct bt_work *w, unsigned reg, uint64_t la);
 
 /* Control leaves the second copy of a loop here: its count goes to memory. */
 void bt_count_keep(struct bt_work *w);
+/* What was charged there for the round behind this one, or before the first copy would do so. */
+unsigned bt_count_ahead(const struct bt_work *w);
 
 /* Cold code. */
 struct bt_cold *bt_cold(struct bt_work *w, enum bt_cold_kind kind, size_t site);
