@@ -19,7 +19,11 @@ struct bt_work;
  * for each TLB mode. Translated code looks targets up by itself. Entry 0 is never used: with a mask
  * of 0 (bt.jump_mask) every look-up misses.
  */
+#ifdef VMCI_SMALL
 #define BT_JUMP_BITS 16
+#else
+#define BT_JUMP_BITS 17
+#endif
 #define BT_JUMP_SIZE (1u << BT_JUMP_BITS)
 /*
  * The index is the low bits of la + (la >> BT_JUMP_FOLD): kernels are larger than the table, and
@@ -84,13 +88,10 @@ struct bt_view {
 #define BT_GROUP_MEM  12
 
 /* Entries that a change of address space makes invalid, since the last one. */
-#define BT_JUMP_LOG 2048u
+#define BT_JUMP_LOG 16384u
 /* Of so many pages that INVLPG took out lately so many entries are known. */
 #define BT_JUMP_KNOWN_PAGES 16u
 #define BT_JUMP_KNOWN 4u
-/* Entries of programs, by page: lists of the last ones. */
-#define BT_JUMP_LISTS 512u
-#define BT_JUMP_LIST  32u
 
 /* Code memory by default, what of it is used at first, and what it may be set to; the arena has
    half as much. */
@@ -204,10 +205,8 @@ struct vmci_bt {
         uint32_t n;                 /* > BT_JUMP_KNOWN: too many to name them */
         uint32_t at[BT_JUMP_KNOWN]; /* as in the log */
     } jump_known[BT_JUMP_KNOWN_PAGES];
-    /* Of programs: in which page the target of an entry was, and which entries a page has. */
-    uint64_t jump_gpa[BT_JUMP_SIZE];
-    uint16_t jump_list[BT_JUMP_LISTS][BT_JUMP_LIST]; /* 0: none */
-    uint8_t jump_list_next[BT_JUMP_LISTS];
+    uint64_t jump_naps;                /* how often entries of programs went to sleep */
+    uint64_t jump_gpa[BT_JUMP_SIZE];   /* of programs: in which page the target was */
     _Alignas(16) struct bt_jump jumps[BT_JUMP_MODES][BT_JUMP_SIZE];
 };
 

@@ -64,34 +64,35 @@ static void log_entry(struct vmci_bt *bt, unsigned mode, unsigned i)
     bt->jump_log_n += bt->jump_log_n <= BT_JUMP_LOG;
 }
 
-/* Entry i, of a program, is right, and so are others of its page. */
-static void wake_page(struct vmci_bt *bt, unsigned i, const struct bt_trans *t)
+/* The other entries of the page, which has this key, are right again. */
+static void wake_page(struct vmci_bt *bt, const struct code_page *p, uint64_t page)
 {
-    const struct block *b = t->blk;
-    uint64_t gpa = b->gpa & PAGE_MASK;
-    unsigned n = page_bit(t->key) % BT_JUMP_LISTS;
-    bool listed = false;
-
-    bt->jump_gpa[i] = b->gpa2 == GPA_NONE ? gpa : GPA_NONE;
-    if (b->gpa2 != GPA_NONE)
-        return;
-    for (unsigned k = 0; k < BT_JUMP_LIST; k++) {
-        unsigned s = bt->jump_list[n][k];
-        if (s == i)
-            listed = true;
-        if (s == i || bt->jump_gpa[s] != gpa)
-            continue;
-        struct bt_jump *e = &bt->jumps[VMCI_TLB_USER][s];
-        uint64_t la = 0 - asleep(e->neg);
-        if (e->neg == none(s) || ((la ^ t->key) & PAGE_MASK) != 0 || bt_jump_index(la) != s)
-            continue;
-        e->neg = 0 - la;
-        log_entry(bt, VMCI_TLB_USER, s);
-    }
-    if (!listed)
-        bt->jump_list[n][bt->jump_list_next[n]++ % BT_JUMP_LIST] = (uint16_t)i;
+    for (unsigned word = 0; word < VMCI_ARRAY_SIZE(p->target); word++)
+        for (uint64_t bits = p->target[word]; bits != 0; bits &= bits - 1) {
+            uint64_t key = page + 64 * word + (unsigned)__builtin_ctzll(bits);
+            unsigned i = bt_jump_index(key);
+            struct bt_jump *e = &bt->jumps[VMCI_TLB_USER][i];
+            if (bt->jump_gpa[i] != p->gpa || e->neg != asleep(0 - key))
+                continue;
+            e->neg = 0 - key;
+            log_entry(bt, VMCI_TLB_USER, i);
+        }
 }
-_Static_assert(BT_JUMP_SIZE <= 1u << 16, "a list has 16 bits for an entry");
+
+/* Entry i, of a program, is right, and so are others of its page. */
+static void enter_program(struct vmci_soft_cpu *sc, unsigned i, const struct bt_trans *t)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct code_page *p = code_page_find(sc, t->blk->gpa & PAGE_MASK);
+
+    bt->jump_gpa[i] = p != NULL && t->blk->gpa2 == GPA_NONE ? p->gpa : GPA_NONE;
+    if (bt->jump_gpa[i] == GPA_NONE)
+        return;
+    if (p->woken != bt->jump_naps)
+        wake_page(bt, p, t->key & PAGE_MASK);
+    p->woken = bt->jump_naps;
+    vmci_bit_set(p->target, (unsigned)(t->blk->gpa & ~PAGE_MASK));
+}
 
 static struct bt_jump_known *known(struct vmci_bt *bt, uint64_t page)
 {
@@ -130,7 +131,7 @@ void bt_jumps_enter(struct vmci_soft_cpu *sc, const struct bt_trans *t)
         return;
     log_entry(bt, t->mode, i);
     if (t->mode == VMCI_TLB_USER)
-        wake_page(bt, i, t);
+        enter_program(sc, i, t);
 }
 
 bool bt_jumps_forget(struct vmci_soft_cpu *sc, const struct bt_trans *t)
@@ -168,6 +169,7 @@ void bt_jumps_flush(struct vmci_soft_cpu *sc, bool globals_too)
         }
     }
     bt->jump_log_n = 0;
+    bt->jump_naps++;
 }
 
 static void clear_in_page(struct vmci_bt *bt, unsigned mode, unsigned i, uint64_t page)

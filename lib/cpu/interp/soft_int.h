@@ -71,6 +71,8 @@ struct code_page {
     uint32_t misses;      /* writes beside the code */
     uint32_t patience;    /* how many before the code is dropped */
     bool adopted;         /* counted in slot_pages */
+    uint64_t woken;       /* bt.jump_naps when its jump targets were last entered again (bt_jumps.c) */
+    uint64_t target[VMC_PAGE_SIZE / 64]; /* ... bits of where they begin */
     uint64_t here;        /* where a program has it now, */
     uint64_t left[4];     /* ... and where its translations were before (bt_move.c) */
     uint8_t leaves;
