@@ -327,7 +327,7 @@ static int fill_block(struct fs_inode *ino, uint32_t type, uint64_t blk, const u
                       uint64_t len, struct vmc_error *err)
 {
     struct vmc_vmfs *v = ino->v;
-    uint64_t first = 0, lv, bytes, raw;
+    uint64_t first = 0, lv, bytes = 0, raw;
     uint32_t item = 0, got;
     int rc = type == AD_SB ? vmci_fs_res_alloc(v, &v->sbc, &first, &item, err)
                            : vmci_fs_fb_alloc(v, UINT64_MAX, 1, &first, &got, err);
