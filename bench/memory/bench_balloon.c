@@ -57,10 +57,13 @@ static void create(bool kvm, uint64_t ram_bytes)
 {
     static const struct vmc_balloon_ops ops = {.inflate = give_back};
     static const struct vmc_chardev_ops serial = {.write = serial_write};
+    /* As vmcore runs it, and QEMU: hot code is translated. */
+    static const struct vmc_soft_config soft = {.size = sizeof(soft), .flags = VMC_SOFT_TRANSLATE};
     const struct vmc_vm_config vc = {.size = sizeof(vc),
                                      .max_vcpus = 1,
                                      .platform = &pf,
-                                     .engine = kvm ? vmc_engine_kvm() : vmc_engine_soft()};
+                                     .engine = kvm ? vmc_engine_kvm() : vmc_engine_soft(),
+                                     .engine_config = kvm ? NULL : &soft};
     const struct vmc_pc_config pcc = {
         .size = sizeof(pcc), .ram_bytes = ram_bytes, .cpus = 1, .serial = {.ops = &serial}};
     struct vmc_error err = {0};
