@@ -220,7 +220,7 @@ static int disk_info(void *ctx, struct vmc_block_info *out)
         .read_only = d->cfg.read_only,
         .can_discard = d->can_discard && !d->cfg.read_only,
         .can_write_zeroes = !d->cfg.read_only,
-        .can_compare_write = d->cfg.shared && !d->cfg.read_only,
+        .can_compare_write = d->cfg.shared && !d->cfg.read_only && d->caw.kind != VMCI_CAW_NONE,
         .synchronous = d->engine == &engine_inline,
     };
     return VMC_OK;
@@ -263,12 +263,12 @@ static int disk_submit(void *ctx, struct vmc_block_req *r)
 static int disk_compare_write(void *ctx, uint64_t off, const void *expect, const void *data,
                               size_t bytes)
 {
-    const struct vmc_host_disk *d = ctx;
+    struct vmc_host_disk *d = ctx;
 
     if (!d->cfg.shared || d->cfg.read_only || (off | bytes) % d->sector_bytes != 0 ||
         off > INT64_MAX - bytes)
         return VMC_EINVAL;
-    return vmci_host_compare_write(d->fd, off, expect, data, bytes);
+    return vmci_caw(&d->caw, off, expect, data, bytes);
 }
 
 static void disk_poll(void *ctx)
@@ -343,6 +343,19 @@ static int open_file(struct vmc_host_disk *d, struct vmc_error *err)
     if (!d->is_device && !S_ISREG(st.st_mode))
         return vmci_host_error(err, VMC_EINVAL, 0, site, "%s is neither a file nor a block device",
                                path);
+    if (!d->cfg.shared)
+        return VMC_OK;
+    vmci_caw_find(&d->caw, d->fd);
+    /* What another computer wrote is not in this one's page cache. */
+    int logical = 0;
+    if (d->caw.kind != VMCI_CAW_LOCK && !d->cfg.direct && ioctl(d->fd, BLKSSZGET, &logical) == 0 &&
+        logical == 512) {
+        if (fcntl(d->fd, F_SETFL, O_DIRECT) != 0)
+            return vmci_host_error(err, VMC_ENOTSUP, errno, site,
+                                   "%s cannot be used without the page cache: %s", path,
+                                   strerror(errno));
+        d->cfg.direct = true;
+    }
     return VMC_OK;
 }
 

@@ -7,6 +7,7 @@
 
 #include <stdatomic.h>
 
+#include "host_caw.h"
 #include "host_priv.h"
 
 struct vmci_host_engine {
@@ -37,6 +38,7 @@ struct vmc_host_disk {
     uint32_t sector_bytes;
     uint32_t mem_align; /* of buffers, with O_DIRECT; else 1 */
     bool can_discard;
+    struct vmci_caw caw; /* if it is shared */
     atomic_int zero_mode; /* enum zero_mode */
     const struct vmci_host_engine *engine;
     void *engine_data;

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <vmcore/host_file.h>
 
+#include "host_caw.h"
 #include "host_priv.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@ struct vmc_host_file {
     int fd;
     uint64_t bytes;
     bool read_only, block_device;
+    struct vmci_caw caw;
 };
 
 static int file_info(void *ctx, struct vmc_block_info *out)
@@ -37,7 +39,7 @@ static int file_info(void *ctx, struct vmc_block_info *out)
         .read_only = f->read_only,
         .can_discard = !f->read_only && !f->block_device,
         .can_write_zeroes = !f->read_only && !f->block_device,
-        .can_compare_write = !f->read_only,
+        .can_compare_write = !f->read_only && f->caw.kind == VMCI_CAW_LOCK,
         .synchronous = true,
     };
     return VMC_OK;
@@ -109,49 +111,14 @@ static int file_submit(void *ctx, struct vmc_block_req *r)
     return VMC_BLOCK_COMPLETE;
 }
 
-static int lock_range(int fd, short type, uint64_t off, size_t bytes)
-{
-    struct flock fl = {.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)off,
-                       .l_len = (off_t)bytes};
-    int rc;
-
-    do
-        rc = fcntl(fd, F_OFD_SETLKW, &fl);
-    while (rc != 0 && errno == EINTR);
-    return rc == 0 ? VMC_OK : vmci_host_status(errno);
-}
-
-int vmci_host_compare_write(int fd, uint64_t off, const void *expect, const void *data, size_t bytes)
-{
-    /* Aligned as O_DIRECT wants it. */
-    _Alignas(4096) char now[4096];
-
-    if (bytes > sizeof(now))
-        return VMC_EINVAL;
-    int rc = lock_range(fd, F_WRLCK, off, bytes);
-    if (rc != VMC_OK)
-        return rc;
-    if (pread(fd, now, bytes, (off_t)off) != (ssize_t)bytes) {
-        rc = VMC_EIO;
-    } else if (memcmp(now, expect, bytes) != 0) {
-        rc = VMC_EAGAIN;
-    } else {
-        memcpy(now, data, bytes);
-        if (pwrite(fd, now, bytes, (off_t)off) != (ssize_t)bytes)
-            rc = VMC_EIO;
-    }
-    int rc2 = lock_range(fd, F_UNLCK, off, bytes);
-    return rc != VMC_OK ? rc : rc2;
-}
-
 static int file_compare_write(void *ctx, uint64_t off, const void *expect, const void *data,
                               size_t bytes)
 {
-    const struct vmc_host_file *f = ctx;
+    struct vmc_host_file *f = ctx;
 
     if (f->read_only || off > f->bytes || bytes > f->bytes - off)
         return VMC_EINVAL;
-    return vmci_host_compare_write(f->fd, off, expect, data, bytes);
+    return vmci_caw(&f->caw, off, expect, data, bytes);
 }
 
 static const struct vmc_blockdev_ops file_ops = {
@@ -189,6 +156,7 @@ int vmc_host_file_open(const char *path, bool read_only, struct vmc_host_file **
         return vmci_host_error(err, vmci_host_status(code), code, "host/file", "%s: %s", path,
                                strerror(code));
     }
+    vmci_caw_find(&f->caw, f->fd);
     *out = f;
     return VMC_OK;
 }

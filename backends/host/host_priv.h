@@ -13,7 +13,4 @@ int vmci_host_error(struct vmc_error *err, int code, int host_code, const char *
 /* The status that fits an errno. */
 int vmci_host_status(int host_errno);
 
-/* Compare-and-write of a few sectors, exclusive against every other opener of the file. */
-int vmci_host_compare_write(int fd, uint64_t off, const void *expect, const void *data, size_t bytes);
-
 #endif

@@ -31,7 +31,7 @@ struct vmc_host_disk_config {
     bool no_lock;    /**< do not lock the file; the caller sees to it that nobody else writes */
     /**
      * Several programs use it at once and agree on who writes where, as on a VMFS volume: the file
-     * is not locked, and the device has compare_write, which holds a lock on the bytes it is about.
+     * is not locked, and has compare_write where that keeps all computers apart that reach it.
      */
     bool shared;
     /** Nobody is told of completions: they are found, and their done called, by poll. io_uring. */

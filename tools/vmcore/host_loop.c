@@ -124,6 +124,14 @@ static bool uses_network(const struct host *h)
     return false;
 }
 
+static bool uses_volumes(const struct host *h)
+{
+    for (unsigned i = 0; i < h->count; i++)
+        if (run_io_uses_volumes(&h->vms[i]->run))
+            return true;
+    return false;
+}
+
 int host_loop(struct host *h)
 {
     struct rpc_server server = host_rpc_server(h);
@@ -139,8 +147,10 @@ int host_loop(struct host *h)
         control = control_open(h->cfg.control, &server);
         rc = control == NULL ? EXIT_ERROR : 0;
     }
-    struct sandbox_needs needs = {
-        .network = uses_network(h), .kvm = host_kvm_wanted(h), .paging = host_kvm_wanted(h)};
+    struct sandbox_needs needs = {.network = uses_network(h),
+                                  .volumes = uses_volumes(h),
+                                  .kvm = host_kvm_wanted(h),
+                                  .paging = host_kvm_wanted(h)};
     if (rc == 0 && !h->cfg.no_sandbox && sandbox_enter(&needs) != 0)
         rc = EXIT_ERROR;
     if (rc == 0) {

@@ -365,3 +365,8 @@ bool run_io_uses_network(const struct run_vm *r)
             return true;
     return false;
 }
+
+bool run_io_uses_volumes(const struct run_vm *r)
+{
+    return r->io != NULL && r->io->volumes != NULL;
+}

@@ -437,6 +437,7 @@ int run_loop(struct run_vm *r, int stats_fd)
     if (rc == 0)
         rc = run_threads_start(r, true);
     struct sandbox_needs needs = {.network = run_io_uses_network(r),
+                                  .volumes = run_io_uses_volumes(r),
                                   .kvm = strncmp(r->engine->name, "kvm", 3) == 0}; /* any of them */
     if (rc == 0 && !r->opt.no_sandbox && sandbox_enter(&needs) != 0)
         rc = EXIT_ERROR;

@@ -132,6 +132,7 @@ void run_io_destroy(struct run_vm *r);
 void run_io_balloon_target(struct run_vm *r, uint64_t pages);
 void run_io_balloon_look(struct run_vm *r, struct vmc_balloon_seen *out);
 bool run_io_uses_network(const struct run_vm *r);
+bool run_io_uses_volumes(const struct run_vm *r);
 
 /* run_kvm.c: let KVM gather writes that can wait. Nothing with another engine. */
 int run_kvm_coalesce(struct run_vm *r);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <scsi/sg.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -147,6 +148,7 @@ static int allow_ioctl(scmp_filter_ctx ctx, const unsigned long *request, size_t
 static int allow_ioctls(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
 {
     static const unsigned long tty[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};
+    static const unsigned long scsi[] = {SG_IO};
     static const unsigned long paging[] = {UFFDIO_REGISTER, UFFDIO_CONTINUE, UFFDIO_WRITEPROTECT,
                                            UFFDIO_WAKE};
     int rc = allow_ioctl(ctx, tty, sizeof(tty) / sizeof(tty[0]));
@@ -156,6 +158,8 @@ static int allow_ioctls(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0xae00));
     if (rc == 0 && needs->paging)
         rc = allow_ioctl(ctx, paging, sizeof(paging) / sizeof(paging[0]));
+    if (rc == 0 && needs->volumes)
+        rc = allow_ioctl(ctx, scsi, sizeof(scsi) / sizeof(scsi[0]));
     return rc;
 }
 

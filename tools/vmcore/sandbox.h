@@ -9,6 +9,7 @@ struct sandbox_needs {
     bool network;     /* user-mode networking opens sockets */
     bool kvm;         /* ioctls on KVM descriptors */
     bool paging;      /* page faults of KVM guests are answered (userfaultfd) */
+    bool volumes;     /* disks on volumes: locks on them may be SCSI commands */
 };
 
 /*

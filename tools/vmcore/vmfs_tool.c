@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -144,8 +145,9 @@ static int open_device(struct vt *t, const char *path, bool read_only)
     uint32_t i = t->files;
     struct vmc_host_disk_config c = {
         .size = sizeof(c), .path = path, .read_only = read_only, .shared = true};
+    struct stat st;
 
-    if (t->async) {
+    if (t->async || (stat(path, &st) == 0 && S_ISBLK(st.st_mode))) {
         if (vmc_host_disk_open(&c, &t->disk[i], &t->err) != VMC_OK)
             return vt_fail(t, NULL);
         t->bd[i] = vmc_host_disk_blockdev(t->disk[i]);
@@ -279,6 +281,19 @@ static bool protected(const char *spec)
     return yes;
 }
 
+/* A disk that other computers may share, and that cannot keep them apart by itself. */
+static void slow_locks(const struct vt *t, const char *spec)
+{
+    struct vmc_vmfs_info info;
+
+    vmc_vmfs_info(t->v, &info);
+    if (!info.compare_write && !t->exclusive && !t->quiet)
+        fprintf(stderr,
+                "%s: %s: no SCSI COMPARE AND WRITE: hosts take turns by reads and writes, which is "
+                "slow (--exclusive, if no other host has the disk)\n",
+                t->name, spec);
+}
+
 int vt_mount(struct vt *t, const char *spec, uint32_t flags)
 {
     char name[32] = "vmcore", host[46];
@@ -326,6 +341,8 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
         if (status != VMC_OK)
             rc = vt_fail(t, spec);
     }
+    if (rc == 0 && !ro)
+        slow_locks(t, spec);
     if (rc == 0 && !ro)
         rc = start_beating(t);
     return rc == 0 ? 0 : vt_close(t, rc);
