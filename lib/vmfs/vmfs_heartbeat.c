@@ -533,6 +533,48 @@ int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
     return rc;
 }
 
+/* A session that locks in another way: is it over, or recovered now? Waited for, for a lease. */
+static int outlive(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vmc_error *err)
+{
+    uint64_t generation = vmci_ld_le64(hb + HB_GENERATION);
+    uint64_t end = vmci_fs_now(v) + (v->lease_ms + 2 * v->window_ms) * MS;
+    int rc;
+
+    while ((rc = vmci_fs_session_dead(v, slot, generation, hb + HB_OWNER, err)) == VMC_EBUSY &&
+           vmci_fs_now(v) < end && vmci_fs_sleep(v, 500 * MS)) {
+        rc = vmci_fs_session_check(v, err);
+        if (rc != VMC_OK)
+            return rc;
+    }
+    if (rc != VMC_EBUSY)
+        return rc;
+    return vmci_error(err, VMC_EBUSY, site,
+                      "the host in heartbeat slot %u (%.*s) has %s compare-and-write on the disk, this "
+                      "one has %s: they would not see each other's locks",
+                      slot, (int)HB_NAME_BYTES - 1, (const char *)hb + HB_NAME, v->caw ? "no" : "a",
+                      v->caw ? "one" : "none");
+}
+
+int vmci_fs_session_agree(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    uint8_t *all = vmci_alloc_aligned(v->pf, hb_region(v), FS_PAGE);
+    int rc;
+
+    if (all == NULL)
+        return vmci_error(err, VMC_ENOMEM, site, "no memory for the heartbeat region");
+    rc = vmci_fs_read(v, FS_HB_LV, all, hb_region(v), err);
+    for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
+        const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
+        bool other = false;
+        if (vmci_ld_le32(hb + HB_STATE) == HB_USED && i != v->s.slot)
+            rc = vmci_fs_host_way(v, i, vmci_ld_le64(hb + HB_GENERATION), &other, err);
+        if (rc == VMC_OK && other)
+            rc = outlive(v, i, hb, err);
+    }
+    vmci_free_aligned(v->pf, all, hb_region(v), FS_PAGE);
+    return rc;
+}
+
 int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err)
 {
     uint8_t next[FS_SECTOR];

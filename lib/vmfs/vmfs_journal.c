@@ -25,6 +25,8 @@ static const char site[] = SITE("journal");
 #define HR_FB        0x24
 #define HR_OWNER     0x28
 #define HR_LEASE     0x38 /* ms that the session may be silent; 0: FS_LEASE_MS */
+#define HR_WAY       0x3C /* locks by compare-and-write (0), or by the bakery */
+#define WAY_BAKERY   1u
 #define HR_SUM       0x1F8
 enum host_state { HOST_NONE, HOST_PENDING, HOST_ACTIVE, HOST_RETAINED };
 
@@ -88,6 +90,7 @@ static int host_write(struct vmc_vmfs *v, uint32_t slot, uint32_t state, uint64_
         vmci_st_le32(hr + HR_FB, fb);
         memcpy(hr + HR_OWNER, owner, 16);
         vmci_st_le32(hr + HR_LEASE, v->lease_ms == FS_LEASE_MS ? 0 : v->lease_ms);
+        vmci_st_le32(hr + HR_WAY, v->caw || v->exclusive ? 0 : WAY_BAKERY);
         vmci_st_le64(hr + HR_SUM, vmci_hash64(hr, HR_SUM, seed(v, slot, 0)));
     }
     int rc = vmci_fs_write(v, (uint64_t)slot * FS_SECTOR, hr, FS_SECTOR, err);
@@ -118,6 +121,18 @@ int vmci_fs_host_lease(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, u
         uint32_t own = vmci_ld_le32(hr + HR_LEASE);
         *ms = VMCI_MAX(*ms, own != 0 ? own : FS_LEASE_MS);
     }
+    return rc;
+}
+
+int vmci_fs_host_way(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *other,
+                     struct vmc_error *err)
+{
+    uint8_t hr[FS_SECTOR];
+    bool valid;
+    int rc = host_read(v, slot, hr, &valid, err);
+
+    *other = rc == VMC_OK && valid && vmci_ld_le64(hr + HR_GEN) == generation &&
+             (vmci_ld_le32(hr + HR_WAY) == WAY_BAKERY) == v->caw;
     return rc;
 }
 

@@ -236,6 +236,8 @@ static int mount(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *cfg, st
         rc = vmci_fs_session_open(v, err);
     if (rc == VMC_OK && !v->ro)
         rc = vmci_fs_journal_open(v, err);
+    if (rc == VMC_OK && !v->ro && !v->exclusive)
+        rc = vmci_fs_session_agree(v, err);
     if (rc == VMC_OK)
         choose_start(v);
     return rc;

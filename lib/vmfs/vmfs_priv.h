@@ -475,6 +475,9 @@ int vmci_fs_journal_replay(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 /* Does slot belong to a host of ours? *fb: journal block named by its record, 0 none. */
 int vmci_fs_host_record(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *ours,
                         uint32_t *fb, struct vmc_error *err);
+/* Does its host lock in another way than this one? Neither would see the other's locks. */
+int vmci_fs_host_way(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *other,
+                     struct vmc_error *err);
 /* For how long a session may be silent: by its record, but not less than ours. */
 int vmci_fs_host_lease(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint32_t *ms,
                        struct vmc_error *err);
@@ -499,6 +502,8 @@ int vmci_fs_session_silent(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
                            struct vmc_error *err);
 int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err);
+/* With our record written: no living host may lock in another way than this one. */
+int vmci_fs_session_agree(struct vmc_vmfs *v, struct vmc_error *err);
 int vmci_fs_session_check(struct vmc_vmfs *v, struct vmc_error *err);
 /* No write of this session can come any more: its watchdog has nothing to watch. */
 void vmci_fs_session_over(struct vmc_vmfs *v);

@@ -22,6 +22,20 @@ static uint64_t setting(const char *name, uint64_t usual)
     return s != NULL ? strtoull(s, NULL, 0) : usual;
 }
 
+/* While one host waits, the others live on. */
+static void live_on(void *ctx, uint64_t ns)
+{
+    struct model_env *e = ctx;
+
+    e->tp.now_ns += ns;
+    for (uint32_t h = 0; h < e->hosts; h++)
+        if (e->host[h].v != NULL && !e->host[h].waiting) {
+            e->host[h].waiting = true;
+            model_ok(e, vmc_vmfs_beat(e->host[h].v, &e->err));
+            e->host[h].waiting = false;
+        }
+}
+
 static void beat_all(struct model_env *e)
 {
     for (uint32_t h = 0; h < e->hosts; h++)
@@ -376,6 +390,52 @@ static void without_compare_write(void **state)
     model_env_fini(&e);
 }
 
+static int try_mount(struct model_env *e, uint32_t h)
+{
+    struct model_host *host = &e->host[h];
+    struct vmc_vmfs_mount_config c = {.size = sizeof(c), .devs = host->bd, .dev_count = e->disks,
+                                      .host_name = h == 0 ? "host0" : "host1",
+                                      .sleep_ns = live_on, .sleep_ctx = e};
+    host->waiting = true;
+    int rc = vmc_vmfs_mount(&e->tp.pf, &c, &host->v, &e->err);
+    host->waiting = false;
+    if (rc != VMC_OK)
+        host->v = NULL;
+    return rc;
+}
+
+/* One has compare-and-write on the disk, the other has none: neither would see the other's locks. */
+static void hosts_that_lock_in_two_ways(void **state)
+{
+    (void)state;
+    struct model_env e;
+    struct vmc_vmfs_heartbeat hb;
+    uint32_t cookie = 0, used = 0;
+
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    for (uint32_t first = 0; first < 2; first++) {
+        e.disk[0].no_caw = first == 1;
+        model_mount(&e, 0);
+        model_ok(&e, vmc_vmfs_mkdir(e.host[0].v, first == 0 ? "/a" : "/b", 0700, &e.err));
+        e.disk[0].no_caw = first == 0;
+        assert_int_equal(try_mount(&e, 1), VMC_EBUSY);
+        assert_non_null(strstr(e.err.text, "host0"));
+        assert_non_null(strstr(e.err.text, "compare-and-write"));
+        for (cookie = used = 0; vmc_vmfs_heartbeats(e.host[0].v, &cookie, &hb, &e.err) == 1;)
+            used += hb.in_use;
+        assert_int_equal(used, 1); /* it left nothing behind */
+        /* The first one dies: the second takes over in its own way. */
+        model_kill(&e, 0);
+        model_ok(&e, try_mount(&e, 1));
+        model_ok(&e, vmc_vmfs_mkdir(e.host[1].v, first == 0 ? "/c" : "/d", 0700, &e.err));
+        model_ok(&e, vmc_vmfs_unmount(e.host[1].v, &e.err));
+        e.host[1].v = NULL;
+    }
+    e.disk[0].no_caw = false;
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -388,6 +448,7 @@ int main(void)
         cmocka_unit_test(four),
         cmocka_unit_test(three_vmfs3), cmocka_unit_test(two_vmfs6),
         cmocka_unit_test(without_compare_write),
+        cmocka_unit_test(hosts_that_lock_in_two_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
