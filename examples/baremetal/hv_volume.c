@@ -63,7 +63,8 @@ static void log_line(void *ctx, int level, const char *module, const char *text)
         return;
     for (uint32_t i = 0; i < volume_count; i++)
         if (volumes[i].pf.ctx == ctx) {
-            hv_print("volume %s: %s: %s\n", volumes[i].name, vmc_log_level_name(level), text);
+            if (!volumes[i].fenced) /* then every request fails, and says so */
+                hv_print("volume %s: %s: %s\n", volumes[i].name, vmc_log_level_name(level), text);
             return;
         }
     hv_print("%s: %s\n", module, text);

@@ -3,8 +3,8 @@
 # Guests from a VMFS volume on the machine's disk: configuration, kernels and virtual disks are on it, and
 # there is no boot module. Usage: volumes.sh BUILD MACHINE ENGINE SECONDS guests|held|cut
 #   guests  two at once, on a thin disk and on a snapshot; others that cannot start; a damaged volume
-#   held    a process of the host has one of the disks; no configuration
-#   cut     the machine loses its power while a guest writes
+#   held    a process of the host has one of the disks; and no configuration anywhere
+#   cut     the machine loses its power while a guest writes; and it stands still for too long
 # shellcheck source=tests/baremetal/lib.sh
 . "$(dirname "$0")/lib.sh"
 m=$1 engine=$2 seconds=$3 how=$4
@@ -84,7 +84,7 @@ guest tiny   { kernel = $d/tiny; mem = 4M; cmdline = smc }
 CONF
     put ds.img vmcore.conf /vmcore.conf
     # Two guests on a processor that is taken away keep bad time; idle time is as long as it is.
-    machine log.txt "$seconds" "${kernel[@]}" --append "panic=poweroff host=esx7" --qemu \
+    machine log.txt "$seconds" "${kernel[@]}" --cpus 2 --append "panic=poweroff host=esx7" --qemu \
         "-icount shift=2,sleep=on $(drive ds.img a) -device nvme,serial=a,drive=a $(drive bad.img b) -device ahci,id=h \
          -device ide-hd,bus=h.0,drive=b $(drive empty.img c) -device virtio-blk-pci,drive=c"
     said() { want log.txt "^\[vmcore\] $1"; }
@@ -121,5 +121,126 @@ CONF
     "$vmcore" vmfs export -q ds.img /base-flat.vmdk base.raw
     cmp parent.raw base.raw || fail "the parent of a snapshot was changed"
     want <("$vmcore" vmfs stat ds.img /web/web-flat.vmdk) "^blocks +6 of 1.0 MiB" # 8 written, 2 discarded
+fi
+
+# start LOG OPTION...: the machine in the background, with keys from descriptor 9
+start() {
+    local log=$1
+    shift
+    rm -f keys
+    mkfifo keys
+    : >"$log.raw"
+    # shellcheck disable=SC2046
+    "$root/scripts/baremetal" --work "$dir/work" "${kernel[@]}" $(limits "$seconds") "$@" \
+        <keys >"$log.raw" 2>&1 &
+    pid=$!
+    exec 9>keys
+}
+# await LOG PATTERN
+await() {
+    until tr -d '\r' <"$1.raw" | grep -qE "$2"; do
+        kill -0 $pid 2>/dev/null || {
+            fail "the machine ended before: $2"
+            return 0
+        }
+        sleep 0.2
+    done
+}
+ended() { # LOG
+    wait $pid || true
+    exec 9>&-
+    tr -d '\r' <"$1.raw" >"$1"
+    rm -f "$1.raw"
+    cat "$1"
+}
+monitor() { printf '\001m%b' "$1" >&9 2>/dev/null || true; }
+
+if [ "$how" = held ]; then
+    volume ds.img datastore1
+    put ds.img "$build/bin/tiny_guest" /tiny
+    disk ds.img /a.vmdk
+    disk ds.img /b.vmdk
+    echo "== no configuration"
+    trap '' PIPE
+    start none.txt --append panic=poweroff --qemu "$(drive ds.img a) -device virtio-blk-pci,drive=a"
+    await none.txt "no guests"
+    monitor 'volumes\rpoweroff\r'
+    ended none.txt
+    want none.txt "^\[vmcore\] there is no module 'vmcore.conf': no guests$"
+    want none.txt "^\[vmcore\] +[0-9]+ of [0-9]+ MiB are free, [0-9]+ of [0-9]+ files$"
+    want none.txt "^\[vmcore\] volume datastore1: unmounted$"
+    echo "== a mistake in it, on a volume that is only read"
+    printf 'hypervisor { when_done = stay }\nguest a { kernel = k; color = red }\n' >mistake.conf
+    put ds.img mistake.conf /vmcore.conf
+    start mistake.txt --append "panic=poweroff volumes=ro" \
+        --qemu "$(drive ds.img a) -device virtio-blk-pci,drive=a"
+    await mistake.txt "vmfs:datastore1:/vmcore.conf:2: a guest has no setting 'color'"
+    monitor 'poweroff\r'
+    ended mistake.txt
+    want mistake.txt "^\[vmcore\] volume datastore1: VMFS-5.81 on vblk0, [0-9]+ MiB, read-only$"
+    echo "== another host has the disk"
+    "$vmcore" vmfs nbd ds.img /a-flat.vmdk "$dir/socket" >nbd.txt 2>&1 &
+    nbd=$!
+    for _ in $(seq 200); do [ -S socket ] && break; sleep 0.1; done
+    cat >vmcore.conf <<'CONF'
+hypervisor { status = 0; when_done = poweroff; run = "volumes" }
+guest first  { kernel = vmfs:datastore1:/tiny; mem = 4M; disk = vmfs:datastore1:/a.vmdk }
+guest second { kernel = vmfs:datastore1:/tiny; mem = 4M; disk = vmfs:datastore1:/b.vmdk; cmdline = smc }
+CONF
+    machine log.txt "$seconds" "${kernel[@]}" --module "$dir/vmcore.conf=vmcore.conf" \
+        --qemu "$(drive ds.img a) -device virtio-blk-pci,drive=a"
+    want log.txt "^\[vmcore\] first: disk vmfs:datastore1:/a.vmdk: .*held by host $(uname -n)"
+    want log.txt "^\[vmcore\] +heartbeat slot [0-9]+: $(uname -n) pid $nbd$"
+    want log.txt "^\[second\] modified code is right$"
+    kill $nbd
+    wait $nbd || true
+    forbid log.txt PANIC
+    sound ds.img
+fi
+
+if [ "$how" = cut ]; then
+    volume ds.img datastore1
+    put ds.img "$build/guest/vmlinuz" /vmlinuz
+    put ds.img "$build/guest/initrd" /initrd
+    disk ds.img /web.vmdk
+    cat >vmcore.conf <<CONF
+hypervisor { status = 0; when_done = poweroff }
+guest web { kernel = vmfs:datastore1:/vmlinuz; initrd = vmfs:datastore1:/initrd; mem = 96M
+  disk = vmfs:datastore1:/web.vmdk; cmdline = "$(cmdline 'for i in 1 2 3 4 5 6 7 8; do
+    yes $i | head -c 2097152 | dd of=/dev/vda bs=64k seek=$((i*40)) conv=fsync 2>/dev/null && echo wrote $i;
+    sleep 1; done')" }
+CONF
+    put ds.img vmcore.conf /vmcore.conf
+    how_disk="-pidfile $dir/qemu.pid $(drive ds.img a) -device nvme,serial=a,drive=a"
+    echo "== the power fails"
+    start cut.txt --append panic=poweroff --qemu "$how_disk"
+    await cut.txt "^\[web\] wrote 3"
+    kill -9 "$(cat qemu.pid)"
+    ended cut.txt
+    wrote=$(sed -n 's/^\[web\] wrote \([0-9]\)/\1/p' cut.txt | tail -1)
+    "$vmcore" disk export -q --exclusive vmfs:ds.img:/web.vmdk out.raw # replays what was left
+    for i in $(seq "${wrote:-0}"); do
+        cmp <(yes "$i" | head -c 2097152) <(tail -c +$((i * 40 * 65536 + 1)) out.raw | head -c 2097152) ||
+            fail "what was written as number $i is lost"
+    done
+    [ "${wrote:-0}" -ge 3 ] || fail "the guest did not write"
+    sound ds.img
+    echo "== it stands still, and another host takes over"
+    "$vmcore" vmfs truncate ds.img /web-flat.vmdk 0 # its blocks are to be found again
+    "$vmcore" vmfs truncate ds.img /web-flat.vmdk 32M
+    start still.txt --append panic=poweroff --qemu "$how_disk"
+    await still.txt "^\[web\] wrote 2"
+    kill -STOP "$(cat qemu.pid)"
+    # Waits until the lease is over, and then does what a host does that takes a machine over.
+    "$vmcore" disk snapshot vmfs:ds.img:/web.vmdk next.vmdk || fail "nobody can take over"
+    "$vmcore" disk export -q vmfs:ds.img:/web.vmdk before.raw
+    kill -CONT "$(cat qemu.pid)"
+    ended still.txt
+    want still.txt "^\[vmcore\] volume datastore1: .*(lost its lease|was taken from us|lease had expired)"
+    [ "$(grep -c 'warning: .*lost its lease' still.txt)" -lt 20 ] || fail "it says so again and again"
+    forbid still.txt "PANIC|\[web\] wrote 8"
+    "$vmcore" disk export -q vmfs:ds.img:/web.vmdk after.raw
+    cmp before.raw after.raw || fail "a host that was fenced has written"
+    sound ds.img
 fi
 verdict
