@@ -324,7 +324,7 @@ static void wait_quiesced(struct hv_guest *g)
 /* Requests in flight point into the guest's memory: false when a disk does not finish them. */
 static bool drain(struct hv_guest *g)
 {
-    uint64_t give_up = hv_now() + 10000000000ull;
+    uint64_t give_up = hv_now() + 20000000000ull; /* disks give up sooner */
 
     while (vmc_board_quiesce(vmc_vm_board(g->vm)) == VMC_EAGAIN) {
         vmc_bm_poll();

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
 # The kernel and its drivers, tested from inside. Usage: kernel.sh BUILD MACHINE CONTROLLER
-# CONTROLLER: ata, ahci, nvme, nvme4k, virtio, virtio32 (queues of 32 entries), or none
+# CONTROLLER: ata, ahci, nvme, nvme4k, virtio, virtio32 (queues of 32 entries), or none; or stalls: one of
+# each kind that is far too slow
 # shellcheck source=tests/baremetal/lib.sh
 . "$(dirname "$0")/lib.sh"
 m=$1 controller=$2
@@ -35,6 +36,12 @@ ahci) options=(--qemu "$drive,throttling.iops-total=4000 -device ahci,id=ah -dev
 nvme) options=(--qemu "$drive -device nvme,serial=a,drive=d") ;;
 nvme4k) options=(--qemu "$drive -device nvme,serial=a,drive=d,logical_block_size=4096,physical_block_size=4096") ;;
 virtio) options=(--qemu "$drive -device virtio-blk-pci,drive=d $net") ;;
+stalls)
+    for i in 1 2 3 4; do cp "$disk" "$disk.$i"; done
+    slow() { echo "-drive file=$disk.$1,format=raw,if=none,id=d$1,throttling.bps-total=4096"; }
+    options=(--append "panic=poweroff stalls=1" --qemu "$(slow 1) -device ide-hd,bus=ide.0,drive=d1 \
+        $(slow 2) -device ahci,id=ah -device ide-hd,bus=ah.0,drive=d2 \
+        $(slow 3) -device nvme,serial=a,drive=d3 $(slow 4) -device virtio-blk-pci,drive=d4") ;;
 virtio32) options=(--qemu "$drive -device virtio-blk-pci,queue-size=32,drive=d") ;;
 *) echo "no controller $controller"; exit 2 ;;
 esac
@@ -42,7 +49,9 @@ machine "$dir/log.txt" 200 --machine "$m" --kernel "$build/bin/kernel_test" --cp
     "${options[@]}"
 want "$dir/log.txt" "^RESULT: [1-9][0-9]* passed, 0 failed$"
 forbid "$dir/log.txt" "PANIC|FAIL"
-if [ "$controller" != none ]; then
+if [ "$controller" = stalls ]; then
+    [ "$(grep -c "^PASS disk .*: works again$" "$dir/log.txt")" = 4 ] || fail "not all disks work again"
+elif [ "$controller" != none ]; then
     want "$dir/log.txt" "^PASS disk .*: writes$"
     python3 "$dir/pattern.py" check "$disk" || fail "the disk does not hold what was written"
 fi

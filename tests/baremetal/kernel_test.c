@@ -367,6 +367,45 @@ static bool beyond(const struct vmc_blockdev *d, uint8_t *buf, uint64_t bytes, u
     return wait_all() == VMC_OK && r.status == VMC_ERANGE;
 }
 
+/*
+ * A disk that takes minutes for what it is asked: everything ends in time, with errors, and the controller
+ * works on: it answers a flush.
+ */
+static void test_stalled(const struct vmc_bm_disk *disk)
+{
+    enum { READS = 8, BYTES = 512 << 10 };
+    static struct vmc_iovec iov[READS];
+    static struct vmc_block_req r[READS];
+    const struct vmc_platform *pf = vmc_bm_platform();
+    uint8_t *buf = pf->alloc(pf->ctx, READS * BYTES, 4096);
+    uint64_t start = vmc_bm_now_ns();
+    unsigned errors = 0;
+    char text[96];
+
+    for (unsigned i = 0; buf != NULL && i < READS; i++) {
+        iov[i] = (struct vmc_iovec){buf + i * BYTES, BYTES};
+        r[i] = (struct vmc_block_req){.op = VMC_BLOCK_READ,
+                                      .offset = i * BYTES,
+                                      .bytes = BYTES,
+                                      .iov = &iov[i],
+                                      .iov_count = 1};
+        submit(&disk->dev, &r[i]);
+    }
+    while (pending != 0 && vmc_bm_now_ns() - start < 300000000000ull)
+        (void)wait_all();
+    for (unsigned i = 0; i < READS; i++)
+        errors += r[i].status == VMC_EIO;
+    vmc_bm_printf("%s: %u errors after %llu s\n", disk->name, errors,
+                  (unsigned long long)((vmc_bm_now_ns() - start) / 1000000000));
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: what stalls ends with an error", disk->name);
+    result(pending == 0 && errors > 0, text);
+    struct vmc_block_req f = {.op = VMC_BLOCK_FLUSH};
+    submit(&disk->dev, &f);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: works again", disk->name);
+    result(wait_all() == VMC_OK && f.status == VMC_OK, text);
+    pf->free(pf->ctx, buf, READS * BYTES, 4096);
+}
+
 static void test_disk(const struct vmc_bm_machine *m, const struct vmc_bm_disk *disk)
 {
     const struct vmc_platform *pf = vmc_bm_platform();
@@ -504,8 +543,12 @@ void vmc_bm_main(const struct vmc_bm_machine *m)
     test_cpus(m);
     test_memory();
     test_code_memory();
+    bool stalls = option(m->cmdline, "stalls=") != NULL;
     for (uint32_t i = 0; (d = vmc_bm_disk(i)) != NULL; i++)
-        test_disk(m, d);
+        if (stalls)
+            test_stalled(d);
+        else
+            test_disk(m, d);
     if (vmc_bm_nic(0) != NULL)
         test_nic(vmc_bm_nic(0));
     vmc_bm_printf("RESULT: %u passed, %u failed\n", passed, failed);

@@ -26,6 +26,7 @@
 #define P_TFD     0x20
 #define P_SIG     0x24
 #define P_SSTS    0x28
+#define P_SCTL    0x2c
 #define P_SERR    0x30
 #define P_CI      0x38
 #define CMD_ST    1u
@@ -70,17 +71,18 @@ struct port {
     uint32_t is;          /* interrupt bits seen */
     struct {
         struct vmc_block_req *req;
-        uint64_t bytes;
+        uint64_t bytes, since_ns;
     } slot[32];
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, [1] bytes begun, [2] finished,
                                             [3] failed */
     uint64_t sectors;
-    bool dead;
+    volatile bool dead; /* its controller reaches no memory any more */
     struct vmc_blockdev dev;
     char name[8], model[41];
 };
 
 struct ahci {
+    const struct bm_pci *pci;
     volatile char *reg;
     volatile uint32_t irq;
     bool wide; /* 64-bit addresses */
@@ -190,6 +192,7 @@ static void pump(struct port *p)
         p->list[s].moved = 0;
         p->slot[s].req = r;
         p->slot[s].bytes = bytes;
+        p->slot[s].since_ns = bm_now_ns();
         begun += bytes;
         r->backend[1] = (void *)begun;
         if (r->op == VMC_BLOCK_FLUSH || begun == r->bytes) {
@@ -232,20 +235,65 @@ static void collect(struct port *p)
     __atomic_or_fetch(&p->is, is, __ATOMIC_SEQ_CST);
 }
 
+/* The link is reset, and with it the device (AHCI 10.4.2). */
+static bool reset_link(struct port *p)
+{
+    wr(p, P_CMD, rd(p, P_CMD) & ~CMD_ST);
+    (void)wait_clear(p, P_CMD, CMD_CR); /* or else the reset ends it */
+    wr(p, P_SCTL, (rd(p, P_SCTL) & ~15u) | 1);
+    bm_delay_us(1000);
+    wr(p, P_SCTL, rd(p, P_SCTL) & ~15u);
+    for (unsigned t = 0; t < 1000 && (rd(p, P_SSTS) & 15) != 3; t++)
+        bm_delay_us(1000);
+    return stop(p) && start(p);
+}
+
+/*
+ * All commands have failed. They are nobody's when the port has stopped; where it does not, the whole
+ * controller is kept from memory.
+ */
+static void recover(struct port *p, bool lost)
+{
+    if ((!lost && stop(p) && start(p)) || reset_link(p))
+        return;
+    bm_printf("%s: the port does not recover; all disks of its controller are gone\n", p->name);
+    bm_pci_stop(p->hba->pci);
+    for (unsigned i = 0; i < 32; i++)
+        if (p->hba->port[i] != NULL)
+            p->hba->port[i]->dead = true;
+    p->hba->irq = 1; /* the others look, too */
+}
+
+static bool overdue(const struct port *p)
+{
+    uint64_t now = bm_now_ns();
+
+    for (uint32_t b = p->busy; b != 0; b &= b - 1)
+        if (now - p->slot[__builtin_ctz(b)].since_ns > BM_DISK_LIMIT_NS)
+            return true;
+    return false;
+}
+
 /* Commands that are over, as a mask; after an error the port is started again and all have failed.
  */
 static uint32_t take_finished(struct port *p, bool *failed)
 {
-    collect(p);
-    *failed = (__atomic_exchange_n(&p->is, 0, __ATOMIC_SEQ_CST) & IS_ERRORS) != 0;
-    if (*failed) {
-        if (!stop(p) || !start(p)) {
-            bm_printf("%s: the port does not recover from an error\n", p->name);
-            p->dead = true;
-        }
+    if (p->dead) {
+        *failed = true;
         return p->busy;
     }
-    return p->busy & ~rd(p, P_CI);
+    collect(p);
+    *failed = (__atomic_exchange_n(&p->is, 0, __ATOMIC_SEQ_CST) & IS_ERRORS) != 0;
+    uint32_t over = p->busy & ~rd(p, P_CI);
+    if (!*failed && over == 0 && overdue(p)) {
+        bm_printf("%s: a command is not finished after %u s: resetting the link\n", p->name,
+                  (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+        recover(p, true);
+        *failed = true;
+    } else if (*failed) {
+        recover(p, false);
+    }
+    return *failed ? p->busy : over;
 }
 
 /* With the lock: out of the port's hands, to be reported when the lock is not held. */
@@ -450,6 +498,7 @@ void bm_ahci_probe(const struct bm_pci *pci)
     if (io || bar == 0)
         return;
     bm_pci_enable(pci);
+    h->pci = pci;
     h->reg = bm_mmio_map(bar, bytes < 0x1100 ? bytes : 0x1100);
     mmio_wr32(h->reg + HBA_GHC, GHC_AE);
     mmio_wr32(h->reg + HBA_GHC, GHC_AE | GHC_RESET);

@@ -12,6 +12,7 @@
 #define PRD_MAX    64u
 #define CHUNK_MAX  (256u * SECTOR)
 #define TIMEOUT_US 5000000u
+#define RESET_US   2000000u /* the processor waits */
 
 #define REG_ERROR  1
 #define REG_COUNT  2
@@ -64,8 +65,10 @@ struct channel {
     uint8_t *bounce; /* for memory that the controller cannot reach */
     uint64_t bounce_pa;
     struct vmc_block_req *first, **last; /* waiting; backend[0] is the next one */
+    bool dead;
     /* the command under way */
     struct vmc_block_req *req;
+    uint64_t since_ns;
     uint64_t done, chunk; /* bytes of req finished, bytes of this command */
     uint32_t iov;
     uint64_t iov_off;
@@ -202,6 +205,7 @@ static void start_dma(struct channel *c)
         if (write)
             bounce_copy(c, true);
     }
+    c->since_ns = bm_now_ns();
     outb(c->bm + BM_CMD, write ? 0 : BM_READ);
     outb(c->bm + BM_STATUS, BM_IRQ | BM_ERROR);
     outl(c->bm + BM_PRD, c->prd_pa);
@@ -217,6 +221,7 @@ static void start_flush(struct channel *c)
 {
     struct disk *d = c->req->backend[1];
 
+    c->since_ns = bm_now_ns();
     select_unit(c, d->unit, 0);
     outb(c->io + REG_STATUS, d->lba48 ? CMD_FLUSH_EXT : CMD_FLUSH);
 }
@@ -224,7 +229,7 @@ static void start_flush(struct channel *c)
 /* With the lock: begin the next request if the channel is free. */
 static void start_next(struct channel *c)
 {
-    if (c->req != NULL || c->first == NULL)
+    if (c->req != NULL || c->first == NULL || c->dead)
         return;
     c->req = c->first;
     c->first = c->req->backend[0];
@@ -281,15 +286,41 @@ static void advance(struct channel *c)
     }
 }
 
+/*
+ * The command got lost, if it is old enough: the channel's transfer is ended, then its devices are reset
+ * (ATA/ATAPI-6, 9.3). Negative: it failed.
+ */
+static int look_for_lost(struct channel *c)
+{
+    const struct disk *d = c->req->backend[1];
+
+    if (bm_now_ns() - c->since_ns <= BM_DISK_LIMIT_NS)
+        return 0;
+    bm_printf("%s: a command is not finished after %u s: resetting the channel\n", d->name,
+              (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    outb(c->bm + BM_CMD, 0);
+    outb(c->bm + BM_STATUS, BM_IRQ | BM_ERROR);
+    outb(c->ctl, 4);
+    bm_delay_us(10);
+    outb(c->ctl, 0);
+    bm_delay_us(2000);
+    c->dead = !wait_idle(c, RESET_US);
+    if (c->dead)
+        bm_printf("%s: the channel does not recover; its disks are gone\n", d->name);
+    return VMC_EIO;
+}
+
 /* What has finished is reported without the lock: done may submit again. */
 static void poll_channel(void *ctx)
 {
     struct channel *c = ctx;
-    struct vmc_block_req *over = NULL;
+    struct vmc_block_req *over = NULL, *r;
 
     bm_lock(&c->lock);
     if (c->req != NULL) {
         int rc = finished(c);
+        if (rc == 0)
+            rc = look_for_lost(c);
         if (rc == 0) {
             bm_unlock(&c->lock);
             return;
@@ -302,6 +333,7 @@ static void poll_channel(void *ctx)
             over = c->req;
             over->status = rc < 0 ? VMC_EIO : VMC_OK;
             c->req = NULL;
+            over->backend[0] = NULL;
             start_next(c);
         } else {
             start_dma(c);
@@ -310,9 +342,18 @@ static void poll_channel(void *ctx)
     /* An emulated controller may be done at once and its interrupt come before we look away; while
        anything runs, every look at the devices looks here too. */
     c->irq = c->req != NULL;
+    if (c->dead && over != NULL) { /* nobody will ever serve those that wait */
+        over->backend[0] = c->first;
+        for (r = c->first; r != NULL; r = r->backend[0])
+            r->status = VMC_EIO;
+        c->first = NULL;
+        c->last = &c->first;
+    }
     bm_unlock(&c->lock);
-    if (over != NULL)
-        over->done(over);
+    while ((r = over) != NULL) {
+        over = r->backend[0];
+        r->done(r);
+    }
 }
 
 static void on_irq(void *ctx)
@@ -349,6 +390,11 @@ static int ata_submit(void *ctx, struct vmc_block_req *r)
     if (r->status != VMC_OK || (r->op != VMC_BLOCK_FLUSH && r->bytes == 0))
         return VMC_BLOCK_COMPLETE;
     bm_lock(&c->lock);
+    if (c->dead) {
+        bm_unlock(&c->lock);
+        r->status = VMC_EIO;
+        return VMC_BLOCK_COMPLETE;
+    }
     r->backend[0] = NULL;
     r->backend[1] = d;
     *c->last = r;

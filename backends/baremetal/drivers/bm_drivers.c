@@ -18,6 +18,7 @@ static volatile uint32_t *always[MAX_POLLS];
 static unsigned always_count;
 
 #define POLL_NS 200000u
+#define LOOK_NS 1000000000ull /* between two looks for commands that got lost */
 
 void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model)
 {
@@ -66,6 +67,14 @@ void bm_poll_always(volatile uint32_t *flag)
 
 void vmc_bm_poll(void)
 {
+    static uint64_t looked_ns;
+    uint64_t now = bm_now_ns(), last = __atomic_load_n(&looked_ns, __ATOMIC_RELAXED);
+
+    if (now - last > LOOK_NS && now > last &&
+        __atomic_compare_exchange_n(&looked_ns, &last, now, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED))
+        for (unsigned i = 0; i < poll_count; i++)
+            *polls[i].flag = 1;
     for (unsigned i = 0; i < always_count; i++)
         *always[i] = 1;
     for (unsigned i = 0; i < poll_count; i++)

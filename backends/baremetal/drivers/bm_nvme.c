@@ -19,6 +19,7 @@
 #define PRP_MAX    65u /* 256 KiB that begin inside a page */
 #define CHUNK_MAX  (256u << 10)
 #define TIMEOUT_US 10000000u
+#define AGAIN_US   1000000u /* to start anew; the processor waits */
 
 enum { ADM_CREATE_SQ = 1, ADM_CREATE_CQ = 5, ADM_IDENTIFY = 6, ADM_SET_FEATURES = 9 };
 enum { IO_FLUSH = 0, IO_WRITE = 1, IO_READ = 2, IO_ZEROES = 8 };
@@ -52,7 +53,11 @@ struct ns {
 };
 
 struct nvme {
+    const struct bm_pci *pci;
     volatile char *reg;
+    uint32_t limit_us; /* for its answers */
+    bool dead;
+    unsigned number;
     uint32_t stride, max_chunk;
     struct queue admin, io;
     struct bm_lock lock;
@@ -61,7 +66,7 @@ struct nvme {
     uint64_t prp_pa;
     struct {
         struct vmc_block_req *req;
-        uint64_t bytes;
+        uint64_t bytes, since_ns;
     } slot[DEPTH];
     uint64_t busy;
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, [1] begun, [2] finished,
@@ -76,7 +81,7 @@ static unsigned number;
 
 static void make_queue(struct nvme *c, struct queue *q, unsigned id)
 {
-    uint64_t pa = bm_pages_alloc(2, 1, OWNER_KERNEL);
+    uint64_t pa = q->sq_pa != 0 ? q->sq_pa : bm_pages_alloc(2, 1, OWNER_KERNEL);
 
     if (pa == 0)
         bm_panic("out of memory for a disk controller");
@@ -87,6 +92,7 @@ static void make_queue(struct nvme *c, struct queue *q, unsigned id)
     q->cq_pa = pa + PAGE;
     q->sq_bell = c->reg + DOORBELLS + 2 * id * c->stride;
     q->cq_bell = q->sq_bell + c->stride;
+    q->tail = q->head = 0;
     q->phase = 1;
 }
 
@@ -121,7 +127,7 @@ static bool admin(struct nvme *c, const struct sqe *e)
     struct cqe done;
 
     put(&c->admin, e);
-    for (uint64_t t = 0; t < TIMEOUT_US; t += 10) {
+    for (uint64_t t = 0; t < c->limit_us; t += 10) {
         if (get(&c->admin, &done))
             return (done.status >> 1) == 0;
         bm_delay_us(10);
@@ -177,7 +183,7 @@ out:
 /* With the lock. */
 static void pump(struct nvme *c)
 {
-    while (c->first != NULL && c->busy != (1ull << (DEPTH - 1)) - 1) {
+    while (c->first != NULL && !c->dead && c->busy != (1ull << (DEPTH - 1)) - 1) {
         struct vmc_block_req *r = c->first;
         const struct ns *ns = r->backend[4];
         unsigned s = (unsigned)__builtin_ctzll(~c->busy);
@@ -198,6 +204,7 @@ static void pump(struct nvme *c)
         }
         c->slot[s].req = r;
         c->slot[s].bytes = bytes;
+        c->slot[s].since_ns = bm_now_ns();
         c->busy |= 1ull << s;
         begun += bytes;
         r->backend[1] = (void *)begun;
@@ -210,88 +217,12 @@ static void pump(struct nvme *c)
     }
 }
 
-static void nvme_poll(void *ctx)
-{
-    struct nvme *c = ctx;
-    struct cqe done;
-
-    c->irq = 0;
-    bm_lock(&c->lock);
-    while (get(&c->io, &done)) {
-        unsigned s = done.cid;
-        if (s >= DEPTH || (c->busy >> s & 1) == 0)
-            bm_panic("an NVMe controller finishes command %u, which it was not given", s);
-        struct vmc_block_req *r = c->slot[s].req;
-        uint64_t finished = (uint64_t)r->backend[2] + c->slot[s].bytes;
-        c->busy &= ~(1ull << s);
-        r->backend[2] = (void *)finished;
-        if ((done.status >> 1) != 0)
-            r->backend[3] = c;
-        pump(c);
-        if (r->op == VMC_BLOCK_FLUSH || finished == r->bytes) {
-            r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
-            bm_unlock(&c->lock);
-            r->done(r);
-            bm_lock(&c->lock);
-        }
-    }
-    bm_unlock(&c->lock);
-}
-
-static void on_irq(void *ctx)
-{
-    ((struct nvme *)ctx)->irq = 1;
-}
-
-static int ns_info(void *ctx, struct vmc_block_info *out)
-{
-    struct ns *ns = ctx;
-
-    *out = (struct vmc_block_info){.bytes = ns->bytes, .sector_bytes = 1u << ns->shift};
-    return VMC_OK;
-}
-
-static int ns_submit(void *ctx, struct vmc_block_req *r)
-{
-    struct ns *ns = ctx;
-    struct nvme *c = ns->c;
-    uint64_t mask = (1ull << ns->shift) - 1;
-
-    r->status = VMC_OK;
-    if (r->op != VMC_BLOCK_FLUSH && (r->offset > ns->bytes || r->bytes > ns->bytes - r->offset ||
-                                     ((r->offset | r->bytes) & mask) != 0))
-        r->status = VMC_ERANGE;
-    else if (r->op != VMC_BLOCK_FLUSH && r->op != VMC_BLOCK_READ && r->op != VMC_BLOCK_WRITE)
-        r->status = VMC_ENOTSUP;
-    if (r->status != VMC_OK || (r->op != VMC_BLOCK_FLUSH && r->bytes == 0))
-        return VMC_BLOCK_COMPLETE;
-    if (r->op != VMC_BLOCK_FLUSH && bm_bounce_needed(r, 1u << ns->shift, 1u << ns->shift))
-        return bm_bounce_submit(r, &ns->dev); /* blocks are whole in every piece from here on */
-    for (unsigned i = 0; i < 4; i++)
-        r->backend[i] = NULL;
-    r->backend[4] = ns;
-    bm_lock(&c->lock);
-    *c->last = r;
-    c->last = (struct vmc_block_req **)&r->backend[0];
-    pump(c);
-    bm_unlock(&c->lock);
-    return VMC_BLOCK_PENDING;
-}
-
-static void ns_poll(void *ctx)
-{
-    nvme_poll(((struct ns *)ctx)->c);
-}
-
-static const struct vmc_blockdev_ops nvme_ops = {
-    .info = ns_info, .submit = ns_submit, .poll = ns_poll};
-
-/* ---- probing ------------------------------------------------------------------------------------
+/* ---- starting, and starting anew ----------------------------------------------------------------
  */
 
 static bool wait_ready(struct nvme *c, uint32_t want)
 {
-    for (uint64_t t = 0; t < TIMEOUT_US; t += 100) {
+    for (uint64_t t = 0; t < c->limit_us; t += 100) {
         uint32_t s = mmio_rd32(c->reg + R_CSTS);
         if (s & 2)
             return false; /* fatal */
@@ -331,6 +262,140 @@ static bool io_queues(struct nvme *c)
     return admin(c, &want) && admin(c, &cq) && admin(c, &sq);
 }
 
+/* With the lock. A piece of the request is over: out of our hands if it was the last. */
+static void piece_over(struct nvme *c, unsigned s, bool failed, struct vmc_block_req ***end)
+{
+    struct vmc_block_req *r = c->slot[s].req;
+    uint64_t finished = (uint64_t)r->backend[2] + c->slot[s].bytes;
+
+    c->busy &= ~(1ull << s);
+    r->backend[2] = (void *)finished;
+    if (failed)
+        r->backend[3] = c;
+    if (r->op != VMC_BLOCK_FLUSH && finished != r->bytes)
+        return;
+    r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
+    r->backend[0] = NULL;
+    **end = r;
+    *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+static bool overdue(const struct nvme *c)
+{
+    uint64_t now = bm_now_ns();
+
+    for (uint64_t b = c->busy; b != 0; b &= b - 1)
+        if (now - c->slot[__builtin_ctzll(b)].since_ns > BM_DISK_LIMIT_NS)
+            return true;
+    return false;
+}
+
+/* With the lock: once the controller is off, no command can still reach memory. */
+static void start_anew(struct nvme *c, struct vmc_block_req ***end)
+{
+    struct vmc_block_req *r;
+
+    bm_printf("nvme%u: a command is not finished after %u s: starting the controller anew\n",
+              c->number, (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    if (!enable(c) || !io_queues(c)) {
+        bm_printf("nvme%u: it does not start; its disks are gone\n", c->number);
+        bm_pci_stop(c->pci);
+        c->dead = true;
+    }
+    while (c->busy != 0)
+        piece_over(c, (unsigned)__builtin_ctzll(c->busy), true, end);
+    while (c->dead && (r = c->first) != NULL) {
+        c->first = r->backend[0];
+        r->status = VMC_EIO;
+        r->backend[0] = NULL;
+        **end = r;
+        *end = (struct vmc_block_req **)&r->backend[0];
+    }
+    if (c->first == NULL)
+        c->last = &c->first;
+    pump(c);
+}
+
+/* What is over is told without the lock. */
+static void nvme_poll(void *ctx)
+{
+    struct nvme *c = ctx;
+    struct vmc_block_req *over = NULL, **end = &over, *r;
+    struct cqe done;
+
+    c->irq = 0;
+    bm_lock(&c->lock);
+    while (!c->dead && get(&c->io, &done)) {
+        if (done.cid >= DEPTH || (c->busy >> done.cid & 1) == 0)
+            bm_panic("an NVMe controller finishes command %u, which it was not given", done.cid);
+        piece_over(c, done.cid, (done.status >> 1) != 0, &end);
+        pump(c);
+    }
+    if (overdue(c))
+        start_anew(c, &end);
+    bm_unlock(&c->lock);
+    while ((r = over) != NULL) {
+        over = r->backend[0];
+        r->done(r);
+    }
+}
+
+static void on_irq(void *ctx)
+{
+    ((struct nvme *)ctx)->irq = 1;
+}
+
+static int ns_info(void *ctx, struct vmc_block_info *out)
+{
+    struct ns *ns = ctx;
+
+    *out = (struct vmc_block_info){.bytes = ns->bytes, .sector_bytes = 1u << ns->shift};
+    return VMC_OK;
+}
+
+static int ns_submit(void *ctx, struct vmc_block_req *r)
+{
+    struct ns *ns = ctx;
+    struct nvme *c = ns->c;
+    uint64_t mask = (1ull << ns->shift) - 1;
+
+    r->status = VMC_OK;
+    if (r->op != VMC_BLOCK_FLUSH && (r->offset > ns->bytes || r->bytes > ns->bytes - r->offset ||
+                                     ((r->offset | r->bytes) & mask) != 0))
+        r->status = VMC_ERANGE;
+    else if (r->op != VMC_BLOCK_FLUSH && r->op != VMC_BLOCK_READ && r->op != VMC_BLOCK_WRITE)
+        r->status = VMC_ENOTSUP;
+    if (r->status != VMC_OK || (r->op != VMC_BLOCK_FLUSH && r->bytes == 0))
+        return VMC_BLOCK_COMPLETE;
+    if (r->op != VMC_BLOCK_FLUSH && bm_bounce_needed(r, 1u << ns->shift, 1u << ns->shift))
+        return bm_bounce_submit(r, &ns->dev); /* blocks are whole in every piece from here on */
+    for (unsigned i = 0; i < 4; i++)
+        r->backend[i] = NULL;
+    r->backend[4] = ns;
+    bm_lock(&c->lock);
+    if (c->dead) {
+        bm_unlock(&c->lock);
+        r->status = VMC_EIO;
+        return VMC_BLOCK_COMPLETE;
+    }
+    *c->last = r;
+    c->last = (struct vmc_block_req **)&r->backend[0];
+    pump(c);
+    bm_unlock(&c->lock);
+    return VMC_BLOCK_PENDING;
+}
+
+static void ns_poll(void *ctx)
+{
+    nvme_poll(((struct ns *)ctx)->c);
+}
+
+static const struct vmc_blockdev_ops nvme_ops = {
+    .info = ns_info, .submit = ns_submit, .poll = ns_poll};
+
+/* ---- probing ------------------------------------------------------------------------------------
+ */
+
 static bool identify(struct nvme *c, uint32_t what, uint32_t nsid, uint64_t pa)
 {
     struct sqe e = {.cdw0 = ADM_IDENTIFY, .nsid = nsid, .prp1 = pa, .cdw10 = what};
@@ -339,7 +404,7 @@ static bool identify(struct nvme *c, uint32_t what, uint32_t nsid, uint64_t pa)
     return admin(c, &e);
 }
 
-static void add_namespace(struct nvme *c, unsigned ctrl, uint32_t nsid, uint64_t pa)
+static void add_namespace(struct nvme *c, uint32_t nsid, uint64_t pa)
 {
     const uint8_t *id = phys_ptr(pa);
     struct ns *ns = bm_zalloc(sizeof(*ns));
@@ -357,9 +422,9 @@ static void add_namespace(struct nvme *c, unsigned ctrl, uint32_t nsid, uint64_t
         return;
     ns->bytes = blocks << ns->shift;
     if (nsid == 1)
-        bm_snprintf(ns->name, sizeof(ns->name), "nvme%u", ctrl);
+        bm_snprintf(ns->name, sizeof(ns->name), "nvme%u", c->number);
     else
-        bm_snprintf(ns->name, sizeof(ns->name), "nvme%u.%u", ctrl, nsid);
+        bm_snprintf(ns->name, sizeof(ns->name), "nvme%u.%u", c->number, nsid);
     ns->dev = (struct vmc_blockdev){.ops = &nvme_ops, .ctx = ns};
     bm_disk_add(ns->name, &ns->dev, c->model);
 }
@@ -383,8 +448,9 @@ static void find_namespaces(struct nvme *c, uint64_t cap)
         mdts != 0 && mdts < 16 && unit << mdts < CHUNK_MAX ? (uint32_t)(unit << mdts) : CHUNK_MAX;
     if (identify(c, 2, 0, pa)) { /* active namespaces */
         memcpy(list, phys_ptr(pa), sizeof(list));
-        for (unsigned i = 0, ctrl = number++; i < ARRAY_SIZE(list) && list[i] != 0; i++)
-            add_namespace(c, ctrl, list[i], pa);
+        c->number = number++;
+        for (unsigned i = 0; i < ARRAY_SIZE(list) && list[i] != 0; i++)
+            add_namespace(c, list[i], pa);
     }
     bm_pages_free(pa, 1);
 }
@@ -405,6 +471,8 @@ void bm_nvme_probe(const struct bm_pci *pci)
     uint64_t cap = mmio_rd64(c->reg + R_CAP);
     c->stride = 4u << (cap >> 32 & 15);
     c->last = &c->first;
+    c->pci = pci;
+    c->limit_us = TIMEOUT_US;
     c->prp_pa = bm_pages_alloc(DEPTH, 1, OWNER_KERNEL);
     if (c->prp_pa == 0)
         bm_panic("out of memory for a disk controller");
@@ -418,4 +486,5 @@ void bm_nvme_probe(const struct bm_pci *pci)
     if (!irq)
         bm_poll_always(&c->irq);
     find_namespaces(c, cap);
+    c->limit_us = AGAIN_US;
 }

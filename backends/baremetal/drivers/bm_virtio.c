@@ -85,15 +85,22 @@ static bool find_structures(struct bm_virtio *v)
     return v->common != NULL && v->notify != NULL && v->device != NULL;
 }
 
+bool bm_virtio_reset(struct bm_virtio *v)
+{
+    wr8(v->common + C_STATUS, 0);
+    for (unsigned i = 0; rd8(v->common + C_STATUS) != 0 && i < 10000; i++)
+        bm_delay_us(100);
+    return rd8(v->common + C_STATUS) == 0;
+}
+
 bool bm_virtio_start(struct bm_virtio *v, const struct bm_pci *p, uint64_t want)
 {
     v->pci = p;
     bm_pci_enable(p);
     if (!find_structures(v))
         return false; /* a legacy device */
-    wr8(v->common + C_STATUS, 0);
-    for (unsigned i = 0; rd8(v->common + C_STATUS) != 0 && i < 1000; i++)
-        bm_delay_us(100);
+    if (!bm_virtio_reset(v))
+        return false;
     wr8(v->common + C_STATUS, S_ACK | S_DRIVER);
     uint64_t have = 0;
     for (unsigned i = 0; i < 2; i++) {
@@ -114,7 +121,8 @@ bool bm_virtio_queue(struct bm_virtio *v, struct bm_vq *q, uint16_t index)
 {
     wr16(v->common + C_Q_SELECT, index);
     uint16_t max = rd16(v->common + C_Q_SIZE);
-    uint64_t pa = bm_pages_alloc(3, 1, OWNER_KERNEL);
+    uint64_t pa =
+        q->desc != NULL ? bm_virt_to_phys(q->desc) : bm_pages_alloc(3, 1, OWNER_KERNEL);
     if (max == 0 || pa == 0)
         return false;
     memset(phys_ptr(pa), 0, 3 * PAGE);

@@ -33,8 +33,11 @@ struct bm_virtio {
     uint64_t features;
 };
 
+/* From then on it reaches no memory. False: it does not answer. */
+bool bm_virtio_reset(struct bm_virtio *v);
 /* Find the structures, reset, negotiate want (what the device lacks is left out). */
 bool bm_virtio_start(struct bm_virtio *v, const struct bm_pci *p, uint64_t want);
+/* A queue that there is already is made anew, after a reset. */
 bool bm_virtio_queue(struct bm_virtio *v, struct bm_vq *q, uint16_t index);
 void bm_virtio_live(struct bm_virtio *v);
 /* Put a chain of n descriptors into the ring (writable from the out-th on); false: no room. */

@@ -8,6 +8,7 @@
 #define F_RO       (1ull << 5)
 #define F_BLK_SIZE (1ull << 6)
 #define F_FLUSH    (1ull << 9)
+#define WANTED     (F_RO | F_FLUSH | F_SEG_MAX)
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4 };
 
 struct slot {
@@ -19,6 +20,7 @@ struct slot {
     struct slot *next_free;
     struct vmc_block_req *req;
     uint64_t bytes; /* of this piece */
+    uint64_t since_ns;
 };
 
 struct vblk {
@@ -28,7 +30,8 @@ struct vblk {
     volatile uint32_t irq;
     uint64_t sectors;
     uint32_t seg_max; /* pieces that one request may have */
-    struct slot *free;
+    bool dead;
+    struct slot *slots, *free; /* all VQ_SIZE of them; those that are not in use */
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, backend[1] bytes begun,
                                             backend[2] bytes finished, backend[3] failed */
     struct vmc_blockdev dev;
@@ -79,7 +82,7 @@ static void pump(struct vblk *b)
 {
     bool kick = false;
 
-    while (b->first != NULL && b->free != NULL) {
+    while (b->first != NULL && b->free != NULL && !b->dead) {
         struct vmc_block_req *r = b->first;
         struct slot *s = b->free;
         struct vq_desc d[SEG_MAX + 2];
@@ -95,6 +98,7 @@ static void pump(struct vblk *b)
         s->head.sector = r->op == VMC_BLOCK_FLUSH ? 0 : (r->offset + begun) / SECTOR;
         s->status = 0xff;
         s->req = r;
+        s->since_ns = bm_now_ns();
         d[0] = (struct vq_desc){.pa = bm_virt_to_phys(&s->head), .bytes = sizeof(s->head)};
         d[n + 1] =
             (struct vq_desc){.pa = bm_virt_to_phys(&s->status), .bytes = 1, .flags = VQ_WRITE};
@@ -114,31 +118,86 @@ static void pump(struct vblk *b)
         bm_vq_kick(&b->q);
 }
 
+/* With the lock. A piece of the request is over: out of our hands if it was the last. */
+static void piece_over(struct vblk *b, struct slot *s, bool failed, struct vmc_block_req ***end)
+{
+    struct vmc_block_req *r = s->req;
+    uint64_t finished = (uint64_t)r->backend[2] + s->bytes;
+
+    s->req = NULL;
+    s->next_free = b->free;
+    b->free = s;
+    r->backend[2] = (void *)finished;
+    if (failed)
+        r->backend[3] = b;
+    if (r->op != VMC_BLOCK_FLUSH && finished != r->bytes)
+        return;
+    r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
+    r->backend[0] = NULL;
+    **end = r;
+    *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+static bool overdue(const struct vblk *b)
+{
+    uint64_t now = bm_now_ns();
+
+    for (unsigned i = 0; i < VQ_SIZE; i++)
+        if (b->slots[i].req != NULL && now - b->slots[i].since_ns > BM_DISK_LIMIT_NS)
+            return true;
+    return false;
+}
+
+/* With the lock: once the device is reset, no request can still reach memory. */
+static void start_anew(struct vblk *b, struct vmc_block_req ***end)
+{
+    struct vmc_block_req *r;
+
+    bm_printf("%s: a request is not finished after %u s: starting the device anew\n", b->name,
+              (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    b->dead = !bm_virtio_start(&b->v, b->v.pci, WANTED) || !bm_virtio_queue(&b->v, &b->q, 0);
+    if (b->dead) {
+        bm_printf("%s: it does not start; the disk is gone\n", b->name);
+        bm_pci_stop(b->v.pci);
+    } else {
+        bm_virtio_live(&b->v);
+    }
+    for (unsigned i = 0; i < VQ_SIZE; i++)
+        if (b->slots[i].req != NULL)
+            piece_over(b, &b->slots[i], true, end);
+    while (b->dead && (r = b->first) != NULL) {
+        b->first = r->backend[0];
+        r->status = VMC_EIO;
+        r->backend[0] = NULL;
+        **end = r;
+        *end = (struct vmc_block_req **)&r->backend[0];
+    }
+    if (b->first == NULL)
+        b->last = &b->first;
+    pump(b);
+}
+
+/* What is over is told without the lock. */
 static void vblk_poll(void *ctx)
 {
     struct vblk *b = ctx;
+    struct vmc_block_req *over = NULL, **end = &over, *r;
     struct slot *s;
     uint32_t bytes;
 
     b->irq = 0;
     bm_lock(&b->lock);
-    while ((s = bm_vq_get(&b->q, &bytes)) != NULL) {
-        struct vmc_block_req *r = s->req;
-        uint64_t finished = (uint64_t)r->backend[2] + s->bytes;
-        r->backend[2] = (void *)finished;
-        if (s->status != 0)
-            r->backend[3] = b;
-        s->next_free = b->free;
-        b->free = s;
+    while (!b->dead && (s = bm_vq_get(&b->q, &bytes)) != NULL) {
+        piece_over(b, s, s->status != 0, &end);
         pump(b);
-        if (r->op == VMC_BLOCK_FLUSH || finished == r->bytes) {
-            r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
-            bm_unlock(&b->lock);
-            r->done(r);
-            bm_lock(&b->lock);
-        }
     }
+    if (overdue(b))
+        start_anew(b, &end);
     bm_unlock(&b->lock);
+    while ((r = over) != NULL) {
+        over = r->backend[0];
+        r->done(r);
+    }
 }
 
 static void on_irq(void *ctx)
@@ -173,11 +232,17 @@ static int vblk_submit(void *ctx, struct vmc_block_req *r)
         r->status = VMC_ENOTSUP;
     if (r->status != VMC_OK || (r->op != VMC_BLOCK_FLUSH && r->bytes == 0))
         return VMC_BLOCK_COMPLETE;
-    if (r->op != VMC_BLOCK_FLUSH && bm_bounce_needed(r, 1, SECTOR))
+    /* One piece alone has to hold a whole sector: none may cross a page. */
+    if (r->op != VMC_BLOCK_FLUSH && bm_bounce_needed(r, b->seg_max == 1 ? SECTOR : 1, SECTOR))
         return bm_bounce_submit(r, &b->dev);
     for (unsigned i = 0; i < 4; i++)
         r->backend[i] = NULL;
     bm_lock(&b->lock);
+    if (b->dead) {
+        bm_unlock(&b->lock);
+        r->status = VMC_EIO;
+        return VMC_BLOCK_COMPLETE;
+    }
     *b->last = r;
     b->last = (struct vmc_block_req **)&r->backend[0];
     pump(b);
@@ -195,11 +260,12 @@ void bm_virtio_blk_probe(const struct bm_pci *p)
 
     if (b == NULL || slots == NULL)
         bm_panic("out of memory for a virtio disk");
-    if (!bm_virtio_start(&b->v, p, F_RO | F_FLUSH | F_SEG_MAX) || !bm_pci_msi(p, on_irq, b) ||
+    if (!bm_virtio_start(&b->v, p, WANTED) || !bm_pci_msi(p, on_irq, b) ||
         !bm_virtio_queue(&b->v, &b->q, 0) || b->q.size < 4) {
         bm_printf("virtio-blk at %02x:%02x.%u: not usable\n", p->bus, p->dev, p->fn);
         return;
     }
+    b->slots = slots;
     for (unsigned i = 0; i < VQ_SIZE; i++) {
         slots[i].next_free = b->free;
         b->free = &slots[i];

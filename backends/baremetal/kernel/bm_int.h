@@ -305,6 +305,8 @@ uint64_t bm_pci_bar(const struct bm_pci *p, unsigned n, bool *io, uint64_t *byte
 unsigned bm_pci_cap(const struct bm_pci *p, unsigned id, unsigned after);
 /* Memory, I/O, bus mastering on. */
 void bm_pci_enable(const struct bm_pci *p);
+/* Bus mastering off: whatever the device still does, it reaches no memory. */
+void bm_pci_stop(const struct bm_pci *p);
 /* One message-signalled interrupt (MSI, or MSI-X entry 0); false: the function has neither. */
 bool bm_pci_msi(const struct bm_pci *p, bm_irq_fn *fn, void *ctx);
 
@@ -331,6 +333,8 @@ void bm_platform_init(void);
 void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model);
 /* poll is called by vmc_bm_poll on some CPU when *flag is not 0 (it clears it itself). */
 void bm_poll_add(void (*poll)(void *ctx), void *ctx, volatile uint32_t *flag);
+/* A disk's command that takes longer has got lost: its controller is started anew. */
+#define BM_DISK_LIMIT_NS 15000000000ull
 /* The device has no interrupt: look at it with every poll. */
 void bm_poll_always(volatile uint32_t *flag);
 /* When somebody has to look at devices again if nothing else happens. */

@@ -118,6 +118,11 @@ unsigned bm_pci_cap(const struct bm_pci *p, unsigned id, unsigned after)
     return 0;
 }
 
+void bm_pci_stop(const struct bm_pci *p)
+{
+    bm_pci_wr16(p, 4, (uint16_t)(bm_pci_rd16(p, 4) & ~4u));
+}
+
 void bm_pci_enable(const struct bm_pci *p)
 {
     bm_pci_wr16(p, 4, bm_pci_rd16(p, 4) | CMD_IO | CMD_MEM | CMD_MASTER);
