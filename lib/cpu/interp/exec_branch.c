@@ -102,14 +102,10 @@ static EXEC(loop)
 static EXEC(far)
 {
     bool is_call = in->op == VMCI_OP_CALL_FAR;
-    u64 offset = (u32)in->imm, sel = (u64)in->imm >> 32, la, next = next_rip(cpu, in);
+    u64 offset = (u32)in->imm, sel = (u64)in->imm >> 32, next = next_rip(cpu, in);
 
     if (in->opnd[0].kind == VMCI_OPND_MEM) {
-        int rc = insn_la(cpu, in, in->opsize + 2u, false, &la);
-        if (rc == 0)
-            rc = vmci_rd(cpu, la, in->opsize, &offset);
-        if (rc == 0)
-            rc = vmci_rd(cpu, la + in->opsize, 2, &sel);
+        int rc = vmci_rd_pair(cpu, in, in->opsize, 2, &offset, &sel);
         if (rc != 0)
             return rc;
     }
@@ -157,14 +153,10 @@ static EXEC(into)
 
 static EXEC(bound)
 {
-    u64 la, lo, hi;
+    u64 lo, hi;
     int64_t v = (int64_t)sext(get_reg(cpu, &in->opnd[0], in->opsize), in->opsize);
-    int rc = insn_la(cpu, in, 2u * in->opsize, false, &la);
+    int rc = vmci_rd_pair(cpu, in, in->opsize, in->opsize, &lo, &hi);
 
-    if (rc == 0)
-        rc = vmci_rd(cpu, la, in->opsize, &lo);
-    if (rc == 0)
-        rc = vmci_rd(cpu, la + in->opsize, in->opsize, &hi);
     if (rc != 0)
         return rc;
     if (v < (int64_t)sext(lo, in->opsize) || v > (int64_t)sext(hi, in->opsize))

@@ -424,16 +424,12 @@ static EXEC(hypercall)
 
 static EXEC(lgdt_lidt)
 {
-    u64 la, limit, base;
+    u64 limit, base;
     bool wide = cpu->code_bits == 64;
     int rc = need_cpl0(cpu);
 
     if (rc == 0)
-        rc = insn_la(cpu, in, wide ? 10 : 6, false, &la);
-    if (rc == 0)
-        rc = vmci_rd(cpu, la, 2, &limit);
-    if (rc == 0)
-        rc = vmci_rd(cpu, la + 2, wide ? 8 : 4, &base);
+        rc = vmci_rd_pair(cpu, in, 2, wide ? 8 : 4, &limit, &base);
     if (rc != 0)
         return rc;
     if (wide && !vmci_canonical_max(cpu, base))
@@ -582,13 +578,9 @@ static unsigned far_seg(const struct vmci_insn *in)
 
 static EXEC(load_far)
 {
-    u64 la, off, sel;
-    int rc = insn_la(cpu, in, in->opsize + 2u, false, &la);
+    u64 off, sel;
+    int rc = vmci_rd_pair(cpu, in, in->opsize, 2, &off, &sel);
 
-    if (rc == 0)
-        rc = vmci_rd(cpu, la, in->opsize, &off);
-    if (rc == 0)
-        rc = vmci_rd(cpu, la + in->opsize, 2, &sel);
     if (rc == 0)
         rc = vmci_load_sreg(cpu, far_seg(in), (u16)sel);
     if (rc == 0)

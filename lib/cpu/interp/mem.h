@@ -88,4 +88,11 @@ static inline int insn_la(struct vmci_cpu *cpu, const struct vmci_insn *in, unsi
     return vmci_insn_la_seg(cpu, in, vmci_ea(cpu, in), bytes, write, la);
 }
 
+/*
+ * Two numbers, one behind the other: far pointers, bounds, what LGDT loads. They are two accesses, and
+ * the address of the second wraps as addresses of the instruction do.
+ */
+int vmci_rd_pair(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes0, unsigned bytes1,
+                 uint64_t *v0, uint64_t *v1);
+
 #endif

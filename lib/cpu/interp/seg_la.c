@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* From logical to linear addresses (SDM 3A 3.4, 5.3; 64-bit mode: SDM 1 3.3.7). */
+#include "cpu/interp/mem.h"
 #include "cpu/interp/soft_int.h"
 
 #define SEG_W    2u
@@ -51,4 +52,20 @@ int vmci_insn_la_seg(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
                      bool write, uint64_t *la)
 {
     return vmci_seg_la(cpu, in->seg, ea, bytes, write, la);
+}
+
+int vmci_rd_pair(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes0, unsigned bytes1,
+                 uint64_t *v0, uint64_t *v1)
+{
+    uint64_t ea = vmci_ea(cpu, in), la;
+    int rc = vmci_insn_la_seg(cpu, in, ea, bytes0, false, &la);
+
+    if (rc == 0)
+        rc = vmci_rd(cpu, la, bytes0, v0);
+    ea += bytes0;
+    if (in->addrsize != 8)
+        ea = in->addrsize == 4 ? (uint32_t)ea : (uint16_t)ea;
+    if (rc == 0)
+        rc = vmci_insn_la_seg(cpu, in, ea, bytes1, false, &la);
+    return rc != 0 ? rc : vmci_rd(cpu, la, bytes1, v1);
 }
