@@ -77,6 +77,7 @@ int vmc_hw_cpu_up(const struct vmc_platform *pf, struct vmc_error *err)
     uint64_t cr4 = pc->old_cr4 | VMC_CR4_OSFXSR | VMC_CR4_OSXMMEXCPT |
                    ((r[2] & L1_ECX_XSAVE) ? CR4_OSXSAVE : 0);
     pf->hw->write_cr(pf->ctx, 4, cr4);
+    pc->xcr0 = (r[2] & L1_ECX_XSAVE) ? pf->hw->read_xcr0(pf->ctx) : 0;
     int rc = kind == VMC_HW_VMX ? vmx_cpu_up(pf, pc, err) : svm_cpu_up(pf, pc, err);
     if (rc != VMC_OK) {
         pf->hw->write_cr(pf->ctx, 4, pc->old_cr4);

@@ -117,6 +117,7 @@ struct hw_percpu {
     uint64_t hpa[2];
     const struct hw_vcpu *last; /* that ran here, compared only */
     uint64_t old_cr4;
+    uint64_t xcr0; /* the host's, 0: there is no XSAVE */
     uint64_t tsc_ratio; /* SVM: as the MSR was last written, 0: never */
 };
 

@@ -245,12 +245,16 @@ void hw_fpu_park(struct hw_vcpu *v)
 
     if (!v->fpu_live)
         return;
+    uint64_t host = hw_percpu(v->vm->pf)->xcr0;
     hw_pull_xcr0(v);
     v->fpu_live = false;
     v->todo |= HW_TODO_FPU;
     if (v->vm->xcr0_mask != 0 && v->st.xcr0 != v->vm->xcr0_mask)
         hw->write_xcr0(hw_ctx(v), v->vm->xcr0_mask);
     hw->fpu_save(hw_ctx(v), v->st.xsave, v->vm->xcr0_mask);
+    /* Software CPUs, also those of VMs with another CPU model, use all that the host has. */
+    if (v->vm->xcr0_mask != 0 && host != 0 && host != v->vm->xcr0_mask)
+        hw->write_xcr0(hw_ctx(v), host);
 }
 
 /* Everything that todo says. RESUME: the guest can be entered, or the loop is to look again. */

@@ -19,6 +19,7 @@ static struct {
     bool takes; /* the first entry delivers a virtual interrupt */
     bool kick;  /* just before an entry */
     uint8_t first_tlb_control;
+    uint64_t first_xcr0;
     uint8_t virq, vector, first_virq, first_vector;
     uint32_t misc1, first_misc1;
     uint64_t first_cr0, first_cr4;
@@ -47,6 +48,7 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
     if (play.entries++ == 0) {
         play.first_event = b->event_inj;
         play.first_misc1 = b->misc1;
+        play.first_xcr0 = m->xcr0;
         play.first_tlb_control = b->tlb_control;
         play.first_virq = b->v_irq;
         play.first_cr0 = b->cr0;
@@ -348,6 +350,21 @@ static void xcr0_changes_unseen(void **state)
     }
 }
 
+/* A guest that is not to have AVX does not take it from the software CPUs of others. */
+static void xcr0_is_the_host_s_again(void **state)
+{
+    (void)state;
+    begin(HW_MODEL_NPT);
+    ((struct hw_percpu *)(void *)model.percpu)->xcr0 = 7;
+    model.xcr0 = 7;
+    model.vm->xcr0_mask = 3;
+    model.v->st.xcr0 = 1;
+    run(SVM_PAUSE);
+    assert_int_equal(play.first_xcr0, 1);
+    assert_int_equal(model.xcr0, 7);
+    end();
+}
+
 static void irq_is_due(uint8_t vector)
 {
     model.v->st.rip = 0x8000;
@@ -583,6 +600,7 @@ int main(void)
         cmocka_unit_test(events),
         cmocka_unit_test(bits_of_the_host),
         cmocka_unit_test(xcr0_changes_unseen),
+        cmocka_unit_test(xcr0_is_the_host_s_again),
         cmocka_unit_test(interrupts_are_offered),
         cmocka_unit_test(only_injected_events_are_delivered_again),
         cmocka_unit_test(every_code_has_an_outcome),
