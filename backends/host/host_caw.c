@@ -25,6 +25,7 @@
 #define INQUIRY         0x12
 #define BLOCK_LIMITS    0xb0
 #define COMPARE_WRITE   0x89
+#define READ_16         0x88
 #define TIMEOUT_MS      8000u
 #define TRIES           4u
 #define UNIT_ATTENTION  0x6
@@ -79,6 +80,20 @@ bool vmci_caw_scsi_offered(struct vmci_caw *c)
            (page[2] << 8 | page[3]) >= 2 && page[5] != 0;
 }
 
+bool vmci_caw_scsi_there(struct vmci_caw *c, uint64_t off, const void *sector)
+{
+    _Alignas(4096) uint8_t now[SECTOR];
+    uint8_t cdb[16] = {READ_16};
+    uint64_t lba = htobe64(c->first + off / SECTOR);
+    int rc = UNIT_ATTENTION;
+
+    memcpy(cdb + 2, &lba, sizeof(lba));
+    cdb[13] = 1; /* the last byte of the length */
+    for (unsigned i = 0; i < TRIES && rc == UNIT_ATTENTION; i++)
+        rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, now, sizeof(now));
+    return rc == 0 && memcmp(now, sector, SECTOR) == 0;
+}
+
 int vmci_caw_scsi(struct vmci_caw *c, uint64_t off, const void *expect, const void *data)
 {
     _Alignas(4096) uint8_t both[2 * SECTOR];
@@ -119,6 +134,20 @@ static bool sysfs_has(dev_t dev, const char *name)
     return access(path, F_OK) == 0;
 }
 
+/* A command names blocks of the disk: those of a partition are what was thought, or there is no
+ * command. */
+static bool is_there(struct vmci_caw *c)
+{
+    static const uint64_t stable[] = {0, 0x100000}; /* a boot sector; the volume manager's header */
+    _Alignas(4096) uint8_t sector[SECTOR];
+
+    for (unsigned i = 0; i < sizeof(stable) / sizeof(stable[0]); i++)
+        if (pread(c->fd, sector, SECTOR, (off_t)stable[i]) != SECTOR ||
+            !vmci_caw_scsi_there(c, stable[i], sector))
+            return false;
+    return true;
+}
+
 void vmci_caw_find(struct vmci_caw *c, int fd)
 {
     struct stat st;
@@ -133,11 +162,11 @@ void vmci_caw_find(struct vmci_caw *c, int fd)
         return;
     }
     /* A mapped device would take the command to some place of one of its disks. */
-    if (sysfs_has(st.st_rdev, "dm") || ioctl(fd, BLKSSZGET, &logical) != 0 ||
-        logical != (int)SECTOR ||
+    if (!sysfs_has(st.st_rdev, "size") || sysfs_has(st.st_rdev, "dm") ||
+        ioctl(fd, BLKSSZGET, &logical) != 0 || logical != (int)SECTOR ||
         (sysfs_has(st.st_rdev, "partition") && !sysfs_number(st.st_rdev, "start", &c->first)))
         return;
-    if (vmci_caw_scsi_offered(c))
+    if (vmci_caw_scsi_offered(c) && is_there(c))
         c->kind = VMCI_CAW_SCSI;
 }
 

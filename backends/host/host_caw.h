@@ -26,6 +26,8 @@ struct vmci_caw {
 void vmci_caw_find(struct vmci_caw *c, int fd);
 /* Does the disk say that it has the command? */
 bool vmci_caw_scsi_offered(struct vmci_caw *c);
+/* Is a sector of the device, as it was read, where the commands would go? */
+bool vmci_caw_scsi_there(struct vmci_caw *c, uint64_t off, const void *sector);
 /* VMC_EAGAIN: the sector is not expect. */
 int vmci_caw_scsi(struct vmci_caw *c, uint64_t off, const void *expect, const void *data);
 /* By the way that was found. */

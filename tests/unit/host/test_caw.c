@@ -79,6 +79,23 @@ static void compare_write(struct target *t, struct sg_io_hdr *h)
     }
 }
 
+static void read_16(struct target *t, struct sg_io_hdr *h)
+{
+    uint64_t lba = 0;
+
+    assert_int_equal(h->cmd_len, 16);
+    assert_int_equal(h->dxfer_direction, SG_DXFER_FROM_DEV);
+    for (unsigned i = 0; i < 8; i++)
+        lba = lba << 8 | h->cmdp[2 + i];
+    assert_int_equal(h->cmdp[1] | h->cmdp[10] | h->cmdp[11] | h->cmdp[12], 0);
+    assert_int_equal(h->cmdp[13], 1);
+    assert_int_equal(h->dxfer_len, 512);
+    if (lba >= SECTORS)
+        sense(t, h, 5, 0x21);
+    else
+        memcpy(h->dxferp, t->data[lba], 512);
+}
+
 static int sg(void *ctx, struct sg_io_hdr *h)
 {
     struct target *t = ctx;
@@ -98,6 +115,8 @@ static int sg(void *ctx, struct sg_io_hdr *h)
         sense(t, h, 6, 0x29);
     } else if (h->cmdp[0] == 0x12) {
         inquiry(t, h);
+    } else if (h->cmdp[0] == 0x88) {
+        read_16(t, h);
     } else {
         assert_int_equal(h->cmdp[0], 0x89);
         compare_write(t, h);
@@ -179,6 +198,27 @@ static void test_scsi(void **state)
     }
 }
 
+/* A partition that is not where it is thought to be is found out by what it holds. */
+static void test_there(void **state)
+{
+    static struct target t;
+    struct vmci_caw c;
+    uint8_t sector[512];
+
+    (void)state;
+    disk(&t, &c);
+    c.first = 20;
+    memset(sector, 23, sizeof(sector));
+    t.attention = 1;
+    assert_true(vmci_caw_scsi_there(&c, 3 * 512, sector));
+    assert_false(vmci_caw_scsi_there(&c, 4 * 512, sector));
+    assert_false(vmci_caw_scsi_there(&c, 60 * 512, sector));
+    c.first = 0;
+    assert_false(vmci_caw_scsi_there(&c, 3 * 512, sector));
+    t.denied = true;
+    assert_false(vmci_caw_scsi_there(&c, 23 * 512, sector));
+}
+
 static void test_file(void **state)
 {
     struct vmci_caw c;
@@ -205,6 +245,6 @@ static void test_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_offered), cmocka_unit_test(test_scsi),
-                                       cmocka_unit_test(test_file)};
+                                       cmocka_unit_test(test_there), cmocka_unit_test(test_file)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
