@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -56,6 +57,26 @@ static uint64_t fork_exec(uint64_t n)
             _exit(1);
         }
         check(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7, "exec");
+    }
+    return 1;
+}
+
+/* A program with much code, beside this one, that lives for moments: each time at another address,
+   where the kernel randomizes these. */
+static uint64_t start_large(uint64_t n)
+{
+    char path[4096] = "";
+
+    check(readlink("/proc/self/exe", path, sizeof(path) - sizeof("large")) > 0, "readlink");
+    strcpy(strrchr(path, '/') + 1, "large");
+    for (uint64_t i = 0; i < n; i++) {
+        int status;
+        pid_t pid = fork();
+        if (pid == 0) {
+            execl(path, "large", (char *)NULL);
+            _exit(1);
+        }
+        check(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7, "large program");
     }
     return 1;
 }
@@ -220,6 +241,7 @@ const struct work work_sys[] = {
     {"syscall", "sys", syscall_null},
     {"fork_wait", "sys", fork_wait},
     {"fork_exec", "sys", fork_exec},
+    {"start_large", "sys", start_large},
     {"pipe", "sys", pipe_pingpong},
     {"futex", "sys", futex},
     {"mmap_fault", "sys", mmap_fault},
