@@ -249,8 +249,8 @@ static bool reset_link(struct port *p)
 }
 
 /*
- * All commands have failed. They are nobody's when the port has stopped; where it does not, the whole
- * controller is kept from memory.
+ * All commands have failed. They are nobody's when the port has stopped; where it does not, the
+ * whole controller is kept from memory.
  */
 static void recover(struct port *p, bool lost)
 {

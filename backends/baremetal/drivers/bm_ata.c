@@ -287,8 +287,8 @@ static void advance(struct channel *c)
 }
 
 /*
- * The command got lost, if it is old enough: the channel's transfer is ended, then its devices are reset
- * (ATA/ATAPI-6, 9.3). Negative: it failed.
+ * The command got lost, if it is old enough: the channel's transfer is ended, then its devices are
+ * reset (ATA/ATAPI-6, 9.3). Negative: it failed.
  */
 static int look_for_lost(struct channel *c)
 {

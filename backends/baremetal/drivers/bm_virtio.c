@@ -121,8 +121,7 @@ bool bm_virtio_queue(struct bm_virtio *v, struct bm_vq *q, uint16_t index)
 {
     wr16(v->common + C_Q_SELECT, index);
     uint16_t max = rd16(v->common + C_Q_SIZE);
-    uint64_t pa =
-        q->desc != NULL ? bm_virt_to_phys(q->desc) : bm_pages_alloc(3, 1, OWNER_KERNEL);
+    uint64_t pa = q->desc != NULL ? bm_virt_to_phys(q->desc) : bm_pages_alloc(3, 1, OWNER_KERNEL);
     if (max == 0 || pa == 0)
         return false;
     memset(phys_ptr(pa), 0, 3 * PAGE);
