@@ -183,6 +183,13 @@ grep -q "pid $pid (heartbeat slot [0-9]*) is silent and did not unmount: waiting
 clean
 echo "ok: $(grep 'did not unmount' out)"
 
+# A volume that cannot be made leaves no files behind, and those of others alone.
+echo precious >theirs
+refused 'theirs: File exists (--force' "$vmcore" vmfs mkfs -q --size 1G ours,theirs,rest
+[ ! -e ours ] && [ ! -e rest ] || fail "files of a volume that was not made"
+[ "$(cat theirs)" = precious ] || fail "a file was overwritten"
+echo "ok: mkfs that fails"
+
 # Names are any bytes: a person's terminal and a script's JSON get what they can take.
 "$vmcore" vmfs mkdir vol /names
 "$vmcore" vmfs truncate vol $'/names/e\e[31mf' 10

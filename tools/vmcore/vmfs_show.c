@@ -12,9 +12,21 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The first count files that were made for a volume that was not. */
+static void remove_files(const char *spec, unsigned count)
+{
+    char *copy = strdup(spec), *save = NULL;
+
+    for (char *p = copy != NULL ? strtok_r(copy, ",", &save) : NULL; p != NULL && count > 0;
+         p = strtok_r(NULL, ",", &save), count--)
+        unlink(p);
+    free(copy);
+}
+
 static int make_files(struct vt *t, const char *spec)
 {
     char *copy = strdup(spec), *save = NULL;
+    unsigned made = 0;
     int rc = 0;
 
     for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0;
@@ -27,20 +39,12 @@ static int make_files(struct vt *t, const char *spec)
         }
         if (fd >= 0)
             close(fd);
+        made += fd >= 0;
     }
     free(copy);
+    if (rc != 0 && !t->force)
+        remove_files(spec, made);
     return rc;
-}
-
-/* The files that were made for a volume that was not. */
-static void remove_files(const char *spec)
-{
-    char *copy = strdup(spec), *save = NULL;
-
-    for (char *p = copy != NULL ? strtok_r(copy, ",", &save) : NULL; p != NULL;
-         p = strtok_r(NULL, ",", &save))
-        unlink(p);
-    free(copy);
 }
 
 /* A volume that is there already is not lost by a slip of the hand. */
@@ -83,7 +87,7 @@ int vt_mkfs(struct vt *t)
     if (vmc_vmfs_mkfs(&t->pf, &c, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[0]);
     if (rc != 0 && t->size != 0)
-        remove_files(t->arg[0]);
+        remove_files(t->arg[0], VMC_VMFS_MAX_EXTENTS);
     if (rc == 0 && !t->quiet && !t->json)
         printf("VMFS%u on %u extent%s in %.2f s\n", t->version ? t->version : 5, t->files,
                t->files == 1 ? "" : "s", vt_now() - start);
