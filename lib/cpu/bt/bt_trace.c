@@ -140,6 +140,11 @@ static bool was_at(const struct tracer *t, uint64_t la)
     return false;
 }
 
+static bool returns(const struct block *b)
+{
+    return b != NULL && b->insn[b->n - 1].op == VMCI_OP_RET;
+}
+
 /* A conditional branch that was watched. */
 static struct block *watched_branch(struct tracer *t, const struct block *b, uint64_t la,
                                     struct block *fall, uint64_t target, enum bt_follow *how)
@@ -147,6 +152,11 @@ static struct block *watched_branch(struct tracer *t, const struct block *b, uin
     unsigned falls = (unsigned)(b->runs - b->taken);
     bool taken = b->taken > falls;
 
+    /* Where it goes either way as often: back to the caller, which is in the trace. */
+    if (t->calls != 0 && (taken ? b->taken - falls : falls - b->taken) < b->runs / 4u) {
+        bool there = returns(candidate(t, target));
+        taken = there == returns(fall) ? taken : there;
+    }
     t->chance = t->chance * (taken ? b->taken : falls) / b->runs;
     if (taken)
         *how = BT_FOLLOW_TAKEN;
@@ -205,6 +215,8 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return t->around && was_at(t, target) ? NULL : candidate(t, target);
     case VMCI_OP_CALL:
         *how = BT_FOLLOW_TAKEN;
+        if (t->around && was_at(t, target))
+            return NULL;
         t->back[t->calls++] = next;
         return last->opsize == t->w->word || t->w->seg ? candidate(t, target) : NULL;
     case VMCI_OP_JCC:
@@ -212,7 +224,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     default:
         return NULL;
     }
-    bool known = bt_branch_known(t->w->sc, b) || unanimous(b);
+    bool known = bt_branch_known(t->w->sc, b) || (t->w->sc->cpu.cpl == 3 && unanimous(b));
     if (known && t->watched && unroll_inner(t, b, target))
         return t->w->few_rounds ? NULL : candidate(t, next);
     struct block *fall = candidate(t, next);

@@ -64,8 +64,8 @@ void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
         b->watched = true;
         sc->bt.st_watched++;
         bt_kill(sc, b);
-    } else if (b->runs >= BT_UNANIMOUS && (b->runs & (b->runs - 1)) == 0 && !b->watched &&
-               !b->dead && b->bt != NULL) {
+    } else if (sc->cpu.cpl == 3 && b->runs >= BT_UNANIMOUS && (b->runs & (b->runs - 1)) == 0 &&
+               !b->watched && !b->dead && b->bt != NULL) {
         bt_kill(sc, b);
     }
     if (last->op != VMCI_OP_JCC)
