@@ -3,7 +3,7 @@
 # Guests from a VMFS volume on the machine's disk: configuration, kernels and virtual disks are on it, and
 # there is no boot module. Usage: volumes.sh BUILD MACHINE ENGINE SECONDS guests|held|cut
 #   guests  two at once, on a thin disk and on a snapshot; others that cannot start; a damaged volume
-#   held    a process of the host has one of the disks; and no configuration anywhere
+#   held    another hypervisor has one of the disks; a process has the volume; and no configuration anywhere
 #   cut     the machine loses its power while a guest writes; and it stands still for too long
 # shellcheck source=tests/baremetal/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -178,22 +178,40 @@ if [ "$how" = held ]; then
     monitor 'poweroff\r'
     ended mistake.txt
     want mistake.txt "^\[vmcore\] volume datastore1: VMFS-5.81 on vblk0, [0-9]+ MiB, read-only$"
-    echo "== another host has the disk"
-    "$vmcore" vmfs nbd ds.img /a-flat.vmdk "$dir/socket" >nbd.txt 2>&1 &
-    nbd=$!
-    for _ in $(seq 200); do [ -S socket ] && break; sleep 0.1; done
+    echo "== another hypervisor has the disk"
+    shared="-drive file=$dir/ds.img,format=raw,if=none,id=a,cache=writethrough,file.locking=off"
+    shared+=" -device virtio-blk-pci,drive=a"
+    cat >holder.conf <<'CONF'
+hypervisor { status = 0 }
+guest keeper { kernel = vmfs:datastore1:/tiny; mem = 4M; disk = vmfs:datastore1:/a.vmdk; cmdline = idle }
+CONF
     cat >vmcore.conf <<'CONF'
 hypervisor { status = 0; when_done = poweroff; run = "volumes" }
 guest first  { kernel = vmfs:datastore1:/tiny; mem = 4M; disk = vmfs:datastore1:/a.vmdk }
 guest second { kernel = vmfs:datastore1:/tiny; mem = 4M; disk = vmfs:datastore1:/b.vmdk; cmdline = smc }
 CONF
+    start holder.txt --module "$dir/holder.conf=vmcore.conf" --append "panic=poweroff host=esx1" --qemu "$shared"
+    await holder.txt "^\[keeper\] tick 1"
     machine log.txt "$seconds" "${kernel[@]}" --module "$dir/vmcore.conf=vmcore.conf" \
-        --qemu "$(drive ds.img a) -device virtio-blk-pci,drive=a"
-    want log.txt "^\[vmcore\] first: disk vmfs:datastore1:/a.vmdk: .*held by host $(uname -n)"
-    want log.txt "^\[vmcore\] +heartbeat slot [0-9]+: $(uname -n) pid $nbd$"
+        --append host=esx2 --qemu "$shared"
+    monitor 'poweroff\r'
+    ended holder.txt
+    want log.txt "^\[vmcore\] first: disk vmfs:datastore1:/a.vmdk: .*held by host esx1"
+    want log.txt "^\[vmcore\] +heartbeat slot [0-9]+: esx1$"
+    want log.txt "^\[vmcore\] +heartbeat slot [0-9]+: esx2, this host$"
     want log.txt "^\[second\] modified code is right$"
+    want holder.txt "^\[vmcore\] volume datastore1: unmounted$"
+    forbid holder.txt PANIC
+    echo "== a process that locks in another way has the volume"
+    "$vmcore" vmfs nbd ds.img /a-flat.vmdk "$dir/socket" >nbd.txt 2>&1 &
+    nbd=$!
+    for _ in $(seq 200); do [ -S socket ] && break; sleep 0.1; done
+    machine other.txt "$seconds" "${kernel[@]}" --module "$dir/vmcore.conf=vmcore.conf" --qemu "$shared"
+    want other.txt "^\[vmcore\] volume on vblk0 is only read: the host in heartbeat slot [0-9]+ \($(uname -n) pid $nbd\)"
+    want other.txt "^\[vmcore\] second: disk vmfs:datastore1:/b.vmdk: the volume is mounted read-only$"
     kill $nbd
     wait $nbd || true
+    forbid other.txt PANIC
     forbid log.txt PANIC
     sound ds.img
 fi
