@@ -118,6 +118,23 @@ cmp "$dir/base" <(head -c 8M /dev/zero) || fail "the disk below was written to"
 "$vmcore" vmfs fsck --exclusive "$dir/vol" >"$dir/fsck.log" || fail "fsck"
 echo "ok: a disk of several files"
 
+# What a guest writes to its disk makes that no descriptor of other files.
+truncate -s 8M "$dir/guests"
+"$vmcore" vmfs cat --exclusive "$dir/vol" /base.vmdk | dd of="$dir/guests" conv=notrunc status=none
+"$vmcore" vmfs import --quiet --exclusive "$dir/vol" "$dir/guests" /guests
+"$vmcore" vmfs nbd --exclusive "$dir/vol" /guests "$dir/socket" 2>"$dir/server.log" &
+server=$!
+for _ in $(seq 3000); do
+    timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
+    kill -0 "$server" 2>/dev/null || fail "a disk is taken for a descriptor"
+    sleep 0.1
+done
+timeout 300 qemu-img compare -q -f raw -F raw "$dir/guests" "$uri" || fail "read something else"
+kill -TERM "$server"
+wait "$server" || fail "the server's end"
+server=
+echo "ok: a disk that begins like a descriptor"
+
 # Read-only: asked for, on a file that cannot be written either; and where the volume cannot be written.
 serve_read_only() { # OPTION...
     "$vmcore" vmfs nbd "$@" "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &

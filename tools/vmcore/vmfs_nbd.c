@@ -19,7 +19,8 @@
 
 #include <vmcore/disk.h>
 
-#define CLIENTS 8u /* at a time; more wait until one has left */
+#define CLIENTS        8u /* at a time; more wait until one has left */
+#define DESCRIPTOR_MAX 65536u
 
 struct nbd;
 
@@ -324,13 +325,17 @@ static int take_signals(struct vt *t)
 
 /* ---- the image ----------------------------------------------------------------------------- */
 
-/* A descriptor stands for a disk in other files. */
+/*
+ * A descriptor stands for a disk in other files. The contents of a disk are its guest's, who may
+ * write what looks like one: it is a descriptor only if it is as short as they are.
+ */
 static bool is_descriptor(struct nbd *n)
 {
     static const char magic[] = "# Disk Descriptor";
     char head[sizeof(magic) - 1];
 
-    return vmc_vmfs_pread(n->f, head, sizeof(head), 0, &n->t->err) == sizeof(head) &&
+    return n->bytes <= DESCRIPTOR_MAX &&
+           vmc_vmfs_pread(n->f, head, sizeof(head), 0, &n->t->err) == sizeof(head) &&
            memcmp(head, magic, sizeof(head)) == 0;
 }
 
@@ -364,14 +369,11 @@ static int open_image(struct nbd *n, struct vmc_disk_vmfs *folder, char *path)
     struct vmc_vmfs_stat st = {0};
     uint32_t how = t->read_only ? VMC_VMFS_READ : VMC_VMFS_READ | VMC_VMFS_WRITE;
 
-    if (vmc_vmfs_open(t->v, path, how, &n->f, &t->err) != VMC_OK)
-        return vt_fail(t, path);
-    if (is_descriptor(n))
-        return open_disk(n, folder, path);
-    if (vmc_vmfs_fstat(n->f, &st, &t->err) != VMC_OK)
+    if (vmc_vmfs_open(t->v, path, how, &n->f, &t->err) != VMC_OK ||
+        vmc_vmfs_fstat(n->f, &st, &t->err) != VMC_OK)
         return vt_fail(t, path);
     n->bytes = st.bytes;
-    return 0;
+    return is_descriptor(n) ? open_disk(n, folder, path) : 0;
 }
 
 static int close_image(struct nbd *n, int rc)
