@@ -324,13 +324,13 @@ static void wait_quiesced(struct hv_guest *g)
 /* Requests in flight point into the guest's memory: false when a disk does not finish them. */
 static bool drain(struct hv_guest *g)
 {
-    uint64_t give_up = hv_now() + 20000000000ull; /* disks give up sooner */
+    uint64_t give_up = hv_now() + 30000000000ull; /* disks give up sooner */
 
     while (vmc_board_quiesce(vmc_vm_board(g->vm)) == VMC_EAGAIN) {
-        vmc_bm_poll();
-        (void)hv_volumes_poll(hv_now());
         if (hv_now() > give_up)
             return false;
+        vmc_bm_poll();
+        (void)hv_volumes_poll(hv_now());
     }
     return true;
 }
@@ -462,7 +462,12 @@ static void reboot(struct hv_guest *g)
         hv_guest_end(g, "reset more than ten times in a minute");
         return;
     }
-    hv_guest_pause(g);
+    g->state = HV_PAUSED;
+    wait_quiesced(g);
+    if (!drain(g)) { /* what comes late would go to the memory of the next boot */
+        hv_guest_end(g, "a reset");
+        return;
+    }
     struct images im = {0};
     int rc = vmc_vm_reset(g->vm);
     if (rc == VMC_OK)
