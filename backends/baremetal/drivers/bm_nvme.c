@@ -224,8 +224,8 @@ static bool wait_ready(struct nvme *c, uint32_t want)
 {
     for (uint64_t t = 0; t < c->limit_us; t += 100) {
         uint32_t s = mmio_rd32(c->reg + R_CSTS);
-        if (s & 2)
-            return false; /* fatal */
+        if ((s & 2) != 0 && want != 0)
+            return false; /* fatal; one that is being reset says so until it is */
         if ((s & 1) == want)
             return true;
         bm_delay_us(100);
