@@ -129,6 +129,15 @@ static bool at_home(const struct bt_trans *t, uint64_t home)
     return t->mode == VMCI_TLB_USER && t->ctx.id == 0 && (t->la & PAGE_MASK) == home;
 }
 
+/* Does global code of another page jump to it? It is where that knows it then. */
+static bool linked_far(const struct bt_trans *t)
+{
+    for (const struct bt_link *l = t->in; l != NULL; l = l->next)
+        if (l->far)
+            return true;
+    return false;
+}
+
 static void move_page(struct vmci_soft_cpu *sc, struct code_page *p, uint64_t from, uint64_t to)
 {
     struct bt_trans *next;
@@ -139,7 +148,7 @@ static void move_page(struct vmci_soft_cpu *sc, struct code_page *p, uint64_t fr
             next = t->next;
             if (!at_home(t, from))
                 continue;
-            if (t->stays)
+            if (t->stays || linked_far(t))
                 bt_drop(sc, t);
             else
                 move_one(sc, t, to - from);

@@ -354,6 +354,62 @@ static void test_moves(void **state)
 #endif
 }
 
+/* l: call f; dec r13d; jnz l; int VECTOR, in two pages. f, in a third one, adds where it is to what
+   is in the data. */
+static void make_called(struct image *m)
+{
+    static const uint8_t call[] = {0xe8}, back[] = {0x41, 0xff, 0xcd, 0x0f, 0x85};
+    static const uint8_t end[] = {0xcd, VECTOR}, lea[] = {0x48, 0x8d, 0x05};
+    static const uint8_t add[] = {0x48, 0x01, 0x05}, ret[] = {0xc3};
+    const size_t f = PAGE + 0x80;
+
+    memset(m, 0, sizeof(*m));
+    for (size_t at = 0; at <= 2 * PAGE; at += 2 * PAGE) {
+        m->n = at;
+        put_rel(m, call, sizeof(call), f);
+        put_rel(m, back, sizeof(back), at);
+        put(m, end, sizeof(end));
+    }
+    m->n = f;
+    put_rel(m, lea, sizeof(lea), f);
+    put_rel(m, add, sizeof(add), CODE + 8);
+    put(m, ret, sizeof(ret));
+}
+
+/*
+ * A page that is global in one address space only: f is translated where it is not, linked to where
+ * it is, found at another address, and called by the link again.
+ */
+static void test_global_somewhere(void **state)
+{
+    static struct plan p;
+    const uint64_t at[] = {5ull << 39 | 0x123ull << 21, 9ull << 39 | 0x56ull << 21};
+
+    (void)state;
+    seed = 1;
+    make_called(&p.m);
+    for (unsigned k = 0; k <= CODE / PAGE; k++)
+        p.page[k] = k;
+    memset(p.tables, 0, sizeof(p.tables));
+    for (unsigned s = 0; s < 3; s++) {
+        put64(p.tables + s * PER_SPACE, (CPU_RIG_PML4 + 0x1000) | 7);
+        map(p.tables, TABLES + s * PER_SPACE, 1, at[s / 2], p.page);
+    }
+    for (unsigned k = 0; k <= CODE / PAGE; k++)
+        p.tables[PER_SPACE + 3 * PAGE + 8 * k + 1] |= 1; /* global */
+    for (unsigned k = 0; k < TURNS; k++) {
+        unsigned s = k == 0 || k == 2 ? k : 1;
+        uint64_t turn[] = {TABLES + s * PER_SPACE, at[s / 2] + (s == 1 ? 0 : 2 * PAGE), 0, 50};
+        memcpy(p.turn[k], turn, sizeof(turn));
+    }
+    for (unsigned r = 0; r < 2; r++) {
+        begin(&rig[r], &p);
+        assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+        assert_int_equal(rig[r].st.gpr[VMC_RBP], TURN + sizeof(p.turn));
+    }
+    compare_pair(0, MEMORY + 0x4000, 0x4000);
+}
+
 #ifndef VMC_SANITIZED
 /* l: call f; add [data], rax; call g; dec r13d; jnz l; int VECTOR. f is in another page. */
 static void make_simple(struct image *m)
@@ -407,6 +463,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_moves, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_global_somewhere, setup, teardown),
 #ifndef VMC_SANITIZED
         cmocka_unit_test_setup_teardown(test_moved_code_is_whole, setup, teardown),
 #endif
