@@ -617,19 +617,28 @@ static void translate_body(struct bt_work *w)
     bt_exit_direct(w, bt_after(w, w->n - 1));
 }
 
-/* When one of the trace's blocks dies, so does the translation. */
-static void cover(struct bt_work *w)
+/* Instruction i is of another block than the one before it. */
+static bool enters_block(const struct bt_work *w, unsigned i)
 {
-    struct vmci_bt *bt = &w->sc->bt;
+    return w->step[i].b != w->step[i - 1].b;
+}
 
-    for (unsigned i = 1; i < w->n; i++) {
-        struct block *b = w->step[i].b;
-        if (b == w->step[i - 1].b)
-            continue;
-        struct bt_cover *c = (struct bt_cover *)(void *)(bt->arena + bt->arena_used);
-        bt->arena_used += sizeof(*c);
-        bt_cover_add(c, b, w->t);
-    }
+/* Room for the records of cover. */
+static struct bt_cover *cover_room(struct bt_work *w)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 1; i < w->n; i++)
+        n += enters_block(w, i);
+    return bt_record(w, n * sizeof(struct bt_cover));
+}
+
+/* When one of the trace's blocks dies, so does the translation. */
+static void cover(struct bt_work *w, struct bt_cover *c)
+{
+    for (unsigned i = 1; i < w->n; i++)
+        if (enters_block(w, i))
+            bt_cover_add(c++, w->step[i].b, w->t);
 }
 
 /* What to change when the trace is mapped elsewhere. */
@@ -706,13 +715,14 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
     } else if (w->loop_site != 0)
         em_patch_at(&w->e, w->loop_site, t->inner);
     bt_emit_cold(w);
+    struct bt_cover *covers = cover_room(w);
     if ((w->failed || w->e.full) && w->around_inner) {
         bt->arena_used = arena;
         return translate(sc, b, false);
     }
     if (w->failed || w->e.full)
         return give_up(bt, b, arena, false);
-    cover(w);
+    cover(w, covers);
     keep_fixes(w);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
