@@ -148,7 +148,7 @@ static void put_call(struct image *m, unsigned from)
         break;
     case 2: /* over the call, sometimes */
         put_rel(m, jz, sizeof(jz), m->n + sizeof(jz) + 4 + sizeof(call) + 4);
-        /* fall through */
+        __attribute__((fallthrough));
     default:
         put_rel(m, call, sizeof(call), to);
         break;
