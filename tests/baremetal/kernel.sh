@@ -42,7 +42,7 @@ stalls)
     options=(--append "panic=poweroff stalls=1" --qemu "$(slow 1) -device ide-hd,bus=ide.0,drive=d1 \
         $(slow 2) -device ahci,id=ah -device ide-hd,bus=ah.0,drive=d2 \
         $(slow 3) -device nvme,serial=a,drive=d3 $(slow 4) -device virtio-blk-pci,drive=d4") ;;
-virtio32) options=(--qemu "$drive -device virtio-blk-pci,queue-size=32,drive=d") ;;
+virtio32) options=(--append "panic=poweroff rest=1" --qemu "$drive -device virtio-blk-pci,queue-size=32,drive=d") ;;
 *) echo "no controller $controller"; exit 2 ;;
 esac
 machine "$dir/log.txt" 200 --machine "$m" --kernel "$build/bin/kernel_test" --cpus 2 --mem 256 \
@@ -52,6 +52,8 @@ forbid "$dir/log.txt" "PANIC|FAIL"
 if [ "$controller" = stalls ]; then
     [ "$(grep -c "^PASS disk .*: works again$" "$dir/log.txt")" = 4 ] || fail "not all disks work again"
 elif [ "$controller" != none ]; then
+    [ "$controller" != virtio32 ] || want "$dir/log.txt" "^PASS disk .*: rests$"
+    forbid "$dir/log.txt" "not finished after"
     want "$dir/log.txt" "^PASS disk .*: writes$"
     python3 "$dir/pattern.py" check "$disk" || fail "the disk does not hold what was written"
 fi

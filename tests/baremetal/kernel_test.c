@@ -406,6 +406,32 @@ static void test_stalled(const struct vmc_bm_disk *disk)
     pf->free(pf->ctx, buf, READS * BYTES, 4096);
 }
 
+/* After more requests than its queue holds, a disk rests: none of them is taken for lost. */
+static void test_rest(const struct vmc_bm_disk *disk)
+{
+    enum { READS = 64 };
+    static struct vmc_iovec iov[READS];
+    static struct vmc_block_req r[READS];
+    static uint8_t buf[4096] __attribute__((aligned(4096)));
+    char text[96];
+
+    for (unsigned i = 0; i < READS; i++) {
+        iov[i] = (struct vmc_iovec){buf, sizeof(buf)};
+        r[i] = (struct vmc_block_req){
+            .op = VMC_BLOCK_READ, .bytes = sizeof(buf), .iov = &iov[i], .iov_count = 1};
+        submit(&disk->dev, &r[i]);
+    }
+    bool ok = wait_all() == VMC_OK;
+    for (uint64_t end = vmc_bm_now_ns() + 18000000000ull; vmc_bm_now_ns() < end;) {
+        vmc_bm_poll();
+        vmc_bm_wait(vmc_bm_now_ns() + 10000000);
+    }
+    for (unsigned i = 0; i < READS; i++)
+        ok = ok && r[i].status == VMC_OK;
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: rests", disk->name);
+    result(ok && pending == 0, text);
+}
+
 static void test_disk(const struct vmc_bm_machine *m, const struct vmc_bm_disk *disk)
 {
     const struct vmc_platform *pf = vmc_bm_platform();
@@ -549,6 +575,8 @@ void vmc_bm_main(const struct vmc_bm_machine *m)
             test_stalled(d);
         else
             test_disk(m, d);
+    for (uint32_t i = 0; option(m->cmdline, "rest=") != NULL && (d = vmc_bm_disk(i)) != NULL; i++)
+        test_rest(d);
     if (vmc_bm_nic(0) != NULL)
         test_nic(vmc_bm_nic(0));
     vmc_bm_printf("RESULT: %u passed, %u failed\n", passed, failed);

@@ -97,8 +97,6 @@ static void pump(struct vblk *b)
         s->head.reserved = 0;
         s->head.sector = r->op == VMC_BLOCK_FLUSH ? 0 : (r->offset + begun) / SECTOR;
         s->status = 0xff;
-        s->req = r;
-        s->since_ns = bm_now_ns();
         d[0] = (struct vq_desc){.pa = bm_virt_to_phys(&s->head), .bytes = sizeof(s->head)};
         d[n + 1] =
             (struct vq_desc){.pa = bm_virt_to_phys(&s->status), .bytes = 1, .flags = VQ_WRITE};
@@ -106,6 +104,8 @@ static void pump(struct vblk *b)
             break;
         kick = true;
         b->free = s->next_free;
+        s->req = r; /* that of a free one stays NULL */
+        s->since_ns = bm_now_ns();
         begun += s->bytes;
         r->backend[1] = (void *)begun;
         if (r->op == VMC_BLOCK_FLUSH || begun == r->bytes) {
