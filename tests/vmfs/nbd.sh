@@ -135,6 +135,55 @@ wait "$server" || fail "the server's end"
 server=
 echo "ok: a disk that begins like a descriptor"
 
+# A client that asks more and more does not keep the server from its end.
+cat >"$dir/flood.py" <<'PY'
+import socket, struct, sys, threading
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+def get(n):
+    while n > 0:
+        n -= len(s.recv(n)) or sys.exit("the connection is over")
+def drop():
+    while s.recv(65536):
+        pass
+get(18)
+s.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, 0)) # any export
+get(10)
+threading.Thread(target=drop, daemon=True).start()
+flushes = struct.pack(">IHHQQI", 0x25609513, 0, 3, 0, 0, 0) * 100
+print("floods", flush=True)
+try:
+    while True:
+        s.sendall(flushes)
+except OSError:
+    pass
+PY
+"$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
+server=$!
+for _ in $(seq 3000); do
+    timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
+    kill -0 "$server" 2>/dev/null || fail "the server ended"
+    sleep 0.1
+done
+timeout 300 python3 "$dir/flood.py" "$dir/socket" >"$dir/flood" &
+client=$!
+for _ in $(seq 3000); do
+    grep -q floods "$dir/flood" && break
+    kill -0 $client || fail "the client ended"
+    sleep 0.1
+done
+sleep 0.5
+kill -TERM "$server"
+for _ in $(seq 600); do
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.1
+done
+kill -0 "$server" 2>/dev/null && fail "a client keeps the server from its end"
+wait "$server" || fail "the server's end"
+server=
+wait $client || fail "the client"
+echo "ok: ends under a flood of requests"
+
 # Read-only: asked for, on a file that cannot be written either; and where the volume cannot be written.
 serve_read_only() { # OPTION...
     "$vmcore" vmfs nbd "$@" "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &

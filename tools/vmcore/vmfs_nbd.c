@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -43,6 +44,7 @@ struct nbd {
     uint64_t bytes;
     int signals; /* readable: stop */
     int left;    /* readable: a client has gone */
+    atomic_bool stop;
     pthread_mutex_t lock;
     struct client client[CLIENTS];
 };
@@ -67,6 +69,8 @@ static int get(void *ctx, void *p, size_t n)
 {
     struct client *s = ctx;
     char *b = p;
+    if (atomic_load(&s->n->stop)) /* a client with ever more requests never makes us wait */
+        return -1;
     while (n > 0) {
         ssize_t r = recv(s->fd, b, n, MSG_DONTWAIT);
         if (would_block(r)) {
@@ -305,7 +309,8 @@ static void run(struct nbd *n, int listener)
         if (p[2].revents != 0)
             admit(n, listener);
     }
-    reap(n, true); /* the signal is there for them, too */
+    atomic_store(&n->stop, true);
+    reap(n, true); /* the signal is there for those that wait, too */
 }
 
 /* SIGINT and SIGTERM as something to poll, so that none is missed between two waits; -1. */
