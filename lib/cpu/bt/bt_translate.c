@@ -259,7 +259,7 @@ static bool translate_reg(struct bt_work *w, const struct vmci_insn *in)
 
     if (bt_rsp_later(w, in)) {
         w->owed += (int32_t)(in->op == VMCI_OP_ADD ? in->imm : -in->imm);
-        w->lost = (uint8_t)(w->i + 1);
+        w->lost = (uint16_t)(w->i + 1);
         st->later = true;
         return true;
     }

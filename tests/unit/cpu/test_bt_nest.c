@@ -304,10 +304,56 @@ static void test_nests(void **state)
 #endif
 }
 
+/* Traces of some hundred instructions, which go around a loop that has two or ten rounds. Flags of
+   moves of RSP are read, behind the 255th, too. */
+static void test_long(void **state)
+{
+    static const uint8_t count[] = {0x45, 0x89, 0xef,      /* mov r15d, r13d */
+                                    0x41, 0x83, 0xe7, 1,   /* and r15d, 1 */
+                                    0x41, 0xc1, 0xe7, 3,   /* shl r15d, 3 */
+                                    0x41, 0x83, 0xc7, 2};  /* add r15d, 2 */
+    static const uint8_t part[] = {0x4d, 0x39, 0xe3,       /* cmp r11, r12 */
+                                   0x48, 0x83, 0xec, 8,    /* sub rsp, 8 */
+                                   0x4c, 0x8b, 0x04, 0x24, /* mov r8, [rsp] */
+                                   0x49, 0x83, 0xd1, 1,    /* adc r9, 1 */
+                                   0x4d, 0x39, 0xe3,       /* cmp r11, r12 */
+                                   0x48, 0x83, 0xc4, 8,    /* add rsp, 8 */
+                                   0x49, 0x83, 0xd1, 1};   /* adc r9, 1 */
+    static const uint8_t dec[2][3] = {{0x41, 0xff, 0xcf},  /* dec r15d */
+                                      {0x41, 0xff, 0xcd}}; /* dec r13d */
+    static const uint8_t hlt[] = {0xf4};
+    static const struct pass t[PASSES];
+
+    (void)state;
+    for (unsigned parts = 1; parts <= 12; parts++) {
+        struct program p = {.n = 0};
+        put(&p, count, sizeof(count));
+        size_t top = p.n;
+        for (unsigned k = 0; k < parts; k++)
+            put(&p, part, sizeof(part));
+        put(&p, dec[0], sizeof(dec[0]));
+        put_back(&p, top);
+        put(&p, dec[1], sizeof(dec[1]));
+        put_back(&p, 0);
+        put(&p, hlt, sizeof(hlt));
+        for (unsigned r = 0; r < 2; r++) {
+            begin(&rig[r], &p, t);
+            rig[r].st.gpr[VMC_R12] = 1;
+            rig[r].st.gpr[VMC_R13] = 20000;
+            assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+        }
+        compare_pair(parts, MIDDLE, REACH);
+    }
+#ifndef VMC_SANITIZED /* such builds have no translator */
+    assert_true(cpu_rig_stat(&rig[1], "bt.around") > 0);
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nests, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_long, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
