@@ -3,9 +3,10 @@
  * Short loops in a loop, in translated code: pointers are copied and indexes begin at constants, so
  * that accesses through several registers are checked together, over all rounds of the short loops;
  * loops around them that have one to four rounds, each time another number; and loops that go down
- * the columns of a matrix, in steps of hundreds of bytes. In the middle
- * pages vanish, lose their write access or get code that is executed. Everything is as in the
- * interpreter: faults too, with all that was done before.
+ * the columns of a matrix, in steps of hundreds of bytes. Every fourth program is longer than a
+ * trace may be; RSP moves, with flags that others read behind it. In the middle pages vanish, lose
+ * their write access or get code that is executed. Everything is as in the interpreter: faults too,
+ * with all that was done before.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,8 +30,9 @@
 #define PAGES  24u /* of them that are used, around the middle */
 
 struct program {
-    uint8_t code[1024];
+    uint8_t code[8192];
     size_t n;
+    unsigned longer; /* so many times, now and then */
 };
 
 static void put(struct program *p, const void *bytes, size_t n)
@@ -46,23 +48,29 @@ static void put_step(struct program *p, bool moving)
         uint8_t bytes[9], n;
         bool disp, moves;
     } t[] = {
-        {{0xf2, 0x0f, 0x10, 0x04, 0x06}, 5, false, false},      /* movsd xmm0, [rsi + rax] */
-        {{0xf2, 0x0f, 0x58, 0x44, 0x07, 0}, 6, true, false},    /* addsd xmm0, [rdi + rax + d] */
-        {{0xf2, 0x0f, 0x11, 0x44, 0x02, 0}, 6, true, false},    /* movsd [rdx + rax + d], xmm0 */
-        {{0xf2, 0x41, 0x0f, 0x11, 0x41, 0}, 6, true, false},    /* movsd [r9 + d], xmm0 */
-        {{0x48, 0x8b, 0x1a}, 3, false, false},                  /* mov rbx, [rdx] */
-        {{0x48, 0x89, 0x5e, 0}, 4, true, false},                /* mov [rsi + d], rbx */
-        {{0x4c, 0x03, 0x5f, 0}, 4, true, false},                /* add r11, [rdi + d] */
-        {{0x4c, 0x89, 0x5c, 0xc7, 0}, 5, true, false},          /* mov [rdi + rax * 8 + d], r11 */
-        {{0x48, 0x39, 0x5c, 0x06, 0}, 5, true, false},          /* cmp [rsi + rax + d], rbx */
-        {{0x49, 0x83, 0xd3, 1}, 4, false, false},               /* adc r11, 1 */
-        {{0x48, 0x89, 0xfa}, 3, false, true},                   /* mov rdx, rdi */
-        {{0x4c, 0x8d, 0x4e, 0}, 4, true, true},                 /* lea r9, [rsi + d] */
-        {{0x49, 0x89, 0xd1}, 3, false, true},                   /* mov r9, rdx */
-        {{0x48, 0x83, 0xc2, 8}, 4, false, true},                /* add rdx, 8 */
-        {{0x49, 0x81, 0xc1, 0x80, 1, 0, 0}, 7, false, true},    /* add r9, 384 */
-        {{0x48, 0x29, 0xd2, 0x48, 0x01, 0xf2}, 6, false, true}, /* sub rdx, rdx; add rdx, rsi */
-        {{0x48, 0x81, 0xc7, 0, 1, 0, 0}, 7, false, true},       /* add rdi, 256 */
+        {{0xf2, 0x0f, 0x10, 0x04, 0x06}, 5, false, false},   /* movsd xmm0, [rsi + rax] */
+        {{0xf2, 0x0f, 0x58, 0x44, 0x07, 0}, 6, true, false}, /* addsd xmm0, [rdi + rax + d] */
+        {{0xf2, 0x0f, 0x11, 0x44, 0x02, 0}, 6, true, false}, /* movsd [rdx + rax + d], xmm0 */
+        {{0xf2, 0x41, 0x0f, 0x11, 0x41, 0}, 6, true, false}, /* movsd [r9 + d], xmm0 */
+        {{0x48, 0x8b, 0x1a}, 3, false, false},               /* mov rbx, [rdx] */
+        {{0x48, 0x89, 0x5e, 0}, 4, true, false},             /* mov [rsi + d], rbx */
+        {{0x4c, 0x03, 0x5f, 0}, 4, true, false},             /* add r11, [rdi + d] */
+        {{0x4c, 0x89, 0x5c, 0xc7, 0}, 5, true, false},       /* mov [rdi + rax * 8 + d], r11 */
+        {{0x48, 0x39, 0x5c, 0x06, 0}, 5, true, false},       /* cmp [rsi + rax + d], rbx */
+        {{0x49, 0x83, 0xd3, 1}, 4, false, false},            /* adc r11, 1 */
+        {{0x48, 0x83, 0xec, 8}, 4, false, false},            /* sub rsp, 8 */
+        {{0x48, 0x83, 0xc4, 8, 0x49, 0x83, 0xd3, 1},         /* add rsp, 8; adc r11, 1 */
+         8,
+         false,
+         false},
+        {{0x53, 0x4c, 0x13, 0x1c, 0x24, 0x5b}, 6, false, false}, /* push rbx; adc r11, [rsp]; pop */
+        {{0x48, 0x89, 0xfa}, 3, false, true},                    /* mov rdx, rdi */
+        {{0x4c, 0x8d, 0x4e, 0}, 4, true, true},                  /* lea r9, [rsi + d] */
+        {{0x49, 0x89, 0xd1}, 3, false, true},                    /* mov r9, rdx */
+        {{0x48, 0x83, 0xc2, 8}, 4, false, true},                 /* add rdx, 8 */
+        {{0x49, 0x81, 0xc1, 0x80, 1, 0, 0}, 7, false, true},     /* add r9, 384 */
+        {{0x48, 0x29, 0xd2, 0x48, 0x01, 0xf2}, 6, false, true},  /* sub rdx, rdx; add rdx, rsi */
+        {{0x48, 0x81, 0xc7, 0, 1, 0, 0}, 7, false, true},        /* add rdi, 256 */
     };
     unsigned k = rnd(sizeof(t) / sizeof(t[0]));
     uint8_t b[9];
@@ -77,7 +85,11 @@ static void put_step(struct program *p, bool moving)
 
 static void put_steps(struct program *p, unsigned n, bool moving)
 {
-    for (unsigned k = 1 + rnd(n); k > 0; k--)
+    unsigned k = 1 + rnd(n);
+
+    if (p->longer > 1 && rnd(3) == 0)
+        k *= p->longer;
+    for (; k > 0; k--)
         put_step(p, moving);
 }
 
@@ -166,23 +178,24 @@ static void put_loops(struct program *p)
 
 static void make(struct program *p)
 {
-    static const uint8_t head[] = {0x48, 0x8b, 0x75, 0,      /* mov rsi, [rbp] */
-                                   0x48, 0x8b, 0x7d, 8,      /* mov rdi, [rbp + 8] */
-                                   0x4c, 0x8b, 0x45, 16,     /* mov r8, [rbp + 16] */
-                                   0x4c, 0x8b, 0x55, 24,     /* mov r10, [rbp + 24] */
-                                   0x4c, 0x8b, 0x75, 32,     /* mov r14, [rbp + 32] */
-                                   0x48, 0x83, 0xc5, 40,     /* add rbp, 40 */
-                                   0x48, 0x89, 0xfa,         /* mov rdx, rdi */
-                                   0x49, 0x89, 0xf1};        /* mov r9, rsi */
-    static const uint8_t change[] = {0x4d, 0x85, 0xc0,       /* test r8, r8 */
-                                     0x74, 17,               /* jz over all of this */
-                                     0x4d, 0x85, 0xd2,       /* test r10, r10 */
-                                     0x78, 0x09,             /* js to the call */
-                                     0x4d, 0x89, 0x10,       /* mov [r8], r10 */
-                                     0x41, 0x0f, 0x01, 0x3e, /* invlpg [r14] */
-                                     0xeb, 0x03,             /* jmp over the call */
-                                     0x41, 0xff, 0xd0};      /* call r8 */
-    static const uint8_t dec[] = {0x41, 0xff, 0xcd};         /* dec r13d */
+    static const uint8_t head[] = {0x48, 0xc7, 0xc4, 0,    0,       /* mov rsp, CPU_RIG_STACK */
+                                   8,    0,    0x48, 0x8b, 0x75, 0, /* mov rsi, [rbp] */
+                                   0x48, 0x8b, 0x7d, 8,             /* mov rdi, [rbp + 8] */
+                                   0x4c, 0x8b, 0x45, 16,            /* mov r8, [rbp + 16] */
+                                   0x4c, 0x8b, 0x55, 24,            /* mov r10, [rbp + 24] */
+                                   0x4c, 0x8b, 0x75, 32,            /* mov r14, [rbp + 32] */
+                                   0x48, 0x83, 0xc5, 40,            /* add rbp, 40 */
+                                   0x48, 0x89, 0xfa,                /* mov rdx, rdi */
+                                   0x49, 0x89, 0xf1};               /* mov r9, rsi */
+    static const uint8_t change[] = {0x4d, 0x85, 0xc0,              /* test r8, r8 */
+                                     0x74, 17,                      /* jz over all of this */
+                                     0x4d, 0x85, 0xd2,              /* test r10, r10 */
+                                     0x78, 0x09,                    /* js to the call */
+                                     0x4d, 0x89, 0x10,              /* mov [r8], r10 */
+                                     0x41, 0x0f, 0x01, 0x3e,        /* invlpg [r14] */
+                                     0xeb, 0x03,                    /* jmp over the call */
+                                     0x41, 0xff, 0xd0};             /* call r8 */
+    static const uint8_t dec[] = {0x41, 0xff, 0xcd};                /* dec r13d */
     static const uint8_t hlt[] = {0xf4};
     unsigned where = rnd(3);
 
@@ -278,6 +291,7 @@ static void test_nests(void **state)
     (void)state;
     for (unsigned k = 0; k < PROGRAMS; k++) {
         seed = 0x9e3779b9u * (k + 1);
+        p.longer = k % 4 == 3 ? 12 : 1;
         make(&p);
         make_passes(t);
         uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
