@@ -301,11 +301,16 @@ static inline void copy_short(u8 *to, const u8 *from, u64 bytes)
 
     for (; at + 8 <= bytes; at += 8)
         vmci_st_le64(to + at, vmci_ld_le64(from + at));
-    for (unsigned n = 4; n > 0; n /= 2)
-        if ((bytes & n) != 0) { /* a whole element, if it is that long */
-            memcpy(to + at, from + at, n);
-            at += n;
-        }
+    if ((bytes & 4) != 0) { /* a whole element, if it is that long: read before it is written */
+        vmci_st_le32(to + at, vmci_ld_le32(from + at));
+        at += 4;
+    }
+    if ((bytes & 2) != 0) {
+        vmci_st_le16(to + at, vmci_ld_le16(from + at));
+        at += 2;
+    }
+    if ((bytes & 1) != 0)
+        to[at] = from[at];
 }
 
 static inline void copy_run(u8 *to, u8 *from, const struct str *s, u64 bytes, bool bulk)
