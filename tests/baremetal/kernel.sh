@@ -41,7 +41,7 @@ stalls)
     slow() { echo "-drive file=$disk.$1,format=raw,if=none,id=d$1,throttling.bps-total=4096"; }
     options=(--append "panic=poweroff stalls=1" --qemu "$(slow 1) -device ide-hd,bus=ide.0,drive=d1 \
         $(slow 2) -device ahci,id=ah -device ide-hd,bus=ah.0,drive=d2 \
-        $(slow 3) -device nvme,serial=a,drive=d3 $(slow 4) -device virtio-blk-pci,drive=d4") ;;
+        $(slow 3) -device nvme,serial=a,drive=d3 $(slow 4) -device virtio-blk-pci,request-merging=off,drive=d4") ;;
 virtio32) options=(--append "panic=poweroff rest=1" --qemu "$drive -device virtio-blk-pci,queue-size=32,drive=d") ;;
 *) echo "no controller $controller"; exit 2 ;;
 esac
