@@ -13,6 +13,7 @@
 #define SUM     0xc39a1b7u
 #define VERBOSE 0
 #endif
+#include "sum.h"
 
 #define CODE   USER_AREA
 #define DATA   (USER_AREA + 0x1100u)
@@ -22,26 +23,8 @@
 #define FLAG_TF 0x100u
 #define FLAG_RF 0x10000u
 
-static uint32_t rng = SEED * 2654435761u + 1;
 static uint8_t *at; /* of the next byte of code */
 static uint8_t starts[16], insns;
-
-static uint32_t rnd(uint32_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 17;
-    rng ^= rng << 5;
-    return (uint32_t)((uint64_t)rng * n >> 32);
-}
-
-static uint32_t sum;
-static void add(uint32_t v)
-{
-    sum = (sum << 7 | sum >> 25) * 31 + v;
-#if VERBOSE
-    print(" %x", v);
-#endif
-}
 
 /* ---- code ------------------------------------------------------------------------------------ */
 

@@ -13,6 +13,7 @@
 #define SUM     0x27e0e239u
 #define VERBOSE 0
 #endif
+#include "sum.h"
 
 /* The way there and back lies at LOW, which is segment LOW_CS; so do its variables. */
 #define LOW    0x8000u
@@ -40,25 +41,7 @@ struct real_state {
 };
 #define ST ((volatile struct real_state *)(LOW + 0xe00))
 
-static uint32_t rng = SEED * 2654435761u + 1;
 static uint8_t *at; /* of the next byte of code */
-
-static uint32_t rnd(uint32_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 17;
-    rng ^= rng << 5;
-    return (uint32_t)((uint64_t)rng * n >> 32);
-}
-
-static uint32_t sum;
-static void add(uint32_t v)
-{
-    sum = (sum << 7 | sum >> 25) * 31 + v;
-#if VERBOSE
-    print(" %x", v);
-#endif
-}
 
 /* ---- there and back -------------------------------------------------------------------------- */
 

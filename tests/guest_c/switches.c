@@ -14,6 +14,7 @@
 #define SUM     0x17997860u
 #define VERBOSE 0
 #endif
+#include "sum.h"
 
 #define CODE     USER_AREA /* what runs */
 #define LAND     0x1000u   /* from here on, behind 0 and USER_AREA, everything is INT 80h */
@@ -41,7 +42,6 @@
 #define TYPE_TSS32 9u
 #define BUSY       2u
 
-static uint32_t rng = SEED * 2654435761u + 1;
 static uint8_t *at; /* of the next byte of code */
 
 /* Words of a 32-bit TSS; of a 16-bit one, half of them. */
@@ -73,14 +73,6 @@ enum {
 static uint32_t tss_main[TSS_WORDS], task[TASKS][TSS_WORDS], fault_task[FAULTS][TSS_WORDS];
 static uint32_t fault_stack[64];
 static const uint8_t fault_vector[FAULTS] = {1, 6, 8, 10, 11, 12, 13, 0x80};
-
-static uint32_t rnd(uint32_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 17;
-    rng ^= rng << 5;
-    return (uint32_t)((uint64_t)rng * n >> 32);
-}
 
 /* ---- how a case ends ------------------------------------------------------------------------- */
 
@@ -322,15 +314,6 @@ static void run0(void *p)
         :
         : "D"(p), "S"(SEL_DATA)
         : "memory", "eax", "ecx", "edx", "ebx");
-}
-
-static uint32_t sum;
-static void add(uint32_t v)
-{
-    sum = (sum << 7 | sum >> 25) * 31 + v;
-#if VERBOSE
-    print(" %x", v);
-#endif
 }
 
 static void fill(uint32_t from, uint32_t bytes)

@@ -14,6 +14,7 @@
 #define SUM     0x52b666eeu
 #define VERBOSE 0
 #endif
+#include "sum.h"
 
 #define V86_CS   0x3000u
 #define V86_SS   0x2000u
@@ -31,25 +32,7 @@
 
 #define FLAG_VM 0x20000u
 
-static uint32_t rng = SEED * 2654435761u + 1;
 static uint8_t *at; /* of the next byte of code */
-
-static uint32_t rnd(uint32_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 17;
-    rng ^= rng << 5;
-    return (uint32_t)((uint64_t)rng * n >> 32);
-}
-
-static uint32_t sum;
-static void add(uint32_t v)
-{
-    sum = (sum << 7 | sum >> 25) * 31 + v;
-#if VERBOSE
-    print(" %x", v);
-#endif
-}
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
