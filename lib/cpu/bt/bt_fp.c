@@ -95,7 +95,10 @@ static void note_operand(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
 
-    if (in->base == VMCI_REG_IP) {
+    if (in->base == VMCI_REG_IP && in->addrsize == 4) {
+        /* The access has tied the code to its place. */
+        em_mov_imm(e, w->s, (uint32_t)(w->la + (uint64_t)in->disp));
+    } else if (in->base == VMCI_REG_IP) {
         bt_mov_la(w, w->s, w->la + (uint64_t)in->disp);
     } else {
         struct em_addr at = {in->base < 16 ? in->base : EM_NONE,
@@ -177,6 +180,8 @@ bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_
     if (in->op == VMCI_OP_FWAIT || form->special == VMCI_FS_FNOP0)
         return true; /* no exception can be pending */
     struct bt_access acc;
+    if (is_mem && form->mem_bytes == 10 && in->addrsize == 2)
+        return false; /* may be in two pieces (fp_wrap.c), which need not be on two pages */
     if (is_mem &&
         (!bt_operand(w, in, &acc) || !bt_check_ea(w, in, acc.acc, acc.bytes, acc.align, &a)))
         return false;

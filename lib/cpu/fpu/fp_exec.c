@@ -52,9 +52,11 @@ static unsigned natural_alignment(unsigned bytes)
     switch (bytes) {
     case 10:
         return 8;
-    case 14: case 94:
+    case 14:
+    case 94:
         return 2;
-    case 28: case 108:
+    case 28:
+    case 108:
         return 4;
     default:
         return bytes <= 32 ? VMCI_MIN(bytes, 16u) : 0;
@@ -69,7 +71,8 @@ int vmci_fp_check_ac(struct vmci_cpu *cpu, uint64_t la, unsigned bytes)
     return vmci_raise_code(cpu, VMC_VEC_AC, 0);
 }
 
-/* Is the operand's linear address no multiple of align? In 64-bit mode only FS and GS have bases. */
+/* Is the operand's linear address no multiple of align? In 64-bit mode only FS and GS have bases.
+ */
 static bool misaligned(const struct vmci_cpu *cpu, unsigned seg, uint64_t ea, unsigned align)
 {
     if (cpu->code_bits != 64 || seg == VMC_FS || seg == VMC_GS)
@@ -203,13 +206,14 @@ static bool store_suppressed(struct vmci_cpu *cpu)
  * A store that cannot go to memory directly. Instructions that change more than memory (x87 pops,
  * flags) are undone when the write fails or has to wait for the embedder.
  */
-static int store_slow(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la)
+static int store_slow(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t,
+                      uint64_t la, bool wraps)
 {
     struct vmci_fp *fp = cpu->fp;
     uint64_t out;
     unsigned bytes = t->form.mem_bytes;
     bool undo = (t->form.flags & (VMCI_FO_X87 | VMCI_FO_EXC)) != 0;
-    int r = vmci_probe_wr(cpu, la, bytes);
+    int r = wraps ? vmci_fp_wrapped_probe(cpu, in, bytes, true) : vmci_probe_wr(cpu, la, bytes);
     if (r != 0)
         return r;
     if (undo) {
@@ -225,7 +229,8 @@ static int store_slow(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la)
     }
     if ((t->form.flags & VMCI_FO_X87) && store_suppressed(cpu))
         return 0;
-    r = vmci_wr_block(cpu, la, fp->bounce, bytes);
+    r = wraps ? vmci_fp_wrapped_write(cpu, in, fp->bounce, bytes)
+              : vmci_wr_block(cpu, la, fp->bounce, bytes);
     if (r != 0 && undo) {
         vmci_fp_park(cpu);
         vmci_fp_copy(&fp->area, &fp->undo, sizeof(fp->area));
@@ -233,12 +238,13 @@ static int store_slow(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la)
     return r;
 }
 
-static int store(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la)
+static int store(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t,
+                 uint64_t la)
 {
     struct vmci_fp *fp = cpu->fp;
     void *p = direct(cpu, la, t->form.mem_bytes, true);
     if (p == NULL || (fp->mx_check && (t->form.flags & VMCI_FO_EXC)))
-        return store_slow(cpu, t, la);
+        return store_slow(cpu, in, t, la, false);
     vmci_fp_run(fp, t->fn, p, 0);
     return 0;
 }
@@ -303,6 +309,12 @@ static void set_pointers(struct vmci_cpu *cpu, const struct vmci_insn *in, struc
     }
 }
 
+static int load_wrapped(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t)
+{
+    int r = vmci_fp_wrapped_probe(cpu, in, t->form.mem_bytes, false);
+    return r != 0 ? r : vmci_fp_wrapped_read(cpu, in, cpu->fp->bounce, t->form.mem_bytes);
+}
+
 static int plain(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t)
 {
     uint64_t src, la, out = 0;
@@ -310,14 +322,24 @@ static int plain(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_t
     int r;
     if (in->flags & VMCI_IF_MEM) {
         bool write = (t->form.mem_acc & VMCI_MEM_WRITE) != 0;
-        r = operand(cpu, in, t, write, &la);
-        if (r != 0)
-            return r;
-        if (write)
-            return store(cpu, t, la);
-        r = load_operand(cpu, t, la, &mem);
-        if (r != 0)
-            return r;
+        if (unlikely((t->form.flags & VMCI_FO_X87) &&
+                     vmci_fp_wraps(in, vmci_ea(cpu, in), t->form.mem_bytes))) {
+            if (write)
+                return store_slow(cpu, in, t, 0, true);
+            mem = cpu->fp->bounce;
+            r = load_wrapped(cpu, in, t);
+            if (r != 0)
+                return r;
+        } else {
+            r = operand(cpu, in, t, write, &la);
+            if (r != 0)
+                return r;
+            if (write)
+                return store(cpu, in, t, la);
+            r = load_operand(cpu, t, la, &mem);
+            if (r != 0)
+                return r;
+        }
     }
     src = (t->form.flags & VMCI_FO_X87) ? (cpu->rflags & VMC_FLAG_ARITH) | VMC_FLAG_1
                                         : cpu->gpr[t->src];

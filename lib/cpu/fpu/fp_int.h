@@ -235,6 +235,16 @@ int vmci_fp_operand(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned b
 
 int vmci_fp_check_ac(struct vmci_cpu *cpu, uint64_t la, unsigned bytes);
 
+/* x87 operands round the end of the addresses (fp_wrap.c). */
+bool vmci_fp_wraps(const struct vmci_insn *in, uint64_t ea, unsigned bytes);
+/* Segments, alignment and, to write, pages. */
+int vmci_fp_wrapped_probe(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
+                          bool write);
+int vmci_fp_wrapped_read(struct vmci_cpu *cpu, const struct vmci_insn *in, uint8_t *p,
+                         unsigned bytes);
+int vmci_fp_wrapped_write(struct vmci_cpu *cpu, const struct vmci_insn *in, const uint8_t *p,
+                          unsigned bytes);
+
 /* #UD, #NM and the pending #MF of an instruction of this kind. */
 int vmci_fp_check(struct vmci_cpu *cpu, unsigned kind);
 /* A pending x87 error: #MF, or FERR# (fp_ferr.c). */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * x87 control instructions that show or load the environment (SDM 1 8.1, figures 8-9 to 8-12). The environment is handled in memory, because the unit's own
- * instruction and data pointers are those of the thunks.
+ * x87 control instructions that show or load the environment (SDM 1 8.1, figures 8-9 to 8-12). The
+ * environment is handled in memory, because the unit's own instruction and data pointers are those
+ * of the thunks.
  */
 #include "fp_int.h"
 
@@ -181,7 +182,8 @@ static void init_unit(struct vmci_fp *fp)
     fp->x87_check = false;
 }
 
-static int store_env(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la, bool regs)
+static int store_env(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t,
+                     uint64_t la, bool regs)
 {
     struct vmci_fp *fp = cpu->fp;
     uint8_t buf[108];
@@ -191,7 +193,8 @@ static int store_env(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la, bo
     put_env(cpu, buf, op16);
     for (unsigned i = 0; regs && i < 8; i++)
         vmci_fp_copy(buf + env + i * 10, fp->area.st[i], 10);
-    int r = wr_pieces(cpu, la, buf, bytes);
+    int r = vmci_fp_wraps(in, vmci_ea(cpu, in), bytes) ? vmci_fp_wrapped_write(cpu, in, buf, bytes)
+                                                       : wr_pieces(cpu, la, buf, bytes);
     if (r != 0)
         return r;
     vmci_fp_park(cpu); /* a callback may have run; it cannot have loaded the state, but be sure */
@@ -204,14 +207,16 @@ static int store_env(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la, bo
     return 0;
 }
 
-static int load_env(struct vmci_cpu *cpu, struct vmci_thunk *t, uint64_t la, bool regs)
+static int load_env(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmci_thunk *t,
+                    uint64_t la, bool regs)
 {
     struct vmci_fp *fp = cpu->fp;
     uint8_t buf[108];
     unsigned bytes = t->form.mem_bytes;
     bool op16 = bytes == 14 || bytes == 94;
     unsigned env = op16 ? 14 : 28;
-    int r = rd_pieces(cpu, la, buf, bytes);
+    int r = vmci_fp_wraps(in, vmci_ea(cpu, in), bytes) ? vmci_fp_wrapped_read(cpu, in, buf, bytes)
+                                                       : rd_pieces(cpu, la, buf, bytes);
     if (r != 0)
         return r;
     vmci_fp_park(cpu);
@@ -261,7 +266,10 @@ int vmci_fp_x87_ctl(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmc
             return r;
     }
     if (in->flags & VMCI_IF_MEM) {
-        r = vmci_fp_operand(cpu, in, t->form.mem_bytes, 0, t->form.mem_acc == VMCI_MEM_WRITE, &la);
+        bool write = t->form.mem_acc == VMCI_MEM_WRITE;
+        r = vmci_fp_wraps(in, vmci_ea(cpu, in), t->form.mem_bytes)
+                ? vmci_fp_wrapped_probe(cpu, in, t->form.mem_bytes, write)
+                : vmci_fp_operand(cpu, in, t->form.mem_bytes, 0, write, &la);
         if (r != 0)
             return r;
     }
@@ -273,8 +281,8 @@ int vmci_fp_x87_ctl(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmc
     case VMCI_FS_FNSTSW:
         if (in->flags & VMCI_IF_MEM)
             return store_word(cpu, t, la);
-        cpu->gpr[VMC_RAX] = (cpu->gpr[VMC_RAX] & ~0xffffull) |
-                            (vmci_fp_run(fp, fp->fnstsw, NULL, 0) & 0xffff);
+        cpu->gpr[VMC_RAX] =
+            (cpu->gpr[VMC_RAX] & ~0xffffull) | (vmci_fp_run(fp, fp->fnstsw, NULL, 0) & 0xffff);
         return 0;
     case VMCI_FS_FNCLEX:
         vmci_fp_run(fp, t->fn, NULL, 0);
@@ -287,11 +295,11 @@ int vmci_fp_x87_ctl(struct vmci_cpu *cpu, const struct vmci_insn *in, struct vmc
         return 0;
     case VMCI_FS_FLDENV:
     case VMCI_FS_FRSTOR:
-        return load_env(cpu, t, la, t->form.special == VMCI_FS_FRSTOR);
+        return load_env(cpu, in, t, la, t->form.special == VMCI_FS_FRSTOR);
     case VMCI_FS_FNSTENV:
     case VMCI_FS_FNSAVE:
         vmci_fp_park(cpu);
-        return store_env(cpu, t, la, t->form.special == VMCI_FS_FNSAVE);
+        return store_env(cpu, in, t, la, t->form.special == VMCI_FS_FNSAVE);
     default: /* FNENI, FNDISI, FNSETPM */
         return 0;
     }

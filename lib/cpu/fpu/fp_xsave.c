@@ -23,23 +23,64 @@ static void part(struct image *im, unsigned at, unsigned bytes)
     im->parts++;
 }
 
+/* Where the image is: its bytes from `end` on are at the other end of what addresses reach. */
+struct area {
+    uint64_t la;
+    unsigned end;
+    uint64_t back;
+};
+
+static uint64_t area_la(const struct area *a, unsigned at)
+{
+    return a->la + at - (at >= a->end ? a->back : 0);
+}
+
+/* The operand of that many bytes: its segment and alignment are checked. */
+static int find_area(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
+                     unsigned align, bool write, struct area *a)
+{
+    uint64_t ea = vmci_ea(cpu, in), la;
+    uint64_t left = in->addrsize == 8 ? bytes : (in->addrsize == 4 ? 1ull << 32 : 1ull << 16) - ea;
+
+    *a = (struct area){.end = UINT32_MAX};
+    if (left >= bytes)
+        return vmci_fp_operand(cpu, in, bytes, align, write, &a->la);
+    int r = vmci_fp_operand(cpu, in, (unsigned)left, align, write, &a->la);
+    if (r == 0)
+        r = vmci_seg_la(cpu, in->seg, 0, bytes - (unsigned)left, write, &la);
+    if (r == 0)
+        *a = (struct area){a->la, (unsigned)left, a->la + left - la};
+    return r;
+}
+
+/* At most 64 bytes, on one side. */
+static unsigned piece(const struct area *a, unsigned at, unsigned end)
+{
+    return VMCI_MIN(64u, (at < a->end ? VMCI_MIN(end, a->end) : end) - at);
+}
+
 /* To memory that has been probed. */
-static int write_image(struct vmci_cpu *cpu, uint64_t la, const struct image *im)
+static int write_image(struct vmci_cpu *cpu, const struct area *a, const struct image *im)
 {
     int r = 0;
     for (unsigned i = 0; i < im->parts && r == 0; i++) {
         unsigned end = im->part[i].at + im->part[i].bytes;
-        for (unsigned at = im->part[i].at; at < end && r == 0; at += 64)
-            r = vmci_wr_block(cpu, la + at, im->b + at, VMCI_MIN(64u, end - at));
+        for (unsigned at = im->part[i].at, n; at < end && r == 0; at += n) {
+            n = piece(a, at, end);
+            r = vmci_wr_block(cpu, area_la(a, at), im->b + at, n);
+        }
     }
     return r;
 }
 
-static int read_image(struct vmci_cpu *cpu, uint64_t la, uint8_t *dst, unsigned from, unsigned to)
+static int read_image(struct vmci_cpu *cpu, const struct area *a, uint8_t *dst, unsigned from,
+                      unsigned to)
 {
     int r = 0;
-    for (unsigned at = from; at < to && r == 0; at += 64)
-        r = vmci_rd_block(cpu, la + at, dst + at, VMCI_MIN(64u, to - at));
+    for (unsigned at = from, n; at < to && r == 0; at += n) {
+        n = piece(a, at, to);
+        r = vmci_rd_block(cpu, area_la(a, at), dst + at, n);
+    }
     return r;
 }
 
@@ -247,7 +288,7 @@ static bool fx_sse(const struct vmci_cpu *cpu)
     return (cpu->cr4 & VMC_CR4_OSFXSR) != 0;
 }
 
-static int do_fxsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la)
+static int do_fxsave(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct area *a)
 {
     struct vmci_fp *fp = cpu->fp;
     struct image im = {.parts = 0};
@@ -265,14 +306,14 @@ static int do_fxsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
         vmci_fp_copy(im.b + LEGACY_XMM, fp->area.xmm, sizeof(fp->area.xmm));
         part(&im, LEGACY_XMM, vector_regs(cpu) * 16);
     }
-    return write_image(cpu, la, &im);
+    return write_image(cpu, a, &im);
 }
 
-static int do_fxrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la)
+static int do_fxrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct area *a)
 {
     struct vmci_fp *fp = cpu->fp;
     uint8_t b[LEGACY_XMM + 256];
-    int r = read_image(cpu, la, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
+    int r = read_image(cpu, a, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
     if (r != 0)
         return r;
     bool mx = (cpu->cr4 & VMC_CR4_OSFXSR) != 0;
@@ -295,7 +336,8 @@ static bool compacts(const struct vmci_insn *in)
     return in->op == VMCI_OP_XSAVEC || in->op == VMCI_OP_XSAVES;
 }
 
-static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la, uint64_t rfbm)
+static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct area *a,
+                    uint64_t rfbm)
 {
     struct vmci_fp *fp = cpu->fp;
     struct image im = {.parts = 0};
@@ -303,11 +345,11 @@ static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t l
     uint64_t header = 0;
     /* All or nothing: an EPYC 9004 looks at the first byte, then at the last one that there may be
        of what is asked for; the area has no more than two pages. */
-    int r = vmci_probe_wr(cpu, la, 1);
+    int r = vmci_probe_wr(cpu, a->la, 1);
     if (r == 0)
-        r = vmci_probe_wr(cpu, la + area_bytes(compact, rfbm, rfbm) - 1, 1);
+        r = vmci_probe_wr(cpu, area_la(a, area_bytes(compact, rfbm, rfbm) - 1), 1);
     if (r == 0 && !compact)
-        r = vmci_rd(cpu, la + VMCI_XSAVE_LEGACY, 8, &header);
+        r = vmci_rd(cpu, area_la(a, VMCI_XSAVE_LEGACY), 8, &header);
     if (r != 0)
         return r;
     vmci_fp_park(cpu);
@@ -341,7 +383,7 @@ static int do_xsave(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t l
         vmci_st_le64(im.b + at, cpu->pkru);
         part(&im, at, 8);
     }
-    return write_image(cpu, la, &im);
+    return write_image(cpu, a, &im);
 }
 
 /* ---- XRSTOR, XRSTORS ------------------------------------------------------------------------- */
@@ -361,16 +403,17 @@ static bool header_valid(const struct vmci_cpu *cpu, const struct vmci_insn *in,
     return !(bv & ~cpu->xcr0) && all_zero(h + 8, 16);
 }
 
-static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t la, uint64_t rfbm)
+static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, const struct area *a,
+                     uint64_t rfbm)
 {
     struct vmci_fp *fp = cpu->fp;
     uint8_t b[sizeof(struct vmci_xsave)];
     uint64_t pkru = 0, edge;
     /* In this order on an EPYC 9004: first byte, header, and the last one that there may be of what
        is asked for; of the compacted form, of what is there. */
-    int r = vmci_rd(cpu, la, 1, &edge);
+    int r = vmci_rd(cpu, a->la, 1, &edge);
     if (r == 0)
-        r = read_image(cpu, la, b, VMCI_XSAVE_LEGACY, VMCI_XSAVE_AVX);
+        r = read_image(cpu, a, b, VMCI_XSAVE_LEGACY, VMCI_XSAVE_AVX);
     if (r != 0)
         return r;
     if (!header_valid(cpu, in, b + VMCI_XSAVE_LEGACY))
@@ -378,23 +421,24 @@ static int do_xrstor(struct vmci_cpu *cpu, const struct vmci_insn *in, uint64_t 
     uint64_t bv = vmci_ld_le64(b + VMCI_XSAVE_LEGACY);
     uint64_t comp = vmci_ld_le64(b + VMCI_XSAVE_LEGACY + 8);
     bool compact = (comp & XCOMP_COMPACT) != 0;
-    r = vmci_rd(cpu, la + area_bytes(compact, compact ? rfbm & bv : rfbm, comp) - 1, 1, &edge);
+    unsigned last = area_bytes(compact, compact ? rfbm & bv : rfbm, comp) - 1;
+    r = vmci_rd(cpu, area_la(a, last), 1, &edge);
     if (r != 0)
         return r;
     bool mx =
         compact ? (rfbm & bv & VMC_XCR0_SSE) != 0 : (rfbm & (VMC_XCR0_SSE | VMC_XCR0_AVX)) != 0;
     if ((rfbm & bv & (VMC_XCR0_X87 | VMC_XCR0_SSE)) || mx) {
-        r = read_image(cpu, la, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
+        r = read_image(cpu, a, b, 0, LEGACY_XMM + vector_regs(cpu) * 16);
         if (r != 0)
             return r;
     }
     if (rfbm & bv & VMC_XCR0_AVX) {
-        r = read_image(cpu, la, b, VMCI_XSAVE_AVX, VMCI_XSAVE_AVX + vector_regs(cpu) * 16);
+        r = read_image(cpu, a, b, VMCI_XSAVE_AVX, VMCI_XSAVE_AVX + vector_regs(cpu) * 16);
         if (r != 0)
             return r;
     }
     if (rfbm & bv & VMC_XCR0_PKRU) {
-        r = vmci_rd(cpu, la + pkru_offset(compact, comp), 8, &pkru);
+        r = vmci_rd(cpu, area_la(a, pkru_offset(compact, comp)), 8, &pkru);
         if (r != 0)
             return r;
     }
@@ -434,30 +478,30 @@ static int mxcsr_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
 
 static int fx_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
 {
-    uint64_t la;
+    struct area a;
     if (cpu->cr0 & (VMC_CR0_EM | VMC_CR0_TS))
         return vmci_raise(cpu, VMC_VEC_NM);
-    int r = vmci_fp_operand(cpu, in, 512, 0, in->op == VMCI_OP_FXSAVE, &la);
+    int r = find_area(cpu, in, 512, 0, in->op == VMCI_OP_FXSAVE, &a);
     if (r != 0)
         return r;
-    if (la & 15)
+    if (a.la & 15)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     /* All of the area has to be there, used or not; processors look at its end first. */
     uint8_t last;
-    r = in->op == VMCI_OP_FXSAVE ? vmci_probe_wr(cpu, la + 511, 1)
-                                 : vmci_rd_block(cpu, la + 511, &last, 1);
+    r = in->op == VMCI_OP_FXSAVE ? vmci_probe_wr(cpu, area_la(&a, 511), 1)
+                                 : vmci_rd_block(cpu, area_la(&a, 511), &last, 1);
     if (r == 0 && in->op == VMCI_OP_FXSAVE)
-        r = vmci_probe_wr(cpu, la, 1);
+        r = vmci_probe_wr(cpu, a.la, 1);
     if (r != 0)
         return r;
-    return in->op == VMCI_OP_FXSAVE ? do_fxsave(cpu, in, la) : do_fxrstor(cpu, in, la);
+    return in->op == VMCI_OP_FXSAVE ? do_fxsave(cpu, in, &a) : do_fxrstor(cpu, in, &a);
 }
 
 static int xsave_family(struct vmci_cpu *cpu, const struct vmci_insn *in)
 {
     bool load = in->op == VMCI_OP_XRSTOR || in->op == VMCI_OP_XRSTORS;
     bool supervisor = in->op == VMCI_OP_XSAVES || in->op == VMCI_OP_XRSTORS;
-    uint64_t la;
+    struct area a;
     if (!(cpu->cr4 & VMC_CR4_OSXSAVE))
         return vmci_raise(cpu, VMC_VEC_UD);
     if (cpu->cr0 & VMC_CR0_TS)
@@ -465,10 +509,10 @@ static int xsave_family(struct vmci_cpu *cpu, const struct vmci_insn *in)
     if (supervisor && cpu->cpl != 0)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     uint64_t rfbm = requested(cpu, supervisor);
-    int r = vmci_fp_operand(cpu, in, area_bytes(compacts(in), rfbm, rfbm), 64, !load, &la);
+    int r = find_area(cpu, in, area_bytes(compacts(in), rfbm, rfbm), 64, !load, &a);
     if (r != 0)
         return r;
-    return load ? do_xrstor(cpu, in, la, rfbm) : do_xsave(cpu, in, la, rfbm);
+    return load ? do_xrstor(cpu, in, &a, rfbm) : do_xsave(cpu, in, &a, rfbm);
 }
 
 int vmci_fp_xsave_op(struct vmci_cpu *cpu, const struct vmci_insn *in)
