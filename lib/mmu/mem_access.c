@@ -39,13 +39,15 @@ static void note_code(struct vmc_mem *mem, const struct vmci_mem_slot *s, uint64
 
 static void mark(struct vmc_mem *mem, struct vmci_mem_slot *s, uint64_t gpa, uint64_t bytes)
 {
-    if (likely(vmci_load_relaxed(&mem->dirty_clients) == 0) || bytes == 0)
+    uint32_t clients = vmci_load_relaxed(&mem->dirty_clients);
+
+    if (likely(clients == 0) || bytes == 0)
         return;
     uint64_t first = (gpa - s->gpa) >> VMC_PAGE_SHIFT;
     uint64_t last = (gpa - s->gpa + bytes - 1) >> VMC_PAGE_SHIFT;
 
     for (unsigned c = 0; c < VMC_DIRTY_CLIENTS; c++) {
-        uint64_t *map = vmci_load_acquire(&s->dirty[c]);
+        uint64_t *map = (clients >> c & 1) != 0 ? vmci_load_acquire(&s->dirty[c]) : NULL;
         if (map == NULL)
             continue;
         for (uint64_t p = first; p <= last; p++)

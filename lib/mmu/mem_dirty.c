@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The dirty log: one bitmap a slot and client; free of cost while no client is started. */
+/*
+ * The dirty log: one bitmap a slot and client; free of cost while no client is started. A bitmap
+ * stays for as long as its slot: vCPUs are quiet when a log ends, but a request of a device that
+ * ends just then may be marking pages.
+ */
 #include "mmu/mmu_int.h"
 
 static size_t map_words(const struct vmci_mem_slot *s)
@@ -7,35 +11,38 @@ static size_t map_words(const struct vmci_mem_slot *s)
     return VMCI_BITMAP_WORDS(s->bytes >> VMC_PAGE_SHIFT);
 }
 
-static void drop_client(struct vmc_mem *mem, unsigned client)
+static bool started(const struct vmc_mem *mem, unsigned client)
 {
-    for (unsigned i = 0; i < mem->count; i++) {
-        struct vmci_mem_slot *s = &mem->slot[i];
-        uint64_t *map = s->dirty[client];
-        vmci_store_release(&s->dirty[client], NULL);
-        vmci_free(mem->pf, map, map_words(s) * sizeof(uint64_t));
+    return client < VMC_DIRTY_CLIENTS &&
+           (vmci_load_relaxed(&mem->dirty_clients) & (1u << client)) != 0;
+}
+
+/* Every page of a slot is dirty for the client. */
+static int all_dirty(struct vmc_mem *mem, struct vmci_mem_slot *s, unsigned client)
+{
+    uint64_t *map = s->dirty[client];
+
+    if (map == NULL) {
+        map = vmci_zalloc(mem->pf, map_words(s) * sizeof(uint64_t));
+        if (map == NULL)
+            return VMC_ENOMEM;
     }
+    for (size_t w = 0; w < map_words(s); w++)
+        vmci_store_relaxed(&map[w], ~0ull);
+    vmci_store_release(&s->dirty[client], map);
+    return VMC_OK;
 }
 
 int vmc_mem_dirty_start(struct vmc_mem *mem, unsigned client)
 {
     if (client >= VMC_DIRTY_CLIENTS)
         return VMC_EINVAL;
-    vmci_lock(&mem->lock);
-    if ((mem->dirty_clients & (1u << client)) != 0) {
-        vmci_unlock(&mem->lock);
+    if (started(mem, client))
         return VMC_EBUSY;
-    }
-    vmci_unlock(&mem->lock);
     for (unsigned i = 0; i < mem->count; i++) {
-        struct vmci_mem_slot *s = &mem->slot[i];
-        uint64_t *map = vmci_zalloc(mem->pf, map_words(s) * sizeof(uint64_t));
-        if (map == NULL) {
-            drop_client(mem, client);
-            return VMC_ENOMEM;
-        }
-        memset(map, 0xff, map_words(s) * sizeof(uint64_t));
-        vmci_store_release(&s->dirty[client], map);
+        int rc = all_dirty(mem, &mem->slot[i], client);
+        if (rc != VMC_OK)
+            return rc;
     }
     vmci_fetch_or(&mem->dirty_clients, 1u << client);
     vmci_mem_notify_flush(mem, 0, 0);
@@ -44,10 +51,8 @@ int vmc_mem_dirty_start(struct vmc_mem *mem, unsigned client)
 
 void vmc_mem_dirty_stop(struct vmc_mem *mem, unsigned client)
 {
-    if (client >= VMC_DIRTY_CLIENTS || (mem->dirty_clients & (1u << client)) == 0)
-        return;
-    vmci_fetch_and(&mem->dirty_clients, ~(1u << client));
-    drop_client(mem, client);
+    if (started(mem, client))
+        vmci_fetch_and(&mem->dirty_clients, ~(1u << client));
 }
 
 /* The client's words for a range, or NULL with *rc set. */
@@ -63,7 +68,7 @@ static uint64_t *range_words(struct vmc_mem *mem, unsigned client, uint64_t gpa,
     if (first % 64 != 0 || !vmci_range_ok(first, pages, s->bytes >> VMC_PAGE_SHIFT) ||
         words < VMCI_BITMAP_WORDS(pages))
         return NULL;
-    *rc = s->dirty[client] == NULL ? VMC_ESTATE : VMC_OK;
+    *rc = started(mem, client) ? VMC_OK : VMC_ESTATE;
     return *rc == VMC_OK ? s->dirty[client] + first / 64 : NULL;
 }
 

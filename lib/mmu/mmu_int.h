@@ -20,7 +20,7 @@ struct vmci_mem_slot {
     struct vmc_space *space; /* NULL: hva */
     uint64_t space_page;
     uint8_t *flags;                      /* VMCI_PG_*, one a page */
-    uint64_t *dirty[VMC_DIRTY_CLIENTS]; /* NULL: client not started */
+    uint64_t *dirty[VMC_DIRTY_CLIENTS]; /* NULL: client never started; go with the slot */
 };
 
 /*

@@ -144,6 +144,32 @@ static void dirty_log_counts_every_writer(void **state)
     vmc_mem_dirty_stop(mem, 1);
 }
 
+/* Which of a log's bitmaps a device may be marking at this moment, nobody knows. */
+static void a_log_ends_while_a_device_marks(void **state)
+{
+    (void)state;
+    uint64_t map[1];
+    uint32_t v = 1;
+    assert_int_equal(add(0, 64 * 0x1000, VMC_MEM_RAM), VMC_OK);
+    assert_int_equal(vmc_mem_dirty_start(mem, 0), VMC_OK);
+    uint64_t live = tp.live;
+    vmc_mem_dirty_stop(mem, 0);
+    assert_int_equal(tp.live, live);
+    assert_int_equal(vmc_mem_dirty_take(mem, 0, 0, 64, map, 1), VMC_ESTATE);
+    assert_int_equal(vmc_mem_dirty_merge(mem, 0, 0, 64, map, 1), VMC_ESTATE);
+    /* The next log begins with every page again, and takes no more memory. */
+    assert_int_equal(vmc_mem_dirty_start(mem, 0), VMC_OK);
+    assert_int_equal(tp.live, live);
+    assert_int_equal(vmc_mem_dirty_take(mem, 0, 0, 64, map, 1), VMC_OK);
+    assert_true(map[0] == ~0ull);
+    /* Nobody marks for a client that has stopped. */
+    assert_int_equal(vmc_mem_dirty_start(mem, 1), VMC_OK);
+    vmc_mem_dirty_stop(mem, 0);
+    assert_int_equal(vmc_mem_write(mem, 0x3000, &v, 4), VMC_OK);
+    assert_int_equal(mem->slot[0].dirty[0][0], 0);
+    vmc_mem_dirty_stop(mem, 1);
+}
+
 static uint64_t code_gpa, code_bytes, flushes;
 
 static void on_code(void *ctx, uint64_t gpa, uint64_t bytes)
@@ -207,6 +233,7 @@ int main(void)
         T(accesses_cross_slots_and_refuse_holes),
         T(rom_is_loaded_but_not_written),
         T(dirty_log_counts_every_writer),
+        T(a_log_ends_while_a_device_marks),
         T(writes_to_code_pages_are_reported),
         T(failed_allocations_leak_nothing),
     };
