@@ -247,6 +247,7 @@ struct vmc_space {
     uint64_t bad_page;   /* (s) one more than the page that could not be read last; 0: none */
     uint64_t clock;      /* (s) where the search for swap victims goes on */
     uint32_t changed;    /* (a) for parking: bumped when a pending page is done */
+    uint32_t ending;     /* (a) back ends that are just telling us of the end of a request */
     bool abandoned;      /* (s) see vmc_space_abandon */
     bool finishing;      /* (s) see vmc_space_finish */
     uint64_t breaks, unpacks, unpack_lost, lost_page;           /* (s) */

@@ -25,10 +25,12 @@ static void io_done(struct vmc_block_req *req)
     struct vmc_space *s = io->space;
     const struct vmc_platform *pf = s->pool->pf;
 
+    (void)vmci_fetch_add(&s->ending, 1u); /* before anybody sees that it is done */
     vmci_store_release(&io->state, (uint32_t)VMCI_IO_DONE);
     (void)vmci_fetch_add(&s->changed, 1u);
     if (vmci_pf_has(pf, sync))
         pf->sync->wake(pf->ctx, &s->changed);
+    (void)__atomic_fetch_sub(&s->ending, 1, __ATOMIC_RELEASE); /* the space may be gone from here on */
 }
 
 int vmci_swap_init(struct vmc_space *s, struct vmc_error *err)
@@ -62,6 +64,8 @@ void vmci_swap_fini(struct vmc_space *s)
         if (io->buf == NULL)
             continue;
         while (vmci_load_acquire(&io->state) == VMCI_IO_BUSY)
+            vmc_space_wait(s);
+        while (vmci_load_acquire(&s->ending) != 0)
             vmc_space_wait(s);
         vmci_free_aligned(s->pool->pf, io->buf, VMC_SPACE_SWAP_BATCH * VMC_PAGE_SIZE,
                           VMC_PAGE_SIZE);

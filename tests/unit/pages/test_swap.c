@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Swapping by the host: asynchronous files, failures, damage. */
+#include <pthread.h>
+#include <time.h>
+
 #include "space_rig.h"
 
 #define PAGES 256u
@@ -64,6 +67,9 @@ static void file_poll(void *ctx)
 
 static const struct vmc_blockdev_ops file_ops = {
     .info = file_info, .submit = file_submit, .poll = file_poll};
+
+/* Nobody but its own thread completes a request. */
+static const struct vmc_blockdev_ops file_later_ops = {.info = file_info, .submit = file_submit};
 
 static int setup(void **state)
 {
@@ -286,6 +292,66 @@ static void dropped_and_destroyed_pages_need_no_file(void **state)
     assert_true(out(64) > 0); /* destroyed with requests under way: waits for them */
 }
 
+/* A back end whose thread is held up just when it tells of the end of its request. */
+static struct {
+    const struct vmc_sync_ops *below;
+    struct vmc_sync_ops ops;
+    pthread_t thread;
+    uint32_t begun, destroyed, early;
+} slow;
+
+static void slow_wake(void *ctx, const uint32_t *word)
+{
+    if (vmci_load_acquire(&slow.begun) != 0 && pthread_equal(pthread_self(), slow.thread)) {
+        const struct timespec ms = {.tv_nsec = 1000000};
+        for (unsigned i = 0; i < 50 && vmci_load_acquire(&slow.destroyed) == 0; i++)
+            nanosleep(&ms, NULL);
+        vmci_store_release(&slow.early, vmci_load_acquire(&slow.destroyed));
+    }
+    slow.below->wake(ctx, word);
+}
+
+static void *slow_end(void *arg)
+{
+    (void)arg;
+    slow.thread = pthread_self();
+    vmci_store_release(&slow.begun, 1);
+    finish_all();
+    return NULL;
+}
+
+static void a_space_outlives_the_end_of_its_requests(void **state)
+{
+    struct vmc_space_config cfg = {
+        .size = sizeof(cfg), .pages = PAGES, .swap = {.ops = &file_later_ops}};
+    uint64_t started;
+    pthread_t t;
+
+    (void)state;
+    memset(&file, 0, sizeof(file));
+    memset(&slow, 0, sizeof(slow));
+    test_platform_init_threads(&tp);
+    slow.below = tp.pf.sync;
+    slow.ops = *tp.pf.sync;
+    slow.ops.wake = slow_wake;
+    tp.pf.sync = &slow.ops;
+    pool = rig_pool(&tp, 512);
+    assert_int_equal(vmc_space_create(pool, &cfg, &space, NULL), VMC_OK);
+    rig_fill(space, 0, 1);
+    rig_sample(space, NULL);
+    rig_sample(space, NULL);
+    file.later = true;
+    assert_int_equal(vmc_space_swap_out(space, 1, PAGES, false, &started), VMC_OK);
+    assert_int_equal(started, 1);
+    assert_int_equal(pthread_create(&t, NULL, slow_end, NULL), 0);
+    vmc_space_destroy(space);
+    vmci_store_release(&slow.destroyed, 1);
+    pthread_join(t, NULL);
+    assert_int_equal(slow.early, 0);
+    vmc_pool_destroy(pool);
+    test_platform_check(&tp);
+}
+
 static void files_are_checked(void **state)
 {
     (void)state;
@@ -315,6 +381,7 @@ int main(void)
         T(damage_is_noticed),
         T(dropped_and_destroyed_pages_need_no_file),
         T(files_are_checked),
+        cmocka_unit_test(a_space_outlives_the_end_of_its_requests),
     };
 #undef T
     return cmocka_run_group_tests(tests, NULL, NULL);
