@@ -328,14 +328,15 @@ static int read_object(struct vmc_space *s, uint64_t page, uint32_t e, struct vm
     }
     s->unpacks++;
     vmci_lock(&p->lock);
-    bool sole = vmci_object_refs(o) == 1;
-    if (sole) {
+    resident = vmci_object_kind(o) == VMCI_O_RESIDENT;
+    bool sole = !resident && vmci_object_refs(o) == 1;
+    if (resident) { /* another page was quicker, and there may be pointers to its frame by now */
+        vmci_frame_free_locked(p, frame);
+        frame = o->where;
+    } else if (sole) {
         vmci_object_put(p, id);
         vmci_page_set(s, page, vmci_entry(VMCI_E_PRIVATE, frame));
         set_bit(s->dirty, page); /* the scanner does not know it as a private page */
-    } else if (vmci_object_kind(o) == VMCI_O_RESIDENT) { /* another page was quicker */
-        vmci_frame_free_locked(p, frame);
-        frame = o->where;
     } else {
         vmci_object_unpack(p, id, frame);
     }
