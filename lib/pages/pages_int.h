@@ -389,6 +389,8 @@ bool vmci_space_fast(struct vmc_space *s, uint64_t page, bool write, struct vmc_
  */
 int vmci_space_gather(struct vmc_space *s, uint64_t first, uint64_t count);
 struct vmci_pending *vmci_pending_find(struct vmc_space *s, uint64_t page);
+/* (s) How many more may be pending: need, if that can be had. */
+uint32_t vmci_pending_room(struct vmc_space *s, uint32_t need);
 /* (s) Make the page BUSY; NULL: too many are. */
 struct vmci_pending *vmci_pending_add(struct vmc_space *s, uint64_t page, uint8_t kind,
                                       uint32_t entry);

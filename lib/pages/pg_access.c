@@ -34,6 +34,20 @@ struct vmci_pending *vmci_pending_find(struct vmc_space *s, uint64_t page)
     return NULL;
 }
 
+/*
+ * A guest may give up a write at any time, for an interrupt: breaks whose writers do not come back
+ * must not use up the room. Who does come back begins anew, and waits only where somebody has read
+ * again.
+ */
+uint32_t vmci_pending_room(struct vmc_space *s, uint32_t need)
+{
+    for (struct vmci_pending *d = s->pending;
+         VMCI_PENDING - s->pending_count < need && d < s->pending + VMCI_PENDING; d++)
+        if (d->kind == VMCI_P_BREAK && s->provider->settled(s->provider_ctx, d->ticket))
+            vmci_pending_end(s, d, d->entry);
+    return VMCI_PENDING - s->pending_count;
+}
+
 struct vmci_pending *vmci_pending_add(struct vmc_space *s, uint64_t page, uint8_t kind,
                                       uint32_t entry)
 {
@@ -171,11 +185,11 @@ static int others_let_go(struct vmc_space *s, uint64_t page, uint32_t e)
         return 1;
     if (!test_bit(s->acc, page) && vmci_space_settled(s))
         return 1;
-    struct vmci_pending *d = vmci_pending_add(s, page, VMCI_P_BREAK, e);
-    if (d == NULL) {
+    if (vmci_pending_room(s, 1) == 0) {
         vmci_page_set(s, page, e);
         return VMC_EAGAIN;
     }
+    struct vmci_pending *d = vmci_pending_add(s, page, VMCI_P_BREAK, e);
     (void)__atomic_fetch_and(&s->acc[page / 64], ~VMCI_BIT(page % 64), __ATOMIC_SEQ_CST);
     ticket = s->provider->revoke(s->provider_ctx, page, 1);
     if (ticket == 0 || s->provider->settled(s->provider_ctx, ticket)) {

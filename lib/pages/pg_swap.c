@@ -30,7 +30,8 @@ static void io_done(struct vmc_block_req *req)
     (void)vmci_fetch_add(&s->changed, 1u);
     if (vmci_pf_has(pf, sync))
         pf->sync->wake(pf->ctx, &s->changed);
-    (void)__atomic_fetch_sub(&s->ending, 1, __ATOMIC_RELEASE); /* the space may be gone from here on */
+    (void)__atomic_fetch_sub(&s->ending, 1,
+                             __ATOMIC_RELEASE); /* the space may be gone from here on */
 }
 
 int vmci_swap_init(struct vmc_space *s, struct vmc_error *err)
@@ -232,7 +233,7 @@ int vmci_swap_in(struct vmc_space *s, uint64_t page)
         return VMC_EIO;
     }
     struct vmci_swap_io *io = idle_io(s);
-    if (io == NULL || s->pending_count + READ_AHEAD > VMCI_PENDING) {
+    if (io == NULL || vmci_pending_room(s, READ_AHEAD) < READ_AHEAD) {
         vmci_swap_reap(s);
         return VMC_EAGAIN;
     }
@@ -306,7 +307,7 @@ static uint64_t next_run(struct vmc_space *s, uint64_t want, uint64_t *budget, b
     uint64_t got = 0;
 
     while (io != NULL && *budget > 0 && got == 0) {
-        uint64_t room = VMCI_PENDING - s->pending_count;
+        uint64_t room = vmci_pending_room(s, VMC_SPACE_SWAP_BATCH);
         uint64_t most =
             VMCI_MIN(VMCI_MIN(want, (uint64_t)VMC_SPACE_SWAP_BATCH), VMCI_MIN(room, *budget));
         if (most == 0)

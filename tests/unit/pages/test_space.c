@@ -202,6 +202,37 @@ static void writes_wait_for_readers_of_the_old_contents(void **state)
     vmc_space_destroy(s);
 }
 
+/* A vCPU may take an interrupt where it waits to write, and never come back. */
+static void writers_that_do_not_come_back_leave_room(void **state)
+{
+    (void)state;
+    struct rig_provider rp = {0};
+    struct vmc_space *s = rig_space(pool, 200, 0, &rp);
+    struct vmc_page_ref r;
+
+    for (uint64_t i = 0; i < VMCI_PENDING; i++) {
+        rig_expect(s, i, 0);
+        assert_int_equal(vmc_space_access(s, i, VMC_ACCESS_WRITE, &r), VMC_EAGAIN);
+    }
+    assert_int_equal(s->pending_count, VMCI_PENDING);
+    rig_expect(s, 100, 0);
+    assert_int_equal(vmc_space_access(s, 100, VMC_ACCESS_WRITE, &r), VMC_EAGAIN); /* no room */
+    rp.settled_to = rp.ticket;
+    assert_int_equal(vmc_space_access(s, 100, VMC_ACCESS_WRITE, &r), VMC_EAGAIN); /* begun */
+    rp.settled_to = rp.ticket;
+    assert_int_equal(vmc_space_access(s, 100, VMC_ACCESS_WRITE, &r), VMC_OK);
+    for (uint64_t i = 0; i < VMCI_PENDING; i++) { /* nothing is lost for those who do */
+        int rc = vmc_space_access(s, i, VMC_ACCESS_WRITE, &r);
+        rp.settled_to = rp.ticket;
+        if (rc == VMC_EAGAIN)
+            rc = vmc_space_access(s, i, VMC_ACCESS_WRITE, &r);
+        assert_int_equal(rc, VMC_OK);
+    }
+    assert_int_equal(s->pending_count, 0);
+    rig_check(pool);
+    vmc_space_destroy(s);
+}
+
 static void dropping_waits_for_pointers(void **state)
 {
     (void)state;
@@ -347,6 +378,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(copies_see_what_pointers_see, setup, teardown),
         cmocka_unit_test_setup_teardown(writes_wait_for_readers_of_the_old_contents, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(writers_that_do_not_come_back_leave_room, setup, teardown),
         cmocka_unit_test_setup_teardown(dropping_waits_for_pointers, setup, teardown),
         cmocka_unit_test_setup_teardown(samples_count_what_was_touched, setup, teardown),
         cmocka_unit_test_setup_teardown(large_blocks_come_and_go_whole, setup, teardown),
