@@ -452,14 +452,23 @@ static size_t soft_stats(void *ev, const char **names, uint64_t *values, size_t 
         const char *name;
         uint64_t value;
     } more[] = {
-        {"soft.retired", sc->cpu.retired},   {"bt.translated", bt->st_translated},
-        {"bt.callouts", bt->st_calls},       {"bt.links", bt->st_links},
-        {"bt.lookups", bt->st_lookups},      {"bt.slices", bt->st_slices},
-        {"bt.flushes", bt->st_flushes},      {"bt.jump_fills", bt->st_jumps},
-        {"bt.apart", bt->st_apart},          {"bt.watched", bt->st_watched},
-        {"bt.segmented", bt->st_segmented},  {"bt.evictions", bt->st_evictions},
-        {"bt.stop_max_ns", bt->st_stop_max}, {"bt.code_bytes", bt->segments * bt->segment_bytes},
-        {"bt.moved", bt->st_moved},          {"bt.around", bt->st_around},
+        {"soft.retired", sc->cpu.retired},
+        {"bt.translated", bt->st_translated},
+        {"bt.callouts", bt->st_calls},
+        {"bt.links", bt->st_links},
+        {"bt.lookups", bt->st_lookups},
+        {"bt.slices", bt->st_slices},
+        {"bt.flushes", bt->st_flushes},
+        {"bt.jump_fills", bt->st_jumps},
+        {"bt.apart", bt->st_apart},
+        {"bt.watched", bt->st_watched},
+        {"bt.segmented", bt->st_segmented},
+        {"bt.evictions", bt->st_evictions},
+        {"bt.stop_max_ns", bt->st_stop_max},
+        {"bt.code_bytes", bt->segments * bt->segment_bytes},
+        {"bt.moved", bt->st_moved},
+        {"bt.around", bt->st_around},
+        {"bt.ways", bt->st_ways},
     };
 
     for (size_t i = 0; i < STAT_COUNT && i < max; i++) {

@@ -80,6 +80,9 @@ struct bt_view {
 };
 #define BT_VIEWS 6u
 
+/* Blocks that are interpreted to see which way branches go, at most. */
+#define BT_WAYS 600u
+
 #define BT_BUDGETS   8u
 #define BT_FAR_LISTS 4096u
 
@@ -129,6 +132,8 @@ struct vmci_bt {
     uint64_t retried_at;
     const struct bt_trans *spent; /* whose part of the budget was used up; NULL: not known */
     unsigned watch; /* blocks that the interpreter runs, to count which way branches go */
+    unsigned ways;  /* ... of which so many have run, the last time: */
+    uint64_t way[BT_WAYS]; /* their addresses in guest memory */
     uint16_t hint;  /* scratch registers where a translation is asked for */
     bool alone;     /* ... and that it has no groups */
 
@@ -189,6 +194,7 @@ struct vmci_bt {
         st_segmented;    /* translations of 16-bit code and of code with other than flat segments */
     uint64_t st_apart; /* translations given up as groups that were in one page no longer are */
     uint64_t st_around;  /* translations that go around loops in them more than once */
+    uint64_t st_ways;    /* translations that go on behind indirect jumps */
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
     uint64_t st_moved; /* translations that came to another address */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */

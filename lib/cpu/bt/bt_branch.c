@@ -329,6 +329,14 @@ static bool load_target(struct bt_work *w, const struct vmci_insn *in)
     return true;
 }
 
+/* To the address in x. */
+static void jump_anywhere(struct bt_work *w)
+{
+    bt_cache(w, 0);
+    bt_cold_insn(w, look_up(w), missed_rcx(w));
+    jump_found(w);
+}
+
 static bool jmp(struct bt_work *w, const struct vmci_insn *in)
 {
     if (in->opnd[0].kind == VMCI_OPND_REL) {
@@ -337,10 +345,63 @@ static bool jmp(struct bt_work *w, const struct vmci_insn *in)
     }
     if ((in->opsize != w->word && !w->seg) || !load_target(w, in))
         return false;
-    bt_cache(w, 0);
-    bt_cold_insn(w, look_up(w), missed_rcx(w));
-    jump_found(w);
+    jump_anywhere(w);
     return true;
+}
+
+/*
+ * The trace goes on where the jump leads mostly. The target is in x, or in the register that the
+ * instruction names.
+ */
+static bool jmp_to(struct bt_work *w, const struct vmci_insn *in, uint64_t to)
+{
+    struct emit *e = &w->e;
+    bool small = em_fits32(to) && em_fits32(0 - to);
+    unsigned r = w->x;
+    size_t miss;
+    enum bt_rcx rcx = BT_RCX_HOME;
+
+    if (in->opsize != w->word)
+        return false;
+    bt_count_end(w); /* the way out must have been charged */
+    if (in->opnd[0].kind == VMCI_OPND_GPR && w->lazy != 0)
+        r = in->opnd[0].reg;
+    else if (!load_target(w, in))
+        return false;
+    if (w->lazy != 0) {
+        w->lost = w->lazy;
+        if (small) {
+            em_ri(e, EM_W, 7, r, (uint32_t)to);
+        } else {
+            bt_mov_la(w, w->s, to);
+            em_rr(e, EM_W, 0x3b, r, w->s);
+        }
+        miss = em_jump(e, CC_NE);
+    } else {
+        bt_rcx_away(w);
+        if (small) {
+            em_lea(e, EM_W, EM_RCX, r, EM_NONE, 0, -(int32_t)to);
+        } else {
+            bt_mov_neg(w, w->s, to);
+            em_lea(e, EM_W, EM_RCX, r, w->s, 0, 0);
+        }
+        miss = em_jump_unless_rcxz(e);
+        bt_rcx_back(w);
+        rcx = BT_RCX_K;
+    }
+    struct bt_cold *c = bt_cold(w, BT_COLD_AWAY, miss);
+    if (c == NULL)
+        return true;
+    c->lazy = w->lazy;
+    c->rcx = (uint8_t)rcx;
+    return true;
+}
+
+void bt_jump_away(struct bt_work *w, const struct vmci_insn *in)
+{
+    if (in->opnd[0].kind == VMCI_OPND_GPR)
+        em_mov(&w->e, w->x, in->opnd[0].reg);
+    jump_anywhere(w);
 }
 
 static bool push_return(struct bt_work *w, const struct vmci_insn *in, uint64_t next)
@@ -464,6 +525,8 @@ bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_fol
 
     if (follow == BT_FOLLOW_BACK)
         return ret_back(w, in, bt_after(w, w->i));
+    if (follow == BT_FOLLOW_TO)
+        return jmp_to(w, in, bt_after(w, w->i));
     if (in->op == VMCI_OP_JCC) /* the way out must have been charged */
         bt_count_end(w);
     if (in->op == VMCI_OP_CALL)

@@ -181,7 +181,7 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
                          .cache = c->cache,
                          .returns = st->follow == BT_FOLLOW_BACK,
                          .back = st->follow == BT_FOLLOW_BACK ? bt_after(w, c->insn) - w->t->la : 0,
-                         .counted = c->counted ? w->n : 0};
+                         .counted = c->counted ? w->n - c->given : 0};
     if (c->group != NULL && (c->group->kept || c->group->mem || c->group->shares)) {
         site->group = 1;
         site->shares = c->group->shares;
@@ -283,6 +283,26 @@ static void cold_exit(struct bt_work *w, const struct bt_cold *at)
     bt_exit_direct(w, c.target);
 }
 
+/* The same by an indirect jump that leads elsewhere than the trace goes. */
+static void cold_away(struct bt_work *w, const struct bt_cold *at)
+{
+    struct bt_cold c = *at;
+    unsigned first = w->cold_count;
+    unsigned left = w->n - (c.insn + 1u);
+
+    w->set = c.set;
+    const struct vmci_insn *in = bt_step(w, c.insn);
+    w->lost = w->lazy = c.lazy;
+    restore_rcx(w, c.rcx);
+    bt_count_keep(w);
+    bt_rsp_pay(w);
+    if (left != 0)
+        bt_count_back(w, c.insn + 1u);
+    bt_jump_away(w, in);
+    for (unsigned k = first; k < w->cold_count; k++)
+        w->cold[k].given = (uint16_t)left;
+}
+
 /* Another round in the first copy of a loop. */
 static void cold_stay(struct bt_work *w, const struct bt_cold *c)
 {
@@ -367,6 +387,8 @@ void bt_emit_cold(struct bt_work *w)
             cold_link(w, c);
         else if (c->kind == BT_COLD_EXIT)
             cold_exit(w, c);
+        else if (c->kind == BT_COLD_AWAY)
+            cold_away(w, c);
         else
             cold_budget(w, c);
     }

@@ -323,6 +323,10 @@ void bt_cache_enter(const struct bt_site *site, struct bt_trans *t);
 void bt_sample(struct vmci_soft_cpu *sc);
 /* Was the branch that ends b watched for long enough? */
 bool bt_branch_known(const struct vmci_soft_cpu *sc, const struct block *b);
+/* Of the runs of the last of n blocks that were seen behind the others, in this order: most led to
+   *to, in the same page; how many of how many. false: they are not enough to tell. */
+bool bt_branch_way(const struct vmci_soft_cpu *sc, const uint64_t *gpa, unsigned n, uint64_t *to,
+                   unsigned *most, unsigned *all);
 /* How often it jumps before it does not, if that is the same each time; else 0. */
 unsigned bt_branch_row(const struct block *b);
 

@@ -76,7 +76,7 @@ bool bt_rsp_may_owe(const struct bt_work *w, const struct vmci_insn *in, enum bt
         return in->opsize == 8;
     case VMCI_OP_JMP:
     case VMCI_OP_JCC:
-        return follow != BT_FOLLOW_NOT;
+        return follow != BT_FOLLOW_NOT && (bt_regs_used(in) & rsp) == 0;
     default:
         break;
     }

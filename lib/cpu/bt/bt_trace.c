@@ -10,6 +10,9 @@
 /* Blocks of a trace, and of one that goes around loops in it. */
 #define TRACE_BLOCKS  12u
 #define AROUND_BLOCKS 40u
+/* ... and of one that goes on behind indirect jumps, and its instructions. */
+#define WAYS_BLOCKS 64u
+#define WAYS_INSNS  240u
 /* A loop that is left after fewer rounds, mostly, is translated once only. */
 #define ROUNDS_FEW 4u
 
@@ -34,17 +37,19 @@
 
 struct tracer {
     struct bt_work *w;
-    const struct block *seen[AROUND_BLOCKS];
-    unsigned begin[AROUND_BLOCKS]; /* their first instructions */
-    bool may_go_around;            /* blocks may be in it more than once, */
-    bool around;                   /* ... and it has come to such a loop */
-    unsigned room;                 /* instructions of the trace, at most */
+    const struct block *seen[WAYS_BLOCKS];
+    uint64_t gpa[WAYS_BLOCKS];   /* where they are, */
+    unsigned begin[WAYS_BLOCKS]; /* ... their first instructions */
+    bool may_go_around;          /* blocks may be in it more than once, */
+    bool around;                 /* ... and it has come to such a loop, */
+    bool ways;                   /* ... or to an indirect jump */
+    unsigned room;               /* instructions of the trace, at most */
     unsigned blocks;
     unsigned fp;
     unsigned chance; /* that control gets this far, as a part of CHANCE_ALL */
     bool watched;    /* ... is known of each branch */
     unsigned calls;  /* that the trace is in: where they return to */
-    uint64_t back[AROUND_BLOCKS];
+    uint64_t back[WAYS_BLOCKS];
 };
 
 static bool seen(const struct tracer *t, uint64_t gpa)
@@ -71,7 +76,7 @@ static bool loops(const struct tracer *t, const struct block *b, uint64_t la)
 /* May b, at la, be in the trace once more? */
 static bool again(const struct tracer *t, const struct block *b, uint64_t la)
 {
-    return (t->around && la != t->w->step[0].la) || loops(t, b, la);
+    return ((t->around || t->ways) && la != t->w->step[0].la) || loops(t, b, la);
 }
 
 /* The block at la, if it can become part of the trace. */
@@ -190,6 +195,37 @@ static bool unanimous(const struct block *b)
     return b->runs >= BT_UNANIMOUS && (b->taken == 0 || b->taken == b->runs);
 }
 
+/*
+ * An indirect jump: to where it led mostly when what is in the trace was run before it. That tells
+ * much in programs that go by a table of what to do next.
+ */
+static struct block *jumped(struct tracer *t, const struct vmci_insn *last, enum bt_follow *how)
+{
+    struct bt_work *w = t->w;
+    unsigned most, all;
+    uint64_t to;
+
+    if (!t->watched || !t->may_go_around || !t->seen[0]->watched || w->word != 8 ||
+        last->opsize != 8 || last->nopnd != 1 ||
+        !bt_branch_way(w->sc, t->gpa, t->blocks, &to, &most, &all) || 3 * most < 2 * all)
+        return NULL;
+    unsigned chance = t->chance * most / all;
+    if (chance < CHANCE_LEAST)
+        return NULL;
+    bool before = t->ways;
+    t->ways = true;
+    t->room = VMCI_MAX(t->room, WAYS_INSNS);
+    uint64_t at = (w->step[0].la & PAGE_MASK) | (to & ~PAGE_MASK);
+    struct block *b = candidate(t, at);
+    if (b == NULL) {
+        t->ways = before;
+        return NULL;
+    }
+    t->chance = chance;
+    *how = BT_FOLLOW_TO;
+    return b;
+}
+
 /* Where to go on behind b, and how; NULL: the trace ends. */
 static struct block *next_block(struct tracer *t, const struct block *b, uint64_t la,
                                 enum bt_follow *how)
@@ -206,6 +242,8 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
         return candidate(t, next);
     if (last->op == VMCI_OP_RET)
         return returned(t, b, how);
+    if (last->op == VMCI_OP_JMP && last->opnd[0].kind != VMCI_OPND_REL)
+        return jumped(t, last, how);
     if (last->nopnd == 0 || last->opnd[0].kind != VMCI_OPND_REL ||
         (last->opsize < t->w->word && !t->w->seg) || !bt_in_limit(t->w, target))
         return NULL;
@@ -288,6 +326,7 @@ static bool add(struct tracer *t, struct block *b, uint64_t la)
         w->step[w->n++] =
             (struct bt_step){.in = &b->insn[i], .b = b, .la = la, .before = (uint16_t)before};
     t->begin[t->blocks] = before;
+    t->gpa[t->blocks] = b->gpa;
     t->seen[t->blocks++] = b;
     return n == b->n;
 }
@@ -302,7 +341,7 @@ static void unroll(struct tracer *t, const struct block *b, uint64_t la, enum bt
     unsigned n = w->n;
 
     if (!t->watched || w->word != 8 || to != t->seen[0]->la || t->chance == CHANCE_ALL ||
-        (last->op != VMCI_OP_JCC && last->op != VMCI_OP_JMP))
+        (last->op != VMCI_OP_JCC && last->op != VMCI_OP_JMP) || last->opnd[0].kind != VMCI_OPND_REL)
         return;
     unsigned rounds = CHANCE_ALL / (CHANCE_ALL - t->chance) + 1;
     if (rounds > UNROLL_ROUNDS)
@@ -317,6 +356,11 @@ static void unroll(struct tracer *t, const struct block *b, uint64_t la, enum bt
         }
         w->step[w->n - 1].follow = BT_FOLLOW_NOT;
     }
+}
+
+static unsigned blocks_max(const struct tracer *t)
+{
+    return t->ways ? WAYS_BLOCKS : t->around ? AROUND_BLOCKS : TRACE_BLOCKS;
 }
 
 bool bt_trace(struct bt_work *w, struct block *b, bool around)
@@ -338,7 +382,7 @@ bool bt_trace(struct bt_work *w, struct block *b, bool around)
     w->few_rounds = false;
     bool whole = add(&t, b, la);
     w->fp = t.fp;
-    while (whole && b->gpa2 == GPA_NONE && t.blocks < (t.around ? AROUND_BLOCKS : TRACE_BLOCKS)) {
+    while (whole && b->gpa2 == GPA_NONE && t.blocks < blocks_max(&t)) {
         struct block *next = next_block(&t, b, la, &how);
         if (w->sc->bt.st_flushes != flushes)
             return false; /* decoding ahead has emptied the cache: b is gone */
@@ -353,6 +397,8 @@ bool bt_trace(struct bt_work *w, struct block *b, bool around)
         whole = add(&t, b, la);
     }
     w->around_inner = t.around;
+    w->ways = t.ways;
+    w->few_rounds = w->few_rounds || t.ways;
     return true;
 }
 

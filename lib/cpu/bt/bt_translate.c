@@ -461,7 +461,8 @@ uint64_t bt_after(const struct bt_work *w, unsigned i)
     const struct bt_step *st = &w->step[i];
     uint64_t next = st->la + st->in->next;
 
-    if (st->follow == BT_FOLLOW_BACK) /* the next instruction of the trace is the target's first */
+    if (st->follow == BT_FOLLOW_BACK ||
+        st->follow == BT_FOLLOW_TO) /* the next instruction of the trace is the target's first */
         return st[1].la + st[1].in->next - st[1].in->len;
     if (st->follow != BT_FOLLOW_TAKEN)
         return bt_wrap(w, next);
@@ -716,7 +717,7 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
         em_patch_at(&w->e, w->loop_site, t->inner);
     bt_emit_cold(w);
     struct bt_cover *covers = cover_room(w);
-    if ((w->failed || w->e.full) && w->around_inner) {
+    if ((w->failed || w->e.full) && (w->around_inner || w->ways)) {
         bt->arena_used = arena;
         return translate(sc, b, false);
     }
@@ -731,6 +732,7 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
     b->evicted = false;
     bt->st_segmented += w->seg;
     bt->st_around += w->around_inner;
+    bt->st_ways += w->ways;
     t->next = b->bt;
     b->bt = t;
     t->older = bt->made[bt->segment];

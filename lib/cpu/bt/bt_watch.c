@@ -14,12 +14,17 @@
 static const struct {
     uint8_t spent;
     uint16_t blocks, runs;
-} limits[2] = {{16, 600, 32}, {1, 80, 4}};
+} limits[2] = {{16, BT_WAYS, 32}, {1, 80, 4}};
 
 /* A branch back is taken as often each time if that was seen so often, and one of so many at most
    was unlike the one before, and the first. */
 #define ROWS_LEAST  3u
 #define ROWS_UNLIKE 16u
+
+/* An indirect jump is judged by what it did behind the same blocks, so many at most, if that was
+   seen so often. */
+#define WAY_MAX  48u
+#define WAY_RUNS 4u
 
 static unsigned row(const struct vmci_soft_cpu *sc)
 {
@@ -42,8 +47,10 @@ void bt_sample(struct vmci_soft_cpu *sc)
     b->watched = true;
     bt->st_watched++;
     bt_kill(sc, b);
-    if (!bt_branch_known(sc, b))
+    if (!bt_branch_known(sc, b)) {
         bt->watch = limits[row(sc)].blocks;
+        bt->ways = 0;
+    }
 }
 
 void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
@@ -51,6 +58,8 @@ void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
     const struct vmci_insn *last = &b->insn[b->n - 1];
 
     sc->bt.watch--;
+    if (sc->bt.ways < BT_WAYS)
+        sc->bt.way[sc->bt.ways++] = b->gpa;
     if (b->heat < sc->cpu.vm->bt_hot)
         b->heat++;
     if (b->runs == UINT16_MAX) {
@@ -85,4 +94,59 @@ unsigned bt_branch_row(const struct block *b)
     unsigned falls = (unsigned)(b->runs - b->taken);
 
     return falls >= ROWS_LEAST && b->unlike <= falls / ROWS_UNLIKE + 1u ? b->rows : 0;
+}
+
+/* How many of the blocks, the last ones of n, were run one after the other until i. */
+static unsigned matches(const struct vmci_bt *bt, unsigned i, const uint64_t *gpa, unsigned n)
+{
+    unsigned m = 0;
+
+    while (m < n && m <= i && bt->way[i - m] == gpa[n - 1 - m])
+        m++;
+    return m;
+}
+
+/* Behind so many blocks at least, as the last ones, it was seen often enough: the most there are.
+ */
+static unsigned way_length(const struct vmci_bt *bt, const uint64_t *gpa, unsigned n)
+{
+    uint16_t seen[WAY_MAX + 1] = {0};
+    unsigned m = VMCI_MIN(n, WAY_MAX);
+
+    for (unsigned i = 0; i + 1 < bt->ways; i++)
+        seen[matches(bt, i, gpa + (n - m), m)]++;
+    for (unsigned all = 0; m > 0; m--) {
+        all += seen[m];
+        if (all >= WAY_RUNS)
+            break;
+    }
+    return m;
+}
+
+bool bt_branch_way(const struct vmci_soft_cpu *sc, const uint64_t *gpa, unsigned n, uint64_t *to,
+                   unsigned *most, unsigned *all)
+{
+    const struct vmci_bt *bt = &sc->bt;
+    unsigned length = way_length(bt, gpa, n);
+    unsigned votes = 0;
+
+    *most = *all = 0;
+    if (length == 0)
+        return false;
+    gpa += n - length;
+    /* The candidate that a majority would be, and how many there are. */
+    for (unsigned i = 0; i + 1 < bt->ways; i++) {
+        if (matches(bt, i, gpa, length) < length)
+            continue;
+        if (votes == 0)
+            *to = bt->way[i + 1];
+        votes += bt->way[i + 1] == *to ? 1 : -1u;
+    }
+    for (unsigned i = 0; i + 1 < bt->ways; i++) {
+        if (matches(bt, i, gpa, length) < length)
+            continue;
+        ++*all;
+        *most += bt->way[i + 1] == *to;
+    }
+    return ((*to ^ gpa[0]) & PAGE_MASK) == 0;
 }

@@ -18,6 +18,7 @@ enum bt_cold_kind {
     BT_COLD_STAY,   /* the second copy of a loop cannot be entered */
     BT_COLD_LINK,   /* go to target, for the first time */
     BT_COLD_EXIT,   /* leave the trace by a branch in its middle, to target */
+    BT_COLD_AWAY,   /* ... by an indirect jump, to where memory or a register says */
     BT_COLD_BUDGET, /* the slice is used up, before or after instruction i */
 };
 /* Where the guest's RCX is. */
@@ -69,6 +70,7 @@ enum bt_follow {
     BT_FOLLOW_NEXT,
     BT_FOLLOW_TAKEN,
     BT_FOLLOW_BACK, /* a return behind the call that the trace went through */
+    BT_FOLLOW_TO,   /* an indirect jump to the next instruction of the trace */
 };
 struct bt_step {
     const struct vmci_insn *in;
@@ -107,6 +109,7 @@ struct bt_cold {
     uint16_t lazy; /* INSN, LINK, BUDGET: flags are made again; EXIT: may be lost: as in bt_step */
     bool io;       /* INSN: IN or OUT at CPL 0 */
     bool counted;
+    uint16_t given;         /* ... but for so many instructions, which were given back */
     bool late;              /* INSN: ... and the hot code charges the budget before it goes on */
     bool far;               /* LINK: to another page, by the jump table */
     struct block *blk;      /* ... or by a link: of the jump */
@@ -157,7 +160,8 @@ struct bt_work {
     size_t loop_top;
     size_t counted_at;           /* where the first copy goes on when it has counted at an end */
     int32_t counted_owed;        /* ... owed there */
-    bool around_inner;           /* the trace goes around loops in it: it may be long */
+    bool around_inner;           /* the trace goes around loops in it: it may be long, */
+    bool ways;                   /* ... or on behind indirect jumps */
     bool few_rounds;             /* the trace is a loop that is left soon, mostly */
     uint16_t around;             /* at the jump back flags may be lost: as in struct bt_step */
     bool strip;                  /* the count in the second copy is what its hoisted checks allow */
@@ -513,6 +517,8 @@ uint64_t bt_insn_la(const struct bt_work *w, const struct vmci_insn *in);
 bool bt_branch(struct bt_work *w, const struct vmci_insn *in);
 /* A branch in the middle of the trace. */
 bool bt_branch_follow(struct bt_work *w, const struct vmci_insn *in, enum bt_follow follow);
+/* Out of the trace by an indirect jump in its middle: to x, or to the register that is named. */
+void bt_jump_away(struct bt_work *w, const struct vmci_insn *in);
 /* Go on at target; the budget was charged. */
 void bt_exit_direct(struct bt_work *w, uint64_t target);
 

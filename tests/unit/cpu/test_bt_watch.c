@@ -22,7 +22,7 @@
 #define REACH    0x80000u
 
 struct program {
-    uint8_t code[768];
+    uint8_t code[3072];
     size_t n;
     size_t call[8]; /* behind calls of the function at the end */
     unsigned calls;
@@ -261,6 +261,189 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at)
     r->st.gpr[VMC_R14] = at;
 }
 
+/* ---- programs that go by a table ------------------------------------------------------------- */
+
+#define OPS_MAX   8u
+#define BYTES_MAX 24u
+#define BYTECODE  0x300ff0u /* it lies across two pages, */
+#define TABLE     0x303fe0u /* ... and so does the table of where the operations are */
+#define TABLE_REL 0x304400u /* ... as distances from the beginning of the code */
+#define OP_ROUNDS 160u
+
+/* Operation k is at at[k]; the last one begins the next round. */
+struct bytecode {
+    struct program p;
+    unsigned ops, n;
+    size_t at[OPS_MAX + 1];
+    uint8_t byte[BYTES_MAX];
+};
+
+/* To what the next byte, at R15, says. */
+static void put_dispatch(struct program *p)
+{
+    static const uint8_t load[] = {0x41, 0x0f, 0xb6, 0x07}; /* movzx eax, byte [r15] */
+    static const uint8_t next[][4] = {
+        {0x49, 0x83, 0xc7, 1},    /* add r15, 1 */
+        {0x4d, 0x8d, 0x7f, 1},    /* lea r15, [r15 + 1] */
+        {0x49, 0xff, 0xc7, 0x90}, /* inc r15 */
+    };
+    static const uint8_t check[] = {0x3c, OPS_MAX, 0x77, 0};  /* cmp al, ops; ja: never */
+    static const uint8_t memory[] = {0xff, 0x24, 0xc5};       /* jmp [rax * 8 + table] */
+    static const uint8_t direct[] = {0x48, 0x8b, 0x04, 0xc5}; /* mov rax, [rax * 8 + table] */
+    static const uint8_t far[] = {0x48, 0x63, 0x04, 0x85};    /* movsxd rax, [rax * 4 + table] */
+    static const uint8_t lea[] = {0x4c, 0x8d, 0x05};          /* lea r8, [rip + d] */
+    static const uint8_t jmp[][5] = {{0xff, 0xe0},            /* jmp rax */
+                                     {0x4c, 0x01, 0xc0, 0xff, 0xe0}}; /* add rax, r8; jmp rax */
+    uint32_t table[] = {TABLE, TABLE_REL};
+
+    put(p, load, sizeof(load));
+    if (rnd(3) == 0)
+        put(p, check, sizeof(check));
+    put(p, next[rnd(3)], 4);
+    switch (rnd(3)) {
+    case 0:
+        put(p, memory, sizeof(memory));
+        put(p, &table[0], 4);
+        return;
+    case 1:
+        put(p, direct, sizeof(direct));
+        put(p, &table[0], 4);
+        put(p, jmp[0], 2);
+        return;
+    default:
+        put(p, far, sizeof(far));
+        put(p, &table[1], 4);
+        put(p, lea, sizeof(lea));
+        uint32_t back = 0u - (uint32_t)(p->n + 4);
+        put(p, &back, 4);
+        put(p, jmp[1], 5);
+    }
+}
+
+/* To the dispatch that is shared, or one of its own. */
+static void put_next(struct program *p, size_t shared)
+{
+    uint8_t jmp[] = {0xe9, 0, 0, 0, 0};
+    uint32_t by = (uint32_t)(shared - (p->n + sizeof(jmp)));
+
+    if (rnd(3) == 0) {
+        put_dispatch(p);
+        return;
+    }
+    memcpy(jmp + 1, &by, 4);
+    put(p, jmp, sizeof(jmp));
+}
+
+/* Change which operation a byte means, to its neighbour and back. */
+static void put_toggle(struct bytecode *b)
+{
+    static const uint8_t xor [] = {0x80, 0x34, 0x25};                /* xor byte [at], 1 */
+    static const uint8_t test[] = {0x41, 0xf6, 0xc6, 0x07, 0x75, 8}; /* test r14b, 7; jnz */
+    uint32_t at = BYTECODE + rnd(b->n - 1);
+    uint8_t one = 1;
+
+    if (rnd(2) == 0)
+        put(&b->p, test, sizeof(test));
+    put(&b->p, xor, sizeof(xor));
+    put(&b->p, &at, 4);
+    put(&b->p, &one, 1);
+}
+
+static void put_op(struct bytecode *b, size_t shared)
+{
+    static const uint8_t reads[][4] = {
+        {0x83, 0xd2, 0x00, 0x90}, /* adc edx, 0 */
+        {0x0f, 0x9a, 0xc1, 0x90}, /* setp cl */
+        {0x9f, 0x00, 0xe3, 0x90}, /* lahf; add bl, ah */
+    };
+    struct program *p = &b->p;
+
+    if (rnd(4) == 0)
+        put(p, reads[rnd(3)], 4);
+    put_steps(p, 3);
+    if (rnd(4) == 0)
+        put_branch(p);
+    if (rnd(4) == 0)
+        put_stack(p);
+    if (rnd(6) == 0)
+        put_toggle(b);
+    put_next(p, shared);
+}
+
+static void make_bytecode(struct bytecode *b)
+{
+    uint8_t begin[] = {0x41, 0xbf, 0, 0, 0, 0};      /* mov r15d, bytecode */
+    static const uint8_t dec[] = {0x41, 0xff, 0xcd}; /* dec r13d */
+    static const uint8_t over[] = {0x75, 1, 0xf4};   /* jnz; hlt */
+    static const uint8_t fault[] = {0x41, 0x81, 0xfd, 9, 0, 0, 0, 0x75, 2, 0x0f, 0x0b};
+    uint32_t at = BYTECODE;
+    struct program *p = &b->p;
+
+    p->n = p->calls = 0;
+    b->ops = 2 + 2 * rnd(OPS_MAX / 2);
+    b->n = 4 + rnd(BYTES_MAX - 4);
+    for (unsigned k = 0; k + 1 < b->n; k++)
+        b->byte[k] = (uint8_t)rnd(b->ops);
+    b->byte[b->n - 1] = (uint8_t)b->ops;
+    memcpy(begin + 2, &at, 4);
+    put(p, begin, sizeof(begin));
+    size_t shared = p->n;
+    put_dispatch(p);
+    for (unsigned k = 0; k < b->ops; k++) {
+        b->at[k] = p->n;
+        put_op(b, shared);
+    }
+    b->at[b->ops] = p->n;
+    if (rnd(8) == 0)
+        put(p, fault, sizeof(fault)); /* cmp r13d, 9; jne; ud2 */
+    put(p, dec, sizeof(dec));
+    put(p, over, sizeof(over));
+    put(p, begin, sizeof(begin));
+    put_next(p, shared);
+    put_function(p);
+}
+
+static void begin_bytecode(struct cpu_rig *r, const struct bytecode *b, uint32_t at)
+{
+    begin(r, &b->p, at);
+    for (unsigned k = 0; k <= b->ops; k++) {
+        uint64_t to = r->st.rip + b->at[k];
+        uint32_t rel = (uint32_t)b->at[k];
+        memcpy(r->ram + TABLE + 8 * k, &to, 8);
+        memcpy(r->ram + TABLE_REL + 4 * k, &rel, 4);
+    }
+    memcpy(r->ram + BYTECODE, b->byte, b->n);
+    r->st.gpr[VMC_R13] = OP_ROUNDS;
+}
+
+static void test_bytecode(void **state)
+{
+    uint32_t first = number("VMC_BT_SEED", 0);
+    struct bytecode b;
+
+    (void)state;
+    for (unsigned k = 0, n = PROGRAMS * number("VMC_BT_TIMES", 1); k < n; k++) {
+        seed = 0x85ebca6bu * (first + k + 1);
+        make_bytecode(&b);
+        uint32_t at = seed >> 4;
+        uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
+        for (unsigned r = 0; r < 2; r++)
+            begin_bytecode(&rig[r], &b, at);
+        for (bool start = true; why[0] == VMC_EXIT_BUDGET; start = false) {
+            uint64_t most = 5000 + rnd(30000);
+            for (unsigned r = 0; r < 2; r++)
+                why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+            assert_int_equal(why[0], why[1]);
+            compare_pair(k, MIDDLE, REACH);
+            assert_memory_equal(rig[0].ram + BYTECODE, rig[1].ram + BYTECODE, BYTES_MAX);
+        }
+        assert_int_equal(why[0], VMC_EXIT_IDLE);
+    }
+#ifndef VMC_SANITIZED
+    assert_true(cpu_rig_stat(&rig[1], "bt.ways") > PROGRAMS);
+#endif
+}
+
 static void test_nested(void **state)
 {
     uint32_t first = number("VMC_BT_SEED", 0);
@@ -292,6 +475,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bytecode, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
