@@ -176,7 +176,7 @@ void bt_count_back(struct bt_work *w, unsigned n)
     em_store_gs(e, w->s, GS_BUDGET(w, BT_BUDGETS / 2));
 }
 
-void bt_count_some(struct bt_work *w, unsigned n, uint64_t la)
+void bt_count_some(struct bt_work *w, unsigned n, uint64_t la, uint16_t set)
 {
     struct emit *e = &w->e;
 
@@ -187,7 +187,7 @@ void bt_count_some(struct bt_work *w, unsigned n, uint64_t la)
     size_t over = em_jump(e, EM_JMP);
     em_patch_here(e, spent);
     em_mov(e, EM_RCX, w->x);
-    bt_exchange(e, w->t->set, BT_CANON);
+    bt_exchange(e, set, BT_CANON);
     bt_mov_la(w, 11, la);
     em_store_gs(e, 11, GS_CPU(rip));
     em_jump_to(e, EM_JMP, w->sc->bt.leave_budget);

@@ -144,7 +144,7 @@ static void alone_way(struct bt_work *w, const struct bt_cold *c, struct bt_site
     if (c->counted)
         bt_count_back(w, c->insn);
     else if (c->insn > 0)
-        bt_count_some(w, c->insn, w->step[c->insn].la + in->next - in->len);
+        bt_count_some(w, c->insn, w->step[c->insn].la + in->next - in->len, c->set);
     bt_exchange(e, c->set, BT_CANON);
     size_t at = em_jump(e, EM_JMP);
     em_patch_at(e, at, l->ask);

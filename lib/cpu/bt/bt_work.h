@@ -432,8 +432,9 @@ void bt_count_end(struct bt_work *w);
 /* ... in the middle, by instruction n or in front of it: what was charged too much is given back.
  */
 void bt_count_back(struct bt_work *w, unsigned n);
-/* The trace is left behind its first n instructions, which were not charged, to la. */
-void bt_count_some(struct bt_work *w, unsigned n, uint64_t la);
+/* The trace is left behind its first n instructions, which were not charged, to la, with this set
+   of scratch registers. */
+void bt_count_some(struct bt_work *w, unsigned n, uint64_t la, uint16_t set);
 /* Charge all; C looks at the budget before control comes here again. */
 void bt_count_late(struct bt_work *w);
 
