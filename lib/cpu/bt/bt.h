@@ -94,7 +94,7 @@ struct bt_view {
 #define BT_JUMP_LOG 16384u
 /* Of so many pages that INVLPG took out lately so many entries are known. */
 #define BT_JUMP_KNOWN_PAGES 16u
-#define BT_JUMP_KNOWN 4u
+#define BT_JUMP_KNOWN       4u
 
 /* Code memory by default, what of it is used at first, and what it may be set to; the arena has
    half as much. */
@@ -118,6 +118,7 @@ struct vmci_bt {
     int64_t budget[BT_BUDGETS];
     uint64_t runs;      /* of bt_run */
     uint64_t slice_end; /* cpu.retired when all of them together are 0 */
+    int64_t refills;    /* how often translated code may make a part full again by itself */
     uint64_t host_rsp;
     uint64_t host_gs;
     uint64_t resume; /* host address to go on at */
@@ -165,11 +166,11 @@ struct vmci_bt {
     uint8_t x87_seg;   /* ... its segment */
     uint8_t fp_ready;  /* BT_FP_*: they may */
     bool enabled;
-    bool pass;            /* let the interpreter run the next block */
-    uint8_t large_rest;   /* segments to begin until the platform is asked for large pages again */
+    bool pass;          /* let the interpreter run the next block */
+    uint8_t large_rest; /* segments to begin until the platform is asked for large pages again */
     uint64_t large_pages[BT_SEGMENTS_MAX / 64]; /* bits of segments that have them */
-    bool full;            /* the segment is used up: the engine goes on to the next */
-    bool ctx_full;        /* too many contexts: the engine forgets everything */
+    bool full;     /* the segment is used up: the engine goes on to the next */
+    bool ctx_full; /* too many contexts: the engine forgets everything */
 
     uint8_t *rw;
     const uint8_t *rx;
@@ -180,7 +181,7 @@ struct vmci_bt {
     unsigned segment;
     unsigned segments, segments_max; /* in the circle; that there is room for */
     size_t segment_bytes;
-    uint32_t made_new, made_again; /* since the circle began; of what was evicted before */
+    uint32_t made_new, made_again;          /* since the circle began; of what was evicted before */
     struct bt_trans *made[BT_SEGMENTS_MAX]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;
     const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
@@ -192,11 +193,11 @@ struct vmci_bt {
     uint64_t st_translated, st_flushes, st_calls, st_links, st_lookups, st_slices, st_jumps;
     uint64_t
         st_segmented;    /* translations of 16-bit code and of code with other than flat segments */
-    uint64_t st_apart; /* translations given up as groups that were in one page no longer are */
+    uint64_t st_apart;   /* translations given up as groups that were in one page no longer are */
     uint64_t st_around;  /* translations that go around loops in them more than once */
     uint64_t st_ways;    /* translations that go on behind indirect jumps */
     uint64_t st_watched; /* translations that were made again by what was seen of branches */
-    uint64_t st_moved; /* translations that came to another address */
+    uint64_t st_moved;   /* translations that came to another address */
     uint64_t st_evictions, st_stop_max; /* ns that one eviction or flush took at most */
 
     struct bt_link *far[BT_FAR_LISTS]; /* links to other pages, by page */
@@ -211,8 +212,8 @@ struct vmci_bt {
         uint32_t n;                 /* > BT_JUMP_KNOWN: too many to name them */
         uint32_t at[BT_JUMP_KNOWN]; /* as in the log */
     } jump_known[BT_JUMP_KNOWN_PAGES];
-    uint64_t jump_naps;                /* how often entries of programs went to sleep */
-    uint64_t jump_gpa[BT_JUMP_SIZE];   /* of programs: in which page the target was */
+    uint64_t jump_naps;              /* how often entries of programs went to sleep */
+    uint64_t jump_gpa[BT_JUMP_SIZE]; /* of programs: in which page the target was */
     _Alignas(16) struct bt_jump jumps[BT_JUMP_MODES][BT_JUMP_SIZE];
 };
 

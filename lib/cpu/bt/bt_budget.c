@@ -20,13 +20,22 @@ unsigned bt_count_ahead(const struct bt_work *w)
 {
     if (w->cold_phase)
         return w->ahead;
-    return w->loop && w->twice && w->counted != w->second ? w->n : 0;
+    if (!w->loop)
+        return 0;
+    if (w->top)
+        return (w->twice && !w->second ? w->n : 0) + (w->counted ? 0 : w->n);
+    return w->twice && w->counted != w->second ? w->n : 0;
 }
 
-/* What the trace charges at once. */
-static unsigned charged(const struct bt_work *w)
+unsigned bt_count_charged(const struct bt_work *w)
 {
     return w->loop && w->twice ? 2 * w->n : w->n;
+}
+
+/* Was this round charged by what is in front of it? */
+static bool was_charged(const struct bt_work *w)
+{
+    return w->second || (w->loop && w->top);
 }
 
 void bt_count_keep(struct bt_work *w)
@@ -59,7 +68,7 @@ static void charge(struct bt_work *w)
 {
     struct emit *e = &w->e;
 
-    unsigned n = charged(w);
+    unsigned n = bt_count_charged(w);
     unsigned op = n <= INT8_MAX ? 0x83 : 0x81;
 
     if (in_register(w)) { /* sub reg, n */
@@ -93,7 +102,7 @@ void bt_count_before(struct bt_work *w, enum bt_fluse use)
     w->budget_cold = -1;
     if (use != BT_FU_WRITE || w->counted)
         return;
-    if (w->second) {
+    if (was_charged(w)) {
         w->counted = true;
         return;
     }
@@ -116,6 +125,75 @@ void bt_count_after(struct bt_work *w, size_t at)
     w->budget_cold = -1;
 }
 
+void bt_count_top(struct bt_work *w)
+{
+    charge(w);
+    w->counted = false;
+    w->i = 0;
+    (void)bt_cold(w, BT_COLD_STRIP, em_jump(&w->e, CC_S));
+}
+
+/* gs:[disp] += n, by way of RCX. */
+static void add_kept(struct emit *e, uint32_t disp, int32_t n)
+{
+    em_load_gs(e, EM_RCX, disp);
+    em_lea(e, EM_W, EM_RCX, EM_RCX, EM_NONE, 0, n);
+    em_store_gs(e, EM_RCX, disp);
+}
+
+/* op gs:[disp], n; w: of 64 bits */
+static void op_gs_imm(struct emit *e, unsigned w, unsigned ext, uint32_t disp, uint32_t n)
+{
+    em8(e, 0x65);
+    em_rex(e, w, 0, 0);
+    em8(e, 0x81);
+    em8(e, 0x04 | ext << 3);
+    em8(e, 0x25);
+    em32(e, disp);
+    em32(e, n);
+}
+
+void bt_count_refill(struct bt_work *w, const uint8_t *back, bool rcx)
+{
+    struct emit *e = &w->e;
+    uint32_t part = GS_BUDGET(w, 0);
+    size_t none, asked;
+
+    if (rcx) {
+        add_kept(e, GS_BT(refills), -1);
+        em_pext_gs(e, EM_RCX, EM_RCX, GS_BT(sign_mask));
+        none = em_jump_unless_rcxz(e);
+        em_rgs(e, 0, 0x8b, EM_RCX, GS_CPU(request)); /* mov ecx, request */
+        asked = em_jump_unless_rcxz(e);
+        add_kept(e, GS_BT(slice_end), BT_PART);
+        if (in_register(w))
+            em_lea(e, EM_W, w->count, w->count, EM_NONE, 0, BT_PART);
+        else
+            add_kept(e, part, BT_PART);
+    } else {
+        op_gs_imm(e, EM_W, 5, GS_BT(refills), 1); /* sub */
+        none = em_jump(e, CC_S);
+        op_gs_imm(e, 0, 7, GS_CPU(request), 0); /* cmp */
+        asked = em_jump(e, CC_NE);
+        op_gs_imm(e, EM_W, 0, GS_BT(slice_end), BT_PART); /* add */
+        if (in_register(w) && !w->strip)
+            em_lea(e, EM_W, w->count, w->count, EM_NONE, 0, BT_PART);
+        else
+            op_gs_imm(e, EM_W, 0, part, BT_PART);
+    }
+    em_jump_to(e, EM_JMP, back);
+    em_patch_here(e, none);
+    em_patch_here(e, asked);
+}
+
+void bt_count_short(struct bt_work *w, const uint8_t *back)
+{
+    op_gs_imm(&w->e, EM_W, 7, GS_BUDGET(w, 0), w->n * (w->twice ? 2 : 1)); /* cmp */
+    size_t enough = em_jump(&w->e, CC_NS);
+    bt_count_refill(w, back, false);
+    em_patch_here(&w->e, enough);
+}
+
 /* The second copy of a loop may go on here. */
 static void counted_here(struct bt_work *w)
 {
@@ -133,7 +211,7 @@ void bt_count_end(struct bt_work *w)
     if (w->counted)
         return;
     w->counted = true;
-    if (w->second)
+    if (was_charged(w))
         return;
     if (w->lazy != 0) {
         w->lost = w->lazy;
@@ -147,7 +225,7 @@ void bt_count_end(struct bt_work *w)
     em_mov(e, w->x, EM_RCX);
     if (in_register(w)) {
         r = w->count;
-        em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)charged(w));
+        em_lea(e, EM_W, r, r, EM_NONE, 0, -(int32_t)bt_count_charged(w));
     } else {
         add(w, r, -(int32_t)w->n);
     }

@@ -313,6 +313,15 @@ static void cold_stay(struct bt_work *w, const struct bt_cold *c)
     em_jump_to(&w->e, EM_JMP, w->t->inner);
 }
 
+/* The budget, or what the hoisted checks allow, is less than what the second copy charges. */
+static void cold_short(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+
+    bt_count_short(w, e->rx + c->back);
+    cold_stay(w, c);
+}
+
 /* What the hoisted checks of a loop allow is used up: the first copy does the rest of the round. */
 static void cold_rest(struct bt_work *w, const struct bt_cold *c)
 {
@@ -343,6 +352,7 @@ static void cold_budget(struct bt_work *w, const struct bt_cold *c)
         cold_rest(w, c);
         return;
     }
+    bt_count_refill(w, e->rx + c->site + 4, c->rcx == BT_RCX_X);
     restore_rcx(w, c->rcx);
     bt_x87_store(w);
     bt_count_keep(w);
@@ -383,6 +393,10 @@ void bt_emit_cold(struct bt_work *w)
             cold_insn(w, c);
         else if (c->kind == BT_COLD_STAY)
             cold_stay(w, c);
+        else if (c->kind == BT_COLD_SHORT)
+            cold_short(w, c);
+        else if (c->kind == BT_COLD_STRIP)
+            bt_loop_strip(w, c);
         else if (c->kind == BT_COLD_LINK)
             cold_link(w, c);
         else if (c->kind == BT_COLD_EXIT)

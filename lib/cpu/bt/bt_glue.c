@@ -119,6 +119,17 @@ static const uint8_t *make_call(struct emit *e, struct vmci_soft_cpu *sc,
     return at;
 }
 
+/* A part of the budget is used up. */
+static const uint8_t *make_budget(struct emit *e, struct vmci_soft_cpu *sc, const uint8_t *back)
+{
+    const uint8_t *at = em_here(e);
+
+    em_store_gs(e, EM_RAX, GS_GPR(EM_RAX));
+    em_mov_imm(e, EM_RAX, 0);
+    (void)make_call(e, sc, bt_c_budget, back);
+    return at;
+}
+
 int bt_make_glue(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;
@@ -127,7 +138,7 @@ int bt_make_glue(struct vmci_soft_cpu *sc)
     bt->enter = make_enter(&e);
     const uint8_t *back = make_return(&e);
     bt->leave_lookup = make_leave(&e, BT_LEAVE_LOOKUP, back);
-    bt->leave_budget = make_leave(&e, BT_LEAVE_BUDGET, back);
+    bt->leave_budget = make_budget(&e, sc, back);
     bt->call_insn = make_call(&e, sc, bt_c_insn, back);
     bt->call_io = make_call(&e, sc, bt_c_io, back);
     bt->call_link = make_call(&e, sc, bt_c_link, back);

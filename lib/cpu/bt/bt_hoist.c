@@ -170,13 +170,40 @@ static void times(struct emit *e, unsigned s, unsigned count, unsigned n)
             em_lea(e, EM_W, s, s, s, 0, 0);
 }
 
+/* The count of a copy that charges its rounds before they begin, the first one included. The copy
+   is not entered unless it has what is charged at once. */
+static void take_rounds(struct bt_work *w, bool bounded, size_t begin)
+{
+    struct emit *e = &w->e;
+
+    if (bounded) {
+        em_load_gs(e, w->x, GS_BUDGET(w, 0));
+        em_lea(e, EM_W, w->count, w->count, EM_NONE, 0, 1);
+        em_imul_imm(e, w->count, w->n);
+        least(w, w->count, w->count, w->x);
+    } else {
+        em_load_gs(e, w->count, GS_BUDGET(w, 0));
+    }
+    em_ri(e, EM_W, 7, w->count, w->n * (w->twice ? 2 : 1)); /* cmp */
+    struct bt_cold *c = bt_cold(w, BT_COLD_SHORT, em_jump(e, CC_S));
+    if (c == NULL)
+        return;
+    c->lazy = w->around;
+    c->back = begin;
+    em_rgs(e, EM_W, 0x29, w->count, GS_BUDGET(w, 0)); /* sub */
+}
+
 /* The count: instructions of the rounds, if they are bounded, and not more than the budget has.
    Where it has none left the first copy leaves. */
-static void take_budget(struct bt_work *w, bool bounded)
+static void take_budget(struct bt_work *w, bool bounded, size_t begin)
 {
     struct emit *e = &w->e;
     bool lazy = bt_loop_lazy(w);
 
+    if (w->top) {
+        take_rounds(w, bounded, begin);
+        return;
+    }
     em_load_gs(e, w->x, GS_BUDGET(w, 0));
     if (lazy) {
         em_rr(e, EM_W, 0x85, w->x, w->x); /* test x, x */
@@ -207,13 +234,14 @@ static void take_budget(struct bt_work *w, bool bounded)
         bt_rcx_back(w);
 }
 
-void bt_hoist_enter(struct bt_work *w)
+void bt_hoist_enter(struct bt_work *w, bool again)
 {
     bool bounded = false;
+    size_t begin = w->e.len;
 
     for (unsigned k = 0; k < w->group_count; k++) {
         const struct bt_group *g = &w->group[k];
-        if (g->hoist == BT_HOIST_NOT)
+        if (g->hoist == BT_HOIST_NOT || (again && g->stride == 0))
             continue;
         check(w, g);
         if (g->stride != 0) {
@@ -226,7 +254,7 @@ void bt_hoist_enter(struct bt_work *w)
             bt_rcx_back(w);
         bias(w, g);
     }
-    take_budget(w, bounded);
+    take_budget(w, bounded, begin);
 }
 
 void bt_hoist_leave(struct bt_work *w)

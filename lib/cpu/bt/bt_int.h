@@ -39,8 +39,8 @@ struct bt_site {
     bool write;
     struct bt_cache *cache; /* of the indirect jump or return; NULL */
     uint64_t back;          /* a return that the trace goes on behind: there, from t->la */
-    bool returns; /* ... is there */
-    bool shares; /* ... that it lies in the page of another group */
+    bool returns;           /* ... is there */
+    bool shares;            /* ... that it lies in the page of another group */
     bool stop; /* the instruction would have checked another group, too: do not go on behind it */
     bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
     uint8_t fails;         /* of a group's check, in vain */
@@ -74,7 +74,7 @@ struct bt_link {
     uint8_t *canon_site;          /* ... and of the one behind the exchange of registers */
     const uint8_t *site_rx, *canon_rx;
     const uint8_t *stub, *ask; /* where they lead while not linked */
-    uint64_t rel; /* where it leads, from from->la */
+    uint64_t rel;              /* where it leads, from from->la */
     struct bt_trans *from;
     struct bt_link *far_next, **far_prev; /* to another page: among those to pages of this hash */
     uint16_t set;                         /* scratch registers where the jump is */
@@ -168,6 +168,9 @@ static inline uint64_t bt_link_la(const struct bt_link *l)
 #define BT_HOT 12
 /* Instructions between two looks at the requests of other threads. */
 #define BT_SLICE 65536
+/* What each part of the budget has at most; how often one is made full again without C. */
+#define BT_PART    (BT_SLICE / BT_BUDGETS)
+#define BT_REFILLS 3
 /* Instructions that may run past the budget: jumps forward within a page are not checked. */
 #define BT_MARGIN VMC_PAGE_SIZE
 
@@ -310,8 +313,8 @@ static inline bool bt_has_room(const struct vmci_bt *bt)
            bt->arena_end - bt->arena_used >= BT_ARENA_ROOM;
 }
 
-/* bt_move.c: b, a program's, was found where it has no translation. If its page was mapped elsewhere
-   before, what was translated there may move. */
+/* bt_move.c: b, a program's, was found where it has no translation. If its page was mapped
+   elsewhere before, what was translated there may move. */
 void bt_come(struct vmci_soft_cpu *sc, struct block *b);
 
 /* The constants of the translation are of where it is now. */
@@ -336,5 +339,6 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc);
 uint64_t bt_c_link(struct vmci_soft_cpu *sc);
 uint64_t bt_c_find(struct vmci_soft_cpu *sc);
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc);
+uint64_t bt_c_budget(struct vmci_soft_cpu *sc);
 
 #endif

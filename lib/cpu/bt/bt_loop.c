@@ -145,7 +145,7 @@ static void enter(struct bt_work *w)
         bias_pair(w, g, false);
     }
     if (w->strip)
-        bt_hoist_enter(w);
+        bt_hoist_enter(w, false);
     else if (w->count != EM_NONE)
         em_load_gs(e, w->count, GS_BUDGET(w, 0));
 }
@@ -207,23 +207,39 @@ bool bt_loop(struct bt_work *w)
         w->set = w->t->set;
         return false;
     }
-    if (w->k == EM_NONE)
+    bt_flags_plan_around(w);
+    if (w->k == EM_NONE && (!bt_loop_lazy(w) || bt_keeps_rcx(w)))
         w->copy_k[1] = take(w, &used);
     em_patch_here(e, w->loop_site);
     bt_piece(w, VMC_CODE_LOOP_ENTRY, w->n);
-    bt_flags_plan_around(w);
     w->i = 0;
+    w->twice = twice(w);
+    w->top = w->strip && bt_loop_lazy(w);
     enter(w);
     w->k = w->copy_k[1];
     w->loop = true;
-    w->twice = twice(w);
     em_align(e, LOOP_ALIGN);
     w->loop_top = e->len;
     w->counted = false;
+    if (w->top)
+        bt_count_top(w);
     for (unsigned k = 0; k < w->group_count; k++)
         w->group[k].checked = false;
     w->lost = w->lost_top;
     return true;
+}
+
+/* Once more in front of the copy, with its registers: what is left of the count is given back. */
+void bt_loop_strip(struct bt_work *w, const struct bt_cold *c)
+{
+    struct emit *e = &w->e;
+
+    w->set = c->set;
+    w->lost = c->lazy;
+    em_lea(e, EM_W, w->count, w->count, EM_NONE, 0, (int32_t)bt_count_charged(w));
+    em_rgs(e, EM_W, 0x01, w->count, GS_BUDGET(w, 0)); /* add */
+    bt_hoist_enter(w, true);
+    em_jump_to(e, EM_JMP, e->rx + w->loop_top);
 }
 
 /* ---- checks in the second copy --------------------------------------------------------------- */

@@ -146,8 +146,7 @@ unsigned bt_unused(const struct bt_work *w, uint32_t used)
     return EM_NONE;
 }
 
-/* Is a register well spent on keeping RCX? */
-static bool keeps_rcx(const struct bt_work *w)
+bool bt_keeps_rcx(const struct bt_work *w)
 {
     unsigned uses = 0;
 
@@ -212,7 +211,7 @@ void bt_pick_set(struct bt_work *w)
     used |= w->t->set;
     plan_flags(w, used);
     used |= w->t->set;
-    w->k = keeps_rcx(w) ? bt_unused(w, used) : EM_NONE;
+    w->k = bt_keeps_rcx(w) ? bt_unused(w, used) : EM_NONE;
     if (w->k != EM_NONE)
         w->t->set |= (uint16_t)(1u << w->k);
     w->copy_k[0] = w->copy_k[1] = w->k;

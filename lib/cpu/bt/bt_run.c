@@ -390,6 +390,69 @@ uint64_t bt_c_find(struct vmci_soft_cpu *sc)
     return 0;
 }
 
+/*
+ * Mostly it is the part from which most is taken that is used up, and only the translations that
+ * count there are seen (bt_sample). So every few slices another one gets little.
+ */
+static void new_slice(struct vmci_soft_cpu *sc, uint64_t limit)
+{
+    struct vmci_bt *bt = &sc->bt;
+    int64_t part = (int64_t)VMCI_MIN(limit / BT_BUDGETS, (uint64_t)BT_PART);
+    uint64_t n = bt->runs++;
+
+    for (unsigned k = 0; k < BT_BUDGETS; k++)
+        bt->budget[k] = VMCI_MAX(part, 1);
+    if (n % SAMPLE_RUNS == 0)
+        bt->budget[n / SAMPLE_RUNS % BT_BUDGETS] = VMCI_MAX(part / SAMPLE_PART, 1);
+    bt->slice_end = sc->cpu.retired + bt_left(bt);
+    bt->refills = limit < BT_SLICE + BT_REFILLS * BT_PART ? 0 : BT_REFILLS;
+}
+
+/* Is what the table of jump targets has for cpu->rip, in the trace that t is of? */
+static bool found_in_table(struct vmci_soft_cpu *sc, const struct bt_trans *t)
+{
+    struct vmci_bt *bt = &sc->bt;
+    uint64_t key = bt_key(&t->ctx, sc->cpu.rip);
+
+    if (bt->jump_mask == 0 || t->mode >= BT_JUMP_MODES)
+        return false;
+    const struct bt_jump *e = &bt->jumps[t->mode][bt_jump_index(key)];
+    if (e->neg != 0 - key)
+        return false;
+    bt->resume = (uintptr_t)e->host;
+    return true;
+}
+
+/*
+ * A part of the budget is used up in front of the instruction at cpu->rip. Unless the loop has
+ * anything to do there is another slice at once.
+ */
+uint64_t bt_c_budget(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    struct vmci_cpu *cpu = &sc->cpu;
+    const struct bt_trans *spent = bt->spent;
+
+    cpu->retired = bt_retired(bt);
+    bt_x87_settle(sc);
+    if (spent != NULL)
+        bt_sample(sc);
+    bt->spent = NULL;
+    if (vmci_load_relaxed(&cpu->request) != 0 || bt->watch != 0 || sc->insn_stop < cpu->retired ||
+        sc->insn_stop - cpu->retired < BT_SLICE + BT_MARGIN)
+        return BT_LEAVE_BUDGET + 1;
+    bt->st_slices++;
+    new_slice(sc, sc->insn_stop - cpu->retired - BT_MARGIN);
+    if (spent != NULL && found_in_table(sc, spent))
+        return 0;
+    struct bt_trans *t = next_translation(sc);
+    if (t == NULL)
+        return BT_LEAVE_LOOKUP + 1;
+    bt_jumps_enter(sc, t);
+    resume_at(sc, t);
+    return 0;
+}
+
 /* ---- translations ---------------------------------------------------------------------------- */
 
 /* The translation of b for now, which becomes the first of the list; NULL. */
@@ -442,21 +505,6 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     return t;
 }
 
-/*
- * Mostly it is the part from which most is taken that is used up, and only the translations that
- * count there are seen (bt_sample). So every few slices another one gets little.
- */
-static void set_budget(struct vmci_bt *bt, uint64_t limit)
-{
-    int64_t part = (int64_t)VMCI_MIN(limit / BT_BUDGETS, (uint64_t)BT_SLICE / BT_BUDGETS);
-    uint64_t n = bt->runs++;
-
-    for (unsigned k = 0; k < BT_BUDGETS; k++)
-        bt->budget[k] = VMCI_MAX(part, 1);
-    if (n % SAMPLE_RUNS == 0)
-        bt->budget[n / SAMPLE_RUNS % BT_BUDGETS] = VMCI_MAX(part / SAMPLE_PART, 1);
-}
-
 int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
 {
     struct vmci_bt *bt = &sc->bt;
@@ -464,8 +512,7 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
     uint64_t (*enter)(struct vmci_soft_cpu *, const uint8_t *);
     struct bt_trans *t = b->bt;
 
-    set_budget(bt, limit);
-    bt->slice_end = cpu->retired + bt_left(bt);
+    new_slice(sc, limit);
     bt_sys_see(sc);
     bt->fp_ready = cpu->fp->live ? bt_fp_ready(sc) : 0;
     (void)bt_fp_usable(sc, t);
@@ -485,8 +532,6 @@ int bt_run(struct vmci_soft_cpu *sc, struct block *b, uint64_t limit)
         bt->st_lookups++;
     else if (why == BT_LEAVE_BUDGET)
         bt->st_slices++;
-    if (why == BT_LEAVE_BUDGET && bt->spent != NULL)
-        bt_sample(sc);
     return why;
 }
 

@@ -688,7 +688,8 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
                            .part = (uint8_t)(bt->st_translated % BT_BUDGETS)};
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
-    w->failed = w->counted = w->loop = w->twice = w->second = w->cold_phase = false;
+    w->failed = w->counted = w->cold_phase = false;
+    w->loop = w->twice = w->second = w->top = false;
     w->loop_site = 0;
     w->lazy = w->lost = w->lost_top = 0;
     w->cold_count = 0;

@@ -8,13 +8,13 @@
  */
 #include "cpu/bt/bt_work.h"
 
-/* How often a translation uses up its part of the budget until it is made again; blocks that are
-   interpreted for it; runs of a block that tell something. And where everything is translated at
-   once, for tests. */
+/* How often C sees a translation use up its part of the budget until it is made again, one time in
+   BT_REFILLS + 1; blocks that are interpreted for it; runs of a block that tell something. And
+   where everything is translated at once, for tests. */
 static const struct {
     uint8_t spent;
     uint16_t blocks, runs;
-} limits[2] = {{16, BT_WAYS, 32}, {1, 80, 4}};
+} limits[2] = {{16 / (BT_REFILLS + 1), BT_WAYS, 32}, {1, 80, 4}};
 
 /* A branch back is taken as often each time if that was seen so often, and one of so many at most
    was unlike the one before, and the first. */

@@ -16,6 +16,8 @@ enum bt_cold_kind {
     BT_COLD_INSN,   /* let the interpreter execute instruction i */
     BT_COLD_REFILL, /* a group in a loop has come to another page */
     BT_COLD_STAY,   /* the second copy of a loop cannot be entered */
+    BT_COLD_SHORT,  /* ... unless the budget is all that is missing */
+    BT_COLD_STRIP,  /* the count of its rounds is used up */
     BT_COLD_LINK,   /* go to target, for the first time */
     BT_COLD_EXIT,   /* leave the trace by a branch in its middle, to target */
     BT_COLD_AWAY,   /* ... by an indirect jump, to where memory or a register says */
@@ -154,6 +156,7 @@ struct bt_work {
     bool loop;      /* translating the second copy (bt_loop.c), */
     bool twice;     /* ... which has two rounds, charged together, */
     bool second;    /* ... and this is the second of them */
+    bool top;       /* ... which charges its rounds before they begin */
     unsigned ahead; /* cold: as in struct bt_cold */
     bool cold_phase;
     size_t loop_site; /* rel32 of the first copy's jump to its beginning; 0: none */
@@ -252,6 +255,8 @@ void bt_pick_set(struct bt_work *w);
 /* From one scratch set to another. */
 void bt_exchange(struct emit *e, uint16_t from, uint16_t to);
 
+/* Is a register well spent on keeping RCX? */
+bool bt_keeps_rcx(const struct bt_work *w);
 /* An unused register, of w->hint if there is one, that compilers use least; EM_NONE. */
 unsigned bt_unused(const struct bt_work *w, uint32_t used);
 /* General registers that the instruction may change; all, if it is interpreted. */
@@ -317,8 +322,9 @@ static inline int32_t bt_owed(const struct bt_work *w, unsigned reg)
 /* bt_hoist.c */
 /* Which groups of the loop can be checked in front of it? The others have BT_HOIST_NOT. */
 void bt_hoist_find(struct bt_work *w);
-/* In front of the second copy: check the hoisted groups, and make the count for them. */
-void bt_hoist_enter(struct bt_work *w);
+/* In front of the second copy: check the hoisted groups, and make the count for them. again: it is
+   used up; what does not move need not be looked at. */
+void bt_hoist_enter(struct bt_work *w, bool again);
 /* The addends of kept groups as the first copy has them. */
 void bt_hoist_leave(struct bt_work *w);
 /* The flags may be lost while the second copy of a loop is entered. */
@@ -343,6 +349,8 @@ unsigned bt_loop_place(struct bt_work *w, const struct em_addr *at);
 void bt_loop_check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r);
 /* Cold: look the page up; falls through where the TLB has not got it. */
 void bt_loop_refill(struct bt_work *w, const struct bt_cold *c);
+/* Cold: the count is used up in front of a round; make another one. */
+void bt_loop_strip(struct bt_work *w, const struct bt_cold *c);
 
 /* bt_translate.c */
 /* Host code of instruction i begins here; i = w->n: of none. */
@@ -427,6 +435,16 @@ void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in);
 /* In front of the host instruction of one that overwrites the flags; and behind it. */
 void bt_count_before(struct bt_work *w, enum bt_fluse use);
 void bt_count_after(struct bt_work *w, size_t at);
+/* At the beginning of the second copy of a loop: charge all of its rounds. */
+void bt_count_top(struct bt_work *w);
+/* Cold: the copy cannot be entered; if that is for want of budget there may be more, and control
+   goes to back. Falls through otherwise. */
+void bt_count_short(struct bt_work *w, const uint8_t *back);
+/* What the copy charges at once. */
+unsigned bt_count_charged(const struct bt_work *w);
+/* Cold: where a part of the budget is used up it is made full again, and control goes to back;
+   falls through where C must look. rcx: it is free, and the flags are not; else they are. */
+void bt_count_refill(struct bt_work *w, const uint8_t *back, bool rcx);
 /* The trace is left by instruction w->i, or in front of it if it is beyond the last one. */
 void bt_count_end(struct bt_work *w);
 /* ... in the middle, by instruction n or in front of it: what was charged too much is given back.
