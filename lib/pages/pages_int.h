@@ -113,10 +113,11 @@ static inline void vmci_object_get(struct vmci_object *o)
 #define VMCI_SLOT_BITS   10u
 #define VMCI_SLOT_HEAD   6u /* each slot begins with the object it belongs to, and a size */
 #define VMCI_SLAB_CHUNK  256u
+#define VMCI_FILLS       8u /* lists of the slabs of a class, by how full they are */
 
 struct vmci_slab {
     uint32_t frame[VMCI_SLAB_FRAMES];
-    uint32_t next, prev; /* among partly filled slabs of the class, or free slab numbers */
+    uint32_t next, prev; /* among slabs of the class about as full, or free slab numbers */
     uint16_t used, slots;
     uint16_t free_slot; /* first of a list inside the slots */
     uint16_t cls;       /* 0: not in use */
@@ -126,7 +127,8 @@ struct vmci_store {
     struct vmci_slab **chunk;       /* (c) directory; chunks are allocated as needed */
     uint32_t chunks, slabs;         /* allocated; numbers given out so far */
     uint32_t free_slab;             /* list of unused numbers */
-    uint32_t partial[VMCI_CLASSES]; /* lists of slabs with free slots */
+    uint32_t partial[VMCI_CLASSES][VMCI_FILLS]; /* lists of slabs with free slots */
+    uint32_t room[VMCI_CLASSES];                /* free slots in all of those */
     uint64_t frames, payload;
 };
 

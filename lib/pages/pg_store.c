@@ -53,8 +53,7 @@ int vmci_store_init(struct vmc_pool *p)
         return VMC_ENOMEM;
     vmci_pool_meta(p, (int64_t)dir_bytes(p));
     st->free_slab = VMCI_NONE;
-    for (unsigned c = 0; c < VMCI_CLASSES; c++)
-        st->partial[c] = VMCI_NONE;
+    memset(st->partial, 0xff, sizeof(st->partial)); /* VMCI_NONE */
     return VMC_OK;
 }
 
@@ -135,6 +134,12 @@ static void size_set(const struct vmc_pool *p, const struct vmci_slab *sl, uint3
 /* ---- slabs -------------------------------------------------------------------------------------
  */
 
+/* How full a slab is: which list of its class it belongs to; VMCI_FILLS: it is full. */
+static unsigned fill_of(const struct vmci_slab *sl)
+{
+    return sl->used * VMCI_FILLS / sl->slots;
+}
+
 static void unlink_partial(struct vmci_store *st, uint32_t n)
 {
     struct vmci_slab *sl = slab(st, n);
@@ -142,20 +147,58 @@ static void unlink_partial(struct vmci_store *st, uint32_t n)
     if (sl->prev != VMCI_NONE)
         slab(st, sl->prev)->next = sl->next;
     else
-        st->partial[sl->cls] = sl->next;
+        st->partial[sl->cls][fill_of(sl)] = sl->next;
     if (sl->next != VMCI_NONE)
         slab(st, sl->next)->prev = sl->prev;
+    st->room[sl->cls] -= (uint32_t)(sl->slots - sl->used);
 }
 
 static void link_partial(struct vmci_store *st, uint32_t n)
 {
     struct vmci_slab *sl = slab(st, n);
+    uint32_t *head = &st->partial[sl->cls][fill_of(sl)];
 
     sl->prev = VMCI_NONE;
-    sl->next = st->partial[sl->cls];
+    sl->next = *head;
     if (sl->next != VMCI_NONE)
         slab(st, sl->next)->prev = n;
-    st->partial[sl->cls] = n;
+    *head = n;
+    st->room[sl->cls] += (uint32_t)(sl->slots - sl->used);
+}
+
+/* So many slots of a slab that is not empty are used from now on; it may come to another list. */
+static void set_used(struct vmci_store *st, uint32_t n, uint32_t used)
+{
+    struct vmci_slab *sl = slab(st, n);
+    bool stays = sl->used != sl->slots && fill_of(sl) == used * VMCI_FILLS / sl->slots;
+
+    if (stays)
+        st->room[sl->cls] += sl->used - used;
+    else if (sl->used != sl->slots)
+        unlink_partial(st, n);
+    sl->used = (uint16_t)used;
+    if (!stays && used != sl->slots)
+        link_partial(st, n);
+}
+
+/* One of the fullest slabs of a class that have room, or VMCI_NONE: the others may become empty. */
+static uint32_t fullest(const struct vmci_store *st, unsigned cls)
+{
+    uint32_t n = VMCI_NONE;
+
+    for (unsigned f = VMCI_FILLS; n == VMCI_NONE && f-- > 0;)
+        n = st->partial[cls][f];
+    return n;
+}
+
+/* One of the emptiest. */
+static uint32_t emptiest(const struct vmci_store *st, unsigned cls)
+{
+    uint32_t n = VMCI_NONE;
+
+    for (unsigned f = 0; n == VMCI_NONE && f < VMCI_FILLS; f++)
+        n = st->partial[cls][f];
+    return n;
 }
 
 static bool more_slabs(struct vmc_pool *p)
@@ -210,13 +253,13 @@ static int new_slab(struct vmc_pool *p, unsigned cls, uint32_t *out)
     return VMC_OK;
 }
 
+/* It is on no list. */
 static void free_slab(struct vmc_pool *p, uint32_t n)
 {
     struct vmci_store *st = &p->store;
     struct vmci_slab *sl = slab(st, n);
     unsigned frames = frames_of(sl->cls);
 
-    unlink_partial(st, n);
     for (unsigned i = 0; i < frames; i++)
         vmci_frame_free_locked(p, sl->frame[i]);
     st->frames -= frames;
@@ -231,9 +274,7 @@ static uint32_t take_slot(struct vmc_pool *p, uint32_t n)
     uint32_t slot = sl->free_slot;
 
     sl->free_slot = (uint16_t)head_get(p, sl, slot);
-    sl->used++;
-    if (sl->used == sl->slots)
-        unlink_partial(&p->store, n);
+    set_used(&p->store, n, sl->used + 1u);
     return slot;
 }
 
@@ -243,10 +284,11 @@ static void give_slot(struct vmc_pool *p, uint32_t n, uint32_t slot)
 
     head_set(p, sl, slot, sl->free_slot);
     sl->free_slot = (uint16_t)slot;
-    if (sl->used-- == sl->slots)
-        link_partial(&p->store, n);
-    if (sl->used == 0)
-        free_slab(p, n);
+    set_used(&p->store, n, sl->used - 1u);
+    if (sl->used != 0)
+        return;
+    unlink_partial(&p->store, n);
+    free_slab(p, n);
 }
 
 /* ---- objects -----------------------------------------------------------------------------------
@@ -265,12 +307,12 @@ int vmci_store_put(struct vmc_pool *p, uint32_t object, uint32_t base, const voi
 {
     uint32_t front = base != VMCI_NONE ? BASE_BYTES : 0;
     unsigned cls = class_of((uint16_t)(bytes + front));
-    uint32_t n = p->store.partial[cls];
+    uint32_t n = fullest(&p->store, cls);
 
     int rc = n == VMCI_NONE ? new_slab(p, cls, &n) : VMC_OK;
     while (rc != VMC_OK &&
            ++cls < VMCI_CLASSES) { /* no frames for a slab: a slot that is too large */
-        n = p->store.partial[cls];
+        n = fullest(&p->store, cls);
         rc = n != VMCI_NONE ? VMC_OK : rc;
     }
     if (rc != VMC_OK)
@@ -336,22 +378,6 @@ void vmci_store_drop(struct vmc_pool *p, uint32_t slot, bool base)
 /* ---- compaction --------------------------------------------------------------------------------
  */
 
-/* Of the partly filled slabs of a class, the emptiest, and the free slots in all others. */
-static uint32_t emptiest(const struct vmci_store *st, unsigned cls, uint32_t *room)
-{
-    uint32_t best = VMCI_NONE, total = 0;
-
-    for (uint32_t n = st->partial[cls]; n != VMCI_NONE; n = slab(st, n)->next) {
-        const struct vmci_slab *sl = slab(st, n);
-        total += (uint32_t)(sl->slots - sl->used);
-        if (best == VMCI_NONE || sl->used < slab(st, best)->used)
-            best = n;
-    }
-    *room =
-        best == VMCI_NONE ? 0 : total - (uint32_t)(slab(st, best)->slots - slab(st, best)->used);
-    return best;
-}
-
 /* Which slots are in use? The free list tells which are not. */
 static void used_slots(const struct vmc_pool *p, const struct vmci_slab *sl, uint64_t *map)
 {
@@ -378,7 +404,7 @@ static uint64_t evacuate(struct vmc_pool *p, uint32_t from)
     for (uint32_t s = 0; s < slots && left > 0; s++) {
         if (!vmci_bit_test(map, s))
             continue;
-        uint32_t to = st->partial[sl->cls];
+        uint32_t to = fullest(st, sl->cls);
         uint32_t at = take_slot(p, to);
         struct vmci_object *o = vmci_object(p, head_get(p, sl, s));
         uint32_t bytes = size_get(p, sl, s) + VMCI_SLOT_HEAD;
@@ -391,7 +417,6 @@ static uint64_t evacuate(struct vmc_pool *p, uint32_t from)
         moved++;
         left--;
     }
-    link_partial(st, from);
     sl->used = 0;
     free_slab(p, from);
     return moved;
@@ -399,15 +424,16 @@ static uint64_t evacuate(struct vmc_pool *p, uint32_t from)
 
 uint64_t vmc_pool_compact(struct vmc_pool *p, uint64_t budget)
 {
+    struct vmci_store *st = &p->store;
     uint64_t freed = 0;
 
     for (unsigned cls = 1; cls < VMCI_CLASSES; cls++) {
         for (;;) {
-            uint32_t room;
             vmci_lock(&p->lock);
-            uint32_t from = emptiest(&p->store, cls, &room);
-            bool fits = from != VMCI_NONE && slab(&p->store, from)->used <= room &&
-                        slab(&p->store, from)->used <= budget;
+            uint32_t from = emptiest(st, cls);
+            /* What it holds has room in the others if all of them have as much as a slab. */
+            bool fits = from != VMCI_NONE && st->room[cls] >= slab(st, from)->slots &&
+                        slab(st, from)->used <= budget;
             if (fits) {
                 budget -= evacuate(p, from);
                 freed += frames_of(cls);
