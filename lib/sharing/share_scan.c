@@ -20,6 +20,17 @@ static int entropy(const struct vmc_platform *pf, uint64_t *seed)
     return pf->entropy->fill(pf->ctx, seed, sizeof(*seed));
 }
 
+/* Objects of a scanner that was there before are of no group of this one. */
+static void forget_marks(struct vmc_pool *p)
+{
+    for (uint32_t at = 0; at < vmci_load_acquire(&p->obj_count); at += VMCI_OBJ_CHUNK) {
+        vmci_lock(&p->lock);
+        for (uint32_t i = at; i < at + VMCI_OBJ_CHUNK; i++)
+            vmci_object(p, i)->mark = VMCI_NO_MARK;
+        vmci_unlock(&p->lock);
+    }
+}
+
 int vmc_share_create(struct vmc_pool *pool, const struct vmc_share_config *cfg,
                      struct vmc_share **out, struct vmc_error *err)
 {
@@ -54,6 +65,7 @@ int vmc_share_create(struct vmc_pool *pool, const struct vmc_share_config *cfg,
         vmc_share_destroy(sh);
         return rc;
     }
+    forget_marks(pool);
     *out = sh;
     return VMC_OK;
 }

@@ -355,6 +355,47 @@ static void similar_pages_are_found_in_vms_that_come_later(void **state)
     vmc_pool_destroy(pool);
 }
 
+/* What an earlier scanner left behind belongs to no group of a later one. */
+static void scanners_come_and_go(void **state)
+{
+    (void)state;
+    struct vmc_pool *pool = rig_pool(&tp, 4096);
+    struct vmc_share *sh = scanner(pool);
+    struct vmc_space *a = rig_space(pool, 64, 1, NULL), *b = rig_space(pool, 64, 2, NULL);
+    struct vmc_share_pack_result pr;
+
+    for (uint64_t i = 0; i < 64; i++)
+        fill_noise(a, i, 1 + i / 2, 2048);
+    rig_sample(a, NULL);
+    scan(sh);
+    assert_int_equal(pool->objects, 32);
+    vmc_share_destroy(sh);
+    sh = scanner(pool);
+    rig_sample(b, NULL);
+    for (unsigned i = 0; i < 5; i++) {
+        rig_sample(a, NULL);
+        rig_sample(b, NULL);
+    }
+    assert_int_equal(vmc_share_pack_shared(sh, &all, 0, &pr), VMC_OK); /* no group is there yet */
+    assert_int_equal(pr.packed, 32);
+    /* The other group is the first now, and its pages are as similar as can be. */
+    for (uint64_t i = 0; i < 32; i++)
+        fill_noise(b, i, 1 + i, 2048);
+    for (unsigned i = 0; i < 5; i++) {
+        rig_sample(a, NULL);
+        rig_sample(b, NULL);
+    }
+    scan(sh);
+    assert_int_equal(vmc_share_pack(sh, NULL, &all, 0, &pr), VMC_OK);
+    for (uint64_t i = 0; i < 32; i++)
+        assert_int_equal(vmc_space_state(b, i), VMC_PAGE_PACKED);
+    rig_check(pool);
+    vmc_space_destroy(a);
+    vmc_space_destroy(b);
+    vmc_share_destroy(sh);
+    vmc_pool_destroy(pool);
+}
+
 static void pack_cold(struct vmc_share *sh, struct vmc_space *s, struct vmc_space *other)
 {
     struct vmc_share_pack_result pr;
@@ -481,6 +522,7 @@ int main(void)
         T(similar_pages_are_found_in_vms_that_come_later),
         T(without_a_group_pages_join_none),
         T(spaces_come_and_go_during_a_pass),
+        T(scanners_come_and_go),
     };
 #undef T
     return cmocka_run_group_tests(tests, NULL, NULL);
