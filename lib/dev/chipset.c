@@ -56,7 +56,7 @@ static void mch_update(struct vmc_chipset *cs)
     uint64_t base = bytes != 0 ? v & 0xffffffffffull & ~(bytes - 1) : 0;
 
     /* A window that collides is not mapped; the register still reads what was written. */
-    if (vmc_pci_bus_set_ecam(cs->pci, base, bytes, NULL) != VMC_OK)
+    if (vmc_pci_bus_set_ecam(cs->pci, base, bytes, NULL) != VMC_OK && vmci_loglimit_ok(&cs->log))
         vmci_log(cs->base.bd->platform, VMC_LOG_WARN, "chipset",
                  "the ECAM window cannot be placed at 0x%llx", (unsigned long long)base);
 }

@@ -38,6 +38,7 @@ struct vmc_chipset {
     /* (l) status bits, and SCI_EN, that a reset in S3 leaves for vmc_chipset_wake */
     uint16_t woken, woken_cnt;
     struct vmc_timer *timer;
+    struct vmci_loglimit log;
 };
 
 extern const struct vmc_bus_ops vmci_pm_ops, vmci_apm_ops, vmci_reset_ops;

@@ -116,6 +116,51 @@ static void ecam_collision(void **state)
     assert_int_equal(bytes, 0);
 }
 
+static unsigned log_lines;
+
+static void count_line(void *ctx, int level, const char *module, const char *text)
+{
+    (void)ctx;
+    (void)level;
+    (void)module;
+    (void)text;
+    log_lines++;
+}
+
+static uint64_t no_read(void *dev, uint64_t offset, unsigned bytes)
+{
+    (void)dev;
+    (void)offset;
+    (void)bytes;
+    return 0;
+}
+
+static void no_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
+{
+    (void)dev;
+    (void)offset;
+    (void)bytes;
+    (void)value;
+}
+
+/* A guest cannot fill its host's disk with what is said about it. */
+static void collisions_are_logged_a_few_times(void **state)
+{
+    struct fx *f = *state;
+    static const struct vmc_bus_ops nothing = {.read = no_read, .write = no_write};
+
+    assert_int_equal(vmc_bus_attach(f->b.bd.mmio, 0xb8000000, 0x1000, &nothing, NULL, NULL),
+                     VMC_OK);
+    f->b.tp.pf.log = count_line;
+    log_lines = 0;
+    for (unsigned i = 0; i < 1000; i++) {
+        cfg_out(f, 0, 0x60, 4, 0xb0000001);
+        cfg_out(f, 0, 0x60, 4, 0);
+    }
+    assert_in_range(log_lines, 1, 100);
+    assert_int_equal(vmc_bus_detach(f->b.bd.mmio, 0xb8000000), VMC_OK);
+}
+
 static void pm_base_collision(void **state)
 {
     struct fx *f = *state;
@@ -575,6 +620,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(bridges_identify),
         T(ecam_collision),
+        T(collisions_are_logged_a_few_times),
         T(pm_base_collision),
         T(pm_timer_counts),
         T(pm_timer_overflow),
