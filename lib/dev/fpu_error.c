@@ -96,7 +96,8 @@ static int fpu_error_load(void *dev, const void *src, size_t bytes, struct vmc_e
     if (rc != VMC_OK)
         return rc;
     vmci_lock(&fe->base.lock);
-    fe->s = (struct fpu_error_state){.ferr = raw[0] != 0, .ignne = raw[2] != 0, .latched = false};
+    fe->s.ferr = raw[0] != 0;
+    fe->s.ignne = raw[2] != 0;
     set_latch(fe, raw[1] != 0);
     vmci_unlock(&fe->base.lock);
     return VMC_OK;

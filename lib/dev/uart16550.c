@@ -677,6 +677,7 @@ static int uart_load(void *dev, const void *src, size_t bytes, struct vmc_error 
     }
     tx_drain(u);
     vmci_unlock(&u->base.lock);
+    notify_room(u); /* what was refused before may be taken now */
     return VMC_OK;
 }
 

@@ -528,6 +528,24 @@ static void debugcon_and_post(void **state)
     assert_int_equal(IN(0x80), 0);
 }
 
+static void fpu_error_takes_its_line_back_with_a_state(void **state)
+{
+    struct fx *f = *state;
+    struct vmc_device *d = f->b.bd.devices;
+    uint8_t off[128], on[128];
+
+    while (strcmp(d->ops->name, "fpu-error") != 0)
+        d = d->next;
+    size_t n = d->ops->save(d->dev, off, sizeof(off));
+    assert_false(vmc_fpu_error_signal(f->fe, true));
+    assert_int_equal(d->ops->save(d->dev, on, sizeof(on)), n);
+    assert_true(f->b.line[13].level);
+    assert_int_equal(d->ops->load(d->dev, off, n, NULL), VMC_OK);
+    assert_false(f->b.line[13].level);
+    assert_int_equal(d->ops->load(d->dev, on, n, NULL), VMC_OK);
+    assert_true(f->b.line[13].level);
+}
+
 static void fpu_error_needs_ferr(void **state)
 {
     struct fx *f = *state;
@@ -640,6 +658,7 @@ int main(void)
         T(exit_port_widths),
         T(debugcon_and_post),
         T(fpu_error_needs_ferr),
+        T(fpu_error_takes_its_line_back_with_a_state),
         T(state_survives),
         T(refused_state_changes_nothing),
         T(allocation_failures_leave_nothing),

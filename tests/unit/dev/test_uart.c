@@ -211,6 +211,23 @@ static void patient_setup(struct fx *f)
     assert_int_equal(vmc_uart_input(f->u, "hi", 2), 0);
 }
 
+/* What was typed before a saved machine came back is for that one, which does listen. */
+static void input_that_waited_comes_after_a_load(void **state)
+{
+    struct fx *f = *state;
+    struct vmc_device *d = f->b.bd.devices;
+    uint8_t buf[512];
+
+    patient_setup(f);
+    while (d->next != NULL)
+        d = d->next;
+    size_t n = d->ops->save(d->dev, buf, sizeof(buf));
+    assert_int_equal(f->ready, 0);
+    assert_int_equal(d->ops->load(d->dev, buf, n, NULL), VMC_OK);
+    assert_int_equal(f->ready, 1);
+    assert_int_equal(vmc_uart_input(f->u, "hi", 2), 1);
+}
+
 static void patient_uart_waits_for_the_receive_interrupt(void **state)
 {
     struct fx *f = *state;
@@ -496,6 +513,7 @@ int main(void)
         T(receive_without_fifo),
         T(fifo_trigger_and_timeout),
         T(input_flow_control),
+        T(input_that_waited_comes_after_a_load),
         T(patient_uart_waits_for_the_receive_interrupt),
         T(patient_uart_notices_a_poll),
         T(patient_uart_bears_an_interrupt_switched_all_the_time),
