@@ -159,7 +159,8 @@ static void end_slice(struct vmci_vq *q)
     vmci_lock(&q->lock);
     q->busy = q->again = false;
     vmci_unlock(&q->lock);
-    resume_soon(q->dev);
+    if (q->dev->resume_timer != NULL) /* else the device stops; a resume runs all queues */
+        resume_soon(q->dev);
 }
 
 void vmci_vq_run(struct vmci_vq *q)

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "virtio/virtio_int.h"
 #include "virtio_driver.h"
 #include <vmcore/virtio_console.h>
 #include <vmcore/virtio_rng.h>
@@ -319,6 +320,62 @@ static void entropy_fills_what_was_asked_for(void **state)
     vd_board_fini(&b);
 }
 
+/* Entropy that somebody pauses, or resets, the device for in the middle of a request. */
+static struct vmc_virtio *stopping;
+static bool pausing;
+
+static int fill_and_stop(void *ctx, void *dst, size_t bytes)
+{
+    (void)ctx;
+    memset(dst, 0x5a, bytes);
+    if (stopping != NULL && pausing)
+        (void)vmci_virtio_dev_quiesce(stopping); /* busy with us */
+    else if (stopping != NULL)
+        vmci_virtio_dev_reset(stopping);
+    stopping = NULL;
+    return VMC_OK;
+}
+
+/* A board without timers is one whose devices finish all they are asked for at once. */
+static void devices_without_timers_stop_in_the_middle(void **state)
+{
+    (void)state;
+    static const struct vmc_entropy_ops ops = {.fill = fill_and_stop};
+    const struct vd_buf buf = {VD_HEAP, 100, true};
+    struct vmc_virtio *dev;
+    struct vd_board b;
+    struct vd v;
+    unsigned id;
+    uint32_t len;
+
+    for (unsigned i = 0; i < 2; i++) {
+        vd_board_init(&b, false);
+        struct vmc_timerq *timers = b.bd.timers;
+        b.bd.timers = NULL;
+        b.tp.pf.entropy = &ops;
+        const struct vmc_virtio_rng_config cfg = {
+            .virtio = {.size = sizeof(cfg.virtio), .pci = b.pci, .slot = VMC_PCI_ANY_SLOT}};
+        assert_int_equal(vmc_virtio_rng_create(&b.bd, &cfg, &dev, NULL), VMC_OK);
+        assert_true(vd_probe(&v, &b, dev, true));
+        assert_true(vd_start(&v, 0, 1));
+        for (unsigned k = 0; k < 40; k++) /* more than are taken at once */
+            (void)vd_add(&v, 0, &buf, 1, 0);
+        stopping = dev;
+        pausing = i == 0;
+        vd_kick(&v, 0);
+        if (pausing) {
+            vmci_virtio_dev_resume(dev);
+            for (unsigned k = 0; k < 40; k++)
+                assert_true(vd_pop(&v, 0, &id, &len));
+        } else {
+            assert_int_equal(vmci_virtio_status(dev), 0);
+        }
+        b.bd.timers = timers;
+        vd_board_fini(&b);
+        test_platform_check(&b.tp);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +385,7 @@ int main(void)
         cmocka_unit_test(size_and_emergency_write_are_in_the_configuration),
         cmocka_unit_test(ports_are_announced_named_and_opened),
         cmocka_unit_test(entropy_fills_what_was_asked_for),
+        cmocka_unit_test(devices_without_timers_stop_in_the_middle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
