@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define IDLE_MS  60000
@@ -81,7 +82,9 @@ static void send_some(struct vmc_host_char *c)
     pthread_mutex_unlock(&c->lock);
     if (n == 0)
         return;
-    ssize_t done = write(c->out, chunk, n);
+    /* A client that has gone is no reason for a signal. */
+    ssize_t done = c->kind == VMC_HOST_CHAR_UNIX ? send(c->out, chunk, n, MSG_NOSIGNAL)
+                                                 : write(c->out, chunk, n);
     if (done < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (done < 0) /* a broken pipe, a full disk: output is lost from here on */

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -302,6 +303,49 @@ static void slow_ends_are_waited_for(void **state)
     vmc_host_char_close(c);
 }
 
+static volatile sig_atomic_t pipe_signals;
+
+static void count_signal(int sig)
+{
+    (void)sig;
+    pipe_signals = pipe_signals + 1;
+}
+
+/* A program that has done nothing about SIGPIPE would die of it. */
+static void clients_that_leave_raise_no_signal(void **state)
+{
+    static const char big[8192];
+    struct vmc_host_char *c;
+    struct vmc_error err;
+    struct guest g;
+    char path[64];
+
+    (void)state;
+    guest_init(&g);
+    temp_path(path, sizeof(path), "gone");
+    struct vmc_host_char_config cfg = {
+        .size = sizeof(cfg), .kind = VMC_HOST_CHAR_UNIX, .path = path};
+    void (*was)(int) = signal(SIGPIPE, count_signal);
+    assert_int_equal(vmc_host_char_open(&cfg, &c, &err), VMC_OK);
+    assert_int_equal(vmc_host_char_start(c, &events, &g, &err), VMC_OK);
+    struct vmc_chardev d = vmc_host_char_dev(c);
+    int fd = connect_to(path);
+    assert_int_equal(write(fd, "x", 1), 1);
+    wait_input(&g, 1);
+    /* The socket is full, and there is more when the client goes. */
+    for (unsigned full = 0; full < 20;) {
+        full = d.ops->write(d.ctx, big, sizeof(big)) == 0 ? full + 1 : 0;
+        if (full != 0)
+            usleep(10000);
+    }
+    close(fd);
+    while (d.ops->write(d.ctx, big, sizeof(big)) != (int)sizeof(big))
+        usleep(1000); /* until it is noticed */
+    assert_int_equal(pipe_signals, 0);
+    vmc_host_char_close(c);
+    signal(SIGPIPE, was);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +354,7 @@ int main(void)
         cmocka_unit_test(pty_carries_both_ways_and_drops_without_reader),
         cmocka_unit_test(terminal_is_raw_and_knows_the_escapes),
         cmocka_unit_test(slow_ends_are_waited_for),
+        cmocka_unit_test(clients_that_leave_raise_no_signal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
