@@ -375,27 +375,6 @@ void vmc_runner_wake(struct vmc_runner *r, uint32_t vm, uint32_t index)
         kick_cpu(r, kick);
 }
 
-int vmc_runner_vm_add(struct vmc_runner *r, uint32_t group, const struct vmc_sched_vm_config *cfg,
-                      const struct vmc_runner_task *tasks, uint32_t *vm, struct vmc_error *err)
-{
-    pthread_mutex_lock(&r->lock);
-    int rc = vmc_sched_vm_add(r->sched, group, cfg, vm, err);
-    for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++) {
-        uint32_t v = vmc_sched_vcpu(r->sched, *vm, i);
-        r->task[v].t = tasks[i];
-        r->task[v].wakes = 0;
-        r->task[v].used = 0;
-        __atomic_store_n(&r->task[v].gone, 0, __ATOMIC_SEQ_CST); /* now others may look at it */
-        if (r->threads && r->started)
-            rc = start_task(r, &r->task[v]);
-        r->vm_of[v] = *vm + 1;
-    }
-    pthread_mutex_unlock(&r->lock);
-    for (uint32_t i = 0; rc == VMC_OK && i < cfg->vcpus; i++)
-        vmc_runner_wake(r, *vm, i);
-    return rc;
-}
-
 static void nap(void)
 {
     struct timespec ts = {.tv_nsec = 50000};
@@ -429,6 +408,37 @@ int vmc_runner_vm_remove(struct vmc_runner *r, uint32_t vm)
     }
     pthread_mutex_unlock(&r->lock);
     return rc;
+}
+
+/* Some of the tasks may run already where another cannot be started. */
+int vmc_runner_vm_add(struct vmc_runner *r, uint32_t group, const struct vmc_sched_vm_config *cfg,
+                      const struct vmc_runner_task *tasks, uint32_t *vm, struct vmc_error *err)
+{
+    int rc = VMC_OK;
+
+    pthread_mutex_lock(&r->lock);
+    int added = vmc_sched_vm_add(r->sched, group, cfg, vm, err);
+    for (uint32_t i = 0; added == VMC_OK && rc == VMC_OK && i < cfg->vcpus; i++) {
+        uint32_t v = vmc_sched_vcpu(r->sched, *vm, i);
+        r->task[v].t = tasks[i];
+        r->task[v].wakes = 0;
+        r->task[v].used = 0;
+        __atomic_store_n(&r->task[v].gone, 0, __ATOMIC_SEQ_CST); /* now others may look at it */
+        r->vm_of[v] = *vm + 1;
+        if (r->threads && r->started)
+            rc = start_task(r, &r->task[v]);
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (added != VMC_OK)
+        return added;
+    if (rc != VMC_OK) {
+        int removed = vmc_runner_vm_remove(r, *vm);
+        (void)removed; /* it was there */
+        return vmci_host_error(err, rc, errno, "host/runner", "cannot start a thread");
+    }
+    for (uint32_t i = 0; i < cfg->vcpus; i++)
+        vmc_runner_wake(r, *vm, i);
+    return VMC_OK;
 }
 
 /* CPU time of another thread; 0: it has ended. */

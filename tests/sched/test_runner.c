@@ -3,6 +3,8 @@
  * The runner with synthetic tasks on real threads. "test_runner measure SECONDS" measures fairness
  * over a long run instead, beside Linux's scheduler with one thread per task.
  */
+#define _GNU_SOURCE
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -210,6 +213,64 @@ static void one_thread_per_task_works_too(void **state)
     test_platform_check(&tp);
 }
 
+#define STACK (1ul << 30)
+
+/* Address space for one more stack of that size, and not for two. */
+static void one_more_stack(struct rlimit *old)
+{
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%lu", &pages), 1);
+    fclose(f);
+    assert_int_equal(getrlimit(RLIMIT_AS, old), 0);
+    struct rlimit now = {.rlim_cur = pages * 4096 + STACK + STACK / 2, .rlim_max = old->rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_AS, &now), 0);
+}
+
+/* A VM whose second thread cannot be started is not there at all, and its tasks may be freed. */
+static void a_vm_has_all_of_its_threads_or_none(void **state)
+{
+    (void)state;
+    struct vmc_sched_vm_config cfg = {.size = sizeof(cfg), .vcpus = 4, .share = {.shares = 100}};
+    struct load l[5] = {{0}};
+    struct vmc_runner_task t[4];
+    struct vmc_error err = {0};
+    struct test_platform tp;
+    pthread_attr_t normal, large;
+    struct rlimit old;
+    uint32_t vm;
+
+    struct vmc_runner *r = make(&tp, 0, VMC_RUNNER_THREADS);
+    uint32_t first = add(r, &l[4], 1, 100);
+    assert_int_equal(vmc_runner_start(r, NULL), VMC_OK);
+    for (uint32_t i = 0; i < 4; i++)
+        t[i] = (struct vmc_runner_task){.ops = &load_ops, .ctx = &l[i]};
+    assert_int_equal(pthread_getattr_default_np(&normal), 0);
+    assert_int_equal(pthread_getattr_default_np(&large), 0);
+    assert_int_equal(pthread_attr_setstacksize(&large, STACK), 0);
+    assert_int_equal(pthread_setattr_default_np(&large), 0);
+    one_more_stack(&old);
+    int rc = vmc_runner_vm_add(r, VMC_SCHED_ROOT, &cfg, t, &vm, &err);
+    assert_int_equal(setrlimit(RLIMIT_AS, &old), 0);
+    assert_int_equal(pthread_setattr_default_np(&normal), 0);
+    pthread_attr_destroy(&normal);
+    pthread_attr_destroy(&large);
+    assert_int_equal(rc, VMC_EHOST);
+    uint64_t runs = __atomic_load_n(&l[0].runs, __ATOMIC_SEQ_CST);
+    pause_ms(50);
+    assert_int_equal(__atomic_load_n(&l[0].runs, __ATOMIC_SEQ_CST), runs);
+    assert_string_not_equal(err.text, "");
+    /* There is room for it when there are threads again. */
+    assert_int_equal(vmc_runner_vm_add(r, VMC_SCHED_ROOT, &cfg, t, &vm, &err), VMC_OK);
+    pause_ms(50);
+    assert_int_equal(vmc_runner_vm_remove(r, vm), VMC_OK);
+    assert_int_equal(vmc_runner_vm_remove(r, first), VMC_OK);
+    vmc_runner_destroy(r);
+    test_platform_check(&tp);
+}
+
 #define RIVALS 4
 
 /* A process that takes CPU time from the workers, and ends with this one. */
@@ -308,6 +369,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(no_more_is_charged_than_was_used),
         cmocka_unit_test(idle_workers_sleep_and_wake),
         cmocka_unit_test(one_thread_per_task_works_too),
+        cmocka_unit_test(a_vm_has_all_of_its_threads_or_none),
     };
 
     if (argc == 3 && strcmp(argv[1], "measure") == 0) {
