@@ -42,6 +42,22 @@ check "serial output" 1 "hi" $flat --kernel "$dir/hello" --exit-port 0xf4
 check "debug console reads 0xe9" $(((0xe9 << 1 | 1) & 255)) "" $flat --kernel "$dir/e9" --exit-port 0xf4
 check "POST codes" $((0x1ff & 255)) "POST code a5" $flat --kernel "$dir/post" --post-port 0x80 --exit-port 0xf4
 check "POST codes elsewhere" $(((0x3c << 1 | 1) & 255)) "POST code 3c" $flat --kernel "$dir/post" --post-port 0x90 --exit-port 0xf4
+# "hi" to the debug console at 0x402; to the printer, "h" with a strobe, "i" without one; then exit with its paper bit
+guest e402 '\xba\x02\x04\xb0\x68\xee\xb0\x69\xee\xb0\x00\xe6\xf4\xf4'
+guest lpt '\xba\x78\x03\xb0\x68\xee\x42\x42\xb0\x0d\xee\xb0\x0c\xee\x4a\x4a\xb0\x69\xee\x42\xec\x24\x20\xe6\xf4\xf4'
+check "debug console elsewhere" 1 "hi" $flat --kernel "$dir/e402" --exit-port 0xf4 --debugcon stdio --debugcon-port 0x402
+check "no debug console there" 2 "debugcon-port" $flat --kernel "$dir/e402" --debugcon-port 0x3f8
+check "debug console out of range" 2 "must be a number" $flat --kernel "$dir/e402" --debugcon-port 0x10000
+check "a printer" 1 "" $flat --kernel "$dir/lpt" --exit-port 0xf4 --parallel "file:$dir/printed"
+if [ "$(cat "$dir/printed")" = h ]; then
+    echo "ok: what was printed"
+else
+    echo "FAILED: what was printed: $(head -c 20 "$dir/printed")"
+    failed=1
+fi
+check "no printer" 65 "" $flat --kernel "$dir/lpt" --exit-port 0xf4
+check "the printer's data as a debug console" 65 "hi" $flat --kernel "$dir/lpt" --exit-port 0xf4 --debugcon stdio --debugcon-port 0x378
+check "a printer and a console there" 2 "debugcon-port" $flat --kernel "$dir/lpt" --parallel stdio --debugcon-port 0x378
 check "a POST port that is taken" 2 "" $flat --kernel "$dir/post" --post-port 0x20
 check "the timer ticks as under a BIOS" 5 "" $flat --kernel "$dir/ticks" --exit-port 0xf4
 check "timeout" 124 "timeout" $flat --kernel "$dir/spin" --timeout 0.5

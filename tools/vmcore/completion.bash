@@ -19,7 +19,7 @@ _vmcore()
     --cpu) mapfile -t COMPREPLY < <(compgen -W "$(vmcore run --cpu help | awk '{print $1}')" -- "$cur") ;;
     --net) mapfile -t COMPREPLY < <(compgen -W "user tap:" -- "$cur") ;;
     --serial) mapfile -t COMPREPLY < <(compgen -W "stdio file: unix: pty none" -- "$cur") ;;
-    --debugcon) mapfile -t COMPREPLY < <(compgen -W "stdio file:" -- "$cur") ;;
+    --debugcon | --parallel) mapfile -t COMPREPLY < <(compgen -W "stdio file:" -- "$cur") ;;
     *)
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "$(vmcore "${COMP_WORDS[1]}" --help 2>/dev/null |

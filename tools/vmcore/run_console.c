@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Where the serial line and the debug console of a run lead. */
+/* Where the serial line, the debug console and the printer of a run lead. */
 #include "run_vm.h"
 
 #include "vmcore_cmd.h"
@@ -34,7 +34,9 @@ int run_console_open(struct run_vm *r)
     bool keys = isatty(STDIN_FILENO) && r->opt.serial.kind == RUN_CHR_STDIO;
     int rc = open_one(&r->opt.serial, "--serial", keys, &r->serial);
 
-    return rc == 0 ? open_one(&r->opt.debugcon, "--debugcon", false, &r->debugcon) : rc;
+    if (rc == 0)
+        rc = open_one(&r->opt.debugcon, "--debugcon", false, &r->debugcon);
+    return rc == 0 ? open_one(&r->opt.parallel, "--parallel", false, &r->printer) : rc;
 }
 
 struct vmc_chardev run_console_dev(struct vmc_host_char *c)
@@ -104,6 +106,8 @@ int run_console_start(struct run_vm *r)
     }
     if (r->debugcon != NULL && vmc_host_char_start(r->debugcon, &output_only, r, &err) != VMC_OK)
         return run_vm_fail("--debugcon", &err);
+    if (r->printer != NULL && vmc_host_char_start(r->printer, &output_only, r, &err) != VMC_OK)
+        return run_vm_fail("--parallel", &err);
     return 0;
 }
 
@@ -111,5 +115,6 @@ void run_console_close(struct run_vm *r)
 {
     vmc_host_char_close(r->serial);
     vmc_host_char_close(r->debugcon);
-    r->serial = r->debugcon = NULL;
+    vmc_host_char_close(r->printer);
+    r->serial = r->debugcon = r->printer = NULL;
 }

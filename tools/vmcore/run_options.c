@@ -32,6 +32,8 @@ enum key {
     KEY_NET,
     KEY_SERIAL,
     KEY_DEBUGCON,
+    KEY_DEBUGCON_PORT,
+    KEY_PARALLEL,
     KEY_CPU,
     KEY_HYPERVISOR,
     KEY_EXIT_PORT,
@@ -77,6 +79,10 @@ static const struct argp_option option_table[] = {
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
      "First serial port (default: stdio)", 0},
     {"debugcon", KEY_DEBUGCON, "stdio|file:PATH", 0, "Debug console on port 0xe9", 0},
+    {"debugcon-port", KEY_DEBUGCON_PORT, "PORT", 0,
+     "The debug console is on this port, too, such as 0x402 (may be repeated)", 0},
+    {"parallel", KEY_PARALLEL, "stdio|file:PATH", 0,
+     "A printer on the first parallel port (0x378); without it there is no such port", 0},
     {"hypervisor", KEY_HYPERVISOR, "kvm|vmware|none", 0,
      "Whose interface the guest finds (default: kvm); vmware: with VMware's balloon", 0},
     {"post-port", KEY_POST_PORT, "PORT", 0,
@@ -442,6 +448,15 @@ static error_t parse_opt(int key, char *arg, struct argp_state *st)
     case KEY_DEBUGCON:
         parse_chr("debugcon", arg, false, st, &o->debugcon);
         break;
+    case KEY_DEBUGCON_PORT:
+        if (o->debugcon_port_count == RUN_MAX_DEBUGCON_PORTS)
+            bad_usage(st, "--debugcon-port: at most %d ports", RUN_MAX_DEBUGCON_PORTS);
+        o->debugcon_ports[o->debugcon_port_count++] =
+            (uint16_t)parse_range("debugcon-port", arg, 1, 0xffff, st);
+        break;
+    case KEY_PARALLEL:
+        parse_chr("parallel", arg, false, st, &o->parallel);
+        break;
     case KEY_CPU:
         if (strcmp(arg, "help") == 0)
             list_cpus();
@@ -551,6 +566,7 @@ void run_options_free(struct run_options *o)
     free(o->firmware);
     free(o->serial.path);
     free(o->debugcon.path);
+    free(o->parallel.path);
     free(o->cpu_model);
     free(o->stats_path);
     free(o->dump_path);

@@ -8,6 +8,7 @@
 
 #define RUN_MAX_DISKS   16
 #define RUN_MAX_NETS    8
+#define RUN_MAX_DEBUGCON_PORTS 8
 #define RUN_MAX_MODULES 16
 #define RUN_MAX_CPUS    64
 #define RUN_MAX_MEM     (1ull << 42)
@@ -64,7 +65,9 @@ struct run_options {
     unsigned disk_count;
     struct run_net nets[RUN_MAX_NETS];
     unsigned net_count;
-    struct run_chr serial, debugcon;
+    struct run_chr serial, debugcon, parallel;
+    uint16_t debugcon_ports[RUN_MAX_DEBUGCON_PORTS]; /* beside 0xe9 */
+    unsigned debugcon_port_count;
     char *cpu_model; /* PRESET[,+f|,-f]... */
     int exit_port;   /* -1: none */
     int post_port;   /* whose POST codes are printed; -1: none */

@@ -323,7 +323,9 @@ static int create_machine(struct run_vm *r, const struct vmc_engine_info *info)
         run_vm_fail("cannot create the machine", &err);
         return err.code == VMC_EEXIST ? EXIT_BAD_ARGS : EXIT_ERROR;
     }
-    rc = run_kvm_coalesce(r);
+    rc = run_parallel_create(r);
+    if (rc == 0)
+        rc = run_kvm_coalesce(r);
     if (rc == 0)
         rc = run_io_create(r);
     if (rc != 0)

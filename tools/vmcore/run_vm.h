@@ -69,7 +69,7 @@ struct run_vm {
     uint64_t max_mappings;         /* see struct vmc_kvm_config */
     struct run_image kernel, initrd, firmware, modules[RUN_MAX_MODULES];
     struct vmc_boot_module boot_modules[RUN_MAX_MODULES];
-    struct vmc_host_char *serial, *debugcon; /* NULL: none */
+    struct vmc_host_char *serial, *debugcon, *printer; /* NULL: none */
     struct run_bells *bells; /* run_kvm.c */
     struct run_io *io;                       /* run_io.c: disks, network cards */
 
@@ -109,6 +109,9 @@ struct vmc_chardev run_console_dev(struct vmc_host_char *c);
 struct vmc_chardev run_console_post(void); /* prints POST codes */
 int run_console_start(struct run_vm *r);
 void run_console_close(struct run_vm *r);
+
+/* run_parallel.c: the parallel port, and debug consoles at other ports. As run_vm_create. */
+int run_parallel_create(struct run_vm *r);
 
 /* run_io.c: virtio devices of the options. */
 int run_io_create(struct run_vm *r);
