@@ -179,7 +179,7 @@ int sys_vme_redirected(struct vmci_cpu *cpu, unsigned vector, bool *redirected)
         return r;
     /* The 32 bytes below the I/O permission map. */
     at = (uint32_t)map - 32 + vector / 8;
-    if (map < 32 || at > tr->limit)
+    if (at > tr->limit)
         return vmci_raise_code(cpu, VMC_VEC_GP, 0);
     r = vmci_rd_sys(cpu, (uint32_t)(tr->base + at), 1, &bits);
     *redirected = r == 0 && (bits >> vector % 8 & 1u) == 0;
