@@ -3,8 +3,12 @@
 #include "base/snapshot.h"
 #include "virtio/virtio_int.h"
 
-/* Calls of work() before a queue's thread is let go, so that a guest cannot keep it for ever. */
-#define SLICE 64
+/*
+ * Calls of work() before a queue's thread is let go, so that a guest cannot keep it for ever; and
+ * how long they may take, since that thread may serve the timers of other guests.
+ */
+#define SLICE    64
+#define SLICE_NS 2000000u
 
 /* ---- entering, leaving, reset -------------------------------------------------------------- */
 
@@ -163,6 +167,17 @@ static void end_slice(struct vmci_vq *q)
         resume_soon(q->dev);
 }
 
+/* After so many calls of work(); *until is noted at the first. */
+static bool slice_over(const struct vmc_virtio *dev, unsigned calls, uint64_t *until)
+{
+    if (dev->resume_timer == NULL)
+        return false;
+    uint64_t now = vmc_timerq_now(dev->bd->timers);
+    if (calls == 1)
+        *until = now + SLICE_NS;
+    return calls == SLICE || now >= *until;
+}
+
 void vmci_vq_run(struct vmci_vq *q)
 {
     struct vmc_virtio *dev = q->dev;
@@ -170,11 +185,12 @@ void vmci_vq_run(struct vmci_vq *q)
     if (!vmci_virtio_enter(dev))
         return;
     if (vmci_vpci_may_dma(dev) && begin_work(q)) {
+        uint64_t until = 0;
         for (unsigned i = 1;; i++) {
             if (!go_on(q, dev->cls->work(dev, q)))
                 break;
             bool stopping = vmci_load_acquire(&dev->stop) != 0;
-            if (stopping || (i % SLICE == 0 && dev->resume_timer != NULL)) {
+            if (stopping || slice_over(dev, i, &until)) {
                 end_slice(q);
                 break;
             }

@@ -10,7 +10,7 @@
 #include "virtio/virtio_int.h"
 
 #define DEVICE_ID 4u
-#define FILL_MAX  65536u
+#define FILL_MAX  4096u
 #define PIECES    64u /* of a request; Linux uses one */
 
 struct rng_dev {

@@ -307,7 +307,7 @@ static void entropy_fills_what_was_asked_for(void **state)
     (void)vd_add(&v, 0, &out, 1, 0);
     vd_kick(&v, 0);
     assert_true(vd_pop(&v, 0, &id, &len));
-    assert_int_equal(len, 65536);
+    assert_int_equal(len, 4096);
     assert_true(vd_pop(&v, 0, &id, &len));
     assert_int_equal(len, 0);
     vd_board_fini(&b);
@@ -376,6 +376,55 @@ static void devices_without_timers_stop_in_the_middle(void **state)
     }
 }
 
+/* Entropy that takes its time. */
+static unsigned requests;
+
+static int fill_slowly(void *ctx, void *dst, size_t bytes)
+{
+    struct test_platform *tp = ctx;
+
+    memset(dst, 0x5a, bytes);
+    tp->now_ns += 100000;
+    requests++;
+    return VMC_OK;
+}
+
+/* The thread that is kicked may be one that other guests need. */
+static void slow_requests_do_not_keep_a_thread(void **state)
+{
+    (void)state;
+    static const struct vmc_entropy_ops ops = {.fill = fill_slowly};
+    const struct vd_buf buf = {VD_HEAP, 64, true};
+    struct vmc_virtio *dev;
+    struct vd_board b;
+    struct vd v;
+    unsigned id;
+    uint32_t len;
+
+    vd_board_init(&b, false);
+    b.tp.pf.entropy = &ops;
+    const struct vmc_virtio_rng_config cfg = {
+        .virtio = {.size = sizeof(cfg.virtio), .pci = b.pci, .slot = VMC_PCI_ANY_SLOT}};
+    assert_int_equal(vmc_virtio_rng_create(&b.bd, &cfg, &dev, NULL), VMC_OK);
+    assert_true(vd_probe(&v, &b, dev, true));
+    assert_true(vd_start(&v, 0, 1));
+    requests = 0;
+    for (unsigned k = 0; k < 200; k++)
+        (void)vd_add(&v, 0, &buf, 1, 0);
+    vd_kick(&v, 0);
+    assert_in_range(requests, 1, 64 + 1); /* the first batch, and one that ended the slice */
+    for (unsigned i = 0; i < 10; i++) { /* timers go on */
+        unsigned before = requests;
+        vmc_timerq_advance(b.bd.timers, b.tp.now_ns);
+        assert_true(requests - before <= 64 + 1);
+    }
+    assert_int_equal(requests, 200);
+    for (unsigned k = 0; k < 200; k++)
+        assert_true(vd_pop(&v, 0, &id, &len));
+    vd_board_fini(&b);
+    test_platform_check(&b.tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +435,7 @@ int main(void)
         cmocka_unit_test(ports_are_announced_named_and_opened),
         cmocka_unit_test(entropy_fills_what_was_asked_for),
         cmocka_unit_test(devices_without_timers_stop_in_the_middle),
+        cmocka_unit_test(slow_requests_do_not_keep_a_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
