@@ -149,6 +149,8 @@ struct vmc_pool {
     uint64_t free_at;      /* (p) word where the search goes on */
     uint64_t *given;       /* (p) bit per block of 512 frames: discarded, not used since */
     uint64_t given_blocks; /* (p) */
+    uint16_t *in_block;    /* (p) free frames of each block */
+    uint64_t *whole;       /* (p) bit per block: all of its frames are free */
     uint64_t discarded;
     void (*discard)(void *, void *, size_t);
     void *discard_ctx;

@@ -23,16 +23,37 @@ void vmci_pool_meta(struct vmc_pool *p, int64_t bytes)
     (void)vmci_fetch_add(&p->meta_bytes, (uint64_t)bytes);
 }
 
+static void put_free(struct vmc_pool *p, uint64_t frame)
+{
+    vmci_bit_set(p->free, frame);
+    if (++p->in_block[frame / BLOCK] == BLOCK)
+        vmci_bit_set(p->whole, frame / BLOCK);
+}
+
+/* All frames of a block are free, or none is. */
+static void set_whole(struct vmc_pool *p, uint64_t block, bool free)
+{
+    memset(&p->free[block * BLOCK_WORDS], free ? 0xff : 0, BLOCK / 8);
+    p->in_block[block] = free ? BLOCK : 0;
+    if (free)
+        vmci_bit_set(p->whole, block);
+    else
+        vmci_bit_clear(p->whole, block);
+}
+
 /* Frame 0 reads as zero for every page that has no memory. */
 int vmci_frames_init(struct vmc_pool *p)
 {
     p->free = vmci_zalloc(p->pf, words(p) * 8);
     p->given = vmci_zalloc(p->pf, VMCI_BITMAP_WORDS(blocks(p)) * 8);
-    if (p->free == NULL || p->given == NULL)
+    p->whole = vmci_zalloc(p->pf, VMCI_BITMAP_WORDS(blocks(p)) * 8);
+    p->in_block = vmci_zalloc(p->pf, blocks(p) * sizeof(p->in_block[0]));
+    if (p->free == NULL || p->given == NULL || p->whole == NULL || p->in_block == NULL)
         return VMC_ENOMEM;
-    vmci_pool_meta(p, (int64_t)(words(p) * 8 + VMCI_BITMAP_WORDS(blocks(p)) * 8));
+    vmci_pool_meta(p, (int64_t)(words(p) * 8 + VMCI_BITMAP_WORDS(blocks(p)) * 16 +
+                                blocks(p) * sizeof(p->in_block[0])));
     for (uint64_t f = 1; f < p->frames; f++)
-        vmci_bit_set(p->free, f);
+        put_free(p, f);
     p->used = 1;
     memset(p->base, 0, VMC_PAGE_SIZE);
     return VMC_OK;
@@ -42,6 +63,8 @@ void vmci_frames_fini(struct vmc_pool *p)
 {
     vmci_free(p->pf, p->free, words(p) * 8);
     vmci_free(p->pf, p->given, VMCI_BITMAP_WORDS(blocks(p)) * 8);
+    vmci_free(p->pf, p->whole, VMCI_BITMAP_WORDS(blocks(p)) * 8);
+    vmci_free(p->pf, p->in_block, blocks(p) * sizeof(p->in_block[0]));
 }
 
 /* The host has to back a block again. */
@@ -56,6 +79,8 @@ static void take_back(struct vmc_pool *p, uint64_t block)
 static void take(struct vmc_pool *p, uint64_t frame)
 {
     vmci_bit_clear(p->free, frame);
+    if (p->in_block[frame / BLOCK]-- == BLOCK)
+        vmci_bit_clear(p->whole, frame / BLOCK);
     take_back(p, frame / BLOCK);
     vmci_store_relaxed(&p->used, p->used + 1);
 }
@@ -101,7 +126,7 @@ uint32_t vmci_frame_alloc_store(struct vmc_pool *p)
 
 void vmci_frame_free_locked(struct vmc_pool *p, uint32_t frame)
 {
-    vmci_bit_set(p->free, frame);
+    put_free(p, frame);
     vmci_store_relaxed(&p->used, p->used - 1);
 }
 
@@ -120,48 +145,41 @@ void vmci_frame_free(struct vmc_pool *p, uint32_t frame)
     vmci_unlock(&p->lock);
 }
 
-static bool block_free(const struct vmc_pool *p, uint64_t block)
+/* The first block from there on, going round, that is free as a whole; blocks(p): there is none. */
+static uint64_t next_whole(const struct vmc_pool *p, uint64_t from)
 {
-    const uint64_t *w = &p->free[block * BLOCK_WORDS];
-    uint64_t all = ~0ull;
+    uint64_t n = VMCI_BITMAP_WORDS(blocks(p)), w = from / 64;
+    uint64_t bits = p->whole[w] & (~0ull << (from % 64));
 
-    if ((block + 1) * BLOCK > p->frames)
-        return false;
-    for (unsigned i = 0; i < BLOCK_WORDS; i++)
-        all &= w[i];
-    return all == ~0ull;
+    for (uint64_t i = 0; i <= n && bits == 0; i++) {
+        w = w + 1 < n ? w + 1 : 0;
+        bits = p->whole[w];
+    }
+    return bits != 0 ? w * 64 + (unsigned)__builtin_ctzll(bits) : blocks(p);
 }
 
 uint32_t vmci_frame_alloc_block(struct vmc_pool *p)
 {
-    uint64_t n = p->frames / BLOCK;
     uint32_t found = VMCI_NONE;
 
     vmci_lock(&p->lock);
-    uint64_t at = p->free_at / BLOCK_WORDS;
-    for (uint64_t i = 0; i < n && p->used + BLOCK + reserve(p) <= vmci_load_relaxed(&p->budget);
-         i++) {
-        uint64_t b = (at + i) % n;
-        if (!block_free(p, b))
-            continue;
-        memset(&p->free[b * BLOCK_WORDS], 0, BLOCK / 8);
+    bool room = p->used + BLOCK + reserve(p) <= vmci_load_relaxed(&p->budget);
+    uint64_t b = room ? next_whole(p, p->free_at / BLOCK_WORDS) : blocks(p);
+    if (b < blocks(p)) {
+        set_whole(p, b, false);
         take_back(p, b);
         vmci_store_relaxed(&p->used, p->used + BLOCK);
-        p->free_at = (b + 1) % n * BLOCK_WORDS;
+        p->free_at = (b + 1) % (p->frames / BLOCK) * BLOCK_WORDS;
         found = (uint32_t)(b * BLOCK);
-        break;
     }
     vmci_unlock(&p->lock);
     return found;
 }
 
-uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count)
+/* The first of count frames in a row, the last of which lies below end, or VMCI_NONE. */
+static uint32_t find_run(const struct vmc_pool *p, uint64_t from, uint64_t end, uint32_t count)
 {
-    uint32_t found = VMCI_NONE;
-
-    vmci_lock(&p->lock);
-    bool room = p->used + count + reserve(p) <= vmci_load_relaxed(&p->budget);
-    for (uint64_t f = 1, run = 0; room && f < p->frames && found == VMCI_NONE; f++) {
+    for (uint64_t f = from, run = 0; f < end; f++) {
         if (f % 64 == 0 && p->free[f / 64] == 0) {
             run = 0;
             f += 63;
@@ -169,18 +187,35 @@ uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count)
         }
         run = vmci_bit_test(p->free, f) ? run + 1 : 0;
         if (run == count)
-            found = (uint32_t)(f - count + 1);
+            return (uint32_t)(f - count + 1);
     }
-    for (uint32_t i = 0; found != VMCI_NONE && i < count; i++)
-        take(p, found + i);
-    vmci_unlock(&p->lock);
+    return VMCI_NONE;
+}
+
+/* A look at so many frames is not long: then others have their turn, whoever wants such a run. */
+#define RUN_LOOK 16384u
+
+uint32_t vmci_frame_alloc_run(struct vmc_pool *p, uint32_t count)
+{
+    uint32_t found = VMCI_NONE;
+    bool room = true;
+
+    for (uint64_t from = 1; room && from < p->frames && found == VMCI_NONE; from += RUN_LOOK) {
+        vmci_lock(&p->lock);
+        room = p->used + count + reserve(p) <= vmci_load_relaxed(&p->budget);
+        if (room) /* also those that begin here and end behind */
+            found = find_run(p, from, VMCI_MIN(from + RUN_LOOK + count - 1, p->frames), count);
+        for (uint32_t i = 0; found != VMCI_NONE && i < count; i++)
+            take(p, found + i);
+        vmci_unlock(&p->lock);
+    }
     return found;
 }
 
 void vmci_frame_free_block(struct vmc_pool *p, uint32_t first)
 {
     vmci_lock(&p->lock);
-    memset(&p->free[first / 64], 0xff, BLOCK / 8);
+    set_whole(p, first / BLOCK, true);
     vmci_store_relaxed(&p->used, p->used - BLOCK);
     vmci_unlock(&p->lock);
 }
@@ -197,18 +232,23 @@ void vmc_pool_set_budget(struct vmc_pool *p, uint64_t frames)
     vmci_store_relaxed(&p->budget, VMCI_MIN(frames, p->frames));
 }
 
+static bool is_spare(const struct vmc_pool *p, uint64_t block)
+{
+    return vmci_bit_test(p->whole, block) && !vmci_bit_test(p->given, block);
+}
+
 /* Mark a run of free blocks that the host still backs as given; its length in blocks. */
 static uint64_t claim_run(struct vmc_pool *p, uint64_t *block, uint64_t most)
 {
     uint64_t n = p->frames / BLOCK, b = *block, run = 0;
 
-    while (b < n && (vmci_bit_test(p->given, b) || !block_free(p, b)))
+    while (b < n && !is_spare(p, b))
         b++;
     *block = b;
-    for (; b < n && run < most && !vmci_bit_test(p->given, b) && block_free(p, b); b++, run++) {
+    for (; b < n && run < most && is_spare(p, b); b++, run++) {
         vmci_bit_set(p->given, b);
         p->given_blocks++;
-        memset(&p->free[b * BLOCK_WORDS], 0, BLOCK / 8); /* nobody takes it meanwhile */
+        set_whole(p, b, false); /* nobody takes it meanwhile */
     }
     return run;
 }
@@ -230,7 +270,8 @@ uint64_t vmc_pool_trim(struct vmc_pool *p, uint64_t keep)
         p->discard(p->discard_ctx, vmci_frame(p, (uint32_t)(block * BLOCK)),
                    run * BLOCK * VMC_PAGE_SIZE);
         vmci_lock(&p->lock);
-        memset(&p->free[block * BLOCK_WORDS], 0xff, run * BLOCK / 8);
+        for (uint64_t i = 0; i < run; i++)
+            set_whole(p, block + i, true);
         p->discarded += run * BLOCK;
         vmci_unlock(&p->lock);
         given += run * BLOCK;
