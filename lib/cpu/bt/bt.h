@@ -136,7 +136,7 @@ struct vmci_bt {
     unsigned ways;  /* ... of which so many have run, the last time: */
     uint64_t way[BT_WAYS]; /* their addresses in guest memory */
     uint16_t hint;  /* scratch registers where a translation is asked for */
-    bool alone;     /* ... and that it has no groups */
+    uint8_t alone;  /* ... and that it has fewer groups (BT_ALONE) */
 
     /* Constants in memory: PEXT takes its mask from there. */
     uint64_t tlb_mask;     /* page number bits that select a TLB entry */

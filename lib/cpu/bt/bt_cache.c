@@ -80,7 +80,7 @@ void bt_cache(struct bt_work *w, int32_t pops)
 {
     struct emit *e = &w->e;
 
-    if (!w->t->blk->watched || w->b->gpa2 != GPA_NONE || w->word != 8)
+    if ((!w->t->blk->watched && w->t->alone == 0) || w->b->gpa2 != GPA_NONE || w->word != 8)
         return;
     struct bt_cache *c = bt_record(w, sizeof(*c));
     if (c == NULL)

@@ -8,7 +8,8 @@
  * The check asks for one page that holds everything from the lowest byte to the highest, and for
  * write access if any of them writes. If that is not to be had, the interpreter executes the rest
  * of the block, each access by itself; a block to which that happens often is translated again
- * without groups.
+ * without groups, but for those of the stack: frames mostly lie where they did, so these are cut
+ * where the page ends now.
  */
 #include "cpu/bt/bt_work.h"
 
@@ -74,6 +75,24 @@ static bool join(struct bt_group *g, int32_t lo, int32_t hi, unsigned align)
     return true;
 }
 
+/* The page of bytes lo to hi from these values, to judge by what the registers hold where the trace
+   begins; VMCI_TLB_NONE: that cannot be said, or they lie in two. */
+static uint64_t page_now(const struct bt_work *w, const uint16_t root[2], unsigned scale,
+                         int32_t lo, int32_t hi)
+{
+    const uint64_t *gpr = w->sc->cpu.gpr;
+    uint64_t la = (uint64_t)(int64_t)lo;
+
+    if (root[0] > ROOT_TOP || root[1] > ROOT_TOP)
+        return VMCI_TLB_NONE;
+    if (root[0] != ROOT_ZERO)
+        la += gpr[root[0] - 1];
+    if (root[1] != ROOT_ZERO)
+        la += gpr[root[1] - 1] << scale;
+    uint64_t end = la + (uint64_t)(uint32_t)(hi - lo) - 1;
+    return ((la ^ end) & PAGE_MASK) == 0 ? la & PAGE_MASK : VMCI_TLB_NONE;
+}
+
 /* A group of the same address, within reach; NULL: there is none, and no room. */
 static struct bt_group *group_of(struct scan *s, const struct bt_ref *r, int32_t lo, int32_t hi,
                                  unsigned align)
@@ -81,15 +100,22 @@ static struct bt_group *group_of(struct scan *s, const struct bt_ref *r, int32_t
     struct bt_work *w = s->w;
     uint16_t root[2] = {s->v[r->reg].root, s->v[r->index].root};
 
+    bool stack = root[0] == EM_RSP + 1u && root[1] == ROOT_ZERO;
+    uint64_t page = 0;
+
+    if (w->t->alone != 0)
+        page = stack ? page_now(w, root, r->scale, lo, hi) : VMCI_TLB_NONE;
+
     for (unsigned k = 0; k < w->group_count; k++) {
         struct bt_group *g = &w->group[k];
         /* Where there are two values, they are in the same registers each time. */
         if (memcmp(g->root, root, sizeof(root)) == 0 && g->scale == r->scale &&
             (r->index == EM_NONE || (g->reg == r->reg && g->index == r->index)) &&
+            (w->t->alone == 0 || page_now(w, root, r->scale, g->lo, g->hi) == page) &&
             join(g, lo, hi, align))
             return g;
     }
-    if (w->group_count == BT_GROUP_MAX)
+    if (w->group_count == BT_GROUP_MAX || page == VMCI_TLB_NONE)
         return NULL;
     struct bt_group *g = &w->group[w->group_count++];
     *g = (struct bt_group){.reg = r->reg,
@@ -340,22 +366,6 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
     forget(s, bt_regs_written(w, in));
 }
 
-/* The page of all of the group's bytes where the trace begins, to judge by the registers now. */
-static uint64_t page_now(const struct bt_work *w, const struct bt_group *g)
-{
-    const uint64_t *gpr = w->sc->cpu.gpr;
-    uint64_t la = (uint64_t)(int64_t)g->lo;
-
-    if (g->later)
-        return VMCI_TLB_NONE;
-    if (g->root[0] != ROOT_ZERO)
-        la += gpr[g->root[0] - 1];
-    if (g->root[1] != ROOT_ZERO)
-        la += gpr[g->root[1] - 1] << g->scale;
-    uint64_t end = la + (uint64_t)(uint32_t)(g->hi - g->lo) - 1;
-    return ((la ^ end) & PAGE_MASK) == 0 ? la & PAGE_MASK : VMCI_TLB_NONE;
-}
-
 /*
  * Groups that lie in one page now are expected there: the first one is looked up in the TLB, the
  * others are compared with its page, and have its addend.
@@ -366,7 +376,7 @@ static void find_twins(struct bt_work *w)
 
     for (unsigned k = 0; k < w->group_count; k++) {
         struct bt_group *g = &w->group[k];
-        page[k] = page_now(w, g);
+        page[k] = page_now(w, g->root, g->scale, g->lo, g->hi);
         for (unsigned m = 0; m < k && page[k] != VMCI_TLB_NONE && g->twin == 0; m++) {
             struct bt_group *first = &w->group[m];
             if (page[m] != page[k] || first->twin != 0 || first->index != EM_NONE)
@@ -422,11 +432,11 @@ void bt_groups(struct bt_work *w, uint32_t used)
     memset(w->ref, 0, sizeof(w->ref));
     memset(w->stack_ref, 0, sizeof(w->stack_ref));
     /* Offsets of 32-bit code wrap around at 4 GiB. */
-    if (w->t->alone || w->word != 8)
+    if (w->t->alone == BT_ALONE || w->word != 8)
         return;
     for (unsigned i = 0; i < w->n; i++)
         scan_insn(&s, bt_step(w, i));
-    w->sharing = w->n > 0 && !w->step[0].b->apart && !bt_loop_likely(w);
+    w->sharing = w->n > 0 && w->t->alone == 0 && !w->step[0].b->apart && !bt_loop_likely(w);
     if (w->sharing)
         find_twins(w);
     for (; given < BT_GROUP_REGS; given++) {

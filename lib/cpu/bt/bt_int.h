@@ -45,7 +45,7 @@ struct bt_site {
     bool goes_on;          /* it ends its block, but mostly there is nothing to look at behind it */
     uint8_t fails;         /* of a group's check, in vain */
     uint8_t astray;        /* of a return, that it led elsewhere */
-    struct bt_link *alone; /* of a group: to a translation that has none, */
+    struct bt_link *alone; /* of a group: to a translation that has others or none, */
     const uint8_t *alone_way; /* ... by way of this */
     bool retry; /* a comparison whose operand the translation needs: resume executes it again */
     uint8_t align;
@@ -131,12 +131,17 @@ struct bt_trans {
     bool dead;
     bool groups;   /* addends are in registers */
     bool loops;    /* it has a second copy of a loop */
-    bool alone;    /* each access is checked by itself */
+    uint8_t alone; /* it is where another one's check fails; up to BT_ALONE */
     uint8_t mode;  /* enum vmci_tlb_mode that is baked in */
     uint8_t fp;    /* BT_FP_* that it needs */
     uint8_t part;  /* of the budget, that it counts */
     uint8_t spent; /* how often it used that up */
 };
+
+/* Where a group's check fails again and again control goes to a translation that has groups of the
+   stack only, cut where the page ends now; from there to another one; in the end to one that has
+   none. */
+#define BT_ALONE 3u
 
 #define BT_FP_SSE 1u /* SSE state live, no unmasked exceptions, usable */
 #define BT_FP_AVX 2u
@@ -286,7 +291,7 @@ void bt_far_flush_page(struct vmci_bt *bt, uint64_t la);
 void bt_far_flush_range(struct vmci_bt *bt, uint64_t la, uint64_t bytes);
 /* Let the jump lead to t; the block belongs to the trace of t; fill segment n. */
 void bt_link_to(struct bt_link *l, struct bt_trans *t);
-/* From the way out of a group, whose check fails, to a translation without groups. */
+/* From the way out of a group, whose check fails, to a translation with others or none. */
 void bt_link_alone(const struct bt_site *site, struct bt_trans *t);
 /* Nothing may reach the translation any more. */
 void bt_drop(struct vmci_soft_cpu *sc, struct bt_trans *t);

@@ -11,7 +11,7 @@
 #define VARIANTS_MAX 8
 /* Times that a return leads elsewhere than behind the call until traces end there. */
 #define RETURNS_ASTRAY 8u
-/* Failures of a group's check until its way out leads to a translation without groups. */
+/* Failures of a group's check until its way out leads to a translation with others. */
 #define GROUP_FAILS 3u
 /* Times that one was not in the page of another group until they are all checked apart. */
 #define SHARE_FAILS 4u
@@ -124,7 +124,7 @@ static bool group_hits(struct vmci_soft_cpu *sc, const struct bt_site *site, uin
 
 /*
  * A group's check fails again: its bytes lie in two pages. From here on control goes to a
- * translation of the rest that has no groups, without asking.
+ * translation of the rest that has fewer groups, without asking.
  */
 static uint64_t go_alone(struct vmci_soft_cpu *sc, const struct bt_site *site)
 {
@@ -137,9 +137,9 @@ static uint64_t go_alone(struct vmci_soft_cpu *sc, const struct bt_site *site)
     cpu->rip = bt_cut(&from->ctx, bt_site_la(site) + in->next - in->len);
     cpu->retired = bt_retired(bt) - site->counted + site->before + (uint64_t)(in - site->blk->insn);
     bt_set_retired(bt, cpu->retired);
-    bt->alone = true;
+    bt->alone = (uint8_t)VMCI_MIN(from->alone + 1u, BT_ALONE);
     struct bt_trans *t = next_translation(sc);
-    bt->alone = false;
+    bt->alone = 0;
     if (t == NULL)
         return BT_LEAVE_LOOKUP + 1;
     if ((t->blk->gpa & PAGE_MASK) == page && t->blk->gpa2 == GPA_NONE && t->mode == from->mode &&
@@ -491,7 +491,7 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     }
     if (t != NULL)
         return t;
-    if (b->heat < sc->cpu.vm->bt_hot && !bt->alone) {
+    if (b->heat < sc->cpu.vm->bt_hot && bt->alone == 0) {
         b->heat++;
         return NULL;
     }

@@ -444,6 +444,81 @@ static void test_bytecode(void **state)
 #endif
 }
 
+/* ---- recursion ---------------------------------------------------------------------------------
+ */
+
+#define RECURSIONS     150u
+#define RECURSE_ROUNDS 40u
+
+/* A function that calls itself twice, with a frame that steps use. Frames lie across pages at
+   every distance from their ends. */
+static void make_recursion(struct program *p)
+{
+    static const uint8_t call[] = {0x41, 0xbf, 9,    0, 0, 0, /* mov r15d, 9 */
+                                   0xe8, 6,    0,    0, 0,    /* call */
+                                   0x41, 0xff, 0xcd,          /* dec r13d */
+                                   0x75, 0xf0, 0xf4};         /* jnz; hlt */
+    static const uint8_t push[] = {0x41, 0x57, 0x53};         /* push r15; push rbx */
+    static const uint8_t end[] = {0x41, 0x83, 0xff, 1, 0x0f, 0x86, 0, 0, 0, 0}; /* cmp; jbe */
+    static const uint8_t dec[] = {0x41, 0xff, 0xcf};                            /* dec r15d */
+    static const uint8_t pop[] = {0x5b, 0x41, 0x5f, 0xc3}; /* pop rbx; pop r15; ret */
+    uint8_t sub[] = {0x48, 0x81, 0xec, 0, 0, 0, 0}, add[] = {0x48, 0x81, 0xc4, 0, 0, 0, 0};
+    uint8_t again[] = {0xe8, 0, 0, 0, 0};
+    uint32_t frame = 112 + rnd(40) * (rnd(4) == 0 ? 4 : 8), by;
+
+    memcpy(sub + 3, &frame, 4);
+    memcpy(add + 3, &frame, 4);
+    p->n = p->calls = 0;
+    put(p, call, sizeof(call));
+    size_t f = p->n;
+    put(p, push, sizeof(push));
+    put(p, sub, sizeof(sub));
+    put_steps(p, 4);
+    put(p, end, sizeof(end));
+    size_t leave = p->n;
+    for (unsigned k = 0; k < 2; k++) {
+        put(p, dec, sizeof(dec));
+        by = (uint32_t)(f - (p->n + sizeof(again)));
+        memcpy(again + 1, &by, 4);
+        put(p, again, sizeof(again));
+        put_steps(p, 4);
+        if (rnd(3) == 0)
+            put_branch(p);
+    }
+    by = (uint32_t)(p->n - leave);
+    memcpy(p->code + leave - 4, &by, 4);
+    put_steps(p, 3);
+    put(p, add, sizeof(add));
+    put(p, pop, sizeof(pop));
+}
+
+static void test_recursion(void **state)
+{
+    uint32_t first = number("VMC_BT_SEED", 0);
+    struct program p;
+
+    (void)state;
+    for (unsigned k = 0, n = RECURSIONS * number("VMC_BT_TIMES", 1); k < n; k++) {
+        seed = 0xc2b2ae35u * (first + k + 1);
+        make_recursion(&p);
+        uint32_t at = seed >> 4;
+        uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
+        for (unsigned r = 0; r < 2; r++) {
+            begin(&rig[r], &p, at);
+            rig[r].st.gpr[VMC_R13] = RECURSE_ROUNDS;
+        }
+        for (bool start = true; why[0] == VMC_EXIT_BUDGET; start = false) {
+            uint64_t most = 8192 + rnd(60000);
+            for (unsigned r = 0; r < 2; r++)
+                why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+            assert_int_equal(why[0], why[1]);
+            compare_pair(k, MIDDLE, REACH);
+            compare_pair(k, CPU_RIG_STACK, 0x3000);
+        }
+        assert_int_equal(why[0], VMC_EXIT_IDLE);
+    }
+}
+
 static void test_nested(void **state)
 {
     uint32_t first = number("VMC_BT_SEED", 0);
@@ -476,6 +551,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bytecode, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_recursion, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
