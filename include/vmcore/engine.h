@@ -275,7 +275,7 @@ struct vmc_soft_config {
     void *translated_ctx;
     /**
      * Memory for translated code of each vCPU, at most: a power of two from 4 MiB to 1 GiB; 0: 128
-     * MiB. 32 MiB are used at first, and more when these are too few. When it is full the oldest
+     * MiB. 64 MiB are used at first, and more when these are too few. When it is full the oldest
      * translations go, a sixteenth at a time or less. Records beside it take half as much.
      */
     uint64_t code_bytes;

@@ -99,16 +99,20 @@ struct bt_view {
 /* Code memory by default, what of it is used at first, and what it may be set to; the arena has
    half as much. */
 #define BT_CODE_BYTES (128u << 20)
-#define BT_CODE_FIRST (32u << 20)
+#define BT_CODE_FIRST (64u << 20)
 #define BT_CODE_MIN   (4u << 20)
 #define BT_CODE_MAX   (1u << 30)
 /*
  * Code memory is filled segment by segment, in a circle: what is in the next one goes when the
- * current one is full. There are BT_SEGMENTS of them at first, and more when much of what went is
- * translated again.
+ * current one is full. They are as large as large pages, or there are BT_SEGMENTS of them; and
+ * there are more when much of what went is translated again.
  */
+#define BT_SEGMENT      (2u << 20)
 #define BT_SEGMENTS     16u
-#define BT_SEGMENTS_MAX (BT_CODE_MAX / BT_CODE_FIRST * BT_SEGMENTS)
+#define BT_SEGMENTS_MAX (BT_CODE_MAX / BT_SEGMENT)
+/* Where there can be no more blocks run up to so many times two times as often before they are
+   translated. */
+#define BT_PATIENCE_MAX 4u
 
 /* Per vCPU; embedded in struct vmci_soft_cpu so that translated code reaches it through GS. */
 struct vmci_bt {
@@ -181,6 +185,7 @@ struct vmci_bt {
     unsigned segment;
     unsigned segments, segments_max; /* in the circle; that there is room for */
     size_t segment_bytes;
+    uint8_t patience;                       /* up to BT_PATIENCE_MAX */
     uint32_t made_new, made_again;          /* since the circle began; of what was evicted before */
     struct bt_trans *made[BT_SEGMENTS_MAX]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;

@@ -13,6 +13,8 @@
 #define LARGE_REST 4u
 /* Code memory grows when one in so many translations was made before and evicted. */
 #define GROW_PART 4u
+/* Less is translated only while it is one in so many at least. */
+#define REST_PART 32u
 
 static void patch(uint8_t *site, const uint8_t *site_rx, const uint8_t *target)
 {
@@ -226,17 +228,25 @@ void bt_stopped(struct vmci_soft_cpu *sc, uint64_t since)
     sc->bt.st_stop_max = VMCI_MAX(sc->bt.st_stop_max, ns);
 }
 
-/* The circle ends here. Were many of those that were made since it began made before, too? Then
-   it grows, and nothing needs to go for now. */
+/*
+ * The circle ends here. Were many of those that were made since it began made before, too? Then
+ * it grows, and nothing needs to go for now. Where it cannot, only what runs more often is
+ * translated from now on, until it is enough.
+ */
 static bool grow(struct vmci_bt *bt)
 {
     bool much = bt->made_again >= bt->made_new / GROW_PART;
+    bool few = bt->made_again < bt->made_new / REST_PART;
+    bool can = bt->segments < bt->segments_max;
 
     bt->made_new = bt->made_again = 0;
-    if (!much || bt->segments == bt->segments_max)
-        return false;
-    bt->segments = VMCI_MIN(bt->segments * 2, bt->segments_max);
-    return true;
+    if (much && can)
+        bt->segments = VMCI_MIN(bt->segments * 2, bt->segments_max);
+    else if (much)
+        bt->patience = (uint8_t)VMCI_MIN(bt->patience + 1u, BT_PATIENCE_MAX);
+    else if (few && bt->patience > 0)
+        bt->patience--;
+    return much && can;
 }
 
 void bt_evict(struct vmci_soft_cpu *sc)
@@ -254,6 +264,8 @@ void bt_evict(struct vmci_soft_cpu *sc)
         n = 0;
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older) {
         t->blk->evicted = t->blk->evicted || !t->dead;
+        if (bt->patience != 0)
+            t->blk->heat = 0;
         bt_drop(sc, t);
     }
     for (struct bt_trans *t = bt->made[n]; t != NULL; t = t->older)

@@ -171,6 +171,12 @@ static inline uint64_t bt_link_la(const struct bt_link *l)
 #define BT_ARENA_ROOM (64u << 10)
 /* Runs of a block in the interpreter before it is translated. */
 #define BT_HOT 12
+/* ... on this vCPU now: code memory may be too small. */
+static inline unsigned bt_hot(const struct vmci_soft_cpu *sc)
+{
+    return (unsigned)sc->cpu.vm->bt_hot << sc->bt.patience;
+}
+_Static_assert(BT_HOT << BT_PATIENCE_MAX <= UINT8_MAX, "struct block counts in a byte");
 /* Instructions between two looks at the requests of other threads. */
 #define BT_SLICE 65536
 /* What each part of the budget has at most; how often one is made full again without C. */

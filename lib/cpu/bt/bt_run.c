@@ -491,7 +491,7 @@ struct bt_trans *bt_get(struct vmci_soft_cpu *sc, struct block *b)
     }
     if (t != NULL)
         return t;
-    if (b->heat < sc->cpu.vm->bt_hot && bt->alone == 0) {
+    if (b->heat < bt_hot(sc) && bt->alone == 0) {
         b->heat++;
         return NULL;
     }
@@ -586,9 +586,9 @@ int bt_init(struct vmci_soft_cpu *sc)
     bt->lacks = host_lacks();
     bt->work = vmci_zalloc(pf, sizeof(*bt->work));
     bt->code_bytes = sc->cpu.vm->bt_bytes;
-    bt->segments = BT_SEGMENTS;
-    bt->segment_bytes = VMCI_MIN(bt->code_bytes, (size_t)BT_CODE_FIRST) / BT_SEGMENTS;
+    bt->segment_bytes = VMCI_MIN(bt->code_bytes / BT_SEGMENTS, (size_t)BT_SEGMENT);
     bt->segments_max = (unsigned)(bt->code_bytes / bt->segment_bytes);
+    bt->segments = (unsigned)(VMCI_MIN(bt->code_bytes, (size_t)BT_CODE_FIRST) / bt->segment_bytes);
     bt->arena = vmci_alloc_aligned(pf, bt->code_bytes / 2, VMC_PAGE_SIZE);
     int rc = bt->work == NULL || bt->arena == NULL
                  ? VMC_ENOMEM

@@ -233,7 +233,7 @@ static struct block *next_block(struct tracer *t, const struct block *b, uint64_
     const struct vmci_insn *last = &b->insn[b->n - 1];
     uint64_t next = bt_wrap(t->w, la + last->next);
     uint64_t target = bt_target(t->w, last, next);
-    unsigned hot = t->w->sc->cpu.vm->bt_hot;
+    unsigned hot = bt_hot(t->w->sc);
 
     *how = BT_FOLLOW_NEXT;
     if ((last->flags & VMCI_IF_END) != 0 && !bt_sys_goes_on(last))

@@ -60,7 +60,7 @@ void bt_watched(struct vmci_soft_cpu *sc, struct block *b)
     sc->bt.watch--;
     if (sc->bt.ways < BT_WAYS)
         sc->bt.way[sc->bt.ways++] = b->gpa;
-    if (b->heat < sc->cpu.vm->bt_hot)
+    if (b->heat < bt_hot(sc))
         b->heat++;
     if (b->runs == UINT16_MAX) {
         b->runs /= 2;

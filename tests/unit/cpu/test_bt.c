@@ -436,7 +436,7 @@ static void test_full(void **state)
     uint64_t before = cpu_rig_stat(&small, "soft.cache_flushes");
     run_circle(&small);
 #ifndef VMC_SANITIZED /* such builds have no translator */
-    assert_true(cpu_rig_stat(&rig[1], "bt.code_bytes") > 32u << 20);
+    assert_true(cpu_rig_stat(&rig[1], "bt.code_bytes") > 64u << 20);
     assert_int_equal(cpu_rig_stat(&small, "bt.code_bytes"), 4u << 20);
     assert_true(cpu_rig_stat(&small, "bt.evictions") > 16);
     assert_true(cpu_rig_stat(&small, "soft.cache_flushes") > before);
