@@ -726,6 +726,9 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
         return give_up(bt, b, arena, false);
     cover(w, covers);
     keep_fixes(w);
+    vmci_assert(bt->arena_used <= bt->arena_end && bt->used + w->e.len <= bt->used_end);
+    vmci_assert(w->cold_count <= BT_COLD_MAX && w->pieces <= BT_PIECES_MAX &&
+                w->fixes <= BT_FIX_MAX && w->n <= BT_TRACE_MAX);
     bt->used = (bt->used + w->e.len + 15) & ~(size_t)15;
     bt->st_translated++;
     bt->made_new++;
