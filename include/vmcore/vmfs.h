@@ -327,6 +327,7 @@ struct vmc_vmfs_heartbeat {
     bool in_use;
     bool ours;    /**< of a vmcore host (has our journal) */
     bool self;    /**< this session */
+    bool bakery;  /**< ours, and locks without compare-and-write */
     uint64_t generation, stamp_us;
     struct vmc_vmfs_uuid owner;
     char host_name[46];

@@ -118,10 +118,24 @@ static void clear_slot(uint8_t *hb)
     memset(hb + HB_REPLAY_HB, 0, 16);
 }
 
+/* VMC_EAGAIN: it beat, or another rescuer was faster. From here on the slot's session cannot beat. */
+static int put_mark(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vmc_error *err)
+{
+    uint8_t next[FS_SECTOR];
+
+    memcpy(next, hb, FS_SECTOR);
+    memcpy(next + HB_REPLAYER, v->host_uuid.b, 16);
+    vmci_st_le64(next + HB_REPLAY_HB, v->s.hb_lv);
+    vmci_st_le64(next + HB_REPLAY_GEN, v->s.generation);
+    int rc = vmci_fs_caw(v, vmci_fs_hb_lv(v, slot), hb, next, err);
+    if (rc == VMC_OK)
+        memcpy(hb, next, FS_SECTOR);
+    return rc;
+}
+
 /* Mark the slot as being replayed by us, so that a second rescuer waits for the first. */
 static int mark_replay(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vmc_error *err)
 {
-    uint8_t next[FS_SECTOR];
     uint64_t by = vmci_ld_le64(hb + HB_REPLAY_HB);
 
     if (by >= FS_HB_LV && (by - FS_HB_LV) % v->g.hb_bytes == 0 &&
@@ -142,21 +156,17 @@ static int mark_replay(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vm
             *o = (struct fs_observation){.stamp = stamp, .generation = gen, .since_ns = now, .seen = true};
             return busy(other, s, err);
         }
-        if (!over)
+        if (!over) {
             rc = vmci_fs_session_silent(v, s, gen, &over, err);
+            /* Should it wake up, it must not go on with the replay: its next beat has to fail. */
+            if (rc == VMC_OK && over && vmci_ld_le64(other + HB_REPLAY_HB) == 0)
+                rc = put_mark(v, s, other, err);
+        }
         if (rc != VMC_OK || !over)
-            return rc != VMC_OK ? rc : busy(other, s, err);
+            return rc != VMC_OK && rc != VMC_EAGAIN ? rc : busy(other, s, err);
     }
-    memcpy(next, hb, FS_SECTOR);
-    memcpy(next + HB_REPLAYER, v->host_uuid.b, 16);
-    vmci_st_le64(next + HB_REPLAY_HB, v->s.hb_lv);
-    vmci_st_le64(next + HB_REPLAY_GEN, v->s.generation);
-    int rc = vmci_fs_caw(v, vmci_fs_hb_lv(v, slot), hb, next, err);
-    if (rc == VMC_EAGAIN)
-        return busy(hb, slot, err); /* it beat, or another rescuer was faster */
-    if (rc == VMC_OK)
-        memcpy(hb, next, FS_SECTOR);
-    return rc;
+    int rc = put_mark(v, slot, hb, err);
+    return rc == VMC_EAGAIN ? busy(hb, slot, err) : rc;
 }
 
 int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
@@ -484,7 +494,7 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
     if (rc != VMC_OK)
         return vmci_error(err, rc, site, "the watchdog of the lease cannot be set");
     if (v->caw || v->exclusive)
-        return vmci_fs_caw(v, v->s.hb_lv, hb, next, err);
+        return vmci_fs_caw_once(v, v->s.hb_lv, hb, next, err);
     /*
      * Nothing atomic to be had and no slot yet to take part in the bakery with: claim, wait until
      * whoever claimed at the same time has written too, and see who was last.
@@ -565,10 +575,10 @@ int vmci_fs_session_agree(struct vmc_vmfs *v, struct vmc_error *err)
     rc = vmci_fs_read(v, FS_HB_LV, all, hb_region(v), err);
     for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
         const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
-        bool other = false;
+        bool known = false, bakery = false;
         if (vmci_ld_le32(hb + HB_STATE) == HB_USED && i != v->s.slot)
-            rc = vmci_fs_host_way(v, i, vmci_ld_le64(hb + HB_GENERATION), &other, err);
-        if (rc == VMC_OK && other)
+            rc = vmci_fs_host_way(v, i, vmci_ld_le64(hb + HB_GENERATION), &known, &bakery, err);
+        if (rc == VMC_OK && known && bakery == v->caw)
             rc = outlive(v, i, hb, err);
     }
     vmci_free_aligned(v->pf, all, hb_region(v), FS_PAGE);
@@ -604,7 +614,7 @@ int vmc_vmfs_heartbeats(struct vmc_vmfs *v, uint32_t *cookie, struct vmc_vmfs_he
     vmci_lock(&v->lock);
     for (; *cookie < v->g.hb_slots; (*cookie)++) {
         uint32_t fb;
-        bool ours = false;
+        bool ours = false, known, bakery = false;
         rc = vmci_fs_read(v, vmci_fs_hb_lv(v, *cookie), hb, v->g.hb_bytes, err);
         if (rc != VMC_OK)
             break;
@@ -614,10 +624,13 @@ int vmc_vmfs_heartbeats(struct vmc_vmfs *v, uint32_t *cookie, struct vmc_vmfs_he
             continue;
         if (used)
             rc = vmci_fs_host_record(v, *cookie, gen, &ours, &fb, err);
+        if (used && rc == VMC_OK)
+            rc = vmci_fs_host_way(v, *cookie, gen, &known, &bakery, err);
         memset(out, 0, sizeof(*out));
         out->slot = (*cookie)++;
         out->in_use = used;
         out->ours = ours;
+        out->bakery = bakery;
         out->self = v->s.active && out->slot == v->s.slot;
         out->generation = gen;
         out->stamp_us = vmci_ld_le64(hb + HB_STAMP);

@@ -124,15 +124,15 @@ int vmci_fs_host_lease(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, u
     return rc;
 }
 
-int vmci_fs_host_way(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *other,
-                     struct vmc_error *err)
+int vmci_fs_host_way(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *known,
+                     bool *bakery, struct vmc_error *err)
 {
     uint8_t hr[FS_SECTOR];
     bool valid;
     int rc = host_read(v, slot, hr, &valid, err);
 
-    *other = rc == VMC_OK && valid && vmci_ld_le64(hr + HR_GEN) == generation &&
-             (vmci_ld_le32(hr + HR_WAY) == WAY_BAKERY) == v->caw;
+    *known = rc == VMC_OK && valid && vmci_ld_le64(hr + HR_GEN) == generation;
+    *bakery = *known && vmci_ld_le32(hr + HR_WAY) == WAY_BAKERY;
     return rc;
 }
 
@@ -257,7 +257,8 @@ int vmci_fs_journal_checkpoint(struct vmc_vmfs *v, struct vmc_error *err)
 
 /* ---- replay ------------------------------------------------------------------------------------ */
 
-#define SCAN_MAX (FS_JOURNAL_BYTES / FS_SECTOR)
+#define SCAN_MAX   (FS_JOURNAL_BYTES / FS_SECTOR)
+#define HOLD_TRIES 16u
 
 struct found {
     uint64_t seq;
@@ -316,16 +317,65 @@ static bool revoked(const struct replay *r, uint32_t from, uint64_t lv, uint32_t
     return false;
 }
 
+/*
+ * Is a lock still the dead session's? A free one is taken in that session's name before anything is
+ * written, so that nobody takes it between this look and the write: its slot is in use until the
+ * end of the replay, so others wait; should we die, too, the next replay finds it as its own.
+ */
+static int hold(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint64_t lock, bool *its,
+                struct vmc_error *err)
+{
+    uint8_t lk[FS_SECTOR], next[FS_SECTOR], hb[FS_SECTOR];
+    int rc = VMC_EAGAIN;
+
+    for (unsigned i = 0; i < HOLD_TRIES && rc == VMC_EAGAIN; i++) {
+        rc = vmci_fs_read(v, lock, lk, FS_SECTOR, err);
+        *its = vmci_ld_le64(lk + LK_HB) == vmci_fs_hb_lv(v, slot) &&
+               vmci_ld_le64(lk + LK_HB_GEN) == generation;
+        if (rc != VMC_OK || !*its || v->ro || vmci_ld_le32(lk + LK_MODE) != LK_MODE_FREE)
+            return rc;
+        rc = vmci_fs_read(v, vmci_fs_hb_lv(v, slot), hb, FS_SECTOR, err);
+        if (rc != VMC_OK)
+            return rc;
+        memcpy(next, lk, FS_SECTOR);
+        vmci_st_le64(next + LK_TOKEN, vmci_ld_le64(lk + LK_TOKEN) + 1);
+        vmci_st_le32(next + LK_MODE, LK_MODE_EXCL);
+        memcpy(next + LK_OWNER, hb + HB_OWNER, 16);
+        rc = vmci_fs_caw(v, lock, lk, next, err);
+    }
+    return rc == VMC_EAGAIN
+               ? vmci_error(err, VMC_EBUSY, site, "lock at volume offset 0x%llx keeps changing",
+                            (unsigned long long)lock)
+               : rc;
+}
+
+/* What was replayed is durable: whoever wants the lock may have it. */
+static int let_go(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint64_t lock,
+                  struct vmc_error *err)
+{
+    uint8_t lk[FS_SECTOR], next[FS_SECTOR];
+    int rc = vmci_fs_read(v, lock, lk, FS_SECTOR, err);
+
+    if (rc != VMC_OK || vmci_ld_le64(lk + LK_HB) != vmci_fs_hb_lv(v, slot) ||
+        vmci_ld_le64(lk + LK_HB_GEN) != generation || vmci_ld_le32(lk + LK_MODE) != LK_MODE_EXCL)
+        return rc;
+    memcpy(next, lk, FS_SECTOR);
+    vmci_st_le32(next + LK_MODE, LK_MODE_FREE);
+    memset(next + LK_OWNER, 0, 16);
+    rc = vmci_fs_caw(v, lock, lk, next, err);
+    return rc == VMC_EAGAIN ? VMC_OK : rc;
+}
+
 static int redo_entry(struct replay *r, uint32_t k, const uint8_t *rec, const uint8_t *e,
                       struct vmc_error *err)
 {
     struct vmc_vmfs *v = r->v;
-    uint8_t lk[FS_SECTOR];
+    bool its;
     uint64_t lv = vmci_ld_le64(e + RE_LV), lock = vmci_ld_le64(e + RE_LOCK);
     uint32_t bytes = vmci_ld_le32(e + RE_BYTES), data = vmci_ld_le32(e + RE_DATA);
 
     if (bytes == 0 || bytes % FS_SECTOR != 0 || bytes > FS_PAGE || lv % FS_SECTOR != 0 ||
-        lock % FS_SECTOR != 0 || lv < v->g.fdc_base ||
+        lock % FS_SECTOR != 0 || lv < v->g.fdc_base || lock < v->g.fdc_base ||
         !vmci_range_ok(data, bytes, vmci_ld_le32(rec + RC_BYTES)) ||
         !vmci_range_ok(lv, bytes, v->g.lv_bytes) ||
         !vmci_range_ok(lock, FS_SECTOR, v->g.lv_bytes))
@@ -335,12 +385,9 @@ static int redo_entry(struct replay *r, uint32_t k, const uint8_t *rec, const ui
                           (unsigned long long)lv);
     if (revoked(r, k, lv, bytes))
         return VMC_OK;
-    int rc = vmci_fs_read(v, lock, lk, FS_SECTOR, err);
-    if (rc != VMC_OK)
-        return rc;
-    if (vmci_ld_le64(lk + LK_HB) != vmci_fs_hb_lv(v, r->slot) ||
-        vmci_ld_le64(lk + LK_HB_GEN) != r->generation)
-        return VMC_OK; /* another session went on from the durable result */
+    int rc = hold(v, r->slot, r->generation, lock, &its, err);
+    if (rc != VMC_OK || !its)
+        return rc; /* another session went on from the durable result */
     vmci_fs_page_drop(v, lv, bytes);
     if (!v->ro)
         return vmci_fs_write(v, lv, rec + data, bytes, err);
@@ -354,7 +401,18 @@ static int redo_entry(struct replay *r, uint32_t k, const uint8_t *rec, const ui
     return rc;
 }
 
-static int redo(struct replay *r, struct vmc_error *err)
+static int release_entry(struct replay *r, uint32_t k, const uint8_t *rec, const uint8_t *e,
+                         struct vmc_error *err)
+{
+    (void)k;
+    (void)rec;
+    return let_go(r->v, r->slot, r->generation, vmci_ld_le64(e + RE_LOCK), err);
+}
+
+static int each_entry(struct replay *r,
+                      int (*fn)(struct replay *r, uint32_t k, const uint8_t *rec, const uint8_t *e,
+                                struct vmc_error *err),
+                      struct vmc_error *err)
 {
     if (r->n == 0)
         return VMC_OK;
@@ -365,7 +423,7 @@ static int redo(struct replay *r, struct vmc_error *err)
             continue;
         uint32_t n = vmci_ld_le32(rec + RC_ENTRIES);
         for (uint32_t i = 0; i < n; i++) {
-            int rc = redo_entry(r, k, rec, rec + RC_HEAD + (size_t)i * RE_LEN, err);
+            int rc = fn(r, k, rec, rec + RC_HEAD + (size_t)i * RE_LEN, err);
             if (rc != VMC_OK)
                 return rc;
         }
@@ -381,7 +439,8 @@ static int undo_pending(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, 
                         struct vmc_error *err)
 {
     uint64_t lv;
-    uint8_t *md, lk[FS_SECTOR];
+    uint8_t *md;
+    bool its;
     struct fs_page *p;
     struct fs_res *r = &v->fbb;
 
@@ -392,16 +451,18 @@ static int undo_pending(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, 
     int rc = vmci_fs_res_cluster_lv(v, &v->fbb, c, &lv, err);
     if (rc != VMC_OK)
         return rc;
+    rc = hold(v, slot, generation, lv, &its, err);
+    if (rc != VMC_OK || !its)
+        return rc;
     vmci_fs_page_drop(v, lv, v->g.ch_bytes);
     rc = vmci_fs_res_cluster(v, &v->fbb, c, &lv, &md, &p, err);
-    if (rc != VMC_OK)
-        return rc;
-    rc = vmci_fs_read(v, lv, lk, FS_SECTOR, err);
-    if (rc != VMC_OK || vmci_ld_le64(lk + LK_HB) != vmci_fs_hb_lv(v, slot) ||
-        vmci_ld_le64(lk + LK_HB_GEN) != generation || vmci_fs_cl_is_free(r, md, item))
-        return rc;
-    vmci_fs_cl_mark(r, md, item, 1, vmci_fs_res_total(r, c), true);
-    return vmci_fs_write(v, lv + v->g.ch_md, md, FS_SECTOR, err);
+    if (rc == VMC_OK && !vmci_fs_cl_is_free(r, md, item)) {
+        vmci_fs_cl_mark(r, md, item, 1, vmci_fs_res_total(r, c), true);
+        rc = vmci_fs_write(v, lv + v->g.ch_md, md, FS_SECTOR, err);
+    }
+    if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, err);
+    return rc == VMC_OK ? let_go(v, slot, generation, lv, err) : rc;
 }
 
 int vmci_fs_journal_replay(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
@@ -432,8 +493,12 @@ int vmci_fs_journal_replay(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
             *r = (struct replay){.v = v, .buf = buf, .bytes = bytes, .slot = slot,
                                  .generation = generation};
             scan(r);
-            rc = redo(r, err);
+            rc = each_entry(r, redo_entry, err);
         }
+        if (rc == VMC_OK && !v->ro)
+            rc = vmci_fs_flush(v, err);
+        if (rc == VMC_OK && !v->ro)
+            rc = each_entry(r, release_entry, err);
         vmci_free(v->pf, r, sizeof(*r));
         vmci_free_aligned(v->pf, buf, VMCI_MAX(bytes, FS_SECTOR), FS_PAGE);
     }

@@ -49,8 +49,9 @@ static int open_devices(struct mk *m, struct vmc_error *err)
             return vmci_error(err, rc, site, "device %u does not say its size", i);
         if (d->info.read_only)
             return vmci_error(err, VMC_EPERM, site, "device %u cannot be written", i);
-        if (d->info.sector_bytes > (m->version == 6 ? FS_PAGE : FS_SECTOR))
-            return vmci_error(err, VMC_ENOTSUP, site, "device %u has sectors of %u bytes", i,
+        if (d->info.sector_bytes != FS_SECTOR)
+            return vmci_error(err, VMC_ENOTSUP, site,
+                              "VMFS%u is written on devices of 512-byte sectors, not %u", m->version,
                               d->info.sector_bytes);
         d->uuid = m->dev;
         vmci_st_le16(d->uuid.b + 8, (uint16_t)(vmci_ld_le16(m->dev.b + 8) + i));

@@ -311,7 +311,10 @@ int vmci_fs_write_unleased(struct vmc_vmfs *v, uint64_t lv, const void *buf, uin
 int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err);
 /* What the devices hold is no longer known: the session is over, its journal is to be replayed. */
 void vmci_fs_give_up(struct vmc_vmfs *v, const char *what, int why);
-/* VMC_EAGAIN: the sector is not expect. */
+/* VMC_EAGAIN: the sector is not expect. The second one: it is not data either; for what only this
+ * session can write. */
+int vmci_fs_caw_once(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
+                     struct vmc_error *err);
 int vmci_fs_caw(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
                 struct vmc_error *err);
 const struct fs_seg *vmci_fs_seg(const struct vmc_vmfs *v, uint64_t lv);
@@ -475,9 +478,10 @@ int vmci_fs_journal_replay(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 /* Does slot belong to a host of ours? *fb: journal block named by its record, 0 none. */
 int vmci_fs_host_record(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *ours,
                         uint32_t *fb, struct vmc_error *err);
-/* Does its host lock in another way than this one? Neither would see the other's locks. */
-int vmci_fs_host_way(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *other,
-                     struct vmc_error *err);
+/* How a session's host locks, if it is one of ours. Hosts that do it in two ways do not see each
+ * other's locks. */
+int vmci_fs_host_way(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, bool *known,
+                     bool *bakery, struct vmc_error *err);
 /* For how long a session may be silent: by its record, but not less than ours. */
 int vmci_fs_host_lease(struct vmc_vmfs *v, uint32_t slot, uint64_t generation, uint32_t *ms,
                        struct vmc_error *err);
