@@ -317,6 +317,14 @@ int vmc_host_disk_register(struct vmc_host_disk *d, void *base, size_t bytes, st
                                      strerror(-rc));
 }
 
+const char *vmc_host_disk_compare_write(const struct vmc_host_disk *d)
+{
+    return !d->cfg.shared                 ? NULL
+           : d->caw.kind == VMCI_CAW_SCSI ? "scsi"
+           : d->caw.kind == VMCI_CAW_LOCK ? "lock"
+                                          : NULL;
+}
+
 const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d)
 {
     return d->engine->name;
@@ -347,9 +355,7 @@ static int open_file(struct vmc_host_disk *d, struct vmc_error *err)
         return VMC_OK;
     vmci_caw_find(&d->caw, d->fd);
     /* What another computer wrote is not in this one's page cache. */
-    int logical = 0;
-    if (d->caw.kind != VMCI_CAW_LOCK && !d->cfg.direct && ioctl(d->fd, BLKSSZGET, &logical) == 0 &&
-        logical == 512) {
+    if (d->caw.kind != VMCI_CAW_LOCK && !d->cfg.direct) {
         if (fcntl(d->fd, F_SETFL, O_DIRECT) != 0)
             return vmci_host_error(err, VMC_ENOTSUP, errno, site,
                                    "%s cannot be used without the page cache: %s", path,

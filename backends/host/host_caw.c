@@ -19,18 +19,30 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
-#define SECTOR          512u
-#define INQUIRY         0x12
-#define BLOCK_LIMITS    0xb0
-#define COMPARE_WRITE   0x89
-#define READ_16         0x88
-#define TIMEOUT_MS      8000u
-#define TRIES           4u
-#define UNIT_ATTENTION  0x6
-#define MISCOMPARE      0xe
-#define CHECK_CONDITION 2
+#define SECTOR        512u
+#define INQUIRY       0x12
+#define BLOCK_LIMITS  0xb0
+#define COMPARE_WRITE 0x89
+#define READ_16       0x88
+#define TIMEOUT_MS    8000u
+#define TRIES         8u
+#define NAP_NS        5000000l /* doubled with each try: 0.6 s together */
+
+/* Sense keys (SPC-4, 4.5.6), and one of ours for a disk that has no time */
+#define NOT_READY      0x2
+#define UNIT_ATTENTION 0x6
+#define ABORTED        0xb
+#define MISCOMPARE     0xe
+#define BUSY           0x10
+
+/* Status (SAM-5, 5.3) */
+#define CHECK_CONDITION      0x02
+#define STATUS_BUSY          0x08
+#define RESERVATION_CONFLICT 0x18
+#define TASK_SET_FULL        0x28
 
 static int sg_io(void *ctx, struct sg_io_hdr *h)
 {
@@ -39,9 +51,9 @@ static int sg_io(void *ctx, struct sg_io_hdr *h)
     return ioctl(c->fd, SG_IO, h) == 0 ? 0 : -errno;
 }
 
-/* 0, the sense key of what the disk refused, or VMC_E*. */
-static int command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int direction, void *data,
-                   uint32_t bytes)
+/* 0, the sense key of what the disk refused, BUSY, or VMC_E*. */
+static int command_once(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int direction,
+                        void *data, uint32_t bytes)
 {
     uint8_t sense[64] = {0};
     struct sg_io_hdr h = {.interface_id = 'S',
@@ -59,6 +71,10 @@ static int command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int dire
         return vmci_host_status(-rc);
     if ((h.info & SG_INFO_OK_MASK) == SG_INFO_OK)
         return 0;
+    if (h.status == RESERVATION_CONFLICT)
+        return VMC_EPERM;
+    if (h.status == STATUS_BUSY || h.status == TASK_SET_FULL)
+        return BUSY;
     if (h.status != CHECK_CONDITION || h.sb_len_wr < 3)
         return VMC_EIO;
     /* Fixed format, or descriptors. */
@@ -66,15 +82,35 @@ static int command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int dire
     return key != 0 ? key : VMC_EIO;
 }
 
+/*
+ * Again as long as nothing was begun ("unit attention" tells what happened before, and comes once
+ * for each event; a path of a storage array that changes sides is not ready), or what was begun
+ * was ended. A disk that had carried it out before it ended it answers MISCOMPARE the second time.
+ */
+static int command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int direction, void *data,
+                   uint32_t bytes)
+{
+    struct timespec nap = {.tv_nsec = NAP_NS};
+    int rc = UNIT_ATTENTION;
+
+    for (unsigned i = 0; i < TRIES; i++) {
+        rc = command_once(c, cdb, cdb_bytes, direction, data, bytes);
+        if (rc != UNIT_ATTENTION && rc != BUSY && rc != NOT_READY && rc != ABORTED)
+            break;
+        if (rc != UNIT_ATTENTION && i + 1 < TRIES) {
+            nanosleep(&nap, NULL);
+            nap.tv_nsec *= 2;
+        }
+    }
+    return rc;
+}
+
 bool vmci_caw_scsi_offered(struct vmci_caw *c)
 {
     uint8_t cdb[6] = {INQUIRY, 1, BLOCK_LIMITS, 0, 64, 0}, page[64];
-    int rc = UNIT_ATTENTION;
 
-    for (unsigned i = 0; i < TRIES && rc == UNIT_ATTENTION; i++) {
-        memset(page, 0, sizeof(page));
-        rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, page, sizeof(page));
-    }
+    memset(page, 0, sizeof(page));
+    int rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, page, sizeof(page));
     /* Byte 5: blocks that one command compares; 0: there is no such command. */
     return rc == 0 && (page[0] & 0x1f) == 0 && page[1] == BLOCK_LIMITS &&
            (page[2] << 8 | page[3]) >= 2 && page[5] != 0;
@@ -85,12 +121,10 @@ bool vmci_caw_scsi_there(struct vmci_caw *c, uint64_t off, const void *sector)
     _Alignas(4096) uint8_t now[SECTOR];
     uint8_t cdb[16] = {READ_16};
     uint64_t lba = htobe64(c->first + off / SECTOR);
-    int rc = UNIT_ATTENTION;
 
     memcpy(cdb + 2, &lba, sizeof(lba));
     cdb[13] = 1; /* the last byte of the length */
-    for (unsigned i = 0; i < TRIES && rc == UNIT_ATTENTION; i++)
-        rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, now, sizeof(now));
+    int rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, now, sizeof(now));
     return rc == 0 && memcmp(now, sector, SECTOR) == 0;
 }
 
@@ -99,15 +133,12 @@ int vmci_caw_scsi(struct vmci_caw *c, uint64_t off, const void *expect, const vo
     _Alignas(4096) uint8_t both[2 * SECTOR];
     uint8_t cdb[16] = {COMPARE_WRITE};
     uint64_t lba = htobe64(c->first + off / SECTOR);
-    int rc = UNIT_ATTENTION;
 
     memcpy(both, expect, SECTOR);
     memcpy(both + SECTOR, data, SECTOR);
     memcpy(cdb + 2, &lba, sizeof(lba));
     cdb[13] = 1;
-    /* What is answered by "unit attention" was not begun. */
-    for (unsigned i = 0; i < TRIES && rc == UNIT_ATTENTION; i++)
-        rc = command(c, cdb, sizeof(cdb), SG_DXFER_TO_DEV, both, sizeof(both));
+    int rc = command(c, cdb, sizeof(cdb), SG_DXFER_TO_DEV, both, sizeof(both));
     return rc == MISCOMPARE ? VMC_EAGAIN : rc > 0 ? VMC_EIO : rc;
 }
 

@@ -33,6 +33,7 @@ int vmci_host_status(int host_errno)
     case EACCES:
     case EPERM:
     case EROFS:
+    case EBADE: /* a SCSI disk is reserved by another host */
         return VMC_EPERM;
     case EINVAL:
         return VMC_EINVAL;

@@ -157,6 +157,12 @@ int vmc_host_file_open(const char *path, bool read_only, struct vmc_host_file **
                                strerror(code));
     }
     vmci_caw_find(&f->caw, f->fd);
+    if (f->caw.kind != VMCI_CAW_LOCK) { /* what other computers write is not in this page cache */
+        vmc_host_file_close(f);
+        return vmci_host_error(err, VMC_ENOTSUP, 0, "host/file",
+                               "%s: a disk that other computers may have needs a vmc_host_disk",
+                               path);
+    }
     *out = f;
     return VMC_OK;
 }

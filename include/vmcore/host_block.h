@@ -59,6 +59,9 @@ VMC_API struct vmc_blockdev vmc_host_disk_blockdev(struct vmc_host_disk *d);
  */
 VMC_API VMC_MUST_CHECK int vmc_host_disk_register(struct vmc_host_disk *d, void *base, size_t bytes,
                                                   struct vmc_error *err);
+/** How compare_write excludes others: "scsi" (the disk does it), "lock" (a lock of this computer's
+ * kernel), or NULL: it cannot, or the disk is not shared. */
+VMC_API const char *vmc_host_disk_compare_write(const struct vmc_host_disk *d);
 /** "io_uring", "threads" or "inline" (files in memory). */
 VMC_API const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d);
 

@@ -2,7 +2,9 @@
 /*
  * Four processes on one volume, each a host of its own: they create, grow and delete files in one
  * directory while one after the other is killed with SIGKILL and started again. What an operation
- * had acknowledged when its process died has to be there at the end. processes VOLUME [SECONDS]
+ * had acknowledged when its process died has to be there at the end.
+ * processes VOLUME [SECONDS [SEED [ALSO [LEASE]]]]: every second process reaches the volume by the
+ * name ALSO, as another path to a disk has one; leases are so many seconds long.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,21 +16,24 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <vmcore/host.h>
+#include <vmcore/host_block.h>
 #include <vmcore/host_file.h>
+#include <vmcore/host_watchdog.h>
 #include <vmcore/vmfs.h>
 
 #define HOSTS     4
 #define FILES     24
 #define MAX_BYTES (5u << 20)
 /* Short, so that a killed host is replaced soon; long enough for a loaded machine. */
-#define LEASE_MS  3000
-#define WINDOW_MS 700
-#define BEAT_MS   500
+static unsigned lease_ms = 3000;
+#define WINDOW_MS (lease_ms / 4)
+#define BEAT_MS   (lease_ms / 6)
 
 /* What a process promised, in memory that survives it. */
 enum state { GONE, MAKING, LIVE, GROWING, DELETING };
@@ -47,6 +52,8 @@ static struct shared *all;
 struct mounted {
     struct vmc_platform pf;
     struct vmc_host_file *file;
+    struct vmc_host_disk *disk; /* instead of a file: a device */
+    struct vmc_host_watchdog *watchdog;
     struct vmc_vmfs *v;
     struct vmc_error err;
     pthread_t beater;
@@ -72,25 +79,40 @@ static void *beat(void *arg)
     struct vmc_error err;
 
     while (!m->stop && vmc_vmfs_beat(m->v, &err) != VMC_EFENCED)
-        poll(NULL, 0, BEAT_MS / 2);
+        poll(NULL, 0, (int)BEAT_MS / 2);
     return NULL;
+}
+
+static struct vmc_blockdev open_volume(struct mounted *m, const char *path)
+{
+    struct vmc_host_disk_config c = {.size = sizeof(c), .path = path, .shared = true};
+    struct stat st;
+
+    if (stat(path, &st) == 0 && S_ISBLK(st.st_mode)) {
+        need(m, path, vmc_host_disk_open(&c, &m->disk, &m->err));
+        return vmc_host_disk_blockdev(m->disk);
+    }
+    need(m, path, vmc_host_file_open(path, false, &m->file, &m->err));
+    return vmc_host_file_blockdev(m->file);
 }
 
 static void mount_volume(struct mounted *m, const char *path, const char *name)
 {
     memset(m, 0, sizeof(*m));
     need(m, "platform", vmc_host_platform_init(&m->pf, NULL, &m->err));
-    need(m, "open", vmc_host_file_open(path, false, &m->file, &m->err));
-    struct vmc_blockdev bd = vmc_host_file_blockdev(m->file);
+    struct vmc_blockdev bd = open_volume(m, path);
+    need(m, "watchdog", vmc_host_watchdog_create(&m->watchdog, &m->err));
     struct vmc_vmfs_mount_config c = {.size = sizeof(c),
                                       .devs = &bd,
                                       .dev_count = 1,
                                       .host_name = name,
-                                      .lease_ms = LEASE_MS,
+                                      .lease_ms = lease_ms,
                                       .window_ms = WINDOW_MS,
                                       .beat_ms = BEAT_MS,
                                       /* longer than it takes to see that a holder is dead */
-                                      .lock_wait_ms = 20 * LEASE_MS};
+                                      .lock_wait_ms = 20 * lease_ms,
+                                      .lease_until = vmc_host_watchdog_until,
+                                      .lease_ctx = m->watchdog};
     need(m, "mount", vmc_vmfs_mount(&m->pf, &c, &m->v, &m->err));
     if (pthread_create(&m->beater, NULL, beat, m) != 0)
         exit(1);
@@ -102,6 +124,8 @@ static void unmount_volume(struct mounted *m)
     pthread_join(m->beater, NULL);
     need(m, "unmount", vmc_vmfs_unmount(m->v, &m->err));
     vmc_host_file_close(m->file);
+    vmc_host_disk_close(m->disk);
+    vmc_host_watchdog_free(m->watchdog);
 }
 
 static uint64_t mix(uint64_t x)
@@ -206,13 +230,13 @@ static void run_host(const char *volume, int h, uint64_t rng)
 /* ---- the test ----------------------------------------------------------------------------------
  */
 
-static pid_t start(const char *volume, int h, uint64_t rng)
+static pid_t start(char **volume, int h, uint64_t rng)
 {
     pid_t pid = fork();
 
     if (pid == 0) {
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        run_host(volume, h, rng);
+        run_host(volume[h % 2], h, rng);
     }
     if (pid < 0) {
         perror("fork");
@@ -272,10 +296,11 @@ static void verify(struct mounted *m)
         exit(1);
 }
 
-/* A process ended by itself: only a lost lease is a reason, on a machine that stalled. */
+/* A process was not killed by us: only a lost lease is a reason, on a machine that stalled. */
 static void check_end(int status, int h)
 {
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 3) {
+    if ((WIFEXITED(status) && WEXITSTATUS(status) == 3) ||
+        (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) {
         all->fenced++;
         return;
     }
@@ -289,12 +314,15 @@ int main(int argc, char **argv)
 {
     double seconds = argc > 2 ? atof(argv[2]) : 20;
     uint64_t rng = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)time(NULL);
+    if (argc > 5)
+        lease_ms = (unsigned)atoi(argv[5]) * 1000;
+    char *volume[2] = {argv[1], argc > 4 ? argv[4] : argv[1]};
     pid_t pid[HOSTS];
     struct mounted m;
     int status;
 
     if (argc < 2) {
-        fprintf(stderr, "usage: processes VOLUME [SECONDS [SEED]]\n");
+        fprintf(stderr, "usage: processes VOLUME [SECONDS [SEED [ALSO [LEASE]]]]\n");
         return 2;
     }
     printf("seed %llu\n", (unsigned long long)rng);
@@ -306,19 +334,19 @@ int main(int argc, char **argv)
     unmount_volume(&m);
     fflush(stdout);
     for (int h = 0; h < HOSTS; h++)
-        pid[h] = start(argv[1], h, rng += 1000);
+        pid[h] = start(volume, h, rng += 1000);
     double end = now() + seconds;
     for (int victim = 0; now() < end; victim = (victim + 1) % HOSTS) {
-        poll(NULL, 0, 300 + (int)(mix(rng += 7) % 1500));
+        poll(NULL, 0, (int)(lease_ms / 10 + mix(rng += 7) % (lease_ms / 2)));
         for (int h = 0; h < HOSTS; h++)
             if (waitpid(pid[h], &status, WNOHANG) == pid[h]) {
                 check_end(status, h);
-                pid[h] = start(argv[1], h, rng += 1000);
+                pid[h] = start(volume, h, rng += 1000);
             }
         kill(pid[victim], SIGKILL);
         waitpid(pid[victim], &status, 0);
         all->kills++;
-        pid[victim] = start(argv[1], victim, rng += 1000);
+        pid[victim] = start(volume, victim, rng += 1000);
     }
     all->stop = 1;
     for (int h = 0; h < HOSTS; h++) {

@@ -111,9 +111,37 @@ static struct json_object *heartbeats(struct vt *t)
         json_object_object_add(o, "uuid", json_object_new_string(uuid));
         json_object_object_add(o, "generation", json_object_new_int64((int64_t)hb.generation));
         json_object_object_add(o, "vmcore", json_object_new_boolean(hb.ours));
+        json_object_object_add(
+            o, "locks_by",
+            hb.ours ? json_object_new_string(hb.bakery ? "bakery" : "compare-and-write") : NULL);
         json_object_array_add(a, o);
     }
     return a;
+}
+
+/* How hosts on this computer would keep each other out, by what the devices offer. */
+struct locking {
+    const char *name, *text;
+};
+static const struct locking by_scsi = {
+    "scsi-compare-and-write", "by SCSI COMPARE AND WRITE: among all computers that have the disk"};
+static const struct locking by_kernel = {"kernel-locks",
+                                         "by locks of this computer's kernel: among its processes"};
+static const struct locking by_bakery = {
+    "bakery", "by turns of reads and writes: among all computers that have the disk, slow"};
+
+static const struct locking *locking_of(const struct vt *t)
+{
+    const struct locking *l = &by_kernel;
+
+    for (uint32_t i = 0; i < t->files; i++) {
+        const char *how = t->disk[i] != NULL ? vmc_host_disk_compare_write(t->disk[i]) : "lock";
+        if (how == NULL)
+            return &by_bakery;
+        if (strcmp(how, "scsi") == 0)
+            l = &by_scsi;
+    }
+    return l;
 }
 
 int vt_info(struct vt *t)
@@ -127,6 +155,7 @@ int vt_info(struct vt *t)
     vmc_vmfs_info(t->v, &i);
     vmc_vmfs_uuid_text(&i.fs_uuid, fs);
     vmc_vmfs_uuid_text(&i.lvm_uuid, lvm);
+    const struct locking *locking = locking_of(t);
     struct json_object *hosts = heartbeats(t);
     if (t->json) {
         struct json_object *o = json_object_new_object();
@@ -143,6 +172,7 @@ int vt_info(struct vt *t)
         json_object_object_add(o, "created", json_object_new_int64(i.created_s));
         json_object_object_add(o, "partition_offset",
                                json_object_new_int64((int64_t)i.partition_offset));
+        json_object_object_add(o, "locks_by", json_object_new_string(locking->name));
         json_object_object_add(o, "hosts", hosts);
         vt_json(o);
         return vt_close(t, 0);
@@ -157,14 +187,17 @@ int vt_info(struct vt *t)
     printf("  sub-blocks  %s\n", vt_bytes(i.sub_block_bytes, size, sizeof(size)));
     printf("  extents     %u, partition at %llu\n", i.extents,
            (unsigned long long)i.partition_offset);
+    printf("  locks       %s\n", locking->text);
     for (size_t k = 0; k < json_object_array_length(hosts); k++) {
         struct json_object *h = json_object_array_get_idx(hosts, k);
         char host[64];
         snprintf(host, sizeof(host), "%s",
                  json_object_get_string(json_object_object_get(h, "host")));
-        printf("  in use by   %s (%s, slot %d)\n", vt_plain(host),
+        const char *by = json_object_get_string(json_object_object_get(h, "locks_by"));
+        printf("  in use by   %s (%s, slot %d, %s)\n", vt_plain(host),
                json_object_get_string(json_object_object_get(h, "uuid")),
-               json_object_get_int(json_object_object_get(h, "slot")));
+               json_object_get_int(json_object_object_get(h, "slot")),
+               by != NULL ? by : "other software");
     }
     json_object_put(hosts);
     return vt_close(t, 0);

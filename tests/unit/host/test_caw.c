@@ -29,6 +29,10 @@ struct target {
     unsigned commands;
     bool descriptors; /* format of its sense data */
     bool broken, denied;
+    uint8_t status; /* that it answers instead, once for each of these */
+    uint8_t key;    /* or as sense data */
+    unsigned answers;
+    bool after_all; /* it has carried the command out */
 };
 
 static void sense(const struct target *t, struct sg_io_hdr *h, uint8_t key, uint8_t asc)
@@ -110,6 +114,15 @@ static int sg(void *ctx, struct sg_io_hdr *h)
     if (t->broken) { /* on the way */
         h->host_status = 7;
         h->info = SG_INFO_CHECK;
+    } else if (t->answers > 0) {
+        t->answers--;
+        if (t->after_all && h->cmdp[0] == 0x89)
+            compare_write(t, h);
+        h->status = t->status;
+        h->info = SG_INFO_CHECK;
+        h->sb_len_wr = 0;
+        if (t->key != 0)
+            sense(t, h, t->key, 0);
     } else if (t->attention > 0) {
         t->attention--;
         sense(t, h, 6, 0x29);
@@ -198,6 +211,52 @@ static void test_scsi(void **state)
     }
 }
 
+/* What a disk answers that has no time, that ends a command, or that is somebody else's. */
+static void test_answers(void **state)
+{
+    static struct target t;
+    struct vmci_caw c;
+    uint8_t was[512], next[512];
+    static const struct {
+        uint8_t status, key;
+        int rc;
+    } cases[] = {
+        {0x08, 0, VMC_OK},    /* busy */
+        {0x28, 0, VMC_OK},    /* its queue is full */
+        {0x02, 2, VMC_OK},    /* not ready: a path that changes sides */
+        {0x02, 0xb, VMC_OK},  /* aborted */
+        {0x18, 0, VMC_EPERM}, /* reserved by another host */
+        {0x02, 3, VMC_EIO},   /* medium error */
+        {0x02, 7, VMC_EIO},   /* protected */
+    };
+
+    (void)state;
+    memset(was, 5, sizeof(was));
+    memset(next, 0xaa, sizeof(next));
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        disk(&t, &c);
+        t.status = cases[i].status;
+        t.key = cases[i].key;
+        t.answers = 2;
+        assert_int_equal(vmci_caw(&c, 5 * 512, was, next, 512), cases[i].rc);
+        assert_int_equal(t.data[5][0], cases[i].rc == VMC_OK ? 0xaa : 5);
+        t.answers = 1000; /* not for ever */
+        t.commands = 0;
+        memset(t.data[5], 5, 512);
+        assert_int_equal(vmci_caw(&c, 5 * 512, was, next, 512),
+                         cases[i].rc == VMC_OK ? VMC_EIO : cases[i].rc);
+        assert_in_range(t.commands, 1, 10);
+    }
+    /* Carried out, and aborted then: the second try tells that the sector is another one. */
+    disk(&t, &c);
+    t.status = 2;
+    t.key = 0xb;
+    t.answers = 1;
+    t.after_all = true;
+    assert_int_equal(vmci_caw(&c, 5 * 512, was, next, 512), VMC_EAGAIN);
+    assert_memory_equal(t.data[5], next, 512);
+}
+
 /* A partition that is not where it is thought to be is found out by what it holds. */
 static void test_there(void **state)
 {
@@ -245,6 +304,7 @@ static void test_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_offered), cmocka_unit_test(test_scsi),
-                                       cmocka_unit_test(test_there), cmocka_unit_test(test_file)};
+                                       cmocka_unit_test(test_answers), cmocka_unit_test(test_there),
+                                       cmocka_unit_test(test_file)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
