@@ -161,6 +161,8 @@ static void heartbeat(struct hv_volume *v)
     v->beat_ns = hv_now() + BEAT_NS;
     if (rc == VMC_OK)
         return;
+    if (v->lease_ns != 0 && hv_now() >= v->lease_ns) /* its disks take no more writes */
+        rc = VMC_EFENCED;
     if (rc != VMC_EFENCED || !v->fenced)
         hv_print("volume %s: heartbeat: %s\n", v->name, err.text);
     if (rc == VMC_EFENCED && !v->fenced)
@@ -229,6 +231,17 @@ struct mount {
     struct vmc_error err;
 };
 
+/* The library says until when the volume may be written to; then its disks see to it. */
+static int lease_until(void *ctx, uint64_t end_ns)
+{
+    struct hv_volume *v = ctx;
+
+    v->lease_ns = end_ns == UINT64_MAX ? 0 : end_ns;
+    for (uint32_t i = 0; i < v->disks; i++)
+        vmc_bm_disk_lease(vmc_bm_disk(v->disk[i]), v->lease_ns);
+    return VMC_OK;
+}
+
 static int do_mount(void *arg)
 {
     struct mount *m = arg;
@@ -240,7 +253,9 @@ static int do_mount(void *arg)
                                        .host_name = host_name,
                                        .cache_bytes = CACHE_BYTES,
                                        .sleep_ns = sleep_ns,
-                                       .sleep_ctx = v};
+                                       .sleep_ctx = v,
+                                       .lease_until = lease_until,
+                                       .lease_ctx = v};
     struct vmc_vmfs *fs;
     int rc = vmc_vmfs_mount(&v->pf, &mc, &fs, &m->err);
 

@@ -23,6 +23,7 @@ struct hv_volume {
     volatile uint32_t woken; /* ... or now */
     bool idle;               /* it waits for something to do */
     uint64_t beat_ns;        /* when the next heartbeat is due */
+    uint64_t lease_ns;       /* its disks take writes until then; 0: for ever */
     bool fenced;             /* said so */
     /* something that the hypervisor waits for */
     int (*call)(void *arg);

@@ -137,6 +137,12 @@ struct vmc_bm_disk {
 };
 /** Disk number i, or NULL past the last. [any] */
 VMC_API const struct vmc_bm_disk *vmc_bm_disk(uint32_t i);
+/**
+ * The disk is written to under a lease that ends at end_ns; 0: there is none. Once it is over, writes
+ * are refused (VMC_EFENCED), and one that the disk still has is ended by starting its controller
+ * anew, which takes all other requests with it (VMC_EIO): none lands later. [any]
+ */
+VMC_API void vmc_bm_disk_lease(const struct vmc_bm_disk *disk, uint64_t end_ns);
 
 /** A network card. Frames that arrive are given to receive, from vmc_bm_poll. */
 struct vmc_bm_nic {

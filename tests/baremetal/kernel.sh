@@ -51,6 +51,9 @@ want "$dir/log.txt" "^RESULT: [1-9][0-9]* passed, 0 failed$"
 forbid "$dir/log.txt" "PANIC|FAIL"
 if [ "$controller" = stalls ]; then
     [ "$(grep -c "^PASS disk .*: works again$" "$dir/log.txt")" = 4 ] || fail "not all disks work again"
+    [ "$(grep -c "^PASS disk .*: no write after its lease$" "$dir/log.txt")" = 4 ] ||
+        fail "not all disks heed a lease"
+    [ "$(grep -c "not finished at the end of a lease" "$dir/log.txt")" = 4 ] || fail "not ended by the lease"
 elif [ "$controller" != none ]; then
     [ "$controller" != virtio32 ] || want "$dir/log.txt" "^PASS disk .*: rests$"
     forbid "$dir/log.txt" "not finished after"

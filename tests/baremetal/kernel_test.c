@@ -354,6 +354,32 @@ static bool writes(const struct vmc_blockdev *d, uint8_t *buf, uint64_t half, ui
     return ok;
 }
 
+/* Once a lease is over nothing is written; reading goes on. */
+static bool leases(const struct vmc_bm_disk *disk, uint8_t *buf, uint64_t half, uint32_t unit)
+{
+    const struct vmc_blockdev *d = &disk->dev;
+    struct vmc_iovec iov = {buf, unit};
+    struct vmc_block_req r = {
+        .op = VMC_BLOCK_WRITE, .offset = half, .bytes = unit, .iov = &iov, .iov_count = 1};
+    bool ok;
+
+    __builtin_memset(buf, 0xee, unit);
+    vmc_bm_disk_lease(disk, vmc_bm_now_ns());
+    submit(d, &r);
+    ok = wait_all() == VMC_OK && r.status == VMC_EFENCED;
+    ok = ok && one_read(d, buf, half, unit, false, true);
+    struct vmc_block_req f = {.op = VMC_BLOCK_FLUSH};
+    submit(d, &f);
+    ok = ok && wait_all() == VMC_OK && f.status == VMC_OK;
+    vmc_bm_disk_lease(disk, vmc_bm_now_ns() + 600000000000ull);
+    submit(d, &r);
+    ok = ok && wait_all() == VMC_OK && r.status == VMC_OK;
+    vmc_bm_disk_lease(disk, 0);
+    submit(d, &r);
+    return ok && wait_all() == VMC_OK && r.status == VMC_OK &&
+           one_read(d, buf, half, unit, false, true);
+}
+
 static bool beyond(const struct vmc_blockdev *d, uint8_t *buf, uint64_t bytes, uint32_t unit)
 {
     struct vmc_iovec iov = {buf, 2 * unit};
@@ -367,9 +393,47 @@ static bool beyond(const struct vmc_blockdev *d, uint8_t *buf, uint64_t bytes, u
     return wait_all() == VMC_OK && r.status == VMC_ERANGE;
 }
 
+/* A disk that takes minutes for what it is asked is written to under a lease that ends soon. */
+static void test_late(const struct vmc_bm_disk *disk)
+{
+    enum { WRITES = 8, BYTES = 512 << 10 };
+    static struct vmc_iovec iov[WRITES];
+    static struct vmc_block_req r[WRITES + 1];
+    const struct vmc_platform *pf = vmc_bm_platform();
+    uint8_t *buf = pf->alloc(pf->ctx, BYTES, 4096);
+    uint64_t start = vmc_bm_now_ns();
+    unsigned ended = 0, refused = 0;
+    char text[96];
+
+    vmc_bm_disk_lease(disk, start + 3000000000ull);
+    for (unsigned i = 0; buf != NULL && i < WRITES; i++) {
+        iov[i] = (struct vmc_iovec){buf, BYTES};
+        r[i] = (struct vmc_block_req){.op = VMC_BLOCK_WRITE,
+                                      .offset = i * BYTES,
+                                      .bytes = BYTES,
+                                      .iov = &iov[i],
+                                      .iov_count = 1};
+        submit(&disk->dev, &r[i]);
+    }
+    bool all = wait_all() == VMC_OK;
+    for (unsigned i = 0; i < WRITES; i++) {
+        ended += r[i].status == VMC_EIO;
+        refused += r[i].status == VMC_EFENCED;
+    }
+    vmc_bm_printf("%s: %u writes ended and %u not begun after %llu ms\n", disk->name, ended,
+                  refused, (unsigned long long)((vmc_bm_now_ns() - start) / 1000000));
+    r[WRITES] = r[0];
+    submit(&disk->dev, &r[WRITES]);
+    all = wait_all() == VMC_OK && all;
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: no write after its lease", disk->name);
+    result(all && ended > 0 && r[WRITES].status == VMC_EFENCED, text);
+    vmc_bm_disk_lease(disk, 0);
+    pf->free(pf->ctx, buf, BYTES, 4096);
+}
+
 /*
- * A disk that takes minutes for what it is asked: everything ends in time, with errors, and the controller
- * works on: it answers a flush.
+ * A disk that takes minutes for what it is asked: everything ends in time, with errors, and the
+ * controller works on: it answers a flush.
  */
 static void test_stalled(const struct vmc_bm_disk *disk)
 {
@@ -451,6 +515,8 @@ static void test_disk(const struct vmc_bm_machine *m, const struct vmc_bm_disk *
     result(ok && scattered(&disk->dev, buf, info.sector_bytes), text);
     vmc_bm_snprintf(text, sizeof(text), "disk %s: writes", disk->name);
     result(ok && writes(&disk->dev, buf, half, info.bytes), text);
+    vmc_bm_snprintf(text, sizeof(text), "disk %s: leases", disk->name);
+    result(ok && leases(disk, buf, half, info.sector_bytes), text);
     vmc_bm_snprintf(text, sizeof(text), "disk %s: beyond its end", disk->name);
     result(ok && beyond(&disk->dev, buf, info.bytes, info.sector_bytes), text);
     pf->free(pf->ctx, buf, CHUNK + 4096, 4096);
@@ -571,10 +637,12 @@ void vmc_bm_main(const struct vmc_bm_machine *m)
     test_code_memory();
     bool stalls = option(m->cmdline, "stalls=") != NULL;
     for (uint32_t i = 0; (d = vmc_bm_disk(i)) != NULL; i++)
-        if (stalls)
+        if (stalls) {
+            test_late(d);
             test_stalled(d);
-        else
+        } else {
             test_disk(m, d);
+        }
     for (uint32_t i = 0; option(m->cmdline, "rest=") != NULL && (d = vmc_bm_disk(i)) != NULL; i++)
         test_rest(d);
     if (vmc_bm_nic(0) != NULL)

@@ -76,6 +76,7 @@ struct port {
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, [1] bytes begun, [2] finished,
                                             [3] failed */
     uint64_t sectors;
+    struct bm_lease lease;
     volatile bool dead; /* its controller reaches no memory any more */
     struct vmc_blockdev dev;
     char name[8], model[41];
@@ -170,7 +171,7 @@ static unsigned gather(const struct vmc_block_req *r, uint64_t from, struct tabl
 /* With the lock. */
 static void pump(struct port *p)
 {
-    while (p->first != NULL && p->busy != p->slots && !p->dead) {
+    while (p->first != NULL && p->busy != p->slots && !p->dead && !bm_late(p->first, &p->lease)) {
         struct vmc_block_req *r = p->first;
         unsigned s = (unsigned)__builtin_ctz(p->slots & ~p->busy);
         uint64_t begun = (uint64_t)r->backend[1];
@@ -264,14 +265,19 @@ static void recover(struct port *p, bool lost)
     p->hba->irq = 1; /* the others look, too */
 }
 
-static bool overdue(const struct port *p)
+/* Why the link has to be reset, or NULL. */
+static const char *overdue(const struct port *p)
 {
     uint64_t now = bm_now_ns();
 
-    for (uint32_t b = p->busy; b != 0; b &= b - 1)
-        if (now - p->slot[__builtin_ctz(b)].since_ns > BM_DISK_LIMIT_NS)
-            return true;
-    return false;
+    for (uint32_t b = p->busy; b != 0; b &= b - 1) {
+        unsigned s = (unsigned)__builtin_ctz(b);
+        if (now - p->slot[s].since_ns > BM_DISK_LIMIT_NS)
+            return BM_DISK_LOST;
+        if (bm_late(p->slot[s].req, &p->lease))
+            return BM_DISK_LATE;
+    }
+    return NULL;
 }
 
 /* Commands that are over, as a mask; after an error the port is started again and all have failed.
@@ -285,9 +291,9 @@ static uint32_t take_finished(struct port *p, bool *failed)
     collect(p);
     *failed = (__atomic_exchange_n(&p->is, 0, __ATOMIC_SEQ_CST) & IS_ERRORS) != 0;
     uint32_t over = p->busy & ~rd(p, P_CI);
-    if (!*failed && over == 0 && overdue(p)) {
-        bm_printf("%s: a command is not finished after %u s: resetting the link\n", p->name,
-                  (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    const char *why = *failed || over != 0 ? NULL : overdue(p);
+    if (why != NULL) {
+        bm_printf("%s: a command is not finished %s: resetting the link\n", p->name, why);
         recover(p, true);
         *failed = true;
     } else if (*failed) {
@@ -303,6 +309,21 @@ static void finish(struct vmc_block_req *r, int status, struct vmc_block_req ***
     r->backend[0] = NULL;
     **end = r;
     *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+/* With the lock: what waits for its turn, and must not have one any more. */
+static void drop_late(struct port *p, struct vmc_block_req ***end)
+{
+    struct vmc_block_req **at = &p->first, *r;
+
+    while ((r = *at) != NULL)
+        if (bm_late(r, &p->lease) && r->backend[1] == r->backend[2]) { /* no piece is under way */
+            *at = r->backend[0];
+            finish(r, VMC_EFENCED, end);
+        } else {
+            at = (struct vmc_block_req **)&r->backend[0];
+        }
+    p->last = at;
 }
 
 /* Whoever else looks meanwhile must not find the same commands: all are taken before one is told.
@@ -325,6 +346,7 @@ static void poll_port(struct port *p)
         if (r->op == VMC_BLOCK_FLUSH || finished == r->bytes)
             finish(r, r->backend[3] != NULL ? VMC_EIO : VMC_OK, &end);
     }
+    drop_late(p, &end);
     pump(p);
     while (p->dead && (r = p->first) != NULL) { /* nobody will ever serve them */
         p->first = r->backend[0];
@@ -391,9 +413,9 @@ static int port_submit(void *ctx, struct vmc_block_req *r)
     for (unsigned i = 0; i < 4; i++)
         r->backend[i] = NULL;
     bm_lock(&p->lock);
-    if (p->dead) {
+    if (p->dead || bm_late(r, &p->lease)) {
+        r->status = p->dead ? VMC_EIO : VMC_EFENCED;
         bm_unlock(&p->lock);
-        r->status = VMC_EIO;
         return VMC_BLOCK_COMPLETE;
     }
     *p->last = r;
@@ -483,7 +505,7 @@ static void probe_port(struct ahci *h, unsigned n, uint32_t slots)
     wr(p, P_IE, IE_WANTED);
     bm_snprintf(p->name, sizeof(p->name), "ahci%u", number++);
     p->dev = (struct vmc_blockdev){.ops = &ahci_ops, .ctx = p};
-    bm_disk_add(p->name, &p->dev, p->model);
+    bm_disk_add(p->name, &p->dev, p->model, &p->lease);
 }
 
 void bm_ahci_probe(const struct bm_pci *pci)

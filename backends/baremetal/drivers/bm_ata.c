@@ -53,6 +53,7 @@ struct disk {
     unsigned unit; /* 0 master, 1 slave */
     uint64_t sectors;
     bool lba48;
+    struct bm_lease lease;
     char name[8], model[41];
 };
 
@@ -226,10 +227,16 @@ static void start_flush(struct channel *c)
     outb(c->io + REG_STATUS, d->lba48 ? CMD_FLUSH_EXT : CMD_FLUSH);
 }
 
+static bool late(const struct vmc_block_req *r)
+{
+    const struct disk *d = r->backend[1];
+    return bm_late(r, &d->lease);
+}
+
 /* With the lock: begin the next request if the channel is free. */
 static void start_next(struct channel *c)
 {
-    if (c->req != NULL || c->first == NULL || c->dead)
+    if (c->req != NULL || c->first == NULL || c->dead || late(c->first))
         return;
     c->req = c->first;
     c->first = c->req->backend[0];
@@ -287,17 +294,18 @@ static void advance(struct channel *c)
 }
 
 /*
- * The command got lost, if it is old enough: the channel's transfer is ended, then its devices are
- * reset (ATA/ATAPI-6, 9.3). Negative: it failed.
+ * The command got lost, if it is old enough, or must not be carried out any more: the channel's
+ * transfer is ended, then its devices are reset (ATA/ATAPI-6, 9.3). Negative: it failed.
  */
 static int look_for_lost(struct channel *c)
 {
     const struct disk *d = c->req->backend[1];
+    bool lost = bm_now_ns() - c->since_ns > BM_DISK_LIMIT_NS;
 
-    if (bm_now_ns() - c->since_ns <= BM_DISK_LIMIT_NS)
+    if (!lost && !late(c->req))
         return 0;
-    bm_printf("%s: a command is not finished after %u s: resetting the channel\n", d->name,
-              (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    bm_printf("%s: a command is not finished %s: resetting the channel\n", d->name,
+              lost ? BM_DISK_LOST : BM_DISK_LATE);
     outb(c->bm + BM_CMD, 0);
     outb(c->bm + BM_STATUS, BM_IRQ | BM_ERROR);
     outb(c->ctl, 4);
@@ -310,11 +318,35 @@ static int look_for_lost(struct channel *c)
     return VMC_EIO;
 }
 
+/* With the lock: out of the channel's hands. */
+static void finish(struct vmc_block_req *r, int status, struct vmc_block_req ***end)
+{
+    r->status = status;
+    r->backend[0] = NULL;
+    **end = r;
+    *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+/* With the lock: what waits and will not be served, because it is late or the channel is dead. */
+static void drop(struct channel *c, struct vmc_block_req ***end)
+{
+    struct vmc_block_req **at = &c->first, *r;
+
+    while ((r = *at) != NULL)
+        if (c->dead || late(r)) {
+            *at = r->backend[0];
+            finish(r, c->dead ? VMC_EIO : VMC_EFENCED, end);
+        } else {
+            at = (struct vmc_block_req **)&r->backend[0];
+        }
+    c->last = at;
+}
+
 /* What has finished is reported without the lock: done may submit again. */
 static void poll_channel(void *ctx)
 {
     struct channel *c = ctx;
-    struct vmc_block_req *over = NULL, *r;
+    struct vmc_block_req *over = NULL, **end = &over, *r;
 
     bm_lock(&c->lock);
     if (c->req != NULL) {
@@ -329,26 +361,20 @@ static void poll_channel(void *ctx)
             bounce_copy(c, false);
         if (rc > 0 && c->req->op != VMC_BLOCK_FLUSH)
             advance(c);
+        if (rc > 0 && c->req->op != VMC_BLOCK_FLUSH && c->done != c->req->bytes && late(c->req))
+            rc = VMC_EFENCED;
         if (rc < 0 || c->req->op == VMC_BLOCK_FLUSH || c->done == c->req->bytes) {
-            over = c->req;
-            over->status = rc < 0 ? VMC_EIO : VMC_OK;
+            finish(c->req, rc < 0 ? rc : VMC_OK, &end);
             c->req = NULL;
-            over->backend[0] = NULL;
-            start_next(c);
         } else {
             start_dma(c);
         }
     }
+    drop(c, &end);
+    start_next(c);
     /* An emulated controller may be done at once and its interrupt come before we look away; while
        anything runs, every look at the devices looks here too. */
     c->irq = c->req != NULL;
-    if (c->dead && over != NULL) { /* nobody will ever serve those that wait */
-        over->backend[0] = c->first;
-        for (r = c->first; r != NULL; r = r->backend[0])
-            r->status = VMC_EIO;
-        c->first = NULL;
-        c->last = &c->first;
-    }
     bm_unlock(&c->lock);
     while ((r = over) != NULL) {
         over = r->backend[0];
@@ -389,14 +415,14 @@ static int ata_submit(void *ctx, struct vmc_block_req *r)
         r->status = VMC_ENOTSUP;
     if (r->status != VMC_OK || (r->op != VMC_BLOCK_FLUSH && r->bytes == 0))
         return VMC_BLOCK_COMPLETE;
-    bm_lock(&c->lock);
-    if (c->dead) {
-        bm_unlock(&c->lock);
-        r->status = VMC_EIO;
-        return VMC_BLOCK_COMPLETE;
-    }
     r->backend[0] = NULL;
     r->backend[1] = d;
+    bm_lock(&c->lock);
+    if (c->dead || late(r)) {
+        r->status = c->dead ? VMC_EIO : VMC_EFENCED;
+        bm_unlock(&c->lock);
+        return VMC_BLOCK_COMPLETE;
+    }
     *c->last = r;
     c->last = (struct vmc_block_req **)&r->backend[0];
     start_next(c);
@@ -453,7 +479,7 @@ static void add_disk(struct channel *c, unsigned unit, const uint16_t id[256])
     for (unsigned i = 40; i > 0 && d->model[i - 1] == ' '; i--)
         d->model[i - 1] = 0;
     bm_snprintf(d->name, sizeof(d->name), "ata%u", disk_number++);
-    bm_disk_add(d->name, &(struct vmc_blockdev){.ops = &ata_ops, .ctx = d}, d->model);
+    bm_disk_add(d->name, &(struct vmc_blockdev){.ops = &ata_ops, .ctx = d}, d->model, &d->lease);
 }
 
 static void probe_channel(const struct bm_pci *p, unsigned n, uint16_t io, uint16_t ctl,

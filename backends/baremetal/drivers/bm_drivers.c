@@ -3,6 +3,7 @@
 #include "kernel/bm_int.h"
 
 static struct vmc_bm_disk disks[VMC_BM_MAX_DISKS];
+static struct bm_lease *leases[VMC_BM_MAX_DISKS];
 static unsigned disk_count;
 static struct vmc_bm_nic *nics[VMC_BM_MAX_NICS];
 static unsigned nic_count;
@@ -18,14 +19,16 @@ static volatile uint32_t *always[MAX_POLLS];
 static unsigned always_count;
 
 #define POLL_NS 200000u
-#define LOOK_NS 1000000000ull /* between two looks for commands that got lost */
+#define LOOK_NS 250000000ull /* between two looks for commands that got lost, or are late */
 
-void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model)
+void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model,
+                 struct bm_lease *lease)
 {
     struct vmc_block_info info;
 
     if (disk_count == VMC_BM_MAX_DISKS || dev->ops->info(dev->ctx, &info) != VMC_OK)
         return;
+    leases[disk_count] = lease;
     disks[disk_count++] = (struct vmc_bm_disk){.name = name, .model = model, .dev = *dev};
     bm_printf("disk: %s, %llu MiB, sectors of %u, %s\n", name,
               (unsigned long long)(info.bytes >> 20), info.sector_bytes, model);
@@ -34,6 +37,11 @@ void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *m
 const struct vmc_bm_disk *vmc_bm_disk(uint32_t i)
 {
     return i < disk_count ? &disks[i] : NULL;
+}
+
+void vmc_bm_disk_lease(const struct vmc_bm_disk *disk, uint64_t end_ns)
+{
+    __atomic_store_n(&leases[disk - disks]->end_ns, end_ns, __ATOMIC_RELAXED);
 }
 
 void bm_nic_add(struct vmc_bm_nic *nic)

@@ -48,6 +48,7 @@ struct ns {
     struct nvme *c;
     uint32_t id, shift;
     uint64_t bytes;
+    struct bm_lease lease;
     struct vmc_blockdev dev;
     char name[12];
 };
@@ -180,10 +181,17 @@ out:
     return (unsigned)(((prp[0] & (PAGE - 1)) + *bytes + PAGE - 1) / PAGE);
 }
 
+static bool late(const struct vmc_block_req *r)
+{
+    const struct ns *ns = r->backend[4];
+    return bm_late(r, &ns->lease);
+}
+
 /* With the lock. */
 static void pump(struct nvme *c)
 {
-    while (c->first != NULL && !c->dead && c->busy != (1ull << (DEPTH - 1)) - 1) {
+    while (c->first != NULL && !c->dead && c->busy != (1ull << (DEPTH - 1)) - 1 &&
+           !late(c->first)) {
         struct vmc_block_req *r = c->first;
         const struct ns *ns = r->backend[4];
         unsigned s = (unsigned)__builtin_ctzll(~c->busy);
@@ -262,7 +270,16 @@ static bool io_queues(struct nvme *c)
     return admin(c, &want) && admin(c, &cq) && admin(c, &sq);
 }
 
-/* With the lock. A piece of the request is over: out of our hands if it was the last. */
+/* With the lock: out of our hands. */
+static void finish(struct vmc_block_req *r, int status, struct vmc_block_req ***end)
+{
+    r->status = status;
+    r->backend[0] = NULL;
+    **end = r;
+    *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+/* With the lock. A piece of the request is over; was it the last? */
 static void piece_over(struct nvme *c, unsigned s, bool failed, struct vmc_block_req ***end)
 {
     struct vmc_block_req *r = c->slot[s].req;
@@ -272,31 +289,48 @@ static void piece_over(struct nvme *c, unsigned s, bool failed, struct vmc_block
     r->backend[2] = (void *)finished;
     if (failed)
         r->backend[3] = c;
-    if (r->op != VMC_BLOCK_FLUSH && finished != r->bytes)
-        return;
-    r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
-    r->backend[0] = NULL;
-    **end = r;
-    *end = (struct vmc_block_req **)&r->backend[0];
+    if (r->op == VMC_BLOCK_FLUSH || finished == r->bytes)
+        finish(r, r->backend[3] != NULL ? VMC_EIO : VMC_OK, end);
 }
 
-static bool overdue(const struct nvme *c)
+/* Why the controller has to be started anew, or NULL. */
+static const char *overdue(const struct nvme *c)
 {
     uint64_t now = bm_now_ns();
 
-    for (uint64_t b = c->busy; b != 0; b &= b - 1)
-        if (now - c->slot[__builtin_ctzll(b)].since_ns > BM_DISK_LIMIT_NS)
-            return true;
-    return false;
+    for (uint64_t b = c->busy; b != 0; b &= b - 1) {
+        unsigned s = (unsigned)__builtin_ctzll(b);
+        if (now - c->slot[s].since_ns > BM_DISK_LIMIT_NS)
+            return BM_DISK_LOST;
+        if (late(c->slot[s].req))
+            return BM_DISK_LATE;
+    }
+    return NULL;
+}
+
+/* With the lock: what waits for its turn, and must not have one any more. */
+static void drop_late(struct nvme *c, struct vmc_block_req ***end)
+{
+    struct vmc_block_req **at = &c->first, *r;
+
+    while ((r = *at) != NULL)
+        if (late(r) && r->backend[1] == r->backend[2]) { /* no piece is under way */
+            *at = r->backend[0];
+            finish(r, VMC_EFENCED, end);
+        } else {
+            at = (struct vmc_block_req **)&r->backend[0];
+        }
+    c->last = at;
+    pump(c);
 }
 
 /* With the lock: once the controller is off, no command can still reach memory. */
-static void start_anew(struct nvme *c, struct vmc_block_req ***end)
+static void start_anew(struct nvme *c, const char *why, struct vmc_block_req ***end)
 {
     struct vmc_block_req *r;
 
-    bm_printf("nvme%u: a command is not finished after %u s: starting the controller anew\n",
-              c->number, (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    bm_printf("nvme%u: a command is not finished %s: starting the controller anew\n", c->number,
+              why);
     if (!enable(c) || !io_queues(c)) {
         bm_printf("nvme%u: it does not start; its disks are gone\n", c->number);
         bm_pci_stop(c->pci);
@@ -306,10 +340,7 @@ static void start_anew(struct nvme *c, struct vmc_block_req ***end)
         piece_over(c, (unsigned)__builtin_ctzll(c->busy), true, end);
     while (c->dead && (r = c->first) != NULL) {
         c->first = r->backend[0];
-        r->status = VMC_EIO;
-        r->backend[0] = NULL;
-        **end = r;
-        *end = (struct vmc_block_req **)&r->backend[0];
+        finish(r, VMC_EIO, end);
     }
     if (c->first == NULL)
         c->last = &c->first;
@@ -331,8 +362,10 @@ static void nvme_poll(void *ctx)
         piece_over(c, done.cid, (done.status >> 1) != 0, &end);
         pump(c);
     }
-    if (overdue(c))
-        start_anew(c, &end);
+    const char *why = overdue(c);
+    if (why != NULL)
+        start_anew(c, why, &end);
+    drop_late(c, &end);
     bm_unlock(&c->lock);
     while ((r = over) != NULL) {
         over = r->backend[0];
@@ -373,9 +406,9 @@ static int ns_submit(void *ctx, struct vmc_block_req *r)
         r->backend[i] = NULL;
     r->backend[4] = ns;
     bm_lock(&c->lock);
-    if (c->dead) {
+    if (c->dead || late(r)) {
+        r->status = c->dead ? VMC_EIO : VMC_EFENCED;
         bm_unlock(&c->lock);
-        r->status = VMC_EIO;
         return VMC_BLOCK_COMPLETE;
     }
     *c->last = r;
@@ -426,7 +459,7 @@ static void add_namespace(struct nvme *c, uint32_t nsid, uint64_t pa)
     else
         bm_snprintf(ns->name, sizeof(ns->name), "nvme%u.%u", c->number, nsid);
     ns->dev = (struct vmc_blockdev){.ops = &nvme_ops, .ctx = ns};
-    bm_disk_add(ns->name, &ns->dev, c->model);
+    bm_disk_add(ns->name, &ns->dev, c->model, &ns->lease);
 }
 
 static void find_namespaces(struct nvme *c, uint64_t cap)

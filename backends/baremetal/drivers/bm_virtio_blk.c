@@ -31,7 +31,8 @@ struct vblk {
     uint64_t sectors;
     uint32_t seg_max; /* pieces that one request may have */
     bool dead;
-    struct slot *slots, *free; /* all VQ_SIZE of them; those that are not in use */
+    struct bm_lease lease;
+    struct slot *slots, *free;           /* all VQ_SIZE of them; those that are not in use */
     struct vmc_block_req *first, **last; /* waiting; backend[0] next, backend[1] bytes begun,
                                             backend[2] bytes finished, backend[3] failed */
     struct vmc_blockdev dev;
@@ -82,7 +83,7 @@ static void pump(struct vblk *b)
 {
     bool kick = false;
 
-    while (b->first != NULL && b->free != NULL && !b->dead) {
+    while (b->first != NULL && b->free != NULL && !b->dead && !bm_late(b->first, &b->lease)) {
         struct vmc_block_req *r = b->first;
         struct slot *s = b->free;
         struct vq_desc d[SEG_MAX + 2];
@@ -118,7 +119,16 @@ static void pump(struct vblk *b)
         bm_vq_kick(&b->q);
 }
 
-/* With the lock. A piece of the request is over: out of our hands if it was the last. */
+/* With the lock: out of our hands. */
+static void finish(struct vmc_block_req *r, int status, struct vmc_block_req ***end)
+{
+    r->status = status;
+    r->backend[0] = NULL;
+    **end = r;
+    *end = (struct vmc_block_req **)&r->backend[0];
+}
+
+/* With the lock. A piece of the request is over; was it the last? */
 static void piece_over(struct vblk *b, struct slot *s, bool failed, struct vmc_block_req ***end)
 {
     struct vmc_block_req *r = s->req;
@@ -130,31 +140,47 @@ static void piece_over(struct vblk *b, struct slot *s, bool failed, struct vmc_b
     r->backend[2] = (void *)finished;
     if (failed)
         r->backend[3] = b;
-    if (r->op != VMC_BLOCK_FLUSH && finished != r->bytes)
-        return;
-    r->status = r->backend[3] != NULL ? VMC_EIO : VMC_OK;
-    r->backend[0] = NULL;
-    **end = r;
-    *end = (struct vmc_block_req **)&r->backend[0];
+    if (r->op == VMC_BLOCK_FLUSH || finished == r->bytes)
+        finish(r, r->backend[3] != NULL ? VMC_EIO : VMC_OK, end);
 }
 
-static bool overdue(const struct vblk *b)
+/* Why the device has to be started anew, or NULL. */
+static const char *overdue(const struct vblk *b)
 {
     uint64_t now = bm_now_ns();
 
     for (unsigned i = 0; i < VQ_SIZE; i++)
-        if (b->slots[i].req != NULL && now - b->slots[i].since_ns > BM_DISK_LIMIT_NS)
-            return true;
-    return false;
+        if (b->slots[i].req != NULL) {
+            if (now - b->slots[i].since_ns > BM_DISK_LIMIT_NS)
+                return BM_DISK_LOST;
+            if (bm_late(b->slots[i].req, &b->lease))
+                return BM_DISK_LATE;
+        }
+    return NULL;
+}
+
+/* With the lock: what waits for its turn, and must not have one any more. */
+static void drop_late(struct vblk *b, struct vmc_block_req ***end)
+{
+    struct vmc_block_req **at = &b->first, *r;
+
+    while ((r = *at) != NULL)
+        if (bm_late(r, &b->lease) && r->backend[1] == r->backend[2]) { /* no piece is under way */
+            *at = r->backend[0];
+            finish(r, VMC_EFENCED, end);
+        } else {
+            at = (struct vmc_block_req **)&r->backend[0];
+        }
+    b->last = at;
+    pump(b);
 }
 
 /* With the lock: once the device is reset, no request can still reach memory. */
-static void start_anew(struct vblk *b, struct vmc_block_req ***end)
+static void start_anew(struct vblk *b, const char *why, struct vmc_block_req ***end)
 {
     struct vmc_block_req *r;
 
-    bm_printf("%s: a request is not finished after %u s: starting the device anew\n", b->name,
-              (unsigned)(BM_DISK_LIMIT_NS / 1000000000u));
+    bm_printf("%s: a request is not finished %s: starting the device anew\n", b->name, why);
     b->dead = !bm_virtio_start(&b->v, b->v.pci, WANTED) || !bm_virtio_queue(&b->v, &b->q, 0);
     if (b->dead) {
         bm_printf("%s: it does not start; the disk is gone\n", b->name);
@@ -167,10 +193,7 @@ static void start_anew(struct vblk *b, struct vmc_block_req ***end)
             piece_over(b, &b->slots[i], true, end);
     while (b->dead && (r = b->first) != NULL) {
         b->first = r->backend[0];
-        r->status = VMC_EIO;
-        r->backend[0] = NULL;
-        **end = r;
-        *end = (struct vmc_block_req **)&r->backend[0];
+        finish(r, VMC_EIO, end);
     }
     if (b->first == NULL)
         b->last = &b->first;
@@ -191,8 +214,10 @@ static void vblk_poll(void *ctx)
         piece_over(b, s, s->status != 0, &end);
         pump(b);
     }
-    if (overdue(b))
-        start_anew(b, &end);
+    const char *why = overdue(b);
+    if (why != NULL)
+        start_anew(b, why, &end);
+    drop_late(b, &end);
     bm_unlock(&b->lock);
     while ((r = over) != NULL) {
         over = r->backend[0];
@@ -238,9 +263,9 @@ static int vblk_submit(void *ctx, struct vmc_block_req *r)
     for (unsigned i = 0; i < 4; i++)
         r->backend[i] = NULL;
     bm_lock(&b->lock);
-    if (b->dead) {
+    if (b->dead || bm_late(r, &b->lease)) {
+        r->status = b->dead ? VMC_EIO : VMC_EFENCED;
         bm_unlock(&b->lock);
-        r->status = VMC_EIO;
         return VMC_BLOCK_COMPLETE;
     }
     *b->last = r;
@@ -281,5 +306,5 @@ void bm_virtio_blk_probe(const struct bm_pci *p)
     bm_poll_add(vblk_poll, b, &b->irq);
     bm_snprintf(b->name, sizeof(b->name), "vblk%u", number++);
     b->dev = (struct vmc_blockdev){.ops = &vblk_ops, .ctx = b};
-    bm_disk_add(b->name, &b->dev, "virtio");
+    bm_disk_add(b->name, &b->dev, "virtio", &b->lease);
 }

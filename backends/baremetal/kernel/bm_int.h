@@ -330,11 +330,24 @@ void bm_platform_init(void);
 /* ---- drivers ------------------------------------------------------------------------------------
  */
 
-void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model);
+/* Until when a disk may be written to (vmc_bm_disk_lease); 0: for ever. */
+struct bm_lease {
+    uint64_t end_ns;
+};
+/* May the request not be begun any more, or not be under way? */
+static inline bool bm_late(const struct vmc_block_req *r, const struct bm_lease *l)
+{
+    uint64_t end = __atomic_load_n(&l->end_ns, __ATOMIC_RELAXED);
+    return r->op == VMC_BLOCK_WRITE && end != 0 && bm_now_ns() >= end;
+}
+void bm_disk_add(const char *name, const struct vmc_blockdev *dev, const char *model,
+                 struct bm_lease *lease);
 /* poll is called by vmc_bm_poll on some CPU when *flag is not 0 (it clears it itself). */
 void bm_poll_add(void (*poll)(void *ctx), void *ctx, volatile uint32_t *flag);
 /* A disk's command that takes longer has got lost: its controller is started anew. */
 #define BM_DISK_LIMIT_NS 15000000000ull
+#define BM_DISK_LOST     "after 15 s"
+#define BM_DISK_LATE     "at the end of a lease"
 /* The device has no interrupt: look at it with every poll. */
 void bm_poll_always(volatile uint32_t *flag);
 /* When somebody has to look at devices again if nothing else happens. */
