@@ -15,6 +15,15 @@ fail() {
     cat "$dir"/*.log 2>/dev/null | head -20
     exit 1
 }
+uri="nbd+unix:///?socket=$dir/socket"
+serves() { # once there is a socket, somebody listens
+    for _ in $(seq 3000); do
+        [ -S "$dir/socket" ] && break
+        kill -0 "$server" 2>/dev/null || fail "the server ended"
+        sleep 0.1
+    done
+    timeout 300 qemu-img info -f raw "$uri" >"$dir/info" 2>&1 || { cat "$dir/info"; fail "nobody serves"; }
+}
 "$vmcore" vmfs mkfs --quiet --size 1G "$dir/vol" >/dev/null
 head -c 8M /dev/urandom >"$dir/first"
 head -c 3M /dev/urandom >"$dir/second"
@@ -31,12 +40,7 @@ echo "ok: a file in the way is left alone"
 
 "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
 server=$!
-uri="nbd+unix:///?socket=$dir/socket"
-for _ in $(seq 3000); do # a socket is there before anybody listens
-    timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
-    kill -0 "$server" 2>/dev/null || fail "the server ended"
-    sleep 0.1
-done
+serves
 timeout 300 qemu-img convert -f raw -O raw "$uri" "$dir/read"
 cmp "$dir/first" "$dir/read" || fail "read something else"
 echo "ok: reads"
@@ -99,11 +103,7 @@ echo "ok: it is on the volume, and the socket is gone"
 "$vmcore" disk snapshot --exclusive "vmfs:$dir/vol:/base.vmdk" top.vmdk
 "$vmcore" vmfs nbd --exclusive "$dir/vol" /top.vmdk "$dir/socket" 2>"$dir/server.log" &
 server=$!
-for _ in $(seq 3000); do
-    timeout 300 qemu-img info -f raw "$uri" >"$dir/info" 2>&1 && break
-    kill -0 "$server" 2>/dev/null || fail "the server ended"
-    sleep 0.1
-done
+serves
 grep -q '8388608 bytes' "$dir/info" || { cat "$dir/info"; fail "the disk's size"; }
 timeout 300 qemu-img convert -n -f raw -O raw "$dir/second" "$uri"
 timeout 300 qemu-img compare -q -f raw -F raw "$dir/second" "$uri" || fail "wrote something else"
@@ -124,11 +124,7 @@ truncate -s 8M "$dir/guests"
 "$vmcore" vmfs import --quiet --exclusive "$dir/vol" "$dir/guests" /guests
 "$vmcore" vmfs nbd --exclusive "$dir/vol" /guests "$dir/socket" 2>"$dir/server.log" &
 server=$!
-for _ in $(seq 3000); do
-    timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
-    kill -0 "$server" 2>/dev/null || fail "a disk is taken for a descriptor"
-    sleep 0.1
-done
+serves
 timeout 300 qemu-img compare -q -f raw -F raw "$dir/guests" "$uri" || fail "read something else"
 kill -TERM "$server"
 wait "$server" || fail "the server's end"
@@ -160,11 +156,7 @@ except OSError:
 PY
 "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
 server=$!
-for _ in $(seq 3000); do
-    timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
-    kill -0 "$server" 2>/dev/null || fail "the server ended"
-    sleep 0.1
-done
+serves
 timeout 300 python3 "$dir/flood.py" "$dir/socket" >"$dir/flood" &
 client=$!
 for _ in $(seq 3000); do
@@ -184,15 +176,56 @@ server=
 wait $client || fail "the client"
 echo "ok: ends under a flood of requests"
 
+# Descriptors run out: the next client waits until another has left, and the server sleeps.
+"$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
+server=$!
+serves
+for _ in $(seq 100); do # the last client's descriptor is closed soon
+    used=$(ls /proc/$server/fd | wc -l)
+    sleep 0.05
+    [ "$used" = "$(ls /proc/$server/fd | wc -l)" ] && break
+done
+limit=0
+while [ -L /proc/$server/fd/$limit ]; do # one number is free
+    limit=$((limit + 1))
+done
+prlimit --pid "$server" --nofile=$((limit + 1))
+cat >"$dir/crowd.py" <<'PY'
+import os, socket, sys
+clients = []
+for i in range(3):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    clients.append(s)
+clients[0].recv(18)
+def seconds(): # of the processor
+    f = open(f"/proc/{sys.argv[2]}/stat").read().rsplit(")")[1].split()
+    return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
+before = seconds()
+clients[1].settimeout(5)
+try:
+    clients[1].recv(18)
+    sys.exit("the second client is served")
+except TimeoutError:
+    pass
+if seconds() - before > 2.5:
+    sys.exit("the server does not sleep")
+for i in range(2): # each gets the place of the one before
+    clients[i].close()
+    clients[i + 1].settimeout(60)
+    clients[i + 1].recv(18)
+PY
+timeout 300 python3 "$dir/crowd.py" "$dir/socket" "$server" || fail "descriptors run out"
+kill -TERM "$server"
+wait "$server" || fail "the server's end"
+server=
+echo "ok: descriptors run out"
+
 # Read-only: asked for, on a file that cannot be written either; and where the volume cannot be written.
 serve_read_only() { # OPTION...
     "$vmcore" vmfs nbd "$@" "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
     server=$!
-    for _ in $(seq 3000); do
-        timeout 300 qemu-img info -f raw "$uri" >/dev/null 2>&1 && break
-        kill -0 "$server" 2>/dev/null || fail "the server ended"
-        sleep 0.1
-    done
+    serves
     timeout 300 qemu-img compare -q -f raw -F raw "$dir/out" "$uri" || fail "read something else"
     timeout 300 qemu-img convert -n -f raw -O raw "$dir/first" "$uri" 2>/dev/null && fail "it can be written"
     kill -TERM "$server"

@@ -3,6 +3,7 @@
 #include "unix_socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,15 +41,22 @@ int unix_socket_listen(const char *who, const char *path, int backlog)
     }
     if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
         unlink(path);
+    /* It gets its name when somebody listens: whoever waits for the name can connect. */
+    const char *at = addr.sun_path;
+    int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s.%d", path, (int)getpid());
+    bool later = n > 0 && n < (int)sizeof(addr.sun_path);
+    if (!later)
+        strcpy(addr.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool bound = fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0;
-    if (!bound || chmod(path, 0600) != 0 || listen(fd, backlog) != 0) {
+    bool ready = bound && chmod(at, 0600) == 0 && listen(fd, backlog) == 0 &&
+                 (!later || renameat2(AT_FDCWD, at, AT_FDCWD, path, RENAME_NOREPLACE) == 0);
+    if (!ready) {
         fprintf(stderr, "%s: %s: %s\n", who, path, strerror(errno));
         if (fd >= 0)
             close(fd);
-        if (bound)
-            unlink(path);
-        return -1;
     }
-    return fd;
+    if (bound && !ready)
+        unlink(at);
+    return ready ? fd : -1;
 }

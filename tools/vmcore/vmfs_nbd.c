@@ -22,6 +22,7 @@
 
 #define CLIENTS        8u /* at a time; more wait until one has left */
 #define DESCRIPTOR_MAX 65536u
+#define SHORT_MS       500 /* until descriptors or memory, which had run out, are asked for again */
 
 struct nbd;
 
@@ -276,38 +277,42 @@ static struct client *unused(struct nbd *n)
     return NULL;
 }
 
-static void admit(struct nbd *n, int listener)
+/* False: there is no descriptor or memory for one who waits. */
+static bool admit(struct nbd *n, int listener)
 {
     struct client *c = unused(n);
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd < 0)
-        return;
+        return errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM;
     *c = (struct client){.n = n, .fd = fd, .buf = aligned_alloc(4096, NBD_MAX_REQUEST)};
     c->used = c->buf != NULL && pthread_create(&c->thread, NULL, serve, c) == 0;
     if (c->used)
-        return;
+        return true;
     fprintf(stderr, "%s: no memory or thread for another client\n", n->t->name);
     free(c->buf);
     close(fd);
+    return true;
 }
 
 /* Until a signal says stop. */
 static void run(struct nbd *n, int listener)
 {
-    for (;;) {
+    for (bool room = true;;) {
+        bool look = room && unused(n) != NULL;
         struct pollfd p[3] = {{.fd = n->signals, .events = POLLIN},
                               {.fd = n->left, .events = POLLIN},
-                              {.fd = unused(n) != NULL ? listener : -1, .events = POLLIN}};
+                              {.fd = look ? listener : -1, .events = POLLIN}};
         uint64_t count;
-        if (poll(p, 3, -1) < 0 && errno != EINTR)
+        if (poll(p, 3, room ? -1 : SHORT_MS) < 0 && errno != EINTR)
             break;
+        room = true;
         if (p[0].revents != 0)
             break;
         if (p[1].revents != 0 && read(n->left, &count, sizeof(count)) > 0)
             reap(n, false);
         if (p[2].revents != 0)
-            admit(n, listener);
+            room = admit(n, listener);
     }
     atomic_store(&n->stop, true);
     reap(n, true); /* the signal is there for those that wait, too */
