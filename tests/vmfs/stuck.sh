@@ -94,6 +94,27 @@ timeout 60 "$vmcore" ctl socket quit || fail "ctl quit"
 wait $host || fail "the host's status"
 host=
 
+# Whoever does not want to wait for ever says so twice.
+flag stay
+: >serial
+"$vmcore" host conf >host.log 2>&1 &
+host=$!
+soon "the guest does not start" started 1
+kill -STOP $mounted
+sleep 1
+kill -TERM $host
+soon "nobody is told how to leave" said 'another signal or quit leaves it'
+state other ended || fail "the other machine"
+timeout 60 "$vmcore" ctl socket quit || fail "ctl quit"
+left() { ! timeout 60 "$vmcore" ctl socket list >list 2>&1; }
+soon "a second quit is ignored" left
+kill -CONT $mounted
+status=0
+wait $host || status=$?
+[ $status = 4 ] || fail "exit status $status of the host"
+host=
+echo "ok: a second quit leaves a disk that does not answer"
+
 # "run": the same, and whoever does not want to wait for ever says so twice.
 flag stay
 : >serial

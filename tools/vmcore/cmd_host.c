@@ -244,6 +244,10 @@ static int run(struct host *h)
         rc = make_vms(h);
     if (rc == 0)
         rc = host_loop(h);
+    if (h->left) { /* memory must stay what it is for as long as there is a process */
+        fflush(NULL);
+        _exit(rc > EXIT_ERROR ? rc : EXIT_ERROR);
+    }
     destroy(h);
     pthread_cond_destroy(&h->changed);
     return rc;

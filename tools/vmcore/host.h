@@ -109,7 +109,8 @@ struct host {
     uint64_t secret; /* salts of trust groups are made from it */
     uint64_t start_ns;
     int status; /* the worst exit status of a VM */
-    bool quit;  /* somebody asked for the end */
+    unsigned quits; /* how often somebody asked for the end */
+    bool left;      /* with requests in flight on a disk that does not answer */
 
     /* The policy thread. */
     pthread_mutex_t lock;
@@ -143,6 +144,10 @@ void host_vm_end(struct host_vm *vm, const char *reason);
  * cannot stop before they have got a page.
  */
 void host_vms_end(struct host *h, const char *reason);
+/* The same, without waiting: host_vm_settle says when one has ended. */
+void host_vms_begin_end(struct host *h, const char *reason);
+/* Was the user told that a VM waits for a disk? */
+bool host_vms_slow(const struct host *h);
 /* A reset that the guest asked for. */
 void host_vm_reboot(struct host_vm *vm);
 /* Do what is due once the VM is at rest. false: ask again soon. Main thread. */

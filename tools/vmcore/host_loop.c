@@ -113,7 +113,25 @@ static void turn(struct host *h, struct control *control, int signal_fd)
     if (fds[0].revents != 0)
         look_at_vms(h);
     if (fds[1].revents != 0 && read(signal_fd, &si, sizeof(si)) == sizeof(si))
-        h->quit = true;
+        h->quits++;
+}
+
+/*
+ * Somebody asked for the end: all VMs end, each when its disks have answered. Who asks again after he
+ * was told that one does not answer does not want to wait for it. False: that is enough.
+ */
+static bool end_all(struct host *h, unsigned *ending)
+{
+    unsigned asked = h->quits;
+
+    if (asked == *ending)
+        return true;
+    if (*ending == 0)
+        host_vms_begin_end(h, "the host ends");
+    else
+        h->left = host_vms_slow(h);
+    *ending = asked;
+    return !h->left;
 }
 
 static bool uses_network(const struct host *h)
@@ -157,7 +175,8 @@ int host_loop(struct host *h)
         h->start_ns = h->pf.now_ns(h->pf.ctx);
         for (unsigned i = 0; i < h->count; i++)
             host_vm_begin(h->vms[i]);
-        while (!h->quit && any_left(h))
+        unsigned ending = 0;
+        while (any_left(h) && end_all(h, &ending))
             turn(h, control, signal_fd);
         rc = h->status;
     }

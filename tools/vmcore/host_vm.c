@@ -497,8 +497,9 @@ bool host_vm_settle(struct host_vm *vm)
     if (vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN) {
         if (now >= vm->slow_at_ns) {
             vm->slow_at_ns = UINT64_MAX; /* once */
-            fprintf(stderr, "vmcore host: VM '%s': waiting for a disk that does not answer\n",
-                    vm->run.opt.name);
+            fprintf(stderr, "vmcore host: VM '%s': waiting for a disk that does not answer%s\n",
+                    vm->run.opt.name,
+                    vm->h->quits != 0 ? " (another signal or quit leaves it)" : "");
         }
         return false;
     }
@@ -534,17 +535,31 @@ void host_vm_reboot(struct host_vm *vm)
     begin_to_stop(vm, HOST_VM_REBOOT);
 }
 
+void host_vms_begin_end(struct host *h, const char *reason)
+{
+    for (unsigned i = 0; i < h->count; i++) {
+        if (h->vms[i]->state != HOST_VM_RUNNING)
+            continue;
+        vmc_space_finish(h->vms[i]->run.space);
+        h->vms[i]->slow_at_ns = 0; /* who asked for the end is to hear of it, too */
+        host_vm_end(h->vms[i], reason);
+    }
+}
+
+bool host_vms_slow(const struct host *h)
+{
+    for (unsigned i = 0; i < h->count; i++)
+        if (h->vms[i]->then != HOST_VM_GO_ON && h->vms[i]->slow_at_ns == UINT64_MAX)
+            return true;
+    return false;
+}
+
 void host_vms_end(struct host *h, const char *reason)
 {
     const struct timespec nap = {.tv_nsec = 1000000};
     unsigned left;
 
-    for (unsigned i = 0; i < h->count; i++) {
-        if (h->vms[i]->state != HOST_VM_RUNNING)
-            continue;
-        vmc_space_finish(h->vms[i]->run.space);
-        host_vm_end(h->vms[i], reason);
-    }
+    host_vms_begin_end(h, reason);
     do {
         left = 0;
         for (unsigned i = 0; i < h->count; i++)
