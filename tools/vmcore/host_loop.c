@@ -117,8 +117,8 @@ static void turn(struct host *h, struct control *control, int signal_fd)
 }
 
 /*
- * Somebody asked for the end: all VMs end, each when its disks have answered. Who asks again after he
- * was told that one does not answer does not want to wait for it. False: that is enough.
+ * Somebody asked for the end: all VMs end, each when its disks have answered. Who asks again after
+ * he was told that one does not answer does not want to wait for it. False: that is enough.
  */
 static bool end_all(struct host *h, unsigned *ending)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Renames that one transaction cannot hold: over a file that is too large to be freed at once, cut
- * at every write; and of directories into each other, by two hosts at the same time.
+ * What one transaction cannot hold: the end of a file that is too large to be freed at once, by its
+ * removal or by a rename over it, cut at every write; and of directories into each other, by two
+ * hosts at the same time.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +18,8 @@
 #define BLOCKS 280u /* of the file that is replaced; none of them beside another */
 #define MARKS  7u
 
-/* ---- a large file is replaced ------------------------------------------------------------------ */
+/* ---- a large file is replaced ------------------------------------------------------------------
+ */
 
 static void mark(struct model_env *e, struct vmc_vmfs_file *f, uint64_t blk, unsigned value)
 {
@@ -38,7 +40,8 @@ static bool is_marked(struct model_env *e, struct vmc_vmfs_file *f, uint64_t blk
     return n == sizeof(buf) && memcmp(buf, want, sizeof(buf)) == 0;
 }
 
-/* /big gets every second block of a stretch of the volume: so many pieces to be freed one by one. */
+/* /big gets every second block of a stretch of the volume: so many pieces to be freed one by one.
+ */
 static void make_big(struct model_env *e)
 {
     struct vmc_vmfs *v = e->host[0].v;
@@ -207,7 +210,83 @@ static void large_file_is_replaced_at_once_vmfs6(void **state)
     replaced(6, 1);
 }
 
-/* What a cut left has an ordinary name: it can be replaced itself, though it is the name to be used. */
+/* A large file is removed: a cut leaves the file shorter, and whole in what it still has. */
+static void removed(uint32_t version, uint32_t seeds)
+{
+    struct model_env e;
+    struct vmc_vmfs_stat st;
+    unsigned whole = 0, shorter = 0, gone = 0;
+
+    model_env_init(&e, 1, 900 * MIB, version, 1, 1);
+    e.disk[0].can_discard = false;
+    model_mount(&e, 0);
+    uint64_t empty = used_blocks(&e);
+    bool done = false;
+    for (uint64_t cut = 0; !done; cut++) {
+        for (uint32_t seed = 0; seed < seeds; seed++) {
+            make_big(&e);
+            struct test_path *p = &e.host[0].path[0];
+            e.disk[0].track = true;
+            p->torn = true;
+            p->seed = (uint32_t)(cut * seeds + seed);
+            p->cut_after = cut;
+            int rc = vmc_vmfs_remove(e.host[0].v, "/big", &e.err);
+            done = !p->cut;
+            if (done)
+                model_ok(&e, rc);
+            bool acknowledged = rc == VMC_OK;
+            model_kill(&e, 0);
+            test_disk_power_cut(&e.disk[0], seed < 2 ? seed : cut * seeds + seed);
+            e.disk[0].track = false;
+            if (seed == 0)
+                model_fsck(&e);
+            remount(&e);
+            int there = vmc_vmfs_stat(e.host[0].v, "/big", &st, &e.err);
+            if (there == VMC_ENOENT) {
+                gone++;
+            } else {
+                struct vmc_vmfs_file *f;
+                model_ok(&e, there);
+                assert_false(acknowledged);
+                assert_true(st.bytes % MIB == 0 && st.bytes <= BLOCKS * MIB);
+                assert_int_equal(st.blocks, st.bytes / MIB);
+                whole += st.blocks == BLOCKS;
+                shorter += st.blocks < BLOCKS;
+                model_ok(&e, vmc_vmfs_open(e.host[0].v, "/big", VMC_VMFS_READ, &f, &e.err));
+                for (uint64_t i = 0; i < st.blocks; i += BLOCKS / MARKS)
+                    assert_true(is_marked(&e, f, i, 1));
+                model_ok(&e, vmc_vmfs_close(f, &e.err));
+                model_ok(&e, vmc_vmfs_remove(e.host[0].v, "/big", &e.err));
+            }
+            assert_int_equal(used_blocks(&e), empty);
+        }
+    }
+    print_message("VMFS%u: %u cuts before, %u between, %u after\n", version, whole, shorter, gone);
+    assert_true(whole > 0 && shorter > 0 && gone > 0);
+    model_ok(&e, vmc_vmfs_unmount(e.host[0].v, &e.err));
+    e.host[0].v = NULL;
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+static void large_file_is_removed(void **state)
+{
+    (void)state;
+    removed(5, 3);
+}
+static void large_file_is_removed_vmfs3(void **state)
+{
+    (void)state;
+    removed(3, 1);
+}
+static void large_file_is_removed_vmfs6(void **state)
+{
+    (void)state;
+    removed(6, 1);
+}
+
+/* What a cut left has an ordinary name: it can be replaced itself, though it is the name to be
+ * used. */
 static void what_was_left_is_replaced(void **state)
 {
     (void)state;
@@ -233,7 +312,8 @@ static void what_was_left_is_replaced(void **state)
     model_env_fini(&e);
 }
 
-/* Another host has a look at what is replaced: the rename is done, the rest is found by its name. */
+/* Another host has a look at what is replaced: the rename is done, the rest is found by its name.
+ */
 static void what_was_replaced_is_in_use(void **state)
 {
     (void)state;
@@ -258,7 +338,8 @@ static void what_was_replaced_is_in_use(void **state)
     model_env_fini(&e);
 }
 
-/* ---- two hosts move two directories into each other --------------------------------------------- */
+/* ---- two hosts move two directories into each other ---------------------------------------------
+ */
 
 /* A disk that lets the second host move a directory after some request of the first one. */
 struct crossing {
@@ -384,6 +465,9 @@ int main(void)
         cmocka_unit_test(large_file_is_replaced_at_once),
         cmocka_unit_test(large_file_is_replaced_at_once_vmfs3),
         cmocka_unit_test(large_file_is_replaced_at_once_vmfs6),
+        cmocka_unit_test(large_file_is_removed),
+        cmocka_unit_test(large_file_is_removed_vmfs3),
+        cmocka_unit_test(large_file_is_removed_vmfs6),
         cmocka_unit_test(what_was_left_is_replaced),
         cmocka_unit_test(what_was_replaced_is_in_use),
         cmocka_unit_test(directories_moved_into_each_other),
