@@ -70,11 +70,11 @@ static bool take(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
 
 /*
  * lba: as the disk had it; an image of a disk with sectors of 4 KiB does not say so. at: of the
- * header, in bytes.
+ * header, in bytes. any: partitions of other types, too.
  */
 static bool find_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
-                     const struct vmc_block_info *info, uint32_t lba, uint64_t at, uint64_t *off,
-                     uint64_t *bytes)
+                     const struct vmc_block_info *info, uint32_t lba, uint64_t at, bool any,
+                     uint64_t *off, uint64_t *bytes)
 {
     uint8_t h[92], e[48];
 
@@ -89,8 +89,8 @@ static bool find_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *b
         if (!read_bytes(pf, bd, info, table * lba + (uint64_t)i * len, e, sizeof(e)))
             return false;
         uint64_t first = vmci_ld_le64(e + 32), last = vmci_ld_le64(e + 40);
-        if ((memcmp(e, vmfs_guid, 16) == 0 || memcmp(e, osdata_guid, 16) == 0) && last >= first &&
-            last < UINT64_MAX / lba &&
+        bool ours = any || memcmp(e, vmfs_guid, 16) == 0 || memcmp(e, osdata_guid, 16) == 0;
+        if (ours && last >= first && last < UINT64_MAX / lba &&
             take(pf, bd, info, first * lba, (last - first + 1) * lba, off, bytes))
             return true;
     }
@@ -105,7 +105,7 @@ static bool is_extended(uint8_t type)
 /* Primary partitions, then the chain of logical ones, as hosts up to ESX 4 made them for
  * themselves. */
 static bool find_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
-                     const struct vmc_block_info *info, const uint8_t *mbr, uint64_t *off,
+                     const struct vmc_block_info *info, const uint8_t *mbr, bool any, uint64_t *off,
                      uint64_t *bytes)
 {
     uint8_t table[66];
@@ -117,7 +117,8 @@ static bool find_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *b
         for (uint32_t i = 0; i < 4; i++) {
             const uint8_t *e = table + i * MBR_ENTRY;
             uint64_t start = vmci_ld_le32(e + 8) * unit, size = vmci_ld_le32(e + 12) * unit;
-            if (e[4] == MBR_TYPE_VMFS && take(pf, bd, info, at + start, size, off, bytes))
+            if ((e[4] == MBR_TYPE_VMFS || (any && start != 0)) &&
+                take(pf, bd, info, at + start, size, off, bytes))
                 return true;
             if (is_extended(e[4]) && next == 0 && start != 0)
                 next = extended + start;
@@ -136,12 +137,17 @@ bool vmci_fs_guess_partition(const struct vmc_platform *pf, const struct vmc_blo
 {
     static const uint32_t lbas[] = {FS_SECTOR, FS_PAGE};
     static const uint32_t starts[] = {GPT_FIRST_LBA, 128, 63}; /* of ESX from 5 on, 3 and 4 */
+    uint8_t mbr[FS_SECTOR];
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(lbas); i++)
         if (info->bytes > lbas[i] &&
-            find_gpt(pf, bd, info, lbas[i], vmci_align_down(info->bytes, lbas[i]) - lbas[i], off,
-                     bytes))
+            (find_gpt(pf, bd, info, lbas[i], vmci_align_down(info->bytes, lbas[i]) - lbas[i], false,
+                      off, bytes) ||
+             find_gpt(pf, bd, info, lbas[i], lbas[i], true, off, bytes)))
             return true;
+    if (read_bytes(pf, bd, info, 0, mbr, sizeof(mbr)) && vmci_ld_le16(mbr + 510) == 0xAA55 &&
+        find_mbr(pf, bd, info, mbr, true, off, bytes))
+        return true;
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(starts); i++)
         if (take(pf, bd, info, starts[i] * (uint64_t)FS_SECTOR, UINT64_MAX, off, bytes))
             return true;
@@ -168,9 +174,9 @@ int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_block
     if (rc != VMC_OK)
         return rc;
     if (vmci_ld_le16(mbr + 510) == 0xAA55 &&
-        (find_gpt(pf, bd, info, info->sector_bytes, info->sector_bytes, off, bytes) ||
-         find_gpt(pf, bd, info, other, other, off, bytes) ||
-         find_mbr(pf, bd, info, mbr, off, bytes)))
+        (find_gpt(pf, bd, info, info->sector_bytes, info->sector_bytes, false, off, bytes) ||
+         find_gpt(pf, bd, info, other, other, false, off, bytes) ||
+         find_mbr(pf, bd, info, mbr, false, off, bytes)))
         return VMC_OK;
     return vmci_error(err, VMC_EFORMAT, SITE("partition"),
                       "no VMFS: no LVM magic 0x%08x at 0x%llx, and no VMFS partition that has it",

@@ -441,6 +441,45 @@ static void table_that_is_gone(void **state)
     teardown(&w);
 }
 
+/* Partitions that say they are something else, at odd places: what they hold is read. */
+static void partition_of_another_type(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+
+    setup(&w);
+    uint32_t sectors = (uint32_t)(w.volume.bytes / 512);
+    for (unsigned gpt = 0; gpt < 3; gpt++) {
+        partition_at(&w, 5 * MIB + 7 * 4096);
+        unsigned char *d = w.disk[0].data;
+        uint32_t first = 5 * MIB / 512 + 7 * 8;
+        if (gpt == 0) { /* in the chain of logical ones */
+            entry(d, 1, 0x07, 63, 1000);
+            entry(d, 3, 0x05, 4096, sectors + 8192);
+            entry(d + 4096 * 512, 0, 0x83, first - 4096, sectors);
+        } else { /* in sectors of 512 bytes and of 4 KiB */
+            uint32_t lba = gpt == 1 ? 512 : 4096;
+            unsigned char *e = d + 2 * lba + 3 * 128;
+            entry(d, 0, 0xEE, 1, 0xFFFFFFFF);
+            memcpy(d + lba, "EFI PART", 8);
+            vmci_st_le64(d + lba + 72, 2);
+            vmci_st_le32(d + lba + 80, 128);
+            vmci_st_le32(d + lba + 84, 128);
+            memset(e, 0x33, 16);
+            vmci_st_le64(e + 32, first * 512ull / lba);
+            vmci_st_le64(e + 40, (first * 512ull + w.volume.bytes) / lba - 1);
+        }
+        ok(&w, mount(&w, 1, VMC_VMFS_RDONLY, &v));
+        assert_true(read_back(&w, v, 0, 0, BIG));
+        ok(&w, vmc_vmfs_unmount(v, &w.err));
+        refused(&w, 1, "no VMFS");
+        if (gpt < 2)
+            test_disk_fini(&w.disk[0]);
+    }
+    teardown(&w);
+}
+
 /* An image of a disk with sectors of 4 KiB, looked at in sectors of 512 bytes. */
 static void large_sectors(void **state)
 {
@@ -476,6 +515,7 @@ int main(void)
         cmocka_unit_test(without_volume_manager),
         cmocka_unit_test(logical_partition),
         cmocka_unit_test(table_that_is_gone),
+        cmocka_unit_test(partition_of_another_type),
         cmocka_unit_test(large_sectors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
