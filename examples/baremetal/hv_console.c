@@ -103,6 +103,20 @@ void hv_console_line_done(void)
     drop();
 }
 
+static bool is_c1(const char *p) /* U+0080 to U+009F; text ends with 0 */
+{
+    return (uint8_t)p[0] == 0xc2 && (uint8_t)p[1] >= 0x80 && (uint8_t)p[1] <= 0x9f;
+}
+
+/* What a terminal would obey: names come from disks that anybody may have written. UTF-8 passes. */
+static char plain(const char *text, size_t i)
+{
+    uint8_t c = (uint8_t)text[i];
+    bool c1 = is_c1(text + i) || (i > 0 && is_c1(text + i - 1));
+
+    return c < 0x20 || c == 0x7f || c1 ? '?' : text[i];
+}
+
 /* The hypervisor's own lines. */
 void hv_print(const char *fmt, ...)
 {
@@ -117,11 +131,13 @@ void hv_print(const char *fmt, ...)
     take();
     fresh_line();
     vmc_bm_write("[vmcore] ", 9);
-    for (size_t i = 0; i < n; i++)
-        if (text[i] != '\n')
-            vmc_bm_write(&text[i], 1);
+    for (size_t i = 0; i < n; i++) {
+        char c = plain(text, i);
+        if (text[i] != '\n' || i + 1 < n)
+            vmc_bm_write(&c, 1);
         else
             vmc_bm_write("\r\n", 2);
+    }
     drop();
 }
 

@@ -116,8 +116,12 @@ static int do_close(void *arg)
 static int do_open(void *arg)
 {
     struct hv_vmdk *d = arg;
-    const char *name = split(d->path, d->dir, sizeof(d->dir));
 
+    if (hv_strlen(d->path) >= sizeof(d->dir)) {
+        hv_strcpy(d->err.text, sizeof(d->err.text), "its path is too long");
+        return VMC_ELIMIT;
+    }
+    const char *name = split(d->path, d->dir, sizeof(d->dir));
     d->folder = (struct vmc_disk_vmfs){.volume = d->v->fs, .folder = d->dir};
     struct vmc_disk_files files = vmc_disk_vmfs_files(&d->folder);
     int rc = vmc_disk_open(&d->v->pf, &files, name, !d->read_only, &d->disk, &d->err);

@@ -160,15 +160,19 @@ if [ "$how" = held ]; then
     put ds.img "$build/bin/tiny_guest" /tiny
     disk ds.img /a.vmdk
     disk ds.img /b.vmdk
-    echo "== no configuration"
+    volume evil.img $'e\e[2Jv\ni\xc2\x9bl'
+    echo "== no configuration, and a volume whose label a terminal would obey"
     trap '' PIPE
-    start none.txt --append panic=poweroff --qemu "$(drive ds.img a) -device virtio-blk-pci,drive=a"
+    start none.txt --append panic=poweroff --qemu "$(drive ds.img a) -device virtio-blk-pci,drive=a \
+        $(drive evil.img b) -device virtio-blk-pci,drive=b"
     await none.txt "no guests"
     monitor 'volumes\rpoweroff\r'
     ended none.txt
     want none.txt "^\[vmcore\] there is no module 'vmcore.conf': no guests$"
     want none.txt "^\[vmcore\] +[0-9]+ of [0-9]+ MiB are free, [0-9]+ of [0-9]+ files$"
     want none.txt "^\[vmcore\] volume datastore1: unmounted$"
+    want none.txt "^\[vmcore\] volume e\?\[2Jv\?i\?\?l: VMFS-5.81 on vblk1, "
+    forbid none.txt $'\e\\[2J'
     echo "== a mistake in it, on a volume that is only read"
     printf 'hypervisor { when_done = stay }\nguest a { kernel = k; color = red }\n' >mistake.conf
     put ds.img mistake.conf /vmcore.conf
@@ -254,7 +258,7 @@ CONF
     "$vmcore" disk export -q vmfs:ds.img:/web.vmdk before.raw
     kill -CONT "$(cat qemu.pid)"
     ended still.txt
-    want still.txt "^\[vmcore\] volume datastore1: .*(lost its lease|was taken from us|lease had expired)"
+    want still.txt "^\[vmcore\] volume datastore1: .*(lost its lease|was taken from us|lease had expired|lease on the shared resource was lost)"
     [ "$(grep -c 'warning: .*lost its lease' still.txt)" -lt 20 ] || fail "it says so again and again"
     forbid still.txt "PANIC|\[web\] wrote 8"
     "$vmcore" disk export -q vmfs:ds.img:/web.vmdk after.raw
