@@ -63,7 +63,8 @@ struct pit_state {
     struct pit_channel ch[CHANNELS];
     uint8_t port61;
     uint8_t irq_level;
-    uint8_t pad[6];
+    uint8_t alias[CHANNELS]; /* 1: mode 2 or 3 was written as 6 or 7 */
+    uint8_t pad[3];
     uint64_t next_edge_ns; /* channel 0, 0: none */
 };
 #define PIT_VERSION 1u
@@ -321,14 +322,16 @@ static void latch_count(struct pit_channel *c, uint64_t now)
     c->read_second = 0;
 }
 
-static void latch_status(struct pit_channel *c, uint64_t now)
+/* The mode is shown as it was written (data sheet, "Read-Back Command"). */
+static void latch_status(struct vmc_pit *p, unsigned n, uint64_t now)
 {
+    struct pit_channel *c = &p->st.ch[n];
     bool loaded = c->armed && c->waits == WAITS_NOT;
 
     if (c->status_latched)
         return;
     c->status = (uint8_t)((out_level(c, now) ? STATUS_OUT : 0) | (loaded ? 0 : STATUS_NULL) |
-                          c->access << 4 | c->mode << 1 | c->bcd);
+                          c->access << 4 | p->st.alias[n] << 3 | c->mode << 1 | c->bcd);
     c->status_latched = 1;
 }
 
@@ -344,7 +347,7 @@ static void control_write(struct vmc_pit *p, uint8_t v, uint64_t now)
             if ((v & RB_NO_COUNT) == 0)
                 latch_count(&p->st.ch[i], now);
             if ((v & RB_NO_STATUS) == 0)
-                latch_status(&p->st.ch[i], now);
+                latch_status(p, i, now);
         }
         return;
     }
@@ -362,6 +365,7 @@ static void control_write(struct vmc_pit *p, uint8_t v, uint64_t now)
         .count = c->count,
         .start_ns = now,
     };
+    p->st.alias[select] = mode > 5;
     if (select == 0)
         channel0_update(p, now);
 }
@@ -548,7 +552,8 @@ static int pit_load(void *dev, const void *src, size_t bytes, struct vmc_error *
         if (c->mode > 5 || c->access == 0 || c->access > ACCESS_BOTH || c->count == 0 ||
             c->count > 0x10000 || c->bcd > 1 || c->stopped > (c->mode == 0) ||
             c->waits > WAITS_MIDDLE ||
-            (c->waits != WAITS_NOT && (c->next == 0 || c->next > 0x10000)))
+            (c->waits != WAITS_NOT && (c->next == 0 || c->next > 0x10000)) ||
+            s.alias[i] > (c->mode == 2 || c->mode == 3))
             return vmci_error(err, VMC_EFORMAT, "pit/load", "channel %u is malformed", i);
         s.ch[i].start_ns += shift;
     }
