@@ -181,11 +181,12 @@ static uint64_t paged_run(struct vmc_mem *mem, uint64_t gpa, uint64_t end,
 uint64_t vmc_mem_drop(struct vmc_mem *mem, uint64_t gpa, uint64_t bytes, bool balloon)
 {
     uint64_t end = vmci_align_down(gpa + bytes, VMC_PAGE_SIZE), dropped = 0, next;
+    uint64_t start = vmci_align_up(gpa, VMC_PAGE_SIZE);
     struct vmci_mem_slot *s;
 
-    if (gpa + bytes < gpa)
+    if (gpa + bytes < gpa || start < gpa)
         return 0;
-    for (gpa = vmci_align_up(gpa, VMC_PAGE_SIZE); gpa < end; gpa = next) {
+    for (gpa = start; gpa < end; gpa = next) {
         uint64_t pages = paged_run(mem, gpa, end, &s, &next);
         if (pages == 0)
             continue;

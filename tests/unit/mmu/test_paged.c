@@ -98,6 +98,21 @@ static void windows_pin_and_count_as_dirty(void **state)
     vmc_mem_dirty_stop(mem, 0);
 }
 
+/* The first whole page of such a range would be page 0. */
+static void ranges_at_the_end_of_addresses_drop_nothing(void **state)
+{
+    (void)state;
+    const uint64_t end = ~0ull;
+
+    rig_fill(space, 0, 7);
+    rig_fill(space, 1, 8);
+    assert_int_equal(vmc_mem_drop(mem, end - 100, 50, true), 0);
+    assert_int_equal(vmc_mem_drop(mem, end - 100, 101, false), 0);
+    assert_int_equal(vmc_mem_drop(mem, end - 5000, 4999, false), 0);
+    rig_expect(space, 0, 7);
+    rig_expect(space, 1, 8);
+}
+
 static void rings_become_contiguous(void **state)
 {
     (void)state;
@@ -149,6 +164,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(slots_with_spaces_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_cross_pages_and_reach_the_space, setup, teardown),
         cmocka_unit_test_setup_teardown(windows_pin_and_count_as_dirty, setup, teardown),
+        cmocka_unit_test_setup_teardown(ranges_at_the_end_of_addresses_drop_nothing, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(rings_become_contiguous, setup, teardown),
         cmocka_unit_test_setup_teardown(walks_bring_tables_in, setup, teardown),
     };
