@@ -230,6 +230,83 @@ static void test_rounds(void **state)
 #endif
 }
 
+/* ---- entering -------------------------------------------------------------------------------- */
+
+/*
+ * The page that a loop reads is missing each second time that control comes there, with other flags
+ * each time; the handler of page faults sees them, maps the page and goes back.
+ */
+static void test_entry(void **state)
+{
+    static const uint8_t outer[] = {
+        0x4c, 0x89, 0xfa,                         /* mov rdx, r15 */
+        0x4c, 0x89, 0xf6,                         /* mov rsi, r14 */
+        0x41, 0xf6, 0xc5, 0x01,                   /* test r13b, 1 */
+        0x74, 0x09,                               /* jz there */
+        0x49, 0x83, 0x24, 0x24, 0xfe,             /* and qword [r12], -2 */
+        0x41, 0x0f, 0x01, 0x3e,                   /* invlpg [r14] */
+        0xb9, 0x14, 0x00, 0x00, 0x00,             /* there: mov ecx, 20 */
+        0x4d, 0x69, 0xc9, 0x0d, 0x01, 0x00, 0x00, /* imul r9, r9, 269 */
+        0x4d, 0x01, 0xe9,                         /* add r9, r13 */
+        0xe9, 0xd7, 0x0f, 0x00, 0x00,             /* jmp CPU_RIG_TEXT + 0x1000 */
+    };
+    static const uint8_t handler[] = {
+        0x48, 0x83, 0xc4, 0x08,       /* add rsp, 8 */
+        0x4c, 0x8b, 0x54, 0x24, 0x10, /* mov r10, [rsp + 16]: flags */
+        0x49, 0xc1, 0xc3, 0x07,       /* rol r11, 7 */
+        0x4d, 0x31, 0xd3,             /* xor r11, r10 */
+        0x49, 0x83, 0x0c, 0x24, 0x01, /* or qword [r12], 1 */
+        0x48, 0xcf,                   /* iretq */
+    };
+    static const uint8_t jump[] = {0xe9, 0xed, 0x87, 0x00, 0x00}; /* to CPU_RIG_TEXT + 0x800 */
+    static const struct {
+        uint8_t bytes[16], n;
+        bool leaves; /* by a branch in its middle, never */
+    } loads[] = {
+        {{0x48, 0x8b, 0x1e}, 3, false},                   /* mov rbx, [rsi] */
+        {{0x49, 0x8b, 0x17, 0x48, 0x8b, 0x1a}, 6, false}, /* mov rdx, [r15]; mov rbx, [rdx] */
+        {{0x48, 0x8b, 0x1e}, 3, true},
+    };
+
+    (void)state;
+    for (unsigned k = 0; k < sizeof(loads) / sizeof(loads[0]); k++) {
+        /* The loop is in another page, so that no trace comes to it from outside. */
+        static const uint8_t add[] = {0x49, 0x01, 0xd8}, test[] = {0x85, 0xc9};
+        static const uint8_t dec[] = {0x48, 0x83, 0xc6, 0x08, 0x83, 0xe9, 0x01};
+        static const uint8_t end[] = {0x49, 0x83, 0xed, 0x01}, hlt[] = {0xf4};
+        const uint64_t pointer = MIDDLE;
+        struct program p = {.n = 0}, q = {.n = 0};
+        put(&p, outer, sizeof(outer));
+        put(&q, loads[k].bytes, loads[k].n);
+        put(&q, add, sizeof(add)); /* add r8, rbx */
+        if (loads[k].leaves) {
+            put(&q, test, sizeof(test));         /* test ecx, ecx */
+            put_jump(&q, 8, (size_t)0 - 0x1000); /* js outer */
+        }
+        put(&q, dec, sizeof(dec));           /* add rsi, 8; sub ecx, 1 */
+        put_jump(&q, 5, 0);                  /* jnz to the loop */
+        put(&q, end, sizeof(end));           /* sub r13, 1 */
+        put_jump(&q, 5, (size_t)0 - 0x1000); /* jnz outer */
+        put(&q, hlt, sizeof(hlt));
+        seed = 1;
+        begin_both(&p, false);
+        for (unsigned r = 0; r < 2; r++) {
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT + 0x1000, q.code, q.n);
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT + 0x800, handler, sizeof(handler));
+            cpu_rig_code(&rig[r], CPU_RIG_TRAPS + 14, jump, sizeof(jump));
+            cpu_rig_code(&rig[r], CPU_RIG_DATA, &pointer, sizeof(pointer));
+            rig[r].st.gpr[VMC_R12] = PT + (MIDDLE - BEGIN) / 4096 * 8;
+            rig[r].st.gpr[VMC_R14] = MIDDLE;
+            rig[r].st.gpr[VMC_R15] = CPU_RIG_DATA;
+            rig[r].st.gpr[VMC_R13] = 20000;
+            assert_int_equal(cpu_rig_run(&rig[r], 10000000), VMC_EXIT_IDLE);
+            assert_int_equal(rig[r].st.gpr[VMC_R13], 0);
+            assert_int_not_equal(rig[r].st.gpr[VMC_R11], 0);
+        }
+        compare_pair(k, MIDDLE, REACH);
+    }
+}
+
 /* ---- kicks ----------------------------------------------------------------------------------- */
 
 struct kicker {
@@ -284,6 +361,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_entry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_kick, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
