@@ -84,7 +84,7 @@ static int io(struct vt *t, struct json_object *o, double seconds)
 
 int vt_bench(struct vt *t)
 {
-    double seconds = t->seconds ? t->seconds : 1;
+    double seconds = t->seconds > 0 ? t->seconds : 1;
     int rc = vt_mount(t, t->arg[0], 0);
 
     if (rc != 0)

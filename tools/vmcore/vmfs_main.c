@@ -75,6 +75,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 {
     struct vt *t = st->input;
     uint64_t n = 0;
+    char *end;
 
     switch (key) {
     case KEY_JSON:
@@ -129,8 +130,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         t->kind = arg;
         return 0;
     case KEY_SECONDS:
-        number(st, "--seconds", arg, &n);
-        t->seconds = (uint32_t)n;
+        t->seconds = strtod(arg, &end);
+        if (end == arg || *end != '\0' || !(t->seconds > 0 && t->seconds <= 1e6))
+            argp_error(st, "--seconds: a positive number of seconds, not '%s'", arg);
         return 0;
     case KEY_LEASE:
         number(st, "--lease", arg, &n);

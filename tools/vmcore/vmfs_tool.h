@@ -31,7 +31,8 @@ struct vt {
     bool read_only;     /* asked for; it is so */
     const char *label, *format, *kind;
     uint64_t size, block;
-    uint32_t version, fds, seconds, lease_s;
+    uint32_t version, fds, lease_s;
+    double seconds; /* bench: for each measurement; 0: not said */
     const char *arg[VT_ARGS];
     int args;
     /* the volume */
