@@ -31,6 +31,8 @@ struct fs_io_slot {
 
 #define GUARDS 64u
 #define BATCH  64u
+#define LOOKS  2u  /* searches for a run of blocks in a batch */
+#define RUN    16u /* blocks on each side that are looked at */
 
 struct fs_io_slots {
     struct {
@@ -191,7 +193,8 @@ static int slow(struct vmc_vmfs_file *f, struct vmc_block_req *req)
     if (rc == VMC_OK && req->op <= VMC_BLOCK_WRITE && f->ino->shift != 0 &&
         req->offset < f->ino->length)
         rc = vmci_fs_leaf_load(f->ino, req->offset >> f->ino->shift, &err);
-    bool told = f->ino->full && rc == VMC_ENOSPC; /* whoever tries again every second heard it once */
+    bool told =
+        f->ino->full && rc == VMC_ENOSPC; /* whoever tries again every second heard it once */
     if (rc == VMC_ENOSPC)
         f->ino->full = true;
     else if (f->ino->loaded && vmci_fs_md64(f->ino, FD_BLOCKS) > blocks)
@@ -245,7 +248,8 @@ static bool all_mapped(const struct fs_inode *ino, const struct vmc_block_req *r
     return true;
 }
 
-/* More pieces than a slot holds, and not of whole sectors: what is cut off them might not be, either. */
+/* More pieces than a slot holds, and not of whole sectors: what is cut off them might not be,
+ * either. */
 static bool awkward(const struct vmc_block_req *req)
 {
     for (uint32_t i = 0; i < req->iov_count && req->iov_count > SLOT_IOVS; i++)
@@ -443,20 +447,53 @@ static uint32_t hand_down(const struct vmc_blockdev *bd, struct vmc_block_req *c
     return done;
 }
 
+/* A run of blocks of a file on a device. It stays good as long as the thread's guard is marked. */
+struct run {
+    uint64_t start, bytes; /* in the file; empty at first */
+    uint64_t delta;        /* from there to the device */
+};
+
+/* The run of blocks around blk, which is block fb of a volume on one device. */
+static struct run find_run(const struct vmc_vmfs *v, const struct fs_map *map, uint32_t shift,
+                           uint64_t length, uint64_t blk, uint64_t fb)
+{
+    uint64_t first = blk, end = blk + 1, n = blk % FS_LEAF_BLOCKS, next;
+    uintptr_t w = vmci_load_acquire(&map->w[blk / FS_LEAF_BLOCKS]);
+    uint32_t state;
+
+    if ((w & 1) != 0 && (w >> 1) + n == fb) {
+        first = blk - n;
+        end = first + FS_LEAF_BLOCKS;
+    }
+    while (first != 0 && blk - first < RUN && vmci_fs_leaf_in(map, first - 1, &state, &next) &&
+           state == MAP_BLOCK && next + (blk - first) + 1 == fb)
+        first--;
+    while (end - blk < RUN && vmci_fs_leaf_in(map, end, &state, &next) && state == MAP_BLOCK &&
+           next == fb + (end - blk))
+        end++;
+    uint64_t lv = (fb - (blk - first)) << shift, start = first << shift;
+    uint64_t bytes = VMCI_MIN(end << shift, length) - start;
+    if (!vmci_range_ok(lv - v->seg->lv, bytes, v->seg->bytes))
+        return (struct run){0};
+    return (struct run){
+        .start = start, .bytes = bytes, .delta = v->seg->dev_off + (lv - v->seg->lv) - start};
+}
+
 /*
  * Several requests on synchronous devices: one guard and one look at the lease for all of them, and
- * the device knows what comes next while it copies.
+ * the device knows what comes next while it copies. Most of them lie in one run of blocks.
  */
 static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
 {
     struct vmc_vmfs_file *f = ctx;
     struct vmc_vmfs *v = f->v;
     struct fs_inode *ino = f->ino;
-    uint32_t *guard = my_guard(v, ino->ios), n = 0;
+    uint32_t *guard = my_guard(v, ino->ios), n = 0, looks = v->nsegs == 1 ? LOOKS : 0;
     uint64_t length = vmci_load_acquire(&ino->length), off[BATCH], to;
     uint32_t most =
         f->flags & VMC_VMFS_WRITE && vmci_fs_lease_ok(v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
     const struct vmc_blockdev *bd = NULL;
+    struct run run = {0};
 
     if (unlikely(guard == NULL))
         return 0;
@@ -468,13 +505,24 @@ static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, 
     count = VMCI_MIN(count, BATCH);
     for (; n < count; n++) {
         struct vmc_block_req *req = reqs[n];
-        if (unlikely(req->op > most || !vmci_range_ok(req->offset, req->bytes, length)))
+        if (unlikely(req->op > most))
+            break;
+        off[n] = req->offset;
+        if (likely(run.bytes != 0 && vmci_range_ok(off[n] - run.start, req->bytes, run.bytes))) {
+            req->offset = off[n] + run.delta;
+            continue;
+        }
+        if (unlikely(!vmci_range_ok(off[n], req->bytes, length)))
             break;
         const struct vmc_blockdev *next = place(v, map, shift, req, &to);
         if (unlikely(next == NULL || (bd != NULL && next != bd)))
             break;
         bd = next;
-        off[n] = req->offset;
+        if (looks != 0) {
+            looks--;
+            run = find_run(v, map, shift, length, off[n] >> shift,
+                           (to - v->seg->dev_off + v->seg->lv) >> shift);
+        }
         req->offset = to;
     }
     uint32_t done = n > 0 ? hand_down(bd, reqs, n) : 0;

@@ -72,7 +72,7 @@ static const struct vmc_blockdev_ops quick_ops = {.info = quick_info,
                                                   .compare_write = quick_caw,
                                                   .submit_batch = quick_batch};
 
-static void open_env(struct env *e)
+static void open_env(struct env *e, unsigned disks)
 {
     memset(e, 0, sizeof(*e));
     test_platform_init(&e->tp);
@@ -84,10 +84,10 @@ static void open_env(struct env *e)
         e->bd[i] = (struct vmc_blockdev){.ops = &quick_ops, .ctx = &e->quick[i]};
     }
     struct vmc_vmfs_mkfs_config mk = {
-        .size = sizeof(mk), .devs = e->bd, .dev_count = 2, .time_s = 1};
+        .size = sizeof(mk), .devs = e->bd, .dev_count = disks, .time_s = 1};
     assert_int_equal(vmc_vmfs_mkfs(&e->tp.pf, &mk, &e->err), VMC_OK);
     struct vmc_vmfs_mount_config mc = {
-        .size = sizeof(mc), .devs = e->bd, .dev_count = 2, .flags = VMC_VMFS_EXCLUSIVE};
+        .size = sizeof(mc), .devs = e->bd, .dev_count = disks, .flags = VMC_VMFS_EXCLUSIVE};
     assert_int_equal(vmc_vmfs_mount(&e->tp.pf, &mc, &e->v, &e->err), VMC_OK);
 }
 
@@ -139,7 +139,7 @@ static void batches_end_where_one_has_to_wait(void **state)
     static struct list l;
     static unsigned char got[BLOCK];
 
-    open_env(&e);
+    open_env(&e, 2);
     struct vmc_vmfs_file *f = open_file(&e, "/f");
     assert_int_equal(vmc_vmfs_truncate(f, 20 * MIB, &e.err), VMC_OK);
     for (unsigned i = 0; i < 8; i++) /* the blocks from 8 on are holes */
@@ -212,7 +212,7 @@ static void batches_stay_on_one_device(void **state)
     static struct list l;
     static unsigned char buf[BLOCK];
 
-    open_env(&e);
+    open_env(&e, 2);
     struct vmc_vmfs_file *f = open_file(&e, "/f");
     /* More than one extent has. */
     for (unsigned i = 0; i < 800; i++) {
@@ -242,6 +242,73 @@ static void batches_stay_on_one_device(void **state)
     close_env(&e);
 }
 
+/* On one device: across blocks that follow each other there, once one of them was looked up. */
+static void runs_of_blocks_end_where_they_end(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 40, GAP = 30 }; /* more than are looked at; one that is elsewhere */
+    struct env e;
+    struct vmc_blockdev bd;
+    static struct list l;
+    static unsigned char buf[MIB], got[BLOCK];
+
+    open_env(&e, 1);
+    struct vmc_vmfs_file *f = open_file(&e, "/f"), *g;
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        if (i == GAP) {
+            g = open_file(&e, "/g");
+            assert_int_equal(vmc_vmfs_pwrite(g, buf, MIB, 0, &e.err), MIB);
+            assert_int_equal(vmc_vmfs_close(g, &e.err), VMC_OK);
+        }
+        for (unsigned k = 0; k < MIB; k += 512)
+            memcpy(buf + k, &(uint32_t){i * 4096 + k / 512}, 4);
+        assert_int_equal(
+            vmc_vmfs_pwrite(f, buf, MIB - (i == BLOCKS - 1 ? 512 : 0), i * MIB, &e.err),
+            MIB - (i == BLOCKS - 1 ? 512 : 0));
+    }
+    assert_int_equal(vmc_vmfs_file_blockdev(f, &bd, &e.err), VMC_OK);
+    l.count = 0;
+    add(&l, VMC_BLOCK_READ, 0);
+    assert_int_equal(bd.ops->submit(bd.ctx, l.at[0]), VMC_BLOCK_COMPLETE); /* loads the map */
+    /* The first of a list, the one behind it, and whether that is done with it. */
+    const struct {
+        uint64_t first, at;
+        bool with;
+    } pair[] = {
+        {0, MIB - 512, true},
+        {5 * MIB, 2 * MIB - 512, true},
+        {5 * MIB, 8 * MIB + 512, true},
+        {20 * MIB, 29 * MIB + 4096, true},
+        {29 * MIB, 30 * MIB - 512, false}, /* into the block that is elsewhere */
+        {29 * MIB, 30 * MIB, true},        /* another run */
+        {38 * MIB, 39 * MIB - 512, true},
+        {38 * MIB, 40 * MIB - 4096, false}, /* past the end */
+        {38 * MIB, 40 * MIB - 4608, true},
+        {38 * MIB, UINT64_MAX - 511, false},
+    };
+    for (unsigned i = 0; i < sizeof(pair) / sizeof(pair[0]); i++) {
+        l.count = 0;
+        add(&l, VMC_BLOCK_READ, pair[i].first);
+        add(&l, VMC_BLOCK_READ, pair[i].at);
+        add(&l, VMC_BLOCK_READ, pair[i].first);
+        memset(l.buf, 0xee, sizeof(l.buf));
+        assert_int_equal(bd.ops->submit_batch(bd.ctx, l.at, 3), pair[i].with ? 3 : 1);
+        for (unsigned k = 0; k < 3; k++) {
+            bool done = k == 0 || pair[i].with;
+            uint64_t at = k == 1 ? pair[i].at : pair[i].first;
+            assert_int_equal(l.req[k].status, done ? VMC_OK : 77);
+            assert_int_equal(l.req[k].offset, at);
+            for (unsigned s = 0; done && s < BLOCK; s += 512) {
+                memcpy(got, l.buf[k] + s, 4);
+                assert_memory_equal(
+                    got, &(uint32_t){(uint32_t)((at + s) / MIB * 4096 + (at + s) % MIB / 512)}, 4);
+            }
+        }
+    }
+    assert_int_equal(vmc_vmfs_close(f, &e.err), VMC_OK);
+    close_env(&e);
+}
+
 static unsigned blocks_with(struct env *e, unsigned char what)
 {
     unsigned n = 0;
@@ -262,7 +329,7 @@ static void discards_reach_every_piece(void **state)
     struct vmc_vmfs_space before, after;
     static unsigned char ours[BLOCK], theirs[BLOCK], got[BLOCK];
 
-    open_env(&e);
+    open_env(&e, 2);
     memset(ours, 0xa1, BLOCK);
     memset(theirs, 0xb2, BLOCK);
     struct vmc_vmfs_file *f = open_file(&e, "/f"), *g = open_file(&e, "/g");
@@ -296,6 +363,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_end_where_one_has_to_wait),
         cmocka_unit_test(batches_stay_on_one_device),
+        cmocka_unit_test(runs_of_blocks_end_where_they_end),
         cmocka_unit_test(discards_reach_every_piece),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
