@@ -21,6 +21,7 @@ static void event(struct vd *v, struct fuzz_in *in)
 
     disk.hold = (what & 1) != 0;
     disk.fail = (what & 2) != 0 ? VMC_EIO : 0;
+    disk.batch = (what & 32) != 0 ? (what >> 6) * 21u : 0; /* lists of requests: all, some, none */
     if ((what & 4) != 0)
         (void)mem_disk_finish(&disk);
     if ((what & 8) != 0) {

@@ -87,19 +87,25 @@ static inline struct vmci_mem_slot *vmci_mem_near(struct vmc_mem *mem, uint64_t 
     return s != NULL && s->space == NULL && s->attr == VMC_MEM_RAM ? s : NULL;
 }
 
+/* The same for somebody who knows that the first byte is in the slot: where there. */
+static inline bool vmci_mem_unref_inside(const struct vmci_mem_slot *s, uint64_t first,
+                                         uint64_t bytes)
+{
+    uint64_t last = first + bytes - 1;
+
+    return likely(bytes - 1 < VMC_PAGE_SIZE && last < s->bytes) &&
+           ((vmci_load_acquire(&s->flags[first >> VMC_PAGE_SHIFT]) |
+             vmci_load_acquire(&s->flags[last >> VMC_PAGE_SHIFT])) &
+            VMCI_PG_CODE) == 0;
+}
+
 /*
  * The usual case of vmc_mem_unref after writing to a slot that vmci_mem_near found, while there is
  * no dirty log: at most two pages that hold no cached code. False: vmc_mem_unref knows.
  */
 static inline bool vmci_mem_unref_plain(const struct vmci_mem_slot *s, uint64_t gpa, uint64_t bytes)
 {
-    uint64_t first = gpa - s->gpa, last = first + bytes - 1;
-
-    if (unlikely(bytes - 1 >= VMC_PAGE_SIZE || first >= s->bytes || last >= s->bytes))
-        return false;
-    return ((vmci_load_acquire(&s->flags[first >> VMC_PAGE_SHIFT]) |
-             vmci_load_acquire(&s->flags[last >> VMC_PAGE_SHIFT])) &
-            VMCI_PG_CODE) == 0;
+    return gpa - s->gpa < s->bytes && vmci_mem_unref_inside(s, gpa - s->gpa, bytes);
 }
 
 /* A guest page resolved for direct access by an engine. */

@@ -14,91 +14,7 @@
  * | discard segments            | at most DISCARD_SEGS, each within the disk                     |
  * | number of requests          | storage for one queue's worth, made at creation                |
  */
-#include <vmcore/virtio_blk.h>
-
-#include "virtio/vq_three.h"
-
-#define DEVICE_ID       2u
-#define SECTOR          512u
-#define HEADER          16u
-#define SEG_MAX         126u /* data segments of a request; header and status come on top */
-#define SEG_SLACK       10u  /* header, status, and pieces that cross memory slots */
-#define DISCARD_SEGS    16u
-#define DISCARD_SECTORS (1u << 22)
-#define DISCARD_BYTES   16u /* one segment descriptor */
-#define BATCH           64u /* requests that are taken under one lock */
-
-/* Feature bits (5.2.3). */
-#define F_SEG_MAX      VMCI_BIT(2)
-#define F_RO           VMCI_BIT(5)
-#define F_BLK_SIZE     VMCI_BIT(6)
-#define F_FLUSH        VMCI_BIT(9)
-#define F_TOPOLOGY     VMCI_BIT(10)
-#define F_CONFIG_WCE   VMCI_BIT(11)
-#define F_MQ           VMCI_BIT(12)
-#define F_DISCARD      VMCI_BIT(13)
-#define F_WRITE_ZEROES VMCI_BIT(14)
-
-/* Configuration (5.2.4). */
-enum config_reg {
-    CFG_CAPACITY = 0,
-    CFG_SEG_MAX = 12,
-    CFG_BLK_SIZE = 20,
-    CFG_PHYSICAL_EXP = 24,
-    CFG_MIN_IO = 26,
-    CFG_OPT_IO = 28,
-    CFG_WRITEBACK = 32,
-    CFG_NUM_QUEUES = 34,
-    CFG_DISCARD_SECTORS = 36,
-    CFG_DISCARD_SEGS = 40,
-    CFG_DISCARD_ALIGN = 44,
-    CFG_ZEROES_SECTORS = 48,
-    CFG_ZEROES_SEGS = 52,
-    CFG_ZEROES_UNMAP = 56,
-    CFG_BYTES = 60,
-};
-
-/* Request types and results (5.2.6). */
-enum req_type { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_ZEROES = 13 };
-enum req_status { S_OK, S_IOERR, S_UNSUPP };
-#define ZEROES_UNMAP 1u
-
-struct blk_dev;
-
-/* The usual request (header, data in one piece, status) needs the first two cache lines only. */
-struct blk_req {
-    _Alignas(VMCI_CACHELINE) struct blk_req *next; /* free list */
-    struct vmci_mem_slot *usual;                   /* it is one, in this memory; NULL: ch knows */
-    unsigned char *status;                         /* in guest memory; NULL: nowhere */
-    struct vmc_iovec data;                         /* of a usual one */
-    uint32_t written;                              /* bytes, data and status, if there is one */
-    uint32_t result;                               /* enum req_status */
-    uint16_t seg, segs;                            /* of discard and write zeroes */
-    uint16_t id;                                   /* of a usual one */
-    bool flush_after;                              /* a write while the cache is off */
-    struct vmc_block_req io;
-    struct vmci_vq *q;
-    struct vmci_chain ch;
-    unsigned char ranges[DISCARD_SEGS * DISCARD_BYTES];
-};
-
-struct blk_queue {
-    struct blk_req *req;
-    struct blk_req *free; /* (l: the queue's lock) */
-    unsigned char *sg;
-};
-
-struct blk_dev {
-    struct vmc_virtio v;
-    struct vmc_blockdev disk;
-    struct vmc_block_info info;
-    uint64_t bytes; /* (a) capacity, whole sectors of the disk */
-    bool read_only;
-    bool writethrough; /* at reset */
-    unsigned char serial[VMC_VIRTIO_BLK_SERIAL];
-    unsigned queues, requests, seg_cap; /* requests: storage of a queue */
-    struct blk_queue queue[VMC_VIRTIO_BLK_QUEUES_MAX];
-};
+#include "virtio/vio_blk.h"
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
@@ -261,28 +177,35 @@ static bool prepare(struct blk_dev *d, struct blk_req *r)
     }
 }
 
-/*
- * A usual request. header: in guest memory, read once. False: another kind, for prepare to look at
- * as a chain.
- */
-static inline bool prepare_usual(struct blk_dev *d, struct blk_req *r, const struct vmci_three *t)
+/* What a usual request asks for. Its header, in guest memory, is read once. False: see prepare. */
+static inline bool check_usual(struct blk_dev *d, const struct vmci_three *t, uint32_t *type,
+                               uint64_t *offset)
 {
     const uint64_t *header = (const void *)t->first;
     if (unlikely(((uintptr_t)header & 7) != 0))
         return false;
-    uint32_t type = (uint32_t)vmci_load_relaxed(&header[0]);
-    uint64_t sector = vmci_load_relaxed(&header[1]), offset;
-    bool write = type == T_OUT;
+    *type = (uint32_t)vmci_load_relaxed(&header[0]);
+    uint64_t sector = vmci_load_relaxed(&header[1]);
+    bool write = *type == T_OUT;
 
-    if (unlikely(type > T_OUT || write == t->write || (write && d->read_only) ||
-                 t->bytes % SECTOR != 0 || !in_disk(d, sector, t->bytes, &offset)))
+    return likely(*type <= T_OUT && write != t->write && !(write && d->read_only) &&
+                  t->bytes % SECTOR == 0 && in_disk(d, sector, t->bytes, offset));
+}
+
+/* A usual request. False: another kind, for prepare to look at as a chain. */
+static inline bool prepare_usual(struct blk_dev *d, struct blk_req *r, const struct vmci_three *t)
+{
+    uint64_t offset;
+    uint32_t type;
+
+    if (unlikely(!check_usual(d, t, &type, &offset)))
         return false;
     r->usual = t->slot;
     r->status = t->last;
     r->data = (struct vmc_iovec){.base = t->data, .bytes = t->bytes};
     r->written = t->write ? t->bytes + 1 : 1;
     r->id = t->id;
-    r->flush_after = write && !write_cache(d);
+    r->flush_after = type == T_OUT && !write_cache(d);
     r->seg = r->segs = 0;
     set_io(r, type, offset, t->bytes);
     r->io.iov = &r->data;
@@ -321,6 +244,14 @@ static bool submit(struct blk_dev *d, struct blk_req *r)
     return true;
 }
 
+/* The status and the data of a usual request are in guest memory. */
+static inline void wrote_usual(struct blk_dev *d, const struct blk_req *r)
+{
+    vmci_three_wrote(d->v.mem, r->usual, r->status, 1);
+    if (r->written > 1)
+        vmci_three_wrote(d->v.mem, r->usual, r->data.base, r->data.bytes);
+}
+
 /* Put the results of finished requests into guest memory and their chains into the used ring. */
 static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *req, unsigned n)
 {
@@ -332,9 +263,7 @@ static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *
         if (r->status != NULL)
             *r->status = (unsigned char)r->result;
         if (likely(r->usual != NULL)) {
-            vmci_three_wrote(d->v.mem, r->usual, r->status, 1);
-            if (r->written > 1)
-                vmci_three_wrote(d->v.mem, r->usual, r->data.base, r->data.bytes);
+            wrote_usual(d, r);
         } else {
             vmci_chain_release(d->v.mem, &r->ch);
         }
@@ -379,26 +308,38 @@ static void io_done(struct vmc_block_req *io)
     vmci_virtio_leave(&d->v);
 }
 
-/* Take up to a batch of chains; returns how many there were. Usual requests are prepared already.
+/*
+ * The next free request for a chain of three; there is one, as there are more than chains can be in
+ * use. Needs the queue's lock.
  */
-static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
+static inline struct blk_req *use(struct blk_dev *d, struct blk_queue *bq,
+                                  const struct vmci_three *t)
+{
+    struct blk_req *r = bq->free;
+
+    bq->free = r->next;
+    if (unlikely(!prepare_usual(d, r, t))) {
+        r->usual = NULL;
+        vmci_three_to_chain(t, HEADER, 1, &r->ch);
+    }
+    return r;
+}
+
+/*
+ * Take up to a batch of chains, beside n that were taken already; returns how many there are then.
+ * Usual requests are prepared.
+ */
+static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req, unsigned n)
 {
     struct blk_queue *bq = &d->queue[q->index];
     struct vmci_three t;
-    unsigned n = 0;
 
     vmci_lock(&q->lock);
     for (;;) {
         struct vmci_threes run = vmci_threes_begin(q);
         struct blk_req *r;
-        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_take(&run, HEADER, 1, &t)) {
-            bq->free = r->next;
-            req[n++] = r;
-            if (unlikely(!prepare_usual(d, r, &t))) {
-                r->usual = NULL;
-                vmci_three_to_chain(&t, HEADER, 1, &r->ch);
-            }
-        }
+        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_take(&run, HEADER, 1, &t))
+            req[n++] = use(d, bq, &t);
         vmci_threes_end(q, &run);
         if (r == NULL || n == BATCH || !vmci_vq_usable(q) || vmci_vq_pop(q, &r->ch) != 1)
             break;
@@ -410,6 +351,118 @@ static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
     }
     vmci_unlock(&q->lock);
     return n;
+}
+
+/*
+ * Take usual requests, up to a batch; all of them are in one slot. Others of three descriptors are
+ * left in req[], *n of them.
+ */
+static unsigned take_quick(struct blk_dev *d, struct vmci_vq *q, struct vmc_block_req **io,
+                           struct vmci_mem_slot **slot, struct blk_req **req, unsigned *n)
+{
+    struct blk_queue *bq = &d->queue[q->index];
+    unsigned count = 0, others = 0;
+    bool write = write_cache(d); /* else every one is followed by a flush */
+    struct vmci_three t;
+
+    vmci_lock(&q->lock);
+    vmci_threes_look(q);
+    struct vmci_threes run = vmci_threes_begin(q);
+    *slot = run.slot;
+    while (count + others < BATCH && vmci_threes_take(&run, HEADER, 1, &t)) {
+        struct blk_quick *k = &bq->quick[count];
+        uint64_t offset;
+        uint32_t type;
+        if (unlikely(!check_usual(d, &t, &type, &offset) || (type == T_OUT && !write))) {
+            req[others++] = use(d, bq, &t);
+            continue;
+        }
+        k->first = t.first;
+        k->last = t.last;
+        k->data = (struct vmc_iovec){.base = t.data, .bytes = t.bytes};
+        k->id = t.id;
+        k->io.op = type;
+        k->io.flags = 0;
+        k->io.offset = offset;
+        k->io.bytes = t.bytes;
+        io[count++] = &k->io;
+    }
+    vmci_threes_end(q, &run);
+    vmci_unlock(&q->lock);
+    *n = others;
+    return count;
+}
+
+/* A request of a batch that has to wait. Needs the queue's lock. */
+static struct blk_req *take_late(struct blk_dev *d, struct blk_queue *bq,
+                                 struct vmci_mem_slot *slot, const struct blk_quick *k)
+{
+    const struct vmci_three t = {.slot = slot,
+                                 .first = k->first,
+                                 .data = k->data.base,
+                                 .last = k->last,
+                                 .bytes = (uint32_t)k->data.bytes,
+                                 .id = (uint16_t)k->id,
+                                 .write = k->io.op == VMC_BLOCK_READ};
+    return use(d, bq, &t);
+}
+
+/* Put the result of a request that the disk has done into guest memory. */
+static inline void quick_done(struct blk_dev *d, struct vmci_mem_slot *slot,
+                              const struct blk_quick *k)
+{
+    int32_t status = k->io.status;
+
+    *k->last = status == VMC_OK ? S_OK : status == VMC_ENOTSUP ? S_UNSUPP : S_IOERR;
+    vmci_three_wrote(d->v.mem, slot, k->last, 1);
+    if (k->io.op == VMC_BLOCK_READ)
+        vmci_three_wrote(d->v.mem, slot, k->data.base, k->data.bytes);
+}
+
+/*
+ * Usual requests on a disk that takes several at a time and is done at once, up to a batch. Those
+ * that have to go another way are left in req[], *n of them. Returns how many there were in all;
+ * *empty: no more are left.
+ */
+static unsigned work_quick(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req, unsigned *n,
+                           bool *empty)
+{
+    struct blk_queue *bq = &d->queue[q->index];
+    struct vmc_block_req *io[BATCH];
+    struct vmci_mem_slot *slot;
+    unsigned count = take_quick(d, q, io, &slot, req, n), total = count + *n;
+    uint64_t late = 0; /* which of quick have to wait */
+    bool irq = false;
+
+    for (unsigned i = 0; i < count;) {
+        unsigned end = i + d->disk.ops->submit_batch(d->disk.ctx, io + i, count - i);
+        for (; i < end; i++)
+            quick_done(d, slot, &bq->quick[i]);
+        if (i < count)
+            late |= 1ull << i++;
+    }
+    if (count == 0)
+        return total;
+    vmci_lock(&q->lock);
+    bool usable = vmci_vq_usable(q);
+    for (unsigned i = 0; i < count; i++) {
+        const struct blk_quick *k = &bq->quick[i];
+        if (unlikely(late >> i & 1))
+            req[(*n)++] = take_late(d, bq, slot, k);
+        else if (likely(usable))
+            vmci_three_stage(q, (uint16_t)k->id,
+                             k->io.op == VMC_BLOCK_READ ? (uint32_t)k->data.bytes + 1 : 1);
+    }
+    if (usable) {
+        vmci_vq_publish(q);
+        irq = total != *n && vmci_vq_want_irq(q);
+        *empty = vmci_threes_empty(q);
+    }
+    vmci_unlock(&q->lock);
+    (void)vmci_fetch_add(&d->v.stat_requests, total - *n);
+    if (irq)
+        vmci_vq_irq(q);
+    return total;
 }
 
 /*
@@ -442,10 +495,15 @@ static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
     struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
     struct blk_req *req[BATCH], *done[BATCH];
     struct vmc_block_req *io[BATCH];
-    unsigned count = take(d, q, req), n = 0, finished = 0;
+    unsigned quick = 0, count = 0, n = 0, finished = 0;
+    bool empty = false;
 
+    if (d->queue[q->index].quick != NULL)
+        quick = work_quick(d, q, req, &count, &empty);
+    if (quick < BATCH && !empty)
+        count = take(d, q, req, count);
     if (count == 0)
-        return VMCI_VWORK_EMPTY;
+        return quick == BATCH && !empty ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
     vmci_virtio_hold(v, count);
     for (unsigned i = 0; i < count; i++) {
         if (likely(req[i]->usual != NULL || prepare(d, req[i])))
@@ -460,7 +518,7 @@ static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
         finish(d, q, done, finished);
     /* Not the last ones inside: the caller is. */
     (void)__atomic_fetch_sub(&v->active, finished, __ATOMIC_SEQ_CST);
-    return count == BATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
+    return !empty && (count == BATCH || quick == BATCH) ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
 }
 
 /* ---- configuration and life cycle ---------------------------------------------------------- */
@@ -500,6 +558,7 @@ static void free_queues(struct blk_dev *d, const struct vmc_platform *pf)
         vmci_free_aligned(pf, d->queue[i].sg, d->requests * vmci_chain_bytes(d->seg_cap), 16);
         vmci_free_aligned(pf, d->queue[i].req, d->requests * sizeof(struct blk_req),
                           VMCI_CACHELINE);
+        vmci_free_aligned(pf, d->queue[i].quick, BATCH * sizeof(struct blk_quick), VMCI_CACHELINE);
     }
 }
 
@@ -526,6 +585,19 @@ static const struct vmci_virtio_class blk_class = {
     .destroy = blk_destroy,
 };
 
+static int alloc_quick(struct blk_queue *bq, const struct vmc_platform *pf)
+{
+    bq->quick = vmci_alloc_aligned(pf, BATCH * sizeof(struct blk_quick), VMCI_CACHELINE);
+    if (bq->quick == NULL)
+        return VMC_ENOMEM;
+    memset(bq->quick, 0, BATCH * sizeof(struct blk_quick));
+    for (unsigned i = 0; i < BATCH; i++) {
+        bq->quick[i].io.iov = &bq->quick[i].data;
+        bq->quick[i].io.iov_count = 1;
+    }
+    return VMC_OK;
+}
+
 static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
 {
     size_t stride = vmci_chain_bytes(d->seg_cap);
@@ -538,6 +610,8 @@ static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
         if (bq->req == NULL || bq->sg == NULL)
             return VMC_ENOMEM;
         memset(bq->req, 0, d->requests * sizeof(struct blk_req));
+        if (d->disk.ops->submit_batch != NULL && alloc_quick(bq, pf) != VMC_OK)
+            return VMC_ENOMEM;
         for (unsigned j = 0; j < d->requests; j++) {
             struct blk_req *r = &bq->req[j];
             vmci_chain_place(&r->ch, bq->sg + j * stride, d->seg_cap);

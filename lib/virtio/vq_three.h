@@ -24,8 +24,7 @@ struct vmci_threes {
     unsigned char *hva; /* slot's */
     uint64_t gpa, room;
     unsigned mask, entries;
-    unsigned next, left; /* next in the available ring; how many may be taken */
-    unsigned taken;
+    uint16_t first, next, end; /* in the available ring: as it was, now, where to stop */
     bool indirect;
 };
 
@@ -34,6 +33,26 @@ struct vmci_threes {
 /* Length and flags of a descriptor of a split ring or indirect table, as in its second word. */
 #define VMCI_THREE_WORD(bytes, flags) ((uint64_t)(bytes) | (uint64_t)(flags) << 32)
 #define VMCI_THREE_MASK               0xffffffffffffull
+
+/* Read the driver's index where nothing is known to be available. What is wrong with it, vmci_vq_pop says. */
+static inline void vmci_threes_look(struct vmci_vq *q)
+{
+    if (q->packed || !vmci_vq_usable(q) || q->shadow != q->pos.next_avail)
+        return;
+    uint16_t idx = vmci_load_acquire((const uint16_t *)(const void *)(q->driver + 2));
+    if (likely((uint16_t)(idx - q->pos.next_avail) <= q->size))
+        q->shadow = idx;
+}
+
+/* As if vmci_vq_pop had found nothing, if that is so: on a split ring, with the lock. */
+static inline bool vmci_threes_empty(struct vmci_vq *q)
+{
+    vmci_threes_look(q);
+    if (q->packed || !vmci_vq_usable(q) || q->shadow != q->pos.next_avail)
+        return false;
+    q->empty = q->pos;
+    return true;
+}
 
 /* Needs q->lock until vmci_threes_end. Takes what the driver's index was known to have made available. */
 static inline struct vmci_threes vmci_threes_begin(const struct vmci_vq *q)
@@ -53,15 +72,19 @@ static inline struct vmci_threes vmci_threes_begin(const struct vmci_vq *q)
                                 .room = slot->bytes,
                                 .mask = q->size - 1u,
                                 .entries = q->size,
+                                .first = q->pos.next_avail,
                                 .next = q->pos.next_avail,
-                                .left = VMCI_MIN(ready, q->size - q->inflight),
+                                .end = (uint16_t)(q->pos.next_avail +
+                                                  VMCI_MIN(ready, q->size - q->inflight)),
                                 .indirect = q->indirect};
 }
 
 static inline void vmci_threes_end(struct vmci_vq *q, const struct vmci_threes *s)
 {
-    q->pos.next_avail = (uint16_t)(q->pos.next_avail + s->taken);
-    q->inflight += s->taken;
+    uint16_t taken = (uint16_t)(s->next - s->first);
+
+    q->pos.next_avail = (uint16_t)(q->pos.next_avail + taken);
+    q->inflight += taken;
 }
 
 /*
@@ -75,7 +98,7 @@ vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_byte
     const unsigned char *table = s->desc;
     unsigned entries = s->entries;
 
-    if (s->taken == s->left)
+    if (s->next == s->end)
         return false;
     size_t head = vmci_ring_ld16(s->avail + (s->next & s->mask) * 2);
     size_t ahead = vmci_ring_ld16(s->avail + ((s->next + VMCI_THREE_AHEAD) & s->mask) * 2);
@@ -122,7 +145,6 @@ vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_byte
     t->slot = s->slot;
     t->id = (uint16_t)head;
     s->next++;
-    s->taken++;
     return true;
 }
 
@@ -153,11 +175,11 @@ static inline void vmci_three_to_chain(const struct vmci_three *t, uint32_t firs
 static inline void vmci_three_wrote(struct vmc_mem *mem, const struct vmci_mem_slot *slot,
                                     const unsigned char *at, uint64_t bytes)
 {
-    uint64_t gpa = slot->gpa + (uint64_t)(at - slot->hva);
+    uint64_t in = (uint64_t)(at - slot->hva);
 
     if (unlikely(vmci_load_relaxed(&mem->dirty_clients) != 0 ||
-                 !vmci_mem_unref_plain(slot, gpa, bytes)))
-        vmc_mem_unref(mem, gpa, bytes, true);
+                 !vmci_mem_unref_inside(slot, in, bytes)))
+        vmc_mem_unref(mem, slot->gpa + in, bytes, true);
 }
 
 /* vmci_vq_stage on a split ring. */

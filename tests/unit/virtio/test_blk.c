@@ -184,23 +184,43 @@ static void lists_are_done_in_parts(void **state)
     open_rig(&r, NULL, ALL);
     r.disk.batch = 2;
     r.disk.hold = true;
-    for (unsigned i = 0; i < 5; i++) {
-        (void)rig_add(&r, i, 1, 8 * i, 512);
-        memset(vd_ptr(&r.b, RIG_SLOT(i) + 0x1000), (int)(0x51 + i), 512);
+    /* A new queue's requests are looked at as chains; those behind are taken together, and tried
+     * again. */
+    for (unsigned round = 0; round < 2; round++) {
+        n = 0;
+        for (unsigned i = 0; i < 5; i++) {
+            (void)rig_add(&r, i, 1, 8 * i, 512);
+            memset(vd_ptr(&r.b, RIG_SLOT(i) + 0x1000), (int)(0x51 + 16 * round + i), 512);
+        }
+        vd_kick(&r.v, 0);
+        while (vd_pop(&r.v, 0, &id, &len))
+            n++;
+        assert_int_equal(n, 4 + round);
+        assert_int_equal(r.disk.held_count, 1 - round);
+        if (round == 0) {
+            assert_int_equal(rig_status(&r, 2), 0xee);
+            assert_true(r.disk.kicks > 0);
+            assert_true(mem_disk_finish(&r.disk));
+            assert_true(vd_pop(&r.v, 0, &id, &len));
+        }
+        for (unsigned i = 0; i < 5; i++) {
+            assert_int_equal(rig_status(&r, i), OK);
+            assert_int_equal(r.disk.data[8 * i * 512], 0x51 + 16 * round + i);
+        }
     }
+    /* A disk that takes none of them now. */
+    r.disk.batch = 0;
+    for (unsigned i = 0; i < 5; i++)
+        (void)rig_add(&r, i, 0, 8 * i, 512);
     vd_kick(&r.v, 0);
-    while (vd_pop(&r.v, 0, &id, &len))
-        n++;
-    assert_int_equal(n, 4);
-    assert_int_equal(r.disk.held_count, 1);
-    assert_int_equal(rig_status(&r, 2), 0xee);
-    assert_true(r.disk.kicks > 0);
-    assert_true(mem_disk_finish(&r.disk));
-    assert_true(vd_pop(&r.v, 0, &id, &len));
+    assert_int_equal(r.disk.held_count, 5);
     for (unsigned i = 0; i < 5; i++) {
-        assert_int_equal(rig_status(&r, i), OK);
-        assert_int_equal(r.disk.data[8 * i * 512], 0x51 + i);
+        assert_false(vd_pop(&r.v, 0, &id, &len));
+        assert_true(mem_disk_finish(&r.disk));
+        assert_true(vd_pop(&r.v, 0, &id, &len));
+        assert_int_equal(len, 513);
     }
+    r.disk.batch = 2;
     /* Failures are told, and without a write cache each write is followed by a flush. */
     r.disk.hold = false;
     r.disk.fail = VMC_EIO;
