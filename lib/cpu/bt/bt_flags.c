@@ -145,7 +145,7 @@ bool bt_moves_rsp(const struct bt_work *w, const struct vmci_insn *in, int32_t *
         return true;
     case VMCI_OP_POP:
         *by = 8;
-        return in->opnd[0].kind == VMCI_OPND_GPR && in->opnd[0].reg != EM_RSP;
+        return in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg != EM_RSP;
     case VMCI_OP_RET:
         *by = 8 + (in->nopnd > 0 ? (int32_t)(uint16_t)in->imm : 0);
         return true;

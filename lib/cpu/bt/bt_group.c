@@ -323,6 +323,11 @@ static bool copied(struct scan *s, const struct vmci_insn *in)
     }
 }
 
+static bool is_reg(const struct vmci_opnd *o)
+{
+    return o->kind == VMCI_OPND_GPR;
+}
+
 static void scan_insn(struct scan *s, const struct vmci_insn *in)
 {
     struct bt_work *w = s->w;
@@ -348,11 +353,13 @@ static void scan_insn(struct scan *s, const struct vmci_insn *in)
         s->v[EM_RSP].off += 8; /* if the trace goes on behind it, this is all it adds */
         return;
     case VMCI_OP_POP:
-        if (in->opsize != 8 || in->opnd[0].kind != VMCI_OPND_GPR || in->opnd[0].reg == EM_RSP)
+        if (in->opsize != 8 ||
+            (is_reg(&in->opnd[0]) ? in->opnd[0].reg == EM_RSP : !bt_pop_mem_native(w, in)))
             break;
         w->stack_ref[w->i] = touch_stack(s, 0, false);
         s->v[EM_RSP].off += 8;
-        forget(s, 1u << in->opnd[0].reg);
+        if (is_reg(&in->opnd[0]))
+            forget(s, 1u << in->opnd[0].reg);
         return;
     default:
         if (bt_moves(in, &reg, &by)) {
@@ -580,11 +587,6 @@ static struct em_addr operand(struct bt_work *w, const struct bt_group *g, const
 
 /* ---- addends in memory, which x and s hold as long as they are not needed otherwise ------------
  */
-
-static bool is_reg(const struct vmci_opnd *o)
-{
-    return o->kind == VMCI_OPND_GPR;
-}
 
 /* Is the instruction translated by code that uses x and s for nothing but what bt_group_use asks
    for its one access? */

@@ -102,6 +102,8 @@ uint32_t bt_regs_written(const struct bt_work *w, const struct vmci_insn *in)
     case VMCI_OP_RET:
         return in->opsize == w->word || bt_seg_stacked(w, in) ? 1u << EM_RSP : 0xffff;
     case VMCI_OP_POP:
+        if (bt_pop_mem_native(w, in))
+            return 1u << EM_RSP;
         return (in->opsize == w->word || w->seg) && in->opnd[0].kind == VMCI_OPND_GPR
                    ? 1u << EM_RSP | 1u << in->opnd[0].reg
                    : 0xffff;

@@ -213,6 +213,9 @@ bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_a
     case VMCI_OP_CALL:
         *a = (struct bt_access){BT_ACC_READ, in->opsize, 1};
         return w->seg ? in->opsize == 2 || in->opsize == 4 : in->opsize == w->word;
+    case VMCI_OP_POP:
+        *a = (struct bt_access){BT_ACC_WRITE, in->opsize, 1};
+        return bt_pop_mem_native(w, in);
     case VMCI_OP_CMPXCHG16B:
         *a = (struct bt_access){BT_ACC_WRITE, 16, 16};
         return bt_copyable(w, in);
@@ -337,6 +340,33 @@ static bool translate_push(struct bt_work *w, const struct vmci_insn *in)
     return true;
 }
 
+/* POP to memory, as functions of SBCL begin. An address by RSP, which moves first, is rare. */
+bool bt_pop_mem_native(const struct bt_work *w, const struct vmci_insn *in)
+{
+    return !w->seg && in->op == VMCI_OP_POP && in->opnd[0].kind == VMCI_OPND_MEM &&
+           in->opsize == w->word && in->base != EM_RSP;
+}
+
+/* Both are checked before anything is written; what fails is executed as a whole elsewhere. */
+static bool pop_mem(struct bt_work *w, const struct vmci_insn *in)
+{
+    struct emit *e = &w->e;
+    struct em_addr from, to;
+
+    if (!bt_pop_mem_native(w, in) || !bt_check_ea(w, in, BT_ACC_WRITE, w->word, 1, &to))
+        return false;
+    em_rm(e, EM_W, 0x8d, w->x, &to);
+    em_store_gs(e, w->x, GS_SPILL(0)); /* x is needed for the second check */
+    if (!bt_check_stack(w, 0, BT_ACC_READ, w->word, &from))
+        return false;
+    em_rm(e, bt_wide(w), 0x8b, w->x, &from);
+    em_load_gs(e, w->s, GS_SPILL(0));
+    to = (struct em_addr){(uint8_t)w->s, EM_NONE, 0, 0};
+    em_rm(e, bt_wide(w), 0x89, w->x, &to);
+    bt_rsp_move(w, (int32_t)w->word);
+    return true;
+}
+
 static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
 {
     struct emit *e = &w->e;
@@ -344,6 +374,8 @@ static bool translate_pop(struct bt_work *w, const struct vmci_insn *in)
 
     if (w->seg)
         return bt_seg_pop(w, in);
+    if (in->opnd[0].kind == VMCI_OPND_MEM)
+        return pop_mem(w, in);
     if (in->opsize != w->word || in->opnd[0].kind != VMCI_OPND_GPR ||
         !bt_check_stack(w, 0, BT_ACC_READ, w->word, &a))
         return false;

@@ -402,6 +402,8 @@ bool bt_fp_native(const struct bt_work *w, const struct vmci_insn *in);
 bool bt_fp_flags(const struct bt_work *w, const struct vmci_insn *in);
 /* The explicit memory operand of an instruction that is translated. */
 bool bt_operand(const struct bt_work *w, const struct vmci_insn *in, struct bt_access *a);
+/* POP to memory that is translated. */
+bool bt_pop_mem_native(const struct bt_work *w, const struct vmci_insn *in);
 /* Is the instruction as long as its opcode says (bt_length.c)? */
 bool bt_length_fits(const struct bt_work *w, const struct vmci_insn *in);
 /* Is it an integer instruction that runs as it is, but for its memory operand? */

@@ -39,6 +39,10 @@ static const struct {
     {{0x8f, 0x44, 0x24, 0}, 4, true},             /* pop qword [rsp + d] */
     {{0x48, 0x0f, 0xab, 0x4c, 0x24, 0}, 6, true}, /* bts [rsp + d], rcx */
     {{0xf3, 0x0f, 0x6f, 0x44, 0x24, 0}, 6, true}, /* movdqu xmm0, [rsp + d] */
+    {{0xff, 0x75, 0}, 3, true},                   /* push qword [rbp + d] */
+    {{0x8f, 0x45, 0}, 3, true},                   /* pop qword [rbp + d] */
+    {{0x8f, 0x04, 0xcc}, 3, false},               /* pop qword [rsp + rcx * 8] */
+    {{0x48, 0x89, 0xe5}, 3, false},               /* mov rbp, rsp */
     {{0x54}, 1, false},                           /* push rsp */
     {{0x48, 0x89, 0xe3}, 3, false},               /* mov rbx, rsp */
     {{0x9c}, 1, false},                           /* pushf */
@@ -75,6 +79,7 @@ static void begin(struct cpu_rig *r, const uint8_t *code, size_t n, uint64_t rsp
     for (unsigned k = 0; k < 16; k++)
         r->st.gpr[k] = 0x123456789abull * (k + 1);
     r->st.gpr[VMC_RSP] = rsp;
+    r->st.gpr[VMC_RBP] = rsp + 64;
     r->st.gpr[VMC_RCX] = 3;
     r->st.gpr[VMC_RDI] = 1ull << 62;
 }
@@ -144,6 +149,35 @@ static void test_moves(void **state)
     assert_true(moves <= 1);
     cpu_rig_destroy(&r);
 }
+
+/* POP to memory, as it begins each function of some compilers, is no call for help. */
+static void test_pop_to_memory(void **state)
+{
+    static const uint8_t code[] = {
+        0xb9, 0,    0,    1,    0, /* mov ecx, 65536 */
+        0x50,                      /* again: push rax */
+        0x8f, 0x45, 0x08,          /* pop qword [rbp + 8] */
+        0x48, 0xff, 0x45, 0x08,    /* inc qword [rbp + 8] */
+        0xff, 0x75, 0x08,          /* push qword [rbp + 8] */
+        0x58,                      /* pop rax */
+        0xff, 0xc9,                /* dec ecx */
+        0x75, 0xf0,                /* jnz again */
+        0xf4,                      /* hlt */
+    };
+    struct cpu_rig *r = &rig[1];
+
+    (void)state;
+    cpu_rig_mode(r, 64, 0);
+    cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+    r->st.gpr[VMC_RAX] = 0;
+    r->st.gpr[VMC_RSP] = CPU_RIG_STACK - 256;
+    r->st.gpr[VMC_RBP] = CPU_RIG_STACK - 1024;
+    uint64_t before = cpu_rig_stat(r, "bt.callouts");
+    assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+    assert_int_equal(r->st.gpr[VMC_RAX], 65536);
+    assert_int_equal(r->st.gpr[VMC_RSP], CPU_RIG_STACK - 256);
+    assert_true(cpu_rig_stat(r, "bt.callouts") - before < 200);
+}
 #endif
 
 int main(void)
@@ -152,6 +186,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_frames, setup, teardown),
 #ifndef VMC_SANITIZED
         cmocka_unit_test(test_moves),
+        cmocka_unit_test_setup_teardown(test_pop_to_memory, setup, teardown),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
