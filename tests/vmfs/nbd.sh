@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# "vmcore vmfs nbd" with qemu-img as its client. Usage: nbd.sh VMCORE
+# "vmcore vmfs nbd" with qemu-img as its client. Usage: nbd.sh VMCORE NO_NOREPLACE
 set -euo pipefail
-vmcore=$1
+vmcore=$1 no_noreplace=$2
 if ! command -v qemu-img >/dev/null; then
     echo "SKIPPED, no qemu-img"
     exit 77
@@ -36,7 +36,22 @@ if "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/file" 2>"$dir/refused.lo
     fail "a file was taken for a socket"
 fi
 [ "$(cat "$dir/file")" = precious ] || fail "a file was replaced by a socket"
+if "$no_noreplace" "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/file" 2>"$dir/refused.log"; then
+    fail "a file was taken for a socket"
+fi
+[ "$(cat "$dir/file")" = precious ] || fail "a file was replaced by a socket"
+grep -q 'File exists' "$dir/refused.log" || fail "it does not say why"
+[ "$(ls "$dir" | grep -c '^file')" = 1 ] || fail "a socket is left"
 echo "ok: a file in the way is left alone"
+
+"$no_noreplace" "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
+server=$!
+serves
+[ "$(ls "$dir" | grep -c '^socket')" = 1 ] || fail "the socket has two names"
+kill -TERM "$server"
+wait "$server" || fail "the server's end"
+server=
+echo "ok: a socket where files are not renamed with flags"
 
 "$vmcore" vmfs nbd --exclusive "$dir/vol" /raw "$dir/socket" 2>"$dir/server.log" &
 server=$!

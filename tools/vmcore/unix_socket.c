@@ -25,6 +25,14 @@ static bool in_use(const struct sockaddr_un *addr)
     return yes;
 }
 
+/* Never over a file that is there. Some file systems, such as NFS, do that with links only. */
+static bool rename_new(const char *from, const char *to)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+        return true;
+    return errno == EINVAL && link(from, to) == 0 && unlink(from) == 0;
+}
+
 int unix_socket_listen(const char *who, const char *path, int backlog)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -50,7 +58,7 @@ int unix_socket_listen(const char *who, const char *path, int backlog)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool bound = fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0;
     bool ready = bound && chmod(at, 0600) == 0 && listen(fd, backlog) == 0 &&
-                 (!later || renameat2(AT_FDCWD, at, AT_FDCWD, path, RENAME_NOREPLACE) == 0);
+                 (!later || rename_new(at, path));
     if (!ready) {
         fprintf(stderr, "%s: %s: %s\n", who, path, strerror(errno));
         if (fd >= 0)
