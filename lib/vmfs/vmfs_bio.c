@@ -113,7 +113,8 @@ static int lv_io(struct vmc_vmfs *v, uint32_t op, uint64_t lv, uint8_t *buf, uin
             rc = vmci_fs_session_check(v, err);
         const struct fs_dev *d = &v->dev[s->dev];
         uint64_t off = s->dev_off + (lv - s->lv);
-        if (rc == VMC_OK && op == VMC_BLOCK_READ && unlikely(((off | n) & (d->info.sector_bytes - 1)) != 0))
+        if (rc == VMC_OK && op == VMC_BLOCK_READ &&
+            unlikely(((off | n) & (d->info.sector_bytes - 1)) != 0))
             rc = read_parts(v, d, off, buf, n, err);
         else if (rc == VMC_OK)
             rc = vmci_fs_dev_io(v->pf, &d->bd, op, off, buf, n, err);
