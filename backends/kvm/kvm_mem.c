@@ -183,14 +183,18 @@ int kvm_dirty_log(void *evm, bool on)
         struct kvm_slot *s = &vm->slot[n];
         if (!s->used || (s->attr & VMC_MEM_ROM) || s->logging == on)
             continue;
-        free(s->dirty);
-        s->dirty = on ? calloc(dirty_words(s), sizeof(s->dirty[0])) : NULL;
-        if (on && s->dirty == NULL)
+        if (on)
+            s->dirty = calloc(dirty_words(s), sizeof(s->dirty[0]));
+        if (s->dirty == NULL)
             return VMC_ENOMEM;
         s->logging = on;
         rc = set_region(vm, n, true);
         if (rc != VMC_OK)
             s->logging = !on;
+        if (!s->logging) { /* as long as the kernel logs, fetches come to our bits */
+            free(s->dirty);
+            s->dirty = NULL;
+        }
     }
     return rc;
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kvm_int.h"
 #include "kvm_window.h"
 #include "test_platform.h"
 #include <vmcore/sharing.h>
@@ -644,6 +645,29 @@ static void without_frames_paged_slots_are_refused(void **state)
     pool_down();
 }
 
+/* A kernel that refuses every change of a slot: the engine's slots stay as the kernel has them. */
+static void refused_dirty_logs_change_nothing(void **state)
+{
+    struct kvm_evm k = {.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct kvm_slot *s = &k.slot[0];
+
+    (void)state;
+    *s = (struct kvm_slot){.used = true, .attr = VMC_MEM_RAM, .bytes = 16 * PAGE};
+    assert_int_equal(kvm_dirty_log(&k, true), VMC_EHOST);
+    assert_false(s->logging);
+    assert_null(s->dirty);
+
+    s->logging = true;
+    s->dirty = calloc(1, sizeof(s->dirty[0]));
+    assert_non_null(s->dirty);
+    s->dirty[0] = 2;
+    assert_int_equal(kvm_dirty_log(&k, false), VMC_EHOST);
+    assert_true(s->logging); /* fetches still come to the bits */
+    assert_non_null(s->dirty);
+    assert_int_equal(s->dirty[0], 2);
+    free(s->dirty);
+}
+
 static void look_for_userfaultfd(void)
 {
     struct kvm_window_config wc = {.pages = 1};
@@ -670,6 +694,7 @@ int main(void)
         cmocka_unit_test(executed_pages_stay_writable),
         cmocka_unit_test(on_kvm),
         cmocka_unit_test(without_frames_paged_slots_are_refused),
+        cmocka_unit_test(refused_dirty_logs_change_nothing),
     };
     look_for_userfaultfd();
     if (!can_watch && wanted("userfaultfd"))
