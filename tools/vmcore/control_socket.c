@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -25,8 +26,13 @@ struct client {
 /* A client that does not read its replies is dropped when so much waits for it. */
 #define MAX_OUT (16u << 20)
 
+/* Until descriptors or memory, which had run out, are asked for again. */
+#define SHORT_NS 500000000
+
 struct control {
     int fd;
+    int timer;     /* runs while nobody can be accepted */
+    bool shortage; /* nobody can: the timer is polled, not the socket, which stays readable */
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     struct rpc_server server;
     struct client clients[CONTROL_MAX_CLIENTS];
@@ -40,14 +46,19 @@ struct control *control_open(const char *path, const struct rpc_server *server)
     int fd = unix_socket_listen(who, path, CONTROL_MAX_CLIENTS);
     if (fd < 0)
         return NULL;
+    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     struct control *c = calloc(1, sizeof(*c));
-    if (c == NULL) {
-        fprintf(stderr, "%s: out of memory\n", run_who);
+    if (c == NULL || timer < 0) {
+        fprintf(stderr, "%s: out of memory or descriptors\n", run_who);
+        if (timer >= 0)
+            close(timer);
         close(fd);
         unlink(path);
+        free(c);
         return NULL;
     }
     c->fd = fd;
+    c->timer = timer;
     strcpy(c->path, path); /* which is not too long: it is bound */
     c->server = *server;
     for (unsigned i = 0; i < CONTROL_MAX_CLIENTS; i++)
@@ -73,6 +84,7 @@ void control_close(struct control *c)
     for (unsigned i = 0; i < CONTROL_MAX_CLIENTS; i++)
         if (c->clients[i].fd >= 0)
             drop(&c->clients[i]);
+    close(c->timer);
     close(c->fd);
     unlink(c->path);
     free(c);
@@ -84,7 +96,7 @@ nfds_t control_poll_fds(struct control *c, struct pollfd *fds)
 
     if (c == NULL)
         return 0;
-    fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = c->shortage ? c->timer : c->fd, .events = POLLIN};
     for (unsigned i = 0; i < CONTROL_MAX_CLIENTS; i++)
         if (c->clients[i].fd >= 0)
             fds[n++] = (struct pollfd){.fd = c->clients[i].fd,
@@ -92,11 +104,22 @@ nfds_t control_poll_fds(struct control *c, struct pollfd *fds)
     return n;
 }
 
+/* Who waits goes on waiting; the caller's loop must not find the socket readable all the time. */
+static void accept_later(struct control *c)
+{
+    const struct itimerspec in = {.it_value.tv_nsec = SHORT_NS};
+
+    c->shortage = timerfd_settime(c->timer, 0, &in, NULL) == 0;
+}
+
 static void accept_client(struct control *c)
 {
     int fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            accept_later(c);
         return;
+    }
     for (unsigned i = 0; i < CONTROL_MAX_CLIENTS; i++) {
         struct client *cl = &c->clients[i];
         if (cl->fd >= 0)
@@ -205,8 +228,9 @@ void control_handle(struct control *c, const struct pollfd *fds, nfds_t count)
     for (nfds_t i = 0; i < count; i++) {
         if (fds[i].revents == 0)
             continue;
-        if (fds[i].fd == c->fd) {
-            accept_client(c);
+        if (fds[i].fd == c->fd || fds[i].fd == c->timer) {
+            c->shortage = false;
+            accept_client(c); /* nobody there any more: nothing happens */
             continue;
         }
         for (unsigned k = 0; k < CONTROL_MAX_CLIENTS; k++)
