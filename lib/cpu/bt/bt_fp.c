@@ -180,7 +180,7 @@ bool bt_x87(struct bt_work *w, const struct vmci_insn *in, const struct vmci_fp_
     if (in->op == VMCI_OP_FWAIT || form->special == VMCI_FS_FNOP0)
         return true; /* no exception can be pending */
     struct bt_access acc;
-    if (is_mem && form->mem_bytes == 10 && in->addrsize == 2)
+    if (is_mem && form->mem_bytes == 10 && in->addrsize < w->word)
         return false; /* may be in two pieces (fp_wrap.c), which need not be on two pages */
     if (is_mem &&
         (!bt_operand(w, in, &acc) || !bt_check_ea(w, in, acc.acc, acc.bytes, acc.align, &a)))

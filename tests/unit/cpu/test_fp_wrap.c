@@ -17,9 +17,11 @@
 #define BASE                                                                                       \
     (CPU_RIG_DATA + 0x800) /* what is behind the end is in the page of what is before it           \
                             */
-#define PLAIN  0x1000u     /* where operands are in one piece */
-#define RESULT 0x4000u
-#define NONE   (-1)
+#define PLAIN      0x1000u /* where operands are in one piece */
+#define RESULT     0x4000u
+#define OTHER      0x3ff000u /* a page directory, */
+#define OTHER_PAGE 0x200000u /* ... and a large page */
+#define NONE       (-1)
 
 static struct cpu_rig rig;
 
@@ -242,11 +244,49 @@ static void data_pointer_of_a_short_rip_relative_operand(void **state)
     }
 }
 
+/*
+ * 32-bit addresses in 64-bit mode, where the base of FS makes of two pieces, which are 4 GiB apart,
+ * what looks like one within a page.
+ */
+static void numbers_wrap_at_4_gib_in_64_bit_mode(void **state)
+{
+    /* fninit; mov ecx, 300; 1: mov byte fs:[ebx - 16], 0, so that the TLB has the page; fld1;
+       fstp tword fs:[ebx]; fld tword fs:[ebx]; fstp tword [rsi]; loop 1b; hlt */
+    static const uint8_t code[] = "\xdb\xe3\xb9\x2c\x01\0\0\x64\x67\xc6\x43\xf0\0\xd9\xe8"
+                                  "\x64\x67\xdb\x3b\x64\x67\xdb\x2b\xdb\x3e\xe2\xec\xf4";
+    static const uint8_t one[10] = {0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f};
+    const uint64_t pd = OTHER | 3, page = OTHER_PAGE | 0x83;
+    uint64_t pdpt;
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        cpu_rig_create_soft(&rig, 0, i != 0 ? VMC_SOFT_TRANSLATE : 0);
+        cpu_rig_mode(&rig, 64, 0);
+        memcpy(&pdpt, rig.ram + CPU_RIG_PML4, 8);
+        memcpy(rig.ram + (pdpt & ~0xfffull) + 4 * 8, &pd, 8); /* at 4 GiB there is another page */
+        memcpy(rig.ram + OTHER, &page, 8);
+        memset(rig.ram + CPU_RIG_DATA, 0xcc, 0x2000);
+        memset(rig.ram + OTHER_PAGE + CPU_RIG_DATA, 0xcc, 0x2000);
+        cpu_rig_code(&rig, CPU_RIG_TEXT, code, sizeof(code) - 1);
+        rig.st.seg[VMC_FS].base = BASE;
+        rig.st.gpr[VMC_RBX] = 0xfffffff8;
+        rig.st.gpr[VMC_RSI] = CPU_RIG_DATA + 0x1000;
+        assert_int_equal(cpu_rig_run(&rig, 100000), VMC_EXIT_IDLE);
+        assert_int_equal(rig.st.rip, CPU_RIG_TEXT + sizeof(code) - 1);
+        assert_memory_equal(rig.ram + CPU_RIG_DATA + 0x1000, one, 10);
+        assert_memory_equal(rig.ram + OTHER_PAGE + BASE - 8, one, 8);
+        assert_memory_equal(rig.ram + BASE, one + 8, 2);
+        assert_int_equal(rig.ram[OTHER_PAGE + BASE], 0xcc);
+        cpu_rig_destroy(&rig);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_wrap),
         cmocka_unit_test(numbers_wrap_at_4_gib),
+        cmocka_unit_test(numbers_wrap_at_4_gib_in_64_bit_mode),
         cmocka_unit_test(areas_wrap),
         cmocka_unit_test(data_pointer_of_a_short_rip_relative_operand),
     };
