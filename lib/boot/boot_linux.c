@@ -29,6 +29,7 @@
 #define HDR_VERSION       0x206
 #define HDR_LOADER        0x210
 #define HDR_LOADFLAGS     0x211
+#define HDR_CODE32        0x214
 #define HDR_INITRD        0x218
 #define HDR_INITRD_SIZE   0x21c
 #define HDR_HEAP_END      0x224
@@ -213,6 +214,11 @@ static int read_header(struct boot_ctx *c, uint8_t *page, uint64_t *setup_bytes)
     if ((page[HDR_LOADFLAGS] & LOADED_HIGH) == 0)
         return vmci_error(c->err, VMC_ENOTSUP, "boot/linux",
                           "a zImage, which loads below 640 KiB, is not supported");
+    /* Programs in the clothes of a kernel, such as iPXE, need the BIOS that their setup code calls. */
+    unsigned xload = version >= VERSION_64 ? vmci_ld_le16(page + HDR_XLOADFLAGS) : 0;
+    if (vmci_ld_le32(page + HDR_CODE32) == 0 && (xload & XLF_KERNEL_64) == 0)
+        return vmci_error(c->err, VMC_ENOTSUP, "boot/linux",
+                          "the image starts by its 16-bit code only; boot it by a BIOS");
     return VMC_OK;
 }
 

@@ -125,6 +125,7 @@ static size_t make_bzimage(struct fx *f, bool is64)
     memcpy(h + 0x202, "HdrS", 4);
     vmci_st_le16(h + 0x206, 0x20f);
     h[0x211] = 1;
+    vmci_st_le32(h + 0x214, 0x100000);
     vmci_st_le32(h + 0x22c, 0x7fffffff);
     vmci_st_le32(h + 0x230, 0x200000);
     h[0x234] = 1;
@@ -270,6 +271,20 @@ static void bzimage_old_protocols(void **state)
     vmci_st_le16(f->buf + 0x206, 0x20f);
     f->buf[0x211] = 0; /* zImage */
     assert_int_equal(load(f, n), VMC_ENOTSUP);
+}
+
+static void bzimage_without_32_bit_entry(void **state)
+{
+    struct fx *f = *state;
+    size_t n = make_bzimage(f, false);
+
+    assert_int_equal(load(f, n), VMC_OK);
+    vmci_st_le32(f->buf + 0x214, 0);
+    assert_int_equal(load(f, n), VMC_ENOTSUP);
+    assert_non_null(strstr(f->err.text, "16-bit"));
+    n = make_bzimage(f, true);
+    vmci_st_le32(f->buf + 0x214, 0);
+    assert_int_equal(load(f, n), VMC_OK);
 }
 
 static void bzimage_cmdline_limit(void **state)
@@ -831,6 +846,7 @@ int main(void)
         T(bzimage_does_not_fit),
         T(bzimage_truncated),
         T(bzimage_old_protocols),
+        T(bzimage_without_32_bit_entry),
         T(bzimage_cmdline_limit),
         T(elf64_by_virtual_entry),
         T(elf64_program),
