@@ -362,11 +362,12 @@ static unsigned take_quick(struct blk_dev *d, struct vmci_vq *q, struct vmc_bloc
 {
     struct blk_queue *bq = &d->queue[q->index];
     unsigned count = 0, others = 0;
-    bool write = write_cache(d); /* else every one is followed by a flush */
     struct vmci_three t;
 
     vmci_lock(&q->lock);
     vmci_threes_look(q);
+    /* Off: every write is followed by a flush. As of what is available, so looked at after that. */
+    bool write = write_cache(d);
     struct vmci_threes run = vmci_threes_begin(q);
     *slot = run.slot;
     while (count + others < BATCH && vmci_threes_take(&run, HEADER, 1, &t)) {
