@@ -2,22 +2,31 @@
 /*
  * User-mode networking with libslirp. Its state belongs to the network's thread; the guest's frames
  * reach it through the queue of host_net.c.
+ *
+ * Threats (the guest's frames)
+ *   every packet opens a socket      bounded; a reserve stays for the process   bounded
+ * (test_net.c) what libslirp makes of a frame   its own matter; lengths are checked here   hostile
+ * (test_net.c)
  */
 #include "host_net_priv.h"
 
 #include <errno.h>
 #include <libslirp.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
-#define NET_ADDR   0x0a000200u /* 10.0.2.0/24 */
-#define NET_MASK   0xffffff00u
-#define HOST_ADDR  0x0a000202u
-#define DNS_ADDR   0x0a000203u
-#define GUEST_ADDR 0x0a00020fu
-#define MTU_MIN    576u
-#define MTU_MAX    65521u
+#define NET_ADDR    0x0a000200u /* 10.0.2.0/24 */
+#define NET_MASK    0xffffff00u
+#define HOST_ADDR   0x0a000202u
+#define DNS_ADDR    0x0a000203u
+#define GUEST_ADDR  0x0a00020fu
+#define MTU_MIN     576u
+#define MTU_MAX     65521u
+#define SOCKETS_MAX 256u /* at a time, of one guest */
+#define RESERVE     64u  /* descriptors of the process that guests leave alone */
 
 struct slirp_timer {
     struct slirp_timer *next;
@@ -33,6 +42,10 @@ struct user_net {
     struct pollfd *fds; /* of the current round */
     unsigned used, max;
     bool filled;
+    int open[SOCKETS_MAX]; /* sockets that libslirp has */
+    unsigned sockets;
+    int line; /* a descriptor from here on: few are left, since the lowest free one is taken */
+    unsigned beyond; /* sockets that are over the line */
 };
 
 /* ---- callbacks of libslirp ----------------------------------------------------------------- */
@@ -93,10 +106,31 @@ static void cb_timer_mod(void *timer, int64_t expire_ms, void *opaque)
     ((struct slirp_timer *)timer)->expire_ms = expire_ms;
 }
 
-static void cb_poll_fd(int fd, void *opaque)
+/* Each round asks for the descriptors anew: these two only count. */
+static void cb_register_fd(int fd, void *opaque)
 {
-    (void)fd; /* each round asks for the descriptors anew */
-    (void)opaque;
+    struct user_net *u = opaque;
+
+    for (unsigned i = 0; i < u->sockets; i++)
+        if (u->open[i] == fd)
+            return;
+    if (fd < 0 || u->sockets == SOCKETS_MAX) /* more come from outside, to forwarded ports */
+        return;
+    u->open[u->sockets++] = fd;
+    u->beyond += fd >= u->line;
+}
+
+static void cb_unregister_fd(int fd, void *opaque)
+{
+    struct user_net *u = opaque;
+
+    for (unsigned i = 0; i < u->sockets; i++) {
+        if (u->open[i] != fd)
+            continue;
+        u->open[i] = u->open[--u->sockets];
+        u->beyond -= fd >= u->line;
+        return;
+    }
 }
 
 static void cb_notify(void *opaque)
@@ -111,8 +145,8 @@ static const SlirpCb callbacks = {
     .timer_new = cb_timer_new,
     .timer_free = cb_timer_free,
     .timer_mod = cb_timer_mod,
-    .register_poll_fd = cb_poll_fd,
-    .unregister_poll_fd = cb_poll_fd,
+    .register_poll_fd = cb_register_fd,
+    .unregister_poll_fd = cb_unregister_fd,
     .notify = cb_notify,
 };
 
@@ -201,10 +235,27 @@ static void user_handle(void *port, struct pollfd *fds, unsigned n, bool failed)
     run_timers(u);
 }
 
+/*
+ * May libslirp open a socket for this frame? Not for ARP, nor for a TCP segment without SYN in one
+ * piece: those go on when the guest has all the sockets that it may have, and the rest is dropped.
+ */
+static bool may_open(const unsigned char *f, size_t bytes)
+{
+    if (bytes < 14 || (f[12] == 0x08 && f[13] == 0x06))
+        return false;
+    if (bytes < 34 || f[12] != 0x08 || f[13] != 0x00)
+        return true;
+    size_t tcp = 14 + (f[14] & 15u) * 4u;
+    bool whole = ((f[20] & 0x3fu) | f[21]) == 0; /* neither more fragments nor an offset */
+    return !whole || f[23] != 6 || bytes < tcp + 20 || (f[tcp + 13] & 2u) != 0;
+}
+
 static void user_output(void *port, const void *frame, size_t bytes)
 {
     struct user_net *u = port;
 
+    if ((u->sockets == SOCKETS_MAX || u->beyond != 0) && may_open(frame, bytes))
+        return;
     slirp_input(u->slirp, frame, (int)bytes);
 }
 
@@ -226,6 +277,16 @@ static const struct vmci_net_port_ops user_ops = {
     .output = user_output,
     .close = user_close,
 };
+
+/* Where the descriptors begin that are for the process itself. */
+static int reserve_line(void)
+{
+    struct rlimit r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur > INT_MAX)
+        return INT_MAX;
+    return (int)(r.rlim_cur > 2 * RESERVE ? r.rlim_cur - RESERVE : r.rlim_cur / 2);
+}
 
 /* ---- open ---------------------------------------------------------------------------------- */
 
@@ -274,6 +335,7 @@ int vmc_host_user_net_open(const struct vmc_host_user_net_config *cfg, struct vm
         .if_mtu = cfg->mtu,
         .if_mru = cfg->mtu,
     };
+    u->line = reserve_line();
     u->slirp = slirp_new(&sc, &callbacks, u);
     if (u->slirp == NULL) {
         user_close(u);

@@ -5,12 +5,15 @@
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <vmcore/host_net.h>
@@ -332,6 +335,77 @@ static void frames_wait_while_the_guest_is_full(void **state)
     vmc_host_net_close(g->net);
 }
 
+static unsigned sockets_open(void)
+{
+    unsigned n = 0;
+    struct stat st;
+
+    for (int fd = 0; fd < 4096; fd++)
+        n += fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
+    return n;
+}
+
+/* Datagrams from that many ports of the guest, to a socket that never answers. */
+static void flood(struct guest *g, unsigned to, unsigned ports)
+{
+    for (unsigned i = 0; i < ports; i++) {
+        unsigned char f[64] = {0};
+        unsigned char *udp = f + 34;
+        put16(udp, 10000 + i);
+        put16(udp + 2, to);
+        put16(udp + 4, 8);
+        struct vmc_netdev d = vmc_host_net_dev(g->net);
+        struct vmc_iovec iov = {f, ip_frame(f, g->gw_mac, guest_ip, host_ip, 17, 8)};
+        while (d.ops->send(d.ctx, &iov, 1) != VMC_OK)
+            sched_yield();
+    }
+}
+
+static int silent_socket(unsigned *port)
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(sa);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
+    *port = ntohs(sa.sin_port);
+    return fd;
+}
+
+static void sockets_of_a_guest_are_bounded(void **state)
+{
+    (void)state;
+    struct guest *g = &guest;
+    const struct vmc_host_user_net_config cfg = {.size = sizeof(cfg)};
+    unsigned to;
+    struct rlimit usual;
+    int fd = silent_socket(&to);
+
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
+    struct rlimit few = {.rlim_max = usual.rlim_max};
+    for (unsigned round = 0; round < 2; round++) { /* the guest's bound, the process's reserve */
+        few.rlim_cur = round == 0 ? 512 : 200;
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+        unsigned before = sockets_open();
+        start(g, &cfg);
+        resolve_gateway(g);
+        flood(g, to, 600);
+        resolve_gateway(g); /* answered: all before it is through */
+        unsigned now = sockets_open() - before;
+        int spare = dup(fd);
+        assert_true(spare >= 0);
+        assert_true(spare <= (int)few.rlim_cur - 60);
+        close(spare);
+        assert_true(now > 100);
+        assert_true(now <= 256);
+        vmc_host_net_close(g->net);
+        assert_int_equal(sockets_open(), before);
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &usual), 0);
+    close(fd);
+}
+
 static void hostile_frames_do_no_harm(void **state)
 {
     (void)state;
@@ -457,6 +531,7 @@ int main(void)
         cmocka_unit_test(host_answers_arp_and_ping),
         cmocka_unit_test(tcp_reaches_a_server_on_the_host),
         cmocka_unit_test(frames_wait_while_the_guest_is_full),
+        cmocka_unit_test(sockets_of_a_guest_are_bounded),
         cmocka_unit_test(hostile_frames_do_no_harm),
         cmocka_unit_test(tap_carries_frames_both_ways),
         cmocka_unit_test(bad_configurations_are_explained),
