@@ -6,34 +6,35 @@
  * Threats (guest input: selector, DMA descriptor address and contents)
  *   unknown item, read past the end     zeros                               fw_cfg_items
  *   DMA to what is not RAM              error bit, nothing else             fw_cfg_dma
- *   DMA longer than the item            rest zero-filled, bounded by RAM    fw_cfg_dma
+ *   DMA longer than the item            1 MiB of zeros; error bit           fw_cfg_dma
  *   descriptor changed meanwhile        fetched once                        (code)
  */
 #include "base/snapshot.h"
 #include "dev_priv.h"
 
-#define FW_PORT      0x510
-#define FW_PORTS     2
-#define DMA_PORT     0x514
-#define DMA_PORTS    8
-#define FEATURES     0x3u /* traditional interface, DMA */
+#define FW_PORT       0x510
+#define FW_PORTS      2
+#define DMA_PORT      0x514
+#define DMA_PORTS     8
+#define FEATURES      0x3u                         /* traditional interface, DMA */
 #define DMA_SIGNATURE UINT64_C(0x51454d5520434647) /* "QEMU CFG" */
 
-#define DMA_ERROR  0x01u
-#define DMA_READ   0x02u
-#define DMA_SKIP   0x04u
-#define DMA_SELECT 0x08u
-#define DMA_WRITE  0x10u
+#define DMA_ERROR      0x01u
+#define DMA_READ       0x02u
+#define DMA_SKIP       0x04u
+#define DMA_SELECT     0x08u
+#define DMA_WRITE      0x10u
 #define DMA_DESC_BYTES 16
-#define CHUNK      4096u
+#define CHUNK          1024u
+#define ZEROS_MAX      (1u << 20) /* that one request gets past the end of an item */
 
-#define KEY_MASK 0x3fffu /* above: write channel and architecture-specific items */
-#define KEY_ARCH 0x8000u
-#define ARCH_FIRST (VMC_FW_CFG_FILE_FIRST + VMC_FW_CFG_MAX_FILES)
-#define ARCH_KEYS  16u
-#define KEYS       (ARCH_FIRST + ARCH_KEYS)
+#define KEY_MASK        0x3fffu /* above: write channel and architecture-specific items */
+#define KEY_ARCH        0x8000u
+#define ARCH_FIRST      (VMC_FW_CFG_FILE_FIRST + VMC_FW_CFG_MAX_FILES)
+#define ARCH_KEYS       16u
+#define KEYS            (ARCH_FIRST + ARCH_KEYS)
 #define DIR_ENTRY_BYTES 64
-#define DIR_BYTES (4 + VMC_FW_CFG_MAX_FILES * DIR_ENTRY_BYTES)
+#define DIR_BYTES       (4 + VMC_FW_CFG_MAX_FILES * DIR_ENTRY_BYTES)
 
 struct fw_state {
     uint16_t key;
@@ -57,8 +58,6 @@ struct vmc_fw_cfg {
     char name[VMC_FW_CFG_MAX_FILES][VMC_FW_CFG_NAME];
     unsigned files;
     uint8_t dir[DIR_BYTES];
-    struct vmci_lock dma_lock; /* one transfer at a time; taken before the base lock */
-    uint8_t chunk[CHUNK];      /* dma_lock */
 };
 
 /* ---- items --------------------------------------------------------------------------------- */
@@ -147,31 +146,40 @@ static uint32_t be32(uint32_t v)
     return __builtin_bswap32(v);
 }
 
-/* Copy length bytes of the selected item to guest memory. */
-static int dma_read(struct vmc_fw_cfg *fw, const struct vmc_fw_cfg_item *it, uint32_t offset,
+static int write_zeros(struct vmc_mem *mem, uint64_t gpa, uint32_t bytes)
+{
+    static const uint8_t zeros[CHUNK];
+    int rc = VMC_OK;
+
+    for (uint32_t done = 0, n; done < bytes && rc == VMC_OK; done += n) {
+        n = VMCI_MIN(bytes - done, CHUNK);
+        rc = vmc_mem_write(mem, gpa + done, zeros, n);
+    }
+    return rc;
+}
+
+/*
+ * Copy length bytes of the selected item to guest memory. No lock is held: the item is the
+ * embedder's, and two vCPUs may do this at the same time.
+ */
+static int dma_read(struct vmc_mem *mem, const struct vmc_fw_cfg_item *it, uint32_t offset,
                     uint32_t length, uint64_t gpa)
 {
     uint32_t have = it != NULL && offset < it->bytes ? it->bytes - offset : 0;
     uint32_t copy = VMCI_MIN(have, length);
+    uint8_t chunk[CHUNK];
 
-    for (uint32_t done = 0; done < copy;) {
-        uint32_t n = VMCI_MIN(copy - done, CHUNK);
-        int rc = item_read(it, offset + done, fw->chunk, n);
+    if (length - copy > ZEROS_MAX)
+        return VMC_ERANGE;
+    for (uint32_t done = 0, n; done < copy; done += n) {
+        n = VMCI_MIN(copy - done, CHUNK);
+        int rc = item_read(it, offset + done, chunk, n);
         if (rc == VMC_OK)
-            rc = vmc_mem_write(fw->base.bd->mem, gpa + done, fw->chunk, n);
+            rc = vmc_mem_write(mem, gpa + done, chunk, n);
         if (rc != VMC_OK)
             return rc;
-        done += n;
     }
-    memset(fw->chunk, 0, CHUNK);
-    for (uint32_t done = copy; done < length;) {
-        uint32_t n = VMCI_MIN(length - done, CHUNK);
-        int rc = vmc_mem_write(fw->base.bd->mem, gpa + done, fw->chunk, n);
-        if (rc != VMC_OK)
-            return rc;
-        done += n;
-    }
-    return VMC_OK;
+    return write_zeros(mem, gpa + copy, length - copy);
 }
 
 static uint32_t dma_execute(struct vmc_fw_cfg *fw, uint32_t control, uint32_t length, uint64_t gpa)
@@ -188,7 +196,7 @@ static uint32_t dma_execute(struct vmc_fw_cfg *fw, uint32_t control, uint32_t le
 
     int rc = VMC_OK;
     if ((control & DMA_READ) != 0)
-        rc = dma_read(fw, it, offset, length, gpa);
+        rc = dma_read(fw->base.bd->mem, it, offset, length, gpa);
     else if ((control & DMA_WRITE) != 0)
         rc = VMC_EPERM; /* no item of this machine can be written */
     vmci_lock(&fw->base.lock);
@@ -208,9 +216,7 @@ static void dma_run(struct vmc_fw_cfg *fw, uint64_t desc)
     uint32_t length = be32(vmci_ld_le32(d + 4));
     uint64_t gpa = (uint64_t)be32(vmci_ld_le32(d + 8)) << 32 | be32(vmci_ld_le32(d + 12));
 
-    vmci_lock(&fw->dma_lock);
     uint32_t result = dma_execute(fw, control, length, gpa);
-    vmci_unlock(&fw->dma_lock);
     vmci_st_le32(d, be32(result));
     /* A descriptor in ROM: the guest will wait for ever, which is its own doing. */
     if (vmc_mem_write(fw->base.bd->mem, desc, d, 4) != VMC_OK)
@@ -312,8 +318,7 @@ static void dir_build(struct vmc_fw_cfg *fw)
         memcpy(e + 8, fw->name[i], VMC_FW_CFG_NAME);
     }
     struct fw_item *dir = &fw->item[VMC_FW_CFG_FILE_DIR];
-    dir->item = (struct vmc_fw_cfg_item){.data = fw->dir,
-                                         .bytes = 4 + fw->files * DIR_ENTRY_BYTES};
+    dir->item = (struct vmc_fw_cfg_item){.data = fw->dir, .bytes = 4 + fw->files * DIR_ENTRY_BYTES};
     dir->present = true;
 }
 
@@ -385,7 +390,6 @@ static void fw_destroy(void *dev)
 
     vmci_dev_detach(&fw->base, fw->base.bd->pio, FW_PORT);
     vmci_dev_detach(&fw->base, fw->base.bd->pio, DMA_PORT);
-    vmci_lock_fini(&fw->dma_lock);
     vmci_dev_free(&fw->base);
 }
 
@@ -402,11 +406,6 @@ int vmc_fw_cfg_create(struct vmc_board *bd, struct vmc_fw_cfg **out, struct vmc_
 
     if (fw == NULL)
         return VMC_ENOMEM;
-    int rc = vmci_lock_init(&fw->dma_lock, bd->platform);
-    if (rc != VMC_OK) {
-        vmci_error(err, rc, "fw_cfg/create", "no lock for fw_cfg");
-        goto free;
-    }
     fw->item[VMC_FW_CFG_SIGNATURE].item =
         (struct vmc_fw_cfg_item){.data = signature, .bytes = sizeof(signature)};
     fw->item[VMC_FW_CFG_SIGNATURE].present = true;
@@ -415,9 +414,9 @@ int vmc_fw_cfg_create(struct vmc_board *bd, struct vmc_fw_cfg **out, struct vmc_
         (struct vmc_fw_cfg_item){.data = fw->item[VMC_FW_CFG_ID].small, .bytes = 4};
     fw->item[VMC_FW_CFG_ID].present = true;
     dir_build(fw);
-    rc = vmc_bus_attach(bd->pio, FW_PORT, FW_PORTS, &fw_ops, fw, err);
+    int rc = vmc_bus_attach(bd->pio, FW_PORT, FW_PORTS, &fw_ops, fw, err);
     if (rc != VMC_OK)
-        goto lock;
+        goto free;
     rc = vmc_bus_attach(bd->pio, DMA_PORT, DMA_PORTS, &dma_ops, fw, err);
     if (rc != VMC_OK)
         goto ports;
@@ -426,8 +425,6 @@ int vmc_fw_cfg_create(struct vmc_board *bd, struct vmc_fw_cfg **out, struct vmc_
     return VMC_OK;
 ports:
     vmci_dev_detach(&fw->base, bd->pio, FW_PORT);
-lock:
-    vmci_lock_fini(&fw->dma_lock);
 free:
     vmci_dev_free(&fw->base);
     return rc;

@@ -440,6 +440,83 @@ static void fw_cfg_dma(void **state)
     pio_write(f, 0x518, 4, 0xffffffff); /* a descriptor nowhere */
 }
 
+/* Select the item and read it to gpa; the descriptor is at desc. Returns what is left in it. */
+static uint32_t fw_dma(struct fx *f, uint64_t desc, uint16_t key, uint32_t bytes, uint64_t gpa)
+{
+    struct vmc_mem *mem = vmc_vm_mem(f->vm);
+    uint8_t d[16];
+
+    vmci_st_le32(d, __builtin_bswap32((uint32_t)key << 16 | 8 | 2));
+    vmci_st_le32(d + 4, __builtin_bswap32(bytes));
+    vmci_st_le64(d + 8, __builtin_bswap64(gpa));
+    assert_int_equal(vmc_mem_write(mem, desc, d, 16), VMC_OK);
+    pio_write(f, 0x514, 8, __builtin_bswap64(desc));
+    assert_int_equal(vmc_mem_read(mem, desc, d, 4), VMC_OK);
+    return __builtin_bswap32(vmci_ld_le32(d));
+}
+
+static void fw_cfg_zeros_are_bounded(void **state)
+{
+    struct fx *f = *state;
+    uint8_t out;
+
+    machine(f, 64 * MIB, 1, 0);
+    boot_flat(f);
+    struct vmc_mem *mem = vmc_vm_mem(f->vm);
+    for (uint64_t at = 0x400000; at <= 0x400000 + MIB + 4; at++)
+        assert_int_equal(vmc_mem_write(mem, at, "x", 1), VMC_OK);
+    assert_int_equal(fw_dma(f, 0x301000, 0, 4 + MIB + 1, 0x400000), 1);
+    assert_int_equal(vmc_mem_read(mem, 0x400000, &out, 1), VMC_OK);
+    assert_int_equal(out, 'x'); /* nothing of it is done */
+    assert_int_equal(fw_dma(f, 0x301000, 0, UINT32_MAX, 0x400000), 1);
+    assert_int_equal(fw_dma(f, 0x301000, 0, 4 + MIB, 0x400000), 0);
+    for (uint64_t at = 0x400004; at < 0x400004 + MIB; at++) {
+        assert_int_equal(vmc_mem_read(mem, at, &out, 1), VMC_OK);
+        assert_int_equal(out, 0);
+    }
+    assert_int_equal(vmc_mem_read(mem, 0x400004 + MIB, &out, 1), VMC_OK);
+    assert_int_equal(out, 'x');
+}
+
+/* An item whose selection and contents use the device themselves, as another vCPU may meanwhile. */
+static unsigned nested_selects;
+
+static void nested_select(void *ctx)
+{
+    if (nested_selects++ == 0)
+        assert_int_equal(fw_dma(ctx, 0x302000, 0x8001, 0, 0x310000), 0);
+}
+
+static int nested_read(void *ctx, uint64_t offset, void *dst, size_t bytes)
+{
+    assert_int_equal(fw_dma(ctx, 0x303000, 0, 4, 0x311000), 0);
+    for (size_t i = 0; i < bytes; i++)
+        ((uint8_t *)dst)[i] = (uint8_t)((offset + i) * 7);
+    return VMC_OK;
+}
+
+static void fw_cfg_items_may_use_fw_cfg(void **state)
+{
+    struct fx *f = *state;
+    const struct vmc_fw_cfg_item item = {
+        .read = nested_read, .select = nested_select, .ctx = f, .bytes = 3000};
+    uint8_t out[3001];
+
+    machine(f, 64 * MIB, 1, 0);
+    assert_int_equal(vmc_fw_cfg_set(vmc_pc_fw_cfg(f->pc), 0x8001, &item), VMC_OK);
+    boot_flat(f);
+    struct vmc_mem *mem = vmc_vm_mem(f->vm);
+    nested_selects = 0;
+    assert_int_equal(fw_dma(f, 0x301000, 0x8001, sizeof(out), 0x320000), 0);
+    assert_int_equal(nested_selects, 2);
+    assert_int_equal(vmc_mem_read(mem, 0x320000, out, sizeof(out)), VMC_OK);
+    for (unsigned i = 0; i < 3000; i++)
+        assert_int_equal(out[i], (uint8_t)(i * 7));
+    assert_int_equal(out[3000], 0);
+    assert_int_equal(vmc_mem_read(mem, 0x311000, out, 4), VMC_OK);
+    assert_memory_equal(out, "QEMU", 4);
+}
+
 /* ---- layout, life cycle -------------------------------------------------------------------- */
 
 static void memory_layout(void **state)
@@ -579,7 +656,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(acpi_small), T(acpi_many_cpus), T(fw_cfg_items), T(table_loader_script), T(fw_cfg_dma),
+        T(acpi_small), T(acpi_many_cpus), T(fw_cfg_items), T(table_loader_script), T(fw_cfg_dma), T(fw_cfg_zeros_are_bounded), T(fw_cfg_items_may_use_fw_cfg),
         T(memory_layout), T(start_state_and_mtrrs), T(exit_port_power_off_reset),
         T(firmware_is_mapped_twice), T(create_checks),
     };
