@@ -77,6 +77,7 @@ struct vmc_vmware {
     uint64_t target;                       /* (a) pages; the embedder's, survives a reset */
     uint64_t rejected, calls, large_pages; /* (a) */
     struct vmware_state st;                /* (l) */
+    uint8_t *image;                        /* (l) where a saved state is put together */
 };
 
 /* ---- pages --------------------------------------------------------------------------------- */
@@ -337,16 +338,12 @@ static size_t vmware_save(void *dev, void *dst, size_t bytes)
 {
     struct vmc_vmware *d = dev;
     size_t all = state_bytes(d);
-    uint8_t *tmp = vmci_zalloc(d->base.bd->platform, all);
 
-    if (tmp == NULL)
-        return 0;
     vmci_lock(&d->base.lock);
-    memcpy(tmp, &d->st, sizeof(d->st));
-    memcpy(tmp + sizeof(d->st), d->held.bits, all - sizeof(d->st));
-    size_t n = vmci_dev_save(&d->base, 1, tmp, all, dst, bytes);
+    memcpy(d->image, &d->st, sizeof(d->st));
+    memcpy(d->image + sizeof(d->st), d->held.bits, all - sizeof(d->st));
+    size_t n = vmci_dev_save(&d->base, 1, d->image, all, dst, bytes);
     vmci_unlock(&d->base.lock);
-    vmci_free(d->base.bd->platform, tmp, all);
     return n;
 }
 
@@ -399,6 +396,7 @@ static void vmware_destroy(void *dev)
 {
     struct vmc_vmware *d = dev;
 
+    vmci_free(d->base.bd->platform, d->image, state_bytes(d));
     vmci_held_fini(&d->held);
     vmci_dev_free(&d->base);
 }
@@ -422,6 +420,12 @@ int vmc_vmware_create(struct vmc_board *bd, const struct vmc_vmware_config *cfg,
     if (rc != VMC_OK) {
         vmci_dev_free(&d->base);
         return rc;
+    }
+    d->image = vmci_zalloc(bd->platform, state_bytes(d));
+    if (d->image == NULL) {
+        vmci_held_fini(&d->held);
+        vmci_dev_free(&d->base);
+        return vmci_error(err, VMC_ENOMEM, "vmware/create", "no memory");
     }
     vmci_dev_publish(&d->base);
     *out = d;
