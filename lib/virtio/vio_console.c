@@ -155,9 +155,15 @@ void vmc_virtio_console_output_ready(struct vmc_virtio *v, unsigned port)
 static size_t fill_input(struct console_dev *d, struct port *p, struct vmci_vq *q,
                          const unsigned char *data, size_t bytes)
 {
+    unsigned useless = 0; /* buffers without room, which another vCPU may add for ever */
     size_t done = 0;
 
     while (done < bytes && vmci_vq_usable(q)) {
+        if (useless > q->size) {
+            vmci_store_release(&p->starving, 1); /* goes on when the driver notifies */
+            (void)vmci_vq_notify_on(q);
+            break;
+        }
         int rc = vmci_vq_pop(q, &p->rx);
         if (rc < 0)
             break;
@@ -170,8 +176,10 @@ static size_t fill_input(struct console_dev *d, struct port *p, struct vmci_vq *
             break;
         }
         size_t n = p->rx.malformed ? 0 : vmci_chain_write(&p->rx, 0, data + done, bytes - done);
-        if (n == 0)
+        if (n == 0) {
+            useless++;
             (void)vmci_fetch_add(&d->v.stat_malformed, 1);
+        }
         vmci_chain_release(d->v.mem, &p->rx);
         vmci_vq_stage(q, &p->rx, (uint32_t)n);
         done += n;
