@@ -26,7 +26,8 @@ struct uring {
     struct io_uring ring;
     pthread_mutex_t lock; /* the submission side of ring */
     pthread_t reaper;
-    bool queued; /* (l) entries wait for kick */
+    bool queued;            /* (l) entries wait for kick */
+    atomic_bool kick_again; /* polled: the kernel took no more until completions are taken */
     /*
      * Requests pass from submitter to reaper through the kernel, which orders memory but is unknown
      * to the C memory model (and to ThreadSanitizer): this counter says it in their terms.
@@ -133,7 +134,10 @@ static void uring_kick(struct vmc_host_disk *d)
         int rc = io_uring_submit(&u->ring);
         if (rc >= 0 && io_uring_sq_ready(&u->ring) == 0)
             u->queued = false;
-        else if (rc == -EAGAIN || rc == -EBUSY) { /* the reaper has to make room first */
+        else if ((rc == -EAGAIN || rc == -EBUSY) && d->cfg.polled) {
+            atomic_store(&u->kick_again, true); /* whoever polls, maybe this thread, makes room */
+            break;
+        } else if (rc == -EAGAIN || rc == -EBUSY) { /* the reaper has to make room first */
             pthread_mutex_unlock(&u->lock);
             sched_yield();
             pthread_mutex_lock(&u->lock);
@@ -206,6 +210,8 @@ static void uring_poll(struct vmc_host_disk *d)
     if (!reap(u))
         u->ended = true;
     atomic_store_explicit(&u->polling, false, memory_order_release);
+    if (atomic_exchange(&u->kick_again, false))
+        uring_kick(d);
 }
 
 static void uring_close(struct vmc_host_disk *d)
@@ -213,6 +219,8 @@ static void uring_close(struct vmc_host_disk *d)
     struct uring *u = d->engine_data;
 
     uring_kick(d);
+    while (atomic_load(&u->kick_again))
+        uring_poll(d);
     pthread_mutex_lock(&u->lock);
     struct io_uring_sqe *e = entry(u);
     if (e != NULL) {
