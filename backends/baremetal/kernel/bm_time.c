@@ -168,7 +168,7 @@ static unsigned field(uint8_t v, bool bcd)
     return bcd ? (v >> 4) * 10u + (v & 15u) : v;
 }
 
-/* Days since 1970 of a date in the Gregorian calendar. */
+/* Days since 1970, from then on, of a date in the Gregorian calendar. */
 static int64_t days(unsigned y, unsigned m, unsigned d)
 {
     static const uint16_t before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
@@ -200,6 +200,8 @@ int64_t bm_wall_s(void)
         hour = hour % 12 + ((a[2] & 0x80) != 0 ? 12 : 0);
     unsigned century = field(a[6], bcd);
     unsigned year = field(a[5], bcd) + (century >= 19 && century <= 21 ? century * 100 : 2000);
+    if (year < 1970) /* two digits counted on, and nobody cared for the century */
+        year += 100;
     return ((days(year, field(a[4], bcd), field(a[3], bcd)) * 24 + hour) * 60 + field(a[1], bcd)) *
                60 +
            field(a[0], bcd);
