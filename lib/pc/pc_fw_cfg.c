@@ -93,14 +93,18 @@ static void rsdp_template(struct vmc_pc *pc)
     vmci_st_le64(pc->rsdp + 24, pc->acpi.xsdt);
 }
 
-/* Firmware has set up the chipset when it asks for the tables: describe it as it is now. */
+/* Firmware has set up the chipset when it asks for the tables: describe it as it is now. Any number
+   of vCPUs may ask at once. */
 static void acpi_select(void *ctx)
 {
     struct vmc_pc *pc = ctx;
 
-    if (vmci_acpi_build(pc, NULL) != VMC_OK)
-        vmci_bug(pc->pf, __FILE__, __LINE__, "the ACPI tables grew");
+    vmci_lock(&pc->acpi_lock);
+    int rc = vmci_acpi_build(pc, NULL);
     rsdp_template(pc);
+    vmci_unlock(&pc->acpi_lock);
+    if (rc != VMC_OK)
+        vmci_bug(pc->pf, __FILE__, __LINE__, "the ACPI tables grew");
 }
 
 static int add_file(struct vmc_pc *pc, const char *name, const void *data, uint32_t bytes,

@@ -212,6 +212,11 @@ int vmc_pc_create(struct vmc_vm *vm, const struct vmc_pc_config *cfg, struct vmc
     pc->cfg = *cfg;
     if (pc->cfg.stop.stop == NULL)
         pc->cfg.stop = (struct vmc_stop_sink){.stop = stop_vm, .ctx = vm};
+    rc = vmci_lock_init(&pc->acpi_lock, pc->pf);
+    if (rc != VMC_OK) {
+        vmci_free(pc->pf, pc, sizeof(*pc));
+        return vmci_error(err, rc, "pc/create", "no lock for the machine");
+    }
     rc = make_memory(pc, err);
     if (rc == VMC_OK)
         rc = make_chipset(pc, err);
@@ -229,8 +234,10 @@ int vmc_pc_create(struct vmc_vm *vm, const struct vmc_pc_config *cfg, struct vmc
 
 void vmc_pc_destroy(struct vmc_pc *pc)
 {
-    if (pc != NULL)
-        vmci_free(pc->pf, pc, sizeof(*pc));
+    if (pc == NULL)
+        return;
+    vmci_lock_fini(&pc->acpi_lock);
+    vmci_free(pc->pf, pc, sizeof(*pc));
 }
 
 struct vmc_pci_bus *vmc_pc_pci(struct vmc_pc *pc)

@@ -92,6 +92,7 @@ struct vmc_pc {
     struct vmc_memmap memmap[VMC_MEMMAP_MAX];
     unsigned memmap_count;
 
+    struct vmci_lock acpi_lock; /* what vCPUs make anew: acpi, rsdp */
     struct acpi_blob acpi;
     uint8_t rsdp[ACPI_RSDP_BYTES];
     uint8_t loader[LOADER_MAX * LOADER_ENTRY];
