@@ -79,7 +79,10 @@ static struct segment data_segment(unsigned sel, uint32_t area, bool stack)
     static const uint32_t limits[] = {0x1f,   0x100,   0x103,   0xffe, 0x1003, 0x7fff, 0xfffe,
                                       0xffff, 0x10003, 0x1ffff, 0xfff, 0x1fff, 0xffff};
     unsigned k = rnd(13), type = stack ? 3 : 1 | rnd(2) << 1;
-    struct segment s = {area + rnd(3) * 0x804 + rnd(4), limits[k], rnd(4) == 0, rnd(2) != 0};
+    struct segment s = {.base = area + rnd(3) * 0x804, .limit = limits[k]};
+    s.base += rnd(4);
+    s.down = rnd(4) == 0;
+    s.wide = rnd(2) != 0;
     if (stack && !s.wide)
         s.limit &= 0xffff;
     bool pages = (s.limit & 0xfff) == 0xfff && rnd(2) != 0;
@@ -200,7 +203,8 @@ static void emit(void)
     switch (k) {
     case 0:
     case 1:
-        mem(alu[rnd(18)], rnd(4));
+        v = rnd(4);
+        mem(alu[rnd(18)], v);
         break;
     case 2:
         mem(0xff, rnd(2) != 0 ? 6 : rnd(2)); /* push, inc, dec */
@@ -215,7 +219,8 @@ static void emit(void)
         mem(0x1b1 + 0x10 * rnd(2), 1); /* cmpxchg, xadd */
         break;
     case 6:
-        mem(rnd(2) != 0 ? 0xd9 : 0xdd, rnd(2) * 3); /* fld, fstp of 4 and 8 bytes */
+        v = rnd(2) * 3;
+        mem(rnd(2) != 0 ? 0xd9 : 0xdd, v); /* fld, fstp of 4 and 8 bytes */
         break;
     case 7:
         b(0x50 | rnd(4));
@@ -358,11 +363,14 @@ static void one(unsigned n)
     describe(SEL_CS, CODE, limit, 0xb, code32, false);
     start.ds = SEL_DS, start.es = SEL_ES, start.cs = SEL_CS, start.ss = SEL_SS;
     start.eip = 0;
-    start.flags = 0x202 | (rnd(0x1000) & 0x8d5) | (rnd(12) == 0 ? 0x400 : 0);
+    start.flags = 0x202 | (rnd(0x1000) & 0x8d5);
+    start.flags |= rnd(12) == 0 ? 0x400 : 0;
     start.eax = rnd(0xffffffff), start.ecx = rnd(12), start.edx = rnd(0x400) - 0x200;
-    start.ebx = edge(&ds) | upper(), start.esi = edge(&ds) | upper();
-    start.edi = edge(&es) | upper(), start.ebp = edge(&ss) | (ss.wide ? 0 : upper());
-    start.esp = edge(&ss) & (rnd(8) == 0 ? ~0u : ~3u);
+    start.ebx = edge(&ds), start.ebx |= upper();
+    start.esi = edge(&ds), start.esi |= upper();
+    start.edi = edge(&es), start.edi |= upper();
+    start.ebp = edge(&ss), start.ebp |= ss.wide ? 0 : upper();
+    start.esp = edge(&ss), start.esp &= rnd(8) == 0 ? ~0u : ~3u;
     if (!ss.wide) /* IRET leaves the rest of ESP alone, here the address of `start` */
         start.esp = (start.esp & 0xffff) | 0x100000;
     if (!clean)
