@@ -323,16 +323,32 @@ static bool other_size(const struct bt_work *w, const struct vmci_insn *in)
     return w->bits == 16 && in->op < VMCI_OP_FP_FIRST;
 }
 
-/* Prefixes that stay: LOCK, operand size, REPNE, REP. Segment and address size are dealt with. */
+/* Prefixes that stay: LOCK, operand size, REPNE, REP. Segment and address size are dealt with. Of
+   several LOCKs one is enough, of REPNE and REP the last one counts. */
 static void emit_prefixes(struct bt_work *w, const struct vmci_insn *in, unsigned end)
 {
+    uint8_t lock = 0, rep = 0;
+
     if (((in->flags & VMCI_IF_66) != 0) != other_size(w, in))
         em8(&w->e, 0x66);
     for (unsigned k = 0; k < end; k++) {
         uint8_t b = in->raw[k];
-        if (b == 0xf0 || b == 0xf2 || b == 0xf3)
-            em8(&w->e, b);
+        if (b == 0xf0)
+            lock = b;
+        else if (b == 0xf2 || b == 0xf3)
+            rep = b;
     }
+    if (lock != 0)
+        em8(&w->e, lock);
+    if (rep != 0)
+        em8(&w->e, rep);
+}
+
+/* The processor takes no longer ones, and those of a guest may have grown. */
+static void bound_length(struct bt_work *w, size_t from)
+{
+    if (w->e.len - from > VMCI_INSN_MAX)
+        w->failed = true;
 }
 
 /* Where the escape to the opcode's map begins, or else the opcode, or REX. */
@@ -345,6 +361,7 @@ static unsigned before_opcode(const struct vmci_insn *in)
 void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
 {
     unsigned op = in->raw[in->opcode_off];
+    size_t from = w->e.len;
 
     if (w->word == 4 && in->map == VMCI_MAP_1B && (op & 0xf0) == 0x40) {
         /* INC and DEC in one byte: REX in 64-bit code. */
@@ -361,6 +378,7 @@ void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
     }
     for (; k < in->len; k++)
         em8(&w->e, in->raw[k]);
+    bound_length(w, from);
 }
 
 static void emit_vex(struct bt_work *w, const struct vmci_insn *in, unsigned rxb)
@@ -381,6 +399,7 @@ static void emit_around(struct bt_work *w, const struct vmci_insn *in, const str
     struct emit *e = &w->e;
     unsigned modrm = in->raw[in->modrm_off];
     unsigned rxb = em_rxb(0, a);
+    size_t from = e->len;
 
     if (in->modrm_off == 0) { /* MOV between the accumulator and an absolute address */
         if (in->opsize == 2)
@@ -406,6 +425,7 @@ static void emit_around(struct bt_work *w, const struct vmci_insn *in, const str
     if (in->imm_off != 0)
         for (unsigned k = in->imm_off; k < in->len; k++)
             em8(e, in->raw[k]);
+    bound_length(w, from);
 }
 
 /* A register that can be named without REX and that the instruction does not use. */
