@@ -6,6 +6,8 @@
 #ifndef CPU_PAIR_H
 #define CPU_PAIR_H
 
+#include <stdlib.h>
+
 #include "cpu_rig.h"
 
 #ifndef PAIR_FLAGS
@@ -19,6 +21,13 @@ __attribute__((unused)) static unsigned rnd(unsigned n)
 {
     seed = seed * 1664525u + 1013904223u;
     return (seed >> 8) % n;
+}
+
+/* VMC_BT_SEED, VMC_BT_TIMES: other programs, more of them. */
+__attribute__((unused)) static uint32_t number(const char *name, uint32_t otherwise)
+{
+    const char *s = getenv(name);
+    return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
 }
 
 static int setup(void **state)

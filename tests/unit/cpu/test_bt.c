@@ -25,12 +25,6 @@
 
 static uint32_t first_seed; /* VMC_BT_SEED: of other programs */
 
-static uint32_t number(const char *name, uint32_t otherwise)
-{
-    const char *s = getenv(name);
-    return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
-}
-
 /* VMC_BT_TIMES: as many times more. */
 static unsigned programs(unsigned n)
 {

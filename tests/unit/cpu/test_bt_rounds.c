@@ -34,12 +34,6 @@ struct program {
     size_t n;
 };
 
-static uint32_t number(const char *name, uint32_t otherwise)
-{
-    const char *s = getenv(name);
-    return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
-}
-
 static void put(struct program *p, const void *bytes, size_t n)
 {
     memcpy(p->code + p->n, bytes, n);

@@ -34,12 +34,6 @@ struct program {
     struct vmc_segment seg[COUNT]; /* of the GDT */
 };
 
-static uint32_t number(const char *name, uint32_t otherwise)
-{
-    const char *s = getenv(name);
-    return s != NULL ? (uint32_t)strtoul(s, NULL, 0) : otherwise;
-}
-
 /* ---- code ------------------------------------------------------------------------------------ */
 
 static void put8(struct program *p, unsigned b)
