@@ -47,6 +47,12 @@ static int64_t host_wall_s(void *ctx)
     return (int64_t)time(NULL);
 }
 
+static int64_t host_wall_ns(void *ctx)
+{
+    (void)ctx;
+    return (int64_t)now_of(CLOCK_REALTIME);
+}
+
 /* Reserve addresses; those of what could be large pages begin where one can. */
 static void *reserve(size_t bytes)
 {
@@ -375,6 +381,7 @@ int vmc_host_platform_init(struct vmc_platform *pf, const struct vmc_host_log *l
         .entropy = &entropy_ops,
         .tsc_hz = tsc_hz,
         .wall_s = host_wall_s,
+        .wall_ns = host_wall_ns,
     };
     return vmc_platform_check(pf, err);
 }

@@ -104,6 +104,8 @@ struct vmc_platform {
      * Fails where there are none. Called by one thread at a time for the same bytes.
      */
     int (*large_pages)(void *ctx, void *at, size_t bytes);
+    /** Nanoseconds since 1970 in UTC, for paravirtual clocks; NULL: whole seconds, of wall_s. */
+    int64_t (*wall_ns)(void *ctx);
 };
 
 /** Check a port before use; err explains the first problem. VMC_EINVAL. Any thread. */

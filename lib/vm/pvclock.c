@@ -240,19 +240,26 @@ void vmci_pvclock_tsc_moved(struct vmc_vcpu *v)
             vmci_vcpu_request(vm->vcpu[i], REQ_CLOCK);
 }
 
+/* Nanoseconds since 1970. */
+static uint64_t wall_now(const struct vmc_vm *vm)
+{
+    const struct vmc_platform *pf = vm->pf;
+    bool deterministic = (vm->flags & VMC_VM_DETERMINISTIC) != 0;
+
+    if (!deterministic && vmci_pf_has(pf, wall_ns))
+        return (uint64_t)pf->wall_ns(pf->ctx);
+    if (!deterministic && vmci_pf_has(pf, wall_s))
+        return (uint64_t)pf->wall_s(pf->ctx) * NS_PER_S;
+    return 946684800ull * NS_PER_S; /* 2000-01-01, like the RTC */
+}
+
 /* Wall clock time at which the system time was zero. */
 static int set_wall_clock(struct vmc_vcpu *v, uint64_t value)
 {
-    struct vmc_vm *vm = v->vm;
-    const struct vmc_platform *pf = vm->pf;
     uint8_t rec[WALL_BYTES] = {0};
-    uint64_t now = vmc_timerq_now(vm->board.timers);
-    uint64_t wall = 946684800; /* 2000-01-01, like the RTC */
+    uint64_t boot = wall_now(v->vm) - vmc_timerq_now(v->vm->board.timers);
 
     v->pv.wall = value;
-    if (vmci_pf_has(pf, wall_s) && !(vm->flags & VMC_VM_DETERMINISTIC))
-        wall = (uint64_t)pf->wall_s(pf->ctx);
-    uint64_t boot = wall * NS_PER_S - now;
     vmci_st_le32(rec + 4, (uint32_t)(boot / NS_PER_S));
     vmci_st_le32(rec + 8, (uint32_t)(boot % NS_PER_S));
     return write_versioned(v, value, rec, sizeof(rec)) == VMC_OK ? VMC_IO_DONE : VMC_IO_GP;

@@ -57,6 +57,11 @@ static int64_t pass_wall(void *ctx)
     return below(ctx)->wall_s(below(ctx)->ctx);
 }
 
+static int64_t pass_wall_ns(void *ctx)
+{
+    return below(ctx)->wall_ns(below(ctx)->ctx);
+}
+
 static void pass_log(void *ctx, int level, const char *module, const char *text)
 {
     below(ctx)->log(below(ctx)->ctx, level, module, text);
@@ -145,5 +150,6 @@ void host_overhead_wrap(struct host_overhead *o, struct vmc_platform *pf)
                                 .entropy = &entropy,
                                 .tsc_hz = pf->tsc_hz,
                                 .wall_s = pass_wall,
+                                .wall_ns = pass_wall_ns,
                                 .large_pages = pass_large_pages};
 }

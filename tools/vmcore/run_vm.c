@@ -394,6 +394,7 @@ static void make_repeatable(struct vmc_platform *pf)
 
     pf->entropy = &fixed;
     pf->wall_s = NULL;
+    pf->wall_ns = NULL;
 }
 
 int run_vm_create(struct run_vm *r)

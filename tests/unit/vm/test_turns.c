@@ -192,6 +192,37 @@ static void clock_page_gives_the_time(void **state)
     assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_SYSTEM_TIME, 0), VMC_IO_DONE);
 }
 
+static int64_t some_time_s(void *ctx)
+{
+    (void)ctx;
+    return 1234567;
+}
+
+static int64_t some_time_ns(void *ctx)
+{
+    (void)ctx;
+    return 1234567890123456;
+}
+
+/* To the nanosecond where the platform knows it. */
+static void wall_clock_is_as_fine_as_the_platform(void **state)
+{
+    struct vm_fx *f = *state;
+    uint32_t rec[3];
+
+    f->tp.pf.wall_s = some_time_s;
+    vm_up(f, engine_null_pull(), 1, 0, sleeper);
+    uint64_t start = vmc_timerq_now(vmc_vm_board(f->vm)->timers);
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t now = i == 0 ? 1234567000000000 : 1234567890123456;
+        assert_int_equal(wrmsr(f->e[0], VMC_MSR_KVM_WALL_CLOCK, 0x6000), VMC_IO_DONE);
+        assert_int_equal(vmc_mem_read(vmc_vm_mem(f->vm), 0x6000, rec, 12), VMC_OK);
+        assert_int_equal(rec[0] & 1, 0);
+        assert_int_equal(rec[1] * 1000000000ull + rec[2], now - start);
+        f->tp.pf.wall_ns = some_time_ns;
+    }
+}
+
 static void read_record(struct vm_fx *f, uint64_t gpa, uint8_t rec[32])
 {
     assert_int_equal(vmc_mem_read(vmc_vm_mem(f->vm), gpa, rec, 32), VMC_OK);
@@ -291,6 +322,7 @@ int main(void)
         vm_test(idle_time_is_skipped),
         vm_test(nothing_to_wait_for_is_the_embedders),
         vm_test(clock_page_gives_the_time),
+        vm_test(wall_clock_is_as_fine_as_the_platform),
         vm_test(clock_goes_on_when_the_tsc_moves),
         vm_test(clock_starts_anew_after_reset),
         vm_test(clock_can_be_switched_off),
