@@ -98,6 +98,7 @@ struct vmc_i8042_config {
     uint32_t pad;
     struct vmc_irq_line irq1, irq12;
     struct vmc_stop_sink stop; /**< reset pulses */
+    struct vmc_irq_line a20;   /**< gate of address line 20 */
 };
 /** Controller with a keyboard and no mouse at 0x60 and 0x64, and port 0x92 (fast A20 and reset). */
 VMC_API VMC_MUST_CHECK int vmc_i8042_create(struct vmc_board *bd,

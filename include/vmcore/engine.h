@@ -221,6 +221,11 @@ struct vmc_engine_ops {
     int (*set_debug)(void *ev, const struct vmc_breakpoint *bp, size_t n); /**< VMC_CAP_BREAKPOINT */
     /** Counters as name/value pairs for statistics; returns how many exist. May be NULL. */
     size_t (*stats)(void *ev, const char **names, uint64_t *values, size_t max);
+    /**
+     * Address line 20: while it is off, bit 20 of all addresses that processors access is 0. On at
+     * first; a vCPU obeys before its next instruction. Any thread. NULL: it is always on.
+     */
+    void (*set_a20)(void *evm, bool on);
 };
 
 /** What the host code of a piece of a translation is for. */

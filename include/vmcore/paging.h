@@ -15,6 +15,7 @@ VMC_BEGIN_DECLS
 enum vmc_paging_lack {
     VMC_PAGING_NO_1G = 1u << 0,    /**< pages of 1 GiB (CPUID pdpe1gb): PS is reserved there */
     VMC_PAGING_NO_PSE36 = 1u << 1, /**< 4 MiB pages above 4 GiB (CPUID pse36) */
+    VMC_PAGING_NO_A20 = 1u << 2,   /**< address bit 20: it is 0 in every physical address */
 };
 
 /** What a walk depends on. */

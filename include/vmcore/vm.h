@@ -73,6 +73,12 @@ VMC_API const struct vmc_engine_info *vmc_vm_engine_info(const struct vmc_vm *vm
 VMC_API struct vmc_irq_line vmc_vm_gsi(struct vmc_vm *vm, uint32_t gsi);
 
 /**
+ * The wire that gates address line 20, for a keyboard controller; high: the line is on. Engines on
+ * hardware ignore it.
+ */
+VMC_API struct vmc_irq_line vmc_vm_a20(struct vmc_vm *vm);
+
+/**
  * What hangs on the processors' FERR# line (struct vmc_engine_io, ferr): vmc_fpu_error_signal of a PC.
  * Called on vCPU threads. Only the software CPU reports errors this way. While quiesced.
  */

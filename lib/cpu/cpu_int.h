@@ -105,6 +105,8 @@ struct vmci_exc {
 #define VMCI_REQ_TRAP 0x10u /* pending debug trap, TF, or inhibited window to step through */
 #define VMCI_REQ_NMI  0x20u
 
+#define VMCI_A20 (1ull << 20) /* address bit */
+
 enum vmci_tsc_source {
     VMCI_TSC_HOST, /* the host's invariant TSC */
     VMCI_TSC_NS,   /* platform.now_ns, scaled */

@@ -35,17 +35,28 @@ static void on_code_write(void *ctx, uint64_t gpa, uint64_t bytes)
     smc_notify(ctx, gpa, bytes, NULL);
 }
 
-static void on_flush(void *ctx, uint64_t gpa, uint64_t bytes)
+static void flush_all(struct vmci_soft_vm *vm)
 {
-    struct vmci_soft_vm *vm = ctx;
-
-    (void)gpa;
-    (void)bytes; /* all of it: flushes are rare */
     for (uint32_t i = 0; i < vmci_load_acquire(&vm->count); i++) {
         struct vmci_soft_cpu *sc = soft_cpu_at(vm, i);
         if (sc != NULL)
             soft_request(sc, VMCI_REQ_FLUSH);
     }
+}
+
+static void on_flush(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    (void)gpa;
+    (void)bytes; /* all of it: flushes are rare */
+    flush_all(ctx);
+}
+
+static void soft_set_a20(void *evm, bool on)
+{
+    struct vmci_soft_vm *vm = evm;
+
+    if (vmci_exchange(&vm->a20_off, on ? 0u : 1u) != (on ? 0u : 1u))
+        flush_all(vm);
 }
 
 static int soft_vm_init(void *evm, const struct vmc_engine_vm_config *cfg, struct vmc_error *err)
@@ -164,6 +175,7 @@ static int soft_vcpu_init(void *evm, void *ev, uint32_t index, const struct vmc_
     }
     cpu->vm = vm;
     vmci_apply_policy(cpu, &vm->policy);
+    soft_see_a20(sc);
     vmci_cpu_reset(cpu, false);
     if (vm->cpu[0] != NULL)
         cpu->tsc_offset = vm->cpu[0]->cpu.tsc_offset; /* all TSCs of a machine are one */
@@ -518,6 +530,7 @@ const struct vmc_engine_ops *vmc_engine_soft(void)
         .read_tsc = soft_read_tsc,
         .set_debug = soft_set_debug,
         .stats = soft_stats,
+        .set_a20 = soft_set_a20,
     };
     return &ops;
 }

@@ -2,7 +2,8 @@
 /*
  * 8042 keyboard controller with a PS/2 keyboard on its first port and nothing on the second, and
  * port 0x92 (IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device
- * Controller"). Address line 20 is always on: its gate is kept and read back, nothing more.
+ * Controller"). The output port and port 0x92 gate address line 20. As in QEMU and Bochs, the last
+ * write to either decides, where a chipset ors the two; bit 1 of both tells the state.
  *
  * Threats (guest input: any byte to either port; outside input: scan codes)
  *   responses that nobody reads    queue of QUEUE bytes, then lost       i8042_queue_overflow
@@ -31,6 +32,9 @@
 
 #define OUT_NO_RESET 0x01u
 #define OUT_A20      0x02u
+
+#define P92_RESET 0x01u
+#define P92_A20   0x02u
 
 #define KBD_ACK    0xfau
 #define KBD_RESEND 0xfeu
@@ -251,11 +255,19 @@ size_t vmc_i8042_key(struct vmc_i8042 *k, const uint8_t *codes, size_t bytes)
 
 /* ---- controller ---------------------------------------------------------------------------- */
 
+static void gate_a20(struct vmc_i8042 *k, bool on)
+{
+    k->st.outport = (uint8_t)((k->st.outport & ~OUT_A20) | (on ? OUT_A20 : 0));
+    k->st.port92 = (uint8_t)((k->st.port92 & ~P92_A20) | (on ? P92_A20 : 0));
+    vmc_irq_set(&k->cfg.a20, on);
+}
+
 static void outport_write(struct vmc_i8042 *k, uint8_t v)
 {
     if ((v & OUT_NO_RESET) == 0)
         k->reset_wanted = true;
     k->st.outport = v | OUT_NO_RESET;
+    gate_a20(k, (v & OUT_A20) != 0);
 }
 
 static void reply(struct i8042_state *s, uint8_t v)
@@ -305,10 +317,10 @@ static void command(struct vmc_i8042 *k, uint8_t v)
                                (s->obf && s->obf_aux ? 0x20 : 0)));
             break;
         case 0xdd: /* A20 off and on, on some chips */
-            s->outport &= (uint8_t)~OUT_A20;
+            gate_a20(k, false);
             break;
         case 0xdf:
-            s->outport |= OUT_A20;
+            gate_a20(k, true);
             break;
         default: /* unknown commands do nothing */
             break;
@@ -410,9 +422,6 @@ static void status_write8(void *dev, uint64_t offset, uint8_t v)
     unlock_and_reset(k);
 }
 
-#define P92_RESET 0x01u
-#define P92_A20   0x02u
-
 static uint8_t port92_read8(void *dev, uint64_t offset)
 {
     struct vmc_i8042 *k = dev;
@@ -433,6 +442,7 @@ static void port92_write8(void *dev, uint64_t offset, uint8_t v)
     if ((v & P92_RESET) != 0 && (k->st.port92 & P92_RESET) == 0)
         k->reset_wanted = true;
     k->st.port92 = v;
+    gate_a20(k, (v & P92_A20) != 0);
     unlock_and_reset(k);
 }
 
@@ -450,13 +460,13 @@ static void i8042_reset(void *dev)
     uint8_t irq1 = k->st.irq1, irq12 = k->st.irq12;
     k->st = (struct i8042_state){
         .ctr = CTR_KBD_INT | CTR_AUX_INT | CTR_TRANSLATE,
-        .outport = OUT_NO_RESET | OUT_A20,
-        .port92 = P92_A20,
+        .outport = OUT_NO_RESET,
         .kbd_set = 2,
         .kbd_scanning = 1,
         .irq1 = irq1,
         .irq12 = irq12,
     };
+    gate_a20(k, true);
     irq_update(k);
     vmci_unlock(&k->base.lock);
 }
@@ -489,6 +499,7 @@ static int i8042_load(void *dev, const void *src, size_t bytes, struct vmc_error
         return vmci_error(err, VMC_EFORMAT, "i8042/load", "queue position out of range");
     vmci_lock(&k->base.lock);
     k->st = s;
+    gate_a20(k, (s.outport & OUT_A20) != 0 || (s.port92 & P92_A20) != 0);
     vmc_irq_set(&k->cfg.irq1, s.irq1 != 0);
     vmc_irq_set(&k->cfg.irq12, s.irq12 != 0);
     vmci_unlock(&k->base.lock);

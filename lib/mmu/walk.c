@@ -21,6 +21,8 @@
 #define PTE_PAT_LARGE 0x1000ull
 #define PTE_NX  (1ull << 63)
 
+#define A20 (1ull << 20)
+
 #define DEFAULT_PHYS_BITS 40
 #define MAX_LEVELS        5
 
@@ -29,6 +31,7 @@ struct walker {
     const struct vmc_paging *pg;
     uint32_t access;
     unsigned phys_bits;
+    uint64_t a20; /* address bits that are not masked */
     bool wide;   /* 8-byte entries */
     bool nx;     /* EFER.NXE */
     bool long_mode;
@@ -42,6 +45,11 @@ struct walker {
     } used[MAX_LEVELS];
     unsigned used_count;
 };
+
+static uint64_t a20_mask(const struct vmc_paging *pg)
+{
+    return (pg->without & VMC_PAGING_NO_A20) != 0 ? ~A20 : ~0ull;
+}
 
 static int fault(struct walker *w, uint32_t bits)
 {
@@ -189,7 +197,7 @@ static void finish(struct walker *w, uint64_t entry, unsigned level, unsigned sh
         base = (entry & 0xffc00000ull) | ((entry & 0x1fe000ull) << 19);
     else
         base = entry & 0xfffff000ull;
-    out->gpa = base | (w->gva & (bytes - 1));
+    out->gpa = (base | (w->gva & (bytes - 1))) & w->a20;
     out->page_bytes = bytes;
     out->pat_index = (uint8_t)(((entry & PTE_PWT) ? 1 : 0) | ((entry & PTE_PCD) ? 2 : 0) |
                                ((entry & (level == 1 ? PTE_PAT : PTE_PAT_LARGE)) ? 4 : 0));
@@ -224,7 +232,7 @@ static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, u
                             unsigned index_bits)
 {
     uint64_t index = (w->gva >> shift) & ((1ull << index_bits) - 1);
-    uint64_t at = *table + index * (w->wide ? 8 : 4);
+    uint64_t at = (*table & w->a20) + index * (w->wide ? 8 : 4);
     bool rom = false;
     unsigned char *p;
 
@@ -270,8 +278,7 @@ static enum step walk_level(struct walker *w, uint64_t *table, unsigned level, u
 
 static int walk_unpaged(const struct vmc_paging *pg, uint64_t gva, struct vmc_walk *out)
 {
-    (void)pg;
-    *out = (struct vmc_walk){.gpa = gva & 0xffffffffull,
+    *out = (struct vmc_walk){.gpa = gva & 0xffffffffull & a20_mask(pg),
                              .page_bytes = VMC_PAGE_SIZE,
                              .rights = VMC_RIGHT_WRITE | VMC_RIGHT_USER | VMC_RIGHT_EXEC |
                                        VMC_RIGHT_DIRTY | VMC_RIGHT_GLOBAL};
@@ -304,6 +311,7 @@ static enum step walk_once(struct vmc_mem *mem, const struct vmc_paging *pg, uin
         .pg = pg,
         .access = access,
         .phys_bits = pg->phys_bits != 0 ? pg->phys_bits : DEFAULT_PHYS_BITS,
+        .a20 = a20_mask(pg),
         .wide = (pg->cr4 & VMC_CR4_PAE) != 0,
         .nx = (pg->efer & VMC_EFER_NX) != 0 && (pg->cr4 & VMC_CR4_PAE) != 0,
         .long_mode = (pg->efer & VMC_EFER_LMA) != 0,

@@ -144,7 +144,8 @@ static int make_ports(struct vmc_pc *pc, struct vmc_error *err)
     struct vmc_i8042_config kbd = {.size = sizeof(kbd),
                                    .irq1 = vmc_vm_gsi(pc->vm, 1),
                                    .irq12 = vmc_vm_gsi(pc->vm, 12),
-                                   .stop = pc->cfg.stop};
+                                   .stop = pc->cfg.stop,
+                                   .a20 = vmc_vm_a20(pc->vm)};
     struct vmc_uart_config com1 = {.size = sizeof(com1),
                                    .flags = VMC_UART_PATIENT,
                                    .port = PC_COM1,

@@ -199,6 +199,23 @@ struct vmc_board *vmc_vm_board(struct vmc_vm *vm)
     return &vm->board;
 }
 
+static void a20_set(void *ctx, uint32_t pin, bool level)
+{
+    struct vmc_vm *vm = ctx;
+
+    (void)pin;
+    vm->ops->set_a20(vm->evm, level);
+}
+
+struct vmc_irq_line vmc_vm_a20(struct vmc_vm *vm)
+{
+    struct vmc_irq_line line = {.ctx = vm};
+
+    if (vm->ops->set_a20 != NULL)
+        line.set = a20_set;
+    return line;
+}
+
 void vmc_vm_set_ferr(struct vmc_vm *vm, bool (*ferr)(void *ctx, bool asserted), void *ctx)
 {
     vm->ferr = ferr;

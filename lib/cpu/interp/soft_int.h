@@ -251,6 +251,7 @@ struct vmci_soft_vm {
     void *trace_ctx;
     void (*translated)(void *ctx, uint32_t vcpu, const struct vmc_translation *t);
     void *translated_ctx;
+    uint32_t a20_off;             /* (a) vCPUs look at it with VMCI_REQ_FLUSH */
     uint32_t split_lock;          /* (a) held by locked accesses across pages */
     uint64_t code_seq;            /* (a) counts requests to give up write access to code pages */
     uint64_t owners[OWNER_SLOTS]; /* (a) by hash of the page: vCPUs that may cache its code */
@@ -290,6 +291,13 @@ int soft_tlb_get(struct vmci_cpu *cpu, unsigned mode, uint64_t la, unsigned acc,
                  struct tlb_info **out);
 /* Give up direct write access to one page (own thread), or to all. */
 void soft_tlb_drop_write(struct vmci_soft_cpu *sc, uint64_t gpa);
+/* Take over the state of address line 20, before the TLB is flushed. */
+static inline void soft_see_a20(struct vmci_soft_cpu *sc)
+{
+    sc->cpu.paging_lacks &= ~(uint32_t)VMC_PAGING_NO_A20;
+    if (vmci_load_acquire(&sc->cpu.vm->a20_off) != 0)
+        sc->cpu.paging_lacks |= VMC_PAGING_NO_A20;
+}
 /* The memory map or dirty log asks: drop everything that was cached of guest memory. */
 void soft_tlb_forget(struct vmci_soft_cpu *sc);
 

@@ -489,6 +489,7 @@ static void requests(struct vmci_soft_cpu *sc)
                                                    VMCI_REQ_IRQ | VMCI_REQ_NMI));
     if ((req & VMCI_REQ_FLUSH) != 0) {
         uint64_t seq = vmci_load_acquire(&cpu->mem->revoke_seq);
+        soft_see_a20(sc);
         soft_tlb_forget(sc);
         sc->mem_seen = seq;
         vmci_fence_seq();

@@ -233,7 +233,8 @@ void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy
                      : vmc_cpu_policy_has(policy, "lm")  ? DEFAULT_PHYS_BITS
                      : vmc_cpu_policy_has(policy, "pae") ? 36
                                                          : 32;
-    cpu->paging_lacks = (vmc_cpu_policy_has(policy, "pdpe1gb") ? 0 : VMC_PAGING_NO_1G) |
+    cpu->paging_lacks = (cpu->paging_lacks & VMC_PAGING_NO_A20) |
+                        (vmc_cpu_policy_has(policy, "pdpe1gb") ? 0 : VMC_PAGING_NO_1G) |
                         (vmc_cpu_policy_has(policy, "pse36") ? 0 : VMC_PAGING_NO_PSE36);
     l = vmc_cpu_policy_find(policy, 0xd, 0);
     cpu->xcr0_allowed = l != NULL ? l->eax | (uint64_t)l->edx << 32 : VMC_XCR0_X87;

@@ -25,6 +25,8 @@ static int load_pdptes(struct vmci_cpu *cpu, uint64_t cr3)
 {
     uint64_t pdpte[4];
 
+    if ((cpu->paging_lacks & VMC_PAGING_NO_A20) != 0)
+        cr3 &= ~VMCI_A20;
     if (vmc_walk_load_pdpte(cpu->mem, cr3, cpu->phys_bits, pdpte) != 0)
         return gp0(cpu);
     memcpy(cpu->pdpte, pdpte, sizeof(pdpte));

@@ -13,6 +13,7 @@
 
 #define S   1000000000ull
 #define SCI 9
+#define A20 30 /* a wire of the board to see the gate by */
 
 struct fx {
     struct test_board b;
@@ -41,6 +42,7 @@ static int setup(void **state)
     cc.stop = kc.stop = stop;
     kc.irq1 = test_board_line(&f->b, 1);
     kc.irq12 = test_board_line(&f->b, 12);
+    kc.a20 = test_board_line(&f->b, A20);
     test_board_chardev(&f->b, &out);
     assert_int_equal(vmc_chipset_create(&f->b.bd, &cc, &f->cs, NULL), VMC_OK);
     assert_int_equal(vmc_i8042_create(&f->b.bd, &kc, &f->k, NULL), VMC_OK);
@@ -486,6 +488,43 @@ static void i8042_resets(void **state)
     assert_int_equal(f->b.stops, 3);
 }
 
+/* The last write to either of the ports decides, and both tell. */
+static void a20_has_two_gates(void **state)
+{
+    struct fx *f = *state;
+    struct vmc_device *d = f->b.bd.devices;
+    uint8_t on[256], off[256];
+
+    while (strcmp(d->ops->name, "i8042") != 0)
+        d = d->next;
+    assert_true(f->b.line[A20].level);
+    size_t n = d->ops->save(d->dev, on, sizeof(on));
+    assert_in_range(n, 1, sizeof(on));
+    OUT(0x92, 0);
+    assert_false(f->b.line[A20].level);
+    OUT(0x64, 0xd0);
+    assert_int_equal(IN(0x60) & 2, 0);
+    assert_int_equal(d->ops->save(d->dev, off, sizeof(off)), n);
+    OUT(0x64, 0xdf);
+    assert_true(f->b.line[A20].level);
+    assert_int_equal(IN(0x92), 2);
+    OUT(0x64, 0xd1);
+    OUT(0x60, 0xdd);
+    assert_false(f->b.line[A20].level);
+    assert_int_equal(IN(0x92), 0);
+    OUT(0x92, 2);
+    assert_true(f->b.line[A20].level);
+    OUT(0x64, 0xdd);
+    assert_false(f->b.line[A20].level);
+    vmc_board_reset(&f->b.bd);
+    assert_true(f->b.line[A20].level);
+    assert_int_equal(d->ops->load(d->dev, off, n, NULL), VMC_OK);
+    assert_false(f->b.line[A20].level);
+    assert_int_equal(d->ops->load(d->dev, on, n, NULL), VMC_OK);
+    assert_true(f->b.line[A20].level);
+    assert_int_equal(IN(0x92), 2);
+}
+
 /* ---- debug ports --------------------------------------------------------------------------- */
 
 static void exit_port_widths(void **state)
@@ -655,6 +694,7 @@ int main(void)
         T(i8042_queue_overflow),
         T(i8042_aux_loopback),
         T(i8042_resets),
+        T(a20_has_two_gates),
         T(exit_port_widths),
         T(debugcon_and_post),
         T(fpu_error_needs_ferr),

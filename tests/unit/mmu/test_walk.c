@@ -283,6 +283,29 @@ static void paging_off_is_identity(void **state)
     assert_int_equal(w.gpa, 0x23456789);
 }
 
+/* Tables and pages lie where bit 20 is 0. */
+static void address_line_20_may_be_off(void **state)
+{
+    (void)state;
+    struct vmc_paging flat = {.cr0 = VMC_CR0_PE, .without = VMC_PAGING_NO_A20};
+    struct vmc_paging pg = long_base;
+    struct vmc_walk w;
+
+    assert_int_equal(vmc_walk_gva(mem, &flat, 0x12345678, 0, &w), VMC_OK);
+    assert_int_equal(w.gpa, 0x12245678);
+    build_long(7, 7);
+    put64(PML4, get64(PML4) | 1 << 20);
+    put64(PT + 8, get64(PT + 8) | 1 << 20);
+    pg.cr3 |= 1 << 20;
+    pg.without = VMC_PAGING_NO_A20;
+    assert_int_equal(vmc_walk_gva(mem, &pg, GVA + 5, VMC_ACC_WRITE, &w), VMC_OK);
+    assert_int_equal(w.gpa, PAGE + 5);
+    assert_int_equal(get64(PT + 8) & 0x160, 0x60); /* accessed and dirty */
+    put64(PD + 8 * ((GVA >> 21) & 511), 0x2000e7); /* a page of 2 MiB: bit 20 is in its offset */
+    assert_int_equal(vmc_walk_gva(mem, &pg, (GVA & ~0x1fffffull) + 0x123456, 0, &w), VMC_OK);
+    assert_int_equal(w.gpa, 0x223456 & ~(1 << 20));
+}
+
 static void protection_keys_apply_to_user_pages(void **state)
 {
     (void)state;
@@ -311,7 +334,7 @@ int main(void)
         T(large_pages_translate),   T(two_level_and_pae_translate),
         T(large_pages_of_2_levels_reserve_what_has_no_address),
         T(probe_changes_nothing),   T(paging_off_is_identity),
-        T(protection_keys_apply_to_user_pages),
+        T(protection_keys_apply_to_user_pages), T(address_line_20_may_be_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
