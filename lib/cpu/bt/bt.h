@@ -160,7 +160,6 @@ struct vmci_bt {
 
     uint8_t fp_lacks[8];              /* by BT_FP_*: not all of them may run natively now */
     uint8_t fp_lacks_of;              /* the fp_ready that it was made for */
-    uint8_t seg_small[2];             /* FS, GS of 32-bit code: not all 4 GiB can be accessed */
     struct bt_view view[BT_VIEWS];    /* of 16- and 32-bit code */
     struct bt_ctx ctx;                /* of now */
     struct bt_ctx known[BT_CONTEXTS]; /* a hash table; id 0: empty */

@@ -208,22 +208,6 @@ static bool segment_base(const struct vmci_insn *in)
     return in->seg == VMC_FS || in->seg == VMC_GS;
 }
 
-/* FS and GS of 32-bit code, which the interpreter checks unless they span everything. */
-static void check_segment(struct bt_work *w, const struct vmci_insn *in)
-{
-    struct emit *e = &w->e;
-
-    bt_rcx_away(w);
-    em8(e, 0x65); /* movzx ecx, byte gs:[seg_small] */
-    em8(e, 0x0f);
-    em8(e, 0xb6);
-    em8(e, 0x0c);
-    em8(e, 0x25);
-    em32(e, GS_BT(seg_small) + (in->seg == VMC_GS ? 1 : 0));
-    bt_cold_insn(w, em_jump_unless_rcxz(e), BT_RCX_K);
-    bt_rcx_back(w);
-}
-
 bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc, unsigned bytes,
                  unsigned align, struct em_addr *out)
 {
@@ -236,10 +220,9 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
 
     if (align > 1 && align != 16 && align != 32)
         return false;
-    if (w->seg || in->addrsize < 4 || (w->word == 4 && in->seg == VMC_CS))
+    /* In flat code, too, CS, FS and GS may be anything. */
+    if (w->seg || in->addrsize < 4 || (w->word == 4 && (based || in->seg == VMC_CS)))
         return bt_seg_check(w, in, acc, bytes, align, out);
-    if (based && w->word == 4)
-        check_segment(w, in);
     if (bt_group_use(w, &w->ref[w->i], disp, out))
         return true;
     w->holds = false;
@@ -267,7 +250,7 @@ bool bt_check_ea(struct bt_work *w, const struct vmci_insn *in, enum bt_acc acc,
         em_load_gs(e, w->s,
                    GS_CPU(seg) + (uint32_t)(in->seg * sizeof(struct vmc_segment) +
                                             offsetof(struct vmc_segment, base)));
-        em_lea(e, bt_wide(w), w->x, w->x, w->s, 0, 0);
+        em_lea(e, EM_W, w->x, w->x, w->s, 0, 0);
     }
     bt_check_linear(w, acc, bytes, align, false, out);
     return true;

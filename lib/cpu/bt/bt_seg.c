@@ -136,9 +136,6 @@ void bt_see_segments(struct vmci_soft_cpu *sc)
         return;
     for (unsigned k = 0; k < BT_VIEWS; k++)
         see_segment(&sc->bt.view[k], &cpu->seg[k], real);
-    /* FS and GS of flat code. */
-    sc->bt.seg_small[0] = sc->bt.view[VMC_FS].wr != -((int64_t)UINT32_MAX + 1);
-    sc->bt.seg_small[1] = sc->bt.view[VMC_GS].wr != -((int64_t)UINT32_MAX + 1);
 }
 _Static_assert(VMC_ES < BT_VIEWS && VMC_GS < BT_VIEWS, "views are of the six segments");
 

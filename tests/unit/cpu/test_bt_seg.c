@@ -563,12 +563,96 @@ static void test_other_targets(void **state)
     }
 }
 
+/* ---- flat code, but for FS and GS ------------------------------------------------------------ */
+
+/*
+ * An operand that goes round 4 GiB within a segment that has all of it: the base makes bytes side
+ * by side of it, and yet it faults. In front of that it is accessed.
+ */
+static void test_around(void **state)
+{
+    static const struct {
+        uint8_t bytes[6], n, size;
+    } t[] = {
+        {{0x8b, 0x07}, 2, 4},             /* mov eax, [edi] */
+        {{0x89, 0x07}, 2, 4},             /* mov [edi], eax */
+        {{0x66, 0x8b, 0x07}, 3, 2},       /* mov ax, [edi] */
+        {{0x66, 0x01, 0x07}, 3, 2},       /* add [edi], ax */
+        {{0x8a, 0x07}, 2, 1},             /* mov al, [edi] */
+        {{0x0f, 0x6f, 0x07}, 3, 8},       /* movq mm0, [edi] */
+        {{0x0f, 0x11, 0x07}, 3, 16},      /* movups [edi], xmm0 */
+        {{0x8b, 0x44, 0x3f, 0x03}, 4, 4}, /* mov eax, [edi + edi + 3] */
+        {{0x0f, 0x7f, 0x07}, 3, 8},       /* movq [edi], mm0 */
+        {{0xff, 0x37}, 2, 4},             /* push dword [edi] */
+    };
+    static const uint8_t more[] = {0x83, 0xc7, 0x01, /* add edi, 1 */
+                                   0x49, 0x75, 0,    /* dec ecx; jnz */
+                                   0xf4};            /* hlt */
+    static const uint8_t prefix[] = {0x64, 0x65};
+
+    (void)state;
+    for (unsigned k = 0; k < 2 * sizeof(t) / sizeof(t[0]); k++) {
+        unsigned i = k / 2, n = 0, seg = k % 2 == 0 ? VMC_FS : VMC_GS;
+        unsigned twice = t[i].n == 4; /* the address moves by 2 each time, and is odd */
+        uint8_t code[32];
+        code[n++] = prefix[k % 2];
+        memcpy(code + n, t[i].bytes, t[i].n);
+        n += t[i].n;
+        memcpy(code + n, more, sizeof(more));
+        code[n + 5] = (uint8_t)(0 - (n + 6));
+        for (unsigned r = 0; r < 2; r++) {
+            cpu_rig_mode(&rig[r], 32, 0);
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT, code, n + sizeof(more));
+            memset(rig[r].ram + END - 0x1000, 0x33, 0x2000);
+            rig[r].st.seg[seg].base = END + 16;
+            rig[r].st.gpr[VMC_RCX] = 64;
+            rig[r].st.gpr[VMC_RDI] = twice ? 0xffffffe0u / 2 : 0xffffffe0u;
+            assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+            assert_int_equal(rig[r].st.rip, t[i].size == 1 ? CPU_RIG_TEXT + n + sizeof(more)
+                                                           : CPU_RIG_TRAPS + VMC_VEC_GP + 1);
+            if (t[i].size != 1)
+                assert_int_equal((uint32_t)rig[r].st.gpr[VMC_RDI],
+                                 twice ? 0x7ffffffdu : 0u - t[i].size + 1);
+        }
+        compare_pair(k, END, 0x1000);
+    }
+}
+
+/* Such an operand at an address that the translator knows. */
+static void test_around_known(void **state)
+{
+    static const uint8_t load[] = {0x8b, 0x1d, 0x20, 0, END >> 16, 0}; /* mov ebx, [END + 32] */
+    static const uint8_t code[][8] = {
+        {0x64, 0xa1, 0xfd, 0xff, 0xff, 0xff, 0xf4},       /* mov eax, fs:[-3] */
+        {0x64, 0xa1, 0xfc, 0xff, 0xff, 0xff, 0xf4},       /* mov eax, fs:[-4] */
+        {0x65, 0x8b, 0x05, 0xff, 0xff, 0xff, 0xff, 0xf4}, /* mov eax, gs:[-1] */
+        {0x65, 0x8b, 0x05, 0xfc, 0xff, 0xff, 0xff, 0xf4}, /* mov eax, gs:[-4] */
+    };
+
+    (void)state;
+    for (unsigned k = 0; k < sizeof(code) / sizeof(code[0]); k++) {
+        for (unsigned r = 0; r < 2; r++) {
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT, load, sizeof(load));
+            cpu_rig_code(&rig[r], CPU_RIG_TEXT + sizeof(load), code[k], sizeof(code[k]));
+            memset(rig[r].ram + END - 0x1000, 0x44, 0x2000);
+            for (unsigned again = 0; again < 4; again++) { /* the page is known by then */
+                cpu_rig_mode(&rig[r], 32, 0);
+                rig[r].st.seg[VMC_FS].base = rig[r].st.seg[VMC_GS].base = END + 16;
+                assert_int_equal(cpu_rig_run(&rig[r], 0), VMC_EXIT_IDLE);
+                assert_int_equal(rig[r].st.rip == CPU_RIG_TRAPS + VMC_VEC_GP + 1, k % 2 == 0);
+                assert_int_equal(rig[r].st.gpr[VMC_RAX], k % 2 == 0 ? 0 : 0x44444444);
+            }
+        }
+        compare_pair(k, END, 0x1000);
+    }
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_real),    T(test_v86),     T(test_prot16), T(test_prot32),
-        T(test_stack32), T(test_stack16), T(test_fds),    T(test_other_targets),
+        T(test_real),    T(test_v86), T(test_prot16),        T(test_prot32), T(test_stack32),
+        T(test_stack16), T(test_fds), T(test_other_targets), T(test_around), T(test_around_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
