@@ -306,8 +306,23 @@ static bool other_size(const struct bt_work *w, const struct vmci_insn *in)
     return w->bits == 16 && in->op < VMCI_OP_FP_FIRST;
 }
 
-/* Prefixes that stay: LOCK, operand size, REPNE, REP. Segment and address size are dealt with. Of
-   several LOCKs one is enough, of REPNE and REP the last one counts. */
+/* Is REPNE or REP part of the opcode? Before others they are reserved, or hints. */
+static bool rep_is_opcode(const struct vmci_insn *in)
+{
+    switch (in->op) {
+    case VMCI_OP_POPCNT:
+    case VMCI_OP_LZCNT:
+    case VMCI_OP_TZCNT:
+    case VMCI_OP_CRC32:
+    case VMCI_OP_ADOX:
+        return true;
+    default:
+        return in->op >= VMCI_OP_FP_FIRST && in->map != VMCI_MAP_1B;
+    }
+}
+
+/* Prefixes that stay: operand size, LOCK, and REPNE or REP where they mean something, of which the
+   last one counts; each once. Segment and address size are dealt with. */
 static void emit_prefixes(struct bt_work *w, const struct vmci_insn *in, unsigned end)
 {
     uint8_t lock = 0, rep = 0;
@@ -318,7 +333,7 @@ static void emit_prefixes(struct bt_work *w, const struct vmci_insn *in, unsigne
         uint8_t b = in->raw[k];
         if (b == 0xf0)
             lock = b;
-        else if (b == 0xf2 || b == 0xf3)
+        else if ((b == 0xf2 || b == 0xf3) && rep_is_opcode(in))
             rep = b;
     }
     if (lock != 0)
@@ -334,9 +349,12 @@ static void bound_length(struct bt_work *w, size_t from)
         w->failed = true;
 }
 
-/* Where the escape to the opcode's map begins, or else the opcode, or REX. */
+/* Where VEX, REX or the escape to the opcode's map begins, or else the opcode. */
 static unsigned before_opcode(const struct vmci_insn *in)
 {
+    if ((in->flags & VMCI_IF_VEX) != 0)
+        return in->opcode_off -
+               (in->opcode_off >= 3 && in->raw[in->opcode_off - 3] == 0xc4 ? 3 : 2);
     unsigned escapes = in->map == VMCI_MAP_1B ? 0 : in->map == VMCI_MAP_0F ? 1 : 2;
     return in->opcode_off - escapes - ((in->flags & VMCI_IF_REX) ? 1 : 0);
 }
@@ -354,11 +372,11 @@ void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in)
         em8(&w->e, (op & 8 ? 0xc8 : 0xc0) | (op & 7));
         return;
     }
-    unsigned k = 0;
-    if (other_size(w, in)) {
-        k = before_opcode(in);
+    unsigned k = before_opcode(in);
+    if ((in->flags & VMCI_IF_VEX) == 0)
         emit_prefixes(w, in, k);
-    }
+    if (in->op == VMCI_OP_LEA && (in->flags & VMCI_IF_67) != 0) /* elsewhere it says nothing */
+        em8(&w->e, 0x67);
     for (; k < in->len; k++)
         em8(&w->e, in->raw[k]);
     bound_length(w, from);

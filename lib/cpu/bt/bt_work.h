@@ -430,7 +430,7 @@ bool bt_check_stack(struct bt_work *w, int32_t disp, enum bt_acc acc, unsigned b
                     struct em_addr *out);
 /* The instruction itself with its memory operand at *a. */
 void bt_emit_rm(struct bt_work *w, const struct vmci_insn *in, const struct em_addr *a);
-/* The instruction's bytes as they are. */
+/* The instruction's bytes as they are, of the prefixes those that mean something. */
 void bt_emit_copy(struct bt_work *w, const struct vmci_insn *in);
 
 /* bt_budget.c */

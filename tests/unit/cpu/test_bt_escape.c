@@ -390,6 +390,274 @@ static void test_segment(void **state)
     }
 }
 
+/* ---- what is emitted of an instruction ------------------------------------------------------- */
+
+/* Host code of the instruction at CPU_RIG_TEXT + 4. */
+static struct {
+    size_t n;
+    uint8_t bytes[1024];
+} emitted;
+
+static void translated(void *ctx, uint32_t vcpu, const struct vmc_translation *t)
+{
+    const uint8_t *host = t->host;
+
+    (void)ctx;
+    (void)vcpu;
+    for (uint32_t k = 0; k < t->pieces; k++) {
+        const struct vmc_code_piece *p = &t->piece[k];
+        size_t end = k + 1 < t->pieces ? p[1].offset : t->bytes;
+        if (p->gva != CPU_RIG_TEXT + 4 || p->kind != VMC_CODE_BODY)
+            continue;
+        emitted.n = end - p->offset;
+        assert_true(emitted.n <= sizeof(emitted.bytes));
+        memcpy(emitted.bytes, host + p->offset, emitted.n);
+    }
+}
+
+static int setup_seen(void **state)
+{
+    struct vmc_soft_config soft = {
+        .size = sizeof(soft), .flags = VMC_SOFT_TRANSLATE_ALL, .translated = translated};
+
+    (void)state;
+    cpu_rig_create(&rig[0], 0);
+    cpu_rig_create_with(&rig[1], 0, &soft);
+    return 0;
+}
+
+/* Both run it; false: it is not in translated code. */
+static bool see(const struct attempt *a)
+{
+    emitted.n = 0;
+    for (unsigned i = 0; i < 2; i++)
+        try_code(&rig[i], a);
+    agree(a->name);
+    return emitted.n != 0;
+}
+
+static bool has(const uint8_t *bytes, size_t n)
+{
+    for (size_t k = 0; k + n <= emitted.n; k++)
+        if (memcmp(emitted.bytes + k, bytes, n) == 0)
+            return true;
+    return false;
+}
+
+/* Of the guest's prefixes the host sees those that mean something, each once. */
+static void test_prefixes(void **state)
+{
+    static const struct {
+        struct attempt a;
+        uint8_t n, host[8]; /* all that is emitted; n = 0: no REP */
+    } t[] = {
+        {{"rep mov", 64, 3, 0, 3, {0xf3, 0x89, 0xc8}}, 2, {0x89, 0xc8}},
+        {{"repne, fs, 67, mov", 64, 3, 0, 5, {0x64, 0x67, 0xf2, 0x89, 0xc8}}, 2, {0x89, 0xc8}},
+        {{"66 twice", 64, 3, 0, 5, {0x66, 0x2e, 0x66, 0x89, 0xc8}}, 3, {0x66, 0x89, 0xc8}},
+        {{"rep, REX", 64, 3, 0, 5, {0xf3, 0x48, 0x0f, 0xb6, 0xc1}}, 4, {0x48, 0x0f, 0xb6, 0xc1}},
+        {{"gs bswap", 64, 3, 0, 3, {0x65, 0x0f, 0xc8}}, 2, {0x0f, 0xc8}},
+        {{"xacquire xchg", 64, 3, 0, 3, {0xf2, 0x87, 0xc8}}, 2, {0x87, 0xc8}},
+        {{"of repne and rep the last", 64, 3, 0, 6, {0xf2, 0xf3, 0xf3, 0x0f, 0xb8, 0xc1}},
+         4,
+         {0xf3, 0x0f, 0xb8, 0xc1}},
+        {{"67 lea", 64, 3, 0, 4, {0x67, 0x8d, 0x04, 0x08}}, 4, {0x67, 0x8d, 0x04, 0x08}},
+        {{"gs lea", 64, 3, 0, 5, {0x65, 0x48, 0x8d, 0x04, 0x08}}, 4, {0x48, 0x8d, 0x04, 0x08}},
+        {{"67 movaps", 64, 3, 0, 4, {0x67, 0x0f, 0x28, 0xc1}}, 3, {0x0f, 0x28, 0xc1}},
+        {{"66 addsd", 64, 3, 0, 5, {0x66, 0xf2, 0x0f, 0x5a, 0xc1}},
+         5,
+         {0x66, 0xf2, 0x0f, 0x5a, 0xc1}},
+        {{"67 rorx", 64, 3, 0, 7, {0x67, 0xc4, 0xe3, 0x7b, 0xf0, 0xc1, 5}},
+         6,
+         {0xc4, 0xe3, 0x7b, 0xf0, 0xc1, 5}},
+        {{"rep mov of 32-bit code", 32, 3, 0, 4, {0xf3, 0x65, 0x89, 0xc8}}, 2, {0x89, 0xc8}},
+        {{"rep inc of 32-bit code", 32, 3, 0, 2, {0xf3, 0x41}}, 2, {0xff, 0xc1}},
+        {{"xrelease mov", 64, 3, 0, 3, {0xf3, 0x89, 0x03}}, 0, {0}},
+        {{"xacquire lock add", 64, 3, 0, 4, {0xf2, 0xf0, 0x01, 0x03}}, 0, {0}},
+        {{"lock xacquire cmpxchg", 64, 3, 0, 5, {0xf0, 0xf2, 0x0f, 0xb1, 0x0b}}, 0, {0}},
+        {{"xrelease mov of 32-bit code", 32, 3, 0, 3, {0xf3, 0x89, 0x04, 0x24}}, 0, {0}},
+    };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof(t) / sizeof(t[0]); k++) {
+#ifdef VMC_SANITIZED /* such builds have no translator */
+        assert_false(see(&t[k].a));
+#else
+        if (!see(&t[k].a))
+            fail_msg("%s: not translated", t[k].a.name);
+        if (t[k].n != 0 && (emitted.n < t[k].n ||
+                            memcmp(emitted.bytes + emitted.n - t[k].n, t[k].host, t[k].n) != 0))
+            fail_msg("%s: emitted otherwise", t[k].a.name);
+        if (t[k].n != 0 && emitted.n > t[k].n)
+            fail_msg("%s: more than that", t[k].a.name);
+        for (size_t i = 0; t[k].n == 0 && i + 1 < emitted.n; i++) {
+            const uint8_t *b = emitted.bytes + i;
+            if ((b[0] == 0xf2 || b[0] == 0xf3) &&
+                (b[1] == 0xf0 || (b[1] & 0xf0) == 0x40 || b[1] == t[k].a.bytes[t[k].a.n - 2]))
+                fail_msg("%s: with its hint", t[k].a.name);
+        }
+#endif
+    }
+}
+
+/*
+ * Instructions that some hosts have and others not, or that no list has: whatever the host is, it
+ * never sees them, as a guest cannot be allowed what they do. What they are to the guest is the
+ * interpreter's business.
+ */
+static void test_unknown(void **state)
+{
+    static const struct attempt t[] = {
+        {"wrpkru", 64, 0, ANY, 3, {0x0f, 0x01, 0xef}},
+        {"rdpkru", 64, 0, ANY, 3, {0x0f, 0x01, 0xee}},
+        {"xbegin", 64, 0, ANY, 6, {0xc7, 0xf8, 0x00, 0x00, 0x00, 0x00}},
+        {"xabort", 64, 0, ANY, 3, {0xc6, 0xf8, 0x01}},
+        {"xend", 64, 0, ANY, 3, {0x0f, 0x01, 0xd5}},
+        {"xtest", 64, 0, ANY, 3, {0x0f, 0x01, 0xd6}},
+        {"incsspq", 64, 0, ANY, 5, {0xf3, 0x48, 0x0f, 0xae, 0xe8}},
+        {"rdsspq", 64, 0, ANY, 5, {0xf3, 0x48, 0x0f, 0x1e, 0xc8}},
+        {"wrssq", 64, 0, ANY, 5, {0x48, 0x0f, 0x38, 0xf6, 0x03}},
+        {"wrussq", 64, 0, ANY, 6, {0x66, 0x48, 0x0f, 0x38, 0xf5, 0x03}},
+        {"setssbsy", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xe8}},
+        {"saveprevssp", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xea}},
+        {"rstorssp", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0x2b}},
+        {"clrssbsy", 64, 0, ANY, 4, {0xf3, 0x0f, 0xae, 0x33}},
+        {"endbr64", 64, 0, ANY, 4, {0xf3, 0x0f, 0x1e, 0xfa}},
+        {"umonitor", 64, 0, ANY, 4, {0xf3, 0x0f, 0xae, 0xf0}},
+        {"umwait", 64, 0, ANY, 4, {0xf2, 0x0f, 0xae, 0xf0}},
+        {"tpause", 64, 0, ANY, 4, {0x66, 0x0f, 0xae, 0xf0}},
+        {"movdiri", 64, 0, ANY, 4, {0x0f, 0x38, 0xf9, 0x03}},
+        {"movdir64b", 64, 0, ANY, 5, {0x66, 0x0f, 0x38, 0xf8, 0x03}},
+        {"enqcmd", 64, 0, ANY, 5, {0xf2, 0x0f, 0x38, 0xf8, 0x03}},
+        {"enqcmds", 64, 0, ANY, 5, {0xf3, 0x0f, 0x38, 0xf8, 0x03}},
+        {"ptwrite", 64, 0, ANY, 4, {0xf3, 0x0f, 0xae, 0xe0}},
+        {"rdpid", 64, 0, ANY, 4, {0xf3, 0x0f, 0xc7, 0xf8}},
+        {"REX in front of rep", 64, 0, ANY, 5, {0x48, 0xf3, 0x0f, 0xb6, 0xc1}},
+        {"cldemote", 64, 0, ANY, 3, {0x0f, 0x1c, 0x03}},
+        {"serialize", 64, 0, ANY, 3, {0x0f, 0x01, 0xe8}},
+        {"xsusldtrk", 64, 0, ANY, 4, {0xf2, 0x0f, 0x01, 0xe8}},
+        {"uiret", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xec}},
+        {"testui", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xed}},
+        {"clui", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xee}},
+        {"stui", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xef}},
+        {"senduipi", 64, 0, ANY, 4, {0xf3, 0x0f, 0xc7, 0xf0}},
+        {"urdmsr", 64, 0, ANY, 5, {0xf2, 0x0f, 0x38, 0xf8, 0xc1}},
+        {"uwrmsr", 64, 0, ANY, 5, {0xf3, 0x0f, 0x38, 0xf8, 0xc1}},
+        {"urdmsr, immediate",
+         64,
+         0,
+         ANY,
+         9,
+         {0xc4, 0xe7, 0x7b, 0xf8, 0xc0, 0x00, 0x00, 0x00, 0x00}},
+        {"hreset", 64, 0, ANY, 6, {0xf3, 0x0f, 0x3a, 0xf0, 0xc0, 0x00}},
+        {"loadiwkey", 64, 0, ANY, 5, {0xf3, 0x0f, 0x38, 0xdc, 0xc1}},
+        {"aesenc128kl", 64, 0, ANY, 5, {0xf3, 0x0f, 0x38, 0xdc, 0x03}},
+        {"encodekey128", 64, 0, ANY, 5, {0xf3, 0x0f, 0x38, 0xfa, 0xc1}},
+        {"aadd", 64, 0, ANY, 4, {0x0f, 0x38, 0xfc, 0x03}},
+        {"aand", 64, 0, ANY, 5, {0x66, 0x0f, 0x38, 0xfc, 0x03}},
+        {"axor", 64, 0, ANY, 5, {0xf3, 0x0f, 0x38, 0xfc, 0x03}},
+        {"cmpoxadd", 64, 0, ANY, 5, {0xc4, 0xe2, 0x61, 0xe0, 0x03}},
+        {"ldtilecfg", 64, 0, ANY, 5, {0xc4, 0xe2, 0x78, 0x49, 0x03}},
+        {"tilerelease", 64, 0, ANY, 5, {0xc4, 0xe2, 0x78, 0x49, 0xc0}},
+        {"tilezero", 64, 0, ANY, 5, {0xc4, 0xe2, 0x7b, 0x49, 0xc0}},
+        {"tdpbssd", 64, 0, ANY, 5, {0xc4, 0xe2, 0x6b, 0x5e, 0xc1}},
+        {"tileloadd", 64, 0, ANY, 6, {0xc4, 0xe2, 0x7b, 0x4b, 0x04, 0x23}},
+        {"vpdpbusd", 64, 0, ANY, 5, {0xc4, 0xe2, 0x71, 0x50, 0xc2}},
+        {"vpmadd52luq", 64, 0, ANY, 5, {0xc4, 0xe2, 0xf1, 0xb4, 0xc2}},
+        {"vbcstnebf162ps", 64, 0, ANY, 5, {0xc4, 0xe2, 0x7a, 0xb1, 0x03}},
+        {"vsha512msg1", 64, 0, ANY, 5, {0xc4, 0xe2, 0x7f, 0xcc, 0xc1}},
+        {"vaddps zmm", 64, 0, ANY, 6, {0x62, 0xf1, 0x74, 0x48, 0x58, 0xc2}},
+        {"EVEX of add", 64, 0, ANY, 6, {0x62, 0xf4, 0x7c, 0x18, 0x01, 0xc8}},
+        {"push2", 64, 0, ANY, 6, {0x62, 0xf4, 0x7c, 0x18, 0xff, 0xf0}},
+        {"REX2 add", 64, 0, ANY, 4, {0xd5, 0x00, 0x01, 0xc8}},
+        {"REX2 of map 1", 64, 0, ANY, 4, {0xd5, 0x80, 0x28, 0x05}},
+        {"jmpabs",
+         64,
+         0,
+         ANY,
+         11,
+         {0xd5, 0x00, 0xa1, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00}},
+        {"XOP blcfill", 64, 0, ANY, 5, {0x8f, 0xe9, 0x78, 0x01, 0xc8}},
+        {"vfrczps", 64, 0, ANY, 5, {0x8f, 0xe9, 0x78, 0x80, 0xc1}},
+        {"llwpcb", 64, 0, ANY, 5, {0x8f, 0xe9, 0x78, 0x12, 0xc0}},
+        {"3DNow pfadd", 64, 0, ANY, 4, {0x0f, 0x0f, 0xc1, 0x9e}},
+        {"femms", 64, 0, ANY, 2, {0x0f, 0x0e}},
+        {"monitor", 64, 0, ANY, 3, {0x0f, 0x01, 0xc8}},
+        {"mwait", 64, 0, ANY, 3, {0x0f, 0x01, 0xc9}},
+        {"monitorx", 64, 0, ANY, 3, {0x0f, 0x01, 0xfa}},
+        {"mwaitx", 64, 0, ANY, 3, {0x0f, 0x01, 0xfb}},
+        {"clzero", 64, 0, ANY, 3, {0x0f, 0x01, 0xfc}},
+        {"rdpru", 64, 0, ANY, 3, {0x0f, 0x01, 0xfd}},
+        {"invlpgb", 64, 0, ANY, 3, {0x0f, 0x01, 0xfe}},
+        {"tlbsync", 64, 0, ANY, 3, {0x0f, 0x01, 0xff}},
+        {"mcommit", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xfa}},
+        {"rmpadjust", 64, 0, ANY, 4, {0xf3, 0x0f, 0x01, 0xfe}},
+        {"pvalidate", 64, 0, ANY, 4, {0xf2, 0x0f, 0x01, 0xff}},
+        {"ud0", 64, 0, ANY, 3, {0x0f, 0xff, 0xc1}},
+        {"ud1", 64, 0, ANY, 3, {0x0f, 0xb9, 0xc1}},
+        {"getsec", 64, 0, ANY, 2, {0x0f, 0x37}},
+        {"pconfig", 64, 0, ANY, 3, {0x0f, 0x01, 0xc5}},
+        {"enclv", 64, 0, ANY, 3, {0x0f, 0x01, 0xc0}},
+        {"wbnoinvd", 64, 0, ANY, 3, {0xf3, 0x0f, 0x09}},
+        {"prefetchit0", 64, 0, ANY, 7, {0x0f, 0x18, 0x3d, 0x00, 0x00, 0x00, 0x00}},
+        {"movrs", 64, 0, ANY, 5, {0x48, 0x0f, 0x38, 0x8b, 0x03}},
+        {"lock mov cr0", 64, 0, ANY, 4, {0xf0, 0x0f, 0x20, 0xc0}},
+        {"salc", 64, 0, ANY, 1, {0xd6}},
+        {"int1", 64, 0, ANY, 1, {0xf1}},
+        {"82", 64, 0, ANY, 3, {0x82, 0xc0, 0x01}},
+        {"82 of 32-bit code", 32, 0, ANY, 3, {0x82, 0xc0, 0x01}},
+        {"salc of 32-bit code", 32, 0, ANY, 1, {0xd6}},
+        {"bndmk", 64, 0, ANY, 4, {0xf3, 0x0f, 0x1b, 0x03}},
+        {"bndcl", 64, 0, ANY, 4, {0xf3, 0x0f, 0x1a, 0x03}},
+        {"bndmov", 64, 0, ANY, 4, {0x66, 0x0f, 0x1a, 0xc1}},
+        {"andn, pp 66", 64, 0, ANY, 5, {0xc4, 0xe2, 0x71, 0xf2, 0xc1}},
+        {"andn, L", 64, 0, ANY, 5, {0xc4, 0xe2, 0x74, 0xf2, 0xc1}},
+        {"blsr, /0", 64, 0, ANY, 5, {0xc4, 0xe2, 0x70, 0xf3, 0xc1}},
+        {"bzhi, pp F2 and L", 64, 0, ANY, 5, {0xc4, 0xe2, 0x77, 0xf5, 0xc1}},
+        {"rorx, vvvv", 64, 0, ANY, 6, {0xc4, 0xe3, 0x73, 0xf0, 0xc1, 0x05}},
+        {"rorx, pp 66", 64, 0, ANY, 6, {0xc4, 0xe3, 0x79, 0xf0, 0xc1, 0x05}},
+        {"mulx, L", 64, 0, ANY, 5, {0xc4, 0xe2, 0x7f, 0xf6, 0xc1}},
+        {"VEX behind REX", 64, 0, ANY, 6, {0x48, 0xc4, 0xe3, 0x70, 0xf2, 0xc1}},
+        {"VEX behind 66", 64, 0, ANY, 6, {0x66, 0xc4, 0xe2, 0x70, 0xf2, 0xc1}},
+        {"VEX behind F3", 64, 0, ANY, 6, {0xf3, 0xc4, 0xe2, 0x70, 0xf2, 0xc1}},
+        {"VEX behind LOCK", 64, 0, ANY, 6, {0xf0, 0xc4, 0xe2, 0x70, 0xf2, 0xc1}},
+        {"VEX of map 7", 64, 0, ANY, 5, {0xc4, 0xe7, 0x78, 0xf0, 0xc1}},
+        {"VEX of map 0", 64, 0, ANY, 5, {0xc4, 0xe0, 0x78, 0xf0, 0xc1}},
+        {"cmpxchg8b of registers", 64, 0, ANY, 4, {0xf0, 0x0f, 0xc7, 0xc8}},
+        {"lock of a register", 64, 0, ANY, 3, {0xf0, 0x01, 0xc8}},
+        {"lock cmp", 64, 0, ANY, 3, {0xf0, 0x39, 0x03}},
+        {"lock mov", 64, 0, ANY, 3, {0xf0, 0x89, 0x03}},
+        {"lock nop", 64, 0, ANY, 4, {0xf0, 0x0f, 0x1f, 0x00}},
+        {"lock movups", 64, 0, ANY, 4, {0xf0, 0x0f, 0x10, 0x03}},
+        {"lock fld", 64, 0, ANY, 3, {0xf0, 0xd9, 0x03}},
+        {"gather", 64, 0, ANY, 6, {0xc4, 0xe2, 0x71, 0x92, 0x04, 0x13}},
+        {"maskmovdqu", 64, 0, ANY, 4, {0x66, 0x0f, 0xf7, 0xc1}},
+        {"vmaskmovps", 64, 0, ANY, 5, {0xc4, 0xe2, 0x71, 0x2e, 0x03}},
+        {"mov cr8", 64, 0, ANY, 4, {0x44, 0x0f, 0x20, 0xc0}},
+        {"mov from a test register", 64, 0, ANY, 3, {0x0f, 0x24, 0xc0}},
+        {"lea of a register", 64, 0, ANY, 2, {0x8d, 0xc0}},
+        {"bound as EVEX", 64, 0, ANY, 6, {0x62, 0xf1, 0xfe, 0x08, 0x58, 0xc2}},
+        {"xsave", 64, 0, ANY, 3, {0x0f, 0xae, 0x23}},
+        {"xrstor", 64, 0, ANY, 3, {0x0f, 0xae, 0x2b}},
+        {"fxrstor", 64, 0, ANY, 3, {0x0f, 0xae, 0x0b}},
+        {"ldmxcsr", 64, 0, ANY, 3, {0x0f, 0xae, 0x13}},
+        {"vldmxcsr", 64, 0, ANY, 4, {0xc5, 0xf8, 0xae, 0x13}},
+        {"fldenv", 64, 0, ANY, 2, {0xd9, 0x23}},
+        {"frstor", 64, 0, ANY, 2, {0xdd, 0x23}},
+        {"fldcw", 64, 0, ANY, 2, {0xd9, 0x2b}},
+        {"sysenter of 32-bit code", 32, 0, ANY, 2, {0x0f, 0x34}},
+        {"les", 32, 0, ANY, 2, {0xc4, 0x03}},
+    };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof(t) / sizeof(t[0]); k++)
+        for (unsigned cpl = 0; cpl <= 3; cpl += 3) {
+            struct attempt a = t[k];
+            a.cpl = (uint8_t)cpl;
+            if (see(&a) && has(a.bytes, a.n))
+                fail_msg("%s: the host executes it", a.name);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -397,6 +665,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_addresses, setup_secret, teardown),
         cmocka_unit_test_setup_teardown(test_end, setup_secret, teardown),
         cmocka_unit_test_setup_teardown(test_segment, setup_secret, teardown),
+        cmocka_unit_test_setup_teardown(test_prefixes, setup_seen, teardown),
+        cmocka_unit_test_setup_teardown(test_unknown, setup_seen, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
