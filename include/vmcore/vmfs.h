@@ -82,6 +82,31 @@ VMC_API VMC_MUST_CHECK int vmc_vmfs_mkfs(const struct vmc_platform *pf,
 /** Write to VMFS6: only to volumes that vmc_vmfs_mkfs() made. */
 #define VMC_VMFS_EXPERIMENTAL 0x8u
 
+/**
+ * How the devices themselves keep a host out that was given up: requests that hung on their way
+ * for longer than its lease may arrive when another host has gone on without it. The devices know
+ * sessions by keys and take writes only from those that are registered (on SCSI disks: persistent
+ * reservations; host_fence.h). Called with the volume's lock or the heartbeat's; must not call back
+ * into the volume. All answer VMC_OK or VMC_E*.
+ */
+struct vmc_vmfs_fence {
+    /**
+     * Before the session takes its slot: register key, and let only registered sessions write.
+     * VMC_EBUSY: somebody else uses the devices in a way that this would disturb.
+     */
+    int (*join)(void *ctx, uint64_t key, struct vmc_error *err);
+    /** Before each renewal: VMC_EFENCED when key is registered no more; then the session is over. */
+    int (*check)(void *ctx, uint64_t key, struct vmc_error *err);
+    /**
+     * A session with the key whom is given up. When this returns VMC_OK, nothing that it asked for
+     * can be carried out any more. It need not be registered. VMC_EFENCED: key itself is not.
+     */
+    int (*evict)(void *ctx, uint64_t key, uint64_t whom, struct vmc_error *err);
+    /** The session has ended and writes no more. */
+    int (*leave)(void *ctx, uint64_t key, struct vmc_error *err);
+    void *ctx;
+};
+
 struct vmc_vmfs_mount_config {
     uint32_t size; /**< sizeof(struct vmc_vmfs_mount_config) */
     uint32_t flags;
@@ -110,6 +135,8 @@ struct vmc_vmfs_mount_config {
      */
     int (*lease_until)(void *ctx, uint64_t end_ns);
     void *lease_ctx;
+    /** Copied; NULL: none. All hosts of a volume have one, or none has. */
+    const struct vmc_vmfs_fence *fence;
 };
 
 /** What a device says about the volume that it is an extent of. */
@@ -328,6 +355,7 @@ struct vmc_vmfs_heartbeat {
     bool ours;    /**< of a vmcore host (has our journal) */
     bool self;    /**< this session */
     bool bakery;  /**< ours, and locks without compare-and-write */
+    bool fenced;  /**< ours, and registered with the devices (struct vmc_vmfs_fence) */
     uint64_t generation, stamp_us;
     struct vmc_vmfs_uuid owner;
     char host_name[46];

@@ -145,6 +145,7 @@
 #define HB_REPLAYER   0x6C
 #define HB_REPLAY_HB  0x94
 #define HB_REPLAY_GEN 0x9C
+#define HB_KEY        0x1F8 /* ours: with which the devices know the session; 0: they do not */
 
 /* ---- lock sector ----------------------------------------------------------------------------- */
 

@@ -116,6 +116,7 @@ static void clear_slot(uint8_t *hb)
     memset(hb + HB_NAME, 0, HB_NAME_BYTES);
     memset(hb + HB_JOURNAL_LV, 0, 8 + 16);
     memset(hb + HB_REPLAY_HB, 0, 16);
+    memset(hb + HB_KEY, 0, 8);
 }
 
 /* VMC_EAGAIN: it beat, or another rescuer was faster. From here on the slot's session cannot beat. */
@@ -161,6 +162,9 @@ static int mark_replay(struct vmc_vmfs *v, uint32_t slot, uint8_t *hb, struct vm
             /* Should it wake up, it must not go on with the replay: its next beat has to fail. */
             if (rc == VMC_OK && over && vmci_ld_le64(other + HB_REPLAY_HB) == 0)
                 rc = put_mark(v, s, other, err);
+            /* Nor may what it asked for arrive later. */
+            if (rc == VMC_OK && over)
+                rc = vmci_fs_fence_evict(v, s, other, err);
         }
         if (rc != VMC_OK || !over)
             return rc != VMC_OK && rc != VMC_EAGAIN ? rc : busy(other, s, err);
@@ -190,6 +194,8 @@ int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generati
         rc = check_foreign_journal(v, hb, slot, err);
     if (rc == VMC_OK)
         rc = mark_replay(v, slot, hb, err);
+    if (rc == VMC_OK)
+        rc = vmci_fs_fence_evict(v, slot, hb, err);
     if (rc == VMC_OK && ours)
         rc = vmci_fs_journal_replay(v, slot, generation, err);
     if (rc == VMC_OK)
@@ -291,7 +297,10 @@ static int beat_locked(struct vmc_vmfs *v, struct vmc_error *err)
     vmci_st_le64(next + HB_STAMP, stamp);
     if (v->s.fenced)
         return vmci_error(err, VMC_EFENCED, site, "this session lost its lease and must unmount");
-    int rc = vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err);
+    int rc = vmci_fs_fence_check(v, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err);
     if (rc == VMC_EAGAIN) {
         vmci_store_relaxed(&v->s.fenced, true);
         return vmci_error(err, VMC_EFENCED, site,
@@ -485,6 +494,7 @@ static int claim(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vm
         memcpy(next + HB_NAME, v->host_name, HB_NAME_BYTES);
     vmci_st_le64(next + HB_JOURNAL_LV, 0);
     memset(next + HB_REPLAYER, 0, 16);
+    vmci_st_le64(next + HB_KEY, v->s.key);
     v->s.slot = slot;
     v->s.hb_lv = vmci_fs_hb_lv(v, slot);
     v->s.generation = vmci_ld_le64(hb + HB_GENERATION);
@@ -522,6 +532,11 @@ int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
     /* What others left to be written may take long: not at the cost of our lease. */
     if (rc == VMC_OK)
         rc = vmci_fs_flush(v, err);
+    if (rc == VMC_OK && v->fencing) {
+        rc = vmci_fs_fence_wait(v, all, err);
+        if (rc == VMC_OK)
+            rc = vmci_fs_fence_join(v, err);
+    }
     for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
         const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
         if (vmci_ld_le32(hb + HB_STATE) != HB_FREE || vmci_ld_le64(hb + HB_SELF) != vmci_fs_hb_lv(v, i))
@@ -538,6 +553,8 @@ int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
     vmci_free_aligned(v->pf, all, hb_region(v), FS_PAGE);
     if (rc == VMC_OK && !v->s.active)
         rc = vmci_error(err, VMC_ELIMIT, site, "all %u heartbeat slots are in use", v->g.hb_slots);
+    if (!v->s.active)
+        vmci_fs_fence_leave(v);
     if (rc == VMC_OK)
         rc = vmci_fs_flush(v, err);
     return rc;
@@ -602,6 +619,8 @@ int vmci_fs_session_close(struct vmc_vmfs *v, struct vmc_error *err)
         return vmci_error(err, VMC_EFENCED, site, "heartbeat slot %u was taken from us", v->s.slot);
     if (rc == VMC_OK)
         rc = vmci_fs_flush(v, err);
+    if (rc == VMC_OK)
+        vmci_fs_fence_leave(v);
     return rc;
 }
 
@@ -631,6 +650,7 @@ int vmc_vmfs_heartbeats(struct vmc_vmfs *v, uint32_t *cookie, struct vmc_vmfs_he
         out->in_use = used;
         out->ours = ours;
         out->bakery = bakery;
+        out->fenced = ours && vmci_ld_le64(hb + HB_KEY) != 0;
         out->self = v->s.active && out->slot == v->s.slot;
         out->generation = gen;
         out->stamp_us = vmci_ld_le64(hb + HB_STAMP);

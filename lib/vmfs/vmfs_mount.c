@@ -115,6 +115,9 @@ static int take_config(struct vmc_vmfs *v, const struct vmc_vmfs_mount_config *c
     v->sleep_ctx = cfg->sleep_ctx;
     v->lease_until = v->exclusive || v->ro ? NULL : cfg->lease_until;
     v->lease_ctx = cfg->lease_ctx;
+    v->fencing = cfg->fence != NULL && !v->exclusive && !v->ro;
+    if (v->fencing)
+        v->fence = *cfg->fence;
     v->host_uuid = cfg->host_uuid;
     if (cfg->host_name != NULL)
         vmci_snprintf(v->host_name, sizeof(v->host_name), "%s", cfg->host_name);

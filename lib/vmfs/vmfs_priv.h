@@ -207,6 +207,7 @@ struct fs_session {
     uint8_t image[FS_SECTOR]; /* the slot as we wrote it last */
     uint64_t stamp;
     uint32_t look; /* where the next look at the others begins */
+    uint64_t key;  /* with which the devices know the session; 0: they do not */
     bool active, fenced;
 };
 
@@ -273,6 +274,8 @@ struct vmc_vmfs {
     uint32_t lease_ms, window_ms, beat_ms, lock_wait_ms;
     int (*lease_until)(void *ctx, uint64_t end_ns);
     void *lease_ctx;
+    bool fencing; /* fence is there */
+    struct vmc_vmfs_fence fence;
     bool no_sb;        /* no sub-block was free: small contents get whole file blocks */
     uint64_t no_sb_ns; /* when that was found: other hosts free some, too */
     bool no_sb_new;    /* that was found just now: the operation begins again */
@@ -536,6 +539,15 @@ int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generatio
 /* VMC_OK: slot's session is over (and recovered). VMC_EBUSY: alive or not yet known. */
 int vmci_fs_session_dead(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                          const uint8_t *owner, struct vmc_error *err);
+/* vmfs_fence.c: sessions that the devices know by keys, and keep out once they are given up. */
+/* Until no session is alive that the devices would shut out, as it has no key. */
+int vmci_fs_fence_wait(struct vmc_vmfs *v, const uint8_t *all, struct vmc_error *err);
+int vmci_fs_fence_join(struct vmc_vmfs *v, struct vmc_error *err);
+/* VMC_EFENCED: we were given up. */
+int vmci_fs_fence_check(struct vmc_vmfs *v, struct vmc_error *err);
+/* Nothing of a session that is given up may arrive from here on; hb: its slot. */
+int vmci_fs_fence_evict(struct vmc_vmfs *v, uint32_t slot, const uint8_t *hb, struct vmc_error *err);
+void vmci_fs_fence_leave(struct vmc_vmfs *v);
 static inline uint64_t vmci_fs_hb_lv(const struct vmc_vmfs *v, uint32_t slot)
 {
     return FS_HB_LV + (uint64_t)slot * v->g.hb_bytes;
