@@ -87,8 +87,8 @@ static int command_once(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int
  * for each event; a path of a storage array that changes sides is not ready), or what was begun
  * was ended. A disk that had carried it out before it ended it answers MISCOMPARE the second time.
  */
-static int command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int direction, void *data,
-                   uint32_t bytes)
+int vmci_scsi_command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int direction,
+                      void *data, uint32_t bytes)
 {
     struct timespec nap = {.tv_nsec = NAP_NS};
     int rc = UNIT_ATTENTION;
@@ -110,7 +110,7 @@ bool vmci_caw_scsi_offered(struct vmci_caw *c)
     uint8_t cdb[6] = {INQUIRY, 1, BLOCK_LIMITS, 0, 64, 0}, page[64];
 
     memset(page, 0, sizeof(page));
-    int rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, page, sizeof(page));
+    int rc = vmci_scsi_command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, page, sizeof(page));
     /* Byte 5: blocks that one command compares; 0: there is no such command. */
     return rc == 0 && (page[0] & 0x1f) == 0 && page[1] == BLOCK_LIMITS &&
            (page[2] << 8 | page[3]) >= 2 && page[5] != 0;
@@ -124,7 +124,7 @@ bool vmci_caw_scsi_there(struct vmci_caw *c, uint64_t off, const void *sector)
 
     memcpy(cdb + 2, &lba, sizeof(lba));
     cdb[13] = 1; /* the last byte of the length */
-    int rc = command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, now, sizeof(now));
+    int rc = vmci_scsi_command(c, cdb, sizeof(cdb), SG_DXFER_FROM_DEV, now, sizeof(now));
     return rc == 0 && memcmp(now, sector, SECTOR) == 0;
 }
 
@@ -138,7 +138,7 @@ int vmci_caw_scsi(struct vmci_caw *c, uint64_t off, const void *expect, const vo
     memcpy(both + SECTOR, data, SECTOR);
     memcpy(cdb + 2, &lba, sizeof(lba));
     cdb[13] = 1;
-    int rc = command(c, cdb, sizeof(cdb), SG_DXFER_TO_DEV, both, sizeof(both));
+    int rc = vmci_scsi_command(c, cdb, sizeof(cdb), SG_DXFER_TO_DEV, both, sizeof(both));
     return rc == MISCOMPARE ? VMC_EAGAIN : rc > 0 ? VMC_EIO : rc;
 }
 
@@ -192,6 +192,8 @@ void vmci_caw_find(struct vmci_caw *c, int fd)
         c->kind = VMCI_CAW_LOCK;
         return;
     }
+    c->whole = sysfs_has(st.st_rdev, "size") && !sysfs_has(st.st_rdev, "dm") &&
+               !sysfs_has(st.st_rdev, "partition");
     /* A mapped device would take the command to some place of one of its disks. */
     if (!sysfs_has(st.st_rdev, "size") || sysfs_has(st.st_rdev, "dm") ||
         ioctl(fd, BLKSSZGET, &logical) != 0 || logical != (int)SECTOR ||

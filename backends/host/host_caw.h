@@ -16,6 +16,8 @@ enum vmci_caw_kind {
 struct vmci_caw {
     enum vmci_caw_kind kind;
     int fd;
+    bool no_abort; /* it hangs itself up by PREEMPT AND ABORT (vmci_reserve_offered) */
+    bool whole; /* a disk, not a part of one or something that is mapped to some */
     uint64_t first; /* 512-byte block of the disk where the device (a partition) begins */
     /* SG_IO; of tests: something else */
     int (*sg)(void *ctx, struct sg_io_hdr *h);
@@ -28,6 +30,12 @@ void vmci_caw_find(struct vmci_caw *c, int fd);
 bool vmci_caw_scsi_offered(struct vmci_caw *c);
 /* Is a sector of the device, as it was read, where the commands would go? */
 bool vmci_caw_scsi_there(struct vmci_caw *c, uint64_t off, const void *sector);
+/*
+ * A SCSI command, sent again while it was not begun. VMC_OK; above 0: the sense key; VMC_EPERM: the
+ * disk is reserved by others, or this process may not send it; other VMC_E*.
+ */
+int vmci_scsi_command(struct vmci_caw *c, uint8_t *cdb, uint8_t cdb_bytes, int direction, void *data,
+                      uint32_t bytes);
 /* VMC_EAGAIN: the sector is not expect. */
 int vmci_caw_scsi(struct vmci_caw *c, uint64_t off, const void *expect, const void *data);
 /* By the way that was found. */

@@ -2,12 +2,14 @@
 /*
  * What the test of shared SCSI disks does to a disk besides VMFS:
  *   scsi_command register|reserve|release|clear DEVICE KEY, for persistent reservations
+ *   scsi_command keys DEVICE        list the keys that are registered
  *   scsi_command count DEVICE BLOCK TIMES   count up a number in a block, by compare-and-write
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/pr.h>
+#include <scsi/sg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +34,36 @@ static int reservation(int fd, const char *what, unsigned long long key)
         return ioctl(fd, IOC_PR_CLEAR, &clear);
     errno = EINVAL;
     return -1;
+}
+
+static int keys(const char *device)
+{
+    unsigned char cdb[10] = {0x5e, 0, 0, 0, 0, 0, 0, 8, 0}, list[2048] = {0}, sense[64];
+    int fd = open(device, O_RDWR | O_CLOEXEC);
+
+    for (unsigned tries = 0; fd >= 0 && tries < 8; tries++) {
+        struct sg_io_hdr h = {.interface_id = 'S',
+                              .dxfer_direction = SG_DXFER_FROM_DEV,
+                              .cmd_len = sizeof(cdb),
+                              .cmdp = cdb,
+                              .mx_sb_len = sizeof(sense),
+                              .sbp = sense,
+                              .dxfer_len = sizeof(list),
+                              .dxferp = list,
+                              .timeout = 8000};
+        if (ioctl(fd, SG_IO, &h) != 0 || (h.info & SG_INFO_OK_MASK) != SG_INFO_OK)
+            continue; /* unit attention */
+        for (unsigned at = 8; at < 8u + (list[6] << 8 | list[7]) && at + 8 <= sizeof(list);
+             at += 8) {
+            for (unsigned i = 0; i < 8; i++)
+                printf("%02x", list[at + i]);
+            printf("\n");
+        }
+        close(fd);
+        return 0;
+    }
+    fprintf(stderr, "%s: no keys: %s\n", device, strerror(errno));
+    return 1;
 }
 
 static int read_block(const struct vmc_blockdev *bd, unsigned long long block, void *data)
@@ -91,6 +123,8 @@ int main(int argc, char **argv)
 {
     if (argc == 5 && strcmp(argv[1], "count") == 0)
         return count_up(argv[2], strtoull(argv[3], NULL, 0), strtoull(argv[4], NULL, 0));
+    if (argc == 3 && strcmp(argv[1], "keys") == 0)
+        return keys(argv[2]);
     int fd = argc == 4 ? open(argv[2], O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0 || reservation(fd, argv[1], strtoull(argv[3], NULL, 0)) != 0) {
         fprintf(stderr, "scsi_command %s: %s\n", argc > 1 ? argv[1] : "", strerror(errno));

@@ -86,6 +86,174 @@ refused() {
     grep -q "$words" refused.out || { cat refused.out; fail "no word of \"$words\" from $*"; }
 }
 
+# ---- hosts that are given up are shut out of the disk (persistent reservations)
+# host NAME DEVICE OPTION...: one that obeys what is written to NAME.in
+host() {
+    local name=$1
+    shift
+    rm -f $name.in $name.out
+    mkfifo $name.in
+    scsi_host "$@" <$name.in >$name.out 2>$name.err &
+    eval "pid_$name=$!"
+    eval "exec $(hand $name)>$name.in"
+    answer $name 1 120
+}
+hand() { case $1 in a) echo 6 ;; b) echo 7 ;; c) echo 8 ;; esac; }
+tell() {
+    local name=$1
+    shift
+    echo "$*" >&"$(hand $name)"
+}
+# answer NAME LINE SECONDS: the line, once it is there
+answer() {
+    local i=0
+    while [ $i -lt $(($3 * 10)) ]; do
+        sed -n "$2p" $1.out | grep . && return
+        usleep 100000
+        i=$((i + 1))
+    done
+    echo "nothing from $1 in $3 seconds"
+}
+# expect WORDS NAME LINE SECONDS
+expect() {
+    local got
+    got=$(answer $2 $3 $4)
+    case $got in
+    "$1"*) ;;
+    *) cat $2.err; stacks $2; fail "host $2 answers \"$got\", not \"$1\"" ;;
+    esac
+}
+stacks() {
+    local t
+    for t in /proc/$(eval echo "\$pid_$1")/task/*; do
+        echo "$t: $(sed -n 's/^State:\t*//p' $t/status)"
+        cat $t/stack
+    done
+}
+number_of() { cat /sys/block/"$(basename "$(readlink -f $1)")"/dev; }
+
+# A host's write hangs in its kernel (throttled to nothing there), and the host stalls. Another one
+# takes over and writes; then the first one's kernel goes on. What stands there in the end?
+# late_write plain|reserve: sets $late
+late_write() {
+    host a /dev/fenceda $1
+    expect "ok mounted" a 1 1
+    tell a open
+    expect ok a 2 60
+    tell a write a
+    expect ok a 3 60
+    mkdir -p /tmp/cgroup/a
+    echo $pid_a >/tmp/cgroup/a/cgroup.procs || fail "no group of processes"
+    echo "$(number_of /dev/fenceda) wbps=2" >/tmp/cgroup/a/io.max || fail "no throttle"
+    tell a write A
+    sleep 1
+    [ "$(answer a 4 1)" = "nothing from a in 1 seconds" ] || fail "the write did not hang"
+    kill -STOP $pid_a
+    host b /dev/fencedb $1
+    expect "ok mounted" b 1 1
+    tell b open
+    expect ok b 2 120
+    tell b write B
+    expect ok b 3 60
+    grep -q 'recovered the session' b.err || { cat b.err; fail "nothing was recovered"; }
+    [ -d /proc/$pid_a ] || fail "the stalled host is gone with its request"
+    if [ $1 = reserve ]; then # its path is not given to anybody before that has ended
+        refused 'requests have not ended' scsi_host /dev/fenceda reserve
+    fi
+    echo "$(number_of /dev/fenceda) wbps=max" >/tmp/cgroup/a/io.max
+    for _ in $(seq 600); do
+        kill -0 $pid_a 2>/dev/null || break
+        usleep 100000
+    done
+    kill -0 $pid_a 2>/dev/null && fail "the stalled host does not end"
+    tell b read
+    late=$(answer b 4 60)
+    tell b end
+    expect "ok unmounted" b 5 60
+    exec 6>&- 7>&-
+    fsck /dev/fencedb
+}
+
+reservations() {
+    target fenced 600 512
+    mkdir -p /tmp/cgroup
+    mount -t cgroup2 cgroup2 /tmp/cgroup && echo +io >/tmp/cgroup/cgroup.subtree_control ||
+        fail "no groups of processes with I/O limits"
+    vmcore vmfs mkfs -q -L fenced /dev/fenceda || fail mkfs
+    late_write plain
+    [ "$late" = "ok A" ] || fail "without reservations the late write should land: $late"
+    ok "without reservations a write that hung for longer than the lease lands (as documented)"
+    late_write reserve
+    [ "$late" = "ok B" ] || fail "the late write landed: $late"
+    ok "with reservations it does not"
+
+    # The disk is nobody's again.
+    vmcore vmfs mkdir /dev/fenceda /plain || fail "reserved still"
+
+    # Who is not registered, or cannot be.
+    host a /dev/fenceda reserve
+    expect "ok mounted" a 1 1
+    refused 'reserved by another host' vmcore vmfs mkdir /dev/fencedb /no
+    refused 'another process of this computer' vmcore vmfs mkdir --reserve /dev/fenceda /no
+    vmcore vmfs mkdir --reserve /dev/fencedb /yes || fail "a second host"
+    vmcore vmfs info --json /dev/fencedb | grep -q '"reserves": *true' || fail "info"
+    vmcore vmfs ls /dev/fencedb / | grep -q yes || fail "readers are kept out"
+
+    # One that is stopped, without a watchdog, and wakes up when it has been shut out.
+    host b /dev/fencedb reserve unwatched
+    expect "ok mounted" b 1 1
+    tell b open
+    expect ok b 2 60
+    kill -STOP $pid_b
+    tell a open
+    expect ok a 2 120
+    tell a write A
+    expect ok a 3 60
+    kill -CONT $pid_b
+    tell b write B
+    expect VMC_E b 3 60
+    usleep 3000000
+    tell b write B
+    expect VMC_EFENCED b 4 60
+    tell a read
+    expect "ok A" a 4 60
+    exec 7>&-
+    wait $pid_b
+    cat b.err
+
+    # A crash, and a restart by the same path.
+    kill -KILL $pid_a
+    wait $pid_a
+    exec 6>&-
+    host c /dev/fenceda reserve
+    expect "ok mounted" c 1 1
+    tell c open
+    expect ok c 2 120
+    tell c read
+    expect "ok A" c 3 60
+    # A host that is not registered keeps others from reserving the disk below it.
+    tell c end
+    expect "ok unmounted" c 4 60
+    exec 8>&-
+    host a /dev/fenceda plain
+    expect "ok mounted" a 1 1
+    refused 'has not registered' vmcore vmfs mkdir --reserve /dev/fencedb /no
+    tell a end
+    expect "ok unmounted" a 2 60
+    exec 6>&-
+    fsck /dev/fenceda
+    [ "$(scsi_command keys /dev/fenceda)" = "" ] || fail "keys are left: $(scsi_command keys /dev/fenceda)"
+    ok "registrations"
+    truncate -s 0 fenced.image
+}
+
+part=$(sed -n 's/.*part=\([a-z]*\).*/\1/p' /proc/cmdline)
+reservations
+if [ "$part" = reservations ]; then
+    echo "all passed"
+    finish
+fi
+
 target shared 600 512
 A=/dev/shareda B=/dev/sharedb
 seconds=$(sed -n 's/.*seconds=\([0-9]*\).*/\1/p' /proc/cmdline)

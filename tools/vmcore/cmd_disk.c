@@ -30,7 +30,7 @@ static const struct sub {
 };
 
 enum { KEY_JSON = 256, KEY_KIND, KEY_LOG, KEY_PHYSICAL, KEY_EXCLUSIVE, KEY_EXPERIMENTAL,
-       KEY_READ_ONLY };
+       KEY_READ_ONLY, KEY_RESERVE };
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
@@ -38,6 +38,8 @@ static const struct argp_option options[] = {
     {"force", 'f', 0, 0, "export: overwrite", 0},
     {"experimental", KEY_EXPERIMENTAL, 0, 0, "Write to VMFS6, which is not fully known", 0},
     {"exclusive", KEY_EXCLUSIVE, 0, 0, "Nobody else uses the volume: no locks between hosts", 0},
+    {"reserve", KEY_RESERVE, 0, 0,
+     "SCSI disks: have them shut out hosts that are given up (persistent reservations)", 0},
     {"read-only", KEY_READ_ONLY, 0, 0,
      "info, check, export: only read the volume, and do not wait for other hosts (none may be writing)",
      0},
@@ -67,6 +69,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         return 0;
     case KEY_EXCLUSIVE:
         c->vt.exclusive = true;
+        return 0;
+    case KEY_RESERVE:
+        c->vt.reserve = true;
         return 0;
     case KEY_EXPERIMENTAL:
         c->vt.experimental = true;

@@ -11,9 +11,9 @@ static int mount_volume(struct disk_volume **volumes, const char *command, char 
     for (struct disk_volume *v = *volumes; v != NULL; v = v->next)
         if (strcmp(v->spec, spec) == 0) {
             free(spec);
-            if (v->vt.exclusive != options->exclusive) {
-                fprintf(stderr, "%s: %s: all disks of a volume are exclusive, or none\n", command,
-                        v->spec);
+            if (v->vt.exclusive != options->exclusive || v->vt.reserve != options->reserve) {
+                fprintf(stderr, "%s: %s: all disks of a volume are %s, or none\n", command, v->spec,
+                        v->vt.exclusive != options->exclusive ? "exclusive" : "with reserve");
                 return EXIT_BAD_ARGS;
             }
             *out = v;
@@ -29,6 +29,7 @@ static int mount_volume(struct disk_volume **volumes, const char *command, char 
     v->vt.async = true;
     v->vt.may_read_only = true;
     v->vt.exclusive = options->exclusive;
+    v->vt.reserve = options->reserve;
     v->vt.read_only = options->read_only;
     v->vt.quiet = options->quiet;
     v->vt.experimental = options->experimental;

@@ -73,7 +73,7 @@ static const struct argp_option option_table[] = {
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
     {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
      0},
-    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,full=fail][,serial=S]", 0,
+    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,reserve][,full=fail][,serial=S]", 0,
      "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
@@ -238,8 +238,10 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
             d->raw = true;
         else if (strcmp(word, "exclusive") == 0 && disk_place_volumes(d->path) != 0)
             d->exclusive = true;
-        else if (strcmp(word, "exclusive") == 0)
-            bad_usage(st, "--disk %s: exclusive is for disks on volumes (vmfs:...)", arg);
+        else if (strcmp(word, "reserve") == 0 && disk_place_volumes(d->path) != 0)
+            d->reserve = true;
+        else if (strcmp(word, "exclusive") == 0 || strcmp(word, "reserve") == 0)
+            bad_usage(st, "--disk %s: %s is for disks on volumes (vmfs:...)", arg, word);
         else if (strcmp(word, "full=fail") == 0 || strcmp(word, "full=wait") == 0)
             d->full_fails = word[5] == 'f';
         else if (strncmp(word, "full=", 5) == 0)
@@ -250,7 +252,7 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
             bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
             bad_usage(st,
-                      "--disk %s: unknown option '%s' (ro, raw, exclusive, full=fail, serial=S)",
+                      "--disk %s: unknown option '%s' (ro, raw, exclusive, reserve, full=fail, serial=S)",
                       arg, word);
     }
     if (d->path[0] == '\0')

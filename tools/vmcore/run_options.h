@@ -22,6 +22,7 @@ struct run_disk {
     bool read_only;
     bool raw;       /* whatever it looks like */
     bool exclusive; /* nobody else uses its volume */
+    bool reserve;   /* hosts that are given up are shut out of the volume's disks */
     bool full_fails; /* no space: errors to the guest, instead of writes that wait */
 };
 

@@ -114,6 +114,8 @@ static struct json_object *heartbeats(struct vt *t)
         json_object_object_add(
             o, "locks_by",
             hb.ours ? json_object_new_string(hb.bakery ? "bakery" : "compare-and-write") : NULL);
+        json_object_object_add(o, "reserves",
+                               hb.ours ? json_object_new_boolean(hb.fenced) : NULL);
         json_object_array_add(a, o);
     }
     return a;

@@ -294,6 +294,38 @@ static void slow_locks(const struct vt *t, const char *spec)
                 t->name, spec);
 }
 
+/* On a disk that keeps hosts apart by itself a request may hang on its way for longer than a lease.
+ */
+static void say_unfenced(const struct vt *t, const char *spec)
+{
+    struct vmc_host_fence *f;
+
+    for (uint32_t i = 0; i < t->files; i++) {
+        const char *how = t->disk[i] != NULL ? vmc_host_disk_compare_write(t->disk[i]) : "lock";
+        if (how != NULL && strcmp(how, "lock") == 0)
+            continue;
+        bool can = vmc_host_fence_create(t->disk, t->files, &f, NULL) == VMC_OK;
+        if (can)
+            vmc_host_fence_free(f);
+        fprintf(stderr,
+                "%s: %s: warning: writes that hang on the way to the disk for longer than the "
+                "lease may "
+                "arrive after another host has taken over%s\n",
+                t->name, spec,
+                can ? " (--reserve, on all hosts, prevents that)"
+                    : ": this disk has no means against it");
+        return;
+    }
+}
+
+/* 0 or an exit status after a message. */
+static int make_fence(struct vt *t, const char *spec)
+{
+    if (vmc_host_fence_create(t->disk, t->files, &t->fence, &t->err) == VMC_OK)
+        return 0;
+    return vt_fail(t, spec);
+}
+
 int vt_mount(struct vt *t, const char *spec, uint32_t flags)
 {
     char name[32] = "vmcore", host[46];
@@ -310,7 +342,12 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
 
     if (rc == 0 && !ro && !t->exclusive && !t->no_watchdog)
         rc = make_watchdog(t);
+    if (rc == 0 && !ro && !t->exclusive && t->reserve)
+        rc = make_fence(t, spec);
     if (rc == 0) {
+        struct vmc_vmfs_fence fence;
+        if (t->fence != NULL)
+            fence = vmc_host_fence_ops(t->fence);
         /* Processes of one host are hosts of their own to a volume. */
         gethostname(name, sizeof(name) - 1);
         snprintf(host, sizeof(host), "%s pid %d", name, (int)getpid());
@@ -326,7 +363,8 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
                                           .cache_bytes = 64u << 20,
                                           .lease_until =
                                               t->watchdog != NULL ? vmc_host_watchdog_until : NULL,
-                                          .lease_ctx = t->watchdog};
+                                          .lease_ctx = t->watchdog,
+                                          .fence = t->fence != NULL ? &fence : NULL};
         int status = vmc_vmfs_mount(&t->pf, &c, &t->v, &t->err);
         /* What cannot be written because of what it is; not what somebody is writing to. */
         bool never = status == VMC_ENOTSUP || status == VMC_EPERM || status == VMC_EFORMAT;
@@ -343,6 +381,8 @@ int vt_mount(struct vt *t, const char *spec, uint32_t flags)
     }
     if (rc == 0 && !ro)
         slow_locks(t, spec);
+    if (rc == 0 && !ro && !t->exclusive && !t->reserve && t->may_read_only && !t->quiet)
+        say_unfenced(t, spec);
     if (rc == 0 && !ro)
         rc = start_beating(t);
     return rc == 0 ? 0 : vt_close(t, rc);
@@ -359,6 +399,8 @@ int vt_close(struct vt *t, int status)
     t->v = NULL;
     vmc_host_watchdog_free(t->watchdog);
     t->watchdog = NULL;
+    vmc_host_fence_free(t->fence);
+    t->fence = NULL;
     close_devices(t);
     return status;
 }

@@ -11,6 +11,7 @@
 
 #include <vmcore/host.h>
 #include <vmcore/host_block.h>
+#include <vmcore/host_fence.h>
 #include <vmcore/host_file.h>
 #include <vmcore/host_watchdog.h>
 #include <vmcore/vmfs.h>
@@ -27,6 +28,7 @@ struct vt {
     /* options */
     bool json, quiet, repair, exclusive, force, recursive, parents, no_partition, experimental;
     bool no_watchdog;
+    bool reserve;       /* shut hosts out of the disks that are given up */
     bool may_read_only; /* a volume that cannot be written is mounted read-only */
     bool read_only;     /* asked for; it is so */
     const char *label, *format, *kind;
@@ -46,6 +48,7 @@ struct vt {
     bool renewing, beating;
     int stop_fd;
     struct vmc_host_watchdog *watchdog;
+    struct vmc_host_fence *fence;
 };
 
 int vt_init(struct vt *t);
