@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define IDLE_MS  60000
-#define RETRY_MS 200 /* is somebody at the pseudo-terminal now? */
 #define DRAIN_MS 1000
 
 static void wake(struct vmc_host_char *c)
@@ -157,19 +157,28 @@ static bool pty_absent(struct vmc_host_char *c)
     return absent;
 }
 
+uint64_t vmci_host_char_now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 static int plan(struct vmc_host_char *c, struct pollfd *fds)
 {
+    bool later = c->accept_at != 0 && vmci_host_char_now() < c->accept_at;
     bool absent = pty_absent(c);
     bool held = c->held_from < c->held_to;
     bool output = !absent && c->out >= 0 && has_output(c);
 
     fds[S_WAKE] = (struct pollfd){.fd = c->wake, .events = POLLIN};
-    fds[S_LISTEN] = (struct pollfd){.fd = c->listener, .events = POLLIN};
+    fds[S_LISTEN] = (struct pollfd){.fd = later ? -1 : c->listener, .events = POLLIN};
     fds[S_IN] = (struct pollfd){.fd = absent || held ? -1 : c->in, .events = POLLIN};
     fds[S_OUT] = (struct pollfd){.fd = output ? c->out : -1, .events = POLLOUT};
     if (held && !atomic_load(&c->guest_full))
         return 0;
-    return absent ? RETRY_MS : IDLE_MS;
+    return absent || later ? VMCI_CHAR_RETRY_MS : IDLE_MS;
 }
 
 static void *char_thread(void *arg)

@@ -14,6 +14,7 @@
 #define VMCI_CHAR_OUT  65536u /* bytes of output that may wait; a power of two */
 #define VMCI_CHAR_IN   4096u
 #define VMCI_CHAR_PATH 108u
+#define VMCI_CHAR_RETRY_MS 200 /* is there somebody at the pseudo-terminal, a descriptor now? */
 
 struct vmc_host_char {
     uint32_t kind;
@@ -21,6 +22,7 @@ struct vmc_host_char {
     char path[VMCI_CHAR_PATH];
     int in, out;  /* descriptors, -1: none now; the thread's after start */
     int listener; /* of a socket */
+    uint64_t accept_at; /* CLOCK_MONOTONIC: not before, as nobody could be accepted */
     int wake;     /* eventfd */
     bool raw_tty; /* saved is valid */
     struct termios saved;
@@ -45,6 +47,8 @@ struct vmc_host_char {
 
 /* Open the descriptors of a kind. */
 int vmci_host_char_setup(struct vmc_host_char *c, struct vmc_error *err);
+/* CLOCK_MONOTONIC, ns */
+uint64_t vmci_host_char_now(void);
 /* A socket's listener is readable. */
 void vmci_host_char_accept(struct vmc_host_char *c);
 /* The far end is gone: a socket waits for the next client. */

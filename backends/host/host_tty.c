@@ -168,8 +168,12 @@ void vmci_host_char_accept(struct vmc_host_char *c)
 {
     int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-    if (fd < 0)
+    if (fd < 0) {
+        /* The socket stays readable for as long as there are no descriptors. */
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            c->accept_at = vmci_host_char_now() + VMCI_CHAR_RETRY_MS * 1000000ull;
         return;
+    }
     if (c->in >= 0) { /* one client at a time */
         close(fd);
         return;

@@ -12,15 +12,20 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <vmcore/gdb.h>
+
+#define SHORT_NS 500000000
 
 struct run_gdb {
     struct run_vm *r;
     struct vmc_gdb *stub;
     int listen_fd, fd;
-    bool holds; /* the VM is stopped for the debugger, or waits for one */
+    int timer;     /* runs while nobody can be accepted */
+    bool shortage; /* of descriptors: the timer is polled, not the socket, which stays readable */
+    bool holds;    /* the VM is stopped for the debugger, or waits for one */
 };
 
 bool run_gdb_holds(const struct run_gdb *g)
@@ -84,9 +89,10 @@ int run_gdb_create(struct run_vm *r, struct run_gdb **out)
         return EXIT_ERROR;
     g->r = r;
     g->fd = -1;
+    g->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     g->holds = true;
     g->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (g->listen_fd < 0 ||
+    if (g->timer < 0 || g->listen_fd < 0 ||
         setsockopt(g->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
         /* connections inherit these; once confined, the process cannot set them */
         setsockopt(g->listen_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) != 0 ||
@@ -127,6 +133,8 @@ void run_gdb_destroy(struct run_gdb *g)
     hang_up(g);
     if (g->listen_fd >= 0)
         close(g->listen_fd);
+    if (g->timer >= 0)
+        close(g->timer);
     vmc_gdb_destroy(g->stub);
     free(g);
 }
@@ -135,15 +143,22 @@ nfds_t run_gdb_poll_fds(struct run_gdb *g, struct pollfd *fds)
 {
     if (g == NULL)
         return 0;
-    fds[0] = (struct pollfd){.fd = g->fd >= 0 ? g->fd : g->listen_fd, .events = POLLIN};
+    int none = g->shortage ? g->timer : g->listen_fd;
+    fds[0] = (struct pollfd){.fd = g->fd >= 0 ? g->fd : none, .events = POLLIN};
     return 1;
 }
 
 static void accept_debugger(struct run_gdb *g)
 {
+    const struct itimerspec later = {.it_value.tv_nsec = SHORT_NS};
+
+    g->shortage = false; /* or no longer */
     g->fd = accept4(g->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-    if (g->fd < 0)
+    if (g->fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            g->shortage = timerfd_settime(g->timer, 0, &later, NULL) == 0;
         return;
+    }
     run_threads_pause(g->r);
     g->holds = true;
     vmc_gdb_connected(g->stub);

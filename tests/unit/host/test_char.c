@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Character channels of the host with real descriptors. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -165,6 +167,48 @@ static void socket_serves_one_client_after_the_other(void **state)
     assert_memory_equal(g.got, "hellohello", 10);
     vmc_host_char_close(c);
     assert_int_equal(access(path, F_OK), -1);
+}
+
+/* The library's accept4: one that can fail as if there were no descriptors. */
+static atomic_bool no_descriptors;
+static atomic_uint accepts;
+
+int accept4(int fd, struct sockaddr *addr, socklen_t *bytes, int flags)
+{
+    atomic_fetch_add(&accepts, 1);
+    if (atomic_load(&no_descriptors)) {
+        errno = EMFILE;
+        return -1;
+    }
+    return (int)syscall(SYS_accept4, fd, addr, bytes, flags);
+}
+
+/* A client that knocks then is asked for now and then, not all the time, and served later. */
+static void socket_waits_for_descriptors(void **state)
+{
+    (void)state;
+    char path[64];
+    struct guest g;
+    struct vmc_host_char *c;
+    guest_init(&g);
+    temp_path(path, sizeof(path), "few");
+    struct vmc_host_char_config cfg = {.size = sizeof(cfg), .kind = VMC_HOST_CHAR_UNIX,
+                                       .path = path};
+    assert_int_equal(vmc_host_char_open(&cfg, &c, NULL), VMC_OK);
+    assert_int_equal(vmc_host_char_start(c, &events, &g, NULL), VMC_OK);
+    atomic_store(&accepts, 0);
+    atomic_store(&no_descriptors, true);
+    int fd = connect_to(path);
+    while (atomic_load(&accepts) == 0)
+        usleep(1000);
+    usleep(1000000);
+    assert_in_range(atomic_load(&accepts), 1, 20);
+    atomic_store(&no_descriptors, false);
+    assert_int_equal(write(fd, "hello", 5), 5);
+    wait_input(&g, 5);
+    assert_memory_equal(g.got, "hello", 5);
+    close(fd);
+    vmc_host_char_close(c);
 }
 
 static void pty_carries_both_ways_and_drops_without_reader(void **state)
@@ -351,6 +395,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(file_has_everything_after_close),
         cmocka_unit_test(socket_serves_one_client_after_the_other),
+        cmocka_unit_test(socket_waits_for_descriptors),
         cmocka_unit_test(pty_carries_both_ways_and_drops_without_reader),
         cmocka_unit_test(terminal_is_raw_and_knows_the_escapes),
         cmocka_unit_test(slow_ends_are_waited_for),
