@@ -460,6 +460,9 @@ static int run_one(struct vmci_soft_cpu *sc)
     int rc = exec_block(sc, b, 1, &flags);
     sc->one_shot = false;
     sc->held_db = 0;
+    /* Of several loads of SS in a row the first one counts (SDM 2B, POP); also in QEMU and Bochs. */
+    if (unlikely(shadow == 3) && cpu->irq_shadow == 3 && rc == 0 && sc->outcome == 0)
+        cpu->irq_shadow = 0;
     soft_new_key(sc);
     if ((rc == VMCI_EXIT && cpu->exit.kind != VMC_EXIT_SHUTDOWN) || sc->outcome == VMCI_RETRY) {
         cpu->irq_shadow = shadow; /* it is run again */
