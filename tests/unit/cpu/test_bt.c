@@ -160,7 +160,7 @@ static void test_stops(void **state)
             begin(&rig[r], &p, at, MANY_ROUNDS);
         uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
         for (bool first = true; why[0] == VMC_EXIT_BUDGET; first = false) {
-            uint64_t most = 4096 + rnd(30000);
+            uint64_t most = some_budget();
             for (unsigned r = 0; r < 2; r++)
                 why[r] = first ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);

@@ -20,7 +20,7 @@
 
 #define PROGRAMS 600u
 #define PASSES   500u
-#define TURNS    400u /* of up to 11,000 instructions */
+#define MOST     2500000u /* instructions of one that does not end */
 #define TABLE                                                                                      \
     0x300000u /* for each pass two pointers, an entry of the page table, its value and page */
 #define PT     0x310000u /* maps the 2 MiB from BEGIN by pages of 4 KiB */
@@ -286,22 +286,24 @@ static void test_nests(void **state)
 {
     static struct pass t[PASSES];
     unsigned faults = 0, wild = 0;
+    uint32_t first = number("VMC_BT_SEED", 0), programs = PROGRAMS * number("VMC_BT_TIMES", 1);
     struct program p;
 
     (void)state;
-    for (unsigned k = 0; k < PROGRAMS; k++) {
-        seed = 0x9e3779b9u * (k + 1);
+    for (unsigned k = 0; k < programs; k++) {
+        seed = 0x9e3779b9u * (first + k + 1);
         p.longer = k % 4 == 3 ? 12 : 1;
         make(&p);
         make_passes(t);
         uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
         for (unsigned r = 0; r < 2; r++)
             begin(&rig[r], &p, t);
-        unsigned turns = 0;
-        for (; why[0] == VMC_EXIT_BUDGET && turns < TURNS; turns++) {
-            uint64_t most = 2000 + rnd(9000);
+        uint64_t all = 0;
+        while (why[0] == VMC_EXIT_BUDGET && all < MOST) {
+            uint64_t most = some_budget();
             for (unsigned r = 0; r < 2; r++)
-                why[r] = turns == 0 ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+                why[r] = all == 0 ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+            all += most;
             assert_int_equal(why[0], why[1]);
             compare_pair(k, MIDDLE, REACH);
         }
@@ -309,8 +311,8 @@ static void test_nests(void **state)
         wild += why[0] != VMC_EXIT_IDLE;
         faults += rig[0].st.rip < CPU_RIG_TEXT;
     }
-    assert_in_range(faults, PROGRAMS / 8, PROGRAMS * 7 / 8);
-    assert_in_range(wild, 0, PROGRAMS / 50);
+    assert_in_range(faults, programs / 8, programs * 7 / 8);
+    assert_in_range(wild, 0, programs / 50);
 #ifndef VMC_SANITIZED /* such builds have no translator */
     assert_true(cpu_rig_stat(&rig[1], "bt.watched") > PROGRAMS);
     assert_true(cpu_rig_stat(&rig[1], "bt.around") > PROGRAMS / 4);

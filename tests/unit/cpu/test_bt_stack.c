@@ -93,7 +93,7 @@ static void test_frames(void **state)
         seed = 0x9e3779b9u * (k + 1);
         size_t n = make(code);
         uint64_t rsp = CPU_RIG_STACK - (rnd(2) != 0 ? rnd(160) : rnd(4096));
-        uint64_t most = rnd(2) != 0 ? 0 : 1 + rnd(20);
+        uint64_t most = rnd(2) != 0 ? 0 : 4097 + rnd(20); /* the last 4,096 are interpreted */
         uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
         for (unsigned r = 0; r < 2; r++)
             begin(&rig[r], code, n, rsp);

@@ -262,7 +262,7 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at)
 #define BYTECODE  0x300ff0u /* it lies across two pages, */
 #define TABLE     0x303fe0u /* ... and so does the table of where the operations are */
 #define TABLE_REL 0x304400u /* ... as distances from the beginning of the code */
-#define OP_ROUNDS 160u
+#define OP_ROUNDS 400
 
 /* Operation k is at at[k]; the last one begins the next round. */
 struct bytecode {
@@ -424,7 +424,7 @@ static void test_bytecode(void **state)
         for (unsigned r = 0; r < 2; r++)
             begin_bytecode(&rig[r], &b, at);
         for (bool start = true; why[0] == VMC_EXIT_BUDGET; start = false) {
-            uint64_t most = 5000 + rnd(30000);
+            uint64_t most = some_budget();
             for (unsigned r = 0; r < 2; r++)
                 why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);
@@ -434,7 +434,7 @@ static void test_bytecode(void **state)
         assert_int_equal(why[0], VMC_EXIT_IDLE);
     }
 #ifndef VMC_SANITIZED
-    assert_true(cpu_rig_stat(&rig[1], "bt.ways") > PROGRAMS);
+    assert_true(cpu_rig_stat(&rig[1], "bt.ways") > PROGRAMS / 4);
 #endif
 }
 
@@ -502,7 +502,7 @@ static void test_recursion(void **state)
             rig[r].st.gpr[VMC_R13] = RECURSE_ROUNDS;
         }
         for (bool start = true; why[0] == VMC_EXIT_BUDGET; start = false) {
-            uint64_t most = 8192 + rnd(60000);
+            uint64_t most = some_budget();
             for (unsigned r = 0; r < 2; r++)
                 why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);
@@ -527,7 +527,7 @@ static void test_nested(void **state)
         for (unsigned r = 0; r < 2; r++)
             begin(&rig[r], &p, at);
         for (bool start = true; why[0] == VMC_EXIT_BUDGET; start = false) {
-            uint64_t most = 8192 + rnd(60000);
+            uint64_t most = some_budget();
             for (unsigned r = 0; r < 2; r++)
                 why[r] = start ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             assert_int_equal(why[0], why[1]);
@@ -540,12 +540,58 @@ static void test_nested(void **state)
 #endif
 }
 
+/* ---- jumps to where RSP points -----------------------------------------------------------------
+ */
+
+/* A trace goes on behind JMP RSP, in front of which RSP was moved; one time in eight it leads
+   elsewhere, when RSP was before where the trace goes on. The rest of the loop is in another page,
+   so each round begins a trace. */
+static void test_jump_by_rsp(void **state)
+{
+    static const uint8_t code[] = {
+        0x31, 0xc0,                                     /* again: xor eax, eax */
+        0x41, 0xf6, 0xc5, 0x07,                         /* test r13b, 7 */
+        0x0f, 0x94, 0xc0,                               /* setz al */
+        0x49, 0x8d, 0x24, 0xc7,                         /* lea rsp, [r15 + rax * 8] */
+        0x59,                                           /* pop rcx */
+        0xff, 0xe4,                                     /* jmp rsp */
+        0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00, /* nop */
+        0x48, 0xff, 0xc3,                               /* 24: inc rbx */
+        0xe9, 0xe0, 0x0f, 0x00, 0x00,                   /* jmp end */
+        0x48, 0x83, 0xc3, 0x10,                         /* 32: add rbx, 16 */
+        0xe9, 0xd7, 0x0f, 0x00, 0x00,                   /* jmp end */
+    };
+    static const uint8_t end[] = {
+        0x41, 0xff, 0xcd,                   /* dec r13d */
+        0x0f, 0x85, 0xf7, 0xef, 0xff, 0xff, /* jnz again */
+        0xf4,                               /* hlt */
+    };
+    const uint64_t rounds = 200000;
+
+    (void)state;
+    for (unsigned k = 0; k < 2; k++) {
+        struct cpu_rig *r = &rig[k];
+        cpu_rig_mode(r, 64, 0);
+        cpu_rig_code(r, CPU_RIG_TEXT, code, sizeof(code));
+        cpu_rig_code(r, CPU_RIG_TEXT + 0x1000, end, sizeof(end));
+        r->st.gpr[VMC_RBX] = 0;
+        r->st.gpr[VMC_R13] = rounds;
+        r->st.gpr[VMC_R15] = CPU_RIG_TEXT + 24 - 8;
+        assert_int_equal(cpu_rig_run(r, 0), VMC_EXIT_IDLE);
+        assert_int_equal(r->st.gpr[VMC_RBX], rounds / 8 * (7 + 16));
+    }
+#ifndef VMC_SANITIZED /* such builds have no translator */
+    assert_true(cpu_rig_stat(&rig[1], "bt.ways") > 0);
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bytecode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_recursion, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_jump_by_rsp, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
