@@ -188,7 +188,7 @@ struct vmci_bt {
     uint32_t made_new, made_again;          /* since the circle began; of what was evicted before */
     struct bt_trans *made[BT_SEGMENTS_MAX]; /* the last one of each segment */
     const uint8_t *enter, *leave_lookup, *leave_budget;
-    const uint8_t *call_insn, *call_io, *call_link, *call_find, *call_fp;
+    const uint8_t *call_insn, *call_io, *call_string, *call_link, *call_find, *call_fp;
     const uint8_t *stub[4]; /* by enum bt_stub */
 
     struct bt_work *work;

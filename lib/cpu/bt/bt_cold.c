@@ -211,7 +211,11 @@ static void cold_insn(struct bt_work *w, const struct bt_cold *c)
         ask_stub(w, site, c);
         return;
     }
-    ask(e, site, c->io ? w->sc->bt.call_io : w->sc->bt.call_insn);
+    const struct vmci_bt *bt = &w->sc->bt;
+    ask(e, site,
+        c->io                             ? bt->call_io
+        : bt_string_native(w, site->insn) ? bt->call_string
+                                          : bt->call_insn);
     w->loop = false;
     bool late = c->late && !retry;
     struct bt_held held = c->loop || retry ? (struct bt_held){0} : c->back_held;

@@ -141,6 +141,7 @@ int bt_make_glue(struct vmci_soft_cpu *sc)
     bt->leave_budget = make_budget(&e, sc, back);
     bt->call_insn = make_call(&e, sc, bt_c_insn, back);
     bt->call_io = make_call(&e, sc, bt_c_io, back);
+    bt->call_string = make_call(&e, sc, bt_c_string, back);
     bt->call_link = make_call(&e, sc, bt_c_link, back);
     bt->call_find = make_call(&e, sc, bt_c_find, back);
     bt->call_fp = make_call(&e, sc, bt_c_fp, back);

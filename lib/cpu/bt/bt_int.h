@@ -347,6 +347,7 @@ unsigned bt_branch_row(const struct block *b);
 /* C side of the glue. */
 uint64_t bt_c_insn(struct vmci_soft_cpu *sc);
 uint64_t bt_c_io(struct vmci_soft_cpu *sc);
+uint64_t bt_c_string(struct vmci_soft_cpu *sc);
 uint64_t bt_c_link(struct vmci_soft_cpu *sc);
 uint64_t bt_c_find(struct vmci_soft_cpu *sc);
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc);

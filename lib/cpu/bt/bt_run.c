@@ -329,6 +329,25 @@ uint64_t bt_c_io(struct vmci_soft_cpu *sc)
     return settle(sc, site, 0);
 }
 
+/*
+ * REP MOVS or REP STOS that does not end in the page where it begins, or a TLB miss of one: what
+ * the TLB has is done at once, without the detour by executor and boundary. Nothing else can have
+ * changed then.
+ */
+uint64_t bt_c_string(struct vmci_soft_cpu *sc)
+{
+    struct vmci_bt *bt = &sc->bt;
+    const struct bt_site *site = bt->site;
+
+    if (unlikely(site->stop || vmci_load_relaxed(&sc->cpu.request) != 0 ||
+                 !vmci_string_whole(&sc->cpu, site->insn)))
+        return bt_c_insn(sc); /* goes on where it stands */
+    bt->st_calls++;
+    bt->st_op[site->insn->op]++;
+    bt->resume = (uintptr_t)site->resume;
+    return 0;
+}
+
 uint64_t bt_c_fp(struct vmci_soft_cpu *sc)
 {
     struct vmci_bt *bt = &sc->bt;

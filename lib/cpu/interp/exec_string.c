@@ -458,6 +458,16 @@ static u64 cmps_run(struct vmci_cpu *cpu, const struct vmci_insn *in, const stru
     return k - left;
 }
 
+bool vmci_string_whole(struct vmci_cpu *cpu, const struct vmci_insn *in)
+{
+    struct str s = str_of(cpu, in);
+
+    if (s.down)
+        return false;
+    cpu->gpr[VMC_RCX] -= in->op == VMCI_OP_MOVS ? movs_flat(cpu, &s) : stos_flat(cpu, &s);
+    return cpu->gpr[VMC_RCX] == 0;
+}
+
 /* ---- repetition ------------------------------------------------------------------------------ */
 
 typedef int (*step_fn)(struct vmci_cpu *, const struct vmci_insn *, const struct str *);

@@ -77,6 +77,12 @@ static inline int rmw_done(struct vmci_cpu *cpu)
     return unlikely(soft_of(cpu)->rmw.slow) ? vmci_rmw_end(cpu) : 0;
 }
 
+/*
+ * REP MOVS or REP STOS of 64-bit code without a segment's base, upwards: as much as the TLB has, 64
+ * KiB at most, with registers as between two iterations. Is that all of it?
+ */
+bool vmci_string_whole(struct vmci_cpu *cpu, const struct vmci_insn *in);
+
 /* Linear address of the memory operand, segment checks done. */
 static inline int insn_la(struct vmci_cpu *cpu, const struct vmci_insn *in, unsigned bytes,
                           bool write, uint64_t *la)

@@ -2,10 +2,10 @@
 /*
  * Loops of many rounds over pages that lie elsewhere in memory than side by side, for hundreds of
  * thousands of instructions at a time, so that rounds are counted page by page and parts of the
- * budget are used up and made full again in the middle. Random programs in translator and
- * interpreter: registers, flags, memory and the count of instructions are the same wherever they
- * stop, also where a page is missing or cannot be written. And a kick takes effect within a part of
- * the budget.
+ * budget are used up and made full again in the middle; strings and operands that lie across such
+ * pages. Random programs in translator and interpreter: registers, flags, memory and the count of
+ * instructions are the same wherever they stop, also where a page is missing or cannot be written.
+ * And a kick takes effect within a part of the budget.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -224,6 +224,95 @@ static void test_rounds(void **state)
 #endif
 }
 
+/* ---- strings, and operands across pages ------------------------------------------------------ */
+
+/* A string instruction between addresses that differ each time, and accesses to what follows. */
+static void put_string(struct program *p)
+{
+    static const uint8_t from[] = {0x4a, 0x8d, 0x34, 0x26}; /* lea rsi, [rsi + r12] */
+    static const uint8_t to[] = {0x4a, 0x8d, 0x3c, 0x67};   /* lea rdi, [rdi + 2 * r12] */
+    static const uint8_t std[] = {0xfd}, cld[] = {0xfc}, word[] = {0x66};
+    static const uint8_t vectors[][5] = {
+        {0xf3, 0x0f, 0x6f, 0x46, 0}, /* movdqu xmm0, [rsi + d] */
+        {0xf3, 0x0f, 0x7f, 0x47, 0}, /* movdqu [rdi + d], xmm0 */
+        {0xf2, 0x0f, 0x10, 0x4f, 0}, /* movsd xmm1, [rdi + d] */
+        {0x66, 0x0f, 0x13, 0x4e, 0}, /* movlpd [rsi + d], xmm1 */
+    };
+    static const uint32_t most[] = {3, 100, 5000, 20000, 70000};
+    uint32_t bytes = rnd(most[rnd(5)]);
+    unsigned size = rnd(4);
+    bool down = rnd(6) == 0;
+    uint8_t rep[3] = {0xf3, 0x48, (uint8_t)((rnd(2) == 0 ? 0xa4 : 0xaa) | (size > 0))};
+
+    put_imm(p, 0x48, 0xc6, MIDDLE - 0x60000 + rnd(0xc0000));
+    put_imm(p, 0x48, 0xc7, MIDDLE - 0x60000 + rnd(0xc0000));
+    put_imm(p, 0x48, 0xc1, bytes >> size);
+    put(p, from, sizeof(from));
+    put(p, to, sizeof(to));
+    if (down)
+        put(p, std, sizeof(std));
+    if (size == 1)
+        put(p, word, sizeof(word));
+    put(p, rep, size == 3 ? 2 : 1);
+    put(p, rep + 2, 1);
+    if (down)
+        put(p, cld, sizeof(cld));
+    for (unsigned k = rnd(4); k > 0; k--) {
+        uint8_t b[5];
+        memcpy(b, vectors[rnd(4)], sizeof(b));
+        b[4] = (uint8_t)rnd(256);
+        put(p, b, sizeof(b));
+    }
+}
+
+/* Translated code is only entered with thousands of instructions to go: most of them are in a short
+   loop between the strings. */
+static void make_strings(struct program *p)
+{
+    static const uint8_t next[] = {
+        0xb9, 0x2c, 0x01, 0x00, 0x00,             /* mov ecx, 300 */
+        0xff, 0xc9,                               /* dec ecx */
+        0x75, 0xfc,                               /* jnz */
+        0x4d, 0x8d, 0x64, 0x24, 0x3b,             /* lea r12, [r12 + 59] */
+        0x41, 0x81, 0xe4, 0xff, 0xff, 0x00, 0x00, /* and r12d, 0xffff */
+        0x4c, 0x01, 0xe0,                         /* add rax, r12 */
+        0x49, 0x83, 0xed, 0x01,                   /* sub r13, 1 */
+    };
+
+    p->n = 0;
+    for (unsigned k = 1 + rnd(4); k > 0; k--)
+        put_string(p);
+    put(p, next, sizeof(next));
+    put_jump(p, 5, 0);
+}
+
+static void test_strings(void **state)
+{
+    unsigned first = number("VMC_BT_SEED", 0), times = number("VMC_BT_TIMES", PROGRAMS);
+    unsigned faults = 0;
+    struct program p;
+
+    (void)state;
+    for (unsigned k = first; k < first + times; k++) {
+        seed = 0x85ebca6bu * (k + 1);
+        make_strings(&p);
+        begin_both(&p, k % 2 == 1);
+        uint32_t why[2] = {VMC_EXIT_BUDGET, 0};
+        for (unsigned turn = 0; turn < 4 && why[0] == VMC_EXIT_BUDGET; turn++) {
+            uint64_t most = 100000 + rnd(100000);
+            for (unsigned r = 0; r < 2; r++)
+                why[r] = turn == 0 ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
+            assert_int_equal(why[0], why[1]);
+            compare_pair(k, MIDDLE, REACH);
+        }
+        faults += why[0] != VMC_EXIT_BUDGET;
+    }
+    assert_in_range(faults, times / 40, times / 2);
+#ifndef VMC_SANITIZED
+    assert_true(cpu_rig_stat(&rig[1], "bt.callout.MOVS") > times);
+#endif
+}
+
 /* ---- entering -------------------------------------------------------------------------------- */
 
 /*
@@ -355,6 +444,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_strings, setup, teardown),
         cmocka_unit_test_setup_teardown(test_entry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_kick, setup, teardown),
     };
