@@ -181,15 +181,57 @@ static bool twice(const struct bt_work *w)
            bt_target(w, last->in, last->la + last->in->next) == w->t->la;
 }
 
+/* What a group touches in two rounds: its first byte, from where the first one has it; how much. */
+static int32_t wide_lo(const struct bt_group *g)
+{
+    return g->lo + VMCI_MIN(g->stride, 0);
+}
+
+static int32_t wide_bytes(const struct bt_group *g)
+{
+    return g->hi - g->lo + (g->stride < 0 ? -g->stride : g->stride);
+}
+
+/* Which groups can be checked once for both rounds? */
+static bool find_pairs(struct bt_work *w)
+{
+    bool any = false;
+
+    for (unsigned k = 0; k < w->group_count; k++) {
+        struct bt_group *g = &w->group[k];
+        g->both = false;
+        g->pair = g->tag != EM_NONE && g->steady && g->stride <= BT_GROUP_SPAN &&
+                  g->stride >= -BT_GROUP_SPAN && wide_bytes(g) <= BT_GROUP_SPAN;
+        any = any || g->pair;
+    }
+    return any;
+}
+
+static void begin_round(struct bt_work *w)
+{
+    w->counted = false;
+    w->lost = w->lost_top;
+    for (unsigned k = 0; k < w->group_count; k++)
+        w->group[k].checked = w->second && w->group[k].both;
+}
+
 bool bt_loop_again(struct bt_work *w)
 {
     if (!w->twice || w->failed)
         return false;
     w->second = true;
-    w->counted = false;
+    begin_round(w);
+    return true;
+}
+
+bool bt_loop_apart(struct bt_work *w)
+{
+    if (!w->wide || w->failed)
+        return false;
+    w->wide = w->second = false;
     for (unsigned k = 0; k < w->group_count; k++)
-        w->group[k].checked = false;
-    w->lost = w->lost_top;
+        w->group[k].both = false;
+    begin_round(w);
     return true;
 }
 
@@ -214,6 +256,7 @@ bool bt_loop(struct bt_work *w)
     bt_piece(w, VMC_CODE_LOOP_ENTRY, w->n);
     w->i = 0;
     w->twice = twice(w);
+    w->wide = w->twice && find_pairs(w);
     w->top = w->strip && bt_loop_lazy(w);
     enter(w);
     w->k = w->copy_k[1];
@@ -223,9 +266,7 @@ bool bt_loop(struct bt_work *w)
     w->counted = false;
     if (w->top)
         bt_count_top(w);
-    for (unsigned k = 0; k < w->group_count; k++)
-        w->group[k].checked = false;
-    w->lost = w->lost_top;
+    begin_round(w);
     return true;
 }
 
@@ -255,7 +296,14 @@ static void refill(struct bt_work *w, struct bt_group *g, const struct bt_ref *r
     c->lazy = w->lazy;
     c->group = g;
     c->ref = *r;
+    c->wide = g->both;
     c->back = w->e.len;
+}
+
+/* cmp to, where the bytes may begin at most to end in the page */
+static void compare_last(struct bt_work *w, unsigned to, int32_t bytes)
+{
+    em_ri(&w->e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - bytes));
 }
 
 /*
@@ -267,8 +315,11 @@ static void check_lazy(struct bt_work *w, struct bt_group *g, const struct bt_re
     struct emit *e = &w->e;
 
     w->lost = w->lazy;
-    if (g->hi - g->lo > g->align || g->align == 1) {
-        em_ri(e, EM_W, 7, to, (uint32_t)((int32_t)VMC_PAGE_SIZE - (g->hi - g->lo))); /* cmp */
+    if (g->both) { /* it stays aligned as it was where the copy was entered */
+        compare_last(w, to, wide_bytes(g));
+        refill(w, g, r, em_jump(e, CC_A), BT_RCX_HOME);
+    } else if (g->hi - g->lo > g->align || g->align == 1) {
+        compare_last(w, to, g->hi - g->lo);
         refill(w, g, r, em_jump(e, CC_A), BT_RCX_HOME);
         if (g->align > 1 && !g->steady) {
             em_test_imm(e, to, g->align - 1u);
@@ -299,9 +350,10 @@ static size_t check_exact(struct bt_work *w, const struct bt_group *g)
 void bt_loop_check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r)
 {
     struct emit *e = &w->e;
-    struct em_addr at = bt_ref_addr(r, g->lo - r->off);
     bool plain = g->index == EM_NONE;
 
+    g->both = w->wide && g->pair && w->lazy != 0;
+    struct em_addr at = bt_ref_addr(r, (g->both ? wide_lo(g) : g->lo) - r->off);
     if (g->biased)
         at.base = g->tag;
     if (w->lazy != 0) {
@@ -323,6 +375,8 @@ void bt_loop_check(struct bt_work *w, struct bt_group *g, const struct bt_ref *r
         refill(w, g, r, check_exact(w, g), BT_RCX_X);
         em_mov(e, EM_RCX, w->x);
     }
+    if (!w->second)
+        g->behind = e->len;
 }
 
 /* Behind a jump: back to the hot code if the flags say "equal", or RCX is 0. */
@@ -358,6 +412,14 @@ void bt_loop_refill(struct bt_work *w, const struct bt_cold *c)
     load_pair(w, g, w->s);
     em_lea(e, EM_W, to, to, g->tag, 0, 0);
     bias_pair(w, g, c->lazy == 0);
+    if (c->wide) { /* for two rounds, or for this one: the others check each of them */
+        em_lea(e, EM_W, w->s, to, EM_NONE, 0, wide_lo(g) - bt_group_last(g));
+        compare_last(w, w->s, wide_bytes(g));
+        em_jump_to(e, CC_BE, e->rx + c->back);
+        em_test_imm(e, to, bt_group_mask(g));
+        em_jump_to(e, CC_E, e->rx + g->behind);
+        return;
+    }
     if (c->lazy != 0)
         em_test_imm(e, to, bt_group_mask(g));
     else

@@ -721,7 +721,7 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
     w->t = t;
     w->e = (struct emit){.rw = bt->rw + bt->used, .rx = bt->rx + bt->used, .cap = BT_BLOCK_MAX};
     w->failed = w->counted = w->cold_phase = false;
-    w->loop = w->twice = w->second = w->top = false;
+    w->loop = w->twice = w->second = w->wide = w->top = false;
     w->loop_site = 0;
     w->lazy = w->lost = w->lost_top = 0;
     w->cold_count = 0;
@@ -746,6 +746,11 @@ static struct bt_trans *translate(struct vmci_soft_cpu *sc, struct block *b, boo
         translate_body(w);
         if (bt_loop_again(w))
             translate_body(w);
+        if (bt_loop_apart(w)) {
+            translate_body(w);
+            if (bt_loop_again(w))
+                translate_body(w);
+        }
     } else if (w->loop_site != 0)
         em_patch_at(&w->e, w->loop_site, t->inner);
     bt_emit_cold(w);

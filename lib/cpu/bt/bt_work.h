@@ -42,6 +42,9 @@ struct bt_group {
     bool biased;    /* ... so reg has been added to tag and host */
     bool steady;    /* ... the address moves by a multiple of align, if at all */
     int32_t stride; /* ... how far the address moves each time round */
+    bool pair;      /* ... one check may do for two rounds; */
+    bool both;      /* ... it does, in the rounds that are translated now */
+    size_t behind;  /* ... where the check is done that is for one round */
     uint8_t twin;   /* index + 1 of the group in whose page it is expected; 0: none */
     bool shared;    /* some are expected in its page: its tag is in bt.keep_tag */
     bool shares; /* ... that it lies in its twin's page was checked, and the addend is that one's */
@@ -119,7 +122,8 @@ struct bt_cold {
     uint8_t place;
     const struct bt_group *group; /* INSN: whose check failed, */
     struct bt_ref ref;            /* ... by this access */
-    size_t back;                  /* REFILL: where the check has succeeded */
+    size_t back;                  /* REFILL: where the check has succeeded, */
+    bool wide;                    /* ... which is for two rounds */
     uint16_t set;                 /* scratch registers there */
     bool loop;                    /* in the second copy of a loop */
     uint8_t ahead; /* ... instructions that were charged there but not in the first copy yet */
@@ -156,6 +160,7 @@ struct bt_work {
     bool loop;      /* translating the second copy (bt_loop.c), */
     bool twice;     /* ... which has two rounds, charged together, */
     bool second;    /* ... and this is the second of them */
+    bool wide;      /* ... in which accesses of both are checked by the first, if they can be */
     bool top;       /* ... which charges its rounds before they begin */
     unsigned ahead; /* cold: as in struct bt_cold */
     bool cold_phase;
@@ -341,6 +346,8 @@ bool bt_loop_likely(const struct bt_work *w);
 bool bt_loop(struct bt_work *w);
 /* Prepare its second round. false: it has one only. */
 bool bt_loop_again(struct bt_work *w);
+/* Prepare two more rounds, with checks of their own. false: those that it has do. */
+bool bt_loop_apart(struct bt_work *w);
 /* The second copy cannot be entered: one more round in the first one. */
 void bt_loop_stay(struct bt_work *w, size_t site, enum bt_rcx rcx);
 /* The register that holds the address: its base, or x, where it is computed. */
