@@ -3,8 +3,10 @@
 # Swap files that go wrong under "vmcore host". "full": no write beyond the first megabyte succeeds
 # while memory is short; when there is room again both guests get their work done. "end": the same,
 # but the host is told to end meanwhile, and does. "read": what one guest has in its swap file is gone;
-# that guest ends, with a message, and the other gets its work done.
-# usage: swap_faults_test.sh VMCORE GUEST_DIR full|end|read
+# that guest ends, with a message, and the other gets its work done. "stuck": the disk of the swap files
+# does not answer any more (a FUSE mount that is stopped); the host still answers, and the second signal
+# ends it; "pause": the same while the host waits for a guest that it was asked to pause.
+# usage: swap_faults_test.sh VMCORE GUEST_DIR full|end|read|stuck|pause
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 vmcore=$1
@@ -20,7 +22,12 @@ if [ ! -s "$guest/vmlinuz" ] || [ ! -s "$guest/initrd" ]; then
 fi
 dir=$(mktemp -d)
 host=
+mounted=
 finish() {
+    if [ -n "$mounted" ]; then
+        kill -KILL "$mounted" 2>/dev/null || true # what waits for it fails then
+        umount -l "$dir/swap" 2>/dev/null || fusermount3 -u "$dir/swap" 2>/dev/null || true
+    fi
     if [ -n "$host" ]; then
         kill "$host" 2>/dev/null || true
         wait "$host" 2>/dev/null || true
@@ -68,12 +75,70 @@ memory() {
         python3 -c 'import json, sys; print(json.load(sys.stdin)["memory"]["'"$2"'"])'
 }
 
+if [ "$what" = stuck ] || [ "$what" = pause ]; then
+    [ -r /dev/fuse ] && [ -w /dev/fuse ] || { echo "SKIPPED: /dev/fuse is not usable"; exit 77; }
+    "$vmcore" vmfs mkfs -q --size 800M "$dir/vol"
+    "$vmcore" vmfs mount --exclusive "$dir/vol" "$dir/swap" >"$dir/mount.log" 2>&1 &
+    mounted=$!
+    until mountpoint -q "$dir/swap"; do
+        kill -0 "$mounted" 2>/dev/null || { cat "$dir/mount.log"; mounted=; echo "SKIPPED: no FUSE"; exit 77; }
+        sleep 0.1
+    done
+fi
 # A write beyond a limit is an error then, not a signal; the host inherits that.
 trap '' XFSZ
 "$vmcore" host "$dir/host.cfg" >"$dir/out" 2>&1 </dev/null &
 host=$!
 status=0
-if [ "$what" != read ]; then
+if [ "$what" = stuck ] || [ "$what" = pause ]; then
+    until [ -S "$dir/control" ] && [ "$(memory victim swapped)" -gt 8000000 ]; do
+        kill -0 "$host" 2>/dev/null || fail "the host ended"
+        sleep 0.2
+    done
+    await_line victim "GUEST READY"
+    await_line other "GUEST READY"
+    kill -STOP "$mounted"
+    sleep 3 # both want pages that are in their swap files
+    if [ "$what" = stuck ]; then
+        timeout 30 "$vmcore" ctl "$dir/control" list >"$dir/list" || fail "the control socket waits"
+        since=$SECONDS
+        kill -TERM "$host"
+        until grep -q 'another signal or quit leaves it' "$dir/out"; do
+            kill -0 "$host" 2>/dev/null || fail "the host ended by one signal"
+            [ $((SECONDS - since)) -lt 120 ] || fail "nobody is told what the end waits for"
+            sleep 0.2
+        done
+        timeout 30 "$vmcore" ctl "$dir/control" list >"$dir/list" || fail "the control socket waits"
+        kill -TERM "$host"
+        # Its requests may keep the process until the file system answers, but it has given up.
+        while timeout 30 "$vmcore" ctl "$dir/control" list >"$dir/list" 2>&1; do
+            [ $((SECONDS - since)) -lt 240 ] || fail "a second signal is ignored"
+            sleep 0.2
+        done
+    else
+        while :; do # until the guest does wait for its swap file
+            timeout 300 "$vmcore" ctl "$dir/control" pause victim >/dev/null 2>&1 &
+            paused=$!
+            sleep 2
+            kill -0 "$paused" 2>/dev/null && break
+            wait "$paused" && timeout 30 "$vmcore" ctl "$dir/control" resume victim >/dev/null || fail "pause"
+            sleep 1
+        done
+        kill -TERM "$host"
+        sleep 1
+        kill -TERM "$host"
+        since=$SECONDS
+        until grep -q 'second signal does not wait' "$dir/out"; do
+            [ $((SECONDS - since)) -lt 240 ] || fail "a second signal is ignored"
+            sleep 0.2
+        done
+        wait "$paused" || true
+    fi
+    kill -CONT "$mounted"
+    wait "$host" || status=$?
+    host=
+    [ "$status" = 4 ] || fail "status $status"
+elif [ "$what" != read ]; then
     until [ -S "$dir/control" ]; do
         kill -0 "$host" 2>/dev/null || fail "the host ended"
         sleep 0.1

@@ -241,6 +241,8 @@ static int run(struct host *h)
     if (rc == 0)
         rc = host_policy_start(h);
     if (rc == 0)
+        rc = host_signals_start(h);
+    if (rc == 0)
         rc = make_vms(h);
     if (rc == 0)
         rc = host_loop(h);
@@ -249,6 +251,7 @@ static int run(struct host *h)
         _exit(rc > EXIT_ERROR ? rc : EXIT_ERROR);
     }
     destroy(h);
+    host_signals_stop(h);
     pthread_cond_destroy(&h->changed);
     return rc;
 }
@@ -257,7 +260,7 @@ int cmd_host(int argc, char **argv)
 {
     static const struct argp argp = {
         .options = option_table, .parser = parse_opt, .args_doc = "CONFIG", .doc = doc};
-    static struct host h = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1};
+    static struct host h = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1, .signal_stop = -1};
     static char name[] = "vmcore host";
     struct arguments a = {0};
 

@@ -2,8 +2,10 @@
 /*
  * "vmcore host": several VMs in one process, on one pool of memory and one scheduler.
  *
- * Threads: the main thread builds VMs, drives their timers and answers the control socket; workers
- * of the runner execute vCPUs; the policy thread moves memory between VMs. Whatever the policy
+ * Threads: the main thread builds VMs and answers the control socket; one for each VM drives its
+ * timers, which may wait for a page of the guest; one takes signals, so that a second one ends the
+ * process even if the main thread waits; workers of the runner execute vCPUs; the policy thread moves
+ * memory between VMs. Whatever the policy
  * thread looks at is guarded by host.lock, which nobody holds while touching guest memory.
  */
 #ifndef HOST_H
@@ -53,8 +55,13 @@ struct host_vm {
     atomic_bool scheduled;
     bool user_paused;
     enum host_vm_then then;
-    uint64_t slow_at_ns; /* when the user hears that a disk is awaited; 0: not yet known */
+    uint64_t slow_at_ns; /* when the user hears that a disk is awaited; UINT64_MAX: he has */
+    bool at_rest;        /* no vCPU runs any more */
     int timer_fd;
+    pthread_t timer_thread;
+    bool has_timer_thread;
+    int timer_stop;         /* eventfd: the thread ends */
+    pthread_mutex_t timers; /* held while some are served */
     atomic_uint held;
     atomic_bool failed;
     enum host_vm_state state; /* main thread */
@@ -109,8 +116,11 @@ struct host {
     uint64_t secret; /* salts of trust groups are made from it */
     uint64_t start_ns;
     int status; /* the worst exit status of a VM */
-    unsigned quits; /* how often somebody asked for the end */
-    bool left;      /* with requests in flight on a disk that does not answer */
+    atomic_uint quits; /* how often somebody asked for the end */
+    bool left;         /* with requests in flight on a disk that does not answer */
+    pthread_t signal_thread;
+    bool has_signal_thread;
+    int signal_stop; /* eventfd: the thread ends */
 
     /* The policy thread. */
     pthread_mutex_t lock;
@@ -157,7 +167,6 @@ void host_vm_hold(struct host_vm *vm, unsigned why);
 void host_vm_release(struct host_vm *vm, unsigned why);
 /* Arm timer_fd for the VM's next timer. */
 void host_vm_arm_timer(struct host_vm *vm);
-void host_vm_run_timers(struct host_vm *vm);
 const char *host_vm_state_name(const struct host_vm *vm);
 /* Execution by all its vCPUs in slices that are over, ns, waiting included; 0 after the end. */
 uint64_t host_vm_ran_ns(const struct host_vm *vm);
@@ -210,5 +219,10 @@ struct rpc_server host_rpc_server(struct host *h);
 
 /* host_loop.c: until no VM is left or somebody ends it; returns the exit status. */
 int host_loop(struct host *h);
+void host_wake_loop(const struct host *h);
+
+/* host_signals.c: a thread for them, with all of them blocked; 0 or an exit status after a message. */
+int host_signals_start(struct host *h);
+void host_signals_stop(struct host *h);
 
 #endif

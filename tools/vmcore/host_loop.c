@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The main thread of a host: timers of all VMs, signals, the control socket, VMs that stop. */
+/* The main thread of a host: the control socket, VMs that stop. */
 #define _GNU_SOURCE
 #include "host.h"
 
@@ -10,12 +10,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #define TRACE_MS  100 /* how often the trace is written */
 #define SETTLE_MS 1   /* how often a VM that stops is looked at */
-#define MAX_POLL  (2 + CONTROL_MAX_CLIENTS + 1 + HOST_MAX_VMS)
+#define MAX_POLL  (1 + CONTROL_MAX_CLIENTS + 1)
 
 /* ---- VMs that stopped --------------------------------------------------------------------------
  */
@@ -82,10 +81,17 @@ static bool any_left(const struct host *h)
 /* ---- poll --------------------------------------------------------------------------------------
  */
 
-static void turn(struct host *h, struct control *control, int signal_fd)
+void host_wake_loop(const struct host *h)
+{
+    uint64_t one = 1;
+
+    if (write(h->wake_fd, &one, sizeof(one)) < 0)
+        return; /* full: the loop is awake anyway */
+}
+
+static void turn(struct host *h, struct control *control)
 {
     struct pollfd fds[MAX_POLL];
-    struct signalfd_siginfo si;
     nfds_t n = 0;
     int timeout = h->trace != NULL ? TRACE_MS : -1;
 
@@ -95,42 +101,29 @@ static void turn(struct host *h, struct control *control, int signal_fd)
     if (!any_left(h))
         return;
     fds[n++] = (struct pollfd){.fd = h->wake_fd, .events = POLLIN};
-    fds[n++] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
     nfds_t clients = n;
     n += control_poll_fds(control, fds + n);
-    nfds_t timers = n;
-    for (unsigned i = 0; i < h->count; i++)
-        fds[n++] = (struct pollfd){
-            .fd = h->vms[i]->state == HOST_VM_RUNNING ? h->vms[i]->timer_fd : -1, .events = POLLIN};
     if (poll(fds, n, timeout) < 0)
         return;
     vmc_runner_trace_flush(h->runner);
-    for (unsigned i = 0; i < h->count; i++)
-        if (fds[timers + i].revents != 0)
-            host_vm_run_timers(h->vms[i]);
     if (control != NULL)
-        control_handle(control, fds + clients, timers - clients);
+        control_handle(control, fds + clients, n - clients);
     if (fds[0].revents != 0)
         look_at_vms(h);
-    if (fds[1].revents != 0 && read(signal_fd, &si, sizeof(si)) == sizeof(si))
-        h->quits++;
 }
 
 /*
- * Somebody asked for the end: all VMs end, each when its disks have answered. Who asks again after
- * he was told that one does not answer does not want to wait for it. False: that is enough.
+ * Somebody asked for the end: all VMs end, each when its disks have answered. Who asks twice does
+ * not want to wait for one that does not answer. False: that is enough.
  */
-static bool end_all(struct host *h, unsigned *ending)
+static bool end_all(struct host *h, bool *ending)
 {
-    unsigned asked = h->quits;
+    unsigned asked = atomic_load(&h->quits);
 
-    if (asked == *ending)
-        return true;
-    if (*ending == 0)
+    if (asked != 0 && !*ending)
         host_vms_begin_end(h, "the host ends");
-    else
-        h->left = host_vms_slow(h);
-    *ending = asked;
+    *ending = asked != 0;
+    h->left = asked > 1 && host_vms_slow(h);
     return !h->left;
 }
 
@@ -154,14 +147,9 @@ int host_loop(struct host *h)
 {
     struct rpc_server server = host_rpc_server(h);
     struct control *control = NULL;
-    sigset_t set;
+    int rc = 0;
 
-    run_loop_block_signals(&set);
-    int signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    int rc = signal_fd < 0 ? EXIT_ERROR : 0;
-    if (rc != 0)
-        fprintf(stderr, "vmcore host: signals: %s\n", strerror(errno));
-    if (rc == 0 && h->cfg.control != NULL) {
+    if (h->cfg.control != NULL) {
         control = control_open(h->cfg.control, &server);
         rc = control == NULL ? EXIT_ERROR : 0;
     }
@@ -175,13 +163,11 @@ int host_loop(struct host *h)
         h->start_ns = h->pf.now_ns(h->pf.ctx);
         for (unsigned i = 0; i < h->count; i++)
             host_vm_begin(h->vms[i]);
-        unsigned ending = 0;
+        bool ending = false;
         while (any_left(h) && end_all(h, &ending))
-            turn(h, control, signal_fd);
+            turn(h, control);
         rc = h->status;
     }
     control_close(control);
-    if (signal_fd >= 0)
-        close(signal_fd);
     return rc;
 }

@@ -122,7 +122,7 @@ static struct json_object *rpc_quit(void *ctx, struct json_object *params, const
 
     if (params == NULL ||
         (json_object_is_type(params, json_type_object) && json_object_object_length(params) == 0)) {
-        h->quits++;
+        atomic_fetch_add(&h->quits, 1);
         return yes();
     }
     vm = find_running(h, params, message);

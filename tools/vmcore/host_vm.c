@@ -7,8 +7,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -205,20 +207,13 @@ static int make_memory(void *ctx)
 /* ---- vCPUs -------------------------------------------------------------------------------------
  */
 
-static void wake_loop(struct host *h)
-{
-    uint64_t one = 1;
-    if (write(h->wake_fd, &one, sizeof(one)) < 0)
-        return; /* full: the loop is awake anyway */
-}
-
 /* The VM cannot go on by itself; the main thread finds out why. */
 static void stop_here(struct host_vm *vm, bool failed)
 {
     if (failed)
         atomic_store(&vm->failed, true);
     host_vm_hold(vm, HOST_HELD_STOPPED);
-    wake_loop(vm->h);
+    host_wake_loop(vm->h);
 }
 
 void host_vm_fail(struct host_vm *vm)
@@ -333,14 +328,59 @@ static void timer_notify(void *ctx)
     host_vm_arm_timer(ctx);
 }
 
-void host_vm_run_timers(struct host_vm *vm)
+/*
+ * A thread for each VM: what a timer does may need a page of the guest, and that may have to be
+ * read from a swap file, for however long that takes.
+ */
+static void *serve_timers(void *arg)
 {
+    struct host_vm *vm = arg;
+    struct pollfd fds[] = {{.fd = vm->timer_fd, .events = POLLIN},
+                           {.fd = vm->timer_stop, .events = POLLIN}};
     uint64_t count;
 
-    if (read(vm->timer_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-        return;
-    vmc_timerq_advance(vmc_vm_board(vm->run.vm)->timers, vm->h->pf.now_ns(vm->h->pf.ctx));
+    while (fds[1].revents == 0) {
+        if (poll(fds, 2, -1) <= 0 || fds[0].revents == 0)
+            continue;
+        if (read(vm->timer_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+            break;
+        pthread_mutex_lock(&vm->timers);
+        vmc_timerq_advance(vmc_vm_board(vm->run.vm)->timers, vm->h->pf.now_ns(vm->h->pf.ctx));
+        pthread_mutex_unlock(&vm->timers);
+        host_vm_arm_timer(vm);
+    }
+    return NULL;
+}
+
+static int start_timers(struct host_vm *vm)
+{
+    vm->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    vm->timer_stop = eventfd(0, EFD_CLOEXEC);
+    int e = vm->timer_fd < 0 || vm->timer_stop < 0
+                ? errno
+                : pthread_create(&vm->timer_thread, NULL, serve_timers, vm);
+    if (e != 0) {
+        fprintf(stderr, "%s: timers: %s\n", run_who, strerror(e));
+        return EXIT_ERROR;
+    }
+    vm->has_timer_thread = true;
+    vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, timer_notify, vm);
     host_vm_arm_timer(vm);
+    return 0;
+}
+
+static void stop_timers(struct host_vm *vm)
+{
+    uint64_t one = 1;
+
+    if (vm->has_timer_thread && write(vm->timer_stop, &one, sizeof(one)) == sizeof(one))
+        pthread_join(vm->timer_thread, NULL);
+    vm->has_timer_thread = false;
+    if (vm->timer_fd >= 0)
+        close(vm->timer_fd);
+    if (vm->timer_stop >= 0)
+        close(vm->timer_stop);
+    vm->timer_fd = vm->timer_stop = -1;
 }
 
 /* ---- life --------------------------------------------------------------------------------------
@@ -348,16 +388,11 @@ void host_vm_run_timers(struct host_vm *vm)
 
 static int start(struct host_vm *vm)
 {
-    vm->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (vm->timer_fd < 0) {
-        fprintf(stderr, "%s: timer: %s\n", run_who, strerror(errno));
-        return EXIT_ERROR;
-    }
     int rc = run_console_start(&vm->run);
+    if (rc == 0)
+        rc = start_timers(vm);
     if (rc != 0)
         return rc;
-    vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, timer_notify, vm);
-    host_vm_arm_timer(vm);
     vmc_vm_resume(vm->run.vm); /* it is held */
     vm->state = HOST_VM_RUNNING;
     return 0;
@@ -378,7 +413,8 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     vm->cfg = cfg;
     vm->mem = cfg->mem;
     vm->cpu = cfg->cpu;
-    vm->timer_fd = -1;
+    vm->timer_fd = vm->timer_stop = -1;
+    pthread_mutex_init(&vm->timers, NULL);
     vm->balloon_set = UINT64_MAX;
     atomic_store(&vm->held, HOST_HELD_STOPPED);
     vmc_active_init(&vm->active, 0, 0);
@@ -481,6 +517,18 @@ static void finish_reboot(struct host_vm *vm)
     host_vm_release(vm, HOST_HELD_STOPPED);
 }
 
+/* vCPUs, devices or timers are still on their way: the user hears of it once. Returns false. */
+static bool not_yet(struct host_vm *vm, const char *what)
+{
+    if (vm->h->pf.now_ns(vm->h->pf.ctx) < vm->slow_at_ns || vm->slow_at_ns == UINT64_MAX)
+        return false;
+    vm->slow_at_ns = UINT64_MAX;
+    unsigned quits = atomic_load(&vm->h->quits);
+    fprintf(stderr, "vmcore host: VM '%s': waiting for a %s that does not answer%s\n",
+            vm->run.opt.name, what, quits == 1 ? " (another signal or quit leaves it)" : "");
+    return false;
+}
+
 bool host_vm_settle(struct host_vm *vm)
 {
     enum host_vm_then then = vm->then;
@@ -488,27 +536,26 @@ bool host_vm_settle(struct host_vm *vm)
     if (then == HOST_VM_GO_ON)
         return true;
     if (!vmc_vm_quiesced(vm->run.vm))
-        return false;
-    uint64_t now = vm->h->pf.now_ns(vm->h->pf.ctx);
-    if (vm->slow_at_ns == 0) {
+        return not_yet(vm, "virtual processor, or the swap disk that it needs a page from,");
+    if (!vm->at_rest)
         run_io_fail_waiting(&vm->run, true); /* no vCPU is left to see it */
-        vm->slow_at_ns = now + SLOW_DISK_NS;
-    }
-    if (vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN) {
-        if (now >= vm->slow_at_ns) {
-            vm->slow_at_ns = UINT64_MAX; /* once */
-            fprintf(stderr, "vmcore host: VM '%s': waiting for a disk that does not answer%s\n",
-                    vm->run.opt.name,
-                    vm->h->quits != 0 ? " (another signal or quit leaves it)" : "");
-        }
-        return false;
-    }
+    vm->at_rest = true;
+    if (vmc_board_quiesce(vmc_vm_board(vm->run.vm)) == VMC_EAGAIN)
+        return not_yet(vm, "disk");
+    if (pthread_mutex_trylock(&vm->timers) != 0)
+        return not_yet(vm, "timer, or the swap disk that it needs a page from,");
     vm->then = HOST_VM_GO_ON;
     if (then == HOST_VM_END)
         finish_end(vm);
     else
         finish_reboot(vm);
+    pthread_mutex_unlock(&vm->timers);
     return true;
+}
+
+static void hear_of_slow(struct host_vm *vm)
+{
+    vm->slow_at_ns = vm->h->pf.now_ns(vm->h->pf.ctx) + SLOW_DISK_NS;
 }
 
 /* The guest does not see that writes fail which wait for space. */
@@ -516,8 +563,10 @@ static void begin_to_stop(struct host_vm *vm, enum host_vm_then then)
 {
     host_vm_hold(vm, HOST_HELD_STOPPED);
     vmc_vm_pause(vm->run.vm);
-    if (vm->then == HOST_VM_GO_ON)
-        vm->slow_at_ns = 0;
+    if (vm->then == HOST_VM_GO_ON) {
+        vm->at_rest = false;
+        hear_of_slow(vm);
+    }
     vm->then = then;
     (void)host_vm_settle(vm);
 }
@@ -541,7 +590,7 @@ void host_vms_begin_end(struct host *h, const char *reason)
         if (h->vms[i]->state != HOST_VM_RUNNING)
             continue;
         vmc_space_finish(h->vms[i]->run.space);
-        h->vms[i]->slow_at_ns = 0; /* who asked for the end is to hear of it, too */
+        hear_of_slow(h->vms[i]); /* who asked for the end is to hear of it, too */
         host_vm_end(h->vms[i], reason);
     }
 }
@@ -574,11 +623,11 @@ void host_vm_destroy(struct host_vm *vm)
     if (vm == NULL)
         return;
     unschedule(vm);
+    stop_timers(vm);
     run_vm_destroy(&vm->run);
     vmc_space_destroy(vm->run.space);
     vmc_host_disk_close(vm->swap);
-    if (vm->timer_fd >= 0)
-        close(vm->timer_fd);
+    pthread_mutex_destroy(&vm->timers);
     pthread_cond_destroy(&vm->run.changed);
     pthread_mutex_destroy(&vm->run.lock);
     free(vm);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Signals that end a host. The main thread does what they ask for; where it cannot, because it
+ * waits for something that does not answer, the second one ends the process all the same.
+ */
+#define _GNU_SOURCE
+#include "host.h"
+
+#include "vmcore_cmd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define PATIENCE_MS 15000 /* from the second signal on; the main thread itself takes five seconds  \
+                           */
+
+static int signal_fd = -1;
+
+static void *take_signals(void *arg)
+{
+    struct host *h = arg;
+    struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN},
+                           {.fd = h->signal_stop, .events = POLLIN}};
+    uint64_t end = 0;
+
+    for (;;) {
+        struct signalfd_siginfo si;
+        uint64_t now = h->pf.now_ns(h->pf.ctx) / 1000000u;
+        if (end != 0 && now >= end) {
+            static const char text[] = "vmcore host: something does not answer, and the second "
+                                       "signal does not wait for it\n";
+            (void)!write(STDERR_FILENO, text, sizeof(text) - 1); /* nobody is left to hear of it */
+            _exit(EXIT_ERROR); /* no buffers, no handlers: they may be what is stuck */
+        }
+        if (poll(fds, 2, end != 0 ? (int)(end - now) : -1) <= 0)
+            continue;
+        if (fds[1].revents != 0)
+            return NULL;
+        if (read(signal_fd, &si, sizeof(si)) != sizeof(si))
+            continue;
+        if (atomic_fetch_add(&h->quits, 1) != 0 && end == 0)
+            end = h->pf.now_ns(h->pf.ctx) / 1000000u + PATIENCE_MS;
+        host_wake_loop(h);
+    }
+}
+
+int host_signals_start(struct host *h)
+{
+    sigset_t set;
+
+    run_loop_block_signals(&set);
+    signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    h->signal_stop = eventfd(0, EFD_CLOEXEC);
+    int e = signal_fd < 0 || h->signal_stop < 0
+                ? errno
+                : pthread_create(&h->signal_thread, NULL, take_signals, h);
+    h->has_signal_thread = e == 0;
+    if (e == 0)
+        return 0;
+    fprintf(stderr, "vmcore host: signals: %s\n", strerror(e));
+    return EXIT_ERROR;
+}
+
+void host_signals_stop(struct host *h)
+{
+    uint64_t one = 1;
+
+    if (h->has_signal_thread && write(h->signal_stop, &one, sizeof(one)) == sizeof(one))
+        pthread_join(h->signal_thread, NULL);
+    h->has_signal_thread = false;
+    if (signal_fd >= 0)
+        close(signal_fd);
+    if (h->signal_stop >= 0)
+        close(h->signal_stop);
+    signal_fd = h->signal_stop = -1;
+}
