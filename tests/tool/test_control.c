@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -86,10 +87,50 @@ static void no_descriptor_is_no_reason_to_spin(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+/* What a process made that was killed before it listened is removed by the next one; nothing else. */
+static void sockets_of_the_dead_are_removed(void **state)
+{
+    static const struct {
+        const char *name;
+        bool old, listens, stays;
+    } left[] = {
+        {"s.1", true, false, false}, {"s.2", false, false, true}, {"s.3", true, true, true},
+        {"s.4x", true, false, true}, {"t.5", true, false, true},  {"s.", true, false, true},
+    };
+    const struct timespec past[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    const struct rpc_server server = {.count = 0};
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    char dir[] = "/tmp/test_control.XXXXXX";
+    int fd[6];
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    for (unsigned i = 0; i < 6; i++) {
+        snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/%s", dir, left[i].name);
+        fd[i] = socket(AF_UNIX, SOCK_STREAM, 0);
+        assert_int_equal(bind(fd[i], (struct sockaddr *)&sa, sizeof(sa)), 0);
+        if (left[i].listens)
+            assert_int_equal(listen(fd[i], 1), 0);
+        if (left[i].old)
+            assert_int_equal(utimensat(AT_FDCWD, sa.sun_path, past, 0), 0);
+    }
+    snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/s", dir);
+    struct control *c = control_open(sa.sun_path, &server);
+    assert_non_null(c);
+    for (unsigned i = 0; i < 6; i++) {
+        snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/%s", dir, left[i].name);
+        assert_int_equal(unlink(sa.sun_path), left[i].stays ? 0 : -1);
+        close(fd[i]);
+    }
+    control_close(c);
+    assert_int_equal(rmdir(dir), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_descriptor_is_no_reason_to_spin),
+        cmocka_unit_test(sockets_of_the_dead_are_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
