@@ -24,16 +24,16 @@
 #define SMRAM_DEFAULT  0x02u
 
 /* ISA bridge. */
-#define LPC_PMBASE     0x40
-#define LPC_ACPI_CNTL  0x44
-#define LPC_PIRQ_A     0x60
-#define LPC_PIRQ_E     0x68
-#define LPC_RCBA       0xf0
-#define PMBASE_IO      0x1u
-#define PMBASE_MASK    0xff80u
-#define ACPI_ENABLE    0x80u
-#define PIRQ_OFF       0x80u
-#define PIRQS          8
+#define LPC_PMBASE    0x40
+#define LPC_ACPI_CNTL 0x44
+#define LPC_PIRQ_A    0x60
+#define LPC_PIRQ_E    0x68
+#define LPC_RCBA      0xf0
+#define PMBASE_IO     0x1u
+#define PMBASE_MASK   0xff80u
+#define ACPI_ENABLE   0x80u
+#define PIRQ_OFF      0x80u
+#define PIRQS         8
 
 #define RED_HAT_VENDOR 0x1af4u
 #define QEMU_SUBSYSTEM 0x1100u /* firmware takes the machine for QEMU's by this */
@@ -307,12 +307,13 @@ static int chipset_load(void *dev, const void *src, size_t bytes, struct vmc_err
     if (rc != VMC_OK)
         return rc;
     vmci_lock(&cs->base.lock);
+    /* What is driven is what functions drive now; they load after this, and tell what changes. */
+    pm.pirq_level = cs->pm.pirq_level;
+    pm.isa_level = cs->pm.isa_level;
     cs->pm = pm;
     cs->woken = cs->woken_cnt = 0;
     cs->pm.base_ns += shift;
     cs->pm.seen_ns += shift;
-    cs->pm.pirq_level = 0; /* the functions that drive the lines load after this */
-    cs->pm.isa_level = 0;
     vmc_irq_set(&cs->cfg.sci, pm.sci_level != 0);
     vmci_pm_timer_arm(cs);
     vmci_unlock(&cs->base.lock);
@@ -351,9 +352,8 @@ static const struct vmc_device_ops chipset_device_ops = {.name = "chipset",
 
 static int create_parts(struct vmc_board *bd, struct vmc_chipset *cs, struct vmc_error *err)
 {
-    struct vmc_pci_bus_config bus = {.size = sizeof(bus),
-                                     .reset_port = &vmci_reset_ops,
-                                     .reset_port_dev = cs};
+    struct vmc_pci_bus_config bus = {
+        .size = sizeof(bus), .reset_port = &vmci_reset_ops, .reset_port_dev = cs};
     for (unsigned i = 0; i < 4; i++)
         bus.intx[i] = (struct vmc_irq_line){.set = intx, .ctx = cs, .pin = i};
 

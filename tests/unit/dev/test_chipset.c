@@ -335,6 +335,36 @@ static void pirq_routing(void **state)
     vmc_pci_func_destroy(g);
 }
 
+/* A state taken while a function drives its line: later the line still follows the function. */
+static void pirq_survives_a_load(void **state)
+{
+    struct fx *f = *state;
+    struct vmc_pci_func_config fc = {.size = sizeof(fc), .slot = 3, .int_pin = 1};
+    struct vmc_device *d = f->b.bd.devices;
+    static uint8_t low[16384], high[16384];
+    struct vmc_pci_func *g;
+
+    while (strcmp(d->ops->name, "chipset") != 0)
+        d = d->next;
+    assert_int_equal(vmc_pci_func_create(vmc_chipset_pci(f->cs), &fc, &g, NULL), VMC_OK);
+    cfg_out(f, 0x1f, 0x68, 4, 0x0a0a0a0a);
+    size_t n = d->ops->save(d->dev, low, sizeof(low));
+    assert_in_range(n, 1, sizeof(low));
+    vmc_pci_intx_set(g, true);
+    cfg_out(f, 0x1f, 0x68, 4, 0x0b0b0b0b);
+    assert_int_equal(d->ops->save(d->dev, high, sizeof(high)), n);
+    for (unsigned round = 0; round < 2; round++) {
+        assert_int_equal(d->ops->load(d->dev, round == 0 ? high : low, n, NULL), VMC_OK);
+        assert_true(f->b.line[23].level);
+        assert_int_equal(f->b.line[11].level, round == 0);
+        assert_int_equal(f->b.line[10].level, round == 1);
+        vmc_pci_intx_set(g, false);
+        assert_false(f->b.line[23].level || f->b.line[11].level || f->b.line[10].level);
+        vmc_pci_intx_set(g, true);
+    }
+    vmc_pci_func_destroy(g);
+}
+
 /* ---- keyboard controller ------------------------------------------------------------------- */
 
 static unsigned drain(struct fx *f, uint8_t *dst, unsigned max)
@@ -687,6 +717,7 @@ int main(void)
         T(gpe_registers),
         T(reset_register),
         T(pirq_routing),
+        T(pirq_survives_a_load),
         T(i8042_self_test),
         T(i8042_keyboard_commands),
         T(i8042_keys_are_translated),
