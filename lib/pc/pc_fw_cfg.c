@@ -15,6 +15,7 @@
 #define ZONE_FSEG    2u
 
 #define RSDP_SUM_BYTES 20u
+#define INITRD_END     0x38000000ull /* the initial RAM disk ends here, or with memory */
 
 /* ---- linker/loader script ------------------------------------------------------------------ */
 
@@ -169,6 +170,23 @@ static int initrd_read(void *ctx, uint64_t offset, void *dst, size_t bytes)
     return pc->boot.initrd->ops->read(pc->boot.initrd->ctx, offset, dst, bytes);
 }
 
+/* Nothing of a kernel that was offered for another boot: it may be gone. */
+static int no_kernel_items(struct vmc_pc *pc, struct vmc_error *err)
+{
+    static const uint16_t key[] = {
+        VMC_FW_CFG_KERNEL_ADDR,  VMC_FW_CFG_KERNEL_SIZE,  VMC_FW_CFG_KERNEL_DATA,
+        VMC_FW_CFG_INITRD_ADDR,  VMC_FW_CFG_INITRD_SIZE,  VMC_FW_CFG_INITRD_DATA,
+        VMC_FW_CFG_CMDLINE_ADDR, VMC_FW_CFG_CMDLINE_SIZE, VMC_FW_CFG_CMDLINE_DATA,
+        VMC_FW_CFG_SETUP_ADDR,   VMC_FW_CFG_SETUP_SIZE,   VMC_FW_CFG_SETUP_DATA,
+    };
+    const struct vmc_fw_cfg_item nothing = {.bytes = 0};
+    int rc = VMC_OK;
+
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(key) && rc == VMC_OK; i++)
+        rc = vmc_fw_cfg_set(pc->fw, key[i], &nothing);
+    return rc == VMC_OK ? rc : vmci_error(err, rc, "pc/fw_cfg", "cannot clear fw_cfg");
+}
+
 /* A bzImage in the pieces that firmware expects: setup code, kernel, initial RAM disk. */
 static int kernel_items(struct vmc_pc *pc, struct vmc_error *err)
 {
@@ -192,21 +210,25 @@ static int kernel_items(struct vmc_pc *pc, struct vmc_error *err)
 
     struct vmc_fw_cfg_item body = {
         .read = kernel_read, .ctx = pc, .bytes = (uint32_t)k->bytes - setup};
-    struct vmc_fw_cfg_item disk = {.read = initrd_read,
-                                   .ctx = pc,
-                                   .bytes = initrd != NULL ? (uint32_t)initrd->bytes : 0};
+    struct vmc_fw_cfg_item disk = {
+        .read = initrd_read, .ctx = pc, .bytes = initrd != NULL ? (uint32_t)initrd->bytes : 0};
     struct vmc_fw_cfg_item head = {.data = pc->kernel_setup, .bytes = setup};
     struct vmc_fw_cfg_item line = {.data = cmdline, .bytes = (uint32_t)vmci_strlen(cmdline) + 1};
-    uint64_t top = vmci_align_down(VMCI_MIN(pc->low_bytes, 0x38000000ull) - disk.bytes, 4096);
+    uint64_t room = VMCI_MIN(pc->low_bytes, INITRD_END);
+    if (body.bytes > room || disk.bytes > room - body.bytes)
+        return vmci_error(err, VMC_ELIMIT, "pc/fw_cfg",
+                          "kernel and initial RAM disk do not fit into %llu MiB of memory",
+                          (unsigned long long)(room / PC_1M));
+    uint64_t top = vmci_align_down(room - disk.bytes, 4096);
 
     const struct {
         uint16_t key;
         uint64_t value;
     } number[] = {
-        {VMC_FW_CFG_KERNEL_ADDR, PC_1M},       {VMC_FW_CFG_KERNEL_SIZE, body.bytes},
-        {VMC_FW_CFG_INITRD_ADDR, top},         {VMC_FW_CFG_INITRD_SIZE, disk.bytes},
-        {VMC_FW_CFG_CMDLINE_ADDR, 0x20000},    {VMC_FW_CFG_CMDLINE_SIZE, line.bytes},
-        {VMC_FW_CFG_SETUP_ADDR, 0x10000},      {VMC_FW_CFG_SETUP_SIZE, setup},
+        {VMC_FW_CFG_KERNEL_ADDR, PC_1M},    {VMC_FW_CFG_KERNEL_SIZE, body.bytes},
+        {VMC_FW_CFG_INITRD_ADDR, top},      {VMC_FW_CFG_INITRD_SIZE, disk.bytes},
+        {VMC_FW_CFG_CMDLINE_ADDR, 0x20000}, {VMC_FW_CFG_CMDLINE_SIZE, line.bytes},
+        {VMC_FW_CFG_SETUP_ADDR, 0x10000},   {VMC_FW_CFG_SETUP_SIZE, setup},
     };
     int rc = VMC_OK;
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(number) && rc == VMC_OK; i++)
@@ -249,7 +271,8 @@ static int numbers(struct vmc_pc *pc)
 
 int vmci_pc_fw_cfg(struct vmc_pc *pc, struct vmc_error *err)
 {
-    /* Sleep states S0-S5: bit 7 says supported, the rest is the SLP_TYP value. S3 and S4 are not. */
+    /* Sleep states S0-S5: bit 7 says supported, the rest is the SLP_TYP value. S3 and S4 are not.
+     */
     static const uint8_t states[6] = {128, 0, 0, 1, 2, 128};
     static const uint8_t sercon[2] = {PC_COM1 & 0xff, PC_COM1 >> 8};
 
@@ -278,6 +301,8 @@ int vmci_pc_fw_cfg(struct vmc_pc *pc, struct vmc_error *err)
     };
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(file) && rc == VMC_OK; i++)
         rc = add_file(pc, file[i].name, file[i].data, file[i].bytes, file[i].acpi, err);
+    if (rc == VMC_OK)
+        rc = no_kernel_items(pc, err);
     if (rc == VMC_OK && pc->boot.kernel != NULL && pc->boot.firmware != NULL)
         rc = kernel_items(pc, err);
     return rc;

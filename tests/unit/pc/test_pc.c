@@ -625,6 +625,57 @@ static void firmware_is_mapped_twice(void **state)
     free(st);
 }
 
+/* A kernel beside firmware is in fw_cfg for the boot that it was given to, and no longer. */
+static void kernel_beside_firmware(void **state)
+{
+    struct fx *f = *state;
+    static const uint16_t keys[] = {0x07, 0x08, 0x0a, 0x0b, 0x11, 0x12, 0x13,
+                                    0x14, 0x15, 0x16, 0x17, 0x18};
+    size_t n = 256 * 1024;
+    uint8_t *rom = calloc(1, n), *kernel = calloc(1, 8192), b[16];
+    struct vmc_image_src rom_src, kernel_src, initrd_src;
+    struct vmc_boot_result r;
+    struct vmc_error err;
+
+    machine(f, 64 * MIB, 1, 0);
+    kernel[0x1f1] = 1;
+    vmci_st_le16(kernel + 0x1fe, 0xaa55);
+    memcpy(kernel + 0x202, "HdrS\x0f\x02", 6);
+    kernel[0x211] = 1;
+    memset(kernel + 1024, 0x5c, 8192 - 1024);
+    vmc_image_src_memory(&rom_src, rom, n);
+    vmc_image_src_memory(&kernel_src, kernel, 8192);
+    vmc_image_src_memory(&initrd_src, "a disk in memory", 16);
+    struct vmc_pc_boot boot = {.size = sizeof(boot),
+                               .firmware = &rom_src,
+                               .kernel = &kernel_src,
+                               .initrd = &initrd_src,
+                               .cmdline = "quiet"};
+    assert_int_equal(vmc_pc_boot(f->pc, &boot, &r, &err), VMC_OK);
+    fw_read(f, 0x11, b, 4);
+    assert_int_equal(vmci_ld_le32(b), 0x5c5c5c5c);
+    fw_read(f, 0x12, b, 16);
+    assert_memory_equal(b, "a disk in memory", 16);
+    fw_read(f, 0x15, b, 6);
+    assert_string_equal((char *)b, "quiet");
+    fw_read(f, 0x0a, b, 4);
+    assert_int_equal(vmci_ld_le32(b), 64 * MIB - 4096);
+    assert_int_equal(vmc_vm_reset(f->vm), VMC_OK);
+    boot.kernel = boot.initrd = NULL;
+    assert_int_equal(vmc_pc_boot(f->pc, &boot, &r, &err), VMC_OK);
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        fw_read(f, keys[i], b, 8);
+        assert_int_equal(vmci_ld_le64(b), 0);
+    }
+    boot.kernel = &kernel_src;
+    boot.initrd = &initrd_src;
+    initrd_src.bytes = 64 * MIB; /* more than there is beside the kernel */
+    assert_int_equal(vmc_pc_boot(f->pc, &boot, &r, &err), VMC_ELIMIT);
+    assert_non_null(strstr(err.text, "do not fit"));
+    free(rom);
+    free(kernel);
+}
+
 static void create_checks(void **state)
 {
     struct fx *f = *state;
@@ -657,7 +708,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(acpi_small), T(acpi_many_cpus), T(fw_cfg_items), T(table_loader_script), T(fw_cfg_dma), T(fw_cfg_zeros_are_bounded), T(fw_cfg_items_may_use_fw_cfg),
         T(memory_layout), T(start_state_and_mtrrs), T(exit_port_power_off_reset),
-        T(firmware_is_mapped_twice), T(create_checks),
+        T(firmware_is_mapped_twice), T(kernel_beside_firmware), T(create_checks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
