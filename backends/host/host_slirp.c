@@ -3,10 +3,12 @@
  * User-mode networking with libslirp. Its state belongs to the network's thread; the guest's frames
  * reach it through the queue of host_net.c.
  *
- * Threats (the guest's frames)
- *   every packet opens a socket      bounded; a reserve stays for the process   bounded
- * (test_net.c) what libslirp makes of a frame   its own matter; lengths are checked here   hostile
- * (test_net.c)
+ * Threats (the guest's frames; tests/unit/host/test_net.c)
+ *
+ * | guest input                   | bound                                                |
+ * |-------------------------------|------------------------------------------------------|
+ * | every packet opens a socket   | 256 at a time; a reserve stays for the process       |
+ * | what libslirp makes of frames | its own matter; lengths are checked here             |
  */
 #include "host_net_priv.h"
 
