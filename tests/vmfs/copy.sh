@@ -190,10 +190,30 @@ refused 'theirs: File exists (--force' "$vmcore" vmfs mkfs -q --size 1G ours,the
 [ "$(cat theirs)" = precious ] || fail "a file was overwritten"
 echo "ok: mkfs that fails"
 
+# Directories that are there are fine with -p; files are not, nor what no name can be.
+"$vmcore" vmfs mkdir -p vol /there/below
+"$vmcore" vmfs mkdir -p vol /there/below
+"$vmcore" vmfs truncate vol /there/file 10
+refused 'exists' "$vmcore" vmfs mkdir -p vol /there/file
+refused '/there/file' "$vmcore" vmfs mkdir -p vol /there/file/below
+refused 'begin with /' "$vmcore" vmfs mkdir -p vol ''
+"$vmcore" vmfs mkdir vol "/there$(printf '/%.0s' $(seq 5000))far"
+listed /there 'below far file' || { "$vmcore" vmfs ls vol /there; fail "a long way to write a name"; }
+clean
+echo "ok: mkdir -p"
+
+# What does not fit a number is not another number.
+refused 'too large' "$vmcore" vmfs mkfs -q --size 600M -V 3 --block 4G new
+refused 'too large' "$vmcore" vmfs mkfs -q --size 600M --files 4294967296 new
+refused 'too large' "$vmcore" vmfs mkfs -q --size 15360000T new
+[ ! -e new ] || fail "a file of a volume that was not made"
+echo "ok: numbers that are too large"
+
 # Names are any bytes: a person's terminal and a script's JSON get what they can take.
 "$vmcore" vmfs mkdir vol /names
 "$vmcore" vmfs truncate vol $'/names/e\e[31mf' 10
 "$vmcore" vmfs truncate vol $'/names/gr\xfc\xdf' 10
+"$vmcore" vmfs truncate vol $'/names/c\x9b31m' 10
 "$vmcore" vmfs ls vol /names | grep -q $'e\e\[31mf' || fail "a pipe gets the bytes"
 "$vmcore" vmfs ls --json vol /names >out || fail "ls --json"
 grep -q '"name_hex": *"6772fcdf"' out || { cat out; fail "bytes of a name in JSON"; }
@@ -206,5 +226,6 @@ if command -v script >/dev/null; then
     script -qec "'$vmcore' vmfs ls vol /names; '$vmcore' vmfs tree vol" /dev/null >out </dev/null
     grep -q $'\e' out && fail "names to the terminal"
     grep -q 'e?\[31mf' out || { cat out; fail "names on a terminal"; }
+    grep -qa 'c?31m' out || { cat out; fail "what some terminals obey"; }
 fi
 echo "ok: names of any bytes"

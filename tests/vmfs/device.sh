@@ -59,3 +59,21 @@ cmp data <("$vmcore" vmfs cat "$loop" /data)
 "$vmcore" vmfs mkdir "$loop" /more
 "$vmcore" vmfs fsck "$loop" | grep -q '; 0 errors'
 echo "ok: an MBR partition of others"
+
+# Exports onto a device: what it held is gone, where there is nothing to write, too.
+truncate -s 64M holes
+head -c 100000 data | dd of=holes bs=1M seek=20 conv=notrunc status=none
+"$vmcore" vmfs mkfs -q --size 600M vol
+"$vmcore" vmfs import -q vol holes /holes
+"$vmcore" disk import -q holes vmfs:vol:/disk.vmdk
+for command in "vmfs export -q -f vol /holes" "disk export -q -f vmfs:vol:/disk.vmdk"; do
+    head -c 80M /dev/urandom | dd of="$loop" conv=fsync status=none
+    "$vmcore" $command "$loop"
+    blockdev --flushbufs "$loop"
+    cmp -n $((64 << 20)) holes disk
+done
+"$vmcore" vmfs mkfs -q --size 600M --force vol
+"$vmcore" disk create vmfs:vol:/large.vmdk 3G
+if "$vmcore" disk export -q -f vmfs:vol:/large.vmdk "$loop" 2>err; then echo "3 GiB fit 2"; exit 1; fi
+grep -q 'No space' err
+echo "ok: exports onto a device"

@@ -169,6 +169,26 @@ refused 'malformed\|damaged' "$vmcore" disk export -q -f folder/cold.vmdk now
 [ -z "$(ls folder | grep cold)" ] || fail "files of a removed disk are left over"
 echo "ok: compressed disks"
 
+# An export that fails says so, with the status of an error; a descriptor says nothing to a terminal.
+"$vmcore" disk snapshot --log cowd folder/base.vmdk hurt.vmdk
+"$vmcore" disk write -q image2.raw folder/hurt.vmdk
+printf '\xff\xff\xff\x7f' | dd of=folder/hurt-delta.vmdk bs=1 seek=$((5 * 512)) conv=notrunc status=none
+code=0
+"$vmcore" disk export -q -f folder/hurt.vmdk now 2>out || code=$?
+grep -q 'disk export: folder/hurt.vmdk at offset [0-9]*: malformed' out && [ $code = 4 ] || { cat out; fail "status $code"; }
+"$vmcore" disk rm folder/hurt.vmdk
+"$vmcore" disk create folder/bell.vmdk 1M
+sed 's/bell-flat/b\x07\x9bll-flat/' folder/bell.vmdk >folder/said.vmdk
+mv folder/bell-flat.vmdk $'folder/b\x07\x9bll-flat.vmdk'
+"$vmcore" disk info folder/said.vmdk >out
+grep -qa 'b??ll-flat' out || { cat -v out; fail "a name on a terminal"; }
+refused 'Is a directory' "$vmcore" disk import -q folder folder/new.vmdk
+refused 'Is a directory' "$vmcore" disk write -q folder folder/said.vmdk
+"$vmcore" disk export -q -f folder/base.vmdk /dev/null
+"$vmcore" vmfs export -q -f vol /a/b/lazy-flat.vmdk /dev/null
+refused 'No space' "$vmcore" disk export -q -f folder/base.vmdk /dev/full
+echo "ok: exports"
+
 # A raw device mapping: the disk is the device, the mapping on the volume is what is locked.
 truncate -s 16M device
 "$vmcore" disk rdm vmfs:vol:/a/b/raw.vmdk device

@@ -5,10 +5,8 @@
 #include "json_add.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define CHUNK (4u << 20)
@@ -224,13 +222,14 @@ static struct json_object *layer_json(const struct vmc_disk_layer *l)
     return o;
 }
 
-static void layer_text(const struct vmc_disk_layer *l)
+/* Its names come from the descriptor. */
+static void layer_text(struct vmc_disk_layer *l)
 {
     char bytes[32];
 
-    printf("  %-24s %-12s %-28s %s%s%s%s\n", l->name, format_name(l->format), l->extent,
-           vt_bytes(l->file_bytes, bytes, sizeof(bytes)), l->thin ? ", thin" : "",
-           l->device[0] != '\0' ? ", device " : "", l->device);
+    printf("  %-24s %-12s %-28s %s%s%s%s\n", vt_plain(l->name), format_name(l->format),
+           vt_plain(l->extent), vt_bytes(l->file_bytes, bytes, sizeof(bytes)),
+           l->thin ? ", thin" : "", l->device[0] != '\0' ? ", device " : "", vt_plain(l->device));
 }
 
 int disk_info(struct disk_cmd *c)
@@ -265,7 +264,7 @@ int disk_info(struct disk_cmd *c)
                vt_bytes(info.bytes, bytes, sizeof(bytes)), (unsigned long long)info.bytes,
                vmc_disk_depth(d), vmc_disk_depth(d) == 1 ? "" : "s");
     if (in_use && !c->vt.json)
-        printf("  in use: %s\n", holder);
+        printf("  in use: %s\n", vt_plain(holder));
     for (uint32_t i = 0; vmc_disk_layer(d, i, &l) == VMC_OK; i++) {
         if (c->vt.json)
             json_object_array_add(chain, layer_json(&l));
@@ -373,35 +372,21 @@ static int import_data(struct disk_cmd *c, int fd, uint64_t size, struct vmc_blo
     return rc == 0 ? io(c, bd, VMC_BLOCK_FLUSH, 0, NULL, 0) : rc;
 }
 
-static int open_image(struct disk_cmd *c, const char *path, uint64_t *size)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
-
-    if (end < 0) {
-        fprintf(stderr, "%s: %s: %s\n", c->vt.name, path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        return -1;
-    }
-    *size = (uint64_t)end;
-    return fd;
-}
-
 static int import_raw(struct disk_cmd *c, const char *path)
 {
     struct disk_place p;
     struct vmc_disk *d;
-    uint64_t size;
-    int fd = open_image(c, path, &size);
+    off_t end;
+    int fd, rc = vt_open_host(&c->vt, path, &fd, &end);
 
-    if (fd < 0)
-        return EXIT_ERROR;
-    int rc = open_place(c, &p, 1);
+    if (rc != 0)
+        return rc;
+    rc = open_place(c, &p, 1);
     if (rc != 0) {
         close(fd);
         return rc;
     }
+    uint64_t size = (uint64_t)end;
     rc =
         vmc_disk_create(&c->vt.pf, &p.files, p.name, (size + 511) / 512 * 512, c->kind, &c->vt.err);
     bool made = rc == VMC_OK;
@@ -419,18 +404,20 @@ static int import_raw(struct disk_cmd *c, const char *path)
 
 int disk_write(struct disk_cmd *c)
 {
-    struct vmc_block_info info;
+    struct vmc_block_info info = {0};
     struct disk_place p;
     struct vmc_disk *d;
-    uint64_t size;
-    int fd = open_image(c, c->vt.arg[0], &size);
-    int rc = fd < 0 ? EXIT_ERROR : open_place(c, &p, 1);
+    off_t end;
+    int fd, rc = vt_open_host(&c->vt, c->vt.arg[0], &fd, &end);
 
+    if (rc != 0)
+        return rc;
+    rc = open_place(c, &p, 1);
     if (rc != 0) {
-        if (fd >= 0)
-            close(fd);
+        close(fd);
         return rc;
     }
+    uint64_t size = (uint64_t)end;
     rc = vmc_disk_open(&c->vt.pf, &p.files, p.name, true, &d, &c->vt.err);
     int status = 0;
     if (rc == VMC_OK) {
@@ -468,48 +455,60 @@ int disk_import(struct disk_cmd *c)
     return rc;
 }
 
+static int export_data(struct disk_cmd *c, struct vmc_disk *d, uint64_t bytes, int fd, bool device)
+{
+    struct vmc_blockdev bd = vmc_disk_blockdev(d);
+    char *buf = aligned_alloc(4096, CHUNK);
+    int rc = buf == NULL ? EXIT_ERROR : 0;
+
+    c->since = vt_now();
+    for (uint64_t at = 0, data = 1; rc == 0 && data != 0 && at < bytes;) {
+        uint64_t from = at;
+        int status = vmc_disk_next_data(d, &at, &data);
+        if (status != VMC_OK) {
+            fprintf(stderr, "%s: %s at offset %llu: %s\n", c->vt.name, c->vt.arg[0],
+                    (unsigned long long)at, vmc_strerror(status));
+            rc = EXIT_ERROR;
+            break;
+        }
+        if (device)
+            rc = vt_out_zeros(&c->vt, fd, from, at);
+        size_t n = (size_t)(data < CHUNK ? data : CHUNK);
+        if (rc == 0 && n != 0)
+            rc = io(c, bd, VMC_BLOCK_READ, at, buf, n);
+        if (rc == 0 && (device || !vt_all_zero(buf, n)))
+            rc = vt_write_all(&c->vt, fd, buf, n, (off_t)at, true);
+        at += n;
+        report(c, at, bytes);
+    }
+    free(buf);
+    return rc;
+}
+
 static int export_raw(struct disk_cmd *c, const char *to)
 {
     struct disk_place p;
     struct vmc_disk *d;
     struct vmc_block_info info;
-    char *buf = aligned_alloc(4096, CHUNK);
-    int rc = buf == NULL ? EXIT_ERROR : open_place(c, &p, 0);
+    bool device;
+    int status = open_place(c, &p, 0);
 
-    if (rc != 0) {
-        free(buf);
-        return rc;
-    }
-    rc = vmc_disk_open(&c->vt.pf, &p.files, p.name, false, &d, &c->vt.err);
-    if (rc != VMC_OK) {
-        free(buf);
+    if (status != 0)
+        return status;
+    int rc = vmc_disk_open(&c->vt.pf, &p.files, p.name, false, &d, &c->vt.err);
+    if (rc != VMC_OK)
         return done(c, &p, rc);
-    }
     struct vmc_blockdev bd = vmc_disk_blockdev(d);
-    int fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC | O_TRUNC, 0666);
-    rc = bd.ops->info(bd.ctx, &info) == VMC_OK ? 0 : EXIT_ERROR;
-    if (rc == 0 && (fd < 0 || ftruncate(fd, (off_t)info.bytes) != 0)) {
-        fprintf(stderr, "%s: %s: %s\n", c->vt.name, to, strerror(errno));
-        rc = EXIT_ERROR;
+    rc = bd.ops->info(bd.ctx, &info);
+    if (rc == VMC_OK) {
+        int fd = vt_out_open(&c->vt, to, info.bytes, &device);
+        status = fd < 0 ? EXIT_ERROR
+                        : vt_out_close(&c->vt, to, fd, device,
+                                       export_data(c, d, info.bytes, fd, device));
     }
-    c->since = vt_now();
-    for (uint64_t at = 0, data = 0; rc == 0 && at < info.bytes;) {
-        rc = vmc_disk_next_data(d, &at, &data);
-        if (rc != VMC_OK || data == 0)
-            break;
-        size_t n = (size_t)(data < CHUNK ? data : CHUNK);
-        rc = io(c, bd, VMC_BLOCK_READ, at, buf, n);
-        if (rc == 0 && !vt_all_zero(buf, n))
-            rc = vt_write_all(&c->vt, fd, buf, n, (off_t)at, true);
-        at += n;
-        report(c, at, info.bytes);
-    }
-    if (fd >= 0)
-        close(fd);
-    free(buf);
     int closed = vmc_disk_close(d);
-    closed = done(c, &p, closed);
-    return rc != 0 ? rc : closed;
+    rc = done(c, &p, rc != VMC_OK ? rc : closed);
+    return status != 0 ? status : rc;
 }
 
 int disk_export(struct disk_cmd *c)

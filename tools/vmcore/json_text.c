@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes of the character at s; 0: it is none. Unicode 15, table 3-7. */
-static unsigned character(const unsigned char *s)
+/* Unicode 15, table 3-7. */
+unsigned utf8_bytes(const unsigned char *s)
 {
     unsigned n = s[0] < 0x80                    ? 1
                  : s[0] >= 0xc2 && s[0] <= 0xdf ? 2
@@ -31,7 +31,7 @@ static bool is_utf8(const char *text)
     const unsigned char *s = (const unsigned char *)text;
 
     while (*s != '\0') {
-        unsigned n = character(s);
+        unsigned n = utf8_bytes(s);
         if (n == 0)
             return false;
         s += n;
@@ -50,7 +50,7 @@ struct json_object *json_text(const char *text)
     if (valid == NULL)
         return NULL;
     while (*s != '\0') {
-        unsigned n = character(s);
+        unsigned n = utf8_bytes(s);
         memcpy(to, n != 0 ? (const char *)s : unknown, n != 0 ? n : 3);
         to += n != 0 ? n : 3;
         s += n != 0 ? n : 1;

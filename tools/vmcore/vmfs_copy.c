@@ -132,7 +132,7 @@ bool vt_next_data(int fd, off_t *off, off_t *end, off_t size)
     }
     off_t b = lseek(fd, a, SEEK_HOLE);
     *off = a;
-    *end = b > a ? b : size;
+    *end = b > a && b < size ? b : size; /* it may grow meanwhile */
     return a < size;
 }
 
@@ -168,8 +168,7 @@ static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f
     return rc;
 }
 
-/* A file or a block device, and its size. */
-static int open_host_file(struct vt *t, const char *host, int *fd, off_t *size)
+int vt_open_host(struct vt *t, const char *host, int *fd, off_t *size)
 {
     struct stat st;
 
@@ -190,7 +189,7 @@ static int import_file(struct vt *t, const char *host)
 {
     static struct vt_new_file n;
     off_t bytes;
-    int fd, rc = open_host_file(t, host, &fd, &bytes);
+    int fd, rc = vt_open_host(t, host, &fd, &bytes);
 
     if (rc != 0)
         return rc;
@@ -251,7 +250,56 @@ int vt_import(struct vt *t)
 /* ---- export
  * --------------------------------------------------------------------------------------- */
 
-static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t size)
+static int out_failed(const struct vt *t, const char *to)
+{
+    fprintf(stderr, "%s: %s: %s\n", t->name, to, strerror(errno));
+    return EXIT_ERROR;
+}
+
+int vt_out_open(struct vt *t, const char *to, uint64_t bytes, bool *device)
+{
+    int fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC | O_TRUNC, 0666);
+    struct stat st = {0};
+    bool ok = fd >= 0 && fstat(fd, &st) == 0;
+
+    *device = !S_ISREG(st.st_mode);
+    if (ok && S_ISREG(st.st_mode))
+        ok = ftruncate(fd, (off_t)bytes) == 0;
+    if (ok && S_ISBLK(st.st_mode) && lseek(fd, 0, SEEK_END) < (off_t)bytes) {
+        ok = false;
+        errno = ENOSPC;
+    }
+    if (ok)
+        return fd;
+    out_failed(t, to);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+int vt_out_zeros(struct vt *t, int fd, uint64_t at, uint64_t end)
+{
+    static const char nothing[1 << 20];
+    int rc = 0;
+
+    for (size_t n; rc == 0 && at < end; at += n) {
+        n = end - at < sizeof(nothing) ? (size_t)(end - at) : sizeof(nothing);
+        rc = vt_write_all(t, fd, nothing, n, (off_t)at, true);
+    }
+    return rc;
+}
+
+int vt_out_close(struct vt *t, const char *to, int fd, bool device, int rc)
+{
+    /* Files are synced by whoever gives them their name; some devices have nothing to sync. */
+    if (rc == 0 && device && fsync(fd) != 0 && errno != EINVAL)
+        rc = out_failed(t, to);
+    if (close(fd) != 0 && rc == 0)
+        rc = out_failed(t, to);
+    return rc;
+}
+
+static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t size, bool device)
 {
     char *buf = aligned_alloc(4096, CHUNK);
     double start = vt_now();
@@ -265,13 +313,14 @@ static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t s
         for (uint64_t end = at + x.bytes; rc == 0 && at < end;) {
             size_t n = (size_t)(end - at < CHUNK ? end - at : CHUNK);
             if (!x.has_data) {
+                rc = device ? vt_out_zeros(t, fd, at, end < size ? end : size) : 0;
                 at = end;
                 break;
             }
             int64_t got = vmc_vmfs_pread(f, buf, n, at, &t->err);
             if (got <= 0)
                 rc = vt_fail(t, t->arg[1]);
-            else if (!vt_all_zero(buf, (size_t)got))
+            else if (device || !vt_all_zero(buf, (size_t)got))
                 rc = vt_write_all(t, fd, buf, (size_t)got, (off_t)at, true);
             at += n;
             shown = at < size ? at : size;
@@ -292,17 +341,14 @@ static int export_file(struct vt *t, const char *to)
 
     if (rc != 0)
         return rc;
-    int fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC | O_TRUNC, 0666);
     if (vmc_vmfs_fstat(f, &st, &t->err) != VMC_OK) {
         rc = vt_fail(t, t->arg[1]);
-    } else if (fd < 0 || ftruncate(fd, (off_t)st.bytes) != 0) {
-        fprintf(stderr, "%s: %s: %s\n", t->name, to, strerror(errno));
-        rc = EXIT_ERROR;
     } else {
-        rc = export_data(t, f, fd, st.bytes);
+        bool device;
+        int fd = vt_out_open(t, to, st.bytes, &device);
+        rc = fd < 0 ? EXIT_ERROR
+                    : vt_out_close(t, to, fd, device, export_data(t, f, fd, st.bytes, device));
     }
-    if (fd >= 0)
-        close(fd);
     if (vmc_vmfs_close(f, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[1]);
     return rc;
@@ -387,24 +433,36 @@ int vt_cp(struct vt *t)
     return vt_close(t, rc);
 }
 
+/* With --parents it may be there, if it is a directory. */
+static int make_dir(struct vt *t, const char *path)
+{
+    struct vmc_vmfs_stat st;
+    int s = vmc_vmfs_mkdir(t->v, path, 0755, &t->err);
+
+    if (s == VMC_EEXIST && t->parents && vmc_vmfs_stat(t->v, path, &st, NULL) == VMC_OK &&
+        st.type == VMC_VMFS_DIR)
+        s = VMC_OK;
+    return s == VMC_OK ? 0 : vt_fail(t, path);
+}
+
 int vt_mkdir(struct vt *t)
 {
-    char path[VMC_VMFS_PATH_MAX];
-    int rc = vt_mount(t, t->arg[0], 0), s = VMC_OK;
+    char *path = strdup(t->arg[1]);
+    int rc = path != NULL ? vt_mount(t, t->arg[0], 0) : EXIT_ERROR;
 
-    if (rc != 0)
+    if (rc != 0) {
+        free(path);
         return rc;
-    snprintf(path, sizeof(path), "%s", t->arg[1]);
-    for (char *p = path + 1; t->parents && (p = strchr(p, '/')) != NULL; p++) {
-        *p = '\0';
-        s = vmc_vmfs_mkdir(t->v, path, 0755, &t->err);
-        *p = '/';
-        if (s != VMC_OK && s != VMC_EEXIST)
-            return vt_close(t, vt_fail(t, path));
     }
-    s = vmc_vmfs_mkdir(t->v, path, 0755, &t->err);
-    if (s != VMC_OK && !(t->parents && s == VMC_EEXIST))
-        rc = vt_fail(t, path);
+    char *p = path;
+    while (rc == 0 && t->parents && *p != '\0' && (p = strchr(p + 1, '/')) != NULL) {
+        *p = '\0';
+        rc = make_dir(t, path);
+        *p = '/';
+    }
+    if (rc == 0)
+        rc = make_dir(t, path);
+    free(path);
     return vt_close(t, rc);
 }
 

@@ -77,7 +77,7 @@ static int err_of(int64_t rc)
         if (rc >= 0)
             return 0;
         /* The number says nothing: whoever looks after the mount is told what happened. */
-        fprintf(stderr, "vmcore vmfs mount: %s\n", why.text);
+        fprintf(stderr, "vmcore vmfs mount: %s\n", vt_plain(why.text));
         return -EIO;
     }
 }

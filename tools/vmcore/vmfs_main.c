@@ -67,10 +67,13 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static error_t number(struct argp_state *st, const char *what, const char *arg, uint64_t *out)
+static error_t number(struct argp_state *st, const char *what, const char *arg, uint64_t max,
+                      uint64_t *out)
 {
     if (!vt_parse_size(arg, out))
         argp_error(st, "%s: '%s' is no size", what, arg);
+    if (*out > max)
+        argp_error(st, "%s: %s is too large", what, arg);
     return 0;
 }
 
@@ -117,11 +120,11 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         t->version = (uint32_t)(arg[0] - '0');
         return 0;
     case KEY_SIZE:
-        return number(st, "--size", arg, &t->size);
+        return number(st, "--size", arg, INT64_MAX, &t->size);
     case KEY_BLOCK:
-        return number(st, "--block", arg, &t->block);
+        return number(st, "--block", arg, UINT32_MAX, &t->block);
     case KEY_FDS:
-        number(st, "--files", arg, &n);
+        number(st, "--files", arg, UINT32_MAX, &n);
         t->fds = (uint32_t)n;
         return 0;
     case KEY_WHOLE:
@@ -141,7 +144,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
             argp_error(st, "--seconds: a positive number of seconds, not '%s'", arg);
         return 0;
     case KEY_LEASE:
-        number(st, "--lease", arg, &n);
+        number(st, "--lease", arg, UINT64_MAX, &n);
         if (n < LEASE_MIN_S || n > LEASE_MAX_S)
             argp_error(st, "--lease: %u to %u seconds", LEASE_MIN_S, LEASE_MAX_S);
         t->lease_s = (uint32_t)n;

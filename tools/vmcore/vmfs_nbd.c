@@ -227,7 +227,7 @@ static int64_t act(void *ctx, enum nbd_cmd cmd, uint64_t off, uint32_t len, unsi
         rc = disk ? act_on_disk(c, NBD_FLUSH, 0, 0) : act_on_file(c, NBD_FLUSH, 0, 0, 0);
     if (rc >= 0)
         return cmd == NBD_READ || cmd == NBD_WRITE ? done : 0;
-    fprintf(stderr, "%s: %s\n", c->n->t->name, c->err.text);
+    fprintf(stderr, "%s: %s\n", c->n->t->name, vt_plain(c->err.text));
     return rc == VMC_ENOSPC ? -ENOSPC : -EIO;
 }
 

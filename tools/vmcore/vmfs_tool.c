@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Opening of volumes, the threads that keep the lease, messages. */
 #define _GNU_SOURCE
+#include "json_add.h"
 #include "vmfs_tool.h"
 
 #include <ctype.h>
@@ -15,12 +16,14 @@
 
 char *vt_plain(char *text)
 {
-    for (unsigned char *s = (unsigned char *)text; *s != '\0'; s++) {
-        bool c1 = s[0] == 0xc2 && s[1] >= 0x80 && s[1] <= 0x9f; /* U+0080 to U+009F */
-        if (s[0] < 0x20 || s[0] == 0x7f || c1)
-            *s = '?';
-        if (c1)
-            *++s = '?';
+    unsigned n;
+
+    for (unsigned char *s = (unsigned char *)text; *s != '\0'; s += n) {
+        n = utf8_bytes(s);
+        bool c1 = n == 2 && s[0] == 0xc2 && s[1] <= 0x9f; /* U+0080 to U+009F */
+        /* Terminals that know no UTF-8 obey the bytes of these, too. */
+        if (n == 0 || c1 || s[0] < 0x20 || s[0] == 0x7f)
+            memset(s, '?', n = n == 0 ? 1 : n);
     }
     return text;
 }
@@ -210,7 +213,7 @@ static void *renew(void *arg)
 
     while (next_beat(t))
         if (vmc_vmfs_renew(t->v, &err) == VMC_EFENCED) {
-            fprintf(stderr, "%s: %s%s\n", t->name, err.text,
+            fprintf(stderr, "%s: %s%s\n", t->name, vt_plain(err.text),
                     t->watchdog != NULL ? "; this process will be killed at the lease's end" : "");
             break;
         }

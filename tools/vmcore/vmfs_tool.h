@@ -71,10 +71,19 @@ bool vt_parse_size(const char *s, uint64_t *out);
 bool vt_all_zero(const char *p, size_t n);
 /* seek: at off; otherwise where the file is. */
 int vt_write_all(struct vt *t, int fd, const char *p, size_t n, off_t off, bool seek);
+/*
+ * What an export writes to, of that many bytes; -1 after a message. *device: it may hold something else
+ * where nothing is written. vt_out_close: rc goes through, or becomes an error.
+ */
+int vt_out_open(struct vt *t, const char *to, uint64_t bytes, bool *device);
+int vt_out_zeros(struct vt *t, int fd, uint64_t at, uint64_t end);
+int vt_out_close(struct vt *t, const char *to, int fd, bool device, int rc);
 /* Let qemu-img turn an image into another format; from_fmt NULL: it finds out. */
 int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char *to_fmt,
                const char *to);
 int vt_temp_name(struct vt *t, char *path, size_t bytes);
+/* A file or a block device of the host, to be read, and its size. 0, or an exit status after a message. */
+int vt_open_host(struct vt *t, const char *host, int *fd, off_t *size);
 /* Data of the host's file from *off on; *end: where it stops being data. False: no more. */
 bool vt_next_data(int fd, off_t *off, off_t *end, off_t size);
 
