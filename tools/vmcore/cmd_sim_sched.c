@@ -5,6 +5,7 @@
 #include "vmcore_cmd.h"
 
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +43,18 @@ static uint64_t to_number(const char *text, bool *bad)
     char *end;
     unsigned long long v = strtoull(text, &end, 0);
 
-    if (end == text || *end != '\0' || text[0] == '-')
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || v == ULLONG_MAX)
+        *bad = true;
+    return v;
+}
+
+/* A bound that is none would find nothing. */
+static double to_quanta(const char *text, bool *bad)
+{
+    char *end;
+    double v = strtod(text, &end);
+
+    if (end == text || *end != '\0' || !(v > 0))
         *bad = true;
     return v;
 }
@@ -81,7 +93,7 @@ static int parse(int argc, char **argv, struct options *o)
         case PROPERTY: o->property = true; break;
         case SCENARIOS: o->scenarios = to_number(optarg, &bad); break;
         case DECISIONS: o->decisions = to_number(optarg, &bad); break;
-        case MAX_ERROR: o->max_error = atof(optarg); break;
+        case MAX_ERROR: o->max_error = to_quanta(optarg, &bad); break;
         case 'h': usage(stdout); exit(0);
         default: bad = true;
         }
@@ -129,6 +141,8 @@ static int run_policy(const struct sim_scenario *sc, const struct sim_policy *po
 
     if (bad == 0) {
         sim_run(&s);
+        if (record && !s.record)
+            fprintf(stderr, "vmcore sim sched: timeline and trace end early: too long a run\n");
         sim_print_summary(&s, stdout);
         if (o->csv != NULL)
             bad |= sim_write_csv(&s, file_for(o->csv, policy->name, several, buf, sizeof(buf)));
@@ -175,7 +189,7 @@ int cmd_sim_sched(int argc, char **argv)
     struct options o = {.policies = "vmcore", .seed = 1, .scenarios = 1000, .decisions = 10000000,
                         .to_ms = 50};
 
-    if (parse(argc, argv, &o) != 0 || o.to_ms <= o.from_ms ||
+    if (parse(argc, argv, &o) != 0 || o.to_ms <= o.from_ms || o.to_ms > UINT64_MAX / 1000000 ||
         (o.property ? optind != argc || o.scenarios == 0 : optind + 1 != argc)) {
         usage(stderr);
         return EXIT_BAD_ARGS;

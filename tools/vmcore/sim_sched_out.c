@@ -145,14 +145,6 @@ int sim_write_svg(const struct sim *s, const char *path, uint64_t from, uint64_t
     return f != NULL ? finish(f, path) : -1;
 }
 
-/* Names come from a scenario file: keep them from ending a JSON string. */
-static void json_name(FILE *f, const char *name)
-{
-    for (; *name != '\0'; name++)
-        if (*name != '"' && *name != '\\' && (unsigned char)*name >= ' ')
-            fputc(*name, f);
-}
-
 /* Trace Event Format, which ui.perfetto.dev and chrome://tracing open. */
 int sim_write_trace(const struct sim *s, const char *path)
 {
@@ -169,24 +161,20 @@ int sim_write_trace(const struct sim *s, const char *path)
     for (size_t i = 0; i < s->nseg; i++) {
         const struct sim_seg *g = &s->seg[i];
         const struct sim_vcpu *v = &s->vcpu[g->vcpu];
-        fprintf(f, "{\"name\":\"");
-        json_name(f, s->vm[v->vm].spec->name);
         fprintf(f,
-                ".%u\",\"cat\":\"run\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,\"ts\":%.3f,"
+                "{\"name\":\"%s.%u\",\"cat\":\"run\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,\"ts\":%.3f,"
                 "\"dur\":%.3f,\"args\":{\"vm\":%u,\"vcpu\":%u}},\n",
-                v->index, g->cpu, (double)g->start / 1e3, (double)(g->end - g->start) / 1e3, v->vm,
-                v->index);
+                s->vm[v->vm].spec->name, v->index, g->cpu, (double)g->start / 1e3,
+                (double)(g->end - g->start) / 1e3, v->vm, v->index);
     }
     for (size_t i = 0; i < s->nhold; i++) {
         const struct sim_seg *g = &s->hold[i];
         const struct sim_vcpu *v = &s->vcpu[g->vcpu];
-        fprintf(f, "{\"name\":\"co-stop ");
-        json_name(f, s->vm[v->vm].spec->name);
         fprintf(f,
-                ".%u\",\"cat\":\"co-stop\",\"ph\":\"X\",\"pid\":2,\"tid\":%u,\"ts\":%.3f,"
-                "\"dur\":%.3f,\"args\":{\"vm\":%u,\"vcpu\":%u}},\n",
-                v->index, g->vcpu, (double)g->start / 1e3, (double)(g->end - g->start) / 1e3, v->vm,
-                v->index);
+                "{\"name\":\"co-stop %s.%u\",\"cat\":\"co-stop\",\"ph\":\"X\",\"pid\":2,\"tid\":%u,"
+                "\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"vm\":%u,\"vcpu\":%u}},\n",
+                s->vm[v->vm].spec->name, v->index, g->vcpu, (double)g->start / 1e3,
+                (double)(g->end - g->start) / 1e3, v->vm, v->index);
     }
     if (s->nhold != 0)
         fprintf(f, "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":2,"

@@ -69,6 +69,17 @@ static void text(struct reader *r, json_object *o, const char *key, char *dst, s
                                                               : fallback);
 }
 
+/* Names go into CSV, SVG and JSON as they are. */
+static void name(struct reader *r, json_object *o, char *dst, size_t bytes, const char *fallback)
+{
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+
+    text(r, o, "name", dst, bytes, fallback);
+    if (dst[strspn(dst, allowed)] != '\0')
+        complain(r, "name", "not made of letters, digits, '.', '_' and '-'");
+}
+
 /* A misspelt member would silently be its default. */
 static void only_known(struct reader *r, json_object *o, const char *what, const char *const *known,
                        size_t n)
@@ -145,7 +156,7 @@ static void read_pools(struct reader *r, struct sim_scenario *sc, json_object *l
         json_object *o = json_object_array_get_idx(list, i);
         struct sim_pool *p = &sc->pools[i];
         ONLY_KNOWN(r, o, "pools", known);
-        text(r, o, "name", p->name, sizeof(p->name), "pool");
+        name(r, o, p->name, sizeof(p->name), "pool");
         read_share(r, o, &p->share);
         p->parent = find_pool(r, sc, o, "parent", (uint32_t)i);
         sc->npools++;
@@ -182,8 +193,8 @@ static void read_vms(struct reader *r, struct sim_scenario *sc, json_object *lis
         struct sim_vm_spec v = {0};
         ONLY_KNOWN(r, o, "vms", known);
         uint64_t count = number(r, o, "count", 1, MAX_VMS, 1);
-        char name[20];
-        text(r, o, "name", name, sizeof(name), "vm");
+        char stem[20];
+        name(r, o, stem, sizeof(stem), "vm");
         v.vcpus = (uint32_t)number(r, o, "vcpus", 1, VMC_SCHED_MAX_WIDTH, 1);
         v.coscheduling = choice(r, o, "coscheduling", modes, 3, VMC_SCHED_CO_RELAXED);
         v.vcpu_cap = (uint32_t)number(r, o, "vcpu_cap", 1, 100, 0) * (VMC_SCHED_WHOLE_CPU / 100);
@@ -197,7 +208,7 @@ static void read_vms(struct reader *r, struct sim_scenario *sc, json_object *lis
             return;
         }
         for (uint64_t k = 0; k < count; k++) {
-            snprintf(v.name, sizeof(v.name), count == 1 ? "%s" : "%s-%u", name, (unsigned)k);
+            snprintf(v.name, sizeof(v.name), count == 1 ? "%s" : "%s-%u", stem, (unsigned)k);
             sc->vms[sc->nvms++] = v;
         }
     }
