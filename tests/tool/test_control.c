@@ -126,11 +126,48 @@ static void sockets_of_the_dead_are_removed(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+/* The answer to a request, as text; NULL: there is none. */
+static char *answer(const char *request)
+{
+    const struct rpc_method method = {.name = "hello", .call = hello};
+    const struct rpc_server server = {.methods = &method, .count = 1};
+    struct json_object *q = json_tokener_parse(request), *r = rpc_answer(&server, q);
+    char *text = r != NULL ? strdup(json_object_to_json_string(r)) : NULL;
+
+    json_object_put(q);
+    json_object_put(r);
+    return text;
+}
+
+static void notifications_are_not_answered(void **state)
+{
+    static const struct {
+        const char *rest, *in_answer;
+    } requests[] = {
+        {"\"method\":\"hello\"", "hello"},
+        {"\"method\":\"no\"", "not found"},
+        {"\"method\":\"hello\",\"params\":1", "params"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
+        char request[256];
+        snprintf(request, sizeof(request), "{\"jsonrpc\":\"2.0\",%s}", requests[i].rest);
+        assert_null(answer(request));
+        snprintf(request, sizeof(request), "{\"jsonrpc\":\"2.0\",\"id\":1,%s}", requests[i].rest);
+        char *text = answer(request);
+        assert_non_null(text);
+        assert_non_null(strstr(text, requests[i].in_answer));
+        free(text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_descriptor_is_no_reason_to_spin),
         cmocka_unit_test(sockets_of_the_dead_are_removed),
+        cmocka_unit_test(notifications_are_not_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

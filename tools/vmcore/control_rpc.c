@@ -56,7 +56,8 @@ static struct json_object *answer_one(const struct rpc_server *s, struct json_ob
     if (json_object_object_get_ex(req, "params", &params) &&
         !json_object_is_type(params, json_type_object) &&
         !json_object_is_type(params, json_type_array))
-        return failure(id, RPC_INVALID_PARAMS, "params must be an object or an array");
+        return wants_reply ? failure(id, RPC_INVALID_PARAMS, "params must be an object or an array")
+                           : NULL;
 
     const char *name = json_object_get_string(method);
     for (size_t i = 0; i < s->count; i++) {
