@@ -103,18 +103,31 @@ void hv_console_line_done(void)
     drop();
 }
 
-static bool is_c1(const char *p) /* U+0080 to U+009F; text ends with 0 */
+/* Bytes of the UTF-8 character at p that is not ASCII, nor one from U+0080 to U+009F; 0: there is
+ * none. */
+static unsigned wide(const uint8_t *p) /* ends with 0 */
 {
-    return (uint8_t)p[0] == 0xc2 && (uint8_t)p[1] >= 0x80 && (uint8_t)p[1] <= 0x9f;
+    unsigned n = *p >= 0xc2 && *p <= 0xdf   ? 2
+                 : *p >= 0xe0 && *p <= 0xef ? 3
+                 : *p >= 0xf0 && *p <= 0xf4 ? 4
+                                            : 0;
+
+    for (unsigned i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    return p[0] == 0xc2 && p[1] <= 0x9f ? 0 : n;
 }
 
-/* What a terminal would obey: names come from disks that anybody may have written. UTF-8 passes. */
-static char plain(const char *text, size_t i)
+/* Without what a terminal would obey: names come from disks that anybody may have written. */
+static void write_plain(const char *text, size_t n)
 {
-    uint8_t c = (uint8_t)text[i];
-    bool c1 = is_c1(text + i) || (i > 0 && is_c1(text + i - 1));
-
-    return c < 0x20 || c == 0x7f || c1 ? '?' : text[i];
+    for (size_t i = 0, part; i < n; i += part) {
+        const uint8_t *p = (const uint8_t *)text + i;
+        part = wide(p);
+        bool shown = part != 0 || (*p >= 0x20 && *p < 0x7f);
+        part = part != 0 ? part : 1;
+        vmc_bm_write(shown ? text + i : "?", part);
+    }
 }
 
 /* The hypervisor's own lines. */
@@ -131,13 +144,10 @@ void hv_print(const char *fmt, ...)
     take();
     fresh_line();
     vmc_bm_write("[vmcore] ", 9);
-    for (size_t i = 0; i < n; i++) {
-        char c = plain(text, i);
-        if (text[i] != '\n' || i + 1 < n)
-            vmc_bm_write(&c, 1);
-        else
-            vmc_bm_write("\r\n", 2);
-    }
+    bool line = n > 0 && text[n - 1] == '\n';
+    write_plain(text, line ? n - 1 : n);
+    if (line)
+        vmc_bm_write("\r\n", 2);
     drop();
 }
 
