@@ -35,7 +35,7 @@ struct vmc_share_config {
     uint32_t max_packed; /**< largest compressed size worth keeping, bytes; 0: 3072 */
 };
 
-/** Create a scanner for a pool. *pool is borrowed. VMC_EINVAL, VMC_ENOMEM. [any] */
+/** Create the scanner of a pool. *pool is borrowed. VMC_EINVAL, VMC_ENOMEM; VMC_EEXIST: it has one. [any] */
 VMC_API VMC_MUST_CHECK int vmc_share_create(struct vmc_pool *pool,
                                             const struct vmc_share_config *cfg,
                                             struct vmc_share **out, struct vmc_error *err);

@@ -170,6 +170,7 @@ struct vmc_pool {
     uint16_t *chunk_owner; /* (p) index + 1 of the space that owns each VMCI_SPACE_CHUNK pages */
     uint32_t page_chunks;  /* (c) */
     uint8_t cycle;         /* (a) see vmci_object.stamp */
+    uint8_t scanned;       /* (a) there is a scanner: the marks of objects are its */
     uint64_t meta_bytes;   /* (a) */
 };
 

@@ -44,6 +44,10 @@ int vmc_share_create(struct vmc_pool *pool, const struct vmc_share_config *cfg,
     struct vmc_share *sh = vmci_zalloc(pf, sizeof(*sh));
     if (sh == NULL)
         return vmci_error(err, VMC_ENOMEM, SITE, "no memory for a scanner");
+    if (vmci_exchange(&pool->scanned, 1) != 0) {
+        vmci_free(pf, sh, sizeof(*sh));
+        return vmci_error(err, VMC_EEXIST, SITE, "the pool has a scanner");
+    }
     *sh = (struct vmc_share){.pool = pool,
                              .hash = vmci_page_hash_best(),
                              .seed = cfg->seed,
@@ -84,6 +88,7 @@ void vmc_share_destroy(struct vmc_share *sh)
     vmci_free(pf, sh->group, sh->group_cap * sizeof(sh->group[0]));
     vmci_packer_destroy(sh->packer);
     vmci_free_aligned(pf, sh->scratch, 4 * VMC_PAGE_SIZE, VMC_PAGE_SIZE);
+    vmci_store_release(&sh->pool->scanned, 0);
     vmci_free(pf, sh, sizeof(*sh));
 }
 

@@ -270,19 +270,37 @@ static void every_order_finds_everything(void **state)
     for (unsigned order = 0; order <= VMC_SHARE_RANDOM; order++) {
         struct vmc_share_config cfg = {.size = sizeof(cfg), .seed = 1, .order = order};
         struct vmc_space *s = rig_space(pool, 3000, 1, NULL);
-        struct vmc_share *mine = NULL;
-        assert_int_equal(vmc_share_create(pool, &cfg, &mine, NULL), VMC_OK);
+        vmc_share_destroy(sh);
+        sh = NULL;
+        assert_int_equal(vmc_share_create(pool, &cfg, &sh, NULL), VMC_OK);
         for (uint64_t i = 0; i < 3000; i++)
             rig_fill(s, i, 1 + i % 300);
         rig_sample(s, NULL);
         unsigned calls = 0;
         do {
-            assert_int_equal(vmc_share_scan(mine, &all, &res), VMC_OK);
+            assert_int_equal(vmc_share_scan(sh, &all, &res), VMC_OK);
         } while (!res.pass_done && ++calls < 100);
         assert_int_equal(pool->objects, 300);
         vmc_space_destroy(s);
-        vmc_share_destroy(mine);
     }
+}
+
+/* Objects say by a number whose they are: two scanners would take each other's for theirs. */
+static void a_pool_has_one_scanner(void **state)
+{
+    (void)state;
+    struct vmc_share_config cfg = {.size = sizeof(cfg), .seed = 1};
+    struct vmc_share *other = NULL;
+    struct vmc_error err;
+
+    assert_int_equal(vmc_share_create(pool, &cfg, &other, &err), VMC_EEXIST);
+    assert_null(other);
+    vmc_share_destroy(sh);
+    sh = NULL;
+    tp.fail_after = tp.allocs + 2; /* one that cannot be made is not there */
+    assert_int_equal(vmc_share_create(pool, &cfg, &sh, &err), VMC_ENOMEM);
+    tp.fail_after = 0;
+    assert_int_equal(vmc_share_create(pool, &cfg, &sh, &err), VMC_OK);
 }
 
 static void tables_grow_and_keep_what_they_know(void **state)
@@ -830,7 +848,7 @@ int main(int argc, char **argv)
         T(frames_wait_for_readers),
         T(pinned_pages_are_not_merged),
         T(budgets_interrupt_a_pass),
-        T(every_order_finds_everything),
+        T(every_order_finds_everything), T(a_pool_has_one_scanner),
         T(tables_grow_and_keep_what_they_know),
         T(stale_hints_are_noticed),
         T(cold_pages_are_compressed_and_come_back),
