@@ -75,7 +75,8 @@ static int open_at(struct vmc_host_folder *f, const char *name, int flags, bool 
         return vmci_host_error(err, VMC_ENOMEM, ENOMEM, site, "no memory");
     }
     h->write = (flags & O_RDWR) != 0;
-    h->fd = openat(f->fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0666);
+    /* What is no file is refused, and a pipe must not make us wait for its other end before. */
+    h->fd = openat(f->fd, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     if (h->fd < 0 || fstat(h->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         int rc = fail(err, f, name, h->fd < 0 ? errno : EINVAL);
         if (h->fd >= 0)

@@ -445,10 +445,14 @@ int vmci_disk_extent_name(const char *name, const char *suffix, char *out, struc
 {
     size_t n = vmci_strlen(name);
 
-    /* Descriptors name extents that lie beside them. */
-    for (size_t i = 0; i < n; i++)
+    /* Descriptors name extents that lie beside them, in quotes and on one line. */
+    for (size_t i = 0; i < n; i++) {
         if (name[i] == '/')
             return vmci_error(err, VMC_EINVAL, site, "%s: a name with a folder", name);
+        if (name[i] == '"' || (unsigned char)name[i] < ' ')
+            return vmci_error(err, VMC_EINVAL, site,
+                              "%s: a name with a quote or a control character", name);
+    }
     if (n < 6 || n + vmci_strlen(suffix) >= DISK_NAME || !vmci_streq(name + n - 5, ".vmdk"))
         return vmci_error(err, VMC_EINVAL, site, "%s: the name of a disk ends in .vmdk", name);
     vmci_snprintf(out, DISK_NAME, "%.*s%s.vmdk", (int)(n - 5), name, suffix);

@@ -184,6 +184,19 @@ mv folder/bell-flat.vmdk $'folder/b\x07\x9bll-flat.vmdk'
 grep -qa 'b??ll-flat' out || { cat -v out; fail "a name on a terminal"; }
 refused 'Is a directory' "$vmcore" disk import -q folder folder/new.vmdk
 refused 'Is a directory' "$vmcore" disk write -q folder folder/said.vmdk
+refused 'quote' "$vmcore" disk create 'folder/a"b.vmdk' 1M
+refused 'control' "$vmcore" disk snapshot folder/base.vmdk $'a\nb.vmdk'
+mkfifo folder/pipe.vmdk # nor is one that waits: snapshots look at all descriptors
+refused 'Invalid argument' timeout 60 "$vmcore" disk info folder/pipe.vmdk
+timeout 60 "$vmcore" disk snapshot folder/base.vmdk beside.vmdk || fail "a pipe beside a disk"
+"$vmcore" disk rm folder/beside.vmdk
+rm folder/pipe.vmdk
+qemu-img convert -O qcow2 image2.raw image2.qcow2
+"$vmcore" disk clone -q folder/base.vmdk folder/over.vmdk
+refused 'qcow2 image' "$vmcore" disk write -q image2.qcow2 folder/over.vmdk
+overwrite folder/over.vmdk image.raw
+"$vmcore" disk write -q -O qcow2 image2.qcow2 folder/over.vmdk
+overwrite folder/over.vmdk image2.raw
 "$vmcore" disk export -q -f folder/base.vmdk /dev/null
 "$vmcore" vmfs export -q -f vol /a/b/lazy-flat.vmdk /dev/null
 refused 'No space' "$vmcore" disk export -q -f folder/base.vmdk /dev/full

@@ -46,7 +46,7 @@ static const struct argp_option options[] = {
     {"kind", KEY_KIND, "KIND", 0, "create, clone, import: thin (usual), lazy, eager", 0},
     {"log", KEY_LOG, "FORMAT", 0, "snapshot: cowd (usual up to 2 TiB) or sesparse", 0},
     {"physical", KEY_PHYSICAL, 0, 0, "rdm: a physical mapping", 0},
-    {"format", 'O', "FORMAT", 0, "import, export: raw, qcow2, ... (through qemu-img)", 0},
+    {"format", 'O', "FORMAT", 0, "import, write, export: raw, qcow2, ... (through qemu-img)", 0},
     {0},
 };
 

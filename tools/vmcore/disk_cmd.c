@@ -402,13 +402,13 @@ static int import_raw(struct disk_cmd *c, const char *path)
     return status != 0 ? status : rc;
 }
 
-int disk_write(struct disk_cmd *c)
+static int write_raw(struct disk_cmd *c, const char *path)
 {
     struct vmc_block_info info = {0};
     struct disk_place p;
     struct vmc_disk *d;
     off_t end;
-    int fd, rc = vt_open_host(&c->vt, c->vt.arg[0], &fd, &end);
+    int fd, rc = vt_open_host(&c->vt, path, &fd, &end);
 
     if (rc != 0)
         return rc;
@@ -436,7 +436,8 @@ int disk_write(struct disk_cmd *c)
     return status != 0 ? status : rc;
 }
 
-int disk_import(struct disk_cmd *c)
+/* What use does with an image, in whatever format it is. */
+static int with_raw(struct disk_cmd *c, int (*use)(struct disk_cmd *c, const char *path))
 {
     char temp[512];
 
@@ -444,15 +445,25 @@ int disk_import(struct disk_cmd *c)
     if (rc != 0)
         return rc;
     if (c->vt.format == NULL || strcmp(c->vt.format, "raw") == 0)
-        return import_raw(c, c->vt.arg[0]);
+        return use(c, c->vt.arg[0]);
     rc = vt_temp_name(&c->vt, temp, sizeof(temp));
     if (rc != 0)
         return rc;
     rc = vt_convert(&c->vt, c->vt.format, c->vt.arg[0], "raw", temp);
     if (rc == 0)
-        rc = import_raw(c, temp);
+        rc = use(c, temp);
     unlink(temp);
     return rc;
+}
+
+int disk_import(struct disk_cmd *c)
+{
+    return with_raw(c, import_raw);
+}
+
+int disk_write(struct disk_cmd *c)
+{
+    return with_raw(c, write_raw);
 }
 
 static int export_data(struct disk_cmd *c, struct vmc_disk *d, uint64_t bytes, int fd, bool device)
