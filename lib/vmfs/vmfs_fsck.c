@@ -416,6 +416,8 @@ static int check(struct fsck *f, struct vmc_error *err)
     if (f->v->problem[0] != '\0')
         vmci_fs_ck_report(f, false, "%s", f->v->problem);
     if (rc == VMC_OK)
+        rc = vmci_fs_ck_volume(f, err);
+    if (rc == VMC_OK)
         rc = vmci_fs_ck_heartbeats(f, err);
     if (rc == VMC_OK)
         rc = claim_journals(f, err);

@@ -53,5 +53,7 @@ int vmci_fs_ck_links(struct fsck *f, struct vmc_error *err);
 int vmci_fs_ck_orphans(struct fsck *f, struct vmc_error *err);
 int vmci_fs_ck_maps(struct fsck *f, struct vmc_error *err);
 int vmci_fs_ck_heartbeats(struct fsck *f, struct vmc_error *err);
+/* What the volume manager and the descriptor say twice. */
+int vmci_fs_ck_volume(struct fsck *f, struct vmc_error *err);
 
 #endif
