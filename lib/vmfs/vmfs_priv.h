@@ -591,10 +591,14 @@ static inline uint64_t vmci_fs_md64(const struct fs_inode *ino, uint32_t off)
     return vmci_ld_le64(ino->md + off);
 }
 
-/* A directory, or the hidden one (.sdd.sf) that has the type of a system file. */
+/*
+ * A directory, or the hidden one (.sdd.sf) that has the type of a system file: the descriptor says which,
+ * as it is an ordinary number after an upgrade. Not one of those that are files on every volume.
+ */
 static inline bool vmci_fs_is_sdd(const struct vmc_vmfs *v, uint32_t addr)
 {
-    return addr == FD_ADDR_SDD && vmci_ld_le32(v->desc + FSD_SDD_FD) == addr;
+    return vmci_ld_le32(v->desc + FSD_SDD_FD) == addr && vmci_ld_le32(v->desc + FSD_PB2_FD) != addr &&
+           (addr > FD_ADDR_VH || (addr & 0x3FFFC0u) != 0) && (v->g.version != 6 || addr != FD_ADDR_JBC);
 }
 static inline bool vmci_fs_is_dir(const struct fs_inode *ino)
 {

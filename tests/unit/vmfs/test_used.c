@@ -2,7 +2,7 @@
 /*
  * What volumes of other hosts hold and ours never do: sessions of dead hosts with journals and
  * locks, tables that differ from the linear rule, copies with another volume's UUID, holes in
- * directories, .pb2.sf at another place (after an upgrade). Such volumes are read; they are written
+ * directories, .pb2.sf and .sdd.sf at other places (after an upgrade). Such volumes are read; they are written
  * to only where that is safe.
  */
 #include <setjmp.h>
@@ -339,6 +339,46 @@ static void pb2_after_an_upgrade(void **state)
     teardown(&w);
 }
 
+static void sdd_after_an_upgrade(void **state)
+{
+    (void)state;
+    struct world w;
+    struct vmc_vmfs *v;
+    struct vmc_vmfs_dirent e;
+    uint32_t addr = 18u << 22 | 1u << 6 | AD_FD; /* the 50th: 32 are in a cluster */
+    uint64_t cookie = 0;
+
+    setup(&w);
+    memcpy(w.disk.data + FD(50), w.disk.data + FD(7), 0x800);
+    vmci_st_le64(w.disk.data + FD(50) + LK_SELF, 0x420000 + 50 * 0x800);
+    vmci_st_le32(w.disk.data + FD(50) + 0x200 + FD_SELF, addr);
+    vmci_st_le32(w.disk.data + FD(7) + 0x200 + 8, 0); /* its old place is free */
+    unsigned char *d = w.disk.data + LV + FS_DESC_LV;
+    vmci_st_le32(d + FSD_SDD_FD, addr);
+    vmci_st_le64(d + FSD_SDD_LV, 0x420000 + 50 * 0x800);
+    uint32_t root = vmci_ld_le32(w.disk.data + FD(0) + 0x400) >> 6;
+    unsigned char *name = w.disk.data + LV + root * MIB + 8 * DE_BYTES;
+    assert_string_equal((char *)name + DE_NAME, ".sdd.sf");
+    vmci_st_le32(name + DE_FD, addr);
+    uint32_t own = vmci_ld_le32(w.disk.data + FD(50) + 0x400) >> 6;
+    vmci_st_le32(w.disk.data + LV + own * MIB + DE_FD, addr);
+    read_all(&w);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    assert_int_equal(vmc_vmfs_readdir(v, "/.sdd.sf", &cookie, &e, &w.err), 1);
+    assert_string_equal(e.name, ".");
+    assert_int_equal(e.id, addr);
+    assert_int_equal(vmc_vmfs_readdir(v, "/.sdd.sf", &cookie, &e, &w.err), 1);
+    assert_int_equal(vmc_vmfs_readdir(v, "/.sdd.sf", &cookie, &e, &w.err), 0);
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    /* A system file that is none is not made one by being named so. */
+    vmci_st_le32(d + FSD_SDD_FD, FD_ADDR_FBB);
+    ok(&w, mount(&w, VMC_VMFS_RDONLY, &v));
+    cookie = 0;
+    assert_int_equal(vmc_vmfs_readdir(v, "/.fbb.sf", &cookie, &e, &w.err), VMC_EINVAL);
+    ok(&w, vmc_vmfs_unmount(v, &w.err));
+    teardown(&w);
+}
+
 /* An entry of 140 bytes for the file of a descriptor. */
 static void entry(unsigned char *e, const unsigned char *fd, const char *name)
 {
@@ -575,6 +615,7 @@ int main(void)
         cmocka_unit_test(copy_that_was_not_resignatured),
         cmocka_unit_test(hole_in_a_directory),
         cmocka_unit_test(pb2_after_an_upgrade),
+        cmocka_unit_test(sdd_after_an_upgrade),
         cmocka_unit_test(directory_without_blocks),
         cmocka_unit_test(raw_device),
         cmocka_unit_test(damaged_system_files),
