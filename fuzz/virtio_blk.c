@@ -21,7 +21,9 @@ static void event(struct vd *v, struct fuzz_in *in)
 
     disk.hold = (what & 1) != 0;
     disk.fail = (what & 2) != 0 ? VMC_EIO : 0;
-    disk.batch = (what & 32) != 0 ? (what >> 6) * 21u : 0; /* lists of requests: all, some, none */
+    /* Direct access: none, in large or small pieces, to some of them only. */
+    disk.piece = (what & 32) != 0 ? 512u << (what >> 6) * 2 : 0;
+    disk.closed = (what & 16) != 0 ? 0x8421 : 0;
     if ((what & 4) != 0)
         (void)mem_disk_finish(&disk);
     if ((what & 8) != 0) {

@@ -26,7 +26,6 @@
 #define BLOCK 4096u
 #define CACHE (32 * MIB) /* a working set that is larger is not in the cache when it is needed */
 #define AHEAD 3u         /* blocks from the one that is copied to the one that is fetched */
-#define LIST  64u        /* requests that the device takes at once */
 #define RUNS  9
 
 static struct vmc_platform pf;
@@ -147,27 +146,27 @@ copy_lines(unsigned char *to, const unsigned char *from, const unsigned char *ah
 }
 
 /* A block is copied while another one is fetched, line by line: no unit of the processor waits. */
-__attribute__((target("avx2"))) static void copy_block_avx2(const struct move *m,
-                                                            const unsigned char *ahead)
+__attribute__((target("avx2"))) static void
+copy_block_avx2(unsigned char *to, const unsigned char *from, bool past, const unsigned char *ahead)
 {
-    if (m->past && ahead != NULL)
+    if (past && ahead != NULL)
         for (unsigned i = 0; i < BLOCK; i += 128)
-            copy_lines(m->to + i, m->from + i, ahead + i, true);
-    else if (m->past)
+            copy_lines(to + i, from + i, ahead + i, true);
+    else if (past)
         for (unsigned i = 0; i < BLOCK; i += 128)
-            copy_lines(m->to + i, m->from + i, NULL, true);
+            copy_lines(to + i, from + i, NULL, true);
     else if (ahead != NULL)
         for (unsigned i = 0; i < BLOCK; i += 128)
-            copy_lines(m->to + i, m->from + i, ahead + i, false);
+            copy_lines(to + i, from + i, ahead + i, false);
     else
         for (unsigned i = 0; i < BLOCK; i += 128)
-            copy_lines(m->to + i, m->from + i, NULL, false);
+            copy_lines(to + i, from + i, NULL, false);
 }
 
 static inline void copy_block(const struct move *m, const unsigned char *ahead)
 {
     if (have_avx2) {
-        copy_block_avx2(m, ahead);
+        copy_block_avx2(m->to, m->from, m->past, ahead);
     } else {
         if (ahead != NULL)
             fetch(ahead);
@@ -196,25 +195,48 @@ static inline void move_all(const struct move *m, uint32_t n)
     moves_end();
 }
 
-/* The usual requests are listed first: what is read between two copies is in one place then. */
-static uint32_t mem_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
+static bool mem_window(void *ctx, uint64_t offset, uint64_t bytes, bool wide,
+                       struct vmc_block_window *out)
 {
-    struct move list[LIST];
-    struct mem *m = ctx;
-    uint32_t n = 0;
+    const struct mem *m = ctx;
 
-    for (; n < count && n < LIST; n++) {
-        struct vmc_block_req *r = reqs[n];
-        if (r->op > VMC_BLOCK_WRITE || r->iov_count != 1 || r->offset > m->bytes ||
-            r->bytes > m->bytes - r->offset)
-            break;
-        r->status = VMC_OK;
-        list[n] = move_of(m->data + r->offset, r->iov->base, m->no_data ? 0 : r->bytes,
-                          r->op == VMC_BLOCK_WRITE);
-    }
-    move_all(list, n);
-    return n;
+    (void)wide;
+    *out = (struct vmc_block_window){.bytes = m->bytes, .data = m->data};
+    return offset <= m->bytes && bytes <= m->bytes - offset;
 }
+
+static void mem_close(void *ctx)
+{
+    (void)ctx;
+    moves_end();
+}
+
+static void mem_move(void *ctx, unsigned char *data, unsigned char *buf, size_t bytes, bool write,
+                     const unsigned char *soon)
+{
+    const struct mem *m = ctx;
+
+    if (m->no_data)
+        return;
+    if (bytes == BLOCK) {
+        struct move mv = move_of(data, buf, BLOCK, write);
+        copy_block(&mv, soon);
+        return;
+    }
+    if (soon != NULL)
+        fetch(soon);
+    copy(write ? data : buf, write ? buf : data, bytes);
+}
+
+static bool mem_open(void *ctx, struct vmc_block_mover *out)
+{
+    *out = (struct vmc_block_mover){
+        .move = mem_move, .ctx = ctx, .writable = true, .fetch_writes = !past_cache};
+    return true;
+}
+
+static const struct vmc_block_direct_ops mem_direct = {
+    .open = mem_open, .window = mem_window, .close = mem_close};
 
 static int mem_submit(void *ctx, struct vmc_block_req *r)
 {
@@ -250,7 +272,7 @@ static const struct vmc_blockdev_ops mem_ops = {
     .info = mem_info,
     .submit = mem_submit,
     .compare_write = mem_caw,
-    .submit_batch = mem_submit_batch,
+    .direct = &mem_direct,
 };
 
 static struct vmc_blockdev mem_dev(struct mem *m, uint64_t bytes)
@@ -587,6 +609,7 @@ static void io_rate(const char *name, uint64_t set, uint64_t ios, bool thick)
                rate[w][RUNS - 1] / 1e6, median(ratio[w], RUNS));
     }
     printf("result %s %.0f iops\n", name, median(rate[VIRTIO], RUNS));
+    printf("result %s_vs_copy %.3f ratio\n", name, median(ratio[PLAIN_AHEAD], RUNS));
     stop_guest(&g);
     need(vmc_vmfs_close(f, &err), "close");
     need(vmc_vmfs_unmount(v, &err), "unmount");

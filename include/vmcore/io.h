@@ -65,6 +65,42 @@ struct vmc_block_info {
 #define VMC_BLOCK_COMPLETE 0 /**< submit: finished, req->status says how; done is not called */
 #define VMC_BLOCK_PENDING  1 /**< submit: done will be called */
 
+/** A part of a device that is in memory. */
+struct vmc_block_window {
+    uint64_t start, bytes; /**< on the device */
+    unsigned char *data;   /**< its first byte */
+};
+
+/** Who moves data between open and close of vmc_block_direct_ops. */
+struct vmc_block_mover {
+    /**
+     * Copy bytes from data, in a window, to buf, or the other way round. soon is a hint: data of a
+     * later call, which may be fetched from memory meanwhile, or NULL. bytes 0: the hint only.
+     */
+    void (*move)(void *ctx, unsigned char *data, unsigned char *buf, size_t bytes, bool write,
+                 const unsigned char *soon);
+    void *ctx;
+    bool writable;     /**< moves may write */
+    bool fetch_writes; /**< soon may be data that is going to be written, too */
+};
+
+/**
+ * Reading and writing of a device whose data is in memory, without requests. Between open and close
+ * the calling thread uses nothing else of the device.
+ */
+struct vmc_block_direct_ops {
+    /** False: not now; submit does it. close is only called after true. */
+    bool (*open)(void *ctx, struct vmc_block_mover *out);
+    /**
+     * A window that holds at least these bytes, good until close. wide: it should hold much more,
+     * as it is used for what comes after, too. False: submit has to do it, after close.
+     */
+    bool (*window)(void *ctx, uint64_t offset, uint64_t bytes, bool wide,
+                   struct vmc_block_window *out);
+    /** Other threads see what was moved. */
+    void (*close)(void *ctx);
+};
+
 struct vmc_blockdev_ops {
     int (*info)(void *ctx, struct vmc_block_info *out);
     /** VMC_BLOCK_COMPLETE or VMC_BLOCK_PENDING; failures are reported in req->status. */
@@ -82,12 +118,7 @@ struct vmc_blockdev_ops {
      * completions come by themselves. Any thread.
      */
     void (*poll)(void *ctx);
-    /**
-     * Do requests from the front of a list for as long as none of them has to wait. Returns how many
-     * were done: their status is set, and done is not called for them. The others are as they were;
-     * submit takes them. May be NULL.
-     */
-    uint32_t (*submit_batch)(void *ctx, struct vmc_block_req *const *reqs, uint32_t count);
+    const struct vmc_block_direct_ops *direct; /**< NULL: none */
 };
 
 /** A block device: operations and their context, by value. */

@@ -18,13 +18,6 @@
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-static bool write_cache(struct blk_dev *d)
-{
-    if (vmci_virtio_has(&d->v, F_CONFIG_WCE))
-        return vmci_load_relaxed(&d->v.config[CFG_WRITEBACK]) != 0;
-    return vmci_virtio_has(&d->v, F_FLUSH); /* 5.2.6.2 */
-}
-
 static bool in_disk(struct blk_dev *d, uint64_t sector, uint64_t bytes, uint64_t *offset)
 {
     *offset = sector * SECTOR;
@@ -85,7 +78,7 @@ static inline bool prepare_rw(struct blk_dev *d, struct blk_req *r, uint64_t sec
     set_io(r, write ? VMC_BLOCK_WRITE : VMC_BLOCK_READ, offset, bytes);
     r->io.iov = iov;
     r->io.iov_count = n;
-    r->flush_after = write && !write_cache(d);
+    r->flush_after = write && !vmci_blk_has_cache(d);
     return true;
 }
 
@@ -129,7 +122,7 @@ static bool prepare_ranges(struct blk_dev *d, struct blk_req *r, bool zeroes)
             return answer(r, S_IOERR);
     }
     r->io.op = zeroes ? VMC_BLOCK_WRITE_ZEROES : VMC_BLOCK_DISCARD;
-    r->flush_after = zeroes && !write_cache(d);
+    r->flush_after = zeroes && !vmci_blk_has_cache(d);
     return next_range(r) ? true : answer(r, S_OK);
 }
 
@@ -205,7 +198,7 @@ static inline bool prepare_usual(struct blk_dev *d, struct blk_req *r, const str
     r->data = (struct vmc_iovec){.base = t->data, .bytes = t->bytes};
     r->written = t->write ? t->bytes + 1 : 1;
     r->id = t->id;
-    r->flush_after = type == T_OUT && !write_cache(d);
+    r->flush_after = type == T_OUT && !vmci_blk_has_cache(d);
     r->seg = r->segs = 0;
     set_io(r, type, offset, t->bytes);
     r->io.iov = &r->data;
@@ -244,14 +237,6 @@ static bool submit(struct blk_dev *d, struct blk_req *r)
     return true;
 }
 
-/* The status and the data of a usual request are in guest memory. */
-static inline void wrote_usual(struct blk_dev *d, const struct blk_req *r)
-{
-    vmci_three_wrote(d->v.mem, r->usual, r->status, 1);
-    if (r->written > 1)
-        vmci_three_wrote(d->v.mem, r->usual, r->data.base, r->data.bytes);
-}
-
 /* Put the results of finished requests into guest memory and their chains into the used ring. */
 static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *req, unsigned n)
 {
@@ -262,18 +247,18 @@ static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *
         struct blk_req *r = req[i];
         if (r->status != NULL)
             *r->status = (unsigned char)r->result;
-        if (likely(r->usual != NULL)) {
-            wrote_usual(d, r);
-        } else {
+        if (likely(r->usual != NULL))
+            vmci_three_wrote(d->v.mem, r->usual, r->status, r->data.base,
+                             r->written > 1 ? r->data.bytes : 0);
+        else
             vmci_chain_release(d->v.mem, &r->ch);
-        }
     }
     vmci_lock(&q->lock);
     bool usable = vmci_vq_usable(q);
     for (unsigned i = 0; i < n; i++) {
         struct blk_req *r = req[i];
         if (likely(usable && r->usual != NULL))
-            vmci_three_stage(q, r->id, r->written);
+            vmci_three_stage(q, &(struct vmci_three_used){.id = r->id, .written = r->written}, 1);
         else if (usable)
             vmci_vq_stage(q, &r->ch, r->status != NULL ? r->written : 0);
         r->next = bq->free;
@@ -325,14 +310,12 @@ static inline struct blk_req *use(struct blk_dev *d, struct blk_queue *bq,
     return r;
 }
 
-/*
- * Take up to a batch of chains, beside n that were taken already; returns how many there are then.
- * Usual requests are prepared.
- */
-static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req, unsigned n)
+/* Take up to a batch of chains; returns how many. Usual requests are prepared. */
+static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
 {
     struct blk_queue *bq = &d->queue[q->index];
     struct vmci_three t;
+    unsigned n = 0;
 
     vmci_lock(&q->lock);
     for (;;) {
@@ -353,173 +336,34 @@ static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req,
     return n;
 }
 
-/*
- * Take usual requests, up to a batch; all of them are in one slot. Others of three descriptors are
- * left in req[], *n of them.
- */
-static unsigned take_quick(struct blk_dev *d, struct vmci_vq *q, struct vmc_block_req **io,
-                           struct vmci_mem_slot **slot, struct blk_req **req, unsigned *n)
-{
-    struct blk_queue *bq = &d->queue[q->index];
-    unsigned count = 0, others = 0;
-    struct vmci_three t;
-
-    vmci_lock(&q->lock);
-    vmci_threes_look(q);
-    /* Off: every write is followed by a flush. As of what is available, so looked at after that. */
-    bool write = write_cache(d);
-    struct vmci_threes run = vmci_threes_begin(q);
-    *slot = run.slot;
-    while (count + others < BATCH && vmci_threes_take(&run, HEADER, 1, &t)) {
-        struct blk_quick *k = &bq->quick[count];
-        uint64_t offset;
-        uint32_t type;
-        if (unlikely(!check_usual(d, &t, &type, &offset) || (type == T_OUT && !write))) {
-            req[others++] = use(d, bq, &t);
-            continue;
-        }
-        k->first = t.first;
-        k->last = t.last;
-        k->data = (struct vmc_iovec){.base = t.data, .bytes = t.bytes};
-        k->id = t.id;
-        k->io.op = type;
-        k->io.flags = 0;
-        k->io.offset = offset;
-        k->io.bytes = t.bytes;
-        io[count++] = &k->io;
-    }
-    vmci_threes_end(q, &run);
-    vmci_unlock(&q->lock);
-    *n = others;
-    return count;
-}
-
-/* A request of a batch that has to wait. Needs the queue's lock. */
-static struct blk_req *take_late(struct blk_dev *d, struct blk_queue *bq,
-                                 struct vmci_mem_slot *slot, const struct blk_quick *k)
-{
-    const struct vmci_three t = {.slot = slot,
-                                 .first = k->first,
-                                 .data = k->data.base,
-                                 .last = k->last,
-                                 .bytes = (uint32_t)k->data.bytes,
-                                 .id = (uint16_t)k->id,
-                                 .write = k->io.op == VMC_BLOCK_READ};
-    return use(d, bq, &t);
-}
-
-/* Put the result of a request that the disk has done into guest memory. */
-static inline void quick_done(struct blk_dev *d, struct vmci_mem_slot *slot,
-                              const struct blk_quick *k)
-{
-    int32_t status = k->io.status;
-
-    *k->last = status == VMC_OK ? S_OK : status == VMC_ENOTSUP ? S_UNSUPP : S_IOERR;
-    vmci_three_wrote(d->v.mem, slot, k->last, 1);
-    if (k->io.op == VMC_BLOCK_READ)
-        vmci_three_wrote(d->v.mem, slot, k->data.base, k->data.bytes);
-}
-
-/*
- * Usual requests on a disk that takes several at a time and is done at once, up to a batch. Those
- * that have to go another way are left in req[], *n of them. Returns how many there were in all;
- * *empty: no more are left.
- */
-static unsigned work_quick(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req, unsigned *n,
-                           bool *empty)
-{
-    struct blk_queue *bq = &d->queue[q->index];
-    struct vmc_block_req *io[BATCH];
-    struct vmci_mem_slot *slot;
-    unsigned count = take_quick(d, q, io, &slot, req, n), total = count + *n;
-    uint64_t late = 0; /* which of quick have to wait */
-    bool irq = false;
-
-    for (unsigned i = 0; i < count;) {
-        unsigned end = i + d->disk.ops->submit_batch(d->disk.ctx, io + i, count - i);
-        for (; i < end; i++)
-            quick_done(d, slot, &bq->quick[i]);
-        if (i < count)
-            late |= 1ull << i++;
-    }
-    if (count == 0)
-        return total;
-    vmci_lock(&q->lock);
-    bool usable = vmci_vq_usable(q);
-    for (unsigned i = 0; i < count; i++) {
-        const struct blk_quick *k = &bq->quick[i];
-        if (unlikely(late >> i & 1))
-            req[(*n)++] = take_late(d, bq, slot, k);
-        else if (likely(usable))
-            vmci_three_stage(q, (uint16_t)k->id,
-                             k->io.op == VMC_BLOCK_READ ? (uint32_t)k->data.bytes + 1 : 1);
-    }
-    if (usable) {
-        vmci_vq_publish(q);
-        irq = total != *n && vmci_vq_want_irq(q);
-        *empty = vmci_threes_empty(q);
-    }
-    vmci_unlock(&q->lock);
-    (void)vmci_fetch_add(&d->v.stat_requests, total - *n);
-    if (irq)
-        vmci_vq_irq(q);
-    return total;
-}
-
-/*
- * Give requests to the back end: several at a time, where it takes them and is done at once. Those
- * that are finished are added to done[].
- */
-static unsigned submit_all(struct blk_dev *d, struct vmc_block_req **io, unsigned n,
-                           struct blk_req **done, unsigned finished)
-{
-    bool batch = d->disk.ops->submit_batch != NULL;
-
-    for (unsigned i = 0; i < n;) {
-        unsigned end = i + (batch ? d->disk.ops->submit_batch(d->disk.ctx, io + i, n - i) : 0);
-        for (; i < end; i++) {
-            struct blk_req *r = io[i]->opaque;
-            if (!follow_up(r) || submit(d, r))
-                done[finished++] = r;
-        }
-        if (i < n) { /* this one has to wait, or goes another way */
-            struct blk_req *r = io[i++]->opaque;
-            if (submit(d, r))
-                done[finished++] = r;
-        }
-    }
-    return finished;
-}
-
 static enum vmci_vwork blk_work(struct vmc_virtio *v, struct vmci_vq *q)
 {
     struct blk_dev *d = VMCI_CONTAINER_OF(v, struct blk_dev, v);
     struct blk_req *req[BATCH], *done[BATCH];
-    struct vmc_block_req *io[BATCH];
-    unsigned quick = 0, count = 0, n = 0, finished = 0;
+    unsigned count = 0, finished = 0;
     bool empty = false;
 
-    if (d->queue[q->index].quick != NULL)
-        quick = work_quick(d, q, req, &count, &empty);
-    if (quick < BATCH && !empty)
-        count = take(d, q, req, count);
+    if (d->disk.ops->direct != NULL) {
+        unsigned n = vmci_blk_direct(d, q, &empty);
+        if (empty || n == BATCH)
+            return empty ? VMCI_VWORK_EMPTY : VMCI_VWORK_MORE;
+    }
+    count = take(d, q, req);
     if (count == 0)
-        return quick == BATCH && !empty ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
+        return VMCI_VWORK_EMPTY;
     vmci_virtio_hold(v, count);
     for (unsigned i = 0; i < count; i++) {
-        if (likely(req[i]->usual != NULL || prepare(d, req[i])))
-            io[n++] = &req[i]->io;
-        else
+        bool io = likely(req[i]->usual != NULL) || prepare(d, req[i]);
+        if (!io || submit(d, req[i]))
             done[finished++] = req[i];
     }
-    finished = submit_all(d, io, n, done, finished);
     if (finished < count)
         kick_disk(d);
     if (finished != 0)
         finish(d, q, done, finished);
     /* Not the last ones inside: the caller is. */
     (void)__atomic_fetch_sub(&v->active, finished, __ATOMIC_SEQ_CST);
-    return !empty && (count == BATCH || quick == BATCH) ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
+    return count == BATCH ? VMCI_VWORK_MORE : VMCI_VWORK_EMPTY;
 }
 
 /* ---- configuration and life cycle ---------------------------------------------------------- */
@@ -559,7 +403,6 @@ static void free_queues(struct blk_dev *d, const struct vmc_platform *pf)
         vmci_free_aligned(pf, d->queue[i].sg, d->requests * vmci_chain_bytes(d->seg_cap), 16);
         vmci_free_aligned(pf, d->queue[i].req, d->requests * sizeof(struct blk_req),
                           VMCI_CACHELINE);
-        vmci_free_aligned(pf, d->queue[i].quick, BATCH * sizeof(struct blk_quick), VMCI_CACHELINE);
     }
 }
 
@@ -586,19 +429,6 @@ static const struct vmci_virtio_class blk_class = {
     .destroy = blk_destroy,
 };
 
-static int alloc_quick(struct blk_queue *bq, const struct vmc_platform *pf)
-{
-    bq->quick = vmci_alloc_aligned(pf, BATCH * sizeof(struct blk_quick), VMCI_CACHELINE);
-    if (bq->quick == NULL)
-        return VMC_ENOMEM;
-    memset(bq->quick, 0, BATCH * sizeof(struct blk_quick));
-    for (unsigned i = 0; i < BATCH; i++) {
-        bq->quick[i].io.iov = &bq->quick[i].data;
-        bq->quick[i].io.iov_count = 1;
-    }
-    return VMC_OK;
-}
-
 static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
 {
     size_t stride = vmci_chain_bytes(d->seg_cap);
@@ -611,8 +441,6 @@ static int alloc_queues(struct blk_dev *d, const struct vmc_platform *pf)
         if (bq->req == NULL || bq->sg == NULL)
             return VMC_ENOMEM;
         memset(bq->req, 0, d->requests * sizeof(struct blk_req));
-        if (d->disk.ops->submit_batch != NULL && alloc_quick(bq, pf) != VMC_OK)
-            return VMC_ENOMEM;
         for (unsigned j = 0; j < d->requests; j++) {
             struct blk_req *r = &bq->req[j];
             vmci_chain_place(&r->ch, bq->sg + j * stride, d->seg_cap);

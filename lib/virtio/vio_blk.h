@@ -71,19 +71,9 @@ struct blk_req {
     unsigned char ranges[DISCARD_SEGS * DISCARD_BYTES];
 };
 
-/* A usual request of a batch that the disk is expected to do at once. What is used lies together.
- */
-struct blk_quick {
-    unsigned char *first, *last;
-    struct vmc_iovec data;
-    uint32_t id;
-    struct vmc_block_req io;
-};
-
 struct blk_queue {
     struct blk_req *req;
-    struct blk_req *free;    /* (l: the queue's lock) */
-    struct blk_quick *quick; /* a batch, of whoever works on the queue; NULL: the disk takes none */
+    struct blk_req *free; /* (l: the queue's lock) */
     unsigned char *sg;
 };
 
@@ -98,5 +88,18 @@ struct blk_dev {
     unsigned queues, requests, seg_cap; /* requests: storage of a queue */
     struct blk_queue queue[VMC_VIRTIO_BLK_QUEUES_MAX];
 };
+
+static inline bool vmci_blk_has_cache(struct blk_dev *d)
+{
+    if (vmci_virtio_has(&d->v, F_CONFIG_WCE))
+        return vmci_load_relaxed(&d->v.config[CFG_WRITEBACK]) != 0;
+    return vmci_virtio_has(&d->v, F_FLUSH); /* 5.2.6.2 */
+}
+
+/*
+ * Do usual requests on a disk in memory, up to a batch, from the first that is available up to one
+ * of another kind. Returns how many; *empty: nothing else is available.
+ */
+unsigned vmci_blk_direct(struct blk_dev *d, struct vmci_vq *q, bool *empty);
 
 #endif

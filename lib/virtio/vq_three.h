@@ -23,7 +23,7 @@ struct vmci_threes {
     struct vmci_mem_slot *slot;
     unsigned char *hva; /* slot's */
     uint64_t gpa, room;
-    unsigned mask, entries;
+    size_t mask, entries;
     uint16_t first, next, end; /* in the available ring: as it was, now, where to stop */
     bool indirect;
 };
@@ -88,6 +88,23 @@ static inline void vmci_threes_end(struct vmci_vq *q, const struct vmci_threes *
 }
 
 /*
+ * Go from a descriptor to the next one, which nearly always follows it in the table: the processor
+ * need not wait for its number then. mask: that of a power of two, at least entries.
+ */
+static inline __attribute__((always_inline)) bool vmci_three_next(size_t *i, size_t next,
+                                                                  size_t entries, size_t mask)
+{
+    size_t same = *i = (*i + 1) & mask;
+
+    __asm__("" : "+r"(same)); /* or the compiler would go on with next instead, */
+    if (unlikely(next != same)) {
+        __asm__ volatile(""); /* or choose without a branch */
+        *i = next & mask;
+    }
+    return next < entries;
+}
+
+/*
  * Take the next chain, if it is one of these and its ends have these lengths. False: it was not
  * taken, or there is none.
  */
@@ -96,7 +113,7 @@ vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_byte
                  struct vmci_three *t)
 {
     const unsigned char *table = s->desc;
-    unsigned entries = s->entries;
+    size_t entries = s->entries, mask = s->mask;
 
     if (s->next == s->end)
         return false;
@@ -105,15 +122,20 @@ vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_byte
     __builtin_prefetch(table + (ahead & s->mask) * VMCI_VD_BYTES); /* the size is a power of two */
     if (unlikely(head >= entries))
         return false;
-    const uint64_t *d = (const void *)(table + (head & s->mask) * VMCI_VD_BYTES);
+    size_t i = head & mask;
+    const uint64_t *d = (const void *)(table + i * VMCI_VD_BYTES);
     uint64_t at = vmci_load_relaxed(&d[0]) - s->gpa, word = vmci_load_relaxed(&d[1]);
     if ((word >> 32 & VMCI_VD_INDIRECT) != 0) {
         const uint64_t bytes = 3 * VMCI_VD_BYTES;
-        if (unlikely(!s->indirect || at > s->room - bytes || ((uintptr_t)(s->hva + at) & 7) != 0 ||
+        /* Room for four: what is never followed, but might be by a processor that guesses. */
+        if (unlikely(!s->indirect || at > s->room - 4 * VMCI_VD_BYTES ||
+                     ((uintptr_t)(s->hva + at) & 7) != 0 ||
                      (word & VMCI_THREE_MASK) != VMCI_THREE_WORD(bytes, VMCI_VD_INDIRECT)))
             return false;
         table = s->hva + at;
         entries = 3;
+        mask = 3;
+        i = 0;
         d = (const void *)table;
         at = vmci_load_relaxed(&d[0]) - s->gpa;
         word = vmci_load_relaxed(&d[1]);
@@ -121,21 +143,22 @@ vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_byte
 
     /* Slots are whole pages: the ends are shorter than any of them. */
     if (unlikely((word & VMCI_THREE_MASK) != VMCI_THREE_WORD(first_bytes, VMCI_VD_NEXT) ||
-                 at > s->room - first_bytes || word >> 48 >= entries))
+                 at > s->room - first_bytes || !vmci_three_next(&i, word >> 48, entries, mask)))
         return false;
     t->first = s->hva + at;
 
-    d = (const void *)(table + vmci_nospec_index(word >> 48, entries) * VMCI_VD_BYTES);
+    d = (const void *)(table + i * VMCI_VD_BYTES);
     at = vmci_load_relaxed(&d[0]) - s->gpa;
     word = vmci_load_relaxed(&d[1]);
     t->bytes = (uint32_t)word;
     t->write = (word >> 32 & VMCI_VD_WRITE) != 0;
     if (unlikely((word >> 32 & (0xffff & ~VMCI_VD_WRITE)) != VMCI_VD_NEXT || t->bytes == 0 ||
-                 !vmci_range_ok(at, t->bytes, s->room) || word >> 48 >= entries))
+                 !vmci_range_ok(at, t->bytes, s->room) ||
+                 !vmci_three_next(&i, word >> 48, entries, mask)))
         return false;
     t->data = s->hva + at;
 
-    d = (const void *)(table + vmci_nospec_index(word >> 48, entries) * VMCI_VD_BYTES);
+    d = (const void *)(table + i * VMCI_VD_BYTES);
     at = vmci_load_relaxed(&d[0]) - s->gpa;
     word = vmci_load_relaxed(&d[1]);
     if (unlikely((word & VMCI_THREE_MASK) != VMCI_THREE_WORD(last_bytes, VMCI_VD_WRITE) ||
@@ -171,28 +194,49 @@ static inline void vmci_three_to_chain(const struct vmci_three *t, uint32_t firs
     }
 }
 
-/* The end of a window on memory of a slot that was written. Needs no lock. */
-static inline void vmci_three_wrote(struct vmc_mem *mem, const struct vmci_mem_slot *slot,
-                                    const unsigned char *at, uint64_t bytes)
-{
-    uint64_t in = (uint64_t)(at - slot->hva);
+/* A chain that was done, and how much of it was written. */
+struct vmci_three_used {
+    uint32_t id, written;
+};
 
-    if (unlikely(vmci_load_relaxed(&mem->dirty_clients) != 0 ||
-                 !vmci_mem_unref_inside(slot, in, bytes)))
-        vmc_mem_unref(mem, slot->gpa + in, bytes, true);
+/*
+ * One byte of status and, unless bytes is 0, data were written where a chain of this slot says: the
+ * end of the windows on them. Needs no lock.
+ */
+static inline void vmci_three_wrote(struct vmc_mem *mem, const struct vmci_mem_slot *slot,
+                                    const unsigned char *status, const unsigned char *data,
+                                    uint64_t bytes)
+{
+    const uint8_t *flags = slot->flags;
+    uint64_t at = (uint64_t)(status - slot->hva), from = (uint64_t)(data - slot->hva);
+    uint8_t all = vmci_load_acquire(&flags[at >> VMC_PAGE_SHIFT]);
+
+    if (bytes != 0)
+        all |= vmci_load_acquire(&flags[from >> VMC_PAGE_SHIFT]) |
+               vmci_load_acquire(&flags[(from + bytes - 1) >> VMC_PAGE_SHIFT]);
+    if (likely(vmci_load_relaxed(&mem->dirty_clients) == 0 && bytes <= VMC_PAGE_SIZE &&
+               (all & VMCI_PG_CODE) == 0))
+        return;
+    vmc_mem_unref(mem, slot->gpa + at, 1, true);
+    if (bytes != 0)
+        vmc_mem_unref(mem, slot->gpa + from, bytes, true);
 }
 
-/* vmci_vq_stage on a split ring. */
-static inline void vmci_three_stage(struct vmci_vq *q, uint16_t id, uint32_t written)
+/* vmci_vq_stage for some chains, on a split ring. */
+static inline void vmci_three_stage(struct vmci_vq *q, const struct vmci_three_used *used,
+                                    unsigned count)
 {
-    unsigned slot = q->pos.next_used & (q->size - 1u);
-    uint32_t *elem = (uint32_t *)(void *)(q->device + 4 + (size_t)slot * 8);
+    unsigned mask = q->size - 1u, slot = q->pos.next_used;
+    unsigned char *ring = q->device + 4;
 
-    vmci_store_relaxed(&elem[0], id);
-    vmci_store_relaxed(&elem[1], written);
-    q->pos.next_used++;
-    q->staged++;
-    q->inflight--;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t *elem = (uint32_t *)(void *)(ring + (slot++ & mask) * 8);
+        vmci_store_relaxed(&elem[0], used[i].id);
+        vmci_store_relaxed(&elem[1], used[i].written);
+    }
+    q->pos.next_used = (uint16_t)slot;
+    q->staged += count;
+    q->inflight -= count;
 }
 
 #endif

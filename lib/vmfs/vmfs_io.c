@@ -30,8 +30,6 @@ struct fs_io_slot {
 };
 
 #define GUARDS 64u
-#define BATCH  64u
-#define LOOKS  2u  /* searches for a run of blocks in a batch */
 #define RUN    16u /* blocks on each side that are looked at */
 
 struct fs_io_slots {
@@ -390,20 +388,20 @@ static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
 
 /* Where on which device a request goes that lies inside one block. NULL: the slow path knows. */
 static inline const struct vmc_blockdev *place(struct vmc_vmfs *v, const struct fs_map *map,
-                                               uint32_t shift, const struct vmc_block_req *req,
+                                               uint32_t shift, uint64_t at, uint64_t bytes,
                                                uint64_t *offset)
 {
-    uint64_t fb, in = req->offset & ((1ull << shift) - 1);
+    uint64_t fb, in = at & ((1ull << shift) - 1);
     const struct fs_seg *seg = v->seg;
     uint32_t state;
 
-    if (unlikely(shift == 0 || in + req->bytes > 1ull << shift) ||
-        unlikely(!vmci_fs_leaf_in(map, req->offset >> shift, &state, &fb) || state != MAP_BLOCK))
+    if (unlikely(shift == 0 || in + bytes > 1ull << shift) ||
+        unlikely(!vmci_fs_leaf_in(map, at >> shift, &state, &fb) || state != MAP_BLOCK))
         return NULL;
     uint64_t lv = (fb << shift) + in;
     if (unlikely(v->nsegs != 1))
         seg = vmci_fs_seg(v, lv);
-    if (unlikely(seg == NULL || lv - seg->lv + req->bytes > seg->bytes))
+    if (unlikely(seg == NULL || lv - seg->lv + bytes > seg->bytes))
         return NULL;
     *offset = seg->dev_off + (lv - seg->lv);
     return &v->dev[seg->dev].bd;
@@ -425,25 +423,14 @@ static inline bool submit_unlocked(struct fs_inode *ino, struct vmc_block_req *r
     uint32_t g = vmci_load_relaxed(guard);
     vmci_store_relaxed(guard, g + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
-    const struct vmc_blockdev *bd = place(v, vmci_load_acquire(&ino->map), ino->shift, req, &to);
+    const struct vmc_blockdev *bd =
+        place(v, vmci_load_acquire(&ino->map), ino->shift, off, req->bytes, &to);
     if (likely(bd != NULL)) {
         req->offset = to;
         done = bd->ops->submit(bd->ctx, req) == VMC_BLOCK_COMPLETE;
         req->offset = off;
     }
     vmci_store_release(guard, g + 2);
-    return done;
-}
-
-static uint32_t hand_down(const struct vmc_blockdev *bd, struct vmc_block_req *const *reqs,
-                          uint32_t n)
-{
-    uint32_t done = 0;
-
-    if (bd->ops->submit_batch != NULL)
-        return bd->ops->submit_batch(bd->ctx, reqs, n);
-    while (done < n && bd->ops->submit(bd->ctx, reqs[done]) == VMC_BLOCK_COMPLETE)
-        done++;
     return done;
 }
 
@@ -480,57 +467,69 @@ static struct run find_run(const struct vmc_vmfs *v, const struct fs_map *map, u
 }
 
 /*
- * Several requests on synchronous devices: one guard and one look at the lease for all of them, and
- * the device knows what comes next while it copies. Most of them lie in one run of blocks.
+ * The data of a file on a device in memory. The guard is marked from open to close: windows stay
+ * good, and there is one look at the lease for all that is moved.
  */
-static uint32_t file_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
+static bool file_open_direct(void *ctx, struct vmc_block_mover *out)
 {
     struct vmc_vmfs_file *f = ctx;
     struct vmc_vmfs *v = f->v;
-    struct fs_inode *ino = f->ino;
-    uint32_t *guard = my_guard(v, ino->ios), n = 0, looks = v->nsegs == 1 ? LOOKS : 0;
-    uint64_t length = vmci_load_acquire(&ino->length), off[BATCH], to;
-    uint32_t most =
-        f->flags & VMC_VMFS_WRITE && vmci_fs_lease_ok(v) ? VMC_BLOCK_WRITE : VMC_BLOCK_READ;
-    const struct vmc_blockdev *bd = NULL;
-    struct run run = {0};
+    uint32_t *guard = my_guard(v, f->ino->ios);
+    const struct vmc_blockdev *bd = &v->dev[v->seg->dev].bd;
 
-    if (unlikely(guard == NULL))
-        return 0;
-    uint32_t g = vmci_load_relaxed(guard);
-    vmci_store_relaxed(guard, g + 1);
+    if (unlikely(guard == NULL || !bd->ops->direct->open(bd->ctx, out)))
+        return false;
+    out->writable = out->writable && (f->flags & VMC_VMFS_WRITE) != 0 && vmci_fs_lease_ok(v);
+    vmci_store_relaxed(guard, vmci_load_relaxed(guard) + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the processor's part is fence_all's */
-    const struct fs_map *map = vmci_load_acquire(&ino->map);
-    uint32_t shift = ino->shift;
-    count = VMCI_MIN(count, BATCH);
-    for (; n < count; n++) {
-        struct vmc_block_req *req = reqs[n];
-        if (unlikely(req->op > most))
-            break;
-        off[n] = req->offset;
-        if (likely(run.bytes != 0 && vmci_range_ok(off[n] - run.start, req->bytes, run.bytes))) {
-            req->offset = off[n] + run.delta;
-            continue;
-        }
-        if (unlikely(!vmci_range_ok(off[n], req->bytes, length)))
-            break;
-        const struct vmc_blockdev *next = place(v, map, shift, req, &to);
-        if (unlikely(next == NULL || (bd != NULL && next != bd)))
-            break;
-        bd = next;
-        if (looks != 0) {
-            looks--;
-            run = find_run(v, map, shift, length, off[n] >> shift,
-                           (to - v->seg->dev_off + v->seg->lv) >> shift);
-        }
-        req->offset = to;
-    }
-    uint32_t done = n > 0 ? hand_down(bd, reqs, n) : 0;
-    for (uint32_t i = 0; i < n; i++)
-        reqs[i]->offset = off[i];
-    vmci_store_release(guard, g + 2);
-    return done;
+    return true;
 }
+
+static void file_close_direct(void *ctx)
+{
+    struct vmc_vmfs_file *f = ctx;
+    uint32_t *guard = my_guard(f->v, f->ino->ios);
+    const struct vmc_blockdev *bd = &f->v->dev[f->v->seg->dev].bd;
+
+    bd->ops->direct->close(bd->ctx);
+    vmci_store_release(guard, vmci_load_relaxed(guard) + 1);
+}
+
+static bool file_window(void *ctx, uint64_t offset, uint64_t bytes, bool wide,
+                        struct vmc_block_window *out)
+{
+    const struct vmc_vmfs_file *f = ctx;
+    const struct fs_inode *ino = f->ino;
+    struct vmc_vmfs *v = f->v;
+    const struct fs_map *map = vmci_load_acquire(&ino->map);
+    uint64_t length = vmci_load_acquire(&ino->length), to;
+    struct run run = {.start = offset, .bytes = bytes};
+
+    if (unlikely(!vmci_range_ok(offset, bytes, length)))
+        return false;
+    const struct vmc_blockdev *bd = place(v, map, ino->shift, offset, bytes, &to);
+    if (unlikely(bd != &v->dev[v->seg->dev].bd)) /* none, or of an extent that came later */
+        return false;
+    run.delta = to - offset;
+    if (wide && v->nsegs == 1) {
+        struct run more = find_run(v, map, ino->shift, length, offset >> ino->shift,
+                                   (to - v->seg->dev_off + v->seg->lv) >> ino->shift);
+        if (likely(vmci_range_ok(offset - more.start, bytes, more.bytes)))
+            run = more;
+    }
+    uint64_t first = run.start + run.delta;
+    if (!bd->ops->direct->window(bd->ctx, first, run.bytes, wide, out))
+        return false;
+    *out = (struct vmc_block_window){
+        .start = run.start, .bytes = run.bytes, .data = out->data + (first - out->start)};
+    return true;
+}
+
+static const struct vmc_block_direct_ops file_direct = {
+    .open = file_open_direct,
+    .window = file_window,
+    .close = file_close_direct,
+};
 
 static int fail(struct vmc_block_req *req, int status)
 {
@@ -615,11 +614,12 @@ static const struct vmc_blockdev_ops file_ops_polled = {
     .poll = file_poll,
 };
 
-static const struct vmc_blockdev_ops file_ops_unlocked = {
+/* All of it on one device, in memory. */
+static const struct vmc_blockdev_ops file_ops_direct = {
     .info = file_info,
     .submit = file_submit,
     .kick = file_kick,
-    .submit_batch = file_submit_batch,
+    .direct = &file_direct,
 };
 
 int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, struct vmc_error *err)
@@ -633,9 +633,11 @@ int vmc_vmfs_file_blockdev(struct vmc_vmfs_file *f, struct vmc_blockdev *out, st
     bool polled = false;
     for (uint32_t i = 0; i < f->v->ndevs; i++)
         polled = polled || f->v->dev[i].bd.ops->poll != NULL;
-    *out = (struct vmc_blockdev){.ops = f->v->unlocked ? &file_ops_unlocked
-                                        : polled       ? &file_ops_polled
-                                                       : &file_ops,
+    bool direct =
+        f->v->unlocked && f->v->nsegs == 1 && f->v->dev[f->v->seg->dev].bd.ops->direct != NULL;
+    *out = (struct vmc_blockdev){.ops = direct   ? &file_ops_direct
+                                        : polled ? &file_ops_polled
+                                                 : &file_ops,
                                  .ctx = f};
     return VMC_OK;
 }

@@ -62,6 +62,8 @@ static int md_submit(void *ctx, struct vmc_block_req *r)
 {
     struct mem_disk *d = ctx;
 
+    if (d->opened) /* nothing else between open and close */
+        abort();
     d->ops[r->op & 7]++;
     d->last_offset = r->offset;
     d->last_bytes = r->bytes;
@@ -74,16 +76,73 @@ static int md_submit(void *ctx, struct vmc_block_req *r)
     return VMC_BLOCK_COMPLETE;
 }
 
-static uint32_t md_submit_batch(void *ctx, struct vmc_block_req *const *reqs, uint32_t count)
+static void md_move(void *ctx, unsigned char *data, unsigned char *buf, size_t bytes, bool write,
+                    const unsigned char *soon)
 {
     struct mem_disk *d = ctx;
-    uint32_t i = 0;
 
-    for (; i < count && i < d->batch; i++) {
-        d->ops[reqs[i]->op & 7]++;
-        reqs[i]->status = carry_out(d, reqs[i]);
-    }
-    return i;
+    if (soon != NULL && (soon < d->data || soon >= d->data + d->info.bytes))
+        abort();
+    if (bytes == 0)
+        return;
+    uint64_t at = (uint64_t)(data - d->data);
+    if (!d->opened || data < d->data || at + bytes > d->info.bytes || (write && d->no_writes))
+        abort();
+    for (uint64_t i = at / d->piece; i <= (at + bytes - 1) / d->piece; i++)
+        if ((d->closed >> (i & 63) & 1) != 0)
+            abort();
+    memcpy(write ? data : buf, write ? buf : data, bytes);
+    d->ops[write ? VMC_BLOCK_WRITE : VMC_BLOCK_READ]++;
+    d->moves++;
+    if (d->moved != NULL)
+        d->moved(d);
+}
+
+static bool md_open(void *ctx, struct vmc_block_mover *out)
+{
+    struct mem_disk *d = ctx;
+
+    if (d->piece == 0 || d->hold || d->fail != 0)
+        return false;
+    if (d->opened)
+        abort();
+    d->opened = true;
+    *out = (struct vmc_block_mover){
+        .move = md_move, .ctx = d, .writable = !d->no_writes, .fetch_writes = true};
+    return true;
+}
+
+/* The pieces around the range; wide: and those behind them that may be in it. */
+static bool md_window(void *ctx, uint64_t offset, uint64_t bytes, bool wide,
+                      struct vmc_block_window *out)
+{
+    struct mem_disk *d = ctx;
+
+    if (!d->opened || bytes == 0)
+        abort();
+    d->windows++;
+    if (offset > d->info.bytes || bytes > d->info.bytes - offset)
+        return false;
+    uint64_t first = offset / d->piece, end = (offset + bytes - 1) / d->piece + 1;
+    for (uint64_t i = first; i < end; i++)
+        if ((d->closed >> (i & 63) & 1) != 0)
+            return false;
+    while (wide && end * d->piece < d->info.bytes && (d->closed >> (end & 63) & 1) == 0)
+        end++;
+    uint64_t to = end * d->piece < d->info.bytes ? end * d->piece : d->info.bytes;
+    *out = (struct vmc_block_window){.start = first * d->piece,
+                                     .bytes = to - first * d->piece,
+                                     .data = d->data + first * d->piece};
+    return true;
+}
+
+static void md_close(void *ctx)
+{
+    struct mem_disk *d = ctx;
+
+    if (!d->opened)
+        abort();
+    d->opened = false;
 }
 
 static void md_kick(void *ctx)
@@ -104,8 +163,10 @@ bool mem_disk_finish(struct mem_disk *d)
 
 struct vmc_blockdev mem_disk_blockdev(struct mem_disk *d)
 {
+    static const struct vmc_block_direct_ops direct = {
+        .open = md_open, .window = md_window, .close = md_close};
     static const struct vmc_blockdev_ops ops = {
-        .info = md_info, .submit = md_submit, .kick = md_kick, .submit_batch = md_submit_batch};
+        .info = md_info, .submit = md_submit, .kick = md_kick, .direct = &direct};
 
     return (struct vmc_blockdev){.ops = &ops, .ctx = d};
 }

@@ -12,10 +12,19 @@ struct mem_disk {
     unsigned char *data;      /* info.bytes */
     bool hold;                /* answer PENDING, finish in mem_disk_finish */
     int fail;                 /* status of every request, 0: really do it */
-    unsigned batch;           /* requests that are done of a list; 0: none */
+    /*
+     * Direct access: windows are made of pieces of so many bytes, 0: there is none. Bit i of closed:
+     * pieces whose number is i modulo 64 are in none.
+     */
+    uint32_t piece;
+    uint64_t closed;
+    bool no_writes;           /* by direct access */
+    bool opened;
+    uint64_t moves, windows;
+    void (*moved)(struct mem_disk *d); /* after each move, or NULL */
     struct vmc_block_req *held[MEM_DISK_HELD];
     unsigned held_count;
-    uint64_t ops[8];          /* by enum vmc_block_op */
+    uint64_t ops[8];          /* by enum vmc_block_op, those that are done directly, too */
     uint64_t kicks;
     uint64_t last_offset, last_bytes;
     const void *last_base;    /* first piece of the last request */

@@ -173,72 +173,6 @@ static void read_only_disks_are_not_written(void **state)
     rig_close(&r);
 }
 
-/* Of five writes the disk does two at once and holds the third, and so on. */
-static void lists_are_done_in_parts(void **state)
-{
-    (void)state;
-    struct rig r;
-    unsigned id, n = 0;
-    uint32_t len;
-
-    open_rig(&r, NULL, ALL);
-    r.disk.batch = 2;
-    r.disk.hold = true;
-    /* A new queue's requests are looked at as chains; those behind are taken together, and tried
-     * again. */
-    for (unsigned round = 0; round < 2; round++) {
-        n = 0;
-        for (unsigned i = 0; i < 5; i++) {
-            (void)rig_add(&r, i, 1, 8 * i, 512);
-            memset(vd_ptr(&r.b, RIG_SLOT(i) + 0x1000), (int)(0x51 + 16 * round + i), 512);
-        }
-        vd_kick(&r.v, 0);
-        while (vd_pop(&r.v, 0, &id, &len))
-            n++;
-        assert_int_equal(n, 4 + round);
-        assert_int_equal(r.disk.held_count, 1 - round);
-        if (round == 0) {
-            assert_int_equal(rig_status(&r, 2), 0xee);
-            assert_true(r.disk.kicks > 0);
-            assert_true(mem_disk_finish(&r.disk));
-            assert_true(vd_pop(&r.v, 0, &id, &len));
-        }
-        for (unsigned i = 0; i < 5; i++) {
-            assert_int_equal(rig_status(&r, i), OK);
-            assert_int_equal(r.disk.data[8 * i * 512], 0x51 + 16 * round + i);
-        }
-    }
-    /* A disk that takes none of them now. */
-    r.disk.batch = 0;
-    for (unsigned i = 0; i < 5; i++)
-        (void)rig_add(&r, i, 0, 8 * i, 512);
-    vd_kick(&r.v, 0);
-    assert_int_equal(r.disk.held_count, 5);
-    for (unsigned i = 0; i < 5; i++) {
-        assert_false(vd_pop(&r.v, 0, &id, &len));
-        assert_true(mem_disk_finish(&r.disk));
-        assert_true(vd_pop(&r.v, 0, &id, &len));
-        assert_int_equal(len, 513);
-    }
-    r.disk.batch = 2;
-    /* Failures are told, and without a write cache each write is followed by a flush. */
-    r.disk.hold = false;
-    r.disk.fail = VMC_EIO;
-    assert_int_equal(rig_do(&r, 1, 0, 512), IOERR);
-    r.disk.fail = 0;
-    vd_write(&r.v, r.v.config + 32, 1, 0);
-    for (unsigned i = 0; i < 4; i++)
-        (void)rig_add(&r, i, 1, 8 * i, 512);
-    uint64_t flushes = r.disk.ops[VMC_BLOCK_FLUSH];
-    vd_kick(&r.v, 0);
-    for (unsigned i = 0; i < 4; i++) {
-        assert_true(vd_pop(&r.v, 0, &id, &len));
-        assert_int_equal(rig_status(&r, i), OK);
-    }
-    assert_int_equal(r.disk.ops[VMC_BLOCK_FLUSH], flushes + 4);
-    rig_close(&r);
-}
-
 /*
  * Several requests under one notification: all but the first are taken the short way where they
  * have its shape (header, data in one piece, status), and must mean the same as the first.
@@ -520,7 +454,6 @@ int main(void)
         cmocka_unit_test(requests_without_header_or_status_end),
         cmocka_unit_test(identity_is_the_serial),
         cmocka_unit_test(read_only_disks_are_not_written),
-        cmocka_unit_test(lists_are_done_in_parts),
         cmocka_unit_test(requests_behind_the_first_mean_the_same),
         cmocka_unit_test(odd_requests_behind_the_first),
         cmocka_unit_test(discard_and_zeroes_cover_all_segments),
