@@ -24,7 +24,7 @@
 #define FIRST    8u                           /* of the segments of the GDT that programs load */
 #define COUNT    12u
 
-enum mode { REAL, V86, PROT16, PROT32, PROT16_STACK32, PROT32_STACK16, MODES };
+enum mode { REAL, V86, PROT16, PROT32, PROT16_STACK32, PROT32_STACK16, FLAT32, MODES };
 
 struct program {
     enum mode mode;
@@ -50,7 +50,7 @@ static void put_n(struct program *p, uint32_t v, unsigned bytes)
 
 static bool is_32(const struct program *p)
 {
-    return p->mode == PROT32 || p->mode == PROT32_STACK16;
+    return p->mode == PROT32 || p->mode == PROT32_STACK16 || p->mode == FLAT32;
 }
 
 /* Prefixes; address size 2 or 4, operand size 2 or 4. */
@@ -226,7 +226,7 @@ static void put_flow(struct program *p)
     } else if (kind == 2) { /* mov bx, next; jmp bx or call bx */
         put8(p, 0xbb);
         at = p->n + (wide ? 6 : 4);
-        put_n(p, (uint32_t)at, wide ? 4 : 2);
+        put_n(p, (uint32_t)at + (p->mode == FLAT32 ? CODE : 0), wide ? 4 : 2);
         put8(p, 0xff);
         put8(p, rnd(2) == 0 ? 0xe3 : 0xd3);
     } else if (kind == 3) { /* mov cx, k; a loop */
@@ -357,6 +357,27 @@ static void prot_segments(struct cpu_rig *r, const struct program *p, uint32_t a
     cs->selector = CPU_RIG_CS0;
     r->st.seg[VMC_SS] = segment(0x70000 + at % 64, 0xffff, wide_stack ? 0x93 | VMC_SEG_DB : 0x93);
     r->st.seg[VMC_SS].selector = CPU_RIG_DS0;
+    if (p->mode != FLAT32)
+        return;
+    for (unsigned k = 0; k < 4; k++) { /* FS and GS may be anything */
+        static const uint8_t flat[] = {VMC_CS, VMC_SS, VMC_DS, VMC_ES};
+        r->st.seg[flat[k]] =
+            segment(0, UINT32_MAX, (k == 0 ? 0x9b : 0x93) | VMC_SEG_G | VMC_SEG_DB);
+        r->st.seg[flat[k]].selector = k == 0 ? CPU_RIG_CS0 : CPU_RIG_DS0;
+    }
+}
+
+/* Some registers are addresses, some offsets; near 4 GiB, too. */
+static void flat_registers(struct cpu_rig *r, uint32_t at)
+{
+    r->st.rip = CODE;
+    for (unsigned k = 0; k < 8; k += 2)
+        r->st.gpr[k] += 0x50000;
+    r->st.gpr[VMC_RSP] = 0x78000 + at % 4096;
+    if (at % 3 == 0)
+        r->st.gpr[VMC_RSI] = 0xfffffff0 + at % 16;
+    if (at % 5 == 0)
+        r->st.gpr[VMC_RBX] = 0xfffffff0 + at / 16 % 16;
 }
 
 static void begin(struct cpu_rig *r, const struct program *p, uint32_t at, bool again)
@@ -371,7 +392,7 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at, bool 
         cpu_rig_code(r, CODE, p->code, sizeof(p->code));
         cpu_rig_code(r, CODE + 4, p->code, sizeof(p->code) - 4);
     }
-    if (!prot || (at & 1) == 0)
+    if (!prot || p->mode == FLAT32 || (at & 1) == 0)
         cpu_rig_code(r, CODE, p->code, sizeof(p->code));
     else
         cpu_rig_code(r, CODE + 4, p->code, sizeof(p->code));
@@ -390,6 +411,8 @@ static void begin(struct cpu_rig *r, const struct program *p, uint32_t at, bool 
         r->st.gpr[VMC_RBP] = 0xdead0000 | (at & 0xffff);
     r->st.gpr[VMC_RSP] = (at % 9 == 0 ? at % 12 : 0x8000 + at % 4096) |
                          (p->mode == PROT32_STACK16 ? 0xbeef0000u : 0);
+    if (p->mode == FLAT32)
+        flat_registers(r, at);
 }
 
 /* ---- the test -------------------------------------------------------------------------------- */
@@ -424,7 +447,7 @@ static void run_program(unsigned k, struct program *p)
         (void)rnd(2);
         /* A budget below 4,096 would be the interpreter's; one that is not met ends the program. */
         for (unsigned turn = 0; turn < 3 && why[0] == VMC_EXIT_BUDGET; turn++) {
-            uint64_t most = 4200 + rnd(4000);
+            uint64_t most = 4097 + rnd(rnd(2) == 0 ? 200 : 4000);
             for (unsigned r = 0; r < 2; r++)
                 why[r] = turn == 0 ? cpu_rig_run(&rig[r], most) : cpu_rig_resume(&rig[r], most);
             if (why[0] != why[1])
@@ -445,7 +468,8 @@ static void run_mode(enum mode mode)
         run_program(k, &p);
     }
 #ifndef VMC_SANITIZED /* such builds have no translator */
-    assert_true(cpu_rig_stat(&rig[1], "bt.segmented") > PROGRAMS);
+    assert_true(cpu_rig_stat(&rig[1], mode == FLAT32 ? "bt.translated" : "bt.segmented") >
+                PROGRAMS);
 #endif
 }
 
@@ -478,6 +502,12 @@ static void test_stack16(void **state)
 {
     (void)state;
     run_mode(PROT32_STACK16);
+}
+
+static void test_flat(void **state)
+{
+    (void)state;
+    run_mode(FLAT32);
 }
 
 /* ---- FDS ------------------------------------------------------------------------------------- */
@@ -651,8 +681,9 @@ static void test_around_known(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_real),    T(test_v86), T(test_prot16),        T(test_prot32), T(test_stack32),
-        T(test_stack16), T(test_fds), T(test_other_targets), T(test_around), T(test_around_known),
+        T(test_real),    T(test_v86),          T(test_prot16), T(test_prot32),
+        T(test_stack32), T(test_stack16),      T(test_fds),    T(test_other_targets),
+        T(test_around),  T(test_around_known), T(test_flat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
