@@ -252,6 +252,23 @@ static int write_zeros(struct vmc_disk *d, uint64_t off, uint64_t bytes)
     return VMC_OK;
 }
 
+/* What reads as zeros as it is takes no space in a log that has no other word for them. */
+static int zero_rest(struct vmc_disk *d, uint64_t off, uint64_t bytes)
+{
+    while (bytes > 0) {
+        uint64_t at, n;
+        int rc = vmci_disk_extent(d, off, &at, &n);
+        n = VMCI_MIN(n, bytes);
+        if (rc == VMC_OK && at > AT_ZERO)
+            rc = write_zeros(d, off, n);
+        if (rc != VMC_OK)
+            return rc;
+        off += n;
+        bytes -= n;
+    }
+    return VMC_OK;
+}
+
 int vmci_disk_zero(struct vmc_disk *d, uint64_t off, uint64_t bytes)
 {
     struct layer *l = &d->layer[0];
@@ -268,8 +285,10 @@ int vmci_disk_zero(struct vmc_disk *d, uint64_t off, uint64_t bytes)
             rc = vmci_disk_log_zero(d, l, first);
         return rc;
     }
-    if (!vmci_disk_is_log(&l->desc) && l->flat.ops != NULL &&
-        l->flat.ops->info(l->flat.ctx, &info) == VMC_OK && info.can_write_zeroes) {
+    if (vmci_disk_is_log(&l->desc))
+        return zero_rest(d, off, bytes);
+    if (l->flat.ops != NULL && l->flat.ops->info(l->flat.ctx, &info) == VMC_OK &&
+        info.can_write_zeroes) {
         /* Reads of a thin disk's free space are zeros; the zeros after it are for the edges. */
         if (l->desc.thin &&
             device_io(d->pf, &l->flat, VMC_BLOCK_DISCARD, off, NULL, bytes) != VMC_OK)

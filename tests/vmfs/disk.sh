@@ -186,6 +186,20 @@ refused 'Is a directory' "$vmcore" disk import -q folder folder/new.vmdk
 refused 'Is a directory' "$vmcore" disk write -q folder folder/said.vmdk
 refused 'quote' "$vmcore" disk create 'folder/a"b.vmdk' 1M
 refused 'control' "$vmcore" disk snapshot folder/base.vmdk $'a\nb.vmdk'
+# Zeros over what is zeros take no space, whatever the format of the log; over what is not, they are read.
+truncate -s 40M zeros.raw
+for log in cowd sesparse; do
+    "$vmcore" disk create folder/thin.vmdk 40M
+    "$vmcore" disk snapshot --log $log folder/thin.vmdk thin-top.vmdk
+    "$vmcore" disk write -q zeros.raw folder/thin-top.vmdk
+    mib=$(du -cm folder/thin-top-* | tail -1 | cut -f1)
+    [ "$mib" -lt 10 ] || fail "$log: zeros take $mib MiB"
+    "$vmcore" disk write -q image.raw folder/thin-top.vmdk
+    "$vmcore" disk write -q zeros.raw folder/thin-top.vmdk
+    overwrite folder/thin-top.vmdk zeros.raw
+    "$vmcore" disk rm folder/thin-top.vmdk
+    "$vmcore" disk rm folder/thin.vmdk
+done
 mkfifo folder/pipe.vmdk # nor is one that waits: snapshots look at all descriptors
 refused 'Invalid argument' timeout 60 "$vmcore" disk info folder/pipe.vmdk
 timeout 60 "$vmcore" disk snapshot folder/base.vmdk beside.vmdk || fail "a pipe beside a disk"
