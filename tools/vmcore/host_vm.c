@@ -17,6 +17,7 @@
 
 #include <vmcore/log.h>
 
+#define PAUSE_NS        2000000000u   /* the main thread waits no longer for vCPUs */
 #define SLOW_DISK_NS    5000000000u   /* the user hears of a wait that is longer */
 #define HOST_CODE_BYTES (32ull << 20) /* of translated code for each vCPU, unless configured */
 
@@ -458,12 +459,14 @@ void host_vm_begin(struct host_vm *vm)
     host_vm_release(vm, HOST_HELD_STOPPED);
 }
 
+/* One that waits for a page stops when it has got it; whoever asked is not kept for so long. */
 static void stop_vcpus(struct host_vm *vm)
 {
+    uint64_t end = vm->h->pf.now_ns(vm->h->pf.ctx) + PAUSE_NS;
     struct timespec nap = {.tv_nsec = 100000};
 
     vmc_vm_pause(vm->run.vm);
-    while (!vmc_vm_quiesced(vm->run.vm))
+    while (!vmc_vm_quiesced(vm->run.vm) && vm->h->pf.now_ns(vm->h->pf.ctx) < end)
         nanosleep(&nap, NULL);
 }
 
