@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Random breakpoints: DR0 to DR3 on instructions, data and ports around what random instructions
- * touch, with TF, RF, GD, behind MOV SS, in repeated strings, at levels 0 and 3. Each #DB with DR6,
- * place and flags, and what else happens, makes one sum, which Bochs 2.7 has, too
- * (corei7_skylake_x). With -DVERBOSE=1 a line for each case.
+ * Random breakpoints, in 32-bit and 64-bit code: DR0 to DR3 on instructions, data and ports around
+ * what random instructions touch, with TF, RF, GD, behind MOV SS, in repeated strings, at levels 0
+ * and 3. Each #DB with DR6, place and flags, and what else happens, makes one sum, which Bochs 2.7
+ * has, too (corei7_skylake_x). With -DVERBOSE=1 a line for each case.
  */
 #include "kern.h"
 
 #ifndef SEED
-#define SEED    1u
-#define CASES   20000u
-#define SUM     0xc39a1b7u
+#define SEED  1u
+#define CASES 20000u
+#ifdef M64
+#define SUM 0x86350530u
+#else
+#define SUM 0xc39a1b7u
+#endif
 #define VERBOSE 0
 #endif
 #include "sum.h"
@@ -19,6 +23,14 @@
 #define DATA   (USER_AREA + 0x1100u)
 #define PORT   0x1000u /* nothing is there, nor at the next ones */
 #define EVENTS 24u     /* of a case */
+
+#ifdef M64
+#define SEL_CODE  SEL_CODE64
+#define SEL_UCODE SEL_UCODE64
+#else
+#define SEL_CODE  SEL_CODE32
+#define SEL_UCODE SEL_UCODE32
+#endif
 
 #define FLAG_TF 0x100u
 #define FLAG_RF 0x10000u
@@ -46,14 +58,16 @@ static void emit(bool user, bool exec)
     static const uint8_t string[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf};
     static const uint8_t fp[] = {0xd9, 0xdd, 0xdb};
 
-    starts[insns++] = (uint8_t)((uint32_t)at - CODE);
+    starts[insns++] = (uint8_t)((uint32_t)(unsigned long)at - CODE);
     switch (rnd(18)) {
     case 0:
     case 1:
     case 2:
         if (rnd(4) == 0)
             b(0x66);
-        b(rw[rnd(9)]), mem(rnd(2)); /* eax or ecx */
+        if (sizeof(long) == 8 && rnd(2) != 0)
+            b(0x48);
+        b(rw[rnd(9)]), mem(rnd(2)); /* eax or ecx, rax or rcx */
         break;
     case 3:
         b(0xf0), b(0x0f), b(0xb1), mem(2);
@@ -118,7 +132,7 @@ static void emit(bool user, bool exec)
 
 /* ---- breakpoints ----------------------------------------------------------------------------- */
 
-static void set_dr(unsigned i, uint32_t v)
+static void set_dr(unsigned i, unsigned long v)
 {
     switch (i) {
     case 0:
@@ -174,7 +188,7 @@ static bool sticky;
 
 static bool watch(struct regs *r)
 {
-    uint32_t dr6, dr7;
+    unsigned long dr6, dr7;
 
     __asm__ volatile("mov %%dr6, %0\n\tmov %%dr7, %1" : "=r"(dr6), "=r"(dr7));
 #if VERBOSE
@@ -192,24 +206,35 @@ static bool watch(struct regs *r)
         add(dr6);
         add(dr7);
         if (!sticky)
-            __asm__ volatile("mov %0, %%dr6" : : "r"(0xffff0ff0));
+            __asm__ volatile("mov %0, %%dr6" : : "r"(0xffff0ff0ul));
         if (++events < EVENTS) {
             r->flags |= FLAG_RF; /* past an instruction breakpoint */
             return true;
         }
     }
-    __asm__ volatile("mov %0, %%dr7" : : "r"(0x400));
+    __asm__ volatile("mov %0, %%dr7" : : "r"(0x400ul));
     try_abandon((long)r->vector);
 }
 
 static struct {
-    uint32_t eip, cs, flags, esp, ss;
+    unsigned long eip, cs, flags, esp, ss;
 } start;
 static uint32_t new_dr7;
 
 static void enter(void *unused)
 {
     (void)unused;
+#ifdef M64
+    __asm__ volatile("sub $40, %%rsp\n\tmov %%rsp, %%rdi\n\tmov $5, %%ecx\n\trep movsq\n\t"
+                     "mov %1, %%ds\n\tmov %1, %%es\n\tmov %3, %%ebx\n\tmov %1, %%eax\n\t"
+                     "mov %2, %%dr7\n\t"
+                     "lea 8(%%ebx), %%edi\n\tmov %%ebx, %%esi\n\tmov $5, %%ecx\n\t"
+                     "mov $0x1002, %%edx\n\tiretq"
+                     :
+                     : "S"(&start), "a"(start.cs == SEL_CODE64 ? SEL_DATA : SEL_UDATA),
+                       "d"((unsigned long)new_dr7), "b"(DATA)
+                     : "memory", "rcx", "rdi");
+#else
     __asm__ volatile("sub $20, %%esp\n\tmov %%esp, %%edi\n\tmov $5, %%ecx\n\trep movsl\n\t"
                      "mov %1, %%ds\n\tmov %1, %%es\n\tmov %3, %%ebx\n\tmov %1, %%eax\n\t"
                      "mov %2, %%dr7\n\t"
@@ -219,6 +244,7 @@ static void enter(void *unused)
                      : "S"(&start), "a"(start.cs == SEL_CODE32 ? SEL_DATA : SEL_UDATA),
                        "d"(new_dr7), "b"(DATA)
                      : "memory", "ecx", "edi");
+#endif
 }
 
 static void one(unsigned n)
@@ -227,13 +253,14 @@ static void one(unsigned n)
 
     __asm__ volatile("fninit");
     for (unsigned i = 0; i < 64; i += 4)
-        *(volatile uint32_t *)(DATA - 16 + i) = rnd(3) != 0 ? 0x1002 : rnd(0xffffffff);
-    memset((void *)CODE, 0x90, 64);
-    at = (uint8_t *)CODE;
+        *(volatile uint32_t *)(unsigned long)(DATA - 16 + i) =
+            rnd(3) != 0 ? 0x1002 : rnd(0xffffffff);
+    memset((void *)(unsigned long)CODE, 0x90, 64);
+    at = (uint8_t *)(unsigned long)CODE;
     insns = 0;
     for (unsigned i = 1 + rnd(4); i > 0; i--)
         emit(user, exec);
-    starts[insns++] = (uint8_t)((uint32_t)at - CODE);
+    starts[insns++] = (uint8_t)((uint32_t)(unsigned long)at - CODE);
     b(0xcd), b(0x80);
 #if VERBOSE
     print("%u %s:", n, user ? "user" : "kernel");
@@ -241,11 +268,11 @@ static void one(unsigned n)
     new_dr7 = breakpoints(user, exec);
     start.flags = 2 | (!exec && rnd(4) == 0 ? FLAG_TF : 0);
     start.flags |= rnd(4) == 0 ? FLAG_RF : 0;
-    start.cs = user ? SEL_UCODE32 : SEL_CODE32;
+    start.cs = user ? SEL_UCODE : SEL_CODE;
     start.eip = CODE;
-    start.ss = SEL_UDATA;
+    start.ss = user ? SEL_UDATA : SEL_DATA;
     start.esp = USER_STACK;
-    __asm__ volatile("mov %0, %%dr6" : : "r"(0xffff0ff0));
+    __asm__ volatile("mov %0, %%dr6" : : "r"(0xffff0ff0ul));
     sticky = rnd(8) == 0;
     events = 0;
 #if VERBOSE
@@ -259,7 +286,7 @@ static void one(unsigned n)
     exc_hook = NULL;
     add(n);
     for (unsigned i = 0; i < 64; i += 4)
-        add(*(volatile uint32_t *)(DATA - 16 + i));
+        add(*(volatile uint32_t *)(unsigned long)(DATA - 16 + i));
 #if VERBOSE
     print("\n");
 #endif
