@@ -209,8 +209,6 @@ static void destroy(struct host *h)
     host_kvm_memory_free(h);
     free(h->vms);
     free(h->cpu_pools);
-    if (h->wake_fd >= 0)
-        close(h->wake_fd);
 }
 
 static int run(struct host *h)
@@ -251,7 +249,8 @@ static int run(struct host *h)
         _exit(rc > EXIT_ERROR ? rc : EXIT_ERROR);
     }
     destroy(h);
-    host_signals_stop(h);
+    host_signals_stop(h); /* it wakes the loop */
+    close(h->wake_fd);
     pthread_cond_destroy(&h->changed);
     return rc;
 }
