@@ -214,12 +214,12 @@ static int kernel_items(struct vmc_pc *pc, struct vmc_error *err)
         .read = initrd_read, .ctx = pc, .bytes = initrd != NULL ? (uint32_t)initrd->bytes : 0};
     struct vmc_fw_cfg_item head = {.data = pc->kernel_setup, .bytes = setup};
     struct vmc_fw_cfg_item line = {.data = cmdline, .bytes = (uint32_t)vmci_strlen(cmdline) + 1};
-    uint64_t room = VMCI_MIN(pc->low_bytes, INITRD_END);
-    if (body.bytes > room || disk.bytes > room - body.bytes)
+    uint64_t room = VMCI_MIN(pc->low_bytes, INITRD_END), end = PC_1M + (uint64_t)body.bytes;
+    uint64_t top = vmci_align_down(room - VMCI_MIN(disk.bytes, room), VMC_PAGE_SIZE);
+    if (end > top) /* the kernel may end where the disk begins, not above */
         return vmci_error(err, VMC_ELIMIT, "pc/fw_cfg",
                           "kernel and initial RAM disk do not fit into %llu MiB of memory",
                           (unsigned long long)(room / PC_1M));
-    uint64_t top = vmci_align_down(room - disk.bytes, 4096);
 
     const struct {
         uint16_t key;

@@ -669,9 +669,22 @@ static void kernel_beside_firmware(void **state)
     }
     boot.kernel = &kernel_src;
     boot.initrd = &initrd_src;
-    initrd_src.bytes = 64 * MIB; /* more than there is beside the kernel */
+    kernel_src.bytes = 1 * MIB + 1024; /* 1 MiB behind its setup code: it ends at 2 MiB */
+    initrd_src.bytes = 62 * MIB;
+    assert_int_equal(vmc_pc_boot(f->pc, &boot, &r, &err), VMC_OK);
+    fw_read(f, 0x0a, b, 4);
+    assert_int_equal(vmci_ld_le32(b), 2 * MIB);
+    static const uint64_t too_much[] = {62 * MIB + 1, 63 * MIB, 64 * MIB, UINT32_MAX};
+    for (size_t i = 0; i < sizeof(too_much) / sizeof(too_much[0]); i++) {
+        initrd_src.bytes = too_much[i];
+        assert_int_equal(vmc_vm_reset(f->vm), VMC_OK);
+        assert_int_equal(vmc_pc_boot(f->pc, &boot, &r, &err), VMC_ELIMIT);
+        assert_non_null(strstr(err.text, "do not fit"));
+    }
+    boot.initrd = NULL; /* nor a kernel alone */
+    kernel_src.bytes = 63 * MIB + 1025;
+    assert_int_equal(vmc_vm_reset(f->vm), VMC_OK);
     assert_int_equal(vmc_pc_boot(f->pc, &boot, &r, &err), VMC_ELIMIT);
-    assert_non_null(strstr(err.text, "do not fit"));
     free(rom);
     free(kernel);
 }
