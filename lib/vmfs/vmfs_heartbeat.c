@@ -529,14 +529,17 @@ int vmci_fs_session_open(struct vmc_vmfs *v, struct vmc_error *err)
     if (all == NULL)
         return vmci_error(err, VMC_ENOMEM, site, "no memory for the heartbeat region");
     rc = survey(v, all, err);
-    /* What others left to be written may take long: not at the cost of our lease. */
-    if (rc == VMC_OK)
-        rc = vmci_fs_flush(v, err);
     if (rc == VMC_OK && v->fencing) {
         rc = vmci_fs_fence_wait(v, all, err);
         if (rc == VMC_OK)
             rc = vmci_fs_fence_join(v, err);
     }
+    /*
+     * What others left to be written may take long: not at the cost of our lease. A flush is for
+     * registered hosts only, too.
+     */
+    if (rc == VMC_OK)
+        rc = vmci_fs_flush(v, err);
     for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
         const uint8_t *hb = all + (size_t)i * v->g.hb_bytes;
         if (vmci_ld_le32(hb + HB_STATE) != HB_FREE || vmci_ld_le64(hb + HB_SELF) != vmci_fs_hb_lv(v, i))

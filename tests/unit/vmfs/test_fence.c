@@ -28,6 +28,7 @@ struct world;
 struct host {
     struct world *w;
     struct test_path path;
+    struct vmc_blockdev bd; /* the path, as the disk keeps it */
     struct vmc_vmfs_fence fence;
     struct vmc_vmfs *v;
     uint64_t key; /* that it registered; 0: none */
@@ -45,6 +46,7 @@ struct world {
     /* evictions */
     uint64_t whom;
     unsigned evictions, changed; /* sectors outside of heartbeats, until then */
+    unsigned conflicts;
     int evict_rc;
     uint8_t *before;
     struct host *beats; /* while somebody sleeps */
@@ -74,6 +76,48 @@ static uint64_t *registered(struct world *w, uint64_t key)
             return &w->key[i];
     return NULL;
 }
+
+/* Once somebody has registered, only reads are for everybody: SYNCHRONIZE CACHE is not, either. */
+static bool conflict(struct host *h)
+{
+    struct world *w = h->w;
+    bool reserved = false;
+
+    for (unsigned i = 0; i < HOSTS; i++)
+        reserved = reserved || w->key[i] != 0;
+    bool refused = reserved && (h->key == 0 || registered(w, h->key) == NULL);
+    w->conflicts += refused;
+    return refused;
+}
+
+static int kept_info(void *ctx, struct vmc_block_info *out)
+{
+    struct host *h = ctx;
+
+    return h->path.bd.ops->info(h->path.bd.ctx, out);
+}
+
+static int kept_submit(void *ctx, struct vmc_block_req *req)
+{
+    struct host *h = ctx;
+
+    if (req->op == VMC_BLOCK_READ || !conflict(h))
+        return h->path.bd.ops->submit(h->path.bd.ctx, req);
+    req->status = VMC_EPERM;
+    return VMC_BLOCK_COMPLETE;
+}
+
+static int kept_caw(void *ctx, uint64_t offset, const void *expect, const void *data, size_t bytes)
+{
+    struct host *h = ctx;
+
+    if (conflict(h))
+        return VMC_EPERM;
+    return h->path.bd.ops->compare_write(h->path.bd.ctx, offset, expect, data, bytes);
+}
+
+static const struct vmc_blockdev_ops kept_ops = {
+    .info = kept_info, .submit = kept_submit, .compare_write = kept_caw};
 
 static int join(void *ctx, uint64_t key, struct vmc_error *err)
 {
@@ -144,7 +188,7 @@ static int mount(struct world *w, unsigned i, bool fenced)
 {
     struct host *h = &w->host[i];
     struct vmc_vmfs_mount_config c = {.size = sizeof(c),
-                                      .devs = &h->path.bd,
+                                      .devs = &h->bd,
                                       .dev_count = 1,
                                       .host_name = i == A ? "first" : "second",
                                       .lease_ms = LEASE * 1000,
@@ -172,6 +216,7 @@ static struct world *world_new(void)
         struct host *h = &w->host[i];
         h->w = w;
         test_path_init(&h->path, &w->disk);
+        h->bd = (struct vmc_blockdev){.ops = &kept_ops, .ctx = h};
         h->fence = (struct vmc_vmfs_fence){
             .join = join, .check = check, .evict = evict, .leave = leave, .ctx = h};
     }
@@ -226,6 +271,7 @@ static void joins_before_its_slot_and_leaves_after_it(void **state)
     for (uint64_t at = 0; at < 64 * MIB; at += 512)
         assert_false(is_slot(w->disk.data + at) && vmci_ld_le64(w->disk.data + at + HB_KEY) != 0);
     assert_int_equal(w->evictions, 0);
+    assert_int_equal(w->conflicts, 0); /* nobody asked for anything that needs a key without one */
     world_free(w);
 }
 
