@@ -559,14 +559,27 @@ void vmc_host_disk_close(struct vmc_host_disk *d)
 /* ---- raw devices of mappings -------------------------------------------------------------------
  */
 
+/* Is it the device that the user named, by that name or by the one that links lead to? */
+static bool is_allowed(const char *allowed, const char *device)
+{
+    char *real = allowed == NULL ? NULL : realpath(allowed, NULL);
+    bool is = real != NULL && (strcmp(device, allowed) == 0 || strcmp(device, real) == 0);
+
+    free(real);
+    return is;
+}
+
 int vmc_host_raw_open(void *ctx, const char *device, bool write, void **raw,
                       struct vmc_blockdev *out, struct vmc_error *err)
 {
     struct vmc_host_disk_config c = {.size = sizeof(c), .path = device, .read_only = !write};
     struct vmc_host_disk *d;
-    int rc = vmc_host_disk_open(&c, &d, err);
 
-    (void)ctx;
+    if (!is_allowed(ctx, device))
+        return vmci_host_error(err, VMC_EPERM, 0, "raw device",
+                               "the disk maps the raw device %s, which it has not been allowed",
+                               device);
+    int rc = vmc_host_disk_open(&c, &d, err);
     if (rc != VMC_OK)
         return rc;
     *raw = d;

@@ -20,6 +20,7 @@ static const char site[] = "host/folder";
 struct vmc_host_folder {
     int fd;
     char *path;
+    char *device; /* the raw device that mappings may use, or NULL */
 };
 
 struct file {
@@ -261,6 +262,14 @@ static int f_next_data(void *ctx, void *file, uint64_t *offset, uint64_t *bytes)
     return VMC_OK;
 }
 
+static int f_raw_open(void *ctx, const char *device, bool write, void **raw,
+                      struct vmc_blockdev *out, struct vmc_error *err)
+{
+    const struct vmc_host_folder *f = ctx;
+
+    return vmc_host_raw_open(f->device, device, write, raw, out, err);
+}
+
 int vmc_host_folder_open(const char *path, struct vmc_host_folder **out, struct vmc_error *err)
 {
     struct vmc_host_folder *f = calloc(1, sizeof(*f));
@@ -290,6 +299,11 @@ void vmc_host_folder_close(struct vmc_host_folder *f)
     free(f);
 }
 
+void vmc_host_folder_allow_raw(struct vmc_host_folder *f, char *device)
+{
+    f->device = device;
+}
+
 struct vmc_disk_files vmc_host_folder_files(struct vmc_host_folder *f)
 {
     static const struct vmc_disk_files_ops ops = {
@@ -307,7 +321,7 @@ struct vmc_disk_files vmc_host_folder_files(struct vmc_host_folder *f)
         .flush = f_flush,
         .blockdev = f_blockdev,
         .next_data = f_next_data,
-        .raw_open = vmc_host_raw_open,
+        .raw_open = f_raw_open,
         .raw_close = vmc_host_raw_close,
     };
 

@@ -65,10 +65,15 @@ VMC_API const char *vmc_host_disk_compare_write(const struct vmc_host_disk *d);
 /** "io_uring", "threads" or "inline" (files in memory). */
 VMC_API const char *vmc_host_disk_engine_name(const struct vmc_host_disk *d);
 
-/** Open a host's device or image for a raw device mapping: vmc_disk_vmfs.raw_open. ctx: unused. */
+/**
+ * Open a host's device or image for a raw device mapping: vmc_disk_vmfs.raw_open. Whoever made the
+ * disk chose the name that its mapping has, so only the device is opened that ctx, a char *, names:
+ * the path of it, or NULL for none. VMC_EPERM: the mapping names another one; else as
+ * vmc_host_disk_open().
+ */
 VMC_API VMC_MUST_CHECK int vmc_host_raw_open(void *ctx, const char *device, bool write, void **raw,
                                              struct vmc_blockdev *out, struct vmc_error *err);
-/** Close what vmc_host_raw_open opened: vmc_disk_vmfs.raw_close. */
+/** Close what vmc_host_raw_open opened: vmc_disk_vmfs.raw_close. ctx: unused. */
 VMC_API void vmc_host_raw_close(void *ctx, void *raw);
 
 struct vmc_host_folder;
@@ -82,6 +87,11 @@ VMC_API VMC_MUST_CHECK int vmc_host_folder_open(const char *path, struct vmc_hos
 VMC_API void vmc_host_folder_close(struct vmc_host_folder *f);
 /** Valid until close. */
 VMC_API struct vmc_disk_files vmc_host_folder_files(struct vmc_host_folder *f);
+/**
+ * Let raw device mappings in the folder use this device (a path; NULL: none, as at first), see
+ * vmc_host_raw_open(). device is borrowed until the folder is closed.
+ */
+VMC_API void vmc_host_folder_allow_raw(struct vmc_host_folder *f, char *device);
 
 VMC_END_DECLS
 

@@ -221,7 +221,22 @@ truncate -s 16M device
 "$vmcore" disk rdm vmfs:vol:/a/b/raw.vmdk device
 "$vmcore" disk info vmfs:vol:/a/b/raw.vmdk | grep -q 'rdm.*device'
 "$vmcore" disk rdm --physical vmfs:vol:/a/b/raw2.vmdk device
-refused 'no snapshots' "$vmcore" disk snapshot vmfs:vol:/a/b/raw2.vmdk s.vmdk
+dd if=/dev/urandom of=device bs=1M count=16 conv=notrunc status=none
+"$vmcore" disk export -q --rdm device vmfs:vol:/a/b/raw.vmdk mapped.raw
+cmp device mapped.raw
+refused "maps the raw device $PWD/device" "$vmcore" disk export -q -f vmfs:vol:/a/b/raw.vmdk mapped.raw
+refused 'not been allowed' "$vmcore" disk export -q -f --rdm vol vmfs:vol:/a/b/raw.vmdk mapped.raw
+refused 'not been allowed' "$vmcore" run --engine soft --kernel device --disk vmfs:vol:/a/b/raw.vmdk
+mkdir mapping
+printf '%s\n' '# Disk DescriptorFile' 'version=1' 'CID=12345678' 'parentCID=ffffffff' \
+    'createType="vmfsRawDeviceMap"' 'RW 2048 VMFSRDM "raw-rdm.vmdk"' \
+    "ddb.vmcore.rawDevice = \"$PWD/device\"" >mapping/raw.vmdk
+truncate -s 1M mapping/raw-rdm.vmdk
+refused 'not been allowed' "$vmcore" disk export -q -f mapping/raw.vmdk mapped.raw
+ln -s "$PWD/device" link
+"$vmcore" disk export -q -f --rdm link mapping/raw.vmdk mapped.raw
+cmp -n 1048576 device mapped.raw
+refused 'no snapshots' "$vmcore" disk snapshot --rdm device vmfs:vol:/a/b/raw2.vmdk s.vmdk
 refused 'no contents' "$vmcore" vmfs cat vol /a/b/raw-rdm.vmdk
 "$vmcore" vmfs stat vol /a/b/raw-rdm.vmdk | grep -q rdm
 "$vmcore" disk rm vmfs:vol:/a/b/raw.vmdk

@@ -30,7 +30,7 @@ static const struct sub {
 };
 
 enum { KEY_JSON = 256, KEY_KIND, KEY_LOG, KEY_PHYSICAL, KEY_EXCLUSIVE, KEY_EXPERIMENTAL,
-       KEY_READ_ONLY, KEY_RESERVE };
+       KEY_READ_ONLY, KEY_RESERVE, KEY_RDM };
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
@@ -46,6 +46,7 @@ static const struct argp_option options[] = {
     {"kind", KEY_KIND, "KIND", 0, "create, clone, import: thin (usual), lazy, eager", 0},
     {"log", KEY_LOG, "FORMAT", 0, "snapshot: cowd (usual up to 2 TiB) or sesparse", 0},
     {"physical", KEY_PHYSICAL, 0, 0, "rdm: a physical mapping", 0},
+    {"rdm", KEY_RDM, "DEVICE", 0, "The raw device that the disk may be a mapping of", 0},
     {"format", 'O', "FORMAT", 0, "import, write, export: raw, qcow2, ... (through qemu-img)", 0},
     {0},
 };
@@ -93,6 +94,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         return 0;
     case KEY_PHYSICAL:
         c->physical = true;
+        return 0;
+    case KEY_RDM:
+        c->vt.rdm = arg;
         return 0;
     case 'O':
         c->vt.format = arg;

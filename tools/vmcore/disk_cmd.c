@@ -179,6 +179,7 @@ int disk_rdm(struct disk_cmd *c)
         fprintf(stderr, "%s: %s: %s\n", c->vt.name, c->vt.arg[1], strerror(errno));
         return EXIT_ERROR;
     }
+    c->vt.rdm = device;
     int rc = open_place(c, &p, 0);
     if (rc == 0)
         rc = done(c, &p,
@@ -245,10 +246,10 @@ int disk_info(struct disk_cmd *c)
         return rc;
     rc = vmc_disk_open(&c->vt.pf, &p.files, p.name, false, &d, &c->vt.err);
     bool in_use = rc == VMC_EBUSY;
-    if (in_use) {
+    if (in_use)
         memcpy(holder, c->vt.err.text, sizeof(holder));
+    if (in_use || rc == VMC_EPERM) /* a mapping of a device that nobody needs for this */
         rc = vmc_disk_peek(&c->vt.pf, &p.files, p.name, &d, &c->vt.err);
-    }
     if (rc != VMC_OK)
         return done(c, &p, rc);
     struct vmc_blockdev bd = vmc_disk_blockdev(d);

@@ -89,9 +89,11 @@ int disk_place_open(struct disk_place *p, struct disk_volume **volumes, const ch
         p->vmfs = (struct vmc_disk_vmfs){.volume = p->volume->vt.v,
                                          .folder = p->folder,
                                          .raw_open = vmc_host_raw_open,
-                                         .raw_close = vmc_host_raw_close};
+                                         .raw_close = vmc_host_raw_close,
+                                         .raw_ctx = options->rdm};
         p->files = vmc_disk_vmfs_files(&p->vmfs);
     } else if (p->folder != NULL && vmc_host_folder_open(p->folder, &p->host, &err) == VMC_OK) {
+        vmc_host_folder_allow_raw(p->host, options->rdm);
         p->files = vmc_host_folder_files(p->host);
     } else {
         fprintf(stderr, "%s: %s\n", command, p->folder == NULL ? "no memory" : err.text);

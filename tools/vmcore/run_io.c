@@ -94,7 +94,8 @@ static int open_disk(struct run_vm *r, unsigned i, struct vmc_blockdev *out, str
         *out = vmc_host_disk_blockdev(d->raw);
         return 0;
     }
-    const struct vt how = {.exclusive = spec->exclusive, .reserve = spec->reserve};
+    const struct vt how = {
+        .exclusive = spec->exclusive, .reserve = spec->reserve, .rdm = spec->rdm};
     rc = disk_place_open(&d->place, &r->io->volumes, what, spec->path, &how);
     if (rc != 0)
         return rc;

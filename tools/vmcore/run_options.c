@@ -73,7 +73,7 @@ static const struct argp_option option_table[] = {
     {"cpus", KEY_CPUS, "N", 0, "Number of processors (default: 1)", 0},
     {"cpu", KEY_CPU, "PRESET[,+FEATURE|,-FEATURE]...", 0, "CPU model; \"help\" lists the presets",
      0},
-    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,reserve][,full=fail][,serial=S]", 0,
+    {"disk", KEY_DISK, "DISK[,ro][,raw][,exclusive][,reserve][,rdm=DEVICE][,full=fail][,serial=S]", 0,
      "virtio disk: a raw image, a .vmdk, or vmfs:VOLUME:/PATH.vmdk (may be repeated)", 0},
     {"net", KEY_NET, "user|tap:IFNAME", 0, "virtio network card (may be repeated)", 0},
     {"serial", KEY_SERIAL, "stdio|file:PATH|unix:PATH|pty|none", 0,
@@ -248,11 +248,13 @@ static void parse_disk(char *arg, struct argp_state *st, struct run_options *o)
             bad_usage(st, "--disk %s: full= is followed by wait or fail", arg);
         else if (strncmp(word, "serial=", 7) == 0 && word[7] != '\0' && strlen(word + 7) <= 20)
             set(&d->serial, word + 7);
+        else if (strncmp(word, "rdm=", 4) == 0 && word[4] != '\0')
+            set(&d->rdm, word + 4);
         else if (strncmp(word, "serial=", 7) == 0)
             bad_usage(st, "--disk %s: a serial number has 1 to 20 characters", arg);
         else
             bad_usage(st,
-                      "--disk %s: unknown option '%s' (ro, raw, exclusive, reserve, full=fail, serial=S)",
+                      "--disk %s: unknown option '%s' (ro, raw, exclusive, reserve, rdm=DEVICE, full=fail, serial=S)",
                       arg, word);
     }
     if (d->path[0] == '\0')
@@ -554,6 +556,7 @@ void run_options_free(struct run_options *o)
     for (unsigned i = 0; i < o->disk_count; i++) {
         free(o->disks[i].path);
         free(o->disks[i].serial);
+        free(o->disks[i].rdm);
     }
     for (unsigned i = 0; i < o->net_count; i++)
         free(o->nets[i].ifname);

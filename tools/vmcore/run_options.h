@@ -19,6 +19,7 @@ enum run_engine { RUN_ENGINE_AUTO, RUN_ENGINE_KVM, RUN_ENGINE_SOFT };
 struct run_disk {
     char *path;
     char *serial; /* or NULL */
+    char *rdm;    /* the raw device that its mapping may use, or NULL */
     bool read_only;
     bool raw;       /* whatever it looks like */
     bool exclusive; /* nobody else uses its volume */

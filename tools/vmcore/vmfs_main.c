@@ -33,7 +33,7 @@ static const struct sub {
 
 enum { KEY_JSON = 256, KEY_REPAIR, KEY_EXCLUSIVE, KEY_SIZE, KEY_BLOCK, KEY_FDS, KEY_WHOLE, KEY_KIND, KEY_EXPERIMENTAL,
        KEY_SECONDS, KEY_LEASE, KEY_NO_WATCHDOG, KEY_READ_ONLY,
-       KEY_RESERVE };
+       KEY_RESERVE, KEY_RDM };
 
 #define LEASE_MIN_S 2u
 #define LEASE_MAX_S 3600u
@@ -62,6 +62,7 @@ static const struct argp_option options[] = {
      "mount, nbd: only read, and do not wait for other hosts (none may be writing)", 0},
     {"reserve", KEY_RESERVE, 0, 0,
      "SCSI disks: have them shut out hosts that are given up (persistent reservations)", 0},
+    {"rdm", KEY_RDM, "DEVICE", 0, "nbd: the raw device that the image may be a mapping of", 0},
     {"no-watchdog", KEY_NO_WATCHDOG, 0, 0,
      "Go on after having been stopped for longer than the lease (for debuggers)", 0},
     {0},
@@ -92,6 +93,9 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         return 0;
     case KEY_EXCLUSIVE:
         t->exclusive = true;
+        return 0;
+    case KEY_RDM:
+        t->rdm = arg;
         return 0;
     case KEY_RESERVE:
         t->reserve = true;

@@ -361,7 +361,8 @@ static int open_disk(struct nbd *n, struct vmc_disk_vmfs *folder, char *path)
     *folder = (struct vmc_disk_vmfs){.volume = t->v,
                                      .folder = slash == path ? "/" : path,
                                      .raw_open = vmc_host_raw_open,
-                                     .raw_close = vmc_host_raw_close};
+                                     .raw_close = vmc_host_raw_close,
+                                     .raw_ctx = t->rdm};
     const struct vmc_disk_files files = vmc_disk_vmfs_files(folder);
     if (vmc_disk_open(&t->pf, &files, slash + 1, !t->read_only, &n->disk, &t->err) != VMC_OK)
         return vt_fail(t, t->arg[1]);

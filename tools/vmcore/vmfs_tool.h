@@ -32,6 +32,7 @@ struct vt {
     bool may_read_only; /* a volume that cannot be written is mounted read-only */
     bool read_only;     /* asked for; it is so */
     const char *label, *format, *kind;
+    char *rdm; /* the raw device that a disk's mapping may use */
     uint64_t size, block;
     uint32_t version, fds, lease_s;
     double seconds; /* bench: for each measurement; 0: not said */
