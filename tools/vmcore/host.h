@@ -62,6 +62,7 @@ struct host_vm {
     bool has_timer_thread;
     int timer_stop;         /* eventfd: the thread ends */
     pthread_mutex_t timers; /* held while some are served */
+    pthread_mutex_t arming; /* of timer_fd; nothing is locked inside */
     atomic_uint held;
     atomic_bool failed;
     enum host_vm_state state; /* main thread */

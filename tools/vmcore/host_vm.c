@@ -315,13 +315,16 @@ void host_vm_arm_timer(struct host_vm *vm)
     struct itimerspec its = {0};
     uint64_t deadline;
 
-    if (!vmc_timerq_next(vmc_vm_board(vm->run.vm)->timers, &deadline))
-        return;
-    its.it_value.tv_sec = (time_t)(deadline / 1000000000u);
-    its.it_value.tv_nsec = (long)(deadline % 1000000000u);
-    if (deadline == 0)
-        its.it_value.tv_nsec = 1; /* zero would disarm */
-    timerfd_settime(vm->timer_fd, TFD_TIMER_ABSTIME, &its, NULL);
+    /* Whoever read an earlier deadline arms it earlier, too. */
+    pthread_mutex_lock(&vm->arming);
+    if (vmc_timerq_next(vmc_vm_board(vm->run.vm)->timers, &deadline)) {
+        its.it_value.tv_sec = (time_t)(deadline / 1000000000u);
+        its.it_value.tv_nsec = (long)(deadline % 1000000000u);
+        if (deadline == 0)
+            its.it_value.tv_nsec = 1; /* zero would disarm */
+        timerfd_settime(vm->timer_fd, TFD_TIMER_ABSTIME, &its, NULL);
+    }
+    pthread_mutex_unlock(&vm->arming);
 }
 
 static void timer_notify(void *ctx)
@@ -416,6 +419,7 @@ struct host_vm *host_vm_new(struct host *h, const struct host_vm_config *cfg)
     vm->cpu = cfg->cpu;
     vm->timer_fd = vm->timer_stop = -1;
     pthread_mutex_init(&vm->timers, NULL);
+    pthread_mutex_init(&vm->arming, NULL);
     vm->balloon_set = UINT64_MAX;
     atomic_store(&vm->held, HOST_HELD_STOPPED);
     vmc_active_init(&vm->active, 0, 0);
@@ -631,6 +635,7 @@ void host_vm_destroy(struct host_vm *vm)
     vmc_space_destroy(vm->run.space);
     vmc_host_disk_close(vm->swap);
     pthread_mutex_destroy(&vm->timers);
+    pthread_mutex_destroy(&vm->arming);
     pthread_cond_destroy(&vm->run.changed);
     pthread_mutex_destroy(&vm->run.lock);
     free(vm);

@@ -25,6 +25,7 @@ enum then { GO_ON, THEN_REBOOT, THEN_WAKE, THEN_END };
 struct loop {
     struct run_vm *r;
     int timer_fd, limit_fd, signal_fd;
+    pthread_mutex_t arming; /* of timer_fd; nothing is locked inside */
     struct control *control;
     struct run_gdb *gdb;
     bool suspended; /* ACPI S3 */
@@ -70,8 +71,11 @@ static void timer_notify(void *ctx)
     struct loop *l = ctx;
     uint64_t deadline;
 
+    /* Whoever read an earlier deadline arms it earlier, too. */
+    pthread_mutex_lock(&l->arming);
     if (vmc_timerq_next(vmc_vm_board(l->r->vm)->timers, &deadline))
         arm(l->timer_fd, deadline);
+    pthread_mutex_unlock(&l->arming);
 }
 
 static void run_timers(struct loop *l)
@@ -420,7 +424,11 @@ static void write_stats(struct run_vm *r, int fd)
 
 int run_loop(struct run_vm *r, int stats_fd)
 {
-    struct loop l = {.r = r, .timer_fd = -1, .limit_fd = -1, .signal_fd = -1};
+    struct loop l = {.r = r,
+                     .timer_fd = -1,
+                     .limit_fd = -1,
+                     .signal_fd = -1,
+                     .arming = PTHREAD_MUTEX_INITIALIZER};
     struct rpc_server server = {
         .methods = methods, .count = sizeof(methods) / sizeof(methods[0]), .ctx = &l};
 
