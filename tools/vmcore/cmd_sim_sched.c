@@ -54,8 +54,10 @@ static double to_quanta(const char *text, bool *bad)
     char *end;
     double v = strtod(text, &end);
 
-    if (end == text || *end != '\0' || !(v > 0))
+    if (end == text || *end != '\0' || !(v > 0)) {
+        fprintf(stderr, "vmcore sim sched: --max-error: '%s' is no number above 0\n", text);
         *bad = true;
+    }
     return v;
 }
 
