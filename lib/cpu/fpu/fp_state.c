@@ -311,8 +311,13 @@ int vmci_fp_set_xsave(struct vmci_cpu *cpu, const void *src, unsigned bytes)
     if (bytes < sizeof(*in))
         bv &= ~VMC_XCR0_PKRU;
     if ((bv & ~(fp->rfbm | (cpu->xcr0_allowed & VMC_XCR0_PKRU))) ||
-        (in->mxcsr & ~fp->mx_valid))
-        return VMC_EINVAL; /* under VT-x and SVM the guest sets whatever the processor has */
+        (in->mxcsr & ~fp->mx_valid)) {
+        /* Under VT-x and SVM the guest sets whatever the processor has. */
+        vmci_log(cpu->pf, VMC_LOG_WARN, "cpu",
+                 "vCPU %u: XSTATE_BV 0x%llx or MXCSR 0x%x is not of the CPU model", cpu->apic_id,
+                 (unsigned long long)bv, in->mxcsr);
+        return VMC_EINVAL;
+    }
     vmci_fp_park(cpu);
     init_x87(fp);
     vmci_fp_zero(fp->area.st, sizeof(fp->area.st) + sizeof(fp->area.xmm));

@@ -77,50 +77,79 @@ void vmci_cpu_get_state(struct vmci_cpu *cpu, uint32_t groups, struct vmc_x86_st
 
 /* ---- checks ----------------------------------------------------------------------------------- */
 
+/* The first check that fails, for whoever has to find out why. */
+struct refusal {
+    const char *what;
+    uint64_t value;
+};
+
+static bool no(struct refusal *r, const char *what, uint64_t value)
+{
+    *r = (struct refusal){what, value};
+    return false;
+}
+
 /* The registers that rules between groups look at, as they will be. */
 struct merged {
-    uint64_t cr0, cr4, efer, rflags;
+    uint64_t cr0, efer, rflags;
     const struct vmc_segment *cs;
 };
 
-static bool ctrl_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st)
+static bool paging_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, struct refusal *r)
 {
     bool lma = (st->efer & VMC_EFER_LMA) != 0;
+    bool active = (st->efer & VMC_EFER_LME) != 0 && (st->cr0 & VMC_CR0_PG) != 0;
 
-    if ((st->cr0 >> 32) != 0 || ((st->cr0 & VMC_CR0_PG) != 0 && (st->cr0 & VMC_CR0_PE) == 0) ||
-        ((st->cr0 & VMC_CR0_NW) != 0 && (st->cr0 & VMC_CR0_CD) == 0))
-        return false;
-    if ((st->cr4 & ~cpu->cr4_allowed) != 0 ||
-        (st->efer & ~(cpu->efer_allowed | VMC_EFER_LMA)) != 0)
-        return false;
-    if (lma != ((st->efer & VMC_EFER_LME) != 0 && (st->cr0 & VMC_CR0_PG) != 0) ||
-        (lma && (st->cr4 & VMC_CR4_PAE) == 0) || (!lma && (st->cr4 & VMC_CR4_PCIDE) != 0))
-        return false;
-    if (st->cr3 >> cpu->phys_bits != 0 || st->cr8 > 15)
-        return false;
-    if ((st->xcr0 & ~cpu->xcr0_allowed) != 0 || (st->xcr0 & VMC_XCR0_X87) == 0 ||
-        (st->xcr0 & (VMC_XCR0_SSE | VMC_XCR0_AVX)) == VMC_XCR0_AVX)
-        return false;
+    if (lma != active)
+        return no(r, "EFER.LMA is not EFER.LME and CR0.PG", st->efer);
+    if (lma && (st->cr4 & VMC_CR4_PAE) == 0)
+        return no(r, "long mode without CR4.PAE", st->cr4);
+    if (!lma && (st->cr4 & VMC_CR4_PCIDE) != 0)
+        return no(r, "CR4.PCIDE outside of long mode", st->cr4);
+    if (st->cr3 >> cpu->phys_bits != 0)
+        return no(r, "CR3: reserved bits", st->cr3);
     for (unsigned i = 0; i < 4; i++)
         if ((st->pdpte[i] & PDPTE_P) != 0 &&
             ((st->pdpte[i] & PDPTE_RSVD) != 0 || st->pdpte[i] >> cpu->phys_bits != 0))
-            return false;
+            return no(r, "PDPTE: reserved bits", st->pdpte[i]);
     return true;
 }
 
-static bool segs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st)
+static bool ctrl_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, struct refusal *r)
+{
+    if ((st->cr0 >> 32) != 0)
+        return no(r, "CR0 is above 32 bits", st->cr0);
+    if ((st->cr0 & VMC_CR0_PG) != 0 && (st->cr0 & VMC_CR0_PE) == 0)
+        return no(r, "CR0: PG without PE", st->cr0);
+    if ((st->cr0 & VMC_CR0_NW) != 0 && (st->cr0 & VMC_CR0_CD) == 0)
+        return no(r, "CR0: NW without CD", st->cr0);
+    if ((st->cr4 & ~cpu->cr4_allowed) != 0)
+        return no(r, "CR4: bits that the CPU model has not", st->cr4);
+    if ((st->efer & ~(cpu->efer_allowed | VMC_EFER_LMA)) != 0)
+        return no(r, "EFER: bits that the CPU model has not", st->efer);
+    if (st->cr8 > 15)
+        return no(r, "CR8 is above 4 bits", st->cr8);
+    if ((st->xcr0 & ~cpu->xcr0_allowed) != 0)
+        return no(r, "XCR0: components that the CPU model has not", st->xcr0);
+    if ((st->xcr0 & VMC_XCR0_X87) == 0 ||
+        (st->xcr0 & (VMC_XCR0_SSE | VMC_XCR0_AVX)) == VMC_XCR0_AVX)
+        return no(r, "XCR0: without x87, or AVX without SSE", st->xcr0);
+    return paging_ok(cpu, st, r);
+}
+
+static bool segs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, struct refusal *r)
 {
     static const uint8_t wide[] = {VMC_FS, VMC_GS, VMC_LDTR, VMC_TR};
 
     for (unsigned i = 0; i < VMC_SREGS; i++)
         if ((st->seg[i].attr & ~ATTR_KNOWN) != 0)
-            return false;
+            return no(r, "segment attributes: reserved bits", st->seg[i].attr);
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(wide); i++)
         if (!vmci_canonical_max(cpu, st->seg[wide[i]].base))
-            return false;
+            return no(r, "base of FS, GS, LDTR or TR is not canonical", st->seg[wide[i]].base);
     for (unsigned i = 0; i <= VMC_DS; i++)
         if ((st->seg[i].base >> 32) != 0 && (st->seg[i].attr & VMC_SEG_UNUSABLE) == 0)
-            return false;
+            return no(r, "base of ES, CS, SS or DS is above 32 bits", st->seg[i].base);
     return true;
 }
 
@@ -134,79 +163,107 @@ static bool types_ok(uint64_t v, bool pat)
     return true;
 }
 
-static bool msrs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_msrs *m)
+static bool msrs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_msrs *m, struct refusal *r)
 {
-    if (!vmci_canonical_max(cpu, m->lstar) || !vmci_canonical_max(cpu, m->cstar) ||
-        !vmci_canonical_max(cpu, m->sysenter_eip) || !vmci_canonical_max(cpu, m->sysenter_esp) ||
-        !vmci_canonical_max(cpu, m->kernel_gs_base) || (m->tsc_aux >> 32) != 0 || m->xss != 0 ||
-        !types_ok(m->pat, true))
-        return false;
+    const uint64_t address[] = {m->lstar, m->cstar, m->sysenter_eip, m->sysenter_esp,
+                                m->kernel_gs_base};
+
+    for (unsigned i = 0; i < VMCI_ARRAY_SIZE(address); i++)
+        if (!vmci_canonical_max(cpu, address[i]))
+            return no(r, "LSTAR, CSTAR, SYSENTER_EIP, _ESP or KERNEL_GS_BASE is not canonical",
+                      address[i]);
+    if ((m->tsc_aux >> 32) != 0)
+        return no(r, "TSC_AUX is above 32 bits", m->tsc_aux);
+    if (m->xss != 0)
+        return no(r, "XSS: there are no supervisor components", m->xss);
+    if (!types_ok(m->pat, true))
+        return no(r, "PAT: reserved memory types", m->pat);
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(m->mtrr_fixed); i++)
         if (!types_ok(m->mtrr_fixed[i], false))
-            return false;
+            return no(r, "fixed MTRR: reserved memory types", m->mtrr_fixed[i]);
     return true;
 }
 
-static bool event_ok(const struct vmc_x86_state *st)
+static bool event_ok(const struct vmc_x86_state *st, struct refusal *r)
 {
     const struct vmc_event *e = &st->injected;
+    bool ok;
 
-    if (st->nmi_blocked > 1 || st->nmi_pending > 2 || st->smm != 0)
-        return false;
+    if (st->nmi_blocked > 1 || st->nmi_pending > 2)
+        return no(r, "more NMIs than can wait", st->nmi_pending);
+    if (st->smm != 0)
+        return no(r, "there is no system management mode", st->smm);
     switch (e->type) {
     case VMC_EV_NONE:
     case VMC_EV_IRQ:
     case VMC_EV_SOFT_INT:
-        return true;
+        ok = true;
+        break;
     case VMC_EV_NMI:
-        return e->vector == VMC_VEC_NMI;
+        ok = e->vector == VMC_VEC_NMI;
+        break;
     case VMC_EV_EXCEPTION:
     case VMC_EV_PRIV_SOFT_EXC:
     case VMC_EV_SOFT_EXC:
-        return e->vector < 32;
+        ok = e->vector < 32;
+        break;
     default:
-        return false;
+        ok = false;
+        break;
     }
+    return ok || no(r, "event to deliver: its type (8 bits up) and vector do not go together",
+                    (uint64_t)e->type << 8 | e->vector);
 }
 
-static bool modes_ok(const struct merged *m)
+static bool modes_ok(const struct merged *m, struct refusal *r)
 {
     bool lma = (m->efer & VMC_EFER_LMA) != 0;
 
     if ((m->rflags & VMC_FLAG_VM) != 0 && (lma || (m->cr0 & VMC_CR0_PE) == 0))
-        return false;
-    return !lma || (m->cs->attr & (VMC_SEG_L | VMC_SEG_DB)) != (VMC_SEG_L | VMC_SEG_DB);
+        return no(r, "RFLAGS.VM outside of protected mode", m->rflags);
+    if (lma && (m->cs->attr & (VMC_SEG_L | VMC_SEG_DB)) == (VMC_SEG_L | VMC_SEG_DB))
+        return no(r, "CS: L and D are both 1", m->cs->attr);
+    return true;
 }
 
-static bool state_ok(const struct vmci_cpu *cpu, uint32_t groups, const struct vmc_x86_state *st)
+static bool tables_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, struct refusal *r)
+{
+    if (!vmci_canonical_max(cpu, st->gdtr.base))
+        return no(r, "GDTR: base is not canonical", st->gdtr.base);
+    return vmci_canonical_max(cpu, st->idtr.base) ||
+           no(r, "IDTR: base is not canonical", st->idtr.base);
+}
+
+static bool state_ok(const struct vmci_cpu *cpu, uint32_t groups, const struct vmc_x86_state *st,
+                     struct refusal *r)
 {
     bool ctrl = (groups & VMC_ST_CTRL) != 0;
     struct merged m = {
         .cr0 = ctrl ? st->cr0 : cpu->cr0,
-        .cr4 = ctrl ? st->cr4 : cpu->cr4,
         .efer = ctrl ? st->efer : cpu->efer,
         .rflags = (groups & VMC_ST_RIP) != 0 ? st->rflags : cpu->rflags,
         .cs = (groups & VMC_ST_SEG) != 0 ? &st->seg[VMC_CS] : &cpu->seg[VMC_CS],
     };
 
     if ((groups & VMC_ST_RIP) != 0 && (st->rflags & ~RFLAGS_KNOWN) != 0)
+        return no(r, "RFLAGS: reserved bits", st->rflags);
+    if ((groups & VMC_ST_SEG) != 0 && !segs_ok(cpu, st, r))
         return false;
-    if ((groups & VMC_ST_SEG) != 0 && !segs_ok(cpu, st))
+    if ((groups & VMC_ST_TABLES) != 0 && !tables_ok(cpu, st, r))
         return false;
-    if ((groups & VMC_ST_TABLES) != 0 &&
-        (!vmci_canonical_max(cpu, st->gdtr.base) || !vmci_canonical_max(cpu, st->idtr.base)))
+    if (ctrl && !ctrl_ok(cpu, st, r))
         return false;
-    if (ctrl && !ctrl_ok(cpu, st))
+    if ((groups & VMC_ST_DEBUG) != 0 && (st->dr6 >> 32) != 0)
+        return no(r, "DR6 is above 32 bits", st->dr6);
+    if ((groups & VMC_ST_DEBUG) != 0 && (st->dr7 >> 32) != 0)
+        return no(r, "DR7 is above 32 bits", st->dr7);
+    if ((groups & VMC_ST_MSR) != 0 && !msrs_ok(cpu, &st->msr, r))
         return false;
-    if ((groups & VMC_ST_DEBUG) != 0 && ((st->dr6 >> 32) != 0 || (st->dr7 >> 32) != 0))
-        return false;
-    if ((groups & VMC_ST_MSR) != 0 && !msrs_ok(cpu, &st->msr))
-        return false;
-    if ((groups & VMC_ST_EVENT) != 0 && !event_ok(st))
+    if ((groups & VMC_ST_EVENT) != 0 && !event_ok(st, r))
         return false;
     if ((groups & VMC_ST_RUN) != 0 && st->activity > VMC_RUN_SHUTDOWN)
-        return false;
-    return modes_ok(&m);
+        return no(r, "activity does not exist", st->activity);
+    return modes_ok(&m, r);
 }
 
 /* ---- set -------------------------------------------------------------------------------------- */
@@ -241,8 +298,14 @@ static void set_seg(struct vmc_segment *to, const struct vmc_segment *from)
 
 int vmci_cpu_set_state(struct vmci_cpu *cpu, uint32_t groups, const struct vmc_x86_state *st)
 {
-    if (!state_ok(cpu, groups, st))
+    struct refusal r;
+
+    if (!state_ok(cpu, groups, st, &r)) {
+        vmci_log(cpu->pf, VMC_LOG_WARN, "cpu",
+                 "vCPU %u: no processor can be in this state: %s (0x%llx)", cpu->apic_id, r.what,
+                 (unsigned long long)r.value);
         return VMC_EINVAL;
+    }
     if ((groups & VMC_ST_GPR) != 0)
         memcpy(cpu->gpr, st->gpr, sizeof(st->gpr));
     if ((groups & VMC_ST_RIP) != 0) {
@@ -308,8 +371,8 @@ static void reset_only(struct vmci_cpu *cpu)
     memset(&cpu->msr, 0, sizeof(cpu->msr));
     cpu->msr.pat = PAT_RESET;
     cpu->msr.misc_enable = 1; /* fast strings */
-    cpu->msr.apic_base = VMC_APIC_DEFAULT_GPA | VMC_APIC_BASE_ENABLE |
-                         (cpu->index == 0 ? VMC_APIC_BASE_BSP : 0);
+    cpu->msr.apic_base =
+        VMC_APIC_DEFAULT_GPA | VMC_APIC_BASE_ENABLE | (cpu->index == 0 ? VMC_APIC_BASE_BSP : 0);
     cpu->tsc_offset = 0;
     cpu->tsc_offset = -(int64_t)vmci_tsc(cpu);
     cpu->nmi_pending = 0;

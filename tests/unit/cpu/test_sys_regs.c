@@ -696,44 +696,46 @@ static void impossible_states_are_refused(void **state)
 {
     (void)state;
     const uint32_t groups = VMC_ST_ALL & ~(uint32_t)(VMC_ST_FPU | VMC_ST_LAPIC);
-#define BAD(member, value)                                                                         \
+#define BAD(member, value, says)                                                                   \
     do {                                                                                           \
         struct vmc_x86_state *p = &st2;                                                            \
         memcpy(p, &st, sizeof(st));                                                                \
         p->member = value;                                                                         \
         if (vmci_cpu_set_state(rig.cpu, groups, p) != VMC_EINVAL)                                  \
             fail_msg("%s = %s was taken", #member, #value);                                        \
+        if (strstr(rig.tp.last_log, says) == NULL)                                                 \
+            fail_msg("%s = %s: \"%s\"", #member, #value, rig.tp.last_log);                         \
     } while (0)
     rig_long(0);
     rig.cpu->mem = mem;
     memset(&st, 0, sizeof(st));
     vmci_cpu_get_state(rig.cpu, groups, &st);
     assert_int_equal(vmci_cpu_set_state(rig.cpu, groups, &st), VMC_OK);
-    BAD(cr0, VMC_CR0_PG);
-    BAD(cr0, 1ull << 40);
-    BAD(cr0, VMC_CR0_PE); /* LMA without PG */
-    BAD(cr3, 1ull << 40);
-    BAD(cr4, 0);
-    BAD(cr4, VMC_CR4_PAE | VMC_CR4_VMXE);
-    BAD(cr8, 16);
-    BAD(efer, VMC_EFER_LME);
-    BAD(efer, VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_SVME);
-    BAD(xcr0, 2);
-    BAD(xcr0, 0x80);
-    BAD(rflags, 1ull << 32);
-    BAD(rflags, VMC_FLAG_VM);
-    BAD(seg[VMC_CS].attr, 0xe09b); /* L and D */
-    BAD(seg[VMC_TR].base, 1ull << 50);
-    BAD(seg[VMC_SS].base, 1ull << 32);
-    BAD(gdtr.base, 1ull << 50);
-    BAD(dr7, 1ull << 32);
-    BAD(msr.pat, 2);
-    BAD(msr.lstar, 1ull << 50);
-    BAD(msr.xss, 1);
-    BAD(pdpte[0], 0x1e7);
-    BAD(injected.type, 1);
-    BAD(smm, 1);
-    BAD(activity, 17);
+    BAD(cr0, VMC_CR0_PG, "CR0: PG without PE (0x80000000)");
+    BAD(cr0, 1ull << 40, "CR0 is above 32 bits (0x10000000000)");
+    BAD(cr0, VMC_CR0_PE, "EFER.LMA is not"); /* LMA without PG */
+    BAD(cr3, 1ull << 40, "CR3: reserved");
+    BAD(cr4, 0, "without CR4.PAE (0x0)");
+    BAD(cr4, VMC_CR4_PAE | VMC_CR4_VMXE, "CR4: bits");
+    BAD(cr8, 16, "CR8 is above 4 bits (0x10)");
+    BAD(efer, VMC_EFER_LME, "EFER.LMA is not");
+    BAD(efer, VMC_EFER_LME | VMC_EFER_LMA | VMC_EFER_SVME, "EFER: bits");
+    BAD(xcr0, 2, "XCR0: without x87");
+    BAD(xcr0, 0x80, "XCR0: components");
+    BAD(rflags, 1ull << 32, "RFLAGS: reserved bits (0x100000000)");
+    BAD(rflags, VMC_FLAG_VM, "RFLAGS.VM");
+    BAD(seg[VMC_CS].attr, 0xe09b, "CS: L and D");
+    BAD(seg[VMC_TR].base, 1ull << 50, "LDTR or TR is not canonical (0x4000000000000)");
+    BAD(seg[VMC_SS].base, 1ull << 32, "SS or DS is above");
+    BAD(gdtr.base, 1ull << 50, "GDTR: base");
+    BAD(dr7, 1ull << 32, "DR7");
+    BAD(msr.pat, 2, "PAT");
+    BAD(msr.lstar, 1ull << 50, "LSTAR");
+    BAD(msr.xss, 1, "XSS");
+    BAD(pdpte[0], 0x1e7, "PDPTE: reserved bits (0x1e7)");
+    BAD(injected.type, 1, "event to deliver");
+    BAD(smm, 1, "management mode");
+    BAD(activity, 17, "activity");
 }
 
 static int setup(void **state)
