@@ -235,7 +235,9 @@ void svm_push(struct hw_vcpu *v, uint32_t groups)
         for (unsigned i = 0; i < VMC_SREGS; i++)
             seg_in(seg[i], &st->seg[i]);
     }
-    if (groups & (VMC_ST_SEG | VMC_ST_RIP | VMC_ST_CTRL))
+    /* Of segments that were not asked for since the last exit the VMCB knows better. */
+    if ((groups & (VMC_ST_SEG | VMC_ST_RIP | VMC_ST_CTRL)) &&
+        (v->valid & (VMC_ST_SEG | VMC_ST_CTRL)) == (VMC_ST_SEG | VMC_ST_CTRL))
         b->cpl = cpl_of(st);
     if (groups & VMC_ST_TABLES) {
         b->gdtr = (struct vmcb_seg){.base = st->gdtr.base, .limit = st->gdtr.limit};

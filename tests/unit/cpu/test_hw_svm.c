@@ -29,6 +29,8 @@ static struct {
     uint64_t next_rip;
     const char *fetched; /* 15 bytes */
     uint64_t xcr0;       /* what the guest sets it to; 0: nothing */
+    bool user;           /* the guest exits at CPL 3, in the middle of what RF is for */
+    uint8_t cpl;
 } play;
 
 static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
@@ -64,8 +66,13 @@ static int on_entry(struct hw_model *m, struct vmc_hw_svm_frame *f)
         b->exit_int_info = play.int_info;
         if (play.exit_rip != 0)
             b->rip = play.exit_rip;
+        if (play.user) {
+            b->cpl = 3;
+            b->rflags |= VMC_FLAG_RF;
+        }
         return VMC_HW_EXITED;
     }
+    play.cpl = b->cpl;
     play.event = b->event_inj;
     play.virq = b->v_irq;
     play.vector = b->v_vector;
@@ -375,6 +382,31 @@ static void irq_is_due(uint8_t vector)
 }
 
 /* Interrupts are virtual ones of the VMCB; those that were not delivered are offered again. */
+/* An exit that looks at no segments leaves the level alone, also where it changes RFLAGS. */
+static void the_level_is_the_guest_s(void **state)
+{
+    (void)state;
+    for (enum hw_model_cpu cpu = HW_MODEL_NPT; cpu <= HW_MODEL_NO_NPT; cpu++) {
+        begin(cpu);
+        model.ram[0x8000] = 0x0f;
+        model.ram[0x8001] = 0xa2;
+        play.user = true;
+        run(SVM_CPUID);
+        assert_int_equal(model.v->st.rflags & VMC_FLAG_RF, 0);
+        assert_int_equal(play.cpl, 3);
+        end();
+    }
+    /* Nor does a page fault that is the guest's, under shadow tables. */
+    begin(HW_MODEL_NO_NPT);
+    play.user = true;
+    play.info1 = VMC_PF_USER;
+    play.info2 = 0x7fff00000000ull;
+    run(SVM_EXC + VMC_VEC_PF);
+    assert_int_equal(play.event & 0xff, VMC_VEC_PF);
+    assert_int_equal(play.cpl, 3);
+    end();
+}
+
 static void interrupts_are_offered(void **state)
 {
     (void)state;
@@ -601,6 +633,7 @@ int main(void)
         cmocka_unit_test(bits_of_the_host),
         cmocka_unit_test(xcr0_changes_unseen),
         cmocka_unit_test(xcr0_is_the_host_s_again),
+        cmocka_unit_test(the_level_is_the_guest_s),
         cmocka_unit_test(interrupts_are_offered),
         cmocka_unit_test(only_injected_events_are_delivered_again),
         cmocka_unit_test(every_code_has_an_outcome),
