@@ -156,6 +156,11 @@ struct vmci_cpu {
 
     /* -- from the policy (vmci_apply_policy) -- */
     uint64_t cr4_allowed, efer_allowed, xcr0_allowed; /* bits that the guest may set */
+    /* What a state from outside may hold (state_xfer.c). On hardware a guest loads CR3 and bases
+       without an exit, as wide as the processor is and not as the CPU model says. */
+    uint64_t state_efer;
+    uint32_t state_phys_bits;
+    bool state_57;
     uint64_t tsc_hz;
     uint64_t tsc_mult; /* TSC ticks a nanosecond, 32.32 fixed point */
     uint64_t

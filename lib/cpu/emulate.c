@@ -2,6 +2,8 @@
 #include "cpu/emulate.h"
 #include "cpu/interp/soft_int.h"
 
+#include <vmcore/hw.h>
+
 struct vmci_emulator {
     const struct vmc_platform *pf;
     const struct vmc_engine_ops *ops;
@@ -10,6 +12,19 @@ struct vmci_emulator {
     struct vmci_soft_vm vm;
     struct vmci_soft_cpu cpu;
 };
+
+/* The state that is emulated comes from the processor. */
+static void take_its_width(struct vmci_emulator *e)
+{
+    struct vmci_cpu *cpu = &e->cpu.cpu;
+    uint32_t r[4];
+
+    if (!vmci_pf_has(e->pf, hw))
+        return;
+    e->pf->hw->cpuid(e->pf->ctx, 0x80000008u, 0, r);
+    cpu->state_phys_bits = VMCI_MAX(cpu->phys_bits, VMCI_MIN(r[0] & 0xff, 52u));
+    cpu->state_57 = (r[0] >> 8 & 0xff) > 48;
+}
 
 int vmci_emulator_create(const struct vmc_platform *pf, struct vmc_mem *mem, uint32_t index,
                          const struct vmc_cpu_policy *policy, const struct vmc_engine_io *io,
@@ -44,6 +59,7 @@ int vmci_emulator_create(const struct vmc_platform *pf, struct vmc_mem *mem, uin
         return rc;
     }
     e->cpu.cpu.apic_id = index;
+    take_its_width(e);
     *out = e;
     return VMC_OK;
 }
@@ -100,7 +116,10 @@ int vmci_emulator_get(struct vmci_emulator *e, uint32_t groups, struct vmc_x86_s
 int vmci_emulator_set_policy(struct vmci_emulator *e, const struct vmc_cpu_policy *policy,
                              struct vmc_error *err)
 {
-    return e->ops->set_policy(&e->vm, policy, err);
+    int rc = e->ops->set_policy(&e->vm, policy, err);
+
+    take_its_width(e);
+    return rc;
 }
 
 int vmci_emulator_set_debug(struct vmci_emulator *e, const struct vmc_breakpoint *bp, size_t n)

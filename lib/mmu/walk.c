@@ -21,6 +21,9 @@
 #define PTE_PAT_LARGE 0x1000ull
 #define PTE_NX  (1ull << 63)
 
+/* Of CR3 and PDPTEs: beyond the model's physical addresses there are no tables. */
+#define TABLE_ADDR 0x000ffffffffff000ull
+
 #define A20 (1ull << 20)
 
 #define DEFAULT_PHYS_BITS 40
@@ -326,7 +329,7 @@ static enum step walk_once(struct vmc_mem *mem, const struct vmc_paging *pg, uin
 
     if (w.long_mode) {
         level = (pg->cr4 & VMC_CR4_LA57) != 0 ? 5 : 4;
-        table = pg->cr3 & ((1ull << w.phys_bits) - 1) & ~0xfffull;
+        table = pg->cr3 & TABLE_ADDR;
     } else if (w.wide) {
         w.gva &= 0xffffffffull;
         uint64_t pdpte = pg->pdpte[w.gva >> 30];
@@ -335,7 +338,7 @@ static enum step walk_once(struct vmc_mem *mem, const struct vmc_paging *pg, uin
             return STEP_FAULT;
         }
         level = 2;
-        table = pdpte & ((1ull << w.phys_bits) - 1) & ~0xfffull;
+        table = pdpte & TABLE_ADDR;
     } else {
         w.gva &= 0xffffffffull;
         level = 2;

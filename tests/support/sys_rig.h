@@ -248,10 +248,10 @@ static inline void rig_new(void)
     test_platform_init(&rig.tp);
     cpu->pf = &rig.tp.pf;
     cpu->features = ~0ull;
-    cpu->phys_bits = 40;
+    cpu->phys_bits = cpu->state_phys_bits = 40;
     cpu->cr4_allowed = 0x3ffffull | VMC_CR4_OSXSAVE | VMC_CR4_SMEP | VMC_CR4_SMAP;
     cpu->cr4_allowed &= ~(VMC_CR4_VMXE | VMC_CR4_SMXE | VMC_CR4_LA57 | 0x8000ull);
-    cpu->efer_allowed = VMC_EFER_SCE | VMC_EFER_LME | VMC_EFER_NX;
+    cpu->efer_allowed = cpu->state_efer = VMC_EFER_SCE | VMC_EFER_LME | VMC_EFER_NX;
     cpu->xcr0_allowed = 7;
     cpu->tsc_source = VMCI_TSC_NS;
     cpu->tsc_mult = 1ull << 32;

@@ -233,6 +233,9 @@ void vmci_apply_policy(struct vmci_cpu *cpu, const struct vmc_cpu_policy *policy
                      : vmc_cpu_policy_has(policy, "lm")  ? DEFAULT_PHYS_BITS
                      : vmc_cpu_policy_has(policy, "pae") ? 36
                                                          : 32;
+    cpu->state_efer = cpu->efer_allowed; /* with NX, also while MISC_ENABLE takes it away */
+    cpu->state_phys_bits = cpu->phys_bits;
+    cpu->state_57 = (cpu->cr4_allowed & VMC_CR4_LA57) != 0;
     cpu->paging_lacks = (cpu->paging_lacks & VMC_PAGING_NO_A20) |
                         (vmc_cpu_policy_has(policy, "pdpe1gb") ? 0 : VMC_PAGING_NO_1G) |
                         (vmc_cpu_policy_has(policy, "pse36") ? 0 : VMC_PAGING_NO_PSE36);

@@ -89,6 +89,11 @@ static bool no(struct refusal *r, const char *what, uint64_t value)
     return false;
 }
 
+static bool loadable(const struct vmci_cpu *cpu, uint64_t la)
+{
+    return vmci_canonical48(la) || (cpu->state_57 && vmci_canonical57(la));
+}
+
 /* The registers that rules between groups look at, as they will be. */
 struct merged {
     uint64_t cr0, efer, rflags;
@@ -106,11 +111,11 @@ static bool paging_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st
         return no(r, "long mode without CR4.PAE", st->cr4);
     if (!lma && (st->cr4 & VMC_CR4_PCIDE) != 0)
         return no(r, "CR4.PCIDE outside of long mode", st->cr4);
-    if (st->cr3 >> cpu->phys_bits != 0)
+    if (st->cr3 >> cpu->state_phys_bits != 0)
         return no(r, "CR3: reserved bits", st->cr3);
     for (unsigned i = 0; i < 4; i++)
         if ((st->pdpte[i] & PDPTE_P) != 0 &&
-            ((st->pdpte[i] & PDPTE_RSVD) != 0 || st->pdpte[i] >> cpu->phys_bits != 0))
+            ((st->pdpte[i] & PDPTE_RSVD) != 0 || st->pdpte[i] >> cpu->state_phys_bits != 0))
             return no(r, "PDPTE: reserved bits", st->pdpte[i]);
     return true;
 }
@@ -125,7 +130,7 @@ static bool ctrl_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, 
         return no(r, "CR0: NW without CD", st->cr0);
     if ((st->cr4 & ~cpu->cr4_allowed) != 0)
         return no(r, "CR4: bits that the CPU model has not", st->cr4);
-    if ((st->efer & ~(cpu->efer_allowed | VMC_EFER_LMA)) != 0)
+    if ((st->efer & ~(cpu->state_efer | VMC_EFER_LMA)) != 0)
         return no(r, "EFER: bits that the CPU model has not", st->efer);
     if (st->cr8 > 15)
         return no(r, "CR8 is above 4 bits", st->cr8);
@@ -145,7 +150,7 @@ static bool segs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, 
         if ((st->seg[i].attr & ~ATTR_KNOWN) != 0)
             return no(r, "segment attributes: reserved bits", st->seg[i].attr);
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(wide); i++)
-        if (!vmci_canonical_max(cpu, st->seg[wide[i]].base))
+        if (!loadable(cpu, st->seg[wide[i]].base))
             return no(r, "base of FS, GS, LDTR or TR is not canonical", st->seg[wide[i]].base);
     for (unsigned i = 0; i <= VMC_DS; i++)
         if ((st->seg[i].base >> 32) != 0 && (st->seg[i].attr & VMC_SEG_UNUSABLE) == 0)
@@ -169,7 +174,7 @@ static bool msrs_ok(const struct vmci_cpu *cpu, const struct vmc_x86_msrs *m, st
                                 m->kernel_gs_base};
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(address); i++)
-        if (!vmci_canonical_max(cpu, address[i]))
+        if (!loadable(cpu, address[i]))
             return no(r, "LSTAR, CSTAR, SYSENTER_EIP, _ESP or KERNEL_GS_BASE is not canonical",
                       address[i]);
     if ((m->tsc_aux >> 32) != 0)
@@ -228,9 +233,9 @@ static bool modes_ok(const struct merged *m, struct refusal *r)
 
 static bool tables_ok(const struct vmci_cpu *cpu, const struct vmc_x86_state *st, struct refusal *r)
 {
-    if (!vmci_canonical_max(cpu, st->gdtr.base))
+    if (!loadable(cpu, st->gdtr.base))
         return no(r, "GDTR: base is not canonical", st->gdtr.base);
-    return vmci_canonical_max(cpu, st->idtr.base) ||
+    return loadable(cpu, st->idtr.base) ||
            no(r, "IDTR: base is not canonical", st->idtr.base);
 }
 

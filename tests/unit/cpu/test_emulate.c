@@ -11,6 +11,8 @@
 #include "cpu/emulate.h"
 #include "cpu_rig.h"
 
+#include <vmcore/hw.h>
+
 #define GROUPS (VMC_ST_ALL & ~(uint32_t)(VMC_ST_LAPIC | VMC_ST_EVENT | VMC_ST_CLOCK))
 
 static struct cpu_rig rig;
@@ -113,6 +115,56 @@ static void exceptions_are_delivered(void **state)
     assert_int_equal(rig.st.rip, CPU_RIG_TRAPS + VMC_VEC_UD);
 }
 
+/* CR3 and bases that the CPU model has not, but a guest can load where the processor has them. */
+static void wide_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)ctx;
+    (void)subleaf;
+    memset(out, 0, 4 * sizeof(out[0]));
+    if (leaf == 0x80000008u)
+        out[0] = 52 | 57 << 8;
+}
+
+static void the_processor_may_be_wider_than_the_model(void **state)
+{
+    (void)state;
+    static const uint8_t code[] = {0x65, 0x8b, 0x03}; /* mov eax, gs:[rbx] */
+    const struct vmc_hw_ops hw = {.size = sizeof(hw), .cpuid = wide_cpuid};
+    static struct vmc_x86_state was;
+    static struct vmc_cpu_policy policy;
+    struct vmc_platform pf = rig.tp.pf;
+    struct vmci_emulator *wide, *narrow;
+    struct vmc_error err;
+
+    cpu_rig_mode(&rig, 64, 0);
+    poke(code, sizeof(code));
+    was = rig.st;
+    policy = rig.info.ceiling;
+    assert_int_equal(vmc_cpu_policy_feature(&policy, "la57", false, NULL, &err), 0);
+    assert_int_equal(vmci_emulator_create(&pf, rig.mem, 0, &policy, &rig.io, &narrow, &err), 0);
+    pf.hw = &hw;
+    assert_int_equal(vmci_emulator_create(&pf, rig.mem, 0, &policy, &rig.io, &wide, &err), 0);
+    for (unsigned again = 0; again < 2; again++) {
+        rig.st.seg[VMC_GS].base = 1ull << 55;
+        rig.st.msr.lstar = 1ull << 55;
+        assert_int_equal(vmci_emulate(narrow, GROUPS, &rig.st, 1, &rig.exit), VMC_EINVAL);
+        assert_int_equal(vmci_emulate(wide, GROUPS, &rig.st, 1, &rig.exit), 0);
+        assert_true(rig.st.rip != CPU_RIG_TEXT + 3); /* it may be loaded, and not accessed: #GP */
+        rig.st = was;
+        rig.st.cr3 |= 1ull << 51;
+        assert_int_equal(vmci_emulate(narrow, GROUPS, &rig.st, 1, &rig.exit), VMC_EINVAL);
+        assert_int_equal(vmci_emulate(wide, GROUPS, &rig.st, 1, &rig.exit), 0);
+        assert_int_equal(rig.exit.kind, VMC_EXIT_SHUTDOWN);
+        rig.st = was;
+        rig.st.seg[VMC_GS].base = 1ull << 57;
+        assert_int_equal(vmci_emulate(wide, GROUPS, &rig.st, 1, &rig.exit), VMC_EINVAL);
+        assert_int_equal(vmci_emulator_set_policy(wide, &policy, &err), 0);
+        rig.st = was;
+    }
+    vmci_emulator_destroy(wide);
+    vmci_emulator_destroy(narrow);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -120,6 +172,7 @@ int main(void)
         cmocka_unit_test(code_and_tables_change_behind_its_back),
         cmocka_unit_test(exits_complete_and_resume),
         cmocka_unit_test(exceptions_are_delivered),
+        cmocka_unit_test(the_processor_may_be_wider_than_the_model),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

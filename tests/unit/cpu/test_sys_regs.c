@@ -692,6 +692,20 @@ static void state_round_trip(void **state)
     assert_memory_equal(&st, &st2, sizeof(st));
 }
 
+/* MISC_ENABLE takes NX away from those who set it later. */
+static void nx_stays_while_it_is_disabled(void **state)
+{
+    (void)state;
+    const uint32_t groups = VMC_ST_ALL & ~(uint32_t)(VMC_ST_FPU | VMC_ST_LAPIC);
+    rig_long(0);
+    rig.cpu->mem = mem;
+    rig.cpu->efer |= VMC_EFER_NX;
+    rig.cpu->efer_allowed &= ~VMC_EFER_NX;
+    memset(&st, 0, sizeof(st));
+    vmci_cpu_get_state(rig.cpu, groups, &st);
+    assert_int_equal(vmci_cpu_set_state(rig.cpu, groups, &st), VMC_OK);
+}
+
 static void impossible_states_are_refused(void **state)
 {
     (void)state;
@@ -781,6 +795,7 @@ int main(void)
         cmocka_unit_test(cpuid_follows_the_state),
         cmocka_unit_test(reset_agrees_with_public_state),
         cmocka_unit_test(state_round_trip),
+        cmocka_unit_test(nx_stays_while_it_is_disabled),
         cmocka_unit_test(impossible_states_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
