@@ -394,7 +394,9 @@ static void forget(struct machine *m)
     vmc_x86_state_reset(&halted);
     halted.activity = VMC_RUN_HALTED;
     must(m->ops->set_state(m->ev, GROUPS, &halted) == 0);
-    must(m->ops->run(m->ev, &now, &x) == 0 && x.kind == VMC_EXIT_IDLE);
+    do
+        must(m->ops->run(m->ev, &now, &x) == 0 && x.kind == VMC_EXIT_IDLE);
+    while (x.retired != 0);
 }
 
 /* Without deadlines an input has one course; a long REP ends where RAM does. */
