@@ -14,6 +14,7 @@
 #define SUM     0xacbc3877u
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define CODE   0x60000u  /* the program: it runs whatever the line is */
@@ -29,19 +30,6 @@
 #define P92 0x92
 #define KBD 0x64
 
-static uint8_t *at; /* of the next byte of code */
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void d(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-    b(v >> 16);
-    b(v >> 24);
-}
 static volatile uint32_t *word(uint32_t pa)
 {
     __asm__("" : "+r"(pa)); /* compilers have opinions about low addresses */

@@ -17,6 +17,7 @@
 #endif
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define CODE   USER_AREA
@@ -35,15 +36,9 @@
 #define FLAG_TF 0x100u
 #define FLAG_RF 0x10000u
 
-static uint8_t *at; /* of the next byte of code */
 static uint8_t starts[16], insns;
 
 /* ---- code ------------------------------------------------------------------------------------ */
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
 
 /* ModRM of [ebx + 8 bits]. */
 static void mem(unsigned reg)

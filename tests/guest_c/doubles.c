@@ -13,6 +13,7 @@
 #define SUM     0xcbe386adu
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define CODE    (USER_AREA + 0x1000u)
@@ -29,19 +30,6 @@
 extern uint8_t exc_stubs[];
 static uint32_t tss_now[26], tss_df[26];
 static uint64_t idt[256] __attribute__((aligned(16)));
-static uint8_t *at; /* of the next byte of code */
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void d(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-    b(v >> 16);
-    b(v >> 24);
-}
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 

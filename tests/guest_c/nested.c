@@ -13,6 +13,7 @@
 #define SUM     0xfd32bafbu
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define CODE   (USER_AREA + 0x1000ul)
@@ -28,24 +29,6 @@ enum { PLAIN, DOUBLE, OTHER, AWAY, BROKEN }; /* stacks: by number of the IST, 0:
 extern uint8_t exc_stubs[];
 static uint64_t tss64[13];
 static uint64_t idt[256][2] __attribute__((aligned(16)));
-static uint8_t *at; /* of the next byte of code */
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void d(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-    b(v >> 16);
-    b(v >> 24);
-}
-static void q(uint64_t v)
-{
-    d((uint32_t)v);
-    d((uint32_t)(v >> 32));
-}
 
 static uint64_t bad_or(uint64_t good)
 {

@@ -6,6 +6,7 @@
  * -DVERBOSE=1 a line for each case, to be compared with another emulator's.
  */
 #include "kern.h"
+#include "code.h"
 
 #ifndef SEED
 #define SEED    1u
@@ -21,7 +22,6 @@
 
 static uint32_t rng = SEED * 2654435761u + 1;
 static struct regs last;
-static uint8_t *at; /* of the next byte of code */
 /* Where code lands is full of INT 80h: 60 KiB from here on. */
 static const uint32_t land[] = {0x1000, 0x31000, USER_AREA + 0x1000, 2 * USER_AREA + 0x1000};
 #define LAND_BYTES 0xf000u
@@ -118,20 +118,6 @@ static void tables(void)
 
 /* ---- code ------------------------------------------------------------------------------------ */
 
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void w(unsigned v)
-{
-    b(v);
-    b(v >> 8);
-}
-static void d(uint32_t v)
-{
-    w(v);
-    w(v >> 16);
-}
 static void mov_eax(uint32_t v)
 {
     b(0xb8);

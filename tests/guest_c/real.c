@@ -3,7 +3,8 @@
  * Random programs in real mode: operands, stack and code at the ends of segments, strings with both
  * address sizes, far transfers, loads of pointers, interrupts beyond the limit of the table, flags,
  * LMSW, the x87's environment, prefixes that are not allowed. Registers and memory after each make
- * one sum, which Bochs 2.7 has, too (ryzen: others keep no x87 pointers). With -DVERBOSE=1 a line for each case.
+ * one sum, which Bochs 2.7 has, too (ryzen: others keep no x87 pointers). With -DVERBOSE=1 a line
+ * for each case.
  */
 #include "kern.h"
 
@@ -13,6 +14,7 @@
 #define SUM     0x27e0e239u
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 /* The way there and back lies at LOW, which is segment LOW_CS; so do its variables. */
@@ -40,8 +42,6 @@ struct real_state {
     uint8_t vector;                                  /* 52 */
 };
 #define ST ((volatile struct real_state *)(LOW + 0xe00))
-
-static uint8_t *at; /* of the next byte of code */
 
 /* ---- there and back -------------------------------------------------------------------------- */
 
@@ -80,21 +80,6 @@ __asm__(".text\n.globl go_real\ngo_real:\n"
         "  andb $0xf0, %al\n orb $1, %al\n movl %eax, %cr0\n"
         "  ljmpl $0x08, $back32\n"
         "low_end:\n.code32\n");
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void w(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-}
-static void d(uint32_t v)
-{
-    w(v);
-    w(v >> 16);
-}
 
 static void prepare(void)
 {

@@ -13,6 +13,7 @@
 #define SUM     0x83afa227u
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define AREA   0x200000u /* of data and stack segments, 128 KiB each */
@@ -37,24 +38,9 @@ static struct {
 } start;
 static struct regs ended;
 static uint64_t ldt[8];
-static uint8_t *at; /* of the next byte of code */
 static bool code32;
 static struct segment ss, ds, es;
 
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void w(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-}
-static void d(uint32_t v)
-{
-    w(v);
-    w(v >> 16);
-}
 static void num(uint32_t v, bool four)
 {
     if (four)

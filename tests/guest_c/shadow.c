@@ -13,6 +13,7 @@
 #define SUM     0x2be9893bu
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define LAPIC 0xfee00000ul
@@ -30,7 +31,6 @@ enum {
 #define FLAG_TF 0x100u
 #define FLAG_IF 0x200u
 
-static uint8_t *at; /* of the next byte of code */
 static unsigned events;
 
 static uint32_t rd(unsigned reg)
@@ -40,18 +40,6 @@ static uint32_t rd(unsigned reg)
 static void wr(unsigned reg, uint32_t v)
 {
     *(volatile uint32_t *)(LAPIC + reg) = v;
-}
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void d(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-    b(v >> 16);
-    b(v >> 24);
 }
 
 /* What of it is pending, or in service. */

@@ -14,6 +14,7 @@
 #define SUM     0x17997860u
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define CODE     USER_AREA /* what runs */
@@ -41,8 +42,6 @@
 #define TYPE_TSS16 1u
 #define TYPE_TSS32 9u
 #define BUSY       2u
-
-static uint8_t *at; /* of the next byte of code */
 
 /* Words of a 32-bit TSS; of a 16-bit one, half of them. */
 enum {
@@ -268,16 +267,6 @@ static void tables(void)
 }
 
 /* ---- code ------------------------------------------------------------------------------------ */
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void d(uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        b(v >> (8 * i));
-}
 
 static const char *emit(bool user)
 {

@@ -7,6 +7,7 @@
  * each case, to be compared with another emulator's.
  */
 #include "kern.h"
+#include "code.h"
 
 #ifndef SEED
 #define SEED    1u
@@ -30,7 +31,6 @@
 static uint32_t rng = SEED * 2654435761u + 1;
 static struct regs last;
 static uint16_t sel_seen[4]; /* DS, ES, FS, GS */
-static uint8_t *at;          /* of the next byte of code */
 static bool wide;            /* 64-bit code */
 static bool user;
 static uint64_t tss[13];
@@ -173,20 +173,6 @@ static void stacks(void)
 
 /* ---- code ------------------------------------------------------------------------------------ */
 
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void w(unsigned v)
-{
-    b(v);
-    b(v >> 8);
-}
-static void d(uint32_t v)
-{
-    w(v);
-    w(v >> 16);
-}
 static void mov_eax(uint32_t v)
 {
     b(0xb8);

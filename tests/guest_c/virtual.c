@@ -14,6 +14,7 @@
 #define SUM     0xce1b9c7fu
 #define VERBOSE 0
 #endif
+#include "code.h"
 #include "sum.h"
 
 #define V86_CS   0x3000u
@@ -32,8 +33,6 @@
 
 #define FLAG_VM 0x20000u
 
-static uint8_t *at; /* of the next byte of code */
-
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 static struct {
@@ -43,7 +42,8 @@ static struct {
 
 static void load_tss(void)
 {
-    static const uint16_t bases[] = {104 + 32, 104 + 32, 104 + 32, 104, 104 + 31, 0x200, 20, 0xffff};
+    static const uint16_t bases[] = {104 + 32, 104 + 32, 104 + 32, 104,
+                                     104 + 31, 0x200,    20,       0xffff};
     uint32_t base = bases[rnd(8)], limit = sizeof(tss) - 1, la = (uint32_t)&tss;
 
     for (unsigned i = 0; i < sizeof(tss.maps); i++)
@@ -83,21 +83,6 @@ static void gates(void)
 }
 
 /* ---- code ------------------------------------------------------------------------------------ */
-
-static void b(unsigned v)
-{
-    *at++ = (uint8_t)v;
-}
-static void w(uint32_t v)
-{
-    b(v);
-    b(v >> 8);
-}
-static void d(uint32_t v)
-{
-    w(v);
-    w(v >> 16);
-}
 
 /* Flags that a program would like to have. */
 static uint32_t image(void)
