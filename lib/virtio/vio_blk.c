@@ -248,8 +248,8 @@ static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *
         if (r->status != NULL)
             *r->status = (unsigned char)r->result;
         if (likely(r->usual != NULL))
-            vmci_three_wrote(d->v.mem, r->usual, r->status, r->data.base,
-                             r->written > 1 ? r->data.bytes : 0);
+            vmci_three_wrote(d->v.mem, r->usual, r->status, r->data.base, (uint32_t)r->data.bytes,
+                             r->written > 1);
         else
             vmci_chain_release(d->v.mem, &r->ch);
     }
@@ -257,10 +257,12 @@ static void finish(struct blk_dev *d, struct vmci_vq *q, struct blk_req *const *
     bool usable = vmci_vq_usable(q);
     for (unsigned i = 0; i < n; i++) {
         struct blk_req *r = req[i];
-        if (likely(usable && r->usual != NULL))
-            vmci_three_stage(q, &(struct vmci_three_used){.id = r->id, .written = r->written}, 1);
-        else if (usable)
+        if (likely(usable && r->usual != NULL)) {
+            vmci_three_stage(q, 0, r->id, r->written);
+            vmci_threes_staged(q, 1);
+        } else if (usable) {
             vmci_vq_stage(q, &r->ch, r->status != NULL ? r->written : 0);
+        }
         r->next = bq->free;
         bq->free = r;
     }
@@ -321,8 +323,10 @@ static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
     for (;;) {
         struct vmci_threes run = vmci_threes_begin(q);
         struct blk_req *r;
-        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_take(&run, HEADER, 1, &t))
+        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_peek(&run, HEADER, 1, &t)) {
             req[n++] = use(d, bq, &t);
+            vmci_threes_step(&run);
+        }
         vmci_threes_end(q, &run);
         if (r == NULL || n == BATCH || !vmci_vq_usable(q) || vmci_vq_pop(q, &r->ch) != 1)
             break;

@@ -1,99 +1,133 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Usual requests (header, data in one piece, status, on a split ring) of a virtio disk whose data
- * is in memory: each is taken, checked, done and answered in one pass, a few requests after it was
- * taken, so that the disk can have its data on the way meanwhile. What is not of this kind ends the
- * pass and goes the way of vio_blk.c, which knows everything, and what is wrong. Threats: as there;
- * what is in guest memory is read once.
+ * is in memory: a batch is taken and checked, then done and answered. What is not of this kind ends
+ * the batch and goes the way of vio_blk.c, which knows everything, and what is wrong. Threats: as
+ * there; what is in guest memory is read once.
  */
 #include "virtio/vio_blk.h"
 
-#define AHEAD 3u /* requests from the one whose data moves to the one that was taken last */
-#define JOBS  4u /* more than these; a power of two */
+#define AHEAD 3u /* requests from the one whose data moves to the one that is fetched */
 #define WIDE  2u /* wide windows that are looked for in a pass */
 
 struct job {
     unsigned char *data, *buf, *status; /* the latter in guest memory */
     uint32_t bytes;
+    uint16_t id; /* of the chain */
     bool write;
 };
 
-static inline void do_job(struct blk_dev *d, const struct vmci_threes *run,
-                          const struct vmc_block_mover *mover, const struct job *j,
-                          const unsigned char *soon)
+/* What is in memory of the disk, in sectors: those that are whole. */
+struct window {
+    uint64_t start, count;
+    unsigned char *data;
+};
+
+/* What was taken, and what is needed for it. */
+struct pass {
+    struct vmci_threes run;
+    struct window w;
+    unsigned looks;
+    bool writable;
+    struct job job[BATCH + AHEAD]; /* those after the last one have no data */
+};
+
+/* Whether these bytes, which are whole sectors, are in the window. */
+static inline bool in_window(const struct window *w, uint64_t sector, uint32_t bytes)
 {
-    mover->move(mover->ctx, j->data, j->buf, j->bytes, j->write, soon);
-    vmci_store_relaxed(j->status, (unsigned char)S_OK);
-    vmci_three_wrote(d->v.mem, run->slot, j->status, j->buf, j->write ? 0 : j->bytes);
+    uint64_t at = sector - w->start;
+
+    return at < w->count && bytes / SECTOR <= w->count - at;
 }
 
-/* A window for this range that ends where the disk does. */
-static bool find_window(struct blk_dev *d, uint64_t offset, uint64_t bytes, bool wide,
-                        struct vmc_block_window *w)
+/* Look for one that has them, and ends where the disk does. */
+static __attribute__((noinline)) bool find_window(struct blk_dev *d, struct pass *p,
+                                                  uint64_t sector, uint32_t bytes)
 {
     uint64_t size = vmci_load_relaxed(&d->bytes);
+    struct vmc_block_window w;
 
-    if (!vmci_range_ok(offset, bytes, size) ||
-        !d->disk.ops->direct->window(d->disk.ctx, offset, bytes, wide, w))
+    if (sector > UINT64_MAX / SECTOR || !vmci_range_ok(sector * SECTOR, bytes, size) ||
+        !d->disk.ops->direct->window(d->disk.ctx, sector * SECTOR, bytes, p->looks++ < WIDE, &w) ||
+        w.start > size)
         return false;
-    if (w->start < size)
-        w->bytes = VMCI_MIN(w->bytes, size - w->start);
-    return vmci_range_ok(offset - w->start, bytes, w->bytes);
+    uint64_t skip = -w.start % SECTOR;
+    w.bytes = VMCI_MIN(w.bytes, size - w.start);
+    if (skip > w.bytes)
+        return false;
+    p->w = (struct window){.start = (w.start + skip) / SECTOR,
+                           .count = (w.bytes - skip) / SECTOR,
+                           .data = w.data + skip};
+    return in_window(&p->w, sector, bytes);
 }
 
 /*
- * Do what is available in run; returns how many requests. A request that is wrong in any way is
- * left to vio_blk.c, and so are all after it.
+ * Take what is available, up to limit requests. A request that is wrong in any way is left to
+ * vio_blk.c, and so are all after it: false.
  */
-static __attribute__((noinline)) unsigned pass(struct blk_dev *d, struct vmci_threes *r,
-                                               const struct vmc_block_mover *mover,
-                                               struct vmci_three_used *used)
+static __attribute__((noinline)) bool take(struct blk_dev *d, struct pass *p, unsigned limit)
 {
-    uint64_t align = d->info.sector_bytes - 1u;
-    struct vmci_threes run = *r;
-    struct vmc_block_window w = {0};
-    unsigned n = 0, looks = 0;
-    struct job job[JOBS];
+    uint32_t align = d->info.sector_bytes - 1u;
+    struct vmci_threes run = p->run;
+    struct window w = p->w;
     struct vmci_three t;
 
-    while (n < BATCH && vmci_threes_take(&run, HEADER, 1, &t)) {
+    while (run.taken < limit && vmci_threes_peek(&run, HEADER, 1, &t)) {
         const uint64_t *header = (const void *)t.first;
-        struct job *j = &job[n % JOBS];
         if (unlikely(((uintptr_t)header & 7) != 0))
             break;
         uint32_t type = (uint32_t)vmci_load_relaxed(&header[0]);
-        uint64_t sector = vmci_load_relaxed(&header[1]), offset = sector * SECTOR;
-        bool write = !t.write;
-        if (unlikely(type != (write ? T_OUT : T_IN) || (write && !mover->writable) ||
-                     sector > UINT64_MAX / SECTOR || ((offset | t.bytes) & align) != 0))
+        uint64_t sector = vmci_load_relaxed(&header[1]);
+        if (unlikely(type > p->writable || (type == T_OUT) == t.write ||
+                     (((uint32_t)sector * SECTOR | t.bytes) & align) != 0))
             break;
-        if (unlikely(!vmci_range_ok(offset - w.start, t.bytes, w.bytes)) &&
-            !find_window(d, offset, t.bytes, looks++ < WIDE, &w))
-            break;
-        *j = (struct job){.data = w.data + (offset - w.start),
-                          .buf = t.data,
-                          .status = t.last,
-                          .bytes = t.bytes,
-                          .write = write};
-        used[n] = (struct vmci_three_used){.id = t.id, .written = write ? 1 : t.bytes + 1};
-        const unsigned char *soon = write && !mover->fetch_writes ? NULL : j->data;
-        if (likely(n >= AHEAD))
-            do_job(d, &run, mover, &job[(n - AHEAD) % JOBS], soon);
-        else
-            mover->move(mover->ctx, NULL, NULL, 0, false, soon);
-        n++;
+        if (unlikely(!in_window(&w, sector, t.bytes))) {
+            if (!find_window(d, p, sector, t.bytes))
+                break;
+            w = p->w;
+        }
+        p->job[run.taken] = (struct job){.data = w.data + (sector - w.start) * SECTOR,
+                                         .buf = t.data,
+                                         .status = t.last,
+                                         .bytes = t.bytes,
+                                         .id = t.id,
+                                         .write = type == T_OUT};
+        vmci_threes_step(&run);
     }
-    for (unsigned i = n > AHEAD ? n - AHEAD : 0; i < n; i++)
-        do_job(d, &run, mover, &job[i % JOBS], NULL);
-    r->next = (uint16_t)(r->first + n);
-    return n;
+    p->run = run;
+    return run.taken == limit;
+}
+
+/* Data of a later request, if there is one and fetching it helps. */
+static inline const unsigned char *soon(const struct vmc_block_mover *mover, const struct job *j)
+{
+    return mover->fetch_writes || !j->write ? j->data : NULL;
+}
+
+/* Do what is available, up to a batch. The first data is on its way while the rest is taken. */
+static void do_pass(struct blk_dev *d, struct pass *p, const struct vmc_block_mover *mover)
+{
+    bool more = take(d, p, AHEAD);
+    const struct job *j = p->job, *end = j + p->run.taken;
+
+    while (j < end)
+        mover->move(mover->ctx, NULL, NULL, 0, false, soon(mover, j++));
+    if (more)
+        (void)take(d, p, BATCH);
+    end = p->job + p->run.taken;
+    memset(p->job + p->run.taken, 0, AHEAD * sizeof(struct job));
+    for (j = p->job; j < end; j++) {
+        mover->move(mover->ctx, j->data, j->buf, j->bytes, j->write, soon(mover, j + AHEAD));
+        vmci_store_relaxed(j->status, (unsigned char)S_OK);
+        vmci_three_wrote(d->v.mem, p->run.slot, j->status, j->buf, j->bytes, !j->write);
+    }
 }
 
 unsigned vmci_blk_direct(struct blk_dev *d, struct vmci_vq *q, bool *empty)
 {
     const struct vmc_block_direct_ops *ops = d->disk.ops->direct;
     struct vmc_block_mover mover;
-    struct vmci_three_used used[BATCH];
+    struct pass p;
     bool irq = false;
 
     /* Nobody else takes chains of this queue: the lock is not needed while they are done. */
@@ -101,20 +135,25 @@ unsigned vmci_blk_direct(struct blk_dev *d, struct vmci_vq *q, bool *empty)
     vmci_threes_look(q);
     /* Off: every write is followed by a flush. As of what is available, so looked at after that. */
     bool cache = vmci_blk_has_cache(d);
-    struct vmci_threes run = vmci_threes_begin(q);
+    p.run = vmci_threes_begin(q);
     vmci_unlock(&q->lock);
-    if (run.next == run.end || !ops->open(d->disk.ctx, &mover))
+    if (p.run.ready == 0 || !ops->open(d->disk.ctx, &mover))
         return 0;
-    mover.writable = mover.writable && cache && !d->read_only;
-    unsigned n = pass(d, &run, &mover, used);
+    p.writable = mover.writable && cache && !d->read_only;
+    p.w = (struct window){0};
+    p.looks = 0;
+    do_pass(d, &p, &mover);
     ops->close(d->disk.ctx);
+    unsigned n = p.run.taken;
     if (n == 0)
         return 0;
 
     vmci_lock(&q->lock);
-    vmci_threes_end(q, &run);
+    vmci_threes_end(q, &p.run);
     if (vmci_vq_usable(q)) {
-        vmci_three_stage(q, used, n);
+        for (unsigned i = 0; i < n; i++)
+            vmci_three_stage(q, i, p.job[i].id, p.job[i].write ? 1 : p.job[i].bytes + 1);
+        vmci_threes_staged(q, n);
         vmci_vq_publish(q);
         irq = vmci_vq_want_irq(q);
         *empty = vmci_threes_empty(q);

@@ -129,8 +129,8 @@ static bool begin_work(struct vmci_vq *q)
     return mine;
 }
 
-/* After work() answered how; true: go on. */
-static bool go_on(struct vmci_vq *q, enum vmci_vwork how)
+/* After work() answered how; true: go on. False: *broken as it is. */
+static bool go_on(struct vmci_vq *q, enum vmci_vwork how, bool *broken)
 {
     bool more;
 
@@ -147,6 +147,7 @@ static bool go_on(struct vmci_vq *q, enum vmci_vwork how)
     if (!vmci_vq_usable(q))
         more = false;
     q->busy = more;
+    *broken = q->broken;
     vmci_unlock(&q->lock);
     return more;
 }
@@ -158,10 +159,11 @@ static void resume_soon(struct vmc_virtio *dev)
     vmc_timer_arm(dev->resume_timer, vmc_timerq_now(dev->bd->timers));
 }
 
-static void end_slice(struct vmci_vq *q)
+static void end_slice(struct vmci_vq *q, bool *broken)
 {
     vmci_lock(&q->lock);
     q->busy = q->again = false;
+    *broken = q->broken;
     vmci_unlock(&q->lock);
     if (q->dev->resume_timer != NULL) /* else the device stops; a resume runs all queues */
         resume_soon(q->dev);
@@ -186,16 +188,18 @@ void vmci_vq_run(struct vmci_vq *q)
         return;
     if (vmci_vpci_may_dma(dev) && begin_work(q)) {
         uint64_t until = 0;
+        bool broken;
         for (unsigned i = 1;; i++) {
-            if (!go_on(q, dev->cls->work(dev, q)))
+            if (!go_on(q, dev->cls->work(dev, q), &broken))
                 break;
             bool stopping = vmci_load_acquire(&dev->stop) != 0;
             if (stopping || slice_over(dev, i, &until)) {
-                end_slice(q);
+                end_slice(q, &broken);
                 break;
             }
         }
-        vmci_vq_report_broken(q);
+        if (broken)
+            vmci_vq_report_broken(q);
     }
     vmci_virtio_leave(dev);
 }
@@ -348,8 +352,8 @@ void vmci_virtio_config_write(struct vmc_virtio *dev, uint64_t offset, unsigned 
 /* ---- life cycle ---------------------------------------------------------------------------- */
 
 /*
- * Of an idle device: at once. Requests that are in flight nevertheless are nobody's from now on, and the
- * status stays until they have ended.
+ * Of an idle device: at once. Requests that are in flight nevertheless are nobody's from now on,
+ * and the status stays until they have ended.
  */
 void vmci_virtio_dev_reset(void *ctx)
 {

@@ -23,16 +23,11 @@ struct vmci_threes {
     struct vmci_mem_slot *slot;
     unsigned char *hva; /* slot's */
     uint64_t gpa, room;
-    size_t mask, entries;
-    uint16_t first, next, end; /* in the available ring: as it was, now, where to stop */
+    size_t mask;
+    uint32_t first;        /* in the available ring, but for the mask */
+    uint32_t ready, taken; /* how many may be taken, and were */
     bool indirect;
 };
-
-#define VMCI_THREE_AHEAD 4u /* chains from the one that is taken to the one that is fetched */
-
-/* Length and flags of a descriptor of a split ring or indirect table, as in its second word. */
-#define VMCI_THREE_WORD(bytes, flags) ((uint64_t)(bytes) | (uint64_t)(flags) << 32)
-#define VMCI_THREE_MASK               0xffffffffffffull
 
 /* Read the driver's index where nothing is known to be available. What is wrong with it, vmci_vq_pop says. */
 static inline void vmci_threes_look(struct vmci_vq *q)
@@ -63,7 +58,7 @@ static inline struct vmci_threes vmci_threes_begin(const struct vmci_vq *q)
     if (unlikely(slot == NULL || q->packed || !vmci_vq_usable(q) ||
                  vmci_load_relaxed(&q->dev->mem->dirty_clients) != 0))
         return s;
-    uint32_t ready = (uint16_t)(q->shadow - q->pos.next_avail);
+    uint32_t there = (uint16_t)(q->shadow - q->pos.next_avail);
     return (struct vmci_threes){.avail = q->driver + 4,
                                 .desc = q->desc,
                                 .slot = q->near,
@@ -71,104 +66,108 @@ static inline struct vmci_threes vmci_threes_begin(const struct vmci_vq *q)
                                 .gpa = slot->gpa,
                                 .room = slot->bytes,
                                 .mask = q->size - 1u,
-                                .entries = q->size,
                                 .first = q->pos.next_avail,
-                                .next = q->pos.next_avail,
-                                .end = (uint16_t)(q->pos.next_avail +
-                                                  VMCI_MIN(ready, q->size - q->inflight)),
+                                .ready = VMCI_MIN(there, q->size - q->inflight),
                                 .indirect = q->indirect};
 }
 
 static inline void vmci_threes_end(struct vmci_vq *q, const struct vmci_threes *s)
 {
-    uint16_t taken = (uint16_t)(s->next - s->first);
-
-    q->pos.next_avail = (uint16_t)(q->pos.next_avail + taken);
-    q->inflight += taken;
+    q->pos.next_avail = (uint16_t)(q->pos.next_avail + s->taken);
+    q->inflight += s->taken;
 }
 
-/*
- * Go from a descriptor to the next one, which nearly always follows it in the table: the processor
- * need not wait for its number then. mask: that of a power of two, at least entries.
- */
-static inline __attribute__((always_inline)) bool vmci_three_next(size_t *i, size_t next,
-                                                                  size_t entries, size_t mask)
+/* A descriptor of a split ring or indirect table: each field is read once. */
+struct vmci_three_desc {
+    uint64_t at; /* in the slot; beyond its end: not there */
+    uint32_t bytes;
+    uint32_t link; /* flags; next in the upper half */
+};
+
+static inline struct vmci_three_desc vmci_three_fetch(const struct vmci_threes *s,
+                                                      const unsigned char *table, size_t i)
 {
-    size_t same = *i = (*i + 1) & mask;
+    const unsigned char *d = table + i * VMCI_VD_BYTES;
+    const uint32_t *word = (const void *)(d + 8);
 
-    __asm__("" : "+r"(same)); /* or the compiler would go on with next instead, */
-    if (unlikely(next != same)) {
-        __asm__ volatile(""); /* or choose without a branch */
-        *i = next & mask;
-    }
-    return next < entries;
+    return (struct vmci_three_desc){.at = vmci_load_relaxed((const uint64_t *)(const void *)d) -
+                                          s->gpa,
+                                    .bytes = vmci_load_relaxed(&word[0]),
+                                    .link = vmci_load_relaxed(&word[1])};
 }
 
-/*
- * Take the next chain, if it is one of these and its ends have these lengths. False: it was not
- * taken, or there is none.
- */
+/* The chain of descriptors i, j and k of a table. False: they are none, or none of this kind. */
 static inline __attribute__((always_inline)) bool
-vmci_threes_take(struct vmci_threes *s, uint32_t first_bytes, uint32_t last_bytes,
-                 struct vmci_three *t)
+vmci_three_at(const struct vmci_threes *s, const unsigned char *table, size_t i, size_t j, size_t k,
+              uint32_t first_bytes, uint32_t last_bytes, struct vmci_three *t)
 {
-    const unsigned char *table = s->desc;
-    size_t entries = s->entries, mask = s->mask;
-
-    if (s->next == s->end)
-        return false;
-    size_t head = vmci_ring_ld16(s->avail + (s->next & s->mask) * 2);
-    size_t ahead = vmci_ring_ld16(s->avail + ((s->next + VMCI_THREE_AHEAD) & s->mask) * 2);
-    __builtin_prefetch(table + (ahead & s->mask) * VMCI_VD_BYTES); /* the size is a power of two */
-    if (unlikely(head >= entries))
-        return false;
-    size_t i = head & mask;
-    const uint64_t *d = (const void *)(table + i * VMCI_VD_BYTES);
-    uint64_t at = vmci_load_relaxed(&d[0]) - s->gpa, word = vmci_load_relaxed(&d[1]);
-    if ((word >> 32 & VMCI_VD_INDIRECT) != 0) {
-        const uint64_t bytes = 3 * VMCI_VD_BYTES;
-        /* Room for four: what is never followed, but might be by a processor that guesses. */
-        if (unlikely(!s->indirect || at > s->room - 4 * VMCI_VD_BYTES ||
-                     ((uintptr_t)(s->hva + at) & 7) != 0 ||
-                     (word & VMCI_THREE_MASK) != VMCI_THREE_WORD(bytes, VMCI_VD_INDIRECT)))
-            return false;
-        table = s->hva + at;
-        entries = 3;
-        mask = 3;
-        i = 0;
-        d = (const void *)table;
-        at = vmci_load_relaxed(&d[0]) - s->gpa;
-        word = vmci_load_relaxed(&d[1]);
-    }
+    struct vmci_three_desc d = vmci_three_fetch(s, table, i);
 
     /* Slots are whole pages: the ends are shorter than any of them. */
-    if (unlikely((word & VMCI_THREE_MASK) != VMCI_THREE_WORD(first_bytes, VMCI_VD_NEXT) ||
-                 at > s->room - first_bytes || !vmci_three_next(&i, word >> 48, entries, mask)))
+    if (unlikely(d.link != ((uint32_t)j << 16 | VMCI_VD_NEXT) || d.bytes != first_bytes ||
+                 d.at > s->room - first_bytes))
         return false;
-    t->first = s->hva + at;
+    t->first = s->hva + d.at;
+    d = vmci_three_fetch(s, table, k);
+    if (unlikely((uint16_t)d.link != VMCI_VD_WRITE || d.bytes != last_bytes ||
+                 d.at > s->room - last_bytes))
+        return false;
+    t->last = s->hva + d.at;
+    d = vmci_three_fetch(s, table, j);
+    if (unlikely((d.link & ~VMCI_VD_WRITE) != ((uint32_t)k << 16 | VMCI_VD_NEXT) ||
+                 d.at >= s->room || (uint64_t)d.bytes - 1 >= s->room - d.at)) /* 0 is wrong, too */
+        return false;
+    t->data = s->hva + d.at;
+    t->bytes = d.bytes;
+    t->write = (d.link & VMCI_VD_WRITE) != 0;
+    return true;
+}
 
-    d = (const void *)(table + i * VMCI_VD_BYTES);
-    at = vmci_load_relaxed(&d[0]) - s->gpa;
-    word = vmci_load_relaxed(&d[1]);
-    t->bytes = (uint32_t)word;
-    t->write = (word >> 32 & VMCI_VD_WRITE) != 0;
-    if (unlikely((word >> 32 & (0xffff & ~VMCI_VD_WRITE)) != VMCI_VD_NEXT || t->bytes == 0 ||
-                 !vmci_range_ok(at, t->bytes, s->room) ||
-                 !vmci_three_next(&i, word >> 48, entries, mask)))
-        return false;
-    t->data = s->hva + at;
+/* The chain that begins with descriptor i of the ring, wherever the others are. */
+bool vmci_three_scattered(const struct vmci_threes *s, size_t i, uint32_t first_bytes,
+                          uint32_t last_bytes, struct vmci_three *t);
 
-    d = (const void *)(table + i * VMCI_VD_BYTES);
-    at = vmci_load_relaxed(&d[0]) - s->gpa;
-    word = vmci_load_relaxed(&d[1]);
-    if (unlikely((word & VMCI_THREE_MASK) != VMCI_THREE_WORD(last_bytes, VMCI_VD_WRITE) ||
-                 at > s->room - last_bytes))
+/*
+ * The next chain, if there is one, of this kind, and its ends have these lengths. Nearly always its
+ * descriptors follow each other: the processor need not wait for their numbers then.
+ */
+static inline __attribute__((always_inline)) bool
+vmci_threes_peek(const struct vmci_threes *s, uint32_t first_bytes, uint32_t last_bytes,
+                 struct vmci_three *t)
+{
+    if (s->taken == s->ready)
         return false;
-    t->last = s->hva + at;
+    size_t mask = s->mask; /* the size is a power of two */
+    size_t head = vmci_ring_ld16(s->avail + ((s->first + s->taken) & mask) * 2);
+    if (unlikely(head > mask))
+        return false;
     t->slot = s->slot;
     t->id = (uint16_t)head;
-    s->next++;
-    return true;
+    head &= mask;
+    const uint32_t *link = (const void *)(s->desc + head * VMCI_VD_BYTES + 12);
+    if ((vmci_load_relaxed(link) & VMCI_VD_INDIRECT) == 0) {
+        if (likely(vmci_three_at(s, s->desc, head, (head + 1) & mask, (head + 2) & mask,
+                                 first_bytes, last_bytes, t)))
+            return true;
+        /* Copies: what has an address is in no register. */
+        struct vmci_threes there = *s;
+        struct vmci_three far = *t;
+        bool found = vmci_three_scattered(&there, head, first_bytes, last_bytes, &far);
+        *t = far;
+        return found;
+    }
+    struct vmci_three_desc d = vmci_three_fetch(s, s->desc, head);
+    if (unlikely(!s->indirect || (uint16_t)d.link != VMCI_VD_INDIRECT ||
+                 d.bytes != 3 * VMCI_VD_BYTES || d.at > s->room - 3 * VMCI_VD_BYTES ||
+                 ((uintptr_t)(s->hva + d.at) & 7) != 0))
+        return false;
+    return vmci_three_at(s, s->hva + d.at, 0, 1, 2, first_bytes, last_bytes, t);
+}
+
+/* It is taken. */
+static inline void vmci_threes_step(struct vmci_threes *s)
+{
+    s->taken++;
 }
 
 /* The same as a chain, for whoever knows chains. */
@@ -188,53 +187,48 @@ static inline void vmci_three_to_chain(const struct vmci_three *t, uint32_t firs
     ch->in_bytes = last_bytes + (t->write ? t->bytes : 0);
     for (unsigned i = 0; i < 3; i++) {
         ch->iov[i] = piece[i];
-        ch->ref[i].gpa =
-            t->slot->gpa + (uint64_t)((unsigned char *)piece[i].base - t->slot->hva);
+        ch->ref[i].gpa = t->slot->gpa + (uint64_t)((unsigned char *)piece[i].base - t->slot->hva);
         ch->ref[i].bytes = piece[i].bytes;
     }
 }
 
-/* A chain that was done, and how much of it was written. */
-struct vmci_three_used {
-    uint32_t id, written;
-};
-
 /*
- * One byte of status and, unless bytes is 0, data were written where a chain of this slot says: the
- * end of the windows on them. Needs no lock.
+ * One byte of status and, if write, data were written where a chain of this slot says: the end of
+ * the windows on them. Needs no lock.
  */
 static inline void vmci_three_wrote(struct vmc_mem *mem, const struct vmci_mem_slot *slot,
                                     const unsigned char *status, const unsigned char *data,
-                                    uint64_t bytes)
+                                    uint32_t bytes, bool write)
 {
     const uint8_t *flags = slot->flags;
     uint64_t at = (uint64_t)(status - slot->hva), from = (uint64_t)(data - slot->hva);
-    uint8_t all = vmci_load_acquire(&flags[at >> VMC_PAGE_SHIFT]);
+    uint8_t all = vmci_load_acquire(&flags[at >> VMC_PAGE_SHIFT]) |
+                  vmci_load_acquire(&flags[from >> VMC_PAGE_SHIFT]) |
+                  vmci_load_acquire(&flags[(from + bytes - 1) >> VMC_PAGE_SHIFT]);
 
-    if (bytes != 0)
-        all |= vmci_load_acquire(&flags[from >> VMC_PAGE_SHIFT]) |
-               vmci_load_acquire(&flags[(from + bytes - 1) >> VMC_PAGE_SHIFT]);
     if (likely(vmci_load_relaxed(&mem->dirty_clients) == 0 && bytes <= VMC_PAGE_SIZE &&
                (all & VMCI_PG_CODE) == 0))
         return;
     vmc_mem_unref(mem, slot->gpa + at, 1, true);
-    if (bytes != 0)
+    if (write)
         vmc_mem_unref(mem, slot->gpa + from, bytes, true);
 }
 
-/* vmci_vq_stage for some chains, on a split ring. */
-static inline void vmci_three_stage(struct vmci_vq *q, const struct vmci_three_used *used,
-                                    unsigned count)
+/* vmci_vq_stage for the first, second, ... of some chains, on a split ring. */
+static inline void vmci_three_stage(const struct vmci_vq *q, unsigned n, uint32_t id,
+                                    uint32_t written)
 {
-    unsigned mask = q->size - 1u, slot = q->pos.next_used;
-    unsigned char *ring = q->device + 4;
+    unsigned slot = (q->pos.next_used + n) & (q->size - 1u);
+    uint32_t *elem = (uint32_t *)(void *)(q->device + 4 + (size_t)slot * 8);
 
-    for (unsigned i = 0; i < count; i++) {
-        uint32_t *elem = (uint32_t *)(void *)(ring + (slot++ & mask) * 8);
-        vmci_store_relaxed(&elem[0], used[i].id);
-        vmci_store_relaxed(&elem[1], used[i].written);
-    }
-    q->pos.next_used = (uint16_t)slot;
+    vmci_store_relaxed(&elem[0], id);
+    vmci_store_relaxed(&elem[1], written);
+}
+
+/* So many were staged. */
+static inline void vmci_threes_staged(struct vmci_vq *q, unsigned count)
+{
+    q->pos.next_used = (uint16_t)(q->pos.next_used + count);
     q->staged += count;
     q->inflight -= count;
 }

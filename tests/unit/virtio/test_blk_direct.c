@@ -164,6 +164,64 @@ static void limits_hold(void **state)
     rig_close(&r);
 }
 
+static struct rig *resetting;
+static bool whole_board;
+static uint64_t resets_at;
+
+/* In the middle of a batch: the driver, or whoever owns the board, wants everything afresh. */
+static void reset_now(struct mem_disk *d)
+{
+    struct vd *v = &resetting->v;
+
+    if (d->moves != resets_at)
+        return;
+    if (whole_board) {
+        vmc_board_reset(&resetting->b.bd); /* the registers are nowhere now */
+        return;
+    }
+    vd_reset(v);
+    assert_int_not_equal(vd_status(v), 0); /* not before the batch ended */
+    /* A driver that does not wait for that changes nothing. */
+    vd_write(v, v->common + 22, 2, 0);
+    vd_write(v, v->common + 24, 2, 2);
+    vd_write(v, v->common + 32, 4, 0xfffff000);
+    vd_write(v, v->common + 28, 2, 1);
+    vd_kick(v, 0);
+}
+
+static void resets_wait_for_the_batch(void **state)
+{
+    (void)state;
+    struct rig r;
+
+    open_rig(&r);
+    r.disk.piece = 4096;
+    resetting = &r;
+    for (unsigned how = 0; how < 2; how++) {
+        whole_board = how == 1;
+        for (unsigned i = 0; i < 12; i++)
+            (void)rig_add(&r, i, i % 2, 8 * i, 4096);
+        resets_at = r.disk.moves + 5;
+        r.disk.moved = reset_now;
+        uint64_t moves = r.disk.moves;
+        vd_kick(&r.v, 0);
+        r.disk.moved = NULL;
+        assert_int_equal(r.disk.moves, moves + 12);
+        assert_false(r.disk.opened);
+        for (unsigned i = 0; i < 12; i++)
+            assert_int_equal(rig_status(&r, i), OK);
+        /* The driver was told of what was done, but for a board that forgot it. */
+        assert_int_equal(pop_all(&r), whole_board ? 0 : 12);
+        if (whole_board)
+            assert_true(vd_probe(&r.v, &r.b, r.dev, true));
+        assert_int_equal(vd_status(&r.v), 0);
+        memset(vd_ptr(&r.b, VD_RINGS), 0, VD_RING_STEP);
+        assert_true(vd_start(&r.v, FEATURES, 1));
+        assert_int_equal(rig_do(&r, 0, 0, 512), OK);
+    }
+    rig_close(&r);
+}
+
 /* ---- random drivers, nasty ones among them ------------------------------------------------- */
 
 static uint32_t rnd(uint64_t *s, uint32_t below)
@@ -333,6 +391,7 @@ int main(void)
         cmocka_unit_test(usual_requests_go_directly),
         cmocka_unit_test(others_are_submitted),
         cmocka_unit_test(limits_hold),
+        cmocka_unit_test(resets_wait_for_the_batch),
         cmocka_unit_test(the_same_comes_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
