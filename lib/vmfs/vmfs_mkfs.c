@@ -51,15 +51,15 @@ static int open_devices(struct mk *m, struct vmc_error *err)
             return vmci_error(err, VMC_EPERM, site, "device %u cannot be written", i);
         if (d->info.sector_bytes != FS_SECTOR)
             return vmci_error(err, VMC_ENOTSUP, site,
-                              "VMFS%u is written on devices of 512-byte sectors, not %u", m->version,
-                              d->info.sector_bytes);
+                              "VMFS%u is written on devices of 512-byte sectors, not %u",
+                              m->version, d->info.sector_bytes);
         d->uuid = m->dev;
         vmci_st_le16(d->uuid.b + 8, (uint16_t)(vmci_ld_le16(m->dev.b + 8) + i));
         d->part_off = 0;
         d->part_bytes = d->info.bytes;
         if (cfg->partition)
-            rc = vmci_fs_write_partition(v->pf, &d->bd, &d->info, m->version != 3, &d->uuid,
-                                         &d->part_off, &d->part_bytes, err);
+            rc = vmci_fs_plan_partition(&d->info, m->version != 3, &d->part_off, &d->part_bytes,
+                                        err);
         if (rc != VMC_OK)
             return rc;
         uint64_t pes =
@@ -80,6 +80,18 @@ static int open_devices(struct mk *m, struct vmc_error *err)
     v->ndevs = v->nsegs = cfg->dev_count;
     v->g.lv_bytes = lv;
     return VMC_OK;
+}
+
+static int write_partitions(const struct mk *m, struct vmc_error *err)
+{
+    int rc = VMC_OK;
+
+    for (uint32_t i = 0; m->cfg->partition && i < m->v->ndevs && rc == VMC_OK; i++) {
+        const struct fs_dev *d = &m->v->dev[i];
+        rc = vmci_fs_write_partition(m->v->pf, &d->bd, &d->info, m->version != 3, &d->uuid,
+                                     d->part_off, d->part_bytes, err);
+    }
+    return rc;
 }
 
 static int choose_geometry(struct mk *m, struct vmc_error *err)
@@ -386,7 +398,8 @@ static int descriptor(struct mk *m, struct vmc_error *err)
     return rc == VMC_OK ? vmci_fs_flush(m->v, err) : rc;
 }
 
-static int make(struct mk *m, struct vmc_error *err)
+/* All that can be wrong with what is asked for; nothing is written. */
+static int plan(struct mk *m, struct vmc_error *err)
 {
     int rc = random_uuid(m, &m->cfg->lvm_uuid, 1, &m->lvm, err);
 
@@ -402,12 +415,18 @@ static int make(struct mk *m, struct vmc_error *err)
         rc = choose_geometry(m, err);
     if (rc != VMC_OK)
         return rc;
-    if (m->version == 6) {
-        rc = vmci_fs_mk6_layout(m, err);
-    } else {
-        counts(m);
-        rc = assign(m, err);
-    }
+    if (m->version == 6)
+        return vmci_fs_mk6_layout(m, err);
+    counts(m);
+    return assign(m, err);
+}
+
+static int make(struct mk *m, struct vmc_error *err)
+{
+    int rc = plan(m, err);
+
+    if (rc == VMC_OK)
+        rc = write_partitions(m, err);
     if (rc == VMC_OK)
         rc = vmci_fs_mk_lvm(m, err);
     if (rc == VMC_OK)

@@ -9,6 +9,7 @@
 #define MBR_CHAIN_MAX   64u
 #define GPT_ENTRIES_MAX 128u
 #define GPT_FIRST_LBA   2048u
+#define MBR_FIRST_LBA   128u
 
 static const uint8_t vmfs_guid[16] = {0x2a, 0xe0, 0x31, 0xaa, 0x0f, 0x40, 0xdb, 0x11,
                                       0x95, 0x90, 0x00, 0x0c, 0x29, 0x11, 0xd1, 0xb8};
@@ -136,7 +137,8 @@ bool vmci_fs_guess_partition(const struct vmc_platform *pf, const struct vmc_blo
                              const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes)
 {
     static const uint32_t lbas[] = {FS_SECTOR, FS_PAGE};
-    static const uint32_t starts[] = {GPT_FIRST_LBA, 128, 63}; /* of ESX from 5 on, 3 and 4 */
+    static const uint32_t starts[] = {GPT_FIRST_LBA, MBR_FIRST_LBA,
+                                      63}; /* of ESX from 5 on, 3 and 4 */
     uint8_t mbr[FS_SECTOR];
 
     for (unsigned i = 0; i < VMCI_ARRAY_SIZE(lbas); i++)
@@ -213,11 +215,11 @@ static void gpt_header(uint8_t *h, uint64_t self, uint64_t other, uint64_t table
 
 static int write_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                      const struct vmc_block_info *info, const struct vmc_vmfs_uuid *seed,
-                     uint64_t *off, uint64_t *bytes, struct vmc_error *err)
+                     uint64_t off, uint64_t bytes, struct vmc_error *err)
 {
     uint32_t lb = info->sector_bytes;
     uint64_t lbas = info->bytes / lb, table_lbas = 16384 / lb;
-    uint64_t first = GPT_FIRST_LBA * 512ull / lb, last = lbas - table_lbas - 2;
+    uint64_t first = off / lb, last = first + bytes / lb - 1;
     uint8_t *table = vmci_zalloc(pf, 16384);
     uint8_t head[FS_PAGE];
 
@@ -252,39 +254,44 @@ static int write_gpt(const struct vmc_platform *pf, const struct vmc_blockdev *b
     if (rc != VMC_OK)
         return rc;
     gpt_header(head, lbas - 1, 1, lbas - table_lbas - 1, lbas, seed, tcrc, lb);
-    *off = first * lb;
-    *bytes = (last - first + 1) * lb;
     return vmci_fs_dev_io(pf, bd, VMC_BLOCK_WRITE, (lbas - 1) * lb, head, lb, err);
 }
 
-static int write_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
-                     const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes,
-                     struct vmc_error *err)
+static int write_mbr(const struct vmc_platform *pf, const struct vmc_blockdev *bd, uint64_t off,
+                     uint64_t bytes, struct vmc_error *err)
 {
     uint8_t mbr[FS_PAGE];
     uint8_t *e = mbr + MBR_TABLE;
-    uint64_t sectors = VMCI_MIN(info->bytes / 512 - 128, UINT32_MAX);
 
     memset(mbr, 0, sizeof(mbr));
     memset(e + 1, 0xFE, 3);
     e[4] = MBR_TYPE_VMFS;
     memset(e + 5, 0xFE, 3);
-    vmci_st_le32(e + 8, 128);
-    vmci_st_le32(e + 12, (uint32_t)sectors);
+    vmci_st_le32(e + 8, (uint32_t)(off / 512));
+    vmci_st_le32(e + 12, (uint32_t)(bytes / 512));
     vmci_st_le16(mbr + 510, 0xAA55);
-    *off = 128 * 512;
-    *bytes = sectors * 512;
     return vmci_fs_dev_io(pf, bd, VMC_BLOCK_WRITE, 0, mbr, 512, err);
+}
+
+int vmci_fs_plan_partition(const struct vmc_block_info *info, bool gpt, uint64_t *off,
+                           uint64_t *bytes, struct vmc_error *err)
+{
+    uint32_t lb = info->sector_bytes;
+
+    if (info->bytes < 4 * FS_MIB)
+        return vmci_error(err, VMC_EINVAL, SITE("partition"), "device of %llu bytes is too small",
+                          (unsigned long long)info->bytes);
+    *off = gpt ? GPT_FIRST_LBA * 512ull : MBR_FIRST_LBA * 512ull;
+    *bytes = gpt ? (info->bytes / lb - 1) * lb - 16384 - *off
+                 : VMCI_MIN(info->bytes / 512 - MBR_FIRST_LBA, UINT32_MAX) * 512;
+    return VMC_OK;
 }
 
 int vmci_fs_write_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                             const struct vmc_block_info *info, bool gpt,
-                            const struct vmc_vmfs_uuid *seed, uint64_t *off, uint64_t *bytes,
+                            const struct vmc_vmfs_uuid *seed, uint64_t off, uint64_t bytes,
                             struct vmc_error *err)
 {
-    if (info->bytes < 4 * FS_MIB)
-        return vmci_error(err, VMC_EINVAL, SITE("partition"), "device of %llu bytes is too small",
-                          (unsigned long long)info->bytes);
     return gpt ? write_gpt(pf, bd, info, seed, off, bytes, err)
-               : write_mbr(pf, bd, info, off, bytes, err);
+               : write_mbr(pf, bd, off, bytes, err);
 }

@@ -333,9 +333,12 @@ bool vmci_fs_guess_partition(const struct vmc_platform *pf, const struct vmc_blo
 int vmci_fs_find_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                            const struct vmc_block_info *info, uint64_t *off, uint64_t *bytes,
                            struct vmc_error *err);
+/* Where partition 1 of a new table is; then the table. */
+int vmci_fs_plan_partition(const struct vmc_block_info *info, bool gpt, uint64_t *off,
+                           uint64_t *bytes, struct vmc_error *err);
 int vmci_fs_write_partition(const struct vmc_platform *pf, const struct vmc_blockdev *bd,
                             const struct vmc_block_info *info, bool gpt,
-                            const struct vmc_vmfs_uuid *seed, uint64_t *off, uint64_t *bytes,
+                            const struct vmc_vmfs_uuid *seed, uint64_t off, uint64_t bytes,
                             struct vmc_error *err);
 
 /* vmfs_lvm.c */

@@ -188,6 +188,24 @@ echo precious >theirs
 refused 'theirs: File exists (--force' "$vmcore" vmfs mkfs -q --size 1G ours,theirs,rest
 [ ! -e ours ] && [ ! -e rest ] || fail "files of a volume that was not made"
 [ "$(cat theirs)" = precious ] || fail "a file was overwritten"
+"$vmcore" vmfs mkfs -q --size 600M keep
+cp keep kept
+same_volume() { [ "$(stat -c %s keep)" = "$(stat -c %s kept)" ] && cmp -n 20000000 keep kept; }
+long=$(printf 'n%.0s' $(seq 200))
+for bad in "--size 100M" "--size 600M --block 2M" "--size 600M --files 4000000" "--size 600M -L $long" \
+    "--size 600M -V 6" "--size 17T"; do
+    refused '' "$vmcore" vmfs mkfs -q --force $bad keep
+    same_volume || fail "changed by a volume that was not made: $bad"
+    [ ! -e ours ] || fail "files of a volume that was not made: $bad"
+done
+ln -s keep same
+mkdir folder
+refused 'given twice' "$vmcore" vmfs mkfs -q --force keep,./same
+for bad in keep,folder keep,no/such/folder/file keep,/dev/null keep,./same; do
+    refused '' "$vmcore" vmfs mkfs -q --force --size 600M "$bad"
+    same_volume || fail "changed by a volume that was not made: $bad"
+done
+rm keep kept same
 echo "ok: mkfs that fails"
 
 # Directories that are there are fine with -p; files are not, nor what no name can be.

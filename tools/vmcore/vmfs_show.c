@@ -9,42 +9,142 @@
 #include <fcntl.h>
 #include <search.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-/* The first count files that were made for a volume that was not. */
-static void remove_files(const char *spec, unsigned count)
-{
-    char *copy = strdup(spec), *save = NULL;
+/* ---- mkfs ----------------------------------------------------------------------------------- */
 
-    for (char *p = copy != NULL ? strtok_r(copy, ",", &save) : NULL; p != NULL && count > 0;
-         p = strtok_r(NULL, ",", &save), count--)
-        unlink(p);
-    free(copy);
+static struct vmc_vmfs_mkfs_config mkfs_config(const struct vt *t, const struct vmc_blockdev *devs,
+                                               uint32_t count)
+{
+    return (struct vmc_vmfs_mkfs_config){.size = sizeof(struct vmc_vmfs_mkfs_config),
+                                         .version = t->version,
+                                         .experimental = t->experimental,
+                                         .devs = devs,
+                                         .dev_count = count,
+                                         .label = t->label,
+                                         .fds = t->fds,
+                                         .block_bytes = (uint32_t)t->block,
+                                         .partition = !t->no_partition};
 }
 
-static int make_files(struct vt *t, const char *spec)
-{
-    char *copy = strdup(spec), *save = NULL;
-    unsigned made = 0;
-    int rc = 0;
+/* The files that --size makes, while they are made. */
+struct made {
+    const char *path[VMC_VMFS_MAX_EXTENTS]; /* in text */
+    int fd[VMC_VMFS_MAX_EXTENTS];
+    struct stat st[VMC_VMFS_MAX_EXTENTS];
+    bool fresh[VMC_VMFS_MAX_EXTENTS]; /* was not there before */
+    unsigned count;
+    char *text;
+};
 
-    for (char *p = strtok_r(copy, ",", &save); p != NULL && rc == 0;
-         p = strtok_r(NULL, ",", &save)) {
-        int fd = open(p, O_RDWR | O_CREAT | O_CLOEXEC | (t->force ? O_TRUNC : O_EXCL), 0666);
-        if (fd < 0 || ftruncate(fd, (off_t)t->size) != 0) {
-            fprintf(stderr, "%s: %s: %s%s\n", t->name, p, strerror(errno),
-                    fd < 0 && errno == EEXIST ? " (--force overwrites it)" : "");
-            rc = EXIT_ERROR;
+/* A file that is not there yet: it has a size, and nothing can be written to it. */
+struct planned {
+    uint64_t bytes;
+    bool asked;
+};
+
+static int planned_info(void *ctx, struct vmc_block_info *out)
+{
+    const struct planned *p = ctx;
+
+    *out = (struct vmc_block_info){.bytes = p->bytes, .sector_bytes = 512};
+    return VMC_OK;
+}
+
+static int planned_submit(void *ctx, struct vmc_block_req *req)
+{
+    struct planned *p = ctx;
+
+    p->asked = true;
+    req->status = VMC_EIO;
+    return VMC_BLOCK_COMPLETE;
+}
+
+/* Can such a volume be made? Formatting begins to write when it has checked everything. */
+static int check_options(struct vt *t, unsigned count)
+{
+    static const struct vmc_blockdev_ops ops = {.info = planned_info, .submit = planned_submit};
+    struct planned p = {.bytes = t->size};
+    struct vmc_blockdev bd[VMC_VMFS_MAX_EXTENTS];
+
+    for (unsigned i = 0; i < count; i++)
+        bd[i] = (struct vmc_blockdev){.ops = &ops, .ctx = &p};
+    struct vmc_vmfs_mkfs_config c = mkfs_config(t, bd, count);
+    return vmc_vmfs_mkfs(&t->pf, &c, &t->err) == VMC_OK || p.asked ? 0 : vt_fail(t, t->arg[0]);
+}
+
+static int name_files(struct vt *t, struct made *m, const char *spec)
+{
+    char *save = NULL;
+
+    m->text = strdup(spec);
+    if (m->text == NULL)
+        return EXIT_ERROR;
+    for (char *p = strtok_r(m->text, ",", &save); p != NULL; p = strtok_r(NULL, ",", &save)) {
+        if (m->count == VMC_VMFS_MAX_EXTENTS) {
+            fprintf(stderr, "%s: more than %u extents\n", t->name, VMC_VMFS_MAX_EXTENTS);
+            return EXIT_BAD_ARGS;
         }
-        if (fd >= 0)
-            close(fd);
-        made += fd >= 0;
+        m->fd[m->count] = -1;
+        m->path[m->count++] = p;
     }
-    free(copy);
-    if (rc != 0 && !t->force)
-        remove_files(spec, made);
+    return 0;
+}
+
+/* What is there is not changed yet. */
+static int open_file(const struct vt *t, struct made *m, unsigned i)
+{
+    struct stat *st = &m->st[i];
+    const char *why = NULL;
+
+    m->fd[i] = open(m->path[i], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    m->fresh[i] = m->fd[i] >= 0;
+    if (m->fd[i] < 0 && errno == EEXIST && t->force)
+        m->fd[i] = open(m->path[i], O_RDWR | O_CLOEXEC);
+    if (m->fd[i] < 0)
+        why = errno == EEXIST ? "File exists (--force overwrites it)" : strerror(errno);
+    else if (fstat(m->fd[i], st) != 0 || !S_ISREG(st->st_mode))
+        why = "not a file, its size cannot be set";
+    for (unsigned k = 0; k < i && why == NULL; k++)
+        if (st->st_dev == m->st[k].st_dev && st->st_ino == m->st[k].st_ino)
+            why = "given twice";
+    /* One that is too large for the file system is so before the old contents have gone. */
+    if (why == NULL && (off_t)t->size > st->st_size && ftruncate(m->fd[i], (off_t)t->size) != 0)
+        why = strerror(errno);
+    if (why != NULL)
+        fprintf(stderr, "%s: %s: %s\n", t->name, m->path[i], why);
+    return why != NULL ? EXIT_ERROR : 0;
+}
+
+static int make_files(struct vt *t, struct made *m)
+{
+    int rc = name_files(t, m, t->arg[0]);
+
+    if (rc == 0)
+        rc = check_options(t, m->count);
+    for (unsigned i = 0; i < m->count && rc == 0; i++)
+        rc = open_file(t, m, i);
+    for (unsigned i = 0; i < m->count && rc == 0; i++) {
+        if (ftruncate(m->fd[i], 0) == 0 && ftruncate(m->fd[i], (off_t)t->size) == 0)
+            continue;
+        fprintf(stderr, "%s: %s: %s\n", t->name, m->path[i], strerror(errno));
+        rc = EXIT_ERROR;
+    }
     return rc;
+}
+
+/* Of a volume that could not be made nothing is left. */
+static void end_files(struct made *m, int rc)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        if (m->fd[i] >= 0)
+            close(m->fd[i]);
+        if (rc != 0 && m->fresh[i])
+            unlink(m->path[i]);
+    }
+    free(m->text);
 }
 
 /* A volume that is there already is not lost by a slip of the hand. */
@@ -67,32 +167,24 @@ static int refuse_volume(struct vt *t)
 int vt_mkfs(struct vt *t)
 {
     double start = vt_now();
-    int rc = t->size != 0 ? make_files(t, t->arg[0]) : 0;
+    struct made m = {0};
+    int rc = t->size != 0 ? make_files(t, &m) : 0;
 
     if (rc == 0)
         rc = vt_open_devices(t, t->arg[0], false);
     if (rc == 0 && t->size == 0 && !t->force)
         rc = refuse_volume(t);
-    if (rc != 0)
-        return vt_close(t, rc);
-    struct vmc_vmfs_mkfs_config c = {.size = sizeof(c),
-                                     .version = t->version,
-                                     .experimental = t->experimental,
-                                     .devs = t->bd,
-                                     .dev_count = t->files,
-                                     .label = t->label,
-                                     .fds = t->fds,
-                                     .block_bytes = (uint32_t)t->block,
-                                     .partition = !t->no_partition};
-    if (vmc_vmfs_mkfs(&t->pf, &c, &t->err) != VMC_OK)
+    struct vmc_vmfs_mkfs_config c = mkfs_config(t, t->bd, t->files);
+    if (rc == 0 && vmc_vmfs_mkfs(&t->pf, &c, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[0]);
-    if (rc != 0 && t->size != 0)
-        remove_files(t->arg[0], VMC_VMFS_MAX_EXTENTS);
+    end_files(&m, rc);
     if (rc == 0 && !t->quiet && !t->json)
         printf("VMFS%u on %u extent%s in %.2f s\n", t->version ? t->version : 5, t->files,
                t->files == 1 ? "" : "s", vt_now() - start);
     return vt_close(t, rc);
 }
+
+/* ---- info, df, fsck, ls, tree, stat ---------------------------------------------------------- */
 
 static struct json_object *heartbeats(struct vt *t)
 {
@@ -114,8 +206,7 @@ static struct json_object *heartbeats(struct vt *t)
         json_object_object_add(
             o, "locks_by",
             hb.ours ? json_object_new_string(hb.bakery ? "bakery" : "compare-and-write") : NULL);
-        json_object_object_add(o, "reserves",
-                               hb.ours ? json_object_new_boolean(hb.fenced) : NULL);
+        json_object_object_add(o, "reserves", hb.ours ? json_object_new_boolean(hb.fenced) : NULL);
         json_object_array_add(a, o);
     }
     return a;

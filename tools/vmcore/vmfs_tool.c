@@ -143,14 +143,32 @@ const char *vt_type_name(uint32_t type)
     }
 }
 
+/* One device twice would be two extents in the same place. */
+static bool given_before(struct vt *t, const struct stat *st)
+{
+    for (uint32_t i = 0; i < t->files; i++) {
+        const struct stat *o = &t->st[i];
+        if (S_ISBLK(st->st_mode) ? S_ISBLK(o->st_mode) && st->st_rdev == o->st_rdev
+                                 : st->st_dev == o->st_dev && st->st_ino == o->st_ino)
+            return true;
+    }
+    return false;
+}
+
 static int open_device(struct vt *t, const char *path, bool read_only)
 {
     uint32_t i = t->files;
     struct vmc_host_disk_config c = {
         .size = sizeof(c), .path = path, .read_only = read_only, .shared = true};
-    struct stat st;
+    struct stat *st = &t->st[i];
 
-    if (t->async || (stat(path, &st) == 0 && S_ISBLK(st.st_mode))) {
+    if (stat(path, st) != 0) {
+        memset(st, 0, sizeof(*st)); /* whoever opens it says why */
+    } else if (given_before(t, st)) {
+        fprintf(stderr, "%s: %s is given twice\n", t->name, path);
+        return EXIT_BAD_ARGS;
+    }
+    if (t->async || S_ISBLK(st->st_mode)) {
         if (vmc_host_disk_open(&c, &t->disk[i], &t->err) != VMC_OK)
             return vt_fail(t, NULL);
         t->bd[i] = vmc_host_disk_blockdev(t->disk[i]);

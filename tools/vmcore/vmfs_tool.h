@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include <vmcore/host.h>
 #include <vmcore/host_block.h>
@@ -43,6 +44,7 @@ struct vt {
     struct vmc_host_file *file[VMC_VMFS_MAX_EXTENTS];
     struct vmc_host_disk *disk[VMC_VMFS_MAX_EXTENTS];
     struct vmc_blockdev bd[VMC_VMFS_MAX_EXTENTS];
+    struct stat st[VMC_VMFS_MAX_EXTENTS];
     uint32_t files;
     struct vmc_vmfs *v;
     pthread_t renewer, beater;

@@ -62,8 +62,8 @@ static struct vmc_vmfs_mkfs_config mkfs_config(struct env *e, uint32_t version)
 static struct vmc_vmfs *mount(struct env *e, uint32_t flags)
 {
     struct vmc_vmfs *v;
-    struct vmc_vmfs_mount_config cfg = {.size = sizeof(cfg), .flags = flags, .devs = e->bd,
-                                        .dev_count = e->disks};
+    struct vmc_vmfs_mount_config cfg = {
+        .size = sizeof(cfg), .flags = flags, .devs = e->bd, .dev_count = e->disks};
     ok(e, vmc_vmfs_mount(&e->tp.pf, &cfg, &v, &e->err));
     return v;
 }
@@ -156,6 +156,43 @@ static void vmfs3_eight_mib(void **state)
     roundtrip(3, 8, false, 2);
 }
 
+/* What cannot be made leaves the devices as they are, partition tables included. */
+static void nothing_is_written_before_all_is_checked(void **state)
+{
+    (void)state;
+    const struct {
+        uint32_t version, block_bytes, fds, pointer_blocks;
+        bool small; /* the second device */
+        int status;
+    } bad[] = {
+        {.version = 5, .block_bytes = 2u << 20, .status = VMC_EINVAL},
+        {.version = 3, .block_bytes = 3u << 20, .status = VMC_EINVAL},
+        {.version = 5, .fds = 4000000, .status = VMC_ENOSPC},
+        {.version = 5, .pointer_blocks = 4000000, .status = VMC_ELIMIT},
+        {.version = 6, .fds = 4000000, .status = VMC_ELIMIT},
+        {.version = 5, .small = true, .status = VMC_EINVAL},
+        {.version = 3, .small = true, .status = VMC_EINVAL},
+    };
+
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct env e;
+        env_init(&e, 2, 600 * MIB);
+        if (bad[i].small)
+            e.disk[1].bytes = 100 * MIB;
+        struct vmc_vmfs_mkfs_config c = mkfs_config(&e, bad[i].version);
+        c.partition = true;
+        c.experimental = true;
+        c.block_bytes = bad[i].block_bytes;
+        c.fds = bad[i].fds;
+        c.pointer_blocks = bad[i].pointer_blocks;
+        assert_int_equal(vmc_vmfs_mkfs(&e.tp.pf, &c, &e.err), bad[i].status);
+        assert_int_equal(e.disk[0].writes + e.disk[1].writes, 0);
+        if (bad[i].small)
+            e.disk[1].bytes = 600 * MIB;
+        env_fini(&e);
+    }
+}
+
 static void compare(const struct env *e, const struct dump_row *row, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -217,6 +254,7 @@ int main(void)
         cmocka_unit_test(vmfs5_three_extents),
         cmocka_unit_test(vmfs3_mbr),
         cmocka_unit_test(vmfs3_eight_mib),
+        cmocka_unit_test(nothing_is_written_before_all_is_checked),
         cmocka_unit_test(known_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
