@@ -130,6 +130,46 @@ hidden /d && fail "it is still there"
 clean
 echo "ok: left by a command that was killed"
 
+# Who interrupts a command finds nothing of it, and nobody waits for its lease.
+interrupted() { # SIGNAL CONDITION COMMAND...: as soon as that is so
+    local signal=$1 condition=$2 rc
+    shift 2
+    for _ in $(seq 100); do
+        rm -rf exports/* tmp
+        mkdir tmp
+        "$vmcore" vmfs rm vol /d/caught 2>/dev/null || true
+        TMPDIR=$PWD/tmp env --default-signal=INT "$@" >out 2>&1 &
+        mounted=$!
+        while kill -0 $mounted 2>/dev/null; do
+            eval "$condition" && break
+        done
+        kill -"$signal" $mounted 2>/dev/null || true
+        rc=0
+        wait $mounted || rc=$?
+        mounted=
+        [ $rc = 0 ] && continue
+        [ $rc = $((128 + $(kill -l "$signal"))) ] && grep -q ': interrupted$' out || { cat out; fail "status $rc: $*"; }
+        [ -z "$(ls -A exports)$(ls -A tmp)" ] || { ls -lA exports tmp; fail "left behind by: $*"; }
+        return
+    done
+    fail "never in time: $*"
+}
+"$vmcore" vmfs import -q vol much /d/much
+interrupted INT 'compgen -G exports/new.\* >/dev/null' "$vmcore" vmfs export -q vol /d/much exports/new
+interrupted TERM 'compgen -G exports/new.\* >/dev/null' "$vmcore" disk export -q -O raw vmfs:vol:/disk.vmdk exports/new
+if command -v qemu-img >/dev/null; then
+    interrupted INT '[ -n "$(ls tmp)" ]' "$vmcore" vmfs export -q -O qcow2 vol /d/much exports/new
+    qemu-img convert -O qcow2 much much.qcow2
+    interrupted HUP '[ -n "$(ls tmp)" ]' "$vmcore" vmfs import -q -O qcow2 vol much.qcow2 /d/caught
+    rm much.qcow2
+fi
+"$vmcore" vmfs rm vol /d/much
+interrupted INT 'hidden /d' "$vmcore" vmfs import -q vol much /d/caught
+hidden /d && fail "an import that was interrupted left something"
+"$vmcore" vmfs info --json vol | tr -d ' \n' | grep -q '"hosts":\[\]' || fail "the session of an import that was interrupted"
+clean
+echo "ok: interrupted"
+
 # On a damaged volume two directories are the root once more: there is no end of paths, but of looking.
 "$vmcore" vmfs mkfs -q --size 300M loops
 "$vmcore" vmfs mkdir loops /one

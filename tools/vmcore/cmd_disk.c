@@ -149,7 +149,9 @@ int cmd_disk(int argc, char **argv)
         int rc = vt_init(&c.vt);
         if (rc == 0)
             rc = s->run(&c);
-        return disk_volumes_close(&c.volumes, rc);
+        rc = disk_volumes_close(&c.volumes, rc);
+        vt_stop_end();
+        return rc;
     }
     fprintf(stderr, "vmcore disk: no command '%s'; 'vmcore disk help' lists them\n", argv[1]);
     return EXIT_BAD_ARGS;

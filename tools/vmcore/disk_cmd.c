@@ -365,6 +365,8 @@ static int import_data(struct disk_cmd *c, int fd, uint64_t size, struct vmc_blo
                 rc = io(c, bd, VMC_BLOCK_WRITE, (uint64_t)at, buf, whole);
             at += n;
             report(c, (uint64_t)at, size);
+            if (rc == 0 && vt_stopped(&c->vt))
+                rc = EXIT_ERROR;
         }
     }
     free(buf);
@@ -388,6 +390,7 @@ static int import_raw(struct disk_cmd *c, const char *path)
         return rc;
     }
     uint64_t size = (uint64_t)end;
+    vt_stop_watch();
     rc =
         vmc_disk_create(&c->vt.pf, &p.files, p.name, (size + 511) / 512 * 512, c->kind, &c->vt.err);
     bool made = rc == VMC_OK;
@@ -492,6 +495,8 @@ static int export_data(struct disk_cmd *c, struct vmc_disk *d, uint64_t bytes, i
             rc = vt_write_all(&c->vt, fd, buf, n, (off_t)at, true);
         at += n;
         report(c, at, bytes);
+        if (rc == 0 && vt_stopped(&c->vt))
+            rc = EXIT_ERROR;
     }
     free(buf);
     return rc;

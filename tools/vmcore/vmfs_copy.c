@@ -101,8 +101,12 @@ int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char 
         fprintf(stderr, "%s: formats other than raw need qemu-img\n", t->name);
         return EXIT_ERROR;
     }
+    vt_stop_helper(pid);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
+    vt_stop_helper(0);
+    if (vt_stopped(t))
+        return EXIT_ERROR;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EXIT_ERROR;
 }
 
@@ -110,6 +114,7 @@ int vt_temp_name(struct vt *t, char *path, size_t bytes)
 {
     const char *dir = getenv("TMPDIR");
 
+    vt_stop_watch();
     snprintf(path, bytes, "%s/vmcore-XXXXXX", dir != NULL ? dir : "/tmp");
     int fd = mkstemp(path);
     if (fd < 0) {
@@ -160,6 +165,8 @@ static int import_data(struct vt *t, int fd, off_t size, struct vmc_vmfs_file *f
                 rc = vt_fail(t, t->arg[2]);
             at += n;
             vt_progress(t, "import", (uint64_t)at, (uint64_t)size, start);
+            if (rc == 0 && vt_stopped(t))
+                rc = EXIT_ERROR;
         }
     }
     if (rc == 0 && at < size) /* the rest is a hole */
@@ -285,6 +292,8 @@ int vt_out_zeros(struct vt *t, int fd, uint64_t at, uint64_t end)
     for (size_t n; rc == 0 && at < end; at += n) {
         n = end - at < sizeof(nothing) ? (size_t)(end - at) : sizeof(nothing);
         rc = vt_write_all(t, fd, nothing, n, (off_t)at, true);
+        if (rc == 0 && vt_stopped(t))
+            rc = EXIT_ERROR;
     }
     return rc;
 }
@@ -325,6 +334,8 @@ static int export_data(struct vt *t, struct vmc_vmfs_file *f, int fd, uint64_t s
             at += n;
             shown = at < size ? at : size;
             vt_progress(t, "export", shown, size, start);
+            if (rc == 0 && vt_stopped(t))
+                rc = EXIT_ERROR;
         }
     }
     if (rc == 0 && shown < size)
@@ -406,6 +417,8 @@ static int copy(struct vt *t, struct vmc_vmfs_file *from, struct vmc_vmfs_file *
             rc = vt_fail(t, t->arg[1]);
         shown = at += n;
         vt_progress(t, "copy", shown, st.bytes, start);
+        if (rc == 0 && vt_stopped(t))
+            rc = EXIT_ERROR;
     }
     if (rc == 0 && shown < st.bytes)
         vt_progress(t, "copy", st.bytes, st.bytes, start);
@@ -488,6 +501,8 @@ static int rm_tree(struct vt *t, const char *path)
         rc = rm_tree(t, sub);
     }
     free(sub);
+    if (rc == 0 && vt_stopped(t))
+        rc = EXIT_ERROR;
     if (rc == 0 && vmc_vmfs_remove(t->v, path, &t->err) != VMC_OK)
         rc = vt_fail(t, path);
     return rc;
@@ -499,6 +514,7 @@ int vt_rm(struct vt *t)
 
     if (rc != 0)
         return rc;
+    vt_stop_watch(); /* other hosts need not wait for the lease of a session that ends by itself */
     if (t->recursive)
         rc = rm_tree(t, t->arg[1]);
     else if (vmc_vmfs_remove(t->v, t->arg[1], &t->err) != VMC_OK)

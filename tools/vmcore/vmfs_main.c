@@ -204,7 +204,10 @@ int cmd_vmfs(int argc, char **argv)
             return EXIT_BAD_ARGS;
         }
         int rc = vt_init(&t);
-        return rc == 0 ? s->run(&t) : rc;
+        if (rc == 0)
+            rc = s->run(&t);
+        vt_stop_end();
+        return rc;
     }
     fprintf(stderr, "vmcore vmfs: no command '%s'; see vmcore vmfs --help\n", argv[1]);
     return EXIT_BAD_ARGS;

@@ -53,6 +53,7 @@ int vt_new_host(struct vt *t, struct vt_new_host *n, const char *to)
     }
     mode_t mask = umask(0);
     umask(mask);
+    vt_stop_watch();
     int fd = mkstemp(n->path);
     if (fd < 0 && (errno == EACCES || errno == ENAMETOOLONG) && in_place(n->to, there)) {
         free(n->path);
@@ -87,6 +88,8 @@ static int sync_host(const struct vt *t, const char *path)
 int vt_new_host_end(struct vt *t, struct vt_new_host *n, int rc)
 {
     if (n->to != NULL) {
+        if (rc == 0 && vt_stopped(t))
+            rc = EXIT_ERROR;
         if (rc == 0)
             rc = sync_host(t, n->path);
         if (rc == 0 &&
@@ -127,6 +130,7 @@ int vt_new_file(struct vt *t, struct vt_new_file *n, const char *to)
     vt_left_remove(t, dir == 0 ? "/" : n->path);
     snprintf(n->path, sizeof(n->path), "%.*s/" VT_NEW_PREFIX "%016llx", dir, to,
              (unsigned long long)number);
+    vt_stop_watch();
     if (vmc_vmfs_create(t->v, n->path, 0644, &t->err) != VMC_OK)
         return vt_fail(t, to);
     if (vmc_vmfs_open(t->v, n->path, VMC_VMFS_WRITE, &n->f, &t->err) == VMC_OK)
@@ -138,6 +142,8 @@ int vt_new_file(struct vt *t, struct vt_new_file *n, const char *to)
 
 int vt_new_file_end(struct vt *t, struct vt_new_file *n, int rc)
 {
+    if (rc == 0 && vt_stopped(t))
+        rc = EXIT_ERROR;
     if (rc == 0 && vmc_vmfs_fsync(n->f, &t->err) != VMC_OK)
         rc = vt_fail(t, n->to);
     if (vmc_vmfs_close(n->f, &t->err) != VMC_OK && rc == 0)

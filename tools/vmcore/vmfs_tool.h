@@ -110,6 +110,15 @@ int vt_new_file(struct vt *t, struct vt_new_file *n, const char *to);
 int vt_new_file_end(struct vt *t, struct vt_new_file *n, int rc);
 #define VT_NEW_PREFIX ".vmcore-" /* its name until then; 16 hexadecimal digits follow */
 
+/*
+ * vmfs_stop.c: whoever makes something that must not stay half made watches for signals that end the
+ * command, looks from time to time whether one came, and gives up then as after an error.
+ */
+void vt_stop_watch(void);
+bool vt_stopped(const struct vt *t); /* after a message */
+void vt_stop_helper(pid_t pid);      /* a process that is to end, too; 0: it has */
+void vt_stop_end(void);              /* at the command's end: of the signal that came */
+
 /* vmfs_left.c: such files whose makers were killed. In a folder: remove them. */
 void vt_left_remove(struct vt *t, const char *dir);
 /* On the whole volume, which has so many directories: print them, or add them to a list. */
