@@ -3,22 +3,26 @@
  * User-mode networking with libslirp. Its state belongs to the network's thread; the guest's frames
  * reach it through the queue of host_net.c.
  *
- * Threats (the guest's frames; tests/unit/host/test_net.c)
+ * Threats (the guest's frames, connections from outside; tests/unit/host/test_net.c)
  *
- * | guest input                   | bound                                                |
+ * | input                         | bound                                                |
  * |-------------------------------|------------------------------------------------------|
  * | every packet opens a socket   | 256 at a time; a reserve stays for the process       |
+ * | connections to forwarded ports| 256 at a time, besides the guest's own; the same     |
+ * |                               | reserve; more wait in the kernel's queue             |
  * | what libslirp makes of frames | its own matter; lengths are checked here             |
  */
 #include "host_net_priv.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libslirp.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NET_ADDR    0x0a000200u /* 10.0.2.0/24 */
 #define NET_MASK    0xffffff00u
@@ -27,8 +31,9 @@
 #define GUEST_ADDR  0x0a00020fu
 #define MTU_MIN     576u
 #define MTU_MAX     65521u
-#define SOCKETS_MAX 256u /* at a time, of one guest */
+#define SOCKETS_MAX 256u /* at a time, of one guest; and as many that others opened to it */
 #define RESERVE     64u  /* descriptors of the process that guests leave alone */
+#define RETRY_MS    100  /* until the next look when there is no descriptor for a connection */
 
 struct slirp_timer {
     struct slirp_timer *next;
@@ -44,8 +49,13 @@ struct user_net {
     struct pollfd *fds; /* of the current round */
     unsigned used, max;
     bool filled;
-    int open[SOCKETS_MAX]; /* sockets that libslirp has */
-    unsigned sockets;
+    int open[2 * SOCKETS_MAX]; /* sockets that libslirp has */
+    bool from_outside[2 * SOCKETS_MAX];
+    unsigned sockets, outside; /* all of them; those that others opened to forwarded ports */
+    bool polling;              /* what is opened now is opened by others */
+    int *listener;             /* of forwarded ports, ascending */
+    unsigned listeners;
+    int64_t accept_at_ms; /* not before that */
     int line; /* a descriptor from here on: few are left, since the lowest free one is taken */
     unsigned beyond; /* sockets that are over the line */
 };
@@ -116,9 +126,11 @@ static void cb_register_fd(int fd, void *opaque)
     for (unsigned i = 0; i < u->sockets; i++)
         if (u->open[i] == fd)
             return;
-    if (fd < 0 || u->sockets == SOCKETS_MAX) /* more come from outside, to forwarded ports */
+    if (fd < 0 || u->sockets == 2 * SOCKETS_MAX)
         return;
+    u->from_outside[u->sockets] = u->polling;
     u->open[u->sockets++] = fd;
+    u->outside += u->polling;
     u->beyond += fd >= u->line;
 }
 
@@ -129,7 +141,9 @@ static void cb_unregister_fd(int fd, void *opaque)
     for (unsigned i = 0; i < u->sockets; i++) {
         if (u->open[i] != fd)
             continue;
+        u->outside -= u->from_outside[i];
         u->open[i] = u->open[--u->sockets];
+        u->from_outside[i] = u->from_outside[u->sockets];
         u->beyond -= fd >= u->line;
         return;
     }
@@ -154,12 +168,32 @@ static const SlirpCb callbacks = {
 
 /* ---- the thread's round -------------------------------------------------------------------- */
 
+static bool is_listener(const struct user_net *u, int fd)
+{
+    unsigned from = 0, to = u->listeners;
+
+    while (from < to) {
+        unsigned mid = (from + to) / 2;
+        if (u->listener[mid] < fd)
+            from = mid + 1;
+        else
+            to = mid;
+    }
+    return from < u->listeners && u->listener[from] == fd;
+}
+
+/* May others connect to forwarded ports? Otherwise they wait in the kernel's queue. */
+static bool accepting(const struct user_net *u)
+{
+    return u->outside < SOCKETS_MAX && u->beyond == 0 && u->accept_at_ms == 0;
+}
+
 static int add_poll(int fd, int events, void *opaque)
 {
     struct user_net *u = opaque;
     short want = 0;
 
-    if (u->used == u->max)
+    if (u->used == u->max || (!accepting(u) && is_listener(u, fd)))
         return -1;
     if ((events & SLIRP_POLL_IN) != 0)
         want |= POLLIN;
@@ -201,9 +235,13 @@ static unsigned user_fill(void *port, struct pollfd *fds, unsigned max, int *tim
     u->used = 0;
     u->max = max;
     u->filled = read;
+    int64_t now = cb_clock_ns(u) / 1000000;
+    if (u->accept_at_ms != 0 && u->accept_at_ms <= now)
+        u->accept_at_ms = 0;
     if (read)
         slirp_pollfds_fill(u->slirp, &timeout, add_poll, u);
-    int64_t now = cb_clock_ns(u) / 1000000;
+    if (u->accept_at_ms != 0 && timeout > RETRY_MS)
+        timeout = RETRY_MS;
     for (const struct slirp_timer *t = u->timers; t != NULL; t = t->next) {
         int64_t left = t->expire_ms <= now ? 0 : t->expire_ms - now;
         if (left < (int64_t)timeout)
@@ -226,14 +264,35 @@ static void run_timers(struct user_net *u)
     }
 }
 
+/* Is there a descriptor for a connection? */
+static bool can_accept(struct user_net *u)
+{
+    int fd = fcntl(u->listener[0], F_DUPFD_CLOEXEC, 0);
+
+    if (fd < 0)
+        u->accept_at_ms = cb_clock_ns(u) / 1000000 + RETRY_MS;
+    else
+        close(fd);
+    return fd >= 0;
+}
+
 static void user_handle(void *port, struct pollfd *fds, unsigned n, bool failed)
 {
     struct user_net *u = port;
 
-    (void)fds;
-    (void)n;
+    unsigned room = u->outside < SOCKETS_MAX ? SOCKETS_MAX - u->outside : 0;
+    for (unsigned i = 0; i < n && u->listeners != 0 && u->filled && !failed; i++) {
+        if (fds[i].revents == 0 || !is_listener(u, fds[i].fd))
+            continue;
+        if (room != 0 && can_accept(u))
+            room--;
+        else
+            fds[i].revents = 0; /* libslirp would ask at once again for what it did not get */
+    }
+    u->polling = true;
     if (u->filled)
         slirp_pollfds_poll(u->slirp, failed, get_revents, u);
+    u->polling = false;
     run_timers(u);
 }
 
@@ -256,7 +315,7 @@ static void user_output(void *port, const void *frame, size_t bytes)
 {
     struct user_net *u = port;
 
-    if ((u->sockets == SOCKETS_MAX || u->beyond != 0) && may_open(frame, bytes))
+    if ((u->sockets - u->outside >= SOCKETS_MAX || u->beyond != 0) && may_open(frame, bytes))
         return;
     slirp_input(u->slirp, frame, (int)bytes);
 }
@@ -270,6 +329,7 @@ static void user_close(void *port)
         slirp_cleanup(u->slirp);
     while (u->timers != NULL)
         cb_timer_free(u->timers, u);
+    free(u->listener);
     free(u);
 }
 
@@ -313,6 +373,37 @@ static int add_forwards(struct user_net *u, const struct vmc_host_user_net_confi
     return VMC_OK;
 }
 
+/* The sockets that wait for connections: all that there is before the guest has sent anything. */
+static int learn(int fd, int events, void *opaque)
+{
+    struct user_net *u = opaque;
+    int on = 0;
+    socklen_t len = sizeof(on);
+    unsigned i;
+
+    (void)events;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) != 0 || on == 0)
+        return -1;
+    for (i = u->listeners++; i > 0 && u->listener[i - 1] > fd; i--)
+        u->listener[i] = u->listener[i - 1];
+    u->listener[i] = fd;
+    return -1;
+}
+
+static int learn_listeners(struct user_net *u, uint32_t forwards, struct vmc_error *err)
+{
+    uint32_t timeout = 0;
+
+    if (forwards == 0)
+        return VMC_OK;
+    u->listener = calloc(forwards, sizeof(*u->listener));
+    if (u->listener == NULL)
+        return vmci_host_error(err, VMC_ENOMEM, 0, "host-slirp/open", "no memory");
+    slirp_pollfds_fill(u->slirp, &timeout, learn, u);
+    u->sockets = u->outside = u->beyond = 0; /* those are the embedder's */
+    return VMC_OK;
+}
+
 int vmc_host_user_net_open(const struct vmc_host_user_net_config *cfg, struct vmc_host_net **out,
                            struct vmc_error *err)
 {
@@ -344,6 +435,8 @@ int vmc_host_user_net_open(const struct vmc_host_user_net_config *cfg, struct vm
         return vmci_host_error(err, VMC_EHOST, 0, site, "libslirp cannot start");
     }
     int rc = add_forwards(u, cfg, err);
+    if (rc == VMC_OK)
+        rc = learn_listeners(u, cfg->forward_count, err);
     if (rc != VMC_OK) {
         user_close(u);
         return rc;

@@ -33,7 +33,7 @@ struct vmc_host_tap_config {
 VMC_API VMC_MUST_CHECK int vmc_host_tap_open(const struct vmc_host_tap_config *cfg,
                                              struct vmc_host_net **out, struct vmc_error *err);
 
-/** A port of the host that leads to the guest. */
+/** A port of the host that leads to the guest. Connections beyond 256 at a time wait. */
 struct vmc_host_forward {
     bool udp;
     uint32_t host_addr;   /**< IPv4 in host byte order; 0: 127.0.0.1 */

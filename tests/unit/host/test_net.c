@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* User-mode networking with a tiny guest stack: ARP, DHCP, ping, and TCP to a server on the host. */
+/* User-mode networking with a tiny guest stack: ARP, DHCP, ping, and TCP to a server on the host.
+ */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
@@ -8,12 +9,14 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include <vmcore/host_net.h>
@@ -139,7 +142,8 @@ static uint32_t pseudo(const unsigned char *f, unsigned proto, size_t n)
 
 static bool is_arp_reply(const unsigned char *f, size_t n)
 {
-    return n >= 42 && f[12] == 0x08 && f[13] == 0x06 && f[21] == 2 && memcmp(f + 28, host_ip, 4) == 0;
+    return n >= 42 && f[12] == 0x08 && f[13] == 0x06 && f[21] == 2 &&
+           memcmp(f + 28, host_ip, 4) == 0;
 }
 
 static bool is_dhcp(const unsigned char *f, size_t n)
@@ -406,6 +410,123 @@ static void sockets_of_a_guest_are_bounded(void **state)
     close(fd);
 }
 
+/* A port that is free now. */
+static uint16_t free_port(void)
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(sa);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
+    close(fd);
+    return ntohs(sa.sin_port);
+}
+
+/* Connections begun from outside, which need not be through. */
+static void knock(int *fd, unsigned count, uint16_t port)
+{
+    struct sockaddr_in sa = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
+
+    for (unsigned i = 0; i < count; i++) {
+        fd[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        assert_true(fd[i] >= 0);
+        (void)!connect(fd[i], (struct sockaddr *)&sa, sizeof(sa)); /* it is under way */
+    }
+}
+
+/* As many as the network has taken are open besides ours; they come over time. */
+static unsigned taken(unsigned before, unsigned wanted)
+{
+    unsigned now = 0;
+
+    for (unsigned i = 0; i < 1200 && now < wanted; i++) {
+        usleep(100000);
+        now = sockets_open() - before;
+    }
+    return now;
+}
+
+static void connections_to_a_guest_are_bounded(void **state)
+{
+    (void)state;
+    enum { PORTS = 64, EACH = 8 }; /* few fit into the kernel's queue of each */
+    struct guest *g = &guest;
+    struct vmc_host_forward forward[PORTS];
+    struct vmc_host_user_net_config cfg = {
+        .size = sizeof(cfg), .forwards = forward, .forward_count = PORTS};
+    static int fd[PORTS * EACH];
+    unsigned to;
+    int silent = silent_socket(&to);
+
+    for (unsigned i = 0; i < PORTS; i++)
+        forward[i] = (struct vmc_host_forward){.host_port = free_port(), .guest_port = 80};
+    start(g, &cfg);
+    resolve_gateway(g);
+    unsigned base = sockets_open() + PORTS * EACH;
+    for (unsigned i = 0; i < PORTS; i++)
+        knock(fd + i * EACH, EACH, forward[i].host_port);
+    assert_int_equal(taken(base, 256), 256);
+    usleep(300000); /* whoever takes more does so meanwhile */
+    assert_int_equal(taken(base, 256), 256);
+    flood(g, to, 600); /* the guest opens as many as without them */
+    pthread_mutex_lock(&g->lock);
+    g->n = g->taken = 0; /* it has heard of many connections */
+    pthread_mutex_unlock(&g->lock);
+    resolve_gateway(g);
+    assert_in_range(sockets_open() - base, 256 + 100, 512);
+    vmc_host_net_close(g->net);
+    for (unsigned i = 0; i < PORTS * EACH; i++)
+        close(fd[i]);
+    close(silent);
+}
+
+/* The C library's accept, counted; for libslirp, which is another shared object. */
+static atomic_uint accepts;
+
+__attribute__((visibility("default"))) int accept(int fd, struct sockaddr *addr, socklen_t *bytes)
+{
+    atomic_fetch_add(&accepts, 1);
+    return (int)syscall(SYS_accept, fd, addr, bytes);
+}
+
+static void connections_wait_for_descriptors(void **state)
+{
+    (void)state;
+    struct guest *g = &guest;
+    struct vmc_host_forward forward = {.host_port = free_port(), .guest_port = 80};
+    struct vmc_host_user_net_config cfg = {
+        .size = sizeof(cfg), .forwards = &forward, .forward_count = 1};
+    static int spare[4096];
+    unsigned spares = 0;
+    int fd;
+
+    struct rlimit usual;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
+    struct rlimit few = {.rlim_cur = 256, .rlim_max = usual.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    start(g, &cfg);
+    resolve_gateway(g);
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    while ((spare[spares] = dup(2)) >= 0)
+        spares++;
+    unsigned before = sockets_open();
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons(forward.host_port)};
+    atomic_store(&accepts, 0);
+    (void)!connect(fd, (struct sockaddr *)&sa, sizeof(sa)); /* it is under way */
+    usleep(1000000);
+    assert_in_range(atomic_load(&accepts), 0, 20);
+    while (spares > 0)
+        close(spare[--spares]);
+    assert_int_equal(taken(before, 1), 1);
+    vmc_host_net_close(g->net);
+    close(fd);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &usual), 0);
+}
+
 static void hostile_frames_do_no_harm(void **state)
 {
     (void)state;
@@ -446,7 +567,8 @@ static int raw_socket(const char *ifname)
     ifr.ifr_flags |= IFF_UP;
     if (ioctl(fd, SIOCSIFFLAGS, &ifr) != 0)
         return -1;
-    struct sockaddr_ll sa = {.sll_family = AF_PACKET, .sll_protocol = htons(0x88b5),
+    struct sockaddr_ll sa = {.sll_family = AF_PACKET,
+                             .sll_protocol = htons(0x88b5),
                              .sll_ifindex = (int)if_nametoindex(ifname)};
     return bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 ? fd : -1;
 }
@@ -517,8 +639,8 @@ static void bad_configurations_are_explained(void **state)
     assert_int_equal(listen(fd, 1), 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
     struct vmc_host_forward fw = {.host_port = ntohs(sa.sin_port), .guest_port = 22};
-    cfg = (struct vmc_host_user_net_config){.size = sizeof(cfg), .forwards = &fw,
-                                            .forward_count = 1};
+    cfg =
+        (struct vmc_host_user_net_config){.size = sizeof(cfg), .forwards = &fw, .forward_count = 1};
     assert_int_equal(vmc_host_user_net_open(&cfg, &n, &err), VMC_EBUSY);
     assert_non_null(strstr(err.text, "cannot listen"));
     close(fd);
@@ -532,6 +654,8 @@ int main(void)
         cmocka_unit_test(tcp_reaches_a_server_on_the_host),
         cmocka_unit_test(frames_wait_while_the_guest_is_full),
         cmocka_unit_test(sockets_of_a_guest_are_bounded),
+        cmocka_unit_test(connections_to_a_guest_are_bounded),
+        cmocka_unit_test(connections_wait_for_descriptors),
         cmocka_unit_test(hostile_frames_do_no_harm),
         cmocka_unit_test(tap_carries_frames_both_ways),
         cmocka_unit_test(bad_configurations_are_explained),
