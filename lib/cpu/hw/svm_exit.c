@@ -412,6 +412,8 @@ static __attribute__((noinline)) void after_event(struct hw_vcpu *v)
         svm_take_back(v);
         return;
     }
+    if (v->u.svm.offered && (v->irq_wait || v->want_window || v->st.nmi_pending != 0))
+        v->todo |= HW_TODO_EVENT; /* there was no window for what comes next */
     v->u.svm.offered = false;
     v->inflight.type = VMC_EV_NONE;
     b->event_inj = 0;

@@ -340,9 +340,10 @@ void svm_windows(struct hw_vcpu *v, bool irq, bool nmi)
     struct vmcb *b = vmcb_of(v);
     bool on = (b->misc1 & SVM_I_VINTR) != 0;
 
-    if (irq && v->u.svm.offered) { /* rare: the window needs the virtual interrupt */
-        v->u.svm.offered = false;
-        b->event_inj = v->inflight.vector | (uint64_t)VMC_EV_IRQ << 8 | SVM_EV_VALID;
+    /* The window would need the virtual interrupt that is on offer: after the exit (after_event). */
+    if (v->u.svm.offered) {
+        v->u.svm.step_over = false;
+        return;
     }
     /* A virtual interrupt that exits instead of being delivered: the window is open. */
     if (irq != on)
