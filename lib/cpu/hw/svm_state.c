@@ -340,7 +340,7 @@ void svm_windows(struct hw_vcpu *v, bool irq, bool nmi)
     struct vmcb *b = vmcb_of(v);
     bool on = (b->misc1 & SVM_I_VINTR) != 0;
 
-    /* The window would need the virtual interrupt that is on offer: after the exit (after_event). */
+    /* A window would need the virtual interrupt that is on offer: see after_event. */
     if (v->u.svm.offered) {
         v->u.svm.step_over = false;
         return;
