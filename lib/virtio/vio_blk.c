@@ -181,7 +181,7 @@ static inline bool check_usual(struct blk_dev *d, const struct vmci_three *t, ui
     uint64_t sector = vmci_load_relaxed(&header[1]);
     bool write = *type == T_OUT;
 
-    return likely(*type <= T_OUT && write != t->write && !(write && d->read_only) &&
+    return likely(*type <= T_OUT && write != (t->write != 0) && !(write && d->read_only) &&
                   t->bytes % SECTOR == 0 && in_disk(d, sector, t->bytes, offset));
 }
 
@@ -196,7 +196,7 @@ static inline bool prepare_usual(struct blk_dev *d, struct blk_req *r, const str
     r->usual = t->slot;
     r->status = t->last;
     r->data = (struct vmc_iovec){.base = t->data, .bytes = t->bytes};
-    r->written = t->write ? t->bytes + 1 : 1;
+    r->written = t->write != 0 ? t->bytes + 1 : 1;
     r->id = t->id;
     r->flush_after = type == T_OUT && !vmci_blk_has_cache(d);
     r->seg = r->segs = 0;
@@ -323,7 +323,7 @@ static unsigned take(struct blk_dev *d, struct vmci_vq *q, struct blk_req **req)
     for (;;) {
         struct vmci_threes run = vmci_threes_begin(q);
         struct blk_req *r;
-        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_peek(&run, HEADER, 1, &t)) {
+        while ((r = bq->free) != NULL && n < BATCH && vmci_threes_peek_any(&run, HEADER, 1, &t)) {
             req[n++] = use(d, bq, &t);
             vmci_threes_step(&run);
         }

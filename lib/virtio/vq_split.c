@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The split ring (virtio 1.2, 2.7): descriptor table, available ring, used ring. */
-#include "virtio/vq_three.h"
+#include "virtio/virtio_int.h"
 
 #define AVAIL_FLAGS 0u
 #define AVAIL_IDX   2u
@@ -89,16 +89,6 @@ int vmci_split_pop(struct vmci_vq *q, struct vmci_chain *ch)
     q->pos.next_avail++;
     q->inflight++;
     return 1;
-}
-
-/* The numbers that are followed here are checked like all the rest when the chain is looked at. */
-bool vmci_three_scattered(const struct vmci_threes *s, size_t i, uint32_t first_bytes,
-                          uint32_t last_bytes, struct vmci_three *t)
-{
-    size_t j = vmci_three_fetch(s, s->desc, i).link >> 16 & s->mask;
-    size_t k = vmci_three_fetch(s, s->desc, j).link >> 16 & s->mask;
-
-    return vmci_three_at(s, s->desc, i, j, k, first_bytes, last_bytes, t);
 }
 
 void vmci_split_stage(struct vmci_vq *q, const struct vmci_chain *ch, uint32_t written)

@@ -13,8 +13,8 @@ struct vmci_three {
     struct vmci_mem_slot *slot; /* ordinary memory that holds all of it */
     unsigned char *first, *data, *last;
     uint32_t bytes; /* of data */
+    uint32_t write; /* VMCI_VD_WRITE: data is written by the device; else 0 */
     uint16_t id;
-    bool write; /* data is written by the device */
 };
 
 /* Chains that are taken one after the other, and what is needed for it: on the stack of the taker. */
@@ -23,7 +23,7 @@ struct vmci_threes {
     struct vmci_mem_slot *slot;
     unsigned char *hva; /* slot's */
     uint64_t gpa, room;
-    size_t mask;
+    size_t mask, rows; /* the size less 1; descriptors that two others follow in the ring */
     uint32_t first;        /* in the available ring, but for the mask */
     uint32_t ready, taken; /* how many may be taken, and were */
     bool indirect;
@@ -66,6 +66,7 @@ static inline struct vmci_threes vmci_threes_begin(const struct vmci_vq *q)
                                 .gpa = slot->gpa,
                                 .room = slot->bytes,
                                 .mask = q->size - 1u,
+                                .rows = q->size > 2 ? q->size - 2u : 0,
                                 .first = q->pos.next_avail,
                                 .ready = VMCI_MIN(there, q->size - q->inflight),
                                 .indirect = q->indirect};
@@ -77,23 +78,23 @@ static inline void vmci_threes_end(struct vmci_vq *q, const struct vmci_threes *
     q->inflight += s->taken;
 }
 
-/* A descriptor of a split ring or indirect table: each field is read once. */
+/* Length, flags and next of a descriptor, as in its second word. */
+#define VMCI_THREE_WORD(bytes, flags, next)                                                        \
+    ((uint64_t)(bytes) | (uint64_t)(flags) << 32 | (uint64_t)(next) << 48)
+
+/* A descriptor of a split ring or indirect table: each word is read once. */
 struct vmci_three_desc {
     uint64_t at; /* in the slot; beyond its end: not there */
-    uint32_t bytes;
-    uint32_t link; /* flags; next in the upper half */
+    uint64_t word;
 };
 
 static inline struct vmci_three_desc vmci_three_fetch(const struct vmci_threes *s,
                                                       const unsigned char *table, size_t i)
 {
-    const unsigned char *d = table + i * VMCI_VD_BYTES;
-    const uint32_t *word = (const void *)(d + 8);
+    const uint64_t *d = (const void *)(table + i * VMCI_VD_BYTES);
 
-    return (struct vmci_three_desc){.at = vmci_load_relaxed((const uint64_t *)(const void *)d) -
-                                          s->gpa,
-                                    .bytes = vmci_load_relaxed(&word[0]),
-                                    .link = vmci_load_relaxed(&word[1])};
+    return (struct vmci_three_desc){.at = vmci_load_relaxed(&d[0]) - s->gpa,
+                                    .word = vmci_load_relaxed(&d[1])};
 }
 
 /* The chain of descriptors i, j and k of a table. False: they are none, or none of this kind. */
@@ -101,67 +102,67 @@ static inline __attribute__((always_inline)) bool
 vmci_three_at(const struct vmci_threes *s, const unsigned char *table, size_t i, size_t j, size_t k,
               uint32_t first_bytes, uint32_t last_bytes, struct vmci_three *t)
 {
-    struct vmci_three_desc d = vmci_three_fetch(s, table, i);
+    struct vmci_three_desc a = vmci_three_fetch(s, table, i), b = vmci_three_fetch(s, table, j),
+                           c = vmci_three_fetch(s, table, k);
+    uint64_t bytes = (uint32_t)b.word;
 
+    /* The last descriptor names no next one. Data: none is wrong, too. */
+    t->write = (uint32_t)(b.word >> 32) ^ ((uint32_t)k << 16 | VMCI_VD_NEXT);
+    if (unlikely(a.word != VMCI_THREE_WORD(first_bytes, VMCI_VD_NEXT, j) ||
+                 c.word << 16 != VMCI_THREE_WORD(last_bytes, VMCI_VD_WRITE, 0) << 16 ||
+                 (t->write & ~VMCI_VD_WRITE) != 0 || bytes == 0))
+        return false;
     /* Slots are whole pages: the ends are shorter than any of them. */
-    if (unlikely(d.link != ((uint32_t)j << 16 | VMCI_VD_NEXT) || d.bytes != first_bytes ||
-                 d.at > s->room - first_bytes))
+    if (unlikely(a.at > s->room - first_bytes || c.at > s->room - last_bytes || b.at >= s->room ||
+                 b.at + bytes > s->room))
         return false;
-    t->first = s->hva + d.at;
-    d = vmci_three_fetch(s, table, k);
-    if (unlikely((uint16_t)d.link != VMCI_VD_WRITE || d.bytes != last_bytes ||
-                 d.at > s->room - last_bytes))
-        return false;
-    t->last = s->hva + d.at;
-    d = vmci_three_fetch(s, table, j);
-    if (unlikely((d.link & ~VMCI_VD_WRITE) != ((uint32_t)k << 16 | VMCI_VD_NEXT) ||
-                 d.at >= s->room || (uint64_t)d.bytes - 1 >= s->room - d.at)) /* 0 is wrong, too */
-        return false;
-    t->data = s->hva + d.at;
-    t->bytes = d.bytes;
-    t->write = (d.link & VMCI_VD_WRITE) != 0;
+    t->first = s->hva + a.at;
+    t->data = s->hva + b.at;
+    t->last = s->hva + c.at;
+    t->bytes = (uint32_t)bytes;
     return true;
 }
 
-/* The chain that begins with descriptor i of the ring, wherever the others are. */
-bool vmci_three_scattered(const struct vmci_threes *s, size_t i, uint32_t first_bytes,
-                          uint32_t last_bytes, struct vmci_three *t);
+/* Where the descriptors of a chain are: one after the other in the ring, in a table, or anywhere. */
+enum vmci_three_kind { VMCI_THREE_ROW, VMCI_THREE_TABLE, VMCI_THREE_FAR };
 
-/*
- * The next chain, if there is one, of this kind, and its ends have these lengths. Nearly always its
- * descriptors follow each other: the processor need not wait for their numbers then.
- */
+/* The next chain of those that are ready, if it is of this kind, and its ends have these lengths. */
 static inline __attribute__((always_inline)) bool
-vmci_threes_peek(const struct vmci_threes *s, uint32_t first_bytes, uint32_t last_bytes,
-                 struct vmci_three *t)
+vmci_threes_peek(const struct vmci_threes *s, enum vmci_three_kind kind, uint32_t first_bytes,
+                 uint32_t last_bytes, struct vmci_three *t)
 {
-    if (s->taken == s->ready)
-        return false;
     size_t mask = s->mask; /* the size is a power of two */
     size_t head = vmci_ring_ld16(s->avail + ((s->first + s->taken) & mask) * 2);
-    if (unlikely(head > mask))
-        return false;
+    size_t end = kind == VMCI_THREE_ROW ? s->rows : mask + 1;
+
     t->slot = s->slot;
     t->id = (uint16_t)head;
-    head &= mask;
-    const uint32_t *link = (const void *)(s->desc + head * VMCI_VD_BYTES + 12);
-    if ((vmci_load_relaxed(link) & VMCI_VD_INDIRECT) == 0) {
-        if (likely(vmci_three_at(s, s->desc, head, (head + 1) & mask, (head + 2) & mask,
-                                 first_bytes, last_bytes, t)))
-            return true;
-        /* Copies: what has an address is in no register. */
-        struct vmci_threes there = *s;
-        struct vmci_three far = *t;
-        bool found = vmci_three_scattered(&there, head, first_bytes, last_bytes, &far);
-        *t = far;
-        return found;
-    }
-    struct vmci_three_desc d = vmci_three_fetch(s, s->desc, head);
-    if (unlikely(!s->indirect || (uint16_t)d.link != VMCI_VD_INDIRECT ||
-                 d.bytes != 3 * VMCI_VD_BYTES || d.at > s->room - 3 * VMCI_VD_BYTES ||
-                 ((uintptr_t)(s->hva + d.at) & 7) != 0))
+    if (unlikely(head >= end))
         return false;
-    return vmci_three_at(s, s->hva + d.at, 0, 1, 2, first_bytes, last_bytes, t);
+    head = vmci_nospec_index(head, end);
+    if (kind == VMCI_THREE_ROW) /* the processor need not wait for the numbers of the others */
+        return vmci_three_at(s, s->desc, head, head + 1, head + 2, first_bytes, last_bytes, t);
+    struct vmci_three_desc d = vmci_three_fetch(s, s->desc, head);
+    if (kind == VMCI_THREE_TABLE) {
+        const uint64_t bytes = 3 * VMCI_VD_BYTES;
+        return likely(s->indirect &&
+                      d.word << 16 == VMCI_THREE_WORD(bytes, VMCI_VD_INDIRECT, 0) << 16 &&
+                      d.at <= s->room - bytes && ((uintptr_t)(s->hva + d.at) & 7) == 0) &&
+               vmci_three_at(s, s->hva + d.at, 0, 1, 2, first_bytes, last_bytes, t);
+    }
+    /* All that is followed here is checked below. */
+    size_t j = d.word >> 48 & mask, k = vmci_three_fetch(s, s->desc, j).word >> 48 & mask;
+    return vmci_three_at(s, s->desc, head, j, k, first_bytes, last_bytes, t);
+}
+
+/* The same of any kind, if there is one. */
+static inline bool vmci_threes_peek_any(const struct vmci_threes *s, uint32_t first_bytes,
+                                        uint32_t last_bytes, struct vmci_three *t)
+{
+    return s->taken < s->ready &&
+           (vmci_threes_peek(s, VMCI_THREE_ROW, first_bytes, last_bytes, t) ||
+            vmci_threes_peek(s, VMCI_THREE_TABLE, first_bytes, last_bytes, t) ||
+            vmci_threes_peek(s, VMCI_THREE_FAR, first_bytes, last_bytes, t));
 }
 
 /* It is taken. */

@@ -164,6 +164,46 @@ static void limits_hold(void **state)
     rig_close(&r);
 }
 
+/* Rings that have no room for three descriptors, or just so. */
+static void small_rings(void **state)
+{
+    (void)state;
+    struct rig r;
+    unsigned id;
+    uint32_t len;
+
+    open_rig(&r);
+    r.disk.piece = 4096;
+    for (unsigned size = 1; size <= 4; size *= 2) {
+        assert_true(vd_negotiate(&r.v, FEATURES | VD_F_VERSION_1));
+        vd_queue_setup(&r.v, 0, size);
+        vd_driver_ok(&r.v);
+        const struct vd_buf buf[3] = {{RIG_SLOT(0), 16, false},
+                                      {RIG_SLOT(0) + 0x1000, 512, true},
+                                      {RIG_SLOT(0) + 0x800, 1, true}};
+        uint64_t moves = r.disk.moves;
+        for (unsigned i = 0; i < 3; i++) {
+            (void)rig_header(&r, 0, 0, 0);
+            (void)vd_add(&r.v, 0, buf, 3, RIG_SLOT(0) + 0x900);
+            vd_kick(&r.v, 0);
+            assert_true(vd_pop(&r.v, 0, &id, &len));
+            assert_int_equal(len, 513);
+            assert_int_equal(rig_status(&r, 0), OK);
+        }
+        assert_int_equal(r.disk.moves, moves + 2); /* the first showed where buffers are */
+        /* A chain that would be right, but behind the ring's end, or over it. */
+        for (unsigned i = 0; i < 3; i++)
+            vd_raw_desc(&r.v, 0, size - 1 + i, buf[i].gpa, buf[i].len,
+                        (uint16_t)((i < 2 ? VD_NEXT : 0) | (i != 0 ? VD_WRITE : 0)),
+                        (uint16_t)(size + i));
+        vd_raw_avail(&r.v, 0, (uint16_t)(size - 1));
+        vd_kick(&r.v, 0);
+        assert_int_equal(vd_status(&r.v) & VD_NEEDS_RESET, VD_NEEDS_RESET);
+        assert_int_equal(r.disk.moves, moves + 2);
+    }
+    rig_close(&r);
+}
+
 static struct rig *resetting;
 static bool whole_board;
 static uint64_t resets_at;
@@ -391,6 +431,7 @@ int main(void)
         cmocka_unit_test(usual_requests_go_directly),
         cmocka_unit_test(others_are_submitted),
         cmocka_unit_test(limits_hold),
+        cmocka_unit_test(small_rings),
         cmocka_unit_test(resets_wait_for_the_batch),
         cmocka_unit_test(the_same_comes_out),
     };
