@@ -67,6 +67,7 @@ struct hv_vcpu {
     struct vmc_vcpu *v;
     uint32_t index;
     uint32_t entity;
+    volatile uint32_t failed; /* it cannot go on */
 };
 
 struct hv_guest {

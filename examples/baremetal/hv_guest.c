@@ -5,6 +5,8 @@
  */
 #include "hv.h"
 
+#include <vmcore/paging.h>
+
 struct hv_config hv_config;
 struct hv_guest hv_guests[HV_MAX_GUESTS];
 const struct vmc_engine_ops *hv_engine;
@@ -483,25 +485,67 @@ static void reboot(struct hv_guest *g)
     hv_guest_resume(g);
 }
 
-/* Where a triple fault came from. Its guest is paused. */
-static void report_crash(struct hv_guest *g)
+#define STACK_WORDS 32u
+
+/* What lies on a vCPU's stack says who called what it was doing. */
+static void report_stack(const struct hv_guest *g, const struct vmc_x86_state *st)
 {
-    static struct vmc_x86_state st;
-    const uint32_t groups =
-        VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL | VMC_ST_RUN;
+    bool wide = (st->efer & VMC_EFER_LMA) != 0;
+    struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
+    char line[96];
+    size_t used = 0;
+
+    memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
+    for (unsigned i = 0; i < STACK_WORDS; i++) {
+        uint64_t la = st->gpr[VMC_RSP] + i * (wide ? 8u : 4u), word = 0;
+        struct vmc_walk w;
+        if (!wide)
+            la = (uint32_t)(st->seg[VMC_SS].base + la);
+        if (vmc_walk_gva(vmc_vm_mem(g->vm), &pg, la, VMC_ACC_PROBE, &w) != VMC_OK ||
+            vmc_mem_read(vmc_vm_mem(g->vm), w.gpa, &word, wide ? 8 : 4) != VMC_OK)
+            break;
+        used +=
+            vmc_bm_snprintf(line + used, sizeof(line) - used, " %llx", (unsigned long long)word);
+        if (i % 4 == 3) {
+            hv_print("%s: on the stack:%s\n", g->cfg->name, line);
+            used = 0;
+        }
+    }
+}
+
+static void report_vcpu(const struct hv_guest *g, uint32_t index, const struct vmc_x86_state *st)
+{
+    static const char *const names[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
+                                          "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
     typedef unsigned long long ull;
 
-    for (uint32_t i = 0; i < g->cfg->cpus; i++) {
-        if (vmc_vcpu_get_state(g->vcpu[i].v, groups, &st) != VMC_OK ||
-            st.activity != VMC_RUN_SHUTDOWN)
-            continue;
-        hv_print("%s: vCPU %u at %04x:%llx, stack %04x:%llx, flags %llx\n", g->cfg->name, i,
-                 st.seg[VMC_CS].selector, (ull)st.rip, st.seg[VMC_SS].selector,
-                 (ull)st.gpr[VMC_RSP], (ull)st.rflags);
-        hv_print("%s: CR0 %llx CR2 %llx CR3 %llx CR4 %llx EFER %llx IDT %llx, limit %x\n",
-                 g->cfg->name, (ull)st.cr0, (ull)st.cr2, (ull)st.cr3, (ull)st.cr4, (ull)st.efer,
-                 (ull)st.idtr.base, st.idtr.limit);
-    }
+    hv_print("%s: vCPU %u at %04x:%llx, stack %04x:%llx, flags %llx\n", g->cfg->name, index,
+             st->seg[VMC_CS].selector, (ull)st->rip, st->seg[VMC_SS].selector,
+             (ull)st->gpr[VMC_RSP], (ull)st->rflags);
+    hv_print("%s: CR0 %llx CR2 %llx CR3 %llx CR4 %llx EFER %llx IDT %llx, limit %x\n", g->cfg->name,
+             (ull)st->cr0, (ull)st->cr2, (ull)st->cr3, (ull)st->cr4, (ull)st->efer,
+             (ull)st->idtr.base, st->idtr.limit);
+    hv_print("%s: FS %llx GS %llx, the kernel's %llx, GDT %llx, limit %x\n", g->cfg->name,
+             (ull)st->seg[VMC_FS].base, (ull)st->seg[VMC_GS].base, (ull)st->msr.kernel_gs_base,
+             (ull)st->gdtr.base, st->gdtr.limit);
+    for (unsigned i = 0; i < 16; i += 4)
+        hv_print("%s: %s %llx %s %llx %s %llx %s %llx\n", g->cfg->name, names[i], (ull)st->gpr[i],
+                 names[i + 1], (ull)st->gpr[i + 1], names[i + 2], (ull)st->gpr[i + 2], names[i + 3],
+                 (ull)st->gpr[i + 3]);
+    report_stack(g, st);
+}
+
+/* What vCPUs were doing that cannot go on. Their guest is paused. */
+static void report_crash(const struct hv_guest *g)
+{
+    static struct vmc_x86_state st;
+    const uint32_t groups = VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL |
+                            VMC_ST_MSR | VMC_ST_RUN;
+
+    for (uint32_t i = 0; i < g->cfg->cpus; i++)
+        if (vmc_vcpu_get_state(g->vcpu[i].v, groups, &st) == VMC_OK &&
+            (st.activity == VMC_RUN_SHUTDOWN || g->vcpu[i].failed))
+            report_vcpu(g, i, &st);
 }
 
 static void look_at(struct hv_guest *g)
@@ -513,6 +557,8 @@ static void look_at(struct hv_guest *g)
     if (g->state == HV_OFF)
         return;
     if (g->failed) {
+        hv_guest_pause(g);
+        report_crash(g);
         hv_guest_end(g, g->failure);
         return;
     }

@@ -109,6 +109,7 @@ static void vcpu_failed(struct hv_vcpu *hv, const char *what, const char *detail
 {
     struct hv_guest *g = hv->g;
 
+    hv->failed = 1;
     if (__atomic_exchange_n(&g->failed, 1, __ATOMIC_SEQ_CST) == 0)
         vmc_bm_snprintf(g->failure, sizeof(g->failure), "vCPU %u at 0x%llx: %s: %s", hv->index,
                         (unsigned long long)rip, what, detail);

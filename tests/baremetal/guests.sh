@@ -11,7 +11,7 @@ need_machine "$m"
 need_guest
 dir=$build/tests/baremetal/guests-${m/:/-}-$how
 mkdir -p "$dir"
-cmdline="console=ttyS0 earlyprintk=serial,ttyS0,115200 loglevel=5 panic=-1 cryptomgr.notests" # warnings are shown
+cmdline="console=ttyS0 loglevel=5 earlyprintk=serial,ttyS0,115200 panic=-1 cryptomgr.notests" # warnings are shown
 {
     echo "hypervisor { status = 20; when_done = poweroff"
     [ "$how" != apic ] || echo " apic = processor"

@@ -17,7 +17,7 @@ cd "$dir"
 rm -f ./*.img ./*.raw partition
 kernel=(--kernel "$build/bin/baremetal-vmfs" --machine "$m" --mem 512)
 drive() { echo "-drive file=$dir/$1,format=raw,if=none,id=$2,cache=unsafe"; }
-cmdline() { echo "console=ttyS0 earlyprintk=serial,ttyS0,115200 loglevel=5 panic=-1 cryptomgr.notests run=$(tr -d '\n' <<<"$1" | tr -s ' ' +)"; }
+cmdline() { echo "console=ttyS0 loglevel=5 earlyprintk=serial,ttyS0,115200 panic=-1 cryptomgr.notests run=$(tr -d '\n' <<<"$1" | tr -s ' ' +)"; }
 volume() { # IMAGE LABEL
     truncate -s 1G "$1"
     "$vmcore" vmfs mkfs --label "$2" "$1"
