@@ -54,6 +54,7 @@ struct fw_item {
 struct vmc_fw_cfg {
     struct dev_base base;
     struct fw_state st; /* (l) */
+    bool restored; /* (l) the item was selected in another machine: what that makes is not here */
     struct fw_item item[KEYS];
     char name[VMC_FW_CFG_MAX_FILES][VMC_FW_CFG_NAME];
     unsigned files;
@@ -89,9 +90,23 @@ static void select_item(struct vmc_fw_cfg *fw, uint16_t key)
     vmci_lock(&fw->base.lock);
     fw->st.key = key;
     fw->st.offset = 0;
+    fw->restored = false;
     vmci_unlock(&fw->base.lock);
     if (it != NULL && it->select != NULL)
         it->select(it->ctx);
+}
+
+/*
+ * The item that is read, with the lock held. *select: after the lock, before it is read, do what
+ * selecting it does.
+ */
+static const struct vmc_fw_cfg_item *current(struct vmc_fw_cfg *fw, bool *select)
+{
+    const struct vmc_fw_cfg_item *it = item_of(fw, fw->st.key);
+
+    *select = fw->restored && it != NULL && it->select != NULL;
+    fw->restored = false;
+    return it;
 }
 
 /* Copy from an item; past its end, zeros. */
@@ -117,16 +132,19 @@ static uint64_t fw_read(void *dev, uint64_t offset, unsigned bytes)
 {
     struct vmc_fw_cfg *fw = dev;
     uint8_t byte = 0;
+    bool select;
 
     if (offset == 0) /* the selector cannot be read; a 16-bit read of it is nothing special */
         return 0;
     (void)bytes;
     vmci_lock(&fw->base.lock);
-    const struct vmc_fw_cfg_item *it = item_of(fw, fw->st.key);
+    const struct vmc_fw_cfg_item *it = current(fw, &select);
     uint32_t at = fw->st.offset;
     if (it != NULL && at < it->bytes)
         fw->st.offset++;
     vmci_unlock(&fw->base.lock);
+    if (select)
+        it->select(it->ctx);
     (void)item_read(it, at, &byte, 1); /* a failed read gives zero, there is no error here */
     return byte;
 }
@@ -189,10 +207,13 @@ static uint32_t dma_execute(struct vmc_fw_cfg *fw, uint32_t control, uint32_t le
     if ((control & (DMA_READ | DMA_SKIP | DMA_WRITE)) == 0)
         return 0;
 
+    bool select;
     vmci_lock(&fw->base.lock);
-    const struct vmc_fw_cfg_item *it = item_of(fw, fw->st.key);
+    const struct vmc_fw_cfg_item *it = current(fw, &select);
     uint32_t offset = fw->st.offset;
     vmci_unlock(&fw->base.lock);
+    if (select)
+        it->select(it->ctx);
 
     int rc = VMC_OK;
     if ((control & DMA_READ) != 0)
@@ -356,6 +377,7 @@ static void fw_reset(void *dev)
 
     vmci_lock(&fw->base.lock);
     memset(&fw->st, 0, sizeof(fw->st));
+    fw->restored = false;
     vmci_unlock(&fw->base.lock);
 }
 
@@ -380,6 +402,7 @@ static int fw_load(void *dev, const void *src, size_t bytes, struct vmc_error *e
         return rc;
     vmci_lock(&fw->base.lock);
     fw->st = s;
+    fw->restored = true;
     vmci_unlock(&fw->base.lock);
     return VMC_OK;
 }

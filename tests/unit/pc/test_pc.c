@@ -440,19 +440,26 @@ static void fw_cfg_dma(void **state)
     pio_write(f, 0x518, 4, 0xffffffff); /* a descriptor nowhere */
 }
 
-/* Select the item and read it to gpa; the descriptor is at desc. Returns what is left in it. */
-static uint32_t fw_dma(struct fx *f, uint64_t desc, uint16_t key, uint32_t bytes, uint64_t gpa)
+/* Have a descriptor at desc executed. Returns what is left in it. */
+static uint32_t fw_dma_control(struct fx *f, uint64_t desc, uint32_t control, uint32_t bytes,
+                               uint64_t gpa)
 {
     struct vmc_mem *mem = vmc_vm_mem(f->vm);
     uint8_t d[16];
 
-    vmci_st_le32(d, __builtin_bswap32((uint32_t)key << 16 | 8 | 2));
+    vmci_st_le32(d, __builtin_bswap32(control));
     vmci_st_le32(d + 4, __builtin_bswap32(bytes));
     vmci_st_le64(d + 8, __builtin_bswap64(gpa));
     assert_int_equal(vmc_mem_write(mem, desc, d, 16), VMC_OK);
     pio_write(f, 0x514, 8, __builtin_bswap64(desc));
     assert_int_equal(vmc_mem_read(mem, desc, d, 4), VMC_OK);
     return __builtin_bswap32(vmci_ld_le32(d));
+}
+
+/* Select the item and read it to gpa. */
+static uint32_t fw_dma(struct fx *f, uint64_t desc, uint16_t key, uint32_t bytes, uint64_t gpa)
+{
+    return fw_dma_control(f, desc, (uint32_t)key << 16 | 8 | 2, bytes, gpa);
 }
 
 static void fw_cfg_zeros_are_bounded(void **state)
@@ -514,6 +521,53 @@ static void fw_cfg_items_may_use_fw_cfg(void **state)
     assert_int_equal(out[3000], 0);
     assert_int_equal(vmc_mem_read(mem, 0x311000, out, 4), VMC_OK);
     assert_memory_equal(out, "QEMU", 4);
+}
+
+/* Contents that selection makes, until then others. */
+static void made_select(void *ctx)
+{
+    memset(ctx, 0x33, 64);
+}
+
+/* State that was saved in the middle of an item goes on in a machine where nobody has selected it. */
+static void fw_cfg_goes_on_in_the_middle_of_an_item(void **state)
+{
+    struct fx *f = *state;
+    static uint8_t made[64], saved[256];
+    const struct vmc_fw_cfg_item item = {
+        .data = made, .select = made_select, .ctx = made, .bytes = sizeof(made)};
+    struct vmc_error err;
+    uint8_t out[4];
+
+    machine(f, 64 * MIB, 1, 0);
+    assert_int_equal(vmc_fw_cfg_set(vmc_pc_fw_cfg(f->pc), 0x8001, &item), VMC_OK);
+    boot_flat(f);
+    struct vmc_device *d = vmc_vm_board(f->vm)->devices;
+    while (strcmp(d->ops->name, "fw-cfg") != 0)
+        d = d->next;
+    pio_write(f, 0x510, 2, 0x8001);
+    for (unsigned i = 0; i < 10; i++)
+        assert_int_equal(pio_read(f, 0x511, 1), 0x33);
+    size_t n = d->ops->save(d->dev, saved, sizeof(saved));
+    assert_in_range(n, 1, sizeof(saved));
+    for (unsigned dma = 0; dma < 2; dma++) {
+        d->ops->reset(d->dev);
+        memset(made, 0x11, sizeof(made)); /* as in another machine */
+        /* What is not a state changes nothing. */
+        assert_int_equal(d->ops->load(d->dev, saved, n - 1, &err), VMC_EFORMAT);
+        assert_int_equal(pio_read(f, 0x511, 1), 'Q');
+        assert_int_equal(d->ops->load(d->dev, saved, n, &err), VMC_OK);
+        if (dma == 0)
+            assert_int_equal(pio_read(f, 0x511, 1), 0x33);
+        if (dma != 0) {
+            assert_int_equal(fw_dma_control(f, 0x301000, 2, 4, 0x320000), 0);
+            assert_int_equal(vmc_mem_read(vmc_vm_mem(f->vm), 0x320000, out, 4), VMC_OK);
+            assert_memory_equal(out, "\x33\x33\x33\x33", 4);
+        }
+        for (unsigned i = dma == 0 ? 11 : 14; i < 64; i++)
+            assert_int_equal(pio_read(f, 0x511, 1), 0x33);
+        assert_int_equal(pio_read(f, 0x511, 1), 0);
+    }
 }
 
 /* ---- layout, life cycle -------------------------------------------------------------------- */
@@ -720,6 +774,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(acpi_small), T(acpi_many_cpus), T(fw_cfg_items), T(table_loader_script), T(fw_cfg_dma), T(fw_cfg_zeros_are_bounded), T(fw_cfg_items_may_use_fw_cfg),
+        T(fw_cfg_goes_on_in_the_middle_of_an_item),
         T(memory_layout), T(start_state_and_mtrrs), T(exit_port_power_off_reset),
         T(firmware_is_mapped_twice), T(kernel_beside_firmware), T(create_checks),
     };
