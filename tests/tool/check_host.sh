@@ -319,6 +319,14 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))' "$vmcore" top "$di
 verdict "top on a terminal without a cursor" eval "[ $? = 4 ] && grep -q 'cannot move its cursor' '$dir/out'"
 ctl "$dir/socket" quit sleep
 verdict "one VM is ended" await '^sleep  *ended .*by the user' "$dir/socket" list
+timers() { # N: so many machines' clocks go on
+    for _ in $(seq 300); do
+        [ "$(grep -lx timers /proc/"$host"/task/*/comm | wc -l)" = "$1" ] && return 0
+        sleep 0.1
+    done
+    return 1
+}
+verdict "the timers of machines that have ended wake nobody" timers 2
 kill -TERM "$host"
 wait "$host"
 status=$?

@@ -343,8 +343,9 @@ static void *serve_timers(void *arg)
                            {.fd = vm->timer_stop, .events = POLLIN}};
     uint64_t count;
 
+    pthread_setname_np(pthread_self(), "timers");
     while (fds[1].revents == 0) {
-        if (poll(fds, 2, -1) <= 0 || fds[0].revents == 0)
+        if (poll(fds, 2, -1) <= 0 || fds[1].revents != 0)
             continue;
         if (read(vm->timer_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
             break;
@@ -373,11 +374,19 @@ static int start_timers(struct host_vm *vm)
     return 0;
 }
 
-static void stop_timers(struct host_vm *vm)
+/* The thread ends soon: a guest's clock may be periodic, and would go on for ever. */
+static void end_timers(const struct host_vm *vm)
 {
     uint64_t one = 1;
 
-    if (vm->has_timer_thread && write(vm->timer_stop, &one, sizeof(one)) == sizeof(one))
+    if (vm->timer_stop >= 0)
+        (void)!write(vm->timer_stop, &one, sizeof(one)); /* full: it has been told */
+}
+
+static void stop_timers(struct host_vm *vm)
+{
+    end_timers(vm);
+    if (vm->has_timer_thread)
         pthread_join(vm->timer_thread, NULL);
     vm->has_timer_thread = false;
     if (vm->timer_fd >= 0)
@@ -500,6 +509,7 @@ static void finish_end(struct host_vm *vm)
 {
     unschedule(vm);
     vmc_timerq_set_notify(vmc_vm_board(vm->run.vm)->timers, NULL, NULL);
+    end_timers(vm);
     vm->state = HOST_VM_ENDED;
     pthread_mutex_lock(&vm->h->lock);
     vm->ended = true;
