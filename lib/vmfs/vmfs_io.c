@@ -348,44 +348,6 @@ static void child_done(struct vmc_block_req *child)
     p->done(p);
 }
 
-/* The usual case: inside one block, on a volume of one extent. */
-static inline int submit_one(struct fs_io_slot *s, struct vmc_block_req *req)
-{
-    const struct fs_inode *ino = s->ino;
-    struct vmc_vmfs *v = ino->v;
-    uint32_t shift = ino->shift, state;
-    uint64_t fb, in = req->offset & ((1ull << shift) - 1);
-
-    if (unlikely(shift == 0 || v->nsegs != 1 || in + req->bytes > 1ull << shift) ||
-        !vmci_fs_leaf_get(ino, req->offset >> shift, &state, &fb) || unlikely(state != MAP_BLOCK))
-        return -1;
-    struct vmc_block_req *c = &s->child;
-    c->op = req->op;
-    c->flags = req->flags;
-    c->offset = v->seg[0].dev_off + (fb << shift) + in;
-    c->bytes = req->bytes;
-    c->iov = req->iov;
-    c->iov_count = req->iov_count;
-    c->done = child_done;
-    c->opaque = s;
-    s->parent = req;
-    s->at = 0;
-    const struct vmc_blockdev *bd = &v->dev[0].bd;
-    if (bd->ops->submit(bd->ctx, c) == VMC_BLOCK_PENDING)
-        return VMC_BLOCK_PENDING;
-    req->status = c->status;
-    slot_put(s);
-    return VMC_BLOCK_COMPLETE;
-}
-
-/* The thread's guard; NULL: it has none. */
-static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
-{
-    uint32_t n = v->self != NULL ? v->self(v->pf->ctx) : 0;
-
-    return likely(n < GUARDS) ? &s->guard[n].busy : NULL;
-}
-
 /* Where on which device a request goes that lies inside one block. NULL: the slow path knows. */
 static inline const struct vmc_blockdev *place(struct vmc_vmfs *v, const struct fs_map *map,
                                                uint32_t shift, uint64_t at, uint64_t bytes,
@@ -405,6 +367,40 @@ static inline const struct vmc_blockdev *place(struct vmc_vmfs *v, const struct 
         return NULL;
     *offset = seg->dev_off + (lv - seg->lv);
     return &v->dev[seg->dev].bd;
+}
+
+/* The usual case: inside one block. */
+static inline int submit_one(struct fs_io_slot *s, struct vmc_block_req *req)
+{
+    const struct fs_inode *ino = s->ino;
+    struct vmc_block_req *c = &s->child;
+    const struct vmc_blockdev *bd = place(ino->v, vmci_load_acquire(&ino->map), ino->shift,
+                                          req->offset, req->bytes, &c->offset);
+
+    if (unlikely(bd == NULL))
+        return -1;
+    c->op = req->op;
+    c->flags = req->flags;
+    c->bytes = req->bytes;
+    c->iov = req->iov;
+    c->iov_count = req->iov_count;
+    c->done = child_done;
+    c->opaque = s;
+    s->parent = req;
+    s->at = 0;
+    if (bd->ops->submit(bd->ctx, c) == VMC_BLOCK_PENDING)
+        return VMC_BLOCK_PENDING;
+    req->status = c->status;
+    slot_put(s);
+    return VMC_BLOCK_COMPLETE;
+}
+
+/* The thread's guard; NULL: it has none. */
+static inline uint32_t *my_guard(struct vmc_vmfs *v, struct fs_io_slots *s)
+{
+    uint32_t n = v->self != NULL ? v->self(v->pf->ctx) : 0;
+
+    return likely(n < GUARDS) ? &s->guard[n].busy : NULL;
 }
 
 /*

@@ -407,6 +407,127 @@ static void discards_reach_every_piece(void **state)
     close_env(&e);
 }
 
+struct async {
+    struct vmc_blockdev below;
+    struct vmc_block_req *held;
+    unsigned asked;
+};
+
+static int async_info(void *ctx, struct vmc_block_info *out)
+{
+    const struct async *a = ctx;
+    return a->below.ops->info(a->below.ctx, out);
+}
+
+static int async_caw(void *ctx, uint64_t off, const void *expect, const void *data, size_t bytes)
+{
+    const struct async *a = ctx;
+    return a->below.ops->compare_write(a->below.ctx, off, expect, data, bytes);
+}
+
+/* Done when somebody looks. */
+static int async_submit(void *ctx, struct vmc_block_req *r)
+{
+    struct async *a = ctx;
+
+    assert_null(a->held);
+    a->asked++;
+    a->held = r;
+    return VMC_BLOCK_PENDING;
+}
+
+static void async_poll(void *ctx)
+{
+    struct async *a = ctx;
+    struct vmc_block_req *r = a->held;
+
+    if (r == NULL)
+        return;
+    a->held = NULL;
+    assert_int_equal(a->below.ops->submit(a->below.ctx, r), VMC_BLOCK_COMPLETE);
+    r->done(r);
+}
+
+static const struct vmc_blockdev_ops async_ops = {
+    .info = async_info, .submit = async_submit, .poll = async_poll, .compare_write = async_caw};
+
+static void set_done(struct vmc_block_req *r)
+{
+    *(bool *)r->opaque = true;
+}
+
+static void request(struct vmc_blockdev *bd, uint32_t op, uint64_t at, unsigned char *buf, size_t n)
+{
+    bool done = false;
+    struct vmc_iovec iov[2] = {{buf, n / 2}, {buf + n / 2, n - n / 2}};
+    struct vmc_block_req r = {.op = op,
+                              .offset = at,
+                              .bytes = n,
+                              .iov = iov,
+                              .iov_count = 2,
+                              .done = set_done,
+                              .opaque = &done};
+
+    if (bd->ops->submit(bd->ctx, &r) == VMC_BLOCK_PENDING)
+        while (!done)
+            bd->ops->poll(bd->ctx);
+    assert_int_equal(r.status, VMC_OK);
+}
+
+/*
+ * A file on two devices: a request inside a block is one request to its device, whichever that is;
+ * one across blocks goes on where the next one is.
+ */
+static void a_file_on_two_devices(void **state)
+{
+    (void)state;
+    enum { N = 1000 }; /* blocks: more than one device has */
+    struct env e;
+    struct async a[2] = {0};
+    struct vmc_blockdev bd;
+    static unsigned char buf[2 * BLOCK], got[2 * BLOCK];
+
+    open_env(&e, 2, false);
+    assert_int_equal(vmc_vmfs_unmount(e.v, &e.err), VMC_OK);
+    for (unsigned i = 0; i < 2; i++) {
+        a[i].below = e.path[i].bd;
+        e.bd[i] = (struct vmc_blockdev){.ops = &async_ops, .ctx = &a[i]};
+    }
+    struct vmc_vmfs_mount_config mc = {
+        .size = sizeof(mc), .devs = e.bd, .dev_count = 2, .flags = VMC_VMFS_EXCLUSIVE};
+    assert_int_equal(vmc_vmfs_mount(&e.tp.pf, &mc, &e.v, &e.err), VMC_OK);
+    struct vmc_vmfs_file *f = open_file(&e, "/f");
+    assert_int_equal(vmc_vmfs_truncate(f, N * MIB, &e.err), VMC_OK);
+    assert_int_equal(vmc_vmfs_allocate(f, 0, N * MIB, VMC_VMFS_ALLOC_LAZY, &e.err), VMC_OK);
+    assert_int_equal(vmc_vmfs_file_blockdev(f, &bd, &e.err), VMC_OK);
+    for (unsigned i = 0; i < N; i++) { /* makes blocks that are still to be zeroed usual ones */
+        memset(buf, (int)(i % 251), 2 * BLOCK);
+        request(&bd, VMC_BLOCK_WRITE, i * MIB, buf, BLOCK);
+        request(&bd, VMC_BLOCK_WRITE, (i + 1) * MIB - BLOCK, buf, BLOCK);
+    }
+    unsigned on[2] = {0};
+    for (unsigned i = 0; i < N; i++) {
+        unsigned before[2] = {a[0].asked, a[1].asked};
+        memset(buf, (int)(i % 251), BLOCK);
+        request(&bd, VMC_BLOCK_READ, i * MIB, got, BLOCK);
+        assert_memory_equal(got, buf, BLOCK);
+        unsigned asked[2] = {a[0].asked - before[0], a[1].asked - before[1]};
+        assert_int_equal(asked[0] + asked[1], 1);
+        on[0] += asked[0];
+        on[1] += asked[1];
+        if (i == 0)
+            continue;
+        memset(buf, (int)((i - 1) % 251), BLOCK);
+        memset(buf + BLOCK, (int)(i % 251), BLOCK);
+        request(&bd, VMC_BLOCK_READ, i * MIB - BLOCK, got, 2 * BLOCK);
+        assert_memory_equal(got, buf, 2 * BLOCK);
+        request(&bd, VMC_BLOCK_WRITE, i * MIB - BLOCK, buf, 2 * BLOCK);
+    }
+    assert_true(on[0] > 100 && on[1] > 100);
+    assert_int_equal(vmc_vmfs_close(f, &e.err), VMC_OK);
+    close_env(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -414,6 +535,7 @@ int main(void)
         cmocka_unit_test(a_window_keeps_its_blocks),
         cmocka_unit_test(wide_windows_end_where_the_blocks_do),
         cmocka_unit_test(discards_reach_every_piece),
+        cmocka_unit_test(a_file_on_two_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
