@@ -356,6 +356,7 @@ static int soft_set_state(void *ev, uint32_t groups, const struct vmc_x86_state 
     sc->cpu.exc.pending = false;
     sc->skip_bp = VMCI_TLB_NONE;
     sc->rep_at = UINT64_MAX;
+    sc->fault_at = UINT64_MAX;
     sc->irq_wait = true;
     return rc;
 }

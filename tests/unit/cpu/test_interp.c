@@ -98,8 +98,18 @@ static void endless_faults_end_with_the_budget(void **state)
     cpu_rig_code(&rig, CPU_RIG_TEXT, bad, sizeof(bad));
     assert_int_equal(cpu_rig_run(&rig, 1000), VMC_EXIT_BUDGET);
     assert_int_equal(rig.exit.retired, 1000);
+    uint64_t sp = rig.st.gpr[VMC_RSP];
     rig.ops->kick(rig.ev);
     assert_int_equal(cpu_rig_resume(&rig, 0), VMC_EXIT_KICKED);
+
+    /* What ran before a state was loaded does not count. */
+    for (unsigned i = 0; i < 2; i++) {
+        cpu_rig_mode(&rig, 16, 0);
+        cpu_rig_code(&rig, CPU_RIG_TRAPS + VMC_VEC_UD, bad, sizeof(bad));
+        cpu_rig_code(&rig, CPU_RIG_TEXT, bad, sizeof(bad));
+        assert_int_equal(cpu_rig_run(&rig, 1000), VMC_EXIT_BUDGET);
+        assert_int_equal(rig.st.gpr[VMC_RSP], sp);
+    }
 }
 
 static void triple_fault_shuts_down(void **state)
