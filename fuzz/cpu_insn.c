@@ -432,7 +432,7 @@ static void require_same(const char *what, uint64_t a, uint64_t b)
 {
     if (a == b)
         return;
-    fprintf(stderr, "interpreted and translated differ in %s: %llx, %llx\n", what,
+    fprintf(stderr, "interpreted and translated differ in %s: %#llx, %#llx\n", what,
             (unsigned long long)a, (unsigned long long)b);
     abort();
 }
