@@ -285,6 +285,22 @@ int vmci_fs_lock_take(struct vmc_vmfs *v, uint64_t lv, uint32_t type, uint32_t s
                       (unsigned long long)lv);
 }
 
+/* Are we among those that have the lock? */
+static bool held_by_us(const struct vmc_vmfs *v, const uint8_t *lk)
+{
+    uint32_t mode = vmci_ld_le32(lk + LK_MODE);
+    uint32_t n = VMCI_MIN(vmci_ld_le32(lk + LK_HOLDERS), LK_HOLDER_MAX);
+
+    if (mode == LK_MODE_EXCL)
+        return vmci_fs_lock_mine(v, lk);
+    for (uint32_t i = 0; i < n && mode != LK_MODE_FREE; i++) {
+        const uint8_t *h = lk + LK_HOLDER + i * LK_HOLDER_LEN;
+        if (same_session(v, h, h + 8))
+            return true;
+    }
+    return false;
+}
+
 /* The image after we let go, or went down from exclusive to a shared mode. */
 static void build_dropped(const struct vmc_vmfs *v, uint32_t mode, const uint8_t *old, uint8_t *lk)
 {
@@ -311,13 +327,27 @@ static void build_dropped(const struct vmc_vmfs *v, uint32_t mode, const uint8_t
     }
 }
 
+static int broken(struct vmc_vmfs *v, uint64_t lv, struct vmc_error *err)
+{
+    vmci_store_relaxed(&v->s.fenced, true);
+    return vmci_error(err, VMC_EFENCED, site,
+                      "lock at volume offset 0x%llx was broken by another host",
+                      (unsigned long long)lv);
+}
+
+/*
+ * A session that is over keeps its locks: what it wrote under them may be there in part, and the
+ * next holder has to wait until its journal has been replayed.
+ */
 int vmci_fs_lock_drop(struct vmc_vmfs *v, uint64_t lv, uint32_t mode, struct vmc_error *err)
 {
     struct fs_page *p;
     uint8_t image[FS_SECTOR];
     bool changed;
-    int rc = vmci_fs_page(v, lv, &p, err);
 
+    if (vmci_load_relaxed(&v->s.fenced))
+        return vmci_fs_session_check(v, err);
+    int rc = vmci_fs_page(v, lv, &p, err);
     if (rc != VMC_OK)
         return rc;
     uint8_t *lk = vmci_fs_at(p, lv);
@@ -328,6 +358,8 @@ int vmci_fs_lock_drop(struct vmc_vmfs *v, uint64_t lv, uint32_t mode, struct vmc
             if (rc != VMC_OK)
                 return rc;
         }
+        if (!held_by_us(v, lk))
+            return broken(v, lv, err);
         build_dropped(v, mode, lk, image);
         rc = vmci_fs_caw(v, lv, lk, image, err);
         if (rc == VMC_OK) {
@@ -336,12 +368,8 @@ int vmci_fs_lock_drop(struct vmc_vmfs *v, uint64_t lv, uint32_t mode, struct vmc
         }
         if (rc != VMC_EAGAIN)
             return rc;
-        if (vmci_ld_le32(lk + LK_MODE) == LK_MODE_EXCL) {
-            vmci_store_relaxed(&v->s.fenced, true);
-            return vmci_error(err, VMC_EFENCED, site,
-                              "lock at volume offset 0x%llx was broken by another host",
-                              (unsigned long long)lv);
-        }
+        if (vmci_ld_le32(lk + LK_MODE) == LK_MODE_EXCL)
+            return broken(v, lv, err);
         p->valid &= (uint8_t)~bit; /* other readers came or went */
     }
     return vmci_error(err, VMC_EBUSY, site, "lock at volume offset 0x%llx keeps changing",

@@ -216,6 +216,121 @@ static void replay_meets_a_host_at_work_vmfs6(void **state)
     at_every_moment(6, false);
 }
 
+/*
+ * A host that has a file open stalls for longer than its lease, and another one opens the file for
+ * writing. What the first one does with its handle then leaves the lock of the other one alone.
+ */
+static void stalled_holder(uint32_t flags)
+{
+    enum { STALLED, WRITER, THIRD };
+    struct model_env e;
+    struct vmc_vmfs_file *f, *g, *h;
+    int rc = VMC_EBUSY;
+
+    model_env_init(&e, 1, 300 * MIB, 5, 1, HOSTS);
+    for (unsigned i = STALLED; i <= THIRD; i++)
+        model_mount(&e, i);
+    model_ok(&e, make(&e, WRITER, "/f"));
+    model_ok(&e, vmc_vmfs_open(e.host[STALLED].v, "/f", flags, &f, &e.err));
+    for (unsigned i = 0; i < 60 && rc == VMC_EBUSY; i++) {
+        e.tp.now_ns += SECOND;
+        model_ok(&e, vmc_vmfs_renew(e.host[WRITER].v, &e.err));
+        model_ok(&e, vmc_vmfs_renew(e.host[THIRD].v, &e.err));
+        e.host[WRITER].waiting = e.host[STALLED].waiting = true;
+        rc = vmc_vmfs_open(e.host[WRITER].v, "/f", VMC_VMFS_READ | VMC_VMFS_WRITE, &g, &e.err);
+        e.host[WRITER].waiting = e.host[STALLED].waiting = false;
+    }
+    model_ok(&e, rc);
+    rc = vmc_vmfs_close(f, &e.err);
+    assert_int_equal(
+        vmc_vmfs_open(e.host[THIRD].v, "/f", VMC_VMFS_READ | VMC_VMFS_WRITE, &h, &e.err),
+        VMC_EBUSY);
+    assert_int_equal(rc, VMC_EFENCED);
+    assert_int_equal(vmc_vmfs_pwrite(g, "x", 1, 0, &e.err), 1);
+    model_ok(&e, vmc_vmfs_close(g, &e.err));
+    model_kill(&e, STALLED);
+    model_mount(&e, STALLED);
+    for (unsigned i = STALLED; i <= THIRD; i++) {
+        model_ok(&e, vmc_vmfs_unmount(e.host[i].v, &e.err));
+        e.host[i].v = NULL;
+    }
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+static void a_reader_stalls(void **state)
+{
+    (void)state;
+    stalled_holder(VMC_VMFS_READ);
+}
+
+static void one_of_several_writers_stalls(void **state)
+{
+    (void)state;
+    stalled_holder(VMC_VMFS_READ | VMC_VMFS_WRITE | VMC_VMFS_MULTI);
+}
+
+static void a_writer_stalls(void **state)
+{
+    (void)state;
+    stalled_holder(VMC_VMFS_READ | VMC_VMFS_WRITE);
+}
+
+/*
+ * A write of one host fails: to its journal, or of metadata in place. Whatever of it is on the
+ * disk, and whatever another host wants meanwhile, the change is there as a whole in the end, or
+ * not at all.
+ */
+static void a_write_fails(void **state)
+{
+    (void)state;
+    enum { FAILING, OTHER };
+    unsigned failed = 0, busy = 0;
+
+    for (uint32_t fate = 0; fate < 3; fate++) {
+        for (uint32_t at = 1;; at++) {
+            struct model_env e;
+            model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+            model_mount(&e, OTHER);
+            model_mount(&e, FAILING); /* the other one knows that it began to live */
+            model_ok(&e, vmc_vmfs_mkdir(e.host[OTHER].v, "/d", 0755, &e.err));
+            model_ok(&e, make(&e, FAILING, "/d/first"));
+            e.host[FAILING].path[0].fail_fate = fate;
+            e.host[FAILING].path[0].fail_write = at;
+            int rc = vmc_vmfs_mkdir(e.host[FAILING].v, "/d/second", 0755, &e.err);
+            bool all = e.host[FAILING].path[0].fail_write != 0;
+            e.host[FAILING].path[0].fail_write = 0;
+            e.host[OTHER].waiting = e.host[FAILING].waiting = true;
+            int got = make(&e, OTHER, "/d/new");
+            for (unsigned i = 0; i < 60 && got == VMC_EBUSY; i++) {
+                e.tp.now_ns += SECOND;
+                model_ok(&e, vmc_vmfs_renew(e.host[OTHER].v, &e.err));
+                got = make(&e, OTHER, "/d/new");
+                busy += got == VMC_OK;
+            }
+            model_ok(&e, got);
+            e.host[OTHER].waiting = e.host[FAILING].waiting = false;
+            failed += rc != VMC_OK;
+            model_kill(&e, FAILING);
+            model_mount(&e, FAILING);
+            model_ok(&e, vmc_vmfs_unmount(e.host[FAILING].v, &e.err));
+            struct vmc_vmfs_stat st;
+            model_ok(&e, vmc_vmfs_stat(e.host[OTHER].v, "/d/first", &st, &e.err));
+            model_ok(&e, vmc_vmfs_stat(e.host[OTHER].v, "/d/new", &st, &e.err));
+            bool there = vmc_vmfs_stat(e.host[OTHER].v, "/d/second", &st, &e.err) == VMC_OK;
+            assert_true(there || rc != VMC_OK);
+            model_ok(&e, vmc_vmfs_unmount(e.host[OTHER].v, &e.err));
+            e.host[FAILING].v = e.host[OTHER].v = NULL;
+            model_fsck(&e);
+            model_env_fini(&e);
+            if (all)
+                break;
+        }
+    }
+    print_message("%u failed, the other waited in %u\n", failed, busy);
+    assert_true(failed > 6 && busy > 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +339,10 @@ int main(void)
         cmocka_unit_test(replay_meets_a_host_at_work_vmfs6),
         cmocka_unit_test(replay_stalls),
         cmocka_unit_test(replay_stalls_vmfs6),
+        cmocka_unit_test(a_reader_stalls),
+        cmocka_unit_test(one_of_several_writers_stalls),
+        cmocka_unit_test(a_writer_stalls),
+        cmocka_unit_test(a_write_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
