@@ -436,24 +436,27 @@ struct run {
     uint64_t delta;        /* from there to the device */
 };
 
-/* The run of blocks around blk, which is block fb of a volume on one device. */
+/* The run of blocks in one leaf around blk, which is block fb of a volume on one device. */
 static struct run find_run(const struct vmc_vmfs *v, const struct fs_map *map, uint32_t shift,
                            uint64_t length, uint64_t blk, uint64_t fb)
 {
-    uint64_t first = blk, end = blk + 1, n = blk % FS_LEAF_BLOCKS, next;
+    uint64_t n = blk % FS_LEAF_BLOCKS, before = 0, after = 1;
     uintptr_t w = vmci_load_acquire(&map->w[blk / FS_LEAF_BLOCKS]);
-    uint32_t state;
 
     if ((w & 1) != 0 && (w >> 1) + n == fb) {
-        first = blk - n;
-        end = first + FS_LEAF_BLOCKS;
+        before = n;
+        after = FS_LEAF_BLOCKS - n;
+    } else if (w != 0 && (w & 1) == 0) {
+        const uint32_t *leaf = (const uint32_t *)w + n;
+        uint32_t entry = (uint32_t)fb << 2 | MAP_BLOCK;
+        while (before < VMCI_MIN(RUN, n) &&
+               vmci_load_acquire(leaf - before - 1) == entry - ((uint32_t)before + 1) * 4)
+            before++;
+        while (after < VMCI_MIN(RUN, FS_LEAF_BLOCKS - n) &&
+               vmci_load_acquire(leaf + after) == entry + (uint32_t)after * 4)
+            after++;
     }
-    while (first != 0 && blk - first < RUN && vmci_fs_leaf_in(map, first - 1, &state, &next) &&
-           state == MAP_BLOCK && next + (blk - first) + 1 == fb)
-        first--;
-    while (end - blk < RUN && vmci_fs_leaf_in(map, end, &state, &next) && state == MAP_BLOCK &&
-           next == fb + (end - blk))
-        end++;
+    uint64_t first = blk - before, end = blk + after;
     uint64_t lv = (fb - (blk - first)) << shift, start = first << shift;
     uint64_t bytes = VMCI_MIN(end << shift, length) - start;
     if (!vmci_range_ok(lv - v->seg->lv, bytes, v->seg->bytes))
