@@ -71,6 +71,8 @@ echo "ok: replaced"
 
 # Off the volume.
 mkdir exports
+refused 'exports is a directory' "$vmcore" vmfs export -q vol /d/file exports
+refused 'exports is a directory' "$vmcore" vmfs export -q -f -O qcow2 vol /d/file exports
 limited() { (trap '' XFSZ; ulimit -f 409600; "$@"); } # 400 MiB: enough for the volume
 "$vmcore" disk import -q first vmfs:vol:/disk.vmdk
 "$vmcore" disk grow vmfs:vol:/disk.vmdk 1G

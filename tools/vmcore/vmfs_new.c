@@ -36,8 +36,9 @@ int vt_new_host(struct vt *t, struct vt_new_host *n, const char *to)
     bool there = stat(to, &st) == 0;
 
     memset(n, 0, sizeof(*n));
-    if (there && !t->force) {
-        fprintf(stderr, "%s: %s exists (-f overwrites it)\n", t->name, to);
+    if (there && (!t->force || S_ISDIR(st.st_mode))) {
+        fprintf(stderr, "%s: %s %s\n", t->name, to,
+                S_ISDIR(st.st_mode) ? "is a directory" : "exists (-f overwrites it)");
         return EXIT_ERROR;
     }
     if (there && !S_ISREG(st.st_mode)) { /* a disk: nothing can take its place */
