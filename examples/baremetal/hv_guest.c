@@ -485,38 +485,36 @@ static void reboot(struct hv_guest *g)
     hv_guest_resume(g);
 }
 
-#define STACK_WORDS 32u
+/* Numbers, four a line. */
+static void report_words(const char *name, const char *what, const uint64_t *w, unsigned n)
+{
+    for (unsigned i = 0; i + 3 < n; i += 4)
+        hv_print("%s: %s: %llx %llx %llx %llx\n", name, what, (unsigned long long)w[i],
+                 (unsigned long long)w[i + 1], (unsigned long long)w[i + 2],
+                 (unsigned long long)w[i + 3]);
+}
 
 /* What lies on a vCPU's stack says who called what it was doing. */
 static void report_stack(const struct hv_guest *g, const struct vmc_x86_state *st)
 {
-    bool wide = (st->efer & VMC_EFER_LMA) != 0;
     struct vmc_paging pg = {.cr0 = st->cr0, .cr3 = st->cr3, .cr4 = st->cr4, .efer = st->efer};
-    char line[96];
-    size_t used = 0;
+    uint64_t words[32], la = st->gpr[VMC_RSP];
+    struct vmc_walk w;
+    unsigned n = 0;
 
+    if ((st->efer & VMC_EFER_LMA) == 0)
+        la = (uint32_t)(st->seg[VMC_SS].base + la);
     memcpy(pg.pdpte, st->pdpte, sizeof(pg.pdpte));
-    for (unsigned i = 0; i < STACK_WORDS; i++) {
-        uint64_t la = st->gpr[VMC_RSP] + i * (wide ? 8u : 4u), word = 0;
-        struct vmc_walk w;
-        if (!wide)
-            la = (uint32_t)(st->seg[VMC_SS].base + la);
-        if (vmc_walk_gva(vmc_vm_mem(g->vm), &pg, la, VMC_ACC_PROBE, &w) != VMC_OK ||
-            vmc_mem_read(vmc_vm_mem(g->vm), w.gpa, &word, wide ? 8 : 4) != VMC_OK)
-            break;
-        used +=
-            vmc_bm_snprintf(line + used, sizeof(line) - used, " %llx", (unsigned long long)word);
-        if (i % 4 == 3) {
-            hv_print("%s: on the stack:%s\n", g->cfg->name, line);
-            used = 0;
-        }
+    while (n < 32 && vmc_walk_gva(vmc_vm_mem(g->vm), &pg, la, VMC_ACC_PROBE, &w) == VMC_OK &&
+           vmc_mem_read(vmc_vm_mem(g->vm), w.gpa, &words[n], 8) == VMC_OK) {
+        la += 8;
+        n++;
     }
+    report_words(g->cfg->name, "stack", words, n);
 }
 
 static void report_vcpu(const struct hv_guest *g, uint32_t index, const struct vmc_x86_state *st)
 {
-    static const char *const names[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
-                                          "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
     typedef unsigned long long ull;
 
     hv_print("%s: vCPU %u at %04x:%llx, stack %04x:%llx, flags %llx\n", g->cfg->name, index,
@@ -525,13 +523,7 @@ static void report_vcpu(const struct hv_guest *g, uint32_t index, const struct v
     hv_print("%s: CR0 %llx CR2 %llx CR3 %llx CR4 %llx EFER %llx IDT %llx, limit %x\n", g->cfg->name,
              (ull)st->cr0, (ull)st->cr2, (ull)st->cr3, (ull)st->cr4, (ull)st->efer,
              (ull)st->idtr.base, st->idtr.limit);
-    hv_print("%s: FS %llx GS %llx, the kernel's %llx, GDT %llx, limit %x\n", g->cfg->name,
-             (ull)st->seg[VMC_FS].base, (ull)st->seg[VMC_GS].base, (ull)st->msr.kernel_gs_base,
-             (ull)st->gdtr.base, st->gdtr.limit);
-    for (unsigned i = 0; i < 16; i += 4)
-        hv_print("%s: %s %llx %s %llx %s %llx %s %llx\n", g->cfg->name, names[i], (ull)st->gpr[i],
-                 names[i + 1], (ull)st->gpr[i + 1], names[i + 2], (ull)st->gpr[i + 2], names[i + 3],
-                 (ull)st->gpr[i + 3]);
+    report_words(g->cfg->name, "RAX, RCX, RDX, RBX; RSP to RDI; R8 to R15", st->gpr, 16);
     report_stack(g, st);
 }
 
@@ -539,8 +531,8 @@ static void report_vcpu(const struct hv_guest *g, uint32_t index, const struct v
 static void report_crash(const struct hv_guest *g)
 {
     static struct vmc_x86_state st;
-    const uint32_t groups = VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL |
-                            VMC_ST_MSR | VMC_ST_RUN;
+    const uint32_t groups =
+        VMC_ST_GPR | VMC_ST_RIP | VMC_ST_SEG | VMC_ST_TABLES | VMC_ST_CTRL | VMC_ST_RUN;
 
     for (uint32_t i = 0; i < g->cfg->cpus; i++)
         if (vmc_vcpu_get_state(g->vcpu[i].v, groups, &st) == VMC_OK &&
