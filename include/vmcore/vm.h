@@ -78,6 +78,9 @@ VMC_API struct vmc_irq_line vmc_vm_gsi(struct vmc_vm *vm, uint32_t gsi);
  */
 VMC_API struct vmc_irq_line vmc_vm_a20(struct vmc_vm *vm);
 
+/** Is address line 20 off, so that the processor's physical addresses lack bit 20? From any thread. */
+VMC_API bool vmc_vm_a20_off(const struct vmc_vm *vm);
+
 /**
  * What hangs on the processors' FERR# line (struct vmc_engine_io, ferr): vmc_fpu_error_signal of a PC.
  * Called on vCPU threads. Only the software CPU reports errors this way. While quiesced.

@@ -216,6 +216,8 @@ static bool translate(struct vmc_gdb *g, uint64_t gva, uint64_t *gpa)
     struct vmc_walk w;
 
     memcpy(pg.pdpte, g->st.pdpte, sizeof(pg.pdpte));
+    if (vmc_vm_a20_off(g->cfg.vm))
+        pg.without |= VMC_PAGING_NO_A20;
     pg.cr0 &= ~VMC_CR0_WP;
     pg.cr4 &= ~(VMC_CR4_SMAP | VMC_CR4_SMEP | VMC_CR4_PKE);
     if (vmc_walk_gva(vmc_vm_mem(g->cfg.vm), &pg, gva, VMC_ACC_READ | VMC_ACC_PROBE, &w) != VMC_OK)

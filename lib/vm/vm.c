@@ -204,7 +204,13 @@ static void a20_set(void *ctx, uint32_t pin, bool level)
     struct vmc_vm *vm = ctx;
 
     (void)pin;
+    vmci_store_release(&vm->a20_off, level ? 0u : 1u);
     vm->ops->set_a20(vm->evm, level);
+}
+
+bool vmc_vm_a20_off(const struct vmc_vm *vm)
+{
+    return vmci_load_acquire(&vm->a20_off) != 0;
 }
 
 struct vmc_irq_line vmc_vm_a20(struct vmc_vm *vm)

@@ -115,6 +115,8 @@ struct vmc_vm {
     uint64_t slice_left; /* (v) instructions left of it */
     uint64_t clock_ns;  /* (v) virtual time, in deterministic mode */
 
+    uint32_t a20_off; /* (a) address line 20 is masked */
+
     bool (*ferr)(void *ctx, bool asserted); /* (q) vmc_vm_set_ferr */
     void *ferr_ctx;
     bool (*call_fn)(void *ctx, struct vmc_port_call *call); /* (q) vmc_vm_set_port_calls */

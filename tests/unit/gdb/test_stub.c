@@ -160,6 +160,20 @@ static void breakpoints_go_with_the_debugger(void **state)
     assert_int_equal(run(f), CODE + 2);
 }
 
+static void memory_is_seen_with_address_line_20_off(void **state)
+{
+    struct fx *f = *state;
+    struct vmc_irq_line line = vmc_vm_a20(f->vm);
+
+    packet(f, "m101000,4", "E14"); /* nothing is there */
+    vmc_irq_set(&line, false);
+    packet(f, "m101000,4", "909090eb");
+    packet(f, "M101001,1:cc", "OK");
+    packet(f, "m1000,4", "90cc90eb");
+    vmc_irq_set(&line, true);
+    packet(f, "m101000,4", "E14");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +181,7 @@ int main(void)
         T(a_refused_watchpoint_costs_no_breakpoint),
         T(more_breakpoints_than_the_engine_has_are_refused_one_by_one),
         T(breakpoints_go_with_the_debugger),
+        T(memory_is_seen_with_address_line_20_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
