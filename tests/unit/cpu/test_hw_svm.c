@@ -384,7 +384,6 @@ static void irq_is_due(uint8_t vector)
     model.engine->irq_notify(model.v);
 }
 
-/* Interrupts are virtual ones of the VMCB; those that were not delivered are offered again. */
 /* An exit that looks at no segments leaves the level alone, also where it changes RFLAGS. */
 static void the_level_is_the_guest_s(void **state)
 {
@@ -410,6 +409,7 @@ static void the_level_is_the_guest_s(void **state)
     end();
 }
 
+/* Interrupts are virtual ones of the VMCB; those that were not delivered are offered again. */
 static void interrupts_are_offered(void **state)
 {
     (void)state;

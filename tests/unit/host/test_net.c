@@ -410,17 +410,22 @@ static void sockets_of_a_guest_are_bounded(void **state)
     close(fd);
 }
 
-/* A port that is free now. */
-static uint16_t free_port(void)
+/* Ports that are free now; taken until all are known, so that they differ. */
+static void free_ports(uint16_t *port, unsigned count)
 {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(sa);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    int fd[64];
 
-    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
-    close(fd);
-    return ntohs(sa.sin_port);
+    assert_in_range(count, 1, sizeof(fd) / sizeof(fd[0]));
+    for (unsigned i = 0; i < count; i++) {
+        struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t len = sizeof(sa);
+        fd[i] = socket(AF_INET, SOCK_STREAM, 0);
+        assert_int_equal(bind(fd[i], (struct sockaddr *)&sa, sizeof(sa)), 0);
+        assert_int_equal(getsockname(fd[i], (struct sockaddr *)&sa, &len), 0);
+        port[i] = ntohs(sa.sin_port);
+    }
+    for (unsigned i = 0; i < count; i++)
+        close(fd[i]);
 }
 
 /* Connections begun from outside, which need not be through. */
@@ -457,11 +462,13 @@ static void connections_to_a_guest_are_bounded(void **state)
     struct vmc_host_user_net_config cfg = {
         .size = sizeof(cfg), .forwards = forward, .forward_count = PORTS};
     static int fd[PORTS * EACH];
+    uint16_t port[PORTS];
     unsigned to;
     int silent = silent_socket(&to);
 
+    free_ports(port, PORTS);
     for (unsigned i = 0; i < PORTS; i++)
-        forward[i] = (struct vmc_host_forward){.host_port = free_port(), .guest_port = 80};
+        forward[i] = (struct vmc_host_forward){.host_port = port[i], .guest_port = 80};
     start(g, &cfg);
     resolve_gateway(g);
     unsigned base = sockets_open() + PORTS * EACH;
@@ -495,13 +502,14 @@ static void connections_wait_for_descriptors(void **state)
 {
     (void)state;
     struct guest *g = &guest;
-    struct vmc_host_forward forward = {.host_port = free_port(), .guest_port = 80};
+    struct vmc_host_forward forward = {.guest_port = 80};
     struct vmc_host_user_net_config cfg = {
         .size = sizeof(cfg), .forwards = &forward, .forward_count = 1};
     static int spare[4096];
     unsigned spares = 0;
     int fd;
 
+    free_ports(&forward.host_port, 1);
     struct rlimit usual;
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
     struct rlimit few = {.rlim_cur = 256, .rlim_max = usual.rlim_max};
@@ -522,6 +530,7 @@ static void connections_wait_for_descriptors(void **state)
     while (spares > 0)
         close(spare[--spares]);
     assert_int_equal(taken(before, 1), 1);
+    assert_true(atomic_load(&accepts) > 0); /* they are counted */
     vmc_host_net_close(g->net);
     close(fd);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &usual), 0);
