@@ -165,6 +165,27 @@ if command -v qemu-img >/dev/null; then
     interrupted HUP '[ -n "$(ls tmp)" ]' "$vmcore" vmfs import -q -O qcow2 vol much.qcow2 /d/caught
     rm much.qcow2
 fi
+# A second one, of whatever kind, ends a command that cannot give up; its converter pays no heed.
+mkdir stubborn
+printf '%s\n' '#!/bin/sh' "trap '' TERM" 'echo $$ >converter' 'exec sleep 60' >stubborn/qemu-img
+chmod +x stubborn/qemu-img
+PATH=$PWD/stubborn:$PATH env --default-signal=INT "$vmcore" vmfs export -q -O qcow2 vol /d/much exports/new 2>out &
+mounted=$!
+for _ in $(seq 300); do
+    [ -s converter ] && break
+    sleep 0.1
+done
+kill -INT $mounted
+sleep 1
+kill -0 $mounted || fail "the first signal ended it"
+kill -TERM $mounted
+rc=0
+wait $mounted || rc=$?
+mounted=
+kill -0 "$(cat converter)" || fail "the second signal did not end it"
+kill -KILL "$(cat converter)"
+[ $rc -gt 128 ] || { cat out; fail "status $rc after two signals"; }
+rm -rf stubborn converter exports/*
 "$vmcore" vmfs rm vol /d/much
 interrupted INT 'hidden /d' "$vmcore" vmfs import -q vol much /d/caught
 hidden /d && fail "an import that was interrupted left something"
@@ -244,7 +265,7 @@ ln -s keep same
 mkdir folder
 refused 'given twice' "$vmcore" vmfs mkfs -q --force keep,./same
 for bad in keep,folder keep,no/such/folder/file keep,/dev/null keep,./same; do
-    refused '' "$vmcore" vmfs mkfs -q --force --size 600M "$bad"
+    refused '' "$vmcore" vmfs mkfs -q --force --size 700M "$bad"
     same_volume || fail "changed by a volume that was not made: $bad"
 done
 rm keep kept same

@@ -84,6 +84,7 @@ int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char 
 {
     const char *args[12];
     int n = 0, status;
+    siginfo_t ended;
     pid_t pid;
 
     args[n++] = "qemu-img";
@@ -102,9 +103,11 @@ int vt_convert(struct vt *t, const char *from_fmt, const char *from, const char 
         return EXIT_ERROR;
     }
     vt_stop_helper(pid);
+    while (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOWAIT) < 0 && errno == EINTR)
+        ;
+    vt_stop_helper(0); /* before its number can be another process's */
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
-    vt_stop_helper(0);
     if (vt_stopped(t))
         return EXIT_ERROR;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EXIT_ERROR;

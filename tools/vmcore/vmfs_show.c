@@ -35,6 +35,7 @@ struct made {
     int fd[VMC_VMFS_MAX_EXTENTS];
     struct stat st[VMC_VMFS_MAX_EXTENTS];
     bool fresh[VMC_VMFS_MAX_EXTENTS]; /* was not there before */
+    bool grown[VMC_VMFS_MAX_EXTENTS]; /* is larger than before, and else as it was */
     unsigned count;
     char *text;
 };
@@ -111,8 +112,11 @@ static int open_file(const struct vt *t, struct made *m, unsigned i)
         if (st->st_dev == m->st[k].st_dev && st->st_ino == m->st[k].st_ino)
             why = "given twice";
     /* One that is too large for the file system is so before the old contents have gone. */
-    if (why == NULL && (off_t)t->size > st->st_size && ftruncate(m->fd[i], (off_t)t->size) != 0)
-        why = strerror(errno);
+    if (why == NULL && (off_t)t->size > st->st_size) {
+        m->grown[i] = ftruncate(m->fd[i], (off_t)t->size) == 0;
+        if (!m->grown[i])
+            why = strerror(errno);
+    }
     if (why != NULL)
         fprintf(stderr, "%s: %s: %s\n", t->name, m->path[i], why);
     return why != NULL ? EXIT_ERROR : 0;
@@ -127,6 +131,7 @@ static int make_files(struct vt *t, struct made *m)
     for (unsigned i = 0; i < m->count && rc == 0; i++)
         rc = open_file(t, m, i);
     for (unsigned i = 0; i < m->count && rc == 0; i++) {
+        m->grown[i] = false;
         if (ftruncate(m->fd[i], 0) == 0 && ftruncate(m->fd[i], (off_t)t->size) == 0)
             continue;
         fprintf(stderr, "%s: %s: %s\n", t->name, m->path[i], strerror(errno));
@@ -139,6 +144,8 @@ static int make_files(struct vt *t, struct made *m)
 static void end_files(struct made *m, int rc)
 {
     for (unsigned i = 0; i < m->count; i++) {
+        if (rc != 0 && m->grown[i])
+            (void)!ftruncate(m->fd[i], m->st[i].st_size); /* the error was told */
         if (m->fd[i] >= 0)
             close(m->fd[i]);
         if (rc != 0 && m->fresh[i])

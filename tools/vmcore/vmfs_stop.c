@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Signals that end a command while something half made is there: the first one makes it give up as
- * it does after an error, the second one ends it at once.
+ * it does after an error, the second one, of whatever kind, ends it at once.
  */
 #define _GNU_SOURCE
 #include "vmfs_tool.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <unistd.h>
@@ -16,16 +17,20 @@ static bool watched;
 
 static void stop(int number)
 {
-    int pid = atomic_load(&helper);
+    int was = errno, pid = atomic_load(&helper);
 
-    atomic_store(&caught, number);
+    if (atomic_exchange(&caught, number) != 0) {
+        signal(number, SIG_DFL);
+        raise(number); /* once this function has returned */
+    }
     if (pid > 0)
         kill(pid, SIGTERM);
+    errno = was;
 }
 
 void vt_stop_watch(void)
 {
-    struct sigaction old, sa = {.sa_handler = stop, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    struct sigaction old, sa = {.sa_handler = stop, .sa_flags = SA_RESTART};
 
     for (size_t i = 0; !watched && i < sizeof(signals) / sizeof(signals[0]); i++)
         if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
