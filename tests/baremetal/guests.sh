@@ -48,9 +48,9 @@ fi
 forbid "$dir/log.txt" "PANIC"
 forbid_complaints "$dir/log.txt"
 forbid "$dir/log.txt" "(cpu|stolen) [0-9]{4,}\." # percent
-# Without the libraries of others the image stays below 520 KiB, and it takes little memory.
+# Without the libraries of others the image stays below 512 KiB, and it takes little memory.
 size=$(sed -n 's/.*image \([0-9]*\) KiB and.*/\1/p' "$dir/log.txt")
 resident=$(sed -n 's/.* resident \([0-9]*\) KiB.*/\1/p' "$dir/log.txt")
-[ "${size:-999}" -lt 520 ] || fail "the image has $size KiB"
+[ "${size:-999}" -lt 512 ] || fail "the image has $size KiB"
 [ "${resident:-99999}" -lt $((8192 + mem * 4)) ] || fail "$resident KiB are resident"
 verdict
