@@ -42,6 +42,16 @@ use "a whole device" "$loop" --whole
 if "$vmcore" vmfs mkfs -q "$loop" 2>mkfs.err; then echo "a volume was overwritten"; exit 1; fi
 grep -q -- --force mkfs.err
 use "a GPT partition of ours" "$loop" --force
+
+# Another's file system, which is neither
+truncate -s 1G other
+printf '\x53\xef' | dd of=other bs=1 seek=1080 conv=notrunc status=none # an ext4 superblock's
+cp --sparse=always other before
+if "$vmcore" vmfs mkfs -q other 2>mkfs.err; then echo "a file system was overwritten"; exit 1; fi
+grep -q 'other is not empty (byte 1080): --force overwrites it' mkfs.err
+cmp other before
+"$vmcore" vmfs mkfs -q --force other
+rm other before
 "$vmcore" vmfs info disk >info.file # after the device: the page caches differ until it is flushed
 blockdev --flushbufs "$loop"
 cmp data <("$vmcore" vmfs cat disk /a/b/data)

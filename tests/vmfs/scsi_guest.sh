@@ -271,7 +271,8 @@ ok "compare-and-write of two paths: 2000 of 2000"
 
 # ---- a volume
 watch_commands
-vmcore vmfs mkfs -q -L shared $A || fail mkfs
+refused 'not empty' vmcore vmfs mkfs -q -L shared $A # the numbers
+vmcore vmfs mkfs -q --force -L shared $A || fail mkfs
 vmcore vmfs mkdir -p $A /x/y || fail mkdir
 head -c 3000000 /dev/urandom >data
 vmcore vmfs import -q $A data /x/y/data || fail import

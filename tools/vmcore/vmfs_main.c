@@ -42,7 +42,7 @@ static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "Print JSON", 0},
     {"quiet", 'q', 0, 0, "No progress", 0},
     {"exclusive", KEY_EXCLUSIVE, 0, 0, "Nobody else uses the volume: no locks between hosts", 0},
-    {"force", 'f', 0, 0, "Overwrite; mkfs: a volume that is there", 0},
+    {"force", 'f', 0, 0, "Overwrite; mkfs: what is there", 0},
     {"recursive", 'r', 0, 0, "rm: directories with what they hold", 0},
     {"parents", 'p', 0, 0, "mkdir: parents too, and no error if it exists", 0},
     {"repair", KEY_REPAIR, 0, 0, "fsck: put right what is wrong", 0},

@@ -171,6 +171,38 @@ static int refuse_volume(struct vt *t)
     return EXIT_ERROR;
 }
 
+/* File systems and partition tables have something there. */
+#define START_BYTES (1u << 20)
+
+/* Nor is another file system, or whatever else begins there. */
+static int refuse_contents(const struct vt *t)
+{
+    static char start[START_BYTES];
+    char *text = strdup(t->arg[0]), *save = NULL;
+    int rc = text != NULL ? 0 : EXIT_ERROR;
+
+    for (char *p = rc == 0 ? strtok_r(text, ",", &save) : NULL; p != NULL && rc == 0;
+         p = strtok_r(NULL, ",", &save)) {
+        int fd = open(p, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd >= 0 ? pread(fd, start, sizeof(start), 0) : -1, at = 0;
+        if (n < 0) {
+            fprintf(stderr, "%s: %s: %s\n", t->name, p, strerror(errno));
+            rc = EXIT_ERROR;
+        }
+        while (at < n && start[at] == 0)
+            at++;
+        if (at < n) {
+            fprintf(stderr, "%s: %s is not empty (byte %zd): --force overwrites it\n", t->name, p,
+                    at);
+            rc = EXIT_ERROR;
+        }
+        if (fd >= 0)
+            close(fd);
+    }
+    free(text);
+    return rc;
+}
+
 int vt_mkfs(struct vt *t)
 {
     double start = vt_now();
@@ -181,6 +213,8 @@ int vt_mkfs(struct vt *t)
         rc = vt_open_devices(t, t->arg[0], false);
     if (rc == 0 && t->size == 0 && !t->force)
         rc = refuse_volume(t);
+    if (rc == 0 && t->size == 0 && !t->force)
+        rc = refuse_contents(t);
     struct vmc_vmfs_mkfs_config c = mkfs_config(t, t->bd, t->files);
     if (rc == 0 && vmc_vmfs_mkfs(&t->pf, &c, &t->err) != VMC_OK)
         rc = vt_fail(t, t->arg[0]);
