@@ -13,7 +13,8 @@
 #include <sys/statvfs.h>
 #include <time.h>
 
-#define MOST_NAMES (1u << 20) /* of a directory: a volume has fewer files, a damaged one may show more */
+/* Of a directory: a volume has fewer files, a damaged one may show more. */
+#define MOST_NAMES (1u << 20)
 
 /* What the library said last on this thread. */
 static __thread struct vmc_error why;
@@ -82,16 +83,19 @@ static int err_of(int64_t rc)
     }
 }
 
-static void to_stat(const struct vmc_vmfs_stat *s, struct stat *st)
+static mode_t type_of(uint32_t type, uint32_t id)
 {
     /* .sdd.sf; VMFS3 has none, and gives its number to any file. */
-    bool folder = s->type == VMC_VMFS_SYSTEM && s->id == 0x01C00004;
+    bool folder = type == VMC_VMFS_SYSTEM && id == 0x01C00004;
 
+    return type == VMC_VMFS_DIR || folder ? S_IFDIR : type == VMC_VMFS_SYMLINK ? S_IFLNK : S_IFREG;
+}
+
+static void to_stat(const struct vmc_vmfs_stat *s, struct stat *st)
+{
     memset(st, 0, sizeof(*st));
     st->st_ino = s->id;
-    st->st_mode = s->mode | (s->type == VMC_VMFS_DIR || folder ? S_IFDIR
-                             : s->type == VMC_VMFS_SYMLINK     ? S_IFLNK
-                                                               : S_IFREG);
+    st->st_mode = s->mode | type_of(s->type, s->id);
     st->st_nlink = s->links;
     st->st_uid = s->uid;
     st->st_gid = s->gid;
@@ -115,8 +119,8 @@ static int f_getattr(const char *path, struct stat *st, struct fuse_file_info *f
 }
 
 /*
- * All at once, which libfuse keeps until the directory is closed or rewound: a removed entry gives its
- * place to another one, which whoever removes what he reads would never see.
+ * All at once, which libfuse keeps until the directory is closed or rewound: a removed entry gives
+ * its place to another one, which whoever removes what he reads would never see.
  */
 static int f_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t off,
                      struct fuse_file_info *fi, enum fuse_readdir_flags flags)
@@ -129,9 +133,12 @@ static int f_readdir(const char *path, void *buf, fuse_fill_dir_t fill, off_t of
     (void)off;
     (void)fi;
     (void)flags;
-    while ((rc = vmc_vmfs_readdir(volume(), path, &cookie, &d, &why)) == 1)
-        if (n++ == MOST_NAMES || fill(buf, d.name, NULL, 0, 0) != 0)
+    while ((rc = vmc_vmfs_readdir(volume(), path, &cookie, &d, &why)) == 1) {
+        /* Number and type, which are all that is used of it. */
+        struct stat st = {.st_ino = d.id, .st_mode = type_of(d.type, d.id)};
+        if (n++ == MOST_NAMES || fill(buf, d.name, &st, 0, 0) != 0)
             return -ENOMEM;
+    }
     return err_of(rc);
 }
 
@@ -199,7 +206,9 @@ static uint32_t time_of(const struct timespec *ts, uint32_t old)
 {
     if (ts->tv_nsec == UTIME_OMIT)
         return old;
-    return (uint32_t)(ts->tv_nsec == UTIME_NOW ? time(NULL) : ts->tv_sec);
+    int64_t s = ts->tv_nsec == UTIME_NOW ? time(NULL) : ts->tv_sec;
+    /* From 1970 to 2106: other times become the nearest one. */
+    return s < 0 ? 0 : s > UINT32_MAX ? UINT32_MAX : (uint32_t)s;
 }
 
 static int f_utimens(const char *path, const struct timespec tv[2], struct fuse_file_info *fi)
@@ -232,6 +241,7 @@ static int open_as(const char *path, struct fuse_file_info *fi, uint32_t flags)
     h->next->prev = handles.next = h;
     pthread_mutex_unlock(&handles_lock);
     fi->fh = (uintptr_t)h;
+    fi->direct_io = (fi->flags & O_APPEND) != 0; /* see f_write */
     return 0;
 }
 
@@ -239,8 +249,8 @@ static int f_open(const char *path, struct fuse_file_info *fi)
 {
     bool cut = (fi->flags & O_TRUNC) != 0; /* nobody cuts it before */
     bool write = cut || (fi->flags & O_ACCMODE) != O_RDONLY;
-    int rc = open_as(path, fi,
-                     write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
+    int rc =
+        open_as(path, fi, write ? VMC_VMFS_READ | VMC_VMFS_WRITE : VMC_VMFS_READ | VMC_VMFS_NOLOCK);
 
     if (rc != 0 || !cut)
         return rc;
@@ -253,6 +263,10 @@ static int f_open(const char *path, struct fuse_file_info *fi)
 static int f_create(const char *path, mode_t mode, struct fuse_file_info *fi)
 {
     int rc = vmc_vmfs_create(volume(), path, mode & 07777, &why);
+
+    /* Another host may have made it since the kernel looked. */
+    if (rc == VMC_EEXIST && (fi->flags & O_EXCL) == 0)
+        return f_open(path, fi);
     return rc == VMC_OK ? open_as(path, fi, VMC_VMFS_READ | VMC_VMFS_WRITE) : err_of(rc);
 }
 
@@ -272,8 +286,21 @@ static int f_read(const char *path, char *buf, size_t n, off_t off, struct fuse_
 static int f_write(const char *path, const char *buf, size_t n, off_t off,
                    struct fuse_file_info *fi)
 {
-    int64_t got = vmc_vmfs_pwrite(file_of(fi), buf, n, (uint64_t)off, &why);
+    int64_t got = VMC_OK;
+    struct vmc_vmfs_stat s;
+
     (void)path;
+    /*
+     * The kernel's end of the file is of before the open, which may have waited for a host that
+     * wrote; nor may it keep pages of where it took the data to go. From the open on no other host
+     * writes, and the kernel lets one thread at a time append.
+     */
+    if ((fi->flags & O_APPEND) != 0 && !fi->writepage) {
+        got = vmc_vmfs_fstat(file_of(fi), &s, &why);
+        off = got == VMC_OK ? (off_t)s.bytes : off;
+    }
+    if (got == VMC_OK)
+        got = vmc_vmfs_pwrite(file_of(fi), buf, n, (uint64_t)off, &why);
     return got < 0 ? err_of(got) : (int)got;
 }
 
@@ -308,6 +335,15 @@ static int f_fsync(const char *path, int data, struct fuse_file_info *fi)
     (void)path;
     (void)data;
     return err_of(vmc_vmfs_fsync(file_of(fi), &why));
+}
+
+/* Names are in the journal once their calls are back; whether it is on the disk, a flush says. */
+static int f_fsyncdir(const char *path, int data, struct fuse_file_info *fi)
+{
+    (void)path;
+    (void)data;
+    (void)fi;
+    return err_of(vmc_vmfs_sync(volume(), &why));
 }
 
 static int f_statfs(const char *path, struct statvfs *out)
@@ -360,26 +396,52 @@ static const struct fuse_operations operations = {
     .truncate = f_truncate,
     .fallocate = f_fallocate,
     .fsync = f_fsync,
+    .fsyncdir = f_fsyncdir,
     .statfs = f_statfs,
 };
 
-/* Some versions of libfuse complain about their own default of max_idle_threads. */
-#define MOUNT_OPTIONS "fsname=vmfs,subtype=vmcore,default_permissions,max_idle_threads=10"
+#define MOUNT_OPTIONS "fsname=vmfs,subtype=vmcore,default_permissions"
+
+/*
+ * What fuse_main() does, but for the files that are still open: they are closed before libfuse
+ * removes those of them that have lost their names, which it keeps under hidden ones until then.
+ */
+static int serve(struct vt *t, const char *folder)
+{
+    const char *argv[] = {t->name, "-o", t->read_only ? MOUNT_OPTIONS ",ro" : MOUNT_OPTIONS, NULL};
+    struct fuse_args args = FUSE_ARGS_INIT(3, (char **)(uintptr_t)argv);
+    struct fuse_loop_config threads = {.max_idle_threads = 10};
+    struct fuse *f = fuse_new(&args, &operations, sizeof(operations), t);
+    int rc = EXIT_ERROR;
+
+    if (f != NULL && fuse_mount(f, folder) == 0) {
+        /* In the foreground: the process that keeps the lease is the one that was started. */
+        if (fuse_daemonize(1) == 0 && fuse_set_signal_handlers(fuse_get_session(f)) == 0) {
+            rc = fuse_loop_mt(f, &threads) == 0 ? 0 : EXIT_ERROR;
+            fuse_remove_signal_handlers(fuse_get_session(f));
+        }
+        fuse_unmount(f);
+    }
+    while (handles.next != &handles)
+        (void)close_handle(handles.next); /* their data are written */
+    if (f != NULL)
+        fuse_destroy(f);
+    fuse_opt_free_args(&args);
+    return rc;
+}
 
 int vt_mount_fuse(struct vt *t)
 {
-    struct vmc_vmfs_info i;
-
     t->may_read_only = true;
     int rc = vt_mount(t, t->arg[0], 0);
     if (rc != 0)
         return rc;
-    vmc_vmfs_info(t->v, &i);
-    /* In the foreground: the process that keeps the lease is the one that was started. */
-    const char *args[] = {
-        t->name, "-f", "-o", t->read_only ? MOUNT_OPTIONS ",ro" : MOUNT_OPTIONS, t->arg[1], NULL};
-    rc = fuse_main(5, (char **)(uintptr_t)args, &operations, t);
-    while (handles.next != &handles)
-        (void)close_handle(handles.next); /* it was ended with files open; their data are written */
-    return vt_close(t, rc == 0 ? 0 : EXIT_ERROR);
+    char *folder = realpath(t->arg[1], NULL);
+    if (folder == NULL) {
+        fprintf(stderr, "vmcore vmfs mount: %s: %s\n", t->arg[1], strerror(errno));
+        return vt_close(t, EXIT_ERROR);
+    }
+    rc = serve(t, folder);
+    free(folder);
+    return vt_close(t, rc);
 }
