@@ -35,6 +35,25 @@ static bool counts(const uint8_t *s)
     return vmci_ld_le64(s + BK_MAGIC) == BAKERY_MAGIC;
 }
 
+/*
+ * A register's number. One that nobody reaches by counting was left over or damaged, and would end
+ * the numbers: it is none unless its session lives.
+ */
+static int number_of(struct vmc_vmfs *v, uint32_t i, const uint8_t *s, uint64_t *n,
+                     struct vmc_error *err)
+{
+    uint8_t hb[FS_SECTOR];
+
+    *n = counts(s) ? vmci_ld_le64(s + BK_NUMBER) : 0;
+    if (*n < UINT64_MAX / 2)
+        return VMC_OK;
+    int rc = vmci_fs_read(v, vmci_fs_hb_lv(v, i), hb, FS_SECTOR, err);
+    if (rc == VMC_OK && (vmci_ld_le32(hb + HB_STATE) != HB_USED ||
+                         vmci_ld_le64(hb + HB_GENERATION) != vmci_ld_le64(s + BK_GEN)))
+        *n = 0;
+    return rc;
+}
+
 /* Wait until slot i is neither choosing nor in front of us. */
 static int wait_for(struct vmc_vmfs *v, uint32_t i, uint64_t mine, struct vmc_error *err)
 {
@@ -57,7 +76,7 @@ static int wait_for(struct vmc_vmfs *v, uint32_t i, uint64_t mine, struct vmc_er
         if (vmci_ld_le32(hb + HB_STATE) != HB_USED ||
             vmci_ld_le64(hb + HB_GENERATION) != vmci_ld_le64(s + BK_GEN))
             return VMC_OK; /* left over by a session that has ended */
-        if (!o->seen || o->stamp != stamp)
+        if (!o->seen || o->stamp != stamp || o->generation != vmci_ld_le64(s + BK_GEN))
             *o = (struct fs_observation){.stamp = stamp,
                                          .generation = vmci_ld_le64(s + BK_GEN),
                                          .since_ns = now,
@@ -65,6 +84,9 @@ static int wait_for(struct vmc_vmfs *v, uint32_t i, uint64_t mine, struct vmc_er
         bool dead;
         rc = vmci_fs_session_silent(v, i, o->generation, &dead, err);
         if (rc != VMC_OK || dead) /* it must not write any more */
+            return rc;
+        rc = vmci_fs_session_check(v, err); /* it may take longer than a lease */
+        if (rc != VMC_OK)
             return rc;
         if (now >= deadline || !vmci_fs_sleep(v, POLL_NS))
             return vmci_error(err, VMC_EBUSY, SITE("bakery"), "heartbeat slot %u does not let go",
@@ -83,11 +105,15 @@ int vmci_fs_bakery_enter(struct vmc_vmfs *v, struct vmc_error *err)
     rc = put(v, 1, 0, err);
     if (rc == VMC_OK)
         rc = vmci_fs_read(v, BAKERY_LV, all, FS_HB_SLOTS * FS_SECTOR, err);
-    for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++)
-        if (counts(all + i * FS_SECTOR))
-            top = VMCI_MAX(top, vmci_ld_le64(all + i * FS_SECTOR + BK_NUMBER));
+    for (uint32_t i = 0; i < v->g.hb_slots && rc == VMC_OK; i++) {
+        uint64_t n;
+        rc = number_of(v, i, all + i * FS_SECTOR, &n, err);
+        top = rc == VMC_OK ? VMCI_MAX(top, n) : top;
+    }
     if (rc == VMC_OK && top == UINT64_MAX)
         rc = vmci_error(err, VMC_EFORMAT, SITE("bakery"), "a ticket number is out of range");
+    if (rc == VMC_OK)
+        rc = vmci_fs_session_sure(v, err);
     if (rc == VMC_OK)
         rc = put(v, 0, top + 1, err);
     if (rc == VMC_OK)
@@ -97,11 +123,12 @@ int vmci_fs_bakery_enter(struct vmc_vmfs *v, struct vmc_error *err)
             rc = wait_for(v, i, top + 1, err);
     vmci_free_aligned(v->pf, all, FS_HB_SLOTS * FS_SECTOR, FS_PAGE);
     if (rc != VMC_OK)
-        (void)put(v, 0, 0, NULL); /* already failing */
+        (void)vmci_fs_bakery_leave(v, NULL); /* already failing */
     return rc;
 }
 
 int vmci_fs_bakery_leave(struct vmc_vmfs *v, struct vmc_error *err)
 {
-    return put(v, 0, 0, err);
+    /* The register of a session that was given up may be that of its slot's next one. */
+    return vmci_load_relaxed(&v->s.fenced) ? VMC_OK : put(v, 0, 0, err);
 }

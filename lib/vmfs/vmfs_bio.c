@@ -191,20 +191,31 @@ int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err)
     return VMC_OK;
 }
 
-/* Without help from the device: read, compare, write, inside a mutual exclusion between hosts. */
-static int caw_emulated(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
-                        struct vmc_error *err)
+int vmci_fs_caw_owned(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
+                      struct vmc_error *err)
 {
     uint8_t now[FS_SECTOR];
-    int rc = v->exclusive ? VMC_OK : vmci_fs_bakery_enter(v, err);
-
-    if (rc != VMC_OK)
-        return rc;
-    rc = vmci_fs_read(v, lv, now, FS_SECTOR, err);
+    int rc = vmci_fs_read(v, lv, now, FS_SECTOR, err);
     if (rc == VMC_OK && memcmp(now, expect, FS_SECTOR) != 0)
         rc = VMC_EAGAIN;
     if (rc == VMC_OK)
+        rc = vmci_fs_session_sure(v, err);
+    if (rc == VMC_OK)
         rc = vmci_fs_write_unleased(v, lv, data, FS_SECTOR, err);
+    return rc;
+}
+
+/* Without help from the device: inside a mutual exclusion between hosts. */
+static int caw_emulated(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
+                        struct vmc_error *err)
+{
+    int rc = vmci_fs_session_sure(v, err);
+
+    if (rc == VMC_OK && !v->exclusive)
+        rc = vmci_fs_bakery_enter(v, err);
+    if (rc != VMC_OK)
+        return rc;
+    rc = vmci_fs_caw_owned(v, lv, expect, data, err);
     if (v->exclusive)
         return rc;
     int rc2 = vmci_fs_bakery_leave(v, err);

@@ -287,6 +287,42 @@ void vmci_fs_session_over(struct vmc_vmfs *v)
     (void)lease_until(v, UINT64_MAX); /* what cannot be stopped errs on the safe side */
 }
 
+/* By either clock. */
+static bool lease_ended(struct vmc_vmfs *v)
+{
+    return vmci_fs_now(v) - vmci_load_acquire(&v->s.beat_ns) >= v->lease_ms * MS ||
+           (v->tsc_per_ms != 0 && __builtin_ia32_rdtsc() - vmci_load_relaxed(&v->s.beat_tsc) >=
+                                      v->lease_ms * v->tsc_per_ms);
+}
+
+/*
+ * In the bakery nobody waits for a session that has been silent for longer than its lease: what it
+ * compares and writes, a rescuer may be writing. So it is over, unless there is no other session:
+ * one that begins now watches ours for a whole lease before it gives it up.
+ */
+int vmci_fs_session_sure(struct vmc_vmfs *v, struct vmc_error *err)
+{
+    uint64_t from = vmci_fs_now(v);
+    uint8_t hb[FS_SECTOR];
+    bool lost = false;
+
+    if (v->exclusive || !v->s.active || !lease_ended(v))
+        return VMC_OK;
+    for (uint32_t i = 0; i < v->g.hb_slots && !lost; i++) {
+        int rc = vmci_fs_read(v, vmci_fs_hb_lv(v, i), hb, FS_SECTOR, err);
+        if (rc != VMC_OK)
+            return rc;
+        lost = i == v->s.slot ? memcmp(hb, v->s.image, FS_SECTOR) != 0
+                              : vmci_ld_le32(hb + HB_STATE) == HB_USED;
+    }
+    if (!lost && vmci_fs_now(v) - from < v->lease_ms * MS)
+        return VMC_OK;
+    vmci_store_relaxed(&v->s.fenced, true);
+    return vmci_error(err, VMC_EFENCED, site,
+                      "the lease of heartbeat slot %u ended, and another host may have taken it",
+                      v->s.slot);
+}
+
 static int beat_locked(struct vmc_vmfs *v, struct vmc_error *err)
 {
     uint8_t next[FS_SECTOR];
@@ -300,7 +336,12 @@ static int beat_locked(struct vmc_vmfs *v, struct vmc_error *err)
     int rc = vmci_fs_fence_check(v, err);
     if (rc != VMC_OK)
         return rc;
-    rc = vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err);
+    /*
+     * Nobody else writes to the slot while the lease lasts. So, without compare-and-write, its
+     * owner needs no turn, for which it might have to wait until the lease is over.
+     */
+    rc = v->caw ? vmci_fs_caw(v, v->s.hb_lv, v->s.image, next, err)
+                : vmci_fs_caw_owned(v, v->s.hb_lv, v->s.image, next, err);
     if (rc == VMC_EAGAIN) {
         vmci_store_relaxed(&v->s.fenced, true);
         return vmci_error(err, VMC_EFENCED, site,
@@ -396,7 +437,7 @@ int vmc_vmfs_renew(struct vmc_vmfs *v, struct vmc_error *err)
         return VMC_OK;
     if (v->caw)
         return beat(v, err);
-    /* One thread at a time is in the bakery. */
+    /* A thread in its turn looks at what the slot has to hold. */
     vmci_lock(&v->lock);
     int rc = beat(v, err);
     vmci_unlock(&v->lock);

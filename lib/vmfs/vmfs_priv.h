@@ -314,6 +314,9 @@ int vmci_fs_write_unleased(struct vmc_vmfs *v, uint64_t lv, const void *buf, uin
 int vmci_fs_flush(struct vmc_vmfs *v, struct vmc_error *err);
 /* What the devices hold is no longer known: the session is over, its journal is to be replayed. */
 void vmci_fs_give_up(struct vmc_vmfs *v, const char *what, int why);
+/* Compare and write without help, where no other host writes meanwhile; VMC_EAGAIN as below. */
+int vmci_fs_caw_owned(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
+                      struct vmc_error *err);
 /* VMC_EAGAIN: the sector is not expect. The second one: it is not data either; for what only this
  * session can write. */
 int vmci_fs_caw_once(struct vmc_vmfs *v, uint64_t lv, const uint8_t *expect, const uint8_t *data,
@@ -536,6 +539,8 @@ static inline bool vmci_fs_lease_ok(struct vmc_vmfs *v)
 }
 int vmci_fs_session_recover(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                             struct vmc_error *err);
+/* VMC_EFENCED: another host may have given this session up, so that it waits for it no more. */
+int vmci_fs_session_sure(struct vmc_vmfs *v, struct vmc_error *err);
 /* Wait until the session that had a lock last is known to be alive, or over and recovered. */
 int vmci_fs_session_settle(struct vmc_vmfs *v, uint32_t slot, uint64_t generation,
                            struct vmc_error *err);

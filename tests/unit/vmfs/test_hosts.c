@@ -390,6 +390,136 @@ static void without_compare_write(void **state)
     model_env_fini(&e);
 }
 
+/* A disk whose host is stopped right after it read something, and wakes up too late. */
+struct waking {
+    struct vmc_blockdev below;
+    struct vmc_blockdev_ops ops;
+    struct model_env *e;
+    uint64_t at; /* after a read of this place; 0: never */
+    bool recovered;
+};
+
+static int waking_submit(void *ctx, struct vmc_block_req *r)
+{
+    struct waking *w = ctx;
+    struct vmc_vmfs_heartbeat hb;
+    uint64_t offset = r->offset;
+    int rc = w->below.ops->submit(w->below.ctx, r);
+
+    if (w->at == 0 || r->op != VMC_BLOCK_READ || offset != w->at)
+        return rc;
+    w->at = 0;
+    for (unsigned i = 0; i < 30; i++) {
+        w->e->tp.now_ns += 1000000000ull;
+        model_ok(w->e, vmc_vmfs_beat(w->e->host[1].v, &w->e->err));
+    }
+    w->recovered = true;
+    for (uint32_t c = 0; vmc_vmfs_heartbeats(w->e->host[1].v, &c, &hb, &w->e->err) == 1;)
+        w->recovered = w->recovered && (!hb.in_use || hb.self);
+    return rc;
+}
+
+static int waking_info(void *ctx, struct vmc_block_info *out)
+{
+    struct waking *w = ctx;
+    return w->below.ops->info(w->below.ctx, out);
+}
+
+/* Where the first sector is that begins with these eight bytes. */
+static uint64_t find_sector(const struct model_env *e, uint64_t from, const char *bytes)
+{
+    for (uint64_t at = from; at + 512 <= e->disk[0].bytes; at += 512)
+        if (memcmp(e->disk[0].data + at, bytes, 8) == 0)
+            return at;
+    fail_msg("there is no such sector");
+    return 0;
+}
+
+/* A host stops, is given up and recovered, and wakes up: it is over, and writes nothing. */
+static void stall_and_wake(bool in_turn)
+{
+    struct model_env e;
+    unsigned char *disk, before[2][512];
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    e.disk[0].no_caw = true;
+    struct waking w = {.below = e.host[0].bd[0], .e = &e};
+    w.ops = (struct vmc_blockdev_ops){.info = waking_info, .submit = waking_submit};
+    e.host[0].bd[0] = (struct vmc_blockdev){.ops = &w.ops, .ctx = &w};
+    model_mount(&e, 0);
+    model_mount(&e, 1);
+    struct vmc_vmfs *stalled = e.host[0].v;
+    model_ok(&e, vmc_vmfs_mkdir(stalled, "/early", 0700, &e.err));
+    e.host[0].v = NULL;
+    /* Registers are at 1 MiB of the volume, heartbeat slots at 3 MiB; it has the first ones. */
+    uint64_t reg = find_sector(&e, 0, "VCMBakry"), slot = reg + 2 * MIB;
+    disk = e.disk[0].data;
+    w.at = in_turn ? reg : slot;
+    assert_int_equal(in_turn ? vmc_vmfs_mkdir(stalled, "/late", 0700, &e.err)
+                             : vmc_vmfs_beat(stalled, &e.err),
+                     VMC_EFENCED);
+    assert_true(w.recovered);
+    memcpy(before[0], disk + reg, 512);
+    memcpy(before[1], disk + slot, 512);
+    assert_int_equal(vmc_vmfs_mkdir(stalled, "/later", 0700, &e.err), VMC_EFENCED);
+    assert_memory_equal(before[0], disk + reg, 512);
+    assert_memory_equal(before[1], disk + slot, 512);
+    vmc_vmfs_abandon(stalled);
+    model_ok(&e, vmc_vmfs_unmount(e.host[1].v, &e.err));
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+static void host_stalled_within_its_beat_is_over(void **state)
+{
+    (void)state;
+    stall_and_wake(false);
+}
+/* The other one beats all the same. */
+static void host_stalled_within_its_turn_is_over(void **state)
+{
+    (void)state;
+    stall_and_wake(true);
+}
+
+/* Late, but alone: nobody can have given it up. */
+static void late_host_that_is_alone_goes_on(void **state)
+{
+    (void)state;
+    struct model_env e;
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 1);
+    e.disk[0].no_caw = true;
+    model_mount(&e, 0);
+    e.tp.now_ns += 100000000000ull;
+    model_ok(&e, vmc_vmfs_mkdir(e.host[0].v, "/late", 0700, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[0].v, &e.err));
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
+/* What is left in the register of a session that is over ends no numbers. */
+static void last_ticket_number_of_nobody(void **state)
+{
+    (void)state;
+    struct model_env e;
+    model_env_init(&e, 1, 300 * MIB, 5, 1, 2);
+    e.disk[0].no_caw = true;
+    model_mount(&e, 0);
+    model_ok(&e, vmc_vmfs_mkdir(e.host[0].v, "/early", 0700, &e.err));
+    unsigned char *reg = e.disk[0].data + find_sector(&e, 0, "VCMBakry") + 5 * 512;
+    for (unsigned back = 0; back < 3; back++) {
+        memcpy(reg, "VCMBakry\7", 9);
+        memset(reg + 24, 0xFF, 8);
+        reg[24] = (unsigned char)(0xFF - back);
+        model_ok(&e, vmc_vmfs_mkdir(e.host[0].v, back == 0 ? "/a" : back == 1 ? "/b" : "/c", 0700,
+                                    &e.err));
+    }
+    model_mount(&e, 1);
+    model_ok(&e, vmc_vmfs_mkdir(e.host[1].v, "/d", 0700, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[0].v, &e.err));
+    model_ok(&e, vmc_vmfs_unmount(e.host[1].v, &e.err));
+    model_fsck(&e);
+    model_env_fini(&e);
+}
+
 static int try_mount(struct model_env *e, uint32_t h)
 {
     struct model_host *host = &e->host[h];
@@ -448,6 +578,10 @@ int main(void)
         cmocka_unit_test(four),
         cmocka_unit_test(three_vmfs3), cmocka_unit_test(two_vmfs6),
         cmocka_unit_test(without_compare_write),
+        cmocka_unit_test(host_stalled_within_its_beat_is_over),
+        cmocka_unit_test(host_stalled_within_its_turn_is_over),
+        cmocka_unit_test(late_host_that_is_alone_goes_on),
+        cmocka_unit_test(last_ticket_number_of_nobody),
         cmocka_unit_test(hosts_that_lock_in_two_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
