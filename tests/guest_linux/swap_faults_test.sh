@@ -69,6 +69,15 @@ await_line() {
         sleep 0.2
     done
 }
+# No thread of the host has anything to do, but for a timer now and then.
+still() {
+    local busy=0
+    for _ in $(seq 20); do
+        ! grep -q '^State:[[:space:]]*R' /proc/"$host"/task/*/status 2>/dev/null || busy=$((busy + 1))
+        sleep 0.1
+    done
+    [ "$busy" -lt 4 ]
+}
 # A number of a VM's memory.
 memory() {
     "$vmcore" ctl --json "$dir/control" stats "$1" |
@@ -98,7 +107,10 @@ if [ "$what" = stuck ] || [ "$what" = pause ]; then
     await_line victim "GUEST READY"
     await_line other "GUEST READY"
     kill -STOP "$mounted"
-    sleep 3 # both want pages that are in their swap files
+    # Until both want pages that are in their swap files; on a busy machine that takes its time.
+    until still; do
+        kill -0 "$host" 2>/dev/null || fail "the host ended"
+    done
     if [ "$what" = stuck ]; then
         timeout 30 "$vmcore" ctl "$dir/control" list >"$dir/list" || fail "the control socket waits"
         since=$SECONDS

@@ -118,6 +118,7 @@ struct host {
     uint64_t start_ns;
     int status; /* the worst exit status of a VM */
     atomic_uint quits; /* how often somebody asked for the end */
+    atomic_bool told;  /* ... and heard what it waits for */
     bool left;         /* with requests in flight on a disk that does not answer */
     pthread_t signal_thread;
     bool has_signal_thread;

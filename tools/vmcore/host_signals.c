@@ -16,35 +16,50 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define PATIENCE_MS 15000 /* from the second signal on; the main thread itself takes five seconds  \
-                           */
+/* The main thread itself says after five seconds what it waits for, and leaves it after as many. */
+#define SILENCE_MS  10000 /* from the first signal on */
+#define PATIENCE_MS 15000 /* from the second signal on */
 
 static int signal_fd = -1;
+
+static void say(const char *text)
+{
+    (void)!write(STDERR_FILENO, text, strlen(text)); /* else nobody is there to hear of it */
+}
 
 static void *take_signals(void *arg)
 {
     struct host *h = arg;
     struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN},
                            {.fd = h->signal_stop, .events = POLLIN}};
-    uint64_t end = 0;
+    uint64_t tell = UINT64_MAX, end = UINT64_MAX;
 
     for (;;) {
         struct signalfd_siginfo si;
         uint64_t now = h->pf.now_ns(h->pf.ctx) / 1000000u;
-        if (end != 0 && now >= end) {
-            static const char text[] = "vmcore host: something does not answer, and the second "
-                                       "signal does not wait for it\n";
-            (void)!write(STDERR_FILENO, text, sizeof(text) - 1); /* nobody is left to hear of it */
+        if (now >= end) {
+            say("vmcore host: something does not answer, and the second signal does not wait for "
+                "it\n");
             _exit(EXIT_ERROR); /* no buffers, no handlers: they may be what is stuck */
         }
-        if (poll(fds, 2, end != 0 ? (int)(end - now) : -1) <= 0)
+        if (now >= tell) {
+            if (!atomic_load(&h->told))
+                say("vmcore host: waiting for something that does not answer (another signal or "
+                    "quit leaves it)\n");
+            tell = UINT64_MAX;
+        }
+        uint64_t next = tell < end ? tell : end;
+        if (poll(fds, 2, next != UINT64_MAX ? (int)(next - now) : -1) <= 0)
             continue;
         if (fds[1].revents != 0)
             return NULL;
         if (read(signal_fd, &si, sizeof(si)) != sizeof(si))
             continue;
-        if (atomic_fetch_add(&h->quits, 1) != 0 && end == 0)
-            end = h->pf.now_ns(h->pf.ctx) / 1000000u + PATIENCE_MS;
+        now = h->pf.now_ns(h->pf.ctx) / 1000000u;
+        if (atomic_fetch_add(&h->quits, 1) == 0)
+            tell = now + SILENCE_MS;
+        else if (end == UINT64_MAX)
+            end = now + PATIENCE_MS;
         host_wake_loop(h);
     }
 }

@@ -541,6 +541,8 @@ static bool not_yet(struct host_vm *vm, const char *what)
         return false;
     vm->slow_at_ns = UINT64_MAX;
     unsigned quits = atomic_load(&vm->h->quits);
+    if (quits == 1)
+        atomic_store(&vm->h->told, true);
     fprintf(stderr, "vmcore host: VM '%s': waiting for a %s that does not answer%s\n",
             vm->run.opt.name, what, quits == 1 ? " (another signal or quit leaves it)" : "");
     return false;
