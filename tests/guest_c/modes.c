@@ -269,7 +269,10 @@ static void step_cr0(uint32_t v)
     v ^= rnd(3) == 0 ? CR0_PE : 0;
     v ^= rnd(8) == 0 ? CR0_CD : 0;
     v ^= rnd(24) == 0 ? CR0_NW : 0;
-    v ^= rnd(16) << 1 | rnd(2) << 5 | rnd(2) << 16 | rnd(2) << 18; /* MP EM TS ET NE WP AM */
+    v ^= rnd(16) << 1; /* MP EM TS ET, NE, WP, AM: drawn in an order that the compiler cannot choose */
+    v ^= rnd(2) << 5;
+    v ^= rnd(2) << 16;
+    v ^= rnd(2) << 18;
     v |= 0x10;
     if ((v & CR0_PG) != 0) /* PDPTEs have no R/W, which makes page 0 read-only for other modes */
         v &= ~CR0_WP;
@@ -301,7 +304,8 @@ static void step_cr0(uint32_t v)
 static void step_cr4(uint32_t v)
 {
     v ^= rnd(4) == 0 ? CR4_PCIDE : 0;
-    v ^= (rnd(0x10000) | rnd(0x10000) << 16) & CR4_SOME;
+    v ^= rnd(0x10000) & CR4_SOME;
+    v ^= rnd(0x10000) << 16 & CR4_SOME;
     may_fault();
     mov_imm(0, v);
     bool ok = !high_bit();
@@ -321,7 +325,8 @@ static void step_cr4(uint32_t v)
 
 static void step_efer(uint32_t v)
 {
-    v ^= (rnd(2) != 0 ? EFER_SCE : 0) ^ (rnd(2) != 0 ? EFER_NXE : 0);
+    v ^= rnd(2) != 0 ? EFER_SCE : 0;
+    v ^= rnd(2) != 0 ? EFER_NXE : 0;
     uint32_t high = rnd(12) == 0 ? 1u << rnd(32) : 0;
 
     may_fault();
