@@ -17,33 +17,12 @@
 #define SUM_RTC    0x810518c7u
 #define VERBOSE    0
 #endif
+#include "lapic.h"
 #include "sum.h"
 
-#define LAPIC    0xfee00000ul
 #define IOAPIC   0xfec00000ul
-#define MASKED   0x10000u
 #define PERIODIC 0x20000u
 #define DEADLINE 0x40000u
-enum {
-    TPR = 0x80,
-    PPR = 0xa0,
-    EOI = 0xb0,
-    LDR = 0xd0,
-    DFR = 0xe0,
-    SVR = 0xf0,
-    ISR = 0x100,
-    TMR = 0x180,
-    IRR = 0x200,
-    ESR = 0x280,
-    ICR = 0x300,
-    ICR2 = 0x310,
-    LVTT = 0x320,
-    LINT0 = 0x350,
-    LINT1 = 0x360,
-    TMICT = 0x380,
-    TMCCT = 0x390,
-    TDCR = 0x3e0,
-};
 #if VERBOSE
 #define OP(...) (print(" "), print(__VA_ARGS__))
 #else
@@ -158,9 +137,9 @@ static void step_apic(void)
         wr(DFR, rnd(2) != 0 ? 0xffffffff : 0x0fffffff);
         break;
     case 8: /* not to be an NMI, SMI or INIT by itself */
-        wr(lvt, (lvt == LINT0 || lvt == LINT1 ? rnd(2) << 13 | rnd(2) << 15
-                 : lvt == LVTT                ? rnd(3) << 17
-                                              : 0) |
+        wr(lvt, (lvt == LVT0 || lvt == LVT1 ? rnd(2) << 13 | rnd(2) << 15
+                 : lvt == LVTT              ? rnd(3) << 17
+                                            : 0) |
                     rnd(2) << 16 | (0x30 + rnd(0xd0)));
         break;
     case 9:
